@@ -1,0 +1,161 @@
+"""What comes out of the engine: one stream of frozen values, told apart by `kind`.
+
+The engine appends them as JSON lines to `RUN_DIR/events.jsonl`; the store numbers and keeps them;
+HTTP shows them. `run` names the training that an event belongs to: "model" in a train job, "student"
+or "control" in a distill job.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+
+class _Event(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    time: float = 0.0
+    """Unix seconds on the engine's clock, set when the event is written."""
+
+
+class Progress(_Event):
+    """Where the job stands. Written a few times a second at most, and in selection and evaluation too."""
+
+    kind: Literal["progress"] = "progress"
+    run: str
+    activity: Literal["train", "prototypes", "evaluate"] = "train"
+    epoch: int
+    """Epochs finished in this run, from 0."""
+    epochs: int
+    step: int
+    """Optimiser steps finished in this run."""
+    steps: int
+    fraction: float = Field(ge=0, le=1)
+    """Share of the whole job that is done, over all its runs."""
+    losses: dict[str, float] = {}
+    """Each named loss, mean since the last progress event, weighted as it enters the sum."""
+    lr: float | None = None
+    images_per_second: float | None = None
+    seconds_left: float | None = None
+    """Estimate for the whole job."""
+    saved: bool = False
+    """A checkpoint to resume from was just written: whatever happens next, work up to here is not lost."""
+
+
+class PrototypesSelected(_Event):
+    """The prototypes were renewed."""
+
+    kind: Literal["prototypes"] = "prototypes"
+    run: str
+    epoch: int
+    instances: dict[str, int]
+    """Instances pooled, by class name."""
+    prototypes: dict[str, int]
+    """Prototypes chosen, by class name; the same number on every level."""
+    reconstruction_error: dict[str, float]
+    """Joint reconstruction error per instance, by level (its stride), mean over classes; METHOD of docs/method.md."""
+    seconds: float
+
+
+class Evaluation(_Event):
+    """One evaluation on the validation split."""
+
+    kind: Literal["evaluation"] = "evaluation"
+    run: str
+    epoch: int
+    metrics: dict[str, float]
+    """COCO numbers in 0..1: AP, AP50, AP75, APs, APm, APl, AR1, AR10, AR100, ARs, ARm, ARl (-1: no such objects)."""
+    per_class: dict[str, float]
+    """AP by class name; -1 where the split has no such object."""
+    seconds: float
+
+
+class Checkpoint(_Event):
+    """A model was published: a safetensors file that rebuilds the detector by itself."""
+
+    kind: Literal["checkpoint"] = "checkpoint"
+    run: str
+    epoch: int
+    step: int
+    file: str
+    """Name inside the run directory, also the artifact's name."""
+    size: int
+    """Bytes."""
+    sha256: str
+    metrics: dict[str, float] = {}
+    best: bool
+    """True for the best by validation AP so far, False for the last."""
+
+
+class Latency(BaseModel):
+    """Milliseconds for one picture at batch 1, decoding excluded, measured in the job itself."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    median: float
+    low: float
+    """10th percentile."""
+    high: float
+    """90th percentile."""
+    device: str
+
+
+class ModelReport(BaseModel):
+    """One detector in a report."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    architecture: str
+    backbone: str
+    parameters: int
+    gflops: float
+    """Multiply-adds times two, in units of 1e9, for one picture at the job's image size."""
+    latency_ms: Latency
+    metrics: dict[str, float]
+    per_class: dict[str, float]
+    file: str | None = None
+    sha256: str | None = None
+    size: int | None = None
+
+
+class Gain(BaseModel):
+    """What distillation gained over the control: student minus control, on the same validation pictures."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    ap: float
+    ap50: float
+    ap_low: float
+    """Lower end of the 95 % interval of the AP difference, by a paired bootstrap over validation pictures."""
+    ap_high: float
+    verdict: str
+    """One honest sentence."""
+
+
+class Report(_Event):
+    """The end of a job: the models side by side."""
+
+    kind: Literal["report"] = "report"
+    file: str = "report.json"
+    models: dict[str, ModelReport]
+    """By role: "model", or "teacher", "control" and "student"."""
+    gain: Gain | None = None
+    """None without a control."""
+    notes: tuple[str, ...] = ()
+    """What a reader must know to read the figures rightly."""
+
+
+class Warning(_Event):
+    """Something that a person should know and that stops nothing."""
+
+    kind: Literal["warning"] = "warning"
+    message: str
+    hint: str = ""
+
+
+Event = Annotated[
+    Progress | PrototypesSelected | Evaluation | Checkpoint | Report | Warning, Field(discriminator="kind")
+]
+events: TypeAdapter[Event] = TypeAdapter(Event)
+"""Reads and writes events: `events.validate_json(line)`, `event.model_dump_json()`."""

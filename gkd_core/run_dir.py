@@ -1,0 +1,111 @@
+"""The run directory: the one place where the engine process and the one who started it meet. No torch here.
+
+    config.json    in    what to do, a `RunConfig`
+    control.json   in    which attempt owns the directory, and what is wanted of it: run, or stop
+    lock           both  held by the engine process while it lives, so that two never write at once
+    events.jsonl   out   one event per line, appended
+    log.txt        out   text, appended
+    failure.json   out   why the run failed, a `Failure`; absent otherwise
+    checkpoints/   own   what resuming needs; for the engine alone
+    *.safetensors  out   published models
+    report.json    out   the report
+
+Exit codes of the engine process: 0 the run is complete, 1 it failed (`failure.json`), 75 it was asked to
+stop and did, after a checkpoint where there was something to save.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from gkd_core.config import DistillRun, TrainRun, run_config
+from gkd_core.errors import Failure
+
+COMPLETE, FAILED, STOPPED = 0, 1, 75
+
+
+class Control(BaseModel):
+    """What the owner of a run directory wants. An engine whose attempt is not this one must stop."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    attempt: int
+    wanted: Literal["run", "stop"] = "run"
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write so that a crash leaves the old file or the new one: temporary name, sync, rename, sync the folder."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with temporary.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    publish_file(temporary, path)
+
+
+def publish_file(temporary: Path, path: Path) -> None:
+    """Rename a finished, synced file to its real name and sync the folder."""
+    temporary.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+class RunDir:
+    """Paths and small files of one run."""
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        self.config = self.path / "config.json"
+        self.control = self.path / "control.json"
+        self.lock = self.path / "lock"
+        self.events = self.path / "events.jsonl"
+        self.log = self.path / "log.txt"
+        self.failure = self.path / "failure.json"
+        self.checkpoints = self.path / "checkpoints"
+
+    def prepare(self, config: TrainRun | DistillRun, attempt: int) -> None:
+        """Take the directory over for an attempt: what an earlier one left stays, except its failure."""
+        self.checkpoints.mkdir(parents=True, exist_ok=True)
+        write_atomically(self.config, config.model_dump_json(indent=2, by_alias=True).encode())
+        self.failure.unlink(missing_ok=True)
+        self.ask(Control(attempt=attempt))
+
+    def ask(self, control: Control) -> None:
+        """Say what is wanted from now on."""
+        write_atomically(self.control, control.model_dump_json().encode())
+
+    def wanted(self, attempt: int) -> bool:
+        """Whether the engine of this attempt should go on."""
+        control = Control.model_validate_json(self.control.read_bytes())
+        return control.attempt == attempt and control.wanted == "run"
+
+    def read_config(self) -> TrainRun | DistillRun:
+        """The config that this run was given."""
+        return run_config.validate_json(self.config.read_bytes())
+
+    def write_failure(self, failure: Failure) -> None:
+        """Leave word of why the run failed."""
+        write_atomically(self.failure, failure.model_dump_json().encode())
+
+    def read_failure(self) -> Failure | None:
+        """Why the run failed; None when the engine left no word (it was killed)."""
+        try:
+            return Failure.model_validate_json(self.failure.read_bytes())
+        except FileNotFoundError:
+            return None
+
+    def read_report(self) -> dict[str, object] | None:
+        """The report, once there is one."""
+        try:
+            report: dict[str, object] = json.loads((self.path / "report.json").read_bytes())
+        except FileNotFoundError:
+            return None
+        return report

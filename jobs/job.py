@@ -1,0 +1,149 @@
+"""What a job is: a frozen value, its states, and the one table of its moves.
+
+queued -----> running -----> succeeded | failed | cancelled        (end states never change)
+  ^  |           |
+  |  |           +---------> paused  ---> queued  (resume)
+  |  |           +---------> queued       (worker lost, shutting down, or tried again)
+  |  +---------------------> cancelled
+paused --------------------> cancelled
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, NamedTuple
+
+from pydantic import BaseModel, ConfigDict
+
+from gkd_core.errors import Failure
+
+
+class State(StrEnum):
+    """Where a job is."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    PAUSED = "paused"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+MOVES: dict[State, frozenset[State]] = {
+    State.QUEUED: frozenset({State.RUNNING, State.CANCELLED, State.FAILED}),
+    State.RUNNING: frozenset({State.SUCCEEDED, State.FAILED, State.CANCELLED, State.PAUSED, State.QUEUED}),
+    State.PAUSED: frozenset({State.QUEUED, State.CANCELLED}),
+    State.SUCCEEDED: frozenset(),
+    State.FAILED: frozenset(),
+    State.CANCELLED: frozenset(),
+}
+"""Every allowed move. queued -> failed happens when the job that it waits for ended without a model."""
+
+END_STATES = frozenset(state for state, moves in MOVES.items() if not moves)
+
+
+class Desired(StrEnum):
+    """What somebody asked of a running job; a request, not a state."""
+
+    RUN = "run"
+    PAUSE = "pause"
+    CANCEL = "cancel"
+
+
+class Ticket(NamedTuple):
+    """The right to write about a running job. Every write of a worker names it; a later attempt makes it stale."""
+
+    job_id: str
+    attempt: int
+
+
+class Attempt(BaseModel):
+    """One try at running a job."""
+
+    model_config = ConfigDict(frozen=True)
+
+    attempt: int
+    worker: str
+    started_at: datetime
+    ended_at: datetime | None = None
+    outcome: str | None = None
+    """succeeded, failed, cancelled, paused, requeued, lost (its lease ran out), or None while it runs."""
+    message: str = ""
+
+
+class Artifact(BaseModel):
+    """A published file of a job."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    size: int
+    """Bytes."""
+    sha256: str
+    metrics: dict[str, float] = {}
+    created_at: datetime
+
+
+class StoredEvent(BaseModel):
+    """An event with its number in the job: 1, 2, 3, ... without gaps."""
+
+    model_config = ConfigDict(frozen=True)
+
+    number: int
+    attempt: int
+    time: datetime
+    kind: str
+    """An engine event's kind, or "state" for a move: its body then holds `state` and `reason`."""
+    body: dict[str, Any]
+
+
+class Job(BaseModel):
+    """A job as everybody sees it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    id: str
+    name: str
+    kind: str
+    state: State
+    desired: Desired
+    reason: str
+    """Why the job is where it is, in one sentence."""
+    priority: int
+    tags: dict[str, str]
+    queue: str
+    """cpu or gpu: what a worker must have."""
+    attempt: int
+    """0 before the first claim."""
+    worker: str | None
+    lease_until: datetime | None
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    waits_for: tuple[str, ...]
+    """Jobs that must succeed first."""
+    spec: dict[str, Any]
+    """As it was sent."""
+    resolved: dict[str, Any]
+    """The engine's config with every default filled in; `job:<id>` still stands for a teacher that is not there yet."""
+    progress: dict[str, Any] | None
+    """The latest progress event."""
+    evaluation: dict[str, Any] | None
+    """The latest evaluation event."""
+    failure: Failure | None
+    attempts: tuple[Attempt, ...]
+
+    @property
+    def ticket(self) -> Ticket:
+        """The ticket of the current attempt."""
+        return Ticket(self.id, self.attempt)
+
+    @property
+    def actions(self) -> tuple[str, ...]:
+        """What may be asked of the job now."""
+        return {
+            State.QUEUED: ("cancel",),
+            State.RUNNING: ("cancel", "pause") if self.desired is Desired.RUN else ("cancel",),
+            State.PAUSED: ("resume", "cancel"),
+        }.get(self.state, ())
