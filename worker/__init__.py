@@ -1,1 +1,8 @@
-"""."""
+"""Runs jobs: takes a job id, starts the engine process, carries its events into the store, and says how it ended.
+
+Not here: the training itself (`gkd_core`, another process), the rules of the state machine (`jobs.store`), HTTP,
+torch. The worker meets the engine in the run directory and nowhere else.
+
+Read first: `runner.py` (one job, top to bottom), `engine.py` (starting and stopping the process), `tasks.py`
+(Celery).
+"""
