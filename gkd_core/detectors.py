@@ -1,0 +1,264 @@
+"""The detectors: torchvision's RetinaNet, Faster R-CNN and FCOS, built so that they train from scratch.
+
+torchvision's contract holds: a list of pictures and targets in, a dict of named losses out; labels run from 1
+(0 is background) in all three families, so that the last dimension of every score is `classes + 1`.
+What differs from torchvision's own builders: normalisation that learns, in backbone, FPN and heads; FPN
+channels, head depth and head width are free; anchors fit the picture size; the pictures come resized.
+
+Shapes: B images, A anchors (or locations) of a picture, C classes, L levels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torchvision.models import resnet
+from torchvision.models.detection import FCOS, FasterRCNN, RetinaNet
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.backbone_utils import BackboneWithFPN
+from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, FastRCNNPredictor
+from torchvision.models.detection.fcos import FCOSHead
+from torchvision.models.detection.retinanet import RetinaNetHead
+from torchvision.models.detection.roi_heads import RoIHeads
+from torchvision.models.detection.rpn import RPNHead
+from torchvision.models.detection.transform import GeneralizedRCNNTransform
+from torchvision.ops import FrozenBatchNorm2d, MultiScaleRoIAlign
+from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP6P7
+
+from gkd_core.config import DetectorConfig
+
+Targets = list[dict[str, Tensor]]
+
+STRIDES = {
+    "retinanet": (8, 16, 32, 64, 128),
+    "fcos": (8, 16, 32, 64, 128),
+    "faster_rcnn": (4, 8, 16, 32, 64),
+}
+"""Pixels per cell of each pyramid level, finest first."""
+
+IMAGE_MEAN, IMAGE_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+"""Of ImageNet, in 0..1 RGB, as torchvision's published weights expect."""
+
+CELLS_PER_BOX = {"retinanet": 4.0, "fcos": 4.0, "faster_rcnn": 14.0}
+"""A box belongs to the level on which it is at least this many cells wide: four strides is RetinaNet's anchor
+and FCOS's lower bound, 14 follows from FPN's canonical 224 pixels on stride 16 (Lin et al. 2017, eq. 1)."""
+
+
+class Detector(Protocol):
+    """What the engine needs to know of a detector beyond torchvision's contract."""
+
+    strides: tuple[int, ...]
+    cells_per_box: float
+    backbone: BackboneWithFPN
+    transform: nn.Module
+
+
+def build_detector(config: DetectorConfig, num_classes: int, image_size: int) -> nn.Module:
+    """A freshly initialised detector.
+
+    Args:
+        config: architecture, backbone, widths and norms; `weights` is not read here.
+        num_classes: C, without background.
+        image_size: longer side of the pictures, in pixels; decides the anchors.
+    """
+    backbone = _backbone(config)
+    build = {"retinanet": _retinanet, "faster_rcnn": _faster_rcnn, "fcos": _fcos}[config.architecture]
+    detector = build(config, backbone, num_classes + 1, image_size)
+    detector.transform = _Normalize(0, 0, IMAGE_MEAN, IMAGE_STD)
+    detector.strides = STRIDES[config.architecture]
+    detector.cells_per_box = CELLS_PER_BOX[config.architecture]
+    return detector
+
+
+# ---- backbone and pyramid --------------------------------------------------------------------------------
+
+
+def group_norm(channels: int) -> nn.GroupNorm:
+    """Group norm for any multiple of 8 channels: at most 32 groups of at least 4."""
+    return nn.GroupNorm(math.gcd(32, channels // 4), channels)
+
+
+_BACKBONE_NORM: dict[str, Callable[[int], nn.Module]] = {
+    "batch": nn.BatchNorm2d,
+    "group": group_norm,
+    "frozen": FrozenBatchNorm2d,
+}
+_FPN_NORM: dict[str, Callable[[int], nn.Module] | None] = {
+    "batch": nn.BatchNorm2d,
+    "group": group_norm,
+    "frozen": None,  # frozen statistics of a pyramid that starts from scratch would be noise
+}
+
+
+def _backbone(config: DetectorConfig) -> BackboneWithFPN:
+    body = resnet.__dict__[config.backbone](weights=None, norm_layer=_BACKBONE_NORM[config.norm])
+    width = body.inplanes // 8
+    two_stage = config.architecture == "faster_rcnn"
+    layers = (1, 2, 3, 4) if two_stage else (2, 3, 4)
+    channels = config.fpn.channels
+    return BackboneWithFPN(
+        body,
+        return_layers={f"layer{layer}": str(level) for level, layer in enumerate(layers)},
+        in_channels_list=[width * 2 ** (layer - 1) for layer in layers],
+        out_channels=channels,
+        extra_blocks=LastLevelMaxPool() if two_stage else LastLevelP6P7(channels, channels),
+        norm_layer=_FPN_NORM[config.norm],
+    )
+
+
+# ---- heads -----------------------------------------------------------------------------------------------
+
+
+def _tower(in_channels: int, width: int, depth: int) -> nn.Sequential:
+    """`depth` times 3x3 convolution, group norm, ReLU. Statistics differ between levels, so no batch norm."""
+    layers: list[nn.Module] = []
+    for index in range(depth):
+        convolution = nn.Conv2d(in_channels if index == 0 else width, width, 3, padding=1, bias=False)
+        nn.init.normal_(convolution.weight, std=0.01)
+        layers += [convolution, group_norm(width), nn.ReLU(inplace=True)]
+    return nn.Sequential(*layers)
+
+
+def _set_towers(head: nn.Module, config: DetectorConfig) -> None:
+    """Give a torchvision head, built for `width` input channels, towers of the wanted depth."""
+    width = config.head.width or config.fpn.channels
+    for branch in (head.classification_head, head.regression_head):
+        branch.conv = _tower(config.fpn.channels, width, config.head.depth)
+
+
+class _RememberingRetinaNetHead(RetinaNetHead):
+    """Keeps the last assignment (B tensors (A,): index of the matched target, below 0 for none)."""
+
+    matched: list[Tensor]
+
+    def compute_loss(
+        self, targets: Targets, head_outputs: dict[str, Tensor], anchors: list[Tensor], matched: list[Tensor]
+    ) -> dict[str, Tensor]:
+        self.matched = matched
+        return super().compute_loss(targets, head_outputs, anchors, matched)
+
+
+class _RememberingFCOSHead(FCOSHead):
+    """Keeps the last assignment (B tensors (A,): index of the matched target, below 0 for none)."""
+
+    matched: list[Tensor]
+
+    def compute_loss(
+        self, targets: Targets, head_outputs: dict[str, Tensor], anchors: list[Tensor], matched: list[Tensor]
+    ) -> dict[str, Tensor]:
+        self.matched = matched
+        return super().compute_loss(targets, head_outputs, anchors, matched)
+
+
+class _RememberingRoIHeads(RoIHeads):
+    """Keeps the last training samples: `sampled` = (proposals, matched target, labels), each B tensors."""
+
+    sampled: tuple[list[Tensor], list[Tensor], list[Tensor]]
+
+    def select_training_samples(self, proposals: list[Tensor], targets: Targets) -> tuple[list[Tensor], ...]:
+        proposals, matched, labels, regression = super().select_training_samples(proposals, targets)
+        self.sampled = (proposals, matched, labels)
+        return proposals, matched, labels, regression
+
+
+# ---- the three families ----------------------------------------------------------------------------------
+
+
+def anchor_sizes(strides: tuple[int, ...], image_size: int) -> list[float]:
+    """Anchor side per level, in pixels.
+
+    The papers' 32 to 512 were made for 800 pixels; they shrink with the picture, but never under two strides,
+    where neighbouring anchors would leave holes between them.
+    """
+    scale = image_size / 800
+    return [max(32 * 2**level * scale, 2 * stride) for level, stride in enumerate(strides)]
+
+
+class _Normalize(GeneralizedRCNNTransform):
+    """torchvision's own transform less its resizing: pictures arrive resized, this normalises and pads."""
+
+    def resize(self, image: Tensor, target: dict[str, Tensor] | None = None) -> tuple[Tensor, Any]:
+        return image, target
+
+
+def _retinanet(config: DetectorConfig, backbone: BackboneWithFPN, scores: int, image_size: int) -> RetinaNet:
+    sizes = anchor_sizes(STRIDES["retinanet"], image_size)
+    octaves = tuple(tuple(size * 2 ** (third / 3) for third in range(3)) for size in sizes)
+    anchors = AnchorGenerator(octaves, ((0.5, 1.0, 2.0),) * len(octaves))
+    head = _RememberingRetinaNetHead(
+        config.head.width or config.fpn.channels, anchors.num_anchors_per_location()[0], scores
+    )
+    _set_towers(head, config)
+    return RetinaNet(backbone, num_classes=scores, anchor_generator=anchors, head=head)
+
+
+def _fcos(config: DetectorConfig, backbone: BackboneWithFPN, scores: int, image_size: int) -> FCOS:
+    # FCOS has no anchors to fit: its one size per level is the stride and places the locations
+    head = _RememberingFCOSHead(config.head.width or config.fpn.channels, 1, scores, num_convs=0)
+    _set_towers(head, config)
+    return FCOS(backbone, num_classes=scores, head=head, nms_thresh=0.6)
+
+
+def _faster_rcnn(
+    config: DetectorConfig, backbone: BackboneWithFPN, scores: int, image_size: int
+) -> FasterRCNN:
+    channels, width = config.fpn.channels, config.head.width or config.fpn.channels
+    sizes = anchor_sizes(STRIDES["faster_rcnn"], image_size)
+    anchors = AnchorGenerator(tuple((size,) for size in sizes), ((0.5, 1.0, 2.0),) * len(sizes))
+    pool = MultiScaleRoIAlign(["0", "1", "2", "3"], output_size=7, sampling_ratio=2)
+    box_head = FastRCNNConvFCHead((channels, 7, 7), [width] * config.head.depth, [4 * width], group_norm)
+    predictor = FastRCNNPredictor(4 * width, scores)
+    detector = FasterRCNN(
+        backbone,
+        rpn_anchor_generator=anchors,
+        rpn_head=RPNHead(channels, anchors.num_anchors_per_location()[0]),
+        box_roi_pool=pool,
+        box_head=box_head,
+        box_predictor=predictor,
+    )
+    detector.roi_heads = _RememberingRoIHeads(
+        pool,
+        box_head,
+        predictor,
+        fg_iou_thresh=0.5,
+        bg_iou_thresh=0.5,
+        batch_size_per_image=512,
+        positive_fraction=0.25,
+        bbox_reg_weights=None,
+        score_thresh=0.05,
+        nms_thresh=0.5,
+        detections_per_img=100,
+    )
+    return detector
+
+
+# ---- what the rest of the engine asks of a detector ------------------------------------------------------
+
+
+def pyramid(detector: nn.Module, pictures: list[Tensor]) -> tuple[list[Tensor], list[tuple[int, int]]]:
+    """Normalise, pad and run the backbone with its FPN.
+
+    Args:
+        pictures: B float tensors (3, H, W) in 0..1, resized.
+
+    Returns:
+        L maps (B, C, H / stride, W / stride), finest first, and the B picture sizes (height, width).
+    """
+    batch, _ = detector.transform(pictures)
+    return list(detector.backbone(batch.tensors).values()), batch.image_sizes
+
+
+def count_parameters(detector: nn.Module) -> int:
+    """Number of parameters, buffers not counted."""
+    return sum(parameter.numel() for parameter in detector.parameters())
+
+
+@torch.no_grad()
+def detect(detector: nn.Module, pictures: list[Tensor]) -> list[dict[str, Tensor]]:
+    """Boxes (N, 4) in pixels of the given pictures, labels (N,) from 1 and scores (N,), one dict a picture."""
+    detections: list[dict[str, Tensor]] = detector.eval()(pictures)
+    return detections
