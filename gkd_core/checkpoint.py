@@ -1,0 +1,124 @@
+"""Two kinds of files: published models, which rebuild a detector by themselves, and resume states.
+
+A resume state holds everything that a killed run needs to go on with the same bits (on a CPU): student,
+adapters, prototypes, optimiser, averaged weights, position in the data, random states. The last two are kept,
+so that one torn file costs an epoch and not the run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from gkd_core.detectors import build_detector
+from gkd_core.errors import Problem, SpecError
+from gkd_core.model_card import ModelCard, read_card
+from gkd_core.run_dir import publish_file
+
+_STATES_KEPT = 2
+
+
+class Published(NamedTuple):
+    """A written model file."""
+
+    size: int
+    """Bytes."""
+    sha256: str
+
+
+# ---- published models ------------------------------------------------------------------------------------
+
+
+def publish_model(path: Path, weights: dict[str, torch.Tensor], card: ModelCard) -> Published:
+    """Write weights and card as one safetensors file, atomically. The same weights give the same bytes."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in weights.items()}
+    save_file(tensors, temporary, metadata={"gkd": card.model_dump_json()})
+    _sync(temporary)
+    digest = sha256_of(temporary)
+    size = temporary.stat().st_size
+    publish_file(temporary, path)
+    return Published(size, digest)
+
+
+def load_model(path: Path | str, device: torch.device | str = "cpu") -> tuple[nn.Module, ModelCard]:
+    """Rebuild a detector from its file, in evaluation mode.
+
+    Raises:
+        SpecError: not a model of GKD, or its tensors do not fit its card (the keys that differ are named).
+    """
+    card = read_card(path)
+    detector = build_detector(card.detector(), len(card.classes), card.image_size)
+    load_weights(detector, path)
+    return detector.to(device).eval(), card
+
+
+def load_weights(detector: nn.Module, path: Path | str) -> None:
+    """Fill a detector from a model file; every tensor must be there with its shape."""
+    try:
+        weights = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise _unfit(path, str(error)) from None
+    own = detector.state_dict()
+    wrong = [name for name in own.keys() & weights.keys() if own[name].shape != weights[name].shape]
+    differ = sorted(own.keys() ^ weights.keys()) + sorted(wrong)
+    if differ:
+        raise _unfit(path, f"{len(differ)} tensors differ: {', '.join(differ[:5])}")
+    detector.load_state_dict(weights)
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _unfit(path: Path | str, why: str) -> SpecError:
+    hint = "Use weights that were trained with the same architecture, widths and classes."
+    return SpecError(
+        [Problem(loc=("weights",), message=f"{path} does not fit the detector: {why}", hint=hint)]
+    )
+
+
+# ---- resume states ---------------------------------------------------------------------------------------
+
+
+def save_state(folder: Path, run: str, step: int, state: dict[str, Any]) -> None:
+    """Write a resume state atomically and drop all but the last two of this run."""
+    path = folder / f"{run}-{step:09d}.pt"
+    temporary = path.with_name(f".{path.name}.tmp")
+    torch.save(state, temporary)
+    _sync(temporary)
+    publish_file(temporary, path)
+    for old in _states(folder, run)[_STATES_KEPT:]:
+        old.unlink(missing_ok=True)
+
+
+def load_state(folder: Path, run: str, warn: Callable[[str], None]) -> dict[str, Any] | None:
+    """The newest readable resume state of a run; None when there is none. Unreadable ones are reported."""
+    for path in _states(folder, run):
+        try:
+            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:  # torch raises a different class for every way in which a file can be torn
+            warn(f"{path.name} cannot be read ({type(error).__name__}); going back to the one before it")
+        else:
+            return state
+    return None
+
+
+def _states(folder: Path, run: str) -> list[Path]:
+    """Newest first."""
+    return sorted(folder.glob(f"{run}-*.pt"), reverse=True)
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())

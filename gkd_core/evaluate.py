@@ -1,0 +1,155 @@
+"""How good a detector is: COCO AP on the validation split, and what two detectors differ by.
+
+Detections are made on resized pictures and scored in the frame of the originals. The COCO numbers come from
+faster-coco-eval, a C++ implementation of pycocotools' arithmetic.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import faster_coco_eval.faster_eval_api_cpp as coco_cpp
+import numpy as np
+import torch
+from faster_coco_eval import COCO, COCOeval_faster
+from torch import Tensor, nn
+
+from gkd_core.data.loading import EvalSample
+from gkd_core.data.records import ImageRecord
+from gkd_core.detectors import detect
+
+METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
+
+Detections = dict[int, dict[str, np.ndarray]]
+"""By image id: boxes (N, 4) float x1 y1 x2 y2 in pixels of the original, labels (N,) from 1, scores (N,)."""
+
+
+class Score(NamedTuple):
+    """What a detector reached on a split."""
+
+    metrics: dict[str, float]
+    """The 12 COCO numbers, in 0..1; -1 where the split has no such object."""
+    per_class: dict[str, float]
+    """AP by class name; -1 where the split has no such object."""
+    evaluation: COCOeval_faster
+    """The matching of every picture, for `bootstrap_gain`."""
+
+
+def detect_batches(
+    detector: nn.Module, batches: Iterator[list[EvalSample]], device: torch.device
+) -> Iterator[Detections]:
+    """Run a detector over a split, batch by batch."""
+    for batch in batches:
+        pictures = [sample.image.to(device).float() / 255 for sample in batch]
+        outputs = detect(detector, pictures)
+        yield {
+            sample.image_id: _in_original(output, sample)
+            for sample, output in zip(batch, outputs, strict=True)
+        }
+
+
+def score(images: Sequence[ImageRecord], classes: Sequence[str], detections: Detections) -> Score:
+    """The COCO numbers of some detections. Crowd regions count neither for nor against."""
+    truth = COCO(_truth(images, classes))
+    evaluation = COCOeval_faster(truth, truth.loadRes(_results(detections)), "bbox", separate_eval=True)
+    evaluation.params.maxDets = [1, 10, 100]
+    evaluation.run()
+    metrics = {name: float(value) for name, value in zip(METRICS, evaluation.stats[:12], strict=True)}
+    precision = evaluation.eval["precision"][:, :, :, 0, -1]  # (10 thresholds, 101 recalls, C)
+    per_class = {name: _average_precision(precision[:, :, index]) for index, name in enumerate(classes)}
+    return Score(metrics, per_class, evaluation)
+
+
+def bootstrap_gain(student: Score, control: Score, *, draws: int = 400, seed: int = 0) -> tuple[float, float]:
+    """95 % interval of AP(student) - AP(control), by drawing validation pictures with replacement.
+
+    Both are scored on the same draws. The interval tells how much the choice of validation pictures matters;
+    it does not tell how much the training seed matters.
+    """
+    random = np.random.default_rng(seed)
+    count = len(student.evaluation.params.imgIds)
+    differences = []
+    for _ in range(draws):
+        drawn = random.integers(0, count, count)
+        differences.append(
+            _resampled_ap(student.evaluation, drawn) - _resampled_ap(control.evaluation, drawn)
+        )
+    low, high = np.percentile(differences, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def _resampled_ap(evaluation: COCOeval_faster, drawn: np.ndarray) -> float:
+    params = copy.copy(evaluation.params)
+    params.imgIds = [params.imgIds[index] for index in drawn]
+    count, kept = len(evaluation.params.imgIds), evaluation._evalImgs_cpp  # class by area by picture, flat
+    groups = range(len(params.catIds))
+    areas = len(params.areaRng)
+    chosen = [
+        kept[(group * areas + area) * count + index]
+        for group in groups
+        for area in range(areas)
+        for index in drawn
+    ]
+    accumulated = coco_cpp.COCOevalAccumulate(params, chosen)
+    precision = np.asarray(accumulated["precision"]).reshape(accumulated["counts"])
+    return _average_precision(precision[:, :, :, 0, -1])
+
+
+def _average_precision(precision: np.ndarray) -> float:
+    """Mean over all known entries (unknown ones are -1); -1 when nothing is known."""
+    known = precision[precision > -1]
+    return float(known.mean()) if known.size else -1.0
+
+
+def _in_original(output: dict[str, Tensor], sample: EvalSample) -> dict[str, np.ndarray]:
+    """Boxes scaled back from the resized picture to the original."""
+    scale = np.array([sample.scale_x, sample.scale_y] * 2, dtype=np.float32)
+    return {
+        "boxes": output["boxes"].cpu().numpy() / scale,
+        "labels": output["labels"].cpu().numpy(),
+        "scores": output["scores"].cpu().numpy(),
+    }
+
+
+def _truth(images: Sequence[ImageRecord], classes: Sequence[str]) -> dict[str, Any]:
+    """The annotations in COCO's form, made from the records, so that every format is scored alike."""
+    annotations = []
+    for image in images:
+        sides = _xywh(image.boxes)
+        for index in range(len(image.labels)):
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": image.image_id,
+                    "category_id": int(image.labels[index]),
+                    "bbox": sides[index],
+                    "area": float(image.area[index]),
+                    "iscrowd": int(image.crowd[index]),
+                }
+            )
+    return {
+        "images": [{"id": image.image_id, "width": image.width, "height": image.height} for image in images],
+        "categories": [{"id": label, "name": name} for label, name in enumerate(classes, start=1)],
+        "annotations": annotations,
+    }
+
+
+def _results(detections: Detections) -> list[dict[str, Any]]:
+    """Detections in COCO's form."""
+    return [
+        {"image_id": image_id, "category_id": int(label), "bbox": box, "score": float(score)}
+        for image_id, found in detections.items()
+        for box, label, score in zip(_xywh(found["boxes"]), found["labels"], found["scores"], strict=True)
+        if label > 0  # sigmoid heads have an output for background, which is never trained
+    ]
+
+
+def _xywh(boxes: np.ndarray) -> list[list[float]]:
+    """(N, 4) x1 y1 x2 y2 to N lists x y width height."""
+    corners = np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
+    result: list[list[float]] = np.concatenate(
+        [corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1
+    ).tolist()
+    return result

@@ -1,0 +1,82 @@
+"""What a published model says of itself, inside its own file. No torch here.
+
+A model is one safetensors file; its metadata holds one entry, `gkd`, with the card as JSON: enough to rebuild
+the detector from the file alone. One entry, because safetensors orders several at random and the same weights
+should give the same bytes.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Literal
+
+from pydantic import ValidationError
+
+from gkd_core.config import Architecture, Backbone, DetectorConfig, FpnConfig, HeadConfig, Strict
+from gkd_core.errors import Problem, SpecError
+
+_LONGEST_HEADER = 100_000_000
+"""Bytes; the limit of the safetensors format itself."""
+
+
+class ModelCard(Strict):
+    """A detector's architecture, classes and preprocessing."""
+
+    format: Literal[1] = 1
+    architecture: Architecture
+    backbone: Backbone
+    fpn: FpnConfig
+    head: HeadConfig
+    norm: Literal["batch", "group", "frozen"]
+    classes: tuple[str, ...]
+    """Label 1 is the first."""
+    image_size: int
+    """Longer side of the pictures in training, in pixels. Pictures are RGB in 0..1; the model normalises."""
+
+    @classmethod
+    def of(cls, config: DetectorConfig, classes: tuple[str, ...], image_size: int) -> ModelCard:
+        """The card of a detector that is built from a config."""
+        return cls(
+            architecture=config.architecture,
+            backbone=config.backbone,
+            fpn=config.fpn,
+            head=config.head,
+            norm=config.norm,
+            classes=classes,
+            image_size=image_size,
+        )
+
+    def detector(self) -> DetectorConfig:
+        """The config that builds the detector."""
+        return DetectorConfig(
+            architecture=self.architecture,
+            backbone=self.backbone,
+            fpn=self.fpn,
+            head=self.head,
+            norm=self.norm,
+        )
+
+
+def read_card(path: Path | str) -> ModelCard:
+    """Read the card from a model file, without reading the weights.
+
+    Raises:
+        SpecError: the file is missing, is no safetensors file, or carries no card of GKD.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if not 2 <= length <= _LONGEST_HEADER:
+                raise _not_a_model(path, "it does not start with a safetensors header")
+            header = json.loads(file.read(length))
+        return ModelCard.model_validate_json(header["__metadata__"]["gkd"])
+    except OSError as error:
+        raise _not_a_model(path, error.strerror or str(error)) from None
+    except (ValueError, KeyError, TypeError, RecursionError, ValidationError):
+        raise _not_a_model(path, "it carries no model card of GKD") from None
+
+
+def _not_a_model(path: Path | str, why: str) -> SpecError:
+    hint = "Name a .safetensors file that a GKD job wrote, or a job as job:<id>."
+    return SpecError([Problem(loc=("weights",), message=f"{path} is not a model of GKD: {why}", hint=hint)])

@@ -1,0 +1,64 @@
+"""How weights move: optimiser, learning rate, averaged weights. Nothing here knows a detector."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+from torch.optim import SGD, AdamW, Optimizer
+from torch.optim.swa_utils import AveragedModel
+
+from gkd_core.config import OptimizerConfig, ScheduleConfig
+
+
+def build_optimizer(parameters: Iterable[nn.Parameter], config: OptimizerConfig) -> Optimizer:
+    """AdamW or SGD; norms and biases (one dimension) are not decayed."""
+    trainable = [parameter for parameter in parameters if parameter.requires_grad]
+    groups = [
+        {"params": [p for p in trainable if p.ndim > 1], "weight_decay": config.weight_decay},
+        {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    if config.name == "adamw":
+        return AdamW(groups, lr=config.lr)
+    return SGD(groups, lr=config.lr, momentum=config.momentum)
+
+
+def learning_rate(
+    step: int, steps: int, steps_per_epoch: int, peak: float, schedule: ScheduleConfig
+) -> float:
+    """Rate of step `step` (from 0) of `steps`: linear warm-up to the peak, then half a cosine down.
+
+    A function of the step alone, so that resuming needs no state.
+    """
+    warmup = min(round(schedule.warmup_epochs * steps_per_epoch), steps // 2)
+    if step < warmup:
+        return peak * (step + 1) / (warmup + 1)
+    done = (step - warmup) / max(1, steps - warmup)
+    return peak * (schedule.final + (1 - schedule.final) * 0.5 * (1 + math.cos(math.pi * done)))
+
+
+def set_learning_rate(optimizer: Optimizer, rate: float) -> None:
+    """Set the rate of all groups."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+
+
+def averaged(model: nn.Module, decay: float) -> AveragedModel:
+    """A copy of the model whose weights and statistics follow it as an exponential moving average.
+
+    The decay of update n (from 1) is min(decay, (n + 1) / (n + 10)): a young average forgets its random start.
+    """
+
+    @torch.no_grad()
+    def update(averages: list[Tensor], currents: list[Tensor], updates: Tensor | int) -> None:
+        n = int(updates)
+        share = 1 - min(decay, (n + 1) / (n + 10))
+        for average, current in zip(averages, currents, strict=True):
+            if average.is_floating_point():
+                average.lerp_(current, share)
+            else:
+                average.copy_(current)
+
+    return AveragedModel(model, multi_avg_fn=update, use_buffers=True)
