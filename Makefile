@@ -16,6 +16,7 @@ help:  ## this list
 	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 16
 
 setup: $(INSTALLED)  ## create .venv and install GKD with the tested versions (PYTHON=... picks the interpreter)
+	@echo "GKD is installed; the command is $(VENV)/bin/gkd"
 
 demo: $(INSTALLED)  ## a teacher, a control and a distilled student, through the service (DATA=folder: on your own pictures)
 	$(PY) -m client.demo $(if $(DATA),--data "$(DATA)")
@@ -59,5 +60,6 @@ $(INSTALLED): pyproject.toml constraints.txt
 	    echo "On Debian or Ubuntu: apt-get install python3-venv" >&2; exit 1; \
 	fi; \
 	if ! $(PY) -m pip --version >/dev/null 2>&1; then "$$python" -m venv $(VENV); fi
+	@echo "Installing into $(VENV): a minute or more, about 5 GB with PyTorch."
 	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
