@@ -1,0 +1,32 @@
+"""RDM: what the student learns from the teacher. One loss, one file; tensors in, scalars out.
+
+Not here: weights, attenuation and which boxes take part; the distiller multiplies and chooses. Every loss is
+unweighted, computed in float32 at least, 0 with a gradient path when there are no instances, and never sends
+a gradient to the teacher.
+
+Read first: `robustness.py`, which turns the other three down where the models disagree.
+"""
+
+from gkd_core.losses.global_knowledge import global_loss, global_projection_loss
+from gkd_core.losses.local import (
+    LocalLosses,
+    foreground_mask,
+    foreground_mask_reference,
+    local_losses,
+    local_losses_reference,
+)
+from gkd_core.losses.response import response_sigmoid, response_softmax
+from gkd_core.losses.robustness import robustness
+
+__all__ = [
+    "LocalLosses",
+    "foreground_mask",
+    "foreground_mask_reference",
+    "global_loss",
+    "global_projection_loss",
+    "local_losses",
+    "local_losses_reference",
+    "response_sigmoid",
+    "response_softmax",
+    "robustness",
+]

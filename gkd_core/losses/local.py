@@ -1,0 +1,163 @@
+"""Local loss: the student's maps imitate the teacher's, foreground and background apart (paper, 3.3).
+
+The mask of a level holds the robustness weight of an instance inside its box and 0 elsewhere. The published
+code's conventions are siblings (`*_reference`); docs/method.md compares them.
+
+Shapes: B images, M boxes of all images, C channels, H x W cells of a level.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from gkd_core.features import nearest_cell
+from gkd_core.precision import full_precision
+
+FAINTEST = 1e-6
+"""Least weight in a default mask: an instance of weight 0 is still no background."""
+
+
+class LocalLosses(NamedTuple):
+    """Both parts, unweighted scalars of at least 0."""
+
+    foreground: Tensor
+    background: Tensor
+
+
+# ---- masks -----------------------------------------------------------------------------------------------
+
+
+@full_precision
+def foreground_mask(
+    boxes: Tensor,
+    weights: Tensor,
+    image_index: Tensor,
+    on_level: Tensor,
+    stride: float,
+    shape: tuple[int, int, int],
+) -> Tensor:
+    """Weights painted on the cells whose centre lies in a box; where boxes overlap the larger weight stays.
+
+    A box that holds no centre along an axis takes the cell nearest to its middle there, so every box on the
+    level has at least one cell.
+
+    Args:
+        boxes: (M, 4), x1, y1, x2, y2 in pixels.
+        weights: (M,) omega in [0, 1].
+        image_index: (M,) int64, image of each box.
+        on_level: (M,) bool, whether the box is assigned to this level.
+        stride: pixels per cell.
+        shape: B, H, W of the level.
+
+    Returns:
+        (B, H, W) in [0, 1], without gradient.
+    """
+    images, height, width = shape
+    rows = _centres_inside(boxes[:, 1], boxes[:, 3], stride, height)  # (M, H)
+    columns = _centres_inside(boxes[:, 0], boxes[:, 2], stride, width)  # (M, W)
+    painted = _outer(rows, columns, on_level) * weights.detach().clamp_min(FAINTEST)[:, None]  # (M, H * W)
+    return _largest_per_image(painted, image_index, images).view(shape)
+
+
+@full_precision
+def foreground_mask_reference(
+    boxes: Tensor,
+    weights: Tensor,
+    image_index: Tensor,
+    on_level: Tensor,
+    stride: float,
+    shape: tuple[int, int, int],
+) -> Tensor:
+    """Weights painted on rows int(y1 / stride) to int(y2 / stride), half open, one cell at least; later boxes win.
+
+    Args:
+        boxes: (M, 4), x1, y1, x2, y2 in pixels.
+        weights: (M,) omega in [0, 1].
+        image_index: (M,) int64, image of each box.
+        on_level: (M,) bool, whether the box is assigned to this level.
+        stride: pixels per cell.
+        shape: B, H, W of the level.
+
+    Returns:
+        (B, H, W) in [0, 1], without gradient.
+    """
+    images, height, width = shape
+    rows = _half_open(boxes[:, 1], boxes[:, 3], stride, height)  # (M, H)
+    columns = _half_open(boxes[:, 0], boxes[:, 2], stride, width)  # (M, W)
+    turn = torch.arange(1, len(boxes) + 1, device=boxes.device)
+    latest = _largest_per_image(_outer(rows, columns, on_level) * turn[:, None], image_index, images)
+    return torch.cat([weights.new_zeros(1), weights.detach()])[latest].view(shape)
+
+
+def _centres_inside(low: Tensor, high: Tensor, stride: float, cells: int) -> Tensor:
+    """(M, cells) bool: cells whose centre lies in the interval, or the nearest cell."""
+    centre = torch.arange(cells, device=low.device) + 0.5
+    inside = (centre >= low[:, None] / stride) & (centre < high[:, None] / stride)
+    return inside | (nearest_cell(low, high, stride, cells).bool() & ~inside.any(1, keepdim=True))
+
+
+def _half_open(low: Tensor, high: Tensor, stride: float, cells: int) -> Tensor:
+    """(M, cells) bool: cells from the one of `low` up to, without, the one of `high`; at least one."""
+    first = (low / stride).trunc().clamp(0, cells - 1)[:, None]
+    end = torch.maximum((high / stride).trunc()[:, None], first + 1)
+    cell = torch.arange(cells, device=low.device)
+    return (cell >= first) & (cell < end)
+
+
+def _outer(rows: Tensor, columns: Tensor, on_level: Tensor) -> Tensor:
+    """(M, H * W) bool: the cells of each box that is on the level."""
+    return (rows[:, :, None] & columns[:, None, :] & on_level[:, None, None]).flatten(1)
+
+
+def _largest_per_image(painted: Tensor, image_index: Tensor, images: int) -> Tensor:
+    """(B, H * W): the largest of an image's values (M, H * W) in each cell, 0 without boxes."""
+    index = image_index[:, None].expand_as(painted)
+    return painted.new_zeros(images, painted.shape[1]).scatter_reduce(0, index, painted, "amax")
+
+
+# ---- losses ----------------------------------------------------------------------------------------------
+
+
+@full_precision
+def local_losses(student: Tensor, teacher: Tensor, mask: Tensor) -> LocalLosses:
+    """Half the mean squared difference over foreground cells, weighted by the mask, and over background cells.
+
+    The foreground is divided by the number of its cells: instances that the models see differently count
+    less, also when all do.
+
+    Args:
+        student: (B, C, H, W), adapted to the teacher's channels.
+        teacher: (B, C, H, W).
+        mask: (B, H, W) in [0, 1]; cells with 0 are background.
+
+    Returns:
+        Both losses.
+    """
+    return _decoupled(student, teacher, mask, (mask > 0).sum())
+
+
+@full_precision
+def local_losses_reference(student: Tensor, teacher: Tensor, mask: Tensor) -> LocalLosses:
+    """As the published code: the foreground is divided by the sum of the mask, which undoes its scale.
+
+    Args:
+        student: (B, C, H, W), adapted to the teacher's channels.
+        teacher: (B, C, H, W).
+        mask: (B, H, W) in [0, 1]; cells with 0 are background.
+
+    Returns:
+        Both losses.
+    """
+    return _decoupled(student, teacher, mask, mask.sum())
+
+
+def _decoupled(student: Tensor, teacher: Tensor, mask: Tensor, foreground_size: Tensor) -> LocalLosses:
+    channels = student.shape[1]
+    squared = (student - teacher.detach()).square().sum(1)  # (B, H, W)
+    background = mask == 0
+    foreground_loss = (squared * mask).sum() / (2 * channels * foreground_size).clamp_min(1)
+    background_loss = (squared * background).sum() / (2 * channels * background.sum()).clamp_min(1)
+    return LocalLosses(foreground_loss, background_loss)
