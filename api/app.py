@@ -1,0 +1,48 @@
+"""The app: parts in, a FastAPI application out.
+
+uvicorn starts it with `uvicorn --factory api.app:from_environment`; `gkd api` and `gkd serve` do it for you.
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+
+from fastapi import FastAPI
+
+from api import errors
+from api.border import LOOPBACK, Border
+from api.deps import Services
+from api.routes import artifacts as artifact_routes
+from api.routes import events, health, jobs
+from jobs.artifacts import Artifacts
+from jobs.queue import Doorbell, make_app
+from jobs.settings import Settings
+from jobs.store import Store
+
+
+def create_app(store: Store, artifacts: Artifacts, doorbell: Doorbell, settings: Settings) -> FastAPI:
+    """The HTTP service over a store. The caller migrates and closes the store."""
+    app = FastAPI(
+        title="GKD",
+        version=version("gkd"),
+        description="Distils object detectors, and proves what that gained against a control.",
+        responses={"4XX": {"model": errors.ProblemDetails, "description": "what is wrong (RFC 9457)"}},
+    )
+    app.state.services = Services(store, artifacts, doorbell, settings)
+    app.add_middleware(Border, hosts=None if settings.insecure_listen else LOOPBACK)
+    errors.install(app)
+    for routes in (jobs, events, artifact_routes, health):
+        app.include_router(routes.router)
+    return app
+
+
+def from_environment() -> FastAPI:
+    """The app as `GKD_*` variables describe it, its database migrated."""
+    settings = Settings()
+    store = Store(
+        settings.database_url, lease_seconds=settings.lease_seconds, max_attempts=settings.max_attempts
+    )
+    store.migrate()
+    return create_app(
+        store, Artifacts(settings.artifacts_url), Doorbell(make_app(settings.broker_url)), settings
+    )

@@ -1,0 +1,161 @@
+"""Errors as HTTP: the one place that knows which error is which status. RFC 9457, never a traceback."""
+
+from __future__ import annotations
+
+import logging
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ConfigDict
+from starlette.exceptions import HTTPException
+
+from gkd_core.errors import DataError, Problem, SpecError
+from jobs import mistakes
+from jobs.errors import BadCursor, IdempotencyConflict, NotAllowed, StoreAway, UnknownArtifact, UnknownJob
+
+log = logging.getLogger(__name__)
+
+MEDIA_TYPE = "application/problem+json"
+
+
+class ProblemDetails(BaseModel):
+    """What every answer of status 400 and above holds."""
+
+    model_config = ConfigDict(frozen=True)
+
+    type: str = "about:blank"
+    """Always about:blank: `code` tells the problems apart."""
+    title: str
+    """The status in words."""
+    status: int
+    detail: str
+    """What was seen and which rule it breaks."""
+    code: str
+    """For programs: invalid_spec, unknown_job, not_allowed, ..."""
+    request_id: str
+    """The same as in the header X-Request-ID and in the server's log."""
+    errors: tuple[Problem, ...] = ()
+    """Every single thing that is wrong; `loc` is the path of the field in the spec."""
+    actions: tuple[str, ...] | None = None
+    """With not_allowed: what may be asked of the job now."""
+
+
+class ApiError(Exception):
+    """An error that only HTTP knows, such as a report that is not there yet."""
+
+    def __init__(self, status: int, code: str, detail: str) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.code = code
+        self.detail = detail
+
+
+def problem(
+    request: Request,
+    status: int,
+    code: str,
+    detail: str,
+    *,
+    headers: dict[str, str] | None = None,
+    **more: Any,
+) -> JSONResponse:
+    """An answer that says what is wrong.
+
+    Args:
+        request: The request that it answers; its id is named.
+        status: HTTP status, 400 or above.
+        code: What programs tell problems apart by.
+        detail: One sentence for people.
+        headers: Headers of the answer.
+        more: `errors` or `actions`.
+    """
+    request_id = request.scope["state"]["request_id"]
+    body = ProblemDetails(
+        title=HTTPStatus(status).phrase,
+        status=status,
+        detail=detail,
+        code=code,
+        request_id=request_id,
+        **more,
+    )
+    content = body.model_dump(mode="json", exclude_none=True)
+    headers = {**(headers or {}), "X-Request-ID": request_id}
+    return JSONResponse(content, status, headers=headers, media_type=MEDIA_TYPE)
+
+
+def install(app: FastAPI) -> None:
+    """Teach an app what each error means in HTTP."""
+
+    @app.exception_handler(RequestValidationError)
+    async def _invalid(request: Request, error: RequestValidationError) -> JSONResponse:
+        errors = error.errors()
+        if errors[0]["type"] == "json_invalid":
+            where = f"character {errors[0]['loc'][-1]}: {errors[0]['ctx']['error']}"
+            return problem(request, 400, "invalid_json", f"the body is not JSON; {where}")
+        if errors[0]["loc"][0] != "body":
+            return _not_understood(request, [Problem(loc=tuple(e["loc"]), message=e["msg"]) for e in errors])
+        if isinstance(error.body, bytes) or error.body is None:
+            detail = "a job spec is sent as JSON with the header Content-Type: application/json"
+            return problem(request, 415, "unsupported_media_type", detail)
+        return _not_a_spec(request, mistakes.problems([{**e, "loc": e["loc"][1:]} for e in errors]))
+
+    @app.exception_handler(SpecError)
+    @app.exception_handler(DataError)
+    async def _impossible(request: Request, error: SpecError | DataError) -> JSONResponse:
+        return _not_a_spec(request, list(error.problems))
+
+    @app.exception_handler(UnknownJob)
+    async def _unknown_job(request: Request, error: UnknownJob) -> JSONResponse:
+        return problem(request, 404, "unknown_job", str(error))
+
+    @app.exception_handler(UnknownArtifact)
+    async def _unknown_artifact(request: Request, error: UnknownArtifact) -> JSONResponse:
+        return problem(request, 404, "unknown_artifact", str(error))
+
+    @app.exception_handler(NotAllowed)
+    async def _not_allowed(request: Request, error: NotAllowed) -> JSONResponse:
+        return problem(request, 409, "not_allowed", str(error), actions=error.actions)
+
+    @app.exception_handler(IdempotencyConflict)
+    async def _conflict(request: Request, error: IdempotencyConflict) -> JSONResponse:
+        return problem(request, 422, "idempotency_conflict", str(error))
+
+    @app.exception_handler(BadCursor)
+    async def _bad_cursor(request: Request, error: BadCursor) -> JSONResponse:
+        return _not_understood(request, [Problem(loc=("query", "after"), message=str(error))])
+
+    @app.exception_handler(StoreAway)
+    async def _away(request: Request, error: StoreAway) -> JSONResponse:
+        log.warning("request %s: %s", request.scope["state"]["request_id"], error)
+        detail = "the database does not answer; nothing was changed, try again in a few seconds"
+        return problem(request, 503, "database_away", detail, headers={"Retry-After": "5"})
+
+    @app.exception_handler(ApiError)
+    async def _api_error(request: Request, error: ApiError) -> JSONResponse:
+        return problem(request, error.status, error.code, error.detail)
+
+    @app.exception_handler(HTTPException)
+    async def _http(request: Request, error: HTTPException) -> JSONResponse:
+        code = HTTPStatus(error.status_code).phrase.lower().replace(" ", "_")
+        headers = dict(error.headers or {})
+        return problem(request, error.status_code, code, str(error.detail), headers=headers)
+
+    @app.exception_handler(Exception)
+    async def _bug(request: Request, error: Exception) -> JSONResponse:
+        request_id = request.scope["state"]["request_id"]
+        log.error("request %s: %s %s failed", request_id, request.method, request.url.path, exc_info=error)
+        detail = "a defect of GKD; the server's log has the details under this request id"
+        return problem(request, 500, "internal_error", detail)
+
+
+def _not_a_spec(request: Request, errors: list[Problem]) -> JSONResponse:
+    detail = "; ".join(f"{'.'.join(map(str, e.loc))}: {e.message}" if e.loc else e.message for e in errors)
+    return problem(request, 422, "invalid_spec", detail, errors=tuple(errors))
+
+
+def _not_understood(request: Request, errors: list[Problem]) -> JSONResponse:
+    detail = "; ".join(f"{e.loc[-1]}: {e.message}" for e in errors)
+    return problem(request, 422, "invalid_request", detail, errors=tuple(errors))

@@ -1,0 +1,137 @@
+"""Asking for jobs: submit, look, list, cancel, pause, resume."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi.concurrency import run_in_threadpool
+from pydantic import BaseModel, ConfigDict
+
+from api.deps import Services, ServicesDep
+from api.errors import ApiError
+from jobs.job import END_STATES, Job, State
+from jobs.spec import JobSpec, Resolved, job_spec
+
+router = APIRouter(tags=["jobs"])
+
+POLL_SECONDS = 0.25
+"""Between two looks at a job while a long poll waits."""
+
+
+class JobPage(BaseModel):
+    """Jobs, newest first; `next` is the `after` of the following page, null on the last."""
+
+    model_config = ConfigDict(frozen=True)
+
+    items: tuple[Job, ...]
+    next: str | None
+
+
+@router.post("/jobs", status_code=201)
+def submit(
+    spec: JobSpec,
+    response: Response,
+    services: ServicesDep,
+    idempotency_key: Annotated[str | None, Header(min_length=1, max_length=200)] = None,
+) -> Job:
+    """Check a spec and queue it. The same Idempotency-Key and spec give the same job again."""
+    resolved = services.resolve(spec)
+    job, _ = services.store.submit(spec, resolved, idempotency_key=idempotency_key)
+    services.doorbell.ring(job)  # after the commit; where the broker is away, a worker's sweep rings again
+    response.headers["Location"] = f"/jobs/{job.id}"
+    return job
+
+
+@router.post("/jobs/validate")
+def validate(spec: JobSpec, services: ServicesDep) -> Resolved:
+    """What a spec comes to and what was found in its data set, or what is wrong with it. Nothing is queued."""
+    return services.resolve(spec)
+
+
+@router.get("/jobs")
+def list_jobs(
+    services: ServicesDep,
+    state: State | None = None,
+    kind: str | None = None,
+    tag: Annotated[str | None, Query(pattern=r"^[^:]+:.*$", description="key:value")] = None,
+    after: Annotated[str | None, Query(description="`next` of the page before")] = None,
+    limit: Annotated[int, Query(ge=1, le=500)] = 50,
+) -> JobPage:
+    """Jobs, newest first."""
+    page = services.store.list_jobs(state=state, kind=kind, tag=tag, after=after, limit=limit)
+    return JobPage(items=page.items, next=page.next)
+
+
+@router.get(
+    "/jobs/{job_id}", response_model=Job, responses={304: {"description": "still as If-None-Match says"}}
+)
+async def get_job(
+    job_id: str,
+    request: Request,
+    services: ServicesDep,
+    wait: Annotated[float, Query(ge=0, le=60, description="seconds")] = 0,
+    if_none_match: Annotated[str | None, Header()] = None,
+) -> Response:
+    """One job.
+
+    With `wait` the answer comes as soon as the job is no longer as If-None-Match says, or, without that header,
+    as soon as it has ended; after `wait` seconds at the latest.
+    """
+    deadline = time.monotonic() + wait
+    while True:
+        job = await run_in_threadpool(services.store.get, job_id)
+        body = job.model_dump_json().encode()
+        tag = f'W/"{hashlib.sha256(body).hexdigest()[:32]}"'
+        known = tag in (if_none_match or "")
+        arrived = not known if if_none_match else job.state in END_STATES
+        if arrived or time.monotonic() >= deadline or await request.is_disconnected():
+            break
+        await asyncio.sleep(POLL_SECONDS)
+    headers = {"ETag": tag, "Cache-Control": "no-cache"}
+    if known:
+        return Response(status_code=304, headers=headers)
+    return Response(body, headers=headers, media_type="application/json")
+
+
+@router.post("/jobs/{job_id}/cancel", status_code=202)
+def cancel(job_id: str, services: ServicesDep) -> Job:
+    """End a job: at once where it does not run, otherwise as soon as its worker hears of it."""
+    return services.store.cancel_requested(job_id)
+
+
+@router.post("/jobs/{job_id}/pause", status_code=202)
+def pause(job_id: str, services: ServicesDep) -> Job:
+    """Stop a running job after a checkpoint and free its device until it is resumed."""
+    return services.store.pause_requested(job_id)
+
+
+@router.post("/jobs/{job_id}/resume", status_code=202)
+def resume(job_id: str, services: ServicesDep) -> Job:
+    """Queue a paused job again; it goes on from its checkpoint."""
+    job = services.store.resume(job_id)
+    services.doorbell.ring(job)
+    return job
+
+
+@router.get("/jobs/{job_id}/report")
+def get_report(job_id: str, services: ServicesDep) -> dict[str, Any]:
+    """Teacher, control and student side by side, and what distillation gained."""
+    report = services.store.report(job_id)
+    if report is None:
+        raise ApiError(404, "no_report", _why_no_report(services, job_id))
+    return report
+
+
+def _why_no_report(services: Services, job_id: str) -> str:
+    job = services.store.get(job_id)
+    return f"job {job_id} has no report: a report is written at the end of a job, and this one is {job.state} ({job.reason})"
+
+
+@router.get("/schema/job")
+def schema() -> dict[str, Any]:
+    """The JSON schema of a job spec."""
+    return job_spec.json_schema()

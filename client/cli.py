@@ -1,0 +1,347 @@
+"""The `gkd` command. Everything heavy is imported by the command that needs it, so that `gkd --help` is quick.
+
+Exit codes: 0 done; 1 it went wrong, or the job that was followed failed or was cancelled; 2 the command line is
+wrong; 75 `gkd run` was stopped and can go on; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.text import Text
+from typer.core import TyperGroup
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+    from client.client import Client
+    from jobs.settings import Settings
+
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+
+class Commands(TyperGroup):
+    """The group of all commands: turns what goes wrong in one into a message and an exit code."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run a command."""
+        try:
+            return super().invoke(ctx)
+        except (typer.Exit, typer.Abort):
+            raise
+        except KeyboardInterrupt:
+            raise typer.Exit(130) from None
+        except Exception as error:
+            if os.environ.get("GKD_DEBUG"):
+                raise
+            if (sentence := _explained(error)) is None:
+                raise  # typer's own errors about the command line
+            err.print(Text(sentence), soft_wrap=True)
+            raise typer.Exit(1) from None
+
+
+def _explained(error: Exception) -> str | None:
+    """An error in words for people; None for those that the command line library words itself."""
+    message, hint = getattr(error, "message", None), getattr(error, "hint", "")
+    if hasattr(error, "format_message"):
+        return None
+    if type(error).__name__ == "ValidationError":  # of the settings: pydantic is not imported for this
+        wrong = [f"GKD_{'_'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors()]  # type: ignore[attr-defined]
+        return "error: " + "; ".join(wrong)
+    if isinstance(message, str):
+        return f"error: {message}" + (f"\nhint: {hint}" if hint else "")
+    if isinstance(error, OSError):
+        return f"error: {error}"
+    return (
+        f"error: a defect of GKD, {type(error).__name__}: {error}\nhint: GKD_DEBUG=1 shows where it happened."
+    )
+
+
+app = typer.Typer(
+    cls=Commands,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    help="Distils object detectors, and proves what that gained against a control.",
+    epilog="Exit codes: 0 done, 1 it went wrong, 2 wrong command line, 75 `gkd run` was stopped and can go on.",
+)
+data = typer.Typer(no_args_is_help=True, help="Data sets.")
+app.add_typer(data, name="data")
+
+Url = Annotated[str, typer.Option("--url", envvar="GKD_URL", help="Address of the service.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+JobId = Annotated[str, typer.Argument(metavar="ID", help="The job's id.")]
+SpecFile = Annotated[
+    Path, typer.Argument(metavar="SPEC", help="A job spec in JSON; - reads it from the input.")
+]
+HERE = "http://127.0.0.1:8000"
+
+
+# ---- the service -----------------------------------------------------------------------------------------
+
+Host = Annotated[str | None, typer.Option(help="Address to listen on; GKD_HOST, otherwise 127.0.0.1.")]
+Port = Annotated[int | None, typer.Option(help="Port; GKD_PORT, otherwise 8000; 0 takes a free one.")]
+
+
+@app.command()
+def serve(host: Host = None, port: Port = None) -> None:
+    """Run the whole service in one process: API, worker, SQLite. For one machine, loopback only."""
+    from client import serve
+
+    serve.serve(_settings(host, port), out)
+
+
+@app.command()
+def api(host: Host = None, port: Port = None) -> None:
+    """Run the API alone; needs GKD_BROKER_URL. GKD_INSECURE_LISTEN=1 allows other addresses than the loopback:
+    only for a container whose port is not published without a proxy that authenticates."""
+    from client import serve
+
+    serve.api(_settings(host, port), out)
+
+
+@app.command()
+def worker() -> None:
+    """Run a worker; needs GKD_BROKER_URL and the database and home of the API."""
+    from client import serve
+
+    serve.worker(_settings(None, None))
+
+
+def _settings(host: str | None, port: int | None) -> Settings:
+    from jobs.settings import Settings
+
+    given: dict[str, Any] = {"host": host, "port": port}
+    return Settings(**{name: value for name, value in given.items() if value is not None})
+
+
+# ---- jobs ------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def submit(
+    spec: SpecFile,
+    key: Annotated[str | None, typer.Option(help="Idempotency key: sent twice, queued once.")] = None,
+    check: Annotated[bool, typer.Option("--check", help="Only say whether it could run.")] = False,
+    follow: Annotated[bool, typer.Option("--watch", help="Then follow the job.")] = False,
+    url: Url = HERE,
+    as_json: AsJson = False,
+) -> None:
+    """Queue a job."""
+    with _client(url) as client:
+        value = _spec(spec)
+        if check:
+            _print_json(client.validate(value))
+            return
+        job = client.submit(value, idempotency_key=key)
+        if as_json:
+            _print_json(job)
+        else:
+            out.print(Text(f"{job.id}  {job.name}: {job.reason}"), soft_wrap=True)
+        if follow:
+            _watch(client, job.id, as_json)
+
+
+@app.command()
+def jobs(
+    state: Annotated[str | None, typer.Option(help="Only those in this state.")] = None,
+    kind: Annotated[str | None, typer.Option(help="Only those of this kind.")] = None,
+    tag: Annotated[str | None, typer.Option(help="Only those with this tag, key:value.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="At most so many, the newest.")] = 20,
+    url: Url = HERE,
+    as_json: AsJson = False,
+) -> None:
+    """List jobs, newest first."""
+    from client import show
+
+    with _client(url) as client:
+        found = client.jobs(state=state, kind=kind, tag=tag, limit=limit)
+    if as_json:
+        _print_json([job.model_dump(mode="json") for job in found])
+    else:
+        out.print(show.jobs_table(found) if found else "no jobs")
+
+
+@app.command(name="show")
+def show_job(job_id: JobId, url: Url = HERE, as_json: AsJson = False) -> None:
+    """Show one job: state, why it is there, progress, failure, files."""
+    from client import show
+
+    with _client(url) as client:
+        job = client.job(job_id)
+        if as_json:
+            _print_json(job)
+        else:
+            out.print(show.job_card(job, client.artifacts(job_id)))
+
+
+@app.command()
+def watch(job_id: JobId, url: Url = HERE, as_json: AsJson = False) -> None:
+    """Follow a job to its end. Ctrl-C stops watching, not the job. Exits with 1 if the job does not succeed."""
+    with _client(url) as client:
+        _watch(client, job_id, as_json)
+
+
+@app.command()
+def cancel(job_id: JobId, url: Url = HERE, as_json: AsJson = False) -> None:
+    """End a job for good."""
+    _ask("cancel", job_id, url, as_json)
+
+
+@app.command()
+def pause(job_id: JobId, url: Url = HERE, as_json: AsJson = False) -> None:
+    """Stop a running job after a checkpoint and free its device."""
+    _ask("pause", job_id, url, as_json)
+
+
+@app.command()
+def resume(job_id: JobId, url: Url = HERE, as_json: AsJson = False) -> None:
+    """Let a paused job go on."""
+    _ask("resume", job_id, url, as_json)
+
+
+@app.command()
+def log(
+    job_id: JobId,
+    offset: Annotated[int, typer.Option(help="Byte to start from; negative counts from the end.")] = -16_384,
+    url: Url = HERE,
+) -> None:
+    """Print the end of a job's log."""
+    with _client(url) as client:
+        text, _ = client.log(job_id, offset=offset)
+    sys.stdout.write(text)
+
+
+@app.command()
+def report(job_id: JobId, url: Url = HERE, as_json: AsJson = False) -> None:
+    """Print a job's report: teacher, control and student side by side."""
+    from client import show
+
+    with _client(url) as client:
+        found = client.report(job_id)
+    if as_json:
+        _print_json(found)
+    else:
+        out.print(show.report(found))
+
+
+@app.command()
+def download(
+    job_id: JobId,
+    name: Annotated[str | None, typer.Argument(help="The artifact; otherwise all of them.")] = None,
+    target: Annotated[Path, typer.Option("--out", "-o", help="Folder to write to.")] = Path(),
+    url: Url = HERE,
+    as_json: AsJson = False,
+) -> None:
+    """Fetch a job's files and check their SHA-256."""
+    target.mkdir(parents=True, exist_ok=True)
+    with _client(url) as client:
+        names = [name] if name else [artifact.name for artifact in client.artifacts(job_id)]
+        files = {each: client.download(job_id, each, target / Path(each).name) for each in names}
+    if as_json:
+        _print_json(
+            [{"file": str(target / Path(each).name), "sha256": digest} for each, digest in files.items()]
+        )
+    for each, digest in files.items() if not as_json else ():
+        out.print(Text(f"{digest}  {target / Path(each).name}"), soft_wrap=True)
+    if not files:
+        err.print("the job has published nothing yet")
+
+
+# ---- without the service -----------------------------------------------------------------------------------
+
+
+@app.command()
+def run(
+    spec: SpecFile,
+    target: Annotated[Path, typer.Option("--out", help="Folder of the run; kept to go on from.")],
+) -> None:
+    """Run a spec here, without the service. Ctrl-C stops after a checkpoint; the same command goes on."""
+    from client.run import run
+
+    raise typer.Exit(run(spec, target, out))
+
+
+@app.command()
+def conformance(
+    folder: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="Folder of golden vectors.")],
+) -> None:
+    """Compare the method's functions with golden vectors."""
+    raise typer.Exit(subprocess.run([sys.executable, "-m", "gkd_core.conformance", str(folder)]).returncode)
+
+
+@data.command()
+def check(
+    path: Annotated[Path, typer.Argument(help="Folder of a data set.")],
+    headers: Annotated[int | None, typer.Option(min=0, help="Pictures to look at; otherwise all.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what a data set holds, or what is wrong with it."""
+    from client import show
+    from gkd_core.config import DataConfig
+    from gkd_core.data.check import check
+
+    found = check(DataConfig(path=str(path.absolute())), headers=headers)
+    if as_json:
+        _print_json(found)
+    else:
+        out.print(show.data_set(found))
+
+
+# ---- shared by the commands above ----------------------------------------------------------------------------
+
+
+def _client(url: str) -> Client:
+    from client.client import Client
+
+    return Client(url)
+
+
+def _spec(path: Path) -> Any:
+    from client.spec_file import read
+
+    return read(path)
+
+
+def _ask(verb: str, job_id: str, url: str, as_json: bool) -> None:
+    with _client(url) as client:
+        job = getattr(client, verb)(job_id)
+    if as_json:
+        _print_json(job)
+    else:
+        out.print(Text(f"{job.id}  {job.state}: {job.reason}"), soft_wrap=True)
+
+
+def _watch(client: Client, job_id: str, as_json: bool) -> None:
+    from client.follow import follow
+    from jobs.job import State
+
+    events = client.events(job_id)
+    if as_json:
+        for event in events:
+            print(event.model_dump_json(), flush=True)
+    else:
+        follow(events, out)
+    job = client.job(job_id)
+    if job.failure:
+        hint = f"\nhint: {job.failure.hint}" if job.failure.hint else ""
+        err.print(Text(f"{job.failure.failure_class}: {job.failure.message}{hint}"), soft_wrap=True)
+    if job.state is not State.SUCCEEDED:
+        raise typer.Exit(1)
+
+
+def _print_json(value: BaseModel | Any) -> None:
+    dumped = value.model_dump(mode="json", by_alias=True) if hasattr(value, "model_dump") else value
+    print(json.dumps(dumped, indent=2, ensure_ascii=False))
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,270 @@
+"""Talking to the service from Python: `Client(url)` has a method for everything that can be asked."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import quote
+
+import httpx
+
+from gkd_core.errors import Problem
+from gkd_core.events import Report
+from gkd_core.run_dir import publish_file
+from jobs.job import END_STATES, Artifact, Job, State, StoredEvent
+
+DEFAULT_URL = "http://127.0.0.1:8000"
+
+WAIT_SECONDS = 20.0
+"""One long poll; shorter than what proxies usually cut off."""
+
+
+class ClientError(Exception):
+    """Root of this module's errors; `hint` says what to do."""
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class Unreachable(ClientError):
+    """Nobody answers under the service's address, or the connection broke."""
+
+
+class ApiError(ClientError):
+    """The service refused; the message is its own."""
+
+    def __init__(
+        self, status: int, code: str, message: str, problems: tuple[Problem, ...], request_id: str
+    ) -> None:
+        super().__init__(message, " ".join(problem.hint for problem in problems if problem.hint))
+        self.status = status
+        self.code = code
+        self.problems = problems
+        self.request_id = request_id
+
+
+class DamagedDownload(ClientError):
+    """A file does not have the SHA-256 that the service announced."""
+
+
+class Client:
+    """A connection to the service; close it, or use it in a `with` statement.
+
+    Args:
+        url: Address of the service.
+        timeout: Seconds that an answer may take, beyond the time that was asked to wait.
+    """
+
+    def __init__(self, url: str = DEFAULT_URL, *, timeout: float = 60.0) -> None:
+        self.url = url.rstrip("/")
+        self._timeout = timeout
+        self._http = httpx.Client(base_url=self.url, timeout=timeout)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._http.close()
+
+    def submit(self, spec: Mapping[str, Any], *, idempotency_key: str | None = None) -> Job:
+        """Queue a job.
+
+        Args:
+            spec: The job spec as JSON values.
+            idempotency_key: Sending the same key and spec again gives the same job.
+
+        Raises:
+            ApiError: the spec is wrong; `problems` names every field.
+        """
+        headers = {"Idempotency-Key": idempotency_key} if idempotency_key else {}
+        return Job.model_validate_json(self._ask("POST", "/jobs", json=spec, headers=headers).content)
+
+    def validate(self, spec: Mapping[str, Any]) -> dict[str, Any]:
+        """What a spec comes to: `resolved`, `waits_for`, `data`, `warnings`. Nothing is queued."""
+        return self._json("POST", "/jobs/validate", json=spec)
+
+    def job(self, job_id: str) -> Job:
+        """A job as it is now."""
+        return Job.model_validate_json(self._ask("GET", _path(job_id)).content)
+
+    def jobs(
+        self,
+        *,
+        state: State | str | None = None,
+        kind: str | None = None,
+        tag: str | None = None,
+        limit: int = 50,
+    ) -> tuple[Job, ...]:
+        """The newest jobs, at most `limit`; `tag` is `key:value`."""
+        wanted = {"state": state, "kind": kind, "tag": tag}
+        params: dict[str, Any] = {name: value for name, value in wanted.items() if value is not None}
+        found: list[Job] = []
+        while len(found) < limit:
+            page = self._json("GET", "/jobs", params={**params, "limit": min(limit - len(found), 500)})
+            found += map(Job.model_validate, page["items"])
+            if page["next"] is None:
+                break
+            params["after"] = page["next"]
+        return tuple(found)
+
+    def events(
+        self, job_id: str, *, after: int = 0, follow: bool = True, every: float = 0.5
+    ) -> Iterator[StoredEvent]:
+        """The events of a job, from number `after` + 1 on; with `follow` until the job has ended.
+
+        Args:
+            job_id: The job.
+            after: Number of the last event that is known.
+            follow: Wait for what is still to come.
+            every: Seconds between two looks.
+        """
+        while True:
+            ended = (
+                not follow or self.job(job_id).state in END_STATES
+            )  # asked first: an end has no later events
+            while (page := self._json("GET", _path(job_id, "events"), params={"after": after}))["items"]:
+                yield from map(StoredEvent.model_validate, page["items"])
+                after = page["next"]
+            if ended:
+                return
+            time.sleep(every)
+
+    def wait(self, job_id: str, *, timeout: float | None = None) -> Job:
+        """The job once it has ended, or as it is after `timeout` seconds."""
+        deadline = time.monotonic() + timeout if timeout is not None else float("inf")
+        while True:
+            seconds = max(0.0, min(WAIT_SECONDS, deadline - time.monotonic()))
+            answer = self._ask(
+                "GET", _path(job_id), params={"wait": seconds}, timeout=httpx.Timeout(self._timeout + seconds)
+            )
+            job = Job.model_validate_json(answer.content)
+            if job.state in END_STATES or time.monotonic() >= deadline:
+                return job
+
+    def cancel(self, job_id: str) -> Job:
+        """Ask for the end of a job."""
+        return self._verb(job_id, "cancel")
+
+    def pause(self, job_id: str) -> Job:
+        """Ask a running job to stop after a checkpoint."""
+        return self._verb(job_id, "pause")
+
+    def resume(self, job_id: str) -> Job:
+        """Queue a paused job again."""
+        return self._verb(job_id, "resume")
+
+    def report(self, job_id: str) -> Report:
+        """The report of a job.
+
+        Raises:
+            ApiError: code `no_report`; the message says why there is none.
+        """
+        return Report.model_validate_json(self._ask("GET", _path(job_id, "report")).content)
+
+    def artifacts(self, job_id: str) -> tuple[Artifact, ...]:
+        """What a job has published so far."""
+        items = self._ask("GET", _path(job_id, "artifacts")).json()
+        return tuple(map(Artifact.model_validate, items))
+
+    def download(self, job_id: str, name: str, target: Path) -> str:
+        """Fetch an artifact; the target appears whole or not at all.
+
+        Args:
+            job_id: The job.
+            name: The artifact's name.
+            target: The file to write.
+
+        Returns:
+            The SHA-256 of what was written.
+
+        Raises:
+            DamagedDownload: what arrived is not what the service announced.
+        """
+        partial = target.with_name(f".{target.name}.{os.getpid()}.part")
+        try:
+            announced, seen = self._stream(_path(job_id, "artifacts", name), partial)
+            if seen != announced:
+                hint = "Try again; the file was not kept."
+                raise DamagedDownload(f"{name} arrived with SHA-256 {seen}, announced was {announced}", hint)
+            publish_file(partial, target)
+        finally:
+            partial.unlink(missing_ok=True)
+        return seen
+
+    def log(self, job_id: str, *, offset: int = 0) -> tuple[str, int]:
+        """A piece of the log from byte `offset` (negative: from the end), and where the next piece starts."""
+        answer = self._ask("GET", _path(job_id, "log"), params={"offset": offset})
+        return answer.text, int(answer.headers["X-Next-Offset"])
+
+    def ready(self) -> bool:
+        """Whether the service answers and all its parts do."""
+        try:
+            return self._http.get("/readyz").status_code == 200
+        except httpx.TransportError:
+            return False
+
+    def _verb(self, job_id: str, verb: str) -> Job:
+        return Job.model_validate_json(self._ask("POST", _path(job_id, verb)).content)
+
+    def _json(self, method: str, path: str, **how: Any) -> dict[str, Any]:
+        answer: dict[str, Any] = self._ask(method, path, **how).json()
+        return answer
+
+    def _ask(self, method: str, path: str, **how: Any) -> httpx.Response:
+        try:
+            answer = self._http.request(method, path, **how)
+        except httpx.HTTPError as error:
+            raise self._unreachable(error) from error
+        if answer.is_error:
+            raise _refusal(answer)
+        return answer
+
+    def _stream(self, path: str, target: Path) -> tuple[str, str]:
+        """Write a file as it arrives; the SHA-256 announced (the ETag) and the one seen."""
+        digest = hashlib.sha256()
+        try:
+            with self._http.stream("GET", path) as answer, target.open("wb") as file:
+                if answer.is_error:
+                    answer.read()
+                    raise _refusal(answer)
+                for piece in answer.iter_bytes():
+                    digest.update(piece)
+                    file.write(piece)
+                file.flush()
+                os.fsync(file.fileno())
+        except httpx.HTTPError as error:
+            raise self._unreachable(error) from error
+        return answer.headers["ETag"].strip('"'), digest.hexdigest()
+
+    def _unreachable(self, error: httpx.HTTPError) -> Unreachable:
+        hint = "Start it with `gkd serve`, or give another address with --url or GKD_URL."
+        return Unreachable(f"no answer from {self.url}: {error or type(error).__name__}", hint)
+
+
+def _path(job_id: str, *parts: str) -> str:
+    """A route of a job; what people typed stays one segment, whatever characters it has."""
+    return "/".join(["/jobs", *(quote(part, safe="") for part in (job_id, *parts))])
+
+
+def _refusal(answer: httpx.Response) -> ApiError:
+    """The service's problem as an error; an answer that is no problem came from something in between."""
+    try:
+        body = answer.json()
+        problems = tuple(map(Problem.model_validate, body.get("errors", ())))
+        return ApiError(answer.status_code, body["code"], body["detail"], problems, body["request_id"])
+    except (ValueError, KeyError, AttributeError):
+        message = f"{answer.request.url} answered {answer.status_code} {answer.reason_phrase}"
+        return ApiError(answer.status_code, "not_gkd", message, (), "")

@@ -1,0 +1,123 @@
+"""The engine without the service: a spec and a folder in, events on the terminal, the report at the end."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich.console import Console
+from rich.text import Text
+
+from client import show
+from client.follow import follow
+from client.spec_file import read
+from gkd_core.config import DistillRun, TrainRun
+from gkd_core.errors import Failure, FailureClass, GkdError, Problem, SpecError
+from gkd_core.events import Event, Report
+from gkd_core.run_dir import COMPLETE, FAILED, STOPPED, RunDir
+from jobs.mistakes import read_spec
+from jobs.spec import resolve
+from worker.engine import Engine
+
+ATTEMPT = 1
+"""There is one owner of the folder, and its lock keeps a second engine out."""
+
+POLL_SECONDS = 0.2
+LOG_LINES = 15
+
+
+class RunFailed(GkdError):
+    """The engine failed; `message` and `hint` are its own."""
+
+
+def run(spec: Path, out: Path, console: Console) -> int:
+    """Run a spec to its end, or go on with a run that was stopped.
+
+    Args:
+        spec: The spec's file; relative paths in it start at the current folder.
+        out: Folder of the run.
+        console: Where progress and report are shown.
+
+    Returns:
+        0 when the run is complete, 75 when it was stopped after a checkpoint.
+
+    Raises:
+        GkdError: the spec is wrong, the folder holds another run, or the engine failed.
+    """
+    resolved = resolve(read_spec(read(spec)), roots=(Path.cwd(),), find_job=lambda _: None, confined=False)
+    for warning in resolved.warnings:
+        console.print(Text(f"warning: {warning}", style="yellow"), soft_wrap=True)
+    run_dir = RunDir(out)
+    _refuse_another_run(run_dir, resolved.config)
+    run_dir.prepare(resolved.config, ATTEMPT)
+    seen = run_dir.size_of_events()
+    with (
+        Engine.start(run_dir, ATTEMPT, device=resolved.config.device) as engine,
+        _interruptible(engine, console),
+    ):
+        follow(_tail(engine, seen), console)
+        code = engine.poll()
+    return _conclude(run_dir, code, f"gkd run {spec} --out {out}", console)
+
+
+def _refuse_another_run(run_dir: RunDir, config: TrainRun | DistillRun) -> None:
+    if run_dir.config.exists() and run_dir.read_config() != config:
+        hint = "Name another folder with --out, or go back to the spec that the run was started with."
+        message = f"{run_dir.path} holds a run of another spec, which this one cannot continue"
+        raise SpecError([Problem(loc=("--out",), message=message, hint=hint)])
+
+
+def _tail(engine: Engine, offset: int) -> Iterator[Event]:
+    while True:
+        ended = engine.poll() is not None  # asked first: an end has no later events
+        for event, offset in engine.events(offset):  # noqa: B020, the offset is carried on
+            yield event
+        if ended:
+            return
+        time.sleep(POLL_SECONDS)
+
+
+@contextmanager
+def _interruptible(engine: Engine, console: Console) -> Iterator[None]:
+    """Ctrl-C and SIGTERM ask the engine to stop after a checkpoint; the second time they end it."""
+    asked = False
+
+    def handle(_number: int, _frame: object) -> None:
+        nonlocal asked
+        if asked:
+            engine.kill()
+            return
+        asked = True
+        console.print("stopping after a checkpoint; Ctrl-C once more ends it at once")
+        engine.stop()
+
+    earlier = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in earlier.items():
+            signal.signal(number, handler)
+
+
+def _conclude(run_dir: RunDir, code: int | None, command: str, console: Console) -> int:
+    if code == COMPLETE:
+        console.print(show.report(Report.model_validate(run_dir.read_report())))
+        console.print(Text(f"everything lies in {run_dir.path}"), soft_wrap=True)
+        return COMPLETE
+    if code == STOPPED:
+        console.print(Text(f"stopped; `{command}` goes on from the last checkpoint"), soft_wrap=True)
+        return STOPPED
+    failure = run_dir.read_failure() if code == FAILED else None
+    failure = failure or _unexplained(run_dir, code, command)
+    raise RunFailed(f"{failure.failure_class}: {failure.message}", failure.hint)
+
+
+def _unexplained(run_dir: RunDir, code: int | None, command: str) -> Failure:
+    how = f"by signal {-code}" if code is not None and code < 0 else f"with exit code {code}"
+    tail = "\n".join(run_dir.log.read_text(errors="replace").splitlines()[-LOG_LINES:])
+    message = f"the engine was ended {how}; its log {run_dir.log} ends with:\n{tail}"
+    hint = f"`{command}` goes on from the last checkpoint."
+    return Failure(failure_class=FailureClass.INFRASTRUCTURE, message=message, hint=hint)

@@ -1,0 +1,153 @@
+"""Where the service is put together: `gkd serve` (all in one process), `gkd api` and `gkd worker`."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import uvicorn
+from fastapi import FastAPI
+from rich.console import Console
+
+from api.app import create_app
+from gkd_core.errors import GkdError
+from jobs.artifacts import Artifacts
+from jobs.queue import Doorbell, make_app
+from jobs.settings import Settings
+from jobs.store import Store
+from worker.tasks import WorkerThread, work
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+GRACE_SECONDS = 3
+"""For requests under way, most of them long polls, once the server is asked to stop."""
+
+
+class NotServed(GkdError):
+    """The service cannot be started as asked."""
+
+
+def serve(settings: Settings, console: Console) -> None:
+    """API, worker, queue and database in one process, until SIGINT or SIGTERM.
+
+    Raises:
+        NotServed: the address is taken or open to other machines, or workers need a real queue.
+    """
+    if settings.broker_url != "memory://":
+        hint = "Unset GKD_BROKER_URL, or start `gkd api` and `gkd worker`."
+        raise NotServed(
+            f"`gkd serve` brings its own queue, but GKD_BROKER_URL is {settings.broker_url}", hint
+        )
+    _configure_logging()
+    with _listening(settings) as listener, _store(settings) as store:
+        app = make_app(settings.broker_url)
+        http = create_app(store, Artifacts(settings.artifacts_url), Doorbell(app), settings)
+        with _ended_by_sigterm(), WorkerThread(settings, app):
+            _announce(listener, settings, console)
+            _run(http, listener)
+
+
+def api(settings: Settings, console: Console) -> None:
+    """The API alone, until SIGINT or SIGTERM; workers are other processes.
+
+    Raises:
+        NotServed: the address is taken or open to other machines, or there is no queue to reach workers by.
+    """
+    _need_broker(settings, "api")
+    _configure_logging()
+    with _listening(settings) as listener, _store(settings) as store, _ended_by_sigterm():
+        doorbell = Doorbell(make_app(settings.broker_url))
+        _announce(listener, settings, console)
+        _run(create_app(store, Artifacts(settings.artifacts_url), doorbell, settings), listener)
+
+
+def worker(settings: Settings) -> None:
+    """A worker, until SIGINT or SIGTERM.
+
+    Raises:
+        NotServed: there is no queue to be reached by.
+    """
+    _need_broker(settings, "worker")
+    _configure_logging()
+    work(settings)
+
+
+def _need_broker(settings: Settings, command: str) -> None:
+    if settings.broker_url == "memory://":
+        hint = "Set GKD_BROKER_URL=redis://host:6379/0, or start everything in one process with `gkd serve`."
+        raise NotServed(f"`gkd {command}` needs a queue that other processes can reach", hint)
+
+
+@contextmanager
+def _listening(settings: Settings) -> Iterator[socket.socket]:
+    """The bound socket; bound before anything else starts, so that a taken port costs nothing."""
+    if settings.host not in LOOPBACK and not settings.insecure_listen:
+        message = f"refusing to listen on {settings.host}: there are no API keys yet, so anybody could use this machine"
+        hint = "Listen on 127.0.0.1 and put a proxy that authenticates in front of it."
+        raise NotServed(message, hint)
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((settings.host, settings.port))
+        except OSError as error:
+            hint = "Choose another with --port, or stop who has it."
+            raise NotServed(
+                f"cannot listen on {settings.host}:{settings.port}: {error.strerror}", hint
+            ) from error
+        yield listener
+
+
+@contextmanager
+def _store(settings: Settings) -> Iterator[Store]:
+    store = Store(
+        settings.database_url, lease_seconds=settings.lease_seconds, max_attempts=settings.max_attempts
+    )
+    try:
+        store.migrate()
+        yield store
+    finally:
+        store.close()
+
+
+@contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """SIGTERM unwinds the stack like Ctrl-C does, so that a worker can save its job and give it back.
+
+    uvicorn sends itself the signal again once it has stopped; with the default handler that would end the
+    process on the spot.
+    """
+
+    def unwind(_number: int, _frame: object) -> None:
+        raise SystemExit(0)
+
+    earlier = {number: signal.signal(number, unwind) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in earlier.items():
+            signal.signal(number, handler)
+
+
+def _run(http: FastAPI, listener: socket.socket) -> None:
+    config = uvicorn.Config(http, log_config=None, access_log=False, timeout_graceful_shutdown=GRACE_SECONDS)
+    uvicorn.Server(config).run(sockets=[listener])
+
+
+def _announce(listener: socket.socket, settings: Settings, console: Console) -> None:
+    host, port = listener.getsockname()[:2]
+    shown = f"[{host}]" if ":" in host else host
+    roots = ", ".join(map(str, settings.data_roots))
+    console.print(
+        f"GKD answers at http://{shown}:{port}; jobs read data under {roots}; Ctrl-C stops", soft_wrap=True
+    )
+
+
+def _configure_logging() -> None:
+    logging.basicConfig(
+        level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
