@@ -1,4 +1,4 @@
-"""Where the service keeps things and how patient it is: read once from the environment (`GKD_...`), then frozen."""
+"""Where the service keeps things and how patient it is: `GKD_...` in the environment, read once, then frozen."""
 
 from __future__ import annotations
 
@@ -50,7 +50,12 @@ class Settings(BaseSettings):
     gpus: int | None = Field(default=None, ge=0)
     """GPUs that the worker may use; None: count them."""
     host: str = "127.0.0.1"
+    """Address to listen on."""
     port: int = Field(default=8000, ge=0, le=65535)
+    """Port to listen on; 0 takes a free one."""
+    insecure_listen: bool = False
+    """Listen on other addresses than the loopback though there are no keys: only for a container whose port is
+    not published without a proxy that authenticates."""
 
     @property
     def runs(self) -> Path:
