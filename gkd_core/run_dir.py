@@ -28,9 +28,12 @@ from gkd_core.errors import Failure
 
 COMPLETE, FAILED, STOPPED = 0, 1, 75
 
+PARENT = "GKD_PARENT"
+"""Environment variable of the engine process: the process id with which it must die; unset, it lives alone."""
+
 
 class Control(BaseModel):
-    """What the owner of a run directory wants. An engine whose attempt is not this one must stop."""
+    """What the owner of a run directory wants. An engine of an earlier attempt must stop."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -83,9 +86,12 @@ class RunDir:
         write_atomically(self.control, control.model_dump_json().encode())
 
     def wanted(self, attempt: int) -> bool:
-        """Whether the engine of this attempt should go on."""
+        """Whether the engine of this attempt should go on.
+
+        What an earlier attempt's owner wrote late, having missed that it lost the job, no longer counts.
+        """
         control = Control.model_validate_json(self.control.read_bytes())
-        return control.attempt == attempt and control.wanted == "run"
+        return control.attempt < attempt or (control.attempt == attempt and control.wanted == "run")
 
     def read_config(self) -> TrainRun | DistillRun:
         """The config that this run was given."""

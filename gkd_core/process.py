@@ -1,0 +1,245 @@
+"""The engine process seen from inside: everything around a run that is not training. No torch at import.
+
+`serve_run` is the whole of `python -m gkd_core.train RUN_DIR --attempt N`: it holds the run directory's lock,
+writes each event as one line, notices when it should stop, and says by failure.json and its exit code how the
+run ended. The other side of the border is `worker/engine.py`.
+
+A process that was started with `GKD_PARENT` in its environment dies with that parent. Alone in a terminal it
+does not, and Ctrl-C means: stop after a checkpoint; a second one ends it at once.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+from pydantic import ValidationError
+
+from gkd_core.config import DistillRun, TrainRun
+from gkd_core.errors import Failure, FailureClass, GkdError, Problem, SpecError, StoppedError
+from gkd_core.events import Event
+from gkd_core.run_dir import COMPLETE, FAILED, PARENT, STOPPED, RunDir
+
+Run = Callable[[TrainRun | DistillRun, Path, Callable[[], bool]], Iterator[Event]]
+"""`train(config, run_dir, should_stop)`: yields events, raises `StoppedError` once it has stopped as asked."""
+
+LOCK_SECONDS = 60.0
+"""How long to wait for an engine of an earlier attempt to leave; it sees within a second that it must."""
+
+CONTROL_SECONDS = 0.2
+"""control.json is read at most this often, so that `should_stop` may be asked at every step."""
+
+
+def serve_run(run_dir: RunDir, attempt: int, run: Run, *, lock_seconds: float = LOCK_SECONDS) -> int:
+    """Carry out the run of a directory, from its config to an exit code.
+
+    Args:
+        run_dir: A directory that `RunDir.prepare` made ready for this attempt.
+        attempt: Which attempt this process is; one that no longer owns the directory stops.
+        run: The work itself.
+        lock_seconds: How long to wait for an earlier engine to leave.
+
+    Returns:
+        The exit code: `COMPLETE`, `FAILED` (why stands in failure.json) or `STOPPED`.
+    """
+    die_with_parent()
+    should_stop = StopRequest(run_dir, attempt)
+    should_stop.listen_to_ctrl_c()
+    try:
+        with locked(run_dir.lock, lock_seconds, should_stop), EventLog(run_dir.events) as log:
+            for event in run(read_config(run_dir), run_dir.path, should_stop):
+                log.append(event)
+    except StoppedError:
+        return STOPPED
+    except BaseException as error:
+        traceback.print_exc()  # the traceback belongs in log.txt; people see the failure
+        run_dir.write_failure(failure_of(error))
+        return FAILED
+    return COMPLETE
+
+
+# ---- living and dying ------------------------------------------------------------------------------------
+
+
+def die_with_parent() -> None:
+    """Make this process end when the one named by `GKD_PARENT` does; nothing without that variable.
+
+    Linux kills us when the *thread* that started us ends, which is right here: a worker's thread waits for its
+    engine from start to end. Where that call is missing, or was made too late, a thread watches the parent's id.
+    """
+    if PARENT not in os.environ:
+        return
+    parent = int(os.environ[PARENT])
+    if sys.platform == "linux":
+        set_parent_death_signal = 1  # PR_SET_PDEATHSIG of <sys/prctl.h>
+        ctypes.CDLL(None, use_errno=True).prctl(set_parent_death_signal, signal.SIGKILL)
+    threading.Thread(target=_end_when_orphaned, args=(parent,), daemon=True, name="parent-watch").start()
+
+
+def _end_when_orphaned(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(1.0)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@contextmanager
+def locked(path: Path, seconds: float, should_stop: Callable[[], bool]) -> Iterator[None]:
+    """Hold a lock file, waiting for whoever still has it.
+
+    It is a POSIX lock: forked loader processes do not inherit it, so it goes when the engine itself goes.
+
+    Raises:
+        TimeoutError: Another process still held the lock after `seconds`.
+        StoppedError: `should_stop` became true while waiting.
+    """
+    deadline = time.monotonic() + seconds
+    with path.open("ab") as file:
+        while not _try_lock(file.fileno()):
+            if should_stop():
+                raise StoppedError("stopped while waiting for an earlier engine to leave")
+            if time.monotonic() > deadline:
+                raise TimeoutError(
+                    f"another engine still holds {path} after {seconds:g} s; end it, or let it finish"
+                )
+            time.sleep(0.05)
+        yield
+
+
+def _try_lock(descriptor: int) -> bool:
+    try:
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):  # POSIX allows either for "somebody else has it"
+        return False
+    return True
+
+
+class StopRequest:
+    """Answers the question whether the run should stop; once yes, always yes."""
+
+    def __init__(self, run_dir: RunDir, attempt: int) -> None:
+        self._run_dir = run_dir
+        self._attempt = attempt
+        self._asked = False
+        self._look_again_at = 0.0
+
+    def __call__(self) -> bool:
+        """Whether to stop now, after a checkpoint. Cheap enough for every step."""
+        now = time.monotonic()
+        if not self._asked and now >= self._look_again_at:
+            self._look_again_at = now + CONTROL_SECONDS
+            self._asked = not self._run_dir.wanted(self._attempt)
+        return self._asked
+
+    def listen_to_ctrl_c(self) -> None:
+        """Take the first Ctrl-C as a request; the second one ends the process as usual."""
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGINT, self._on_ctrl_c)
+
+    def _on_ctrl_c(self, number: int, frame: FrameType | None) -> None:
+        self._asked = True
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        print("stopping after a checkpoint; Ctrl-C again ends at once", file=sys.stderr, flush=True)
+
+
+# ---- in and out ------------------------------------------------------------------------------------------
+
+
+def read_config(run_dir: RunDir) -> TrainRun | DistillRun:
+    """The config of the run.
+
+    Raises:
+        SpecError: config.json is not a config of this version of GKD.
+    """
+    try:
+        return run_dir.read_config()
+    except ValidationError as error:
+        problems = [Problem(loc=item["loc"], message=item["msg"]) for item in error.errors()]
+        raise SpecError(problems) from error
+
+
+class EventLog:
+    """events.jsonl, opened for appending: one line per event, the time set, never a line on top of half a line."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("a+b")
+        if _ends_inside_a_line(path):
+            self._file.write(b"\n")
+
+    def __enter__(self) -> EventLog:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def append(self, event: Event) -> None:
+        """Write an event out, so that whoever follows the file sees it now."""
+        stamped = event if event.time else event.model_copy(update={"time": time.time()})
+        self._file.write(stamped.model_dump_json().encode() + b"\n")
+        self._file.flush()
+
+
+def _ends_inside_a_line(path: Path) -> bool:
+    """Whether the last line is torn: its writer was killed, or the disk was full."""
+    with path.open("rb") as file:
+        if not file.seek(0, os.SEEK_END):
+            return False
+        file.seek(-1, os.SEEK_END)
+        return file.read() != b"\n"
+
+
+# ---- what went wrong -------------------------------------------------------------------------------------
+
+DISK_AND_NETWORK = frozenset(
+    {
+        *(errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ESTALE, errno.EMFILE, errno.ENFILE),
+        *(errno.ETIMEDOUT, errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN, errno.ECONNRESET, errno.EPIPE),
+    }
+)
+OUT_OF_MEMORY_WORDS = ("out of memory", "can't allocate memory", "ALLOC_FAILED")
+LOST_WORDS = ("DataLoader worker (pid", "CUDA-capable device", "ECC error", "GPU is lost", "launch failure")
+"""How torch words that a process or a device went away; it has no exception types for these."""
+
+
+def failure_of(error: BaseException) -> Failure:
+    """Say what an exception means for the job."""
+    if isinstance(error, GkdError):
+        return error.failure()
+    text = f"{type(error).__name__}: {error}"
+    if _is_out_of_memory(error):
+        return Failure(
+            failure_class=FailureClass.OUT_OF_MEMORY,
+            message=text,
+            hint="Lower train.batch_size or train.image_size, or raise train.accumulate.",
+        )
+    if _is_infrastructure(error):
+        return Failure(
+            failure_class=FailureClass.INFRASTRUCTURE,
+            message=text,
+            hint="Look at the disk, the device and the memory of this machine; log.txt has the details.",
+        )
+    return Failure(
+        failure_class=FailureClass.BUG, message=text, hint="A defect of GKD; log.txt has the traceback."
+    )
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in OUT_OF_MEMORY_WORDS)
+
+
+def _is_infrastructure(error: BaseException) -> bool:
+    if isinstance(error, TimeoutError) or (isinstance(error, OSError) and error.errno in DISK_AND_NETWORK):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in LOST_WORDS)

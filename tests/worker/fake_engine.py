@@ -1,0 +1,121 @@
+"""An engine that trains nothing: the real process around it, the real files and events, and faults on demand.
+
+`FAKE_ENGINE` holds JSON: `epochs`, `seconds` (per epoch), and the faults, each by the epoch in which it strikes:
+`die` (SIGKILL to itself), `fail` (a bug), `oom` (while accumulate is 1), `tear` (half a line, then SIGKILL);
+`only_attempt` limits them to one attempt. `deaf` ignores every request to stop, SIGTERM included; `child` leaves
+a process behind. Resuming works as in the real one: the epochs done stand in checkpoints/.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from gkd_core.config import DistillRun, TrainRun
+from gkd_core.errors import StoppedError
+from gkd_core.events import Checkpoint, Event, Latency, ModelReport, Progress, Report
+from gkd_core.process import serve_run
+from gkd_core.run_dir import RunDir, write_atomically
+
+PLAN = {"epochs": 3, "seconds": 0.1, **json.loads(os.environ.get("FAKE_ENGINE", "{}"))}
+
+
+def strike(epoch: int, attempt: int, config: TrainRun | DistillRun, run_dir: Path) -> None:
+    """Do the faults of this epoch."""
+    if PLAN.get("only_attempt", attempt) != attempt:
+        return
+    if PLAN.get("oom") == epoch and config.train.accumulate == 1:
+        raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
+    if PLAN.get("fail") == epoch:
+        raise ZeroDivisionError(f"a bug of epoch {epoch}")
+    if PLAN.get("tear") == epoch:
+        with (run_dir / "events.jsonl").open("ab") as file:
+            file.write(b'{"kind":"progress","run":"mo')
+    if epoch in (PLAN.get("tear"), PLAN.get("die")):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def train_by_attempt(attempt: int) -> Callable[..., Iterator[Event]]:
+    """The `run` for `serve_run`."""
+
+    def train(
+        config: TrainRun | DistillRun, run_dir: Path, should_stop: Callable[[], bool]
+    ) -> Iterator[Event]:
+        epochs, state = PLAN["epochs"], run_dir / "checkpoints" / "state.json"
+        done = json.loads(state.read_text()) if state.exists() else 0
+        print(f"attempt {attempt} starts at epoch {done}", flush=True)
+        for epoch in range(done, epochs):
+            strike(epoch, attempt, config, run_dir)
+            until = time.monotonic() + PLAN["seconds"]
+            while time.monotonic() < until:
+                time.sleep(0.01)
+                if should_stop() and not PLAN.get("deaf"):
+                    raise StoppedError("asked to stop")
+            write_atomically(state, str(epoch + 1).encode())
+            yield progress(epoch + 1, epochs)
+            yield checkpoint(run_dir, epoch + 1)
+        yield report(run_dir)
+
+    return train
+
+
+def progress(epoch: int, epochs: int) -> Progress:
+    return Progress(
+        run="model", epoch=epoch, epochs=epochs, step=epoch, steps=epochs, fraction=epoch / epochs, saved=True
+    )
+
+
+def checkpoint(run_dir: Path, epoch: int) -> Checkpoint:
+    weights = b"weights of epoch %d" % epoch
+    write_atomically(run_dir / "model.safetensors", weights)
+    digest = hashlib.sha256(weights).hexdigest()
+    return Checkpoint(
+        run="model",
+        epoch=epoch,
+        step=epoch,
+        file="model.safetensors",
+        size=len(weights),
+        sha256=digest,
+        metrics={"AP": epoch / 100},
+        best=True,
+    )
+
+
+def report(run_dir: Path) -> Report:
+    weights = (run_dir / "model.safetensors").read_bytes()
+    model = ModelReport(
+        architecture="fcos",
+        backbone="resnet18",
+        parameters=1,
+        gflops=1.0,
+        latency_ms=Latency(median=1.0, low=1.0, high=1.0, device="none"),
+        metrics={"AP": 0.1},
+        per_class={},
+        file="model.safetensors",
+        sha256=hashlib.sha256(weights).hexdigest(),
+        size=len(weights),
+    )
+    event = Report(models={"model": model})
+    write_atomically(run_dir / "report.json", event.model_dump_json().encode())
+    return event
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("run_dir")
+    parser.add_argument("--attempt", type=int, required=True)
+    arguments = parser.parse_args()
+    if PLAN.get("deaf"):
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    if PLAN.get("child"):
+        subprocess.Popen(["sleep", "600"])
+    run_dir = RunDir(arguments.run_dir)
+    sys.exit(serve_run(run_dir, arguments.attempt, train_by_attempt(arguments.attempt)))

@@ -1,0 +1,182 @@
+"""The engine process seen from outside: start it, follow its events, stop it for sure.
+
+The engine runs in a session of its own, so that a crash or a stuck loader cannot take the worker along and the
+whole group can be ended at once. It dies with the thread that started it (`gkd_core.process`).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from gkd_core.events import Event, events
+from gkd_core.run_dir import PARENT, Control, RunDir
+
+log = logging.getLogger(__name__)
+
+SECRETS = ("GKD_DATABASE_URL", "GKD_BROKER_URL")
+"""What the engine has no business to know."""
+
+
+def engine_command() -> list[str]:
+    """The command that runs the engine; `GKD_ENGINE` names another one (a container, a profiler, a test's)."""
+    return shlex.split(os.environ.get("GKD_ENGINE", "")) or [sys.executable, "-m", "gkd_core.train"]
+
+
+class Engine:
+    """One engine process and the processes that it started.
+
+    `poll` and `events` are for one thread; `stop` and `kill` may be called from any.
+    """
+
+    def __init__(self, process: subprocess.Popen[bytes], run_dir: RunDir, attempt: int, stop_seconds: float):
+        self._process = process
+        self._run_dir = run_dir
+        self._attempt = attempt
+        self._stop_seconds = stop_seconds
+        self._stopping_since: float | None = None
+        self._alive = threading.Lock()  # while held, the process is not reaped, so its id is its own
+
+    @classmethod
+    def start(
+        cls,
+        run_dir: RunDir,
+        attempt: int,
+        *,
+        device: str = "auto",
+        env: Mapping[str, str] | None = None,
+        command: Sequence[str] | None = None,
+        stop_seconds: float = 30.0,
+    ) -> Engine:
+        """Start the engine on a prepared run directory.
+
+        Args:
+            run_dir: What `RunDir.prepare` made ready.
+            attempt: The attempt it was made ready for.
+            device: "cpu" hides the GPUs from the engine.
+            env: Variables to add to this process's own.
+            command: What to run instead of the engine; gets `RUN_DIR --attempt N` appended.
+            stop_seconds: From the request to stop until SIGTERM, and from there until SIGKILL.
+
+        Raises:
+            OSError: The command cannot be started.
+        """
+        line = [*(command or engine_command()), str(run_dir.path), "--attempt", str(attempt)]
+        with run_dir.log.open("ab") as output:
+            process = subprocess.Popen(
+                line,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=_environment(device, env or {}),
+                start_new_session=True,
+            )
+        return cls(process, run_dir, attempt, stop_seconds)
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+        with self._alive:
+            self._process.wait()
+
+    @property
+    def pid(self) -> int:
+        """Process id, also that of the group."""
+        return self._process.pid
+
+    def poll(self) -> int | None:
+        """The exit code (negative: the signal that ended it), or None while it runs.
+
+        Goes on with a `stop` that was asked for: SIGTERM when its time is over, then SIGKILL.
+        """
+        with self._alive:
+            if self._process.returncode is None:
+                self._press()
+                if os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
+                    self._signal(
+                        signal.SIGKILL
+                    )  # what the engine left behind; its id is ours until we reap it
+                    self._process.wait()
+            return self._process.returncode
+
+    def stop(self) -> None:
+        """Ask the engine to stop after a checkpoint; `poll` then makes sure of it. Asking twice changes nothing."""
+        if self._stopping_since is None:
+            self._stopping_since = time.monotonic()
+            try:
+                self._run_dir.ask(Control(attempt=self._attempt, wanted="stop"))
+            except (
+                OSError
+            ) as error:  # a full disk must not keep a job running: `poll` presses on without words
+                log.warning("cannot ask the engine in %s to stop: %s", self._run_dir.path, error)
+
+    def kill(self) -> None:
+        """End the whole group at once. Nothing is torn by it: the engine renames finished files into place."""
+        with self._alive:
+            if self._process.returncode is None:
+                self._signal(signal.SIGKILL)
+
+    def events(self, offset: int) -> Iterator[tuple[Event, int]]:
+        """Events that stand complete in the file, from a byte offset on.
+
+        Yields:
+            The event, and the offset behind it. A line that cannot be read is skipped with a log line.
+        """
+        return read_events(self._run_dir.events, offset)
+
+    def _press(self) -> None:
+        if self._stopping_since is None:
+            return
+        waited = time.monotonic() - self._stopping_since
+        if waited > 2 * self._stop_seconds:
+            self._signal(signal.SIGKILL)
+        elif waited > self._stop_seconds:
+            self._signal(signal.SIGTERM)
+
+    def _signal(self, number: signal.Signals) -> None:
+        try:
+            os.killpg(self.pid, number)
+        except (ProcessLookupError, PermissionError):  # macOS says the latter of a group of zombies
+            log.debug("process group %d is gone already", self.pid)
+
+
+def read_events(path: Path, offset: int) -> Iterator[tuple[Event, int]]:
+    """Read the complete lines of an events file; see `Engine.events`."""
+    if not path.exists():  # the engine has not come that far
+        return
+    with path.open("rb") as file:
+        file.seek(offset)
+        while (line := file.readline()).endswith(b"\n"):
+            offset += len(line)
+            event = _parse(line, path, offset)
+            if event is not None:
+                yield event, offset
+
+
+def _parse(line: bytes, path: Path, offset: int) -> Event | None:
+    if not line.strip():
+        return None
+    try:
+        return events.validate_json(line)
+    except ValidationError as error:
+        reason = error.errors()[0]["msg"]
+        log.warning("%s: skipped an unreadable line before byte %d (%s): %.80r", path, offset, reason, line)
+        return None
+
+
+def _environment(device: str, extra: Mapping[str, str]) -> dict[str, str]:
+    own = {name: value for name, value in os.environ.items() if name not in SECRETS}
+    hidden = {"CUDA_VISIBLE_DEVICES": ""} if device == "cpu" else {}
+    return {**own, **hidden, **extra, PARENT: str(os.getpid()), "PYTHONUNBUFFERED": "1"}
