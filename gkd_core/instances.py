@@ -1,0 +1,131 @@
+"""The pass over the training pictures from which prototypes are chosen (PGM, step 1).
+
+Which boxes are pooled is decided once, from the annotations and the seed; each picture is read and run once,
+whatever number of classes it holds.
+
+Shapes: N instances, L levels, C_t and C_s channels of teacher and student.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from gkd_core.config import PrototypesConfig
+from gkd_core.data.loading import EvalSample
+from gkd_core.data.records import ImageRecord
+from gkd_core.detectors import pyramid
+
+Pooling = Callable[[Tensor, Tensor, Tensor, float], Tensor]
+"""(map (B, C, H, W), boxes (M, 4) in pixels, image_index (M,), stride) -> (M, C)."""
+
+Choice = dict[int, np.ndarray]
+"""By position of the picture in the split: rows of its boxes that are pooled."""
+
+
+def choose_instances(
+    images: Sequence[ImageRecord], num_classes: int, image_size: int, config: PrototypesConfig, seed: int
+) -> Choice:
+    """Decide which boxes are pooled: per class at most `max_instances`, in a random order that the seed fixes.
+
+    Boxes under `min_box_side` (in resized pixels) or marked as crowd are left out, unless a class has no
+    others: a class of any size gets prototypes.
+    """
+    owner, row, label, large = _flatten(images, image_size, config.min_box_side)
+    order = np.random.default_rng(seed).permutation(len(owner))
+    chosen: Choice = {}
+    for wanted in range(1, num_classes + 1):
+        members = order[label[order] == wanted]
+        usable = members[large[members]]
+        for index in (usable if len(usable) else members)[: config.max_instances]:
+            chosen.setdefault(int(owner[index]), []).append(int(row[index]))  # type: ignore[attr-defined]
+    return {position: np.sort(rows) for position, rows in sorted(chosen.items())}
+
+
+def _flatten(
+    images: Sequence[ImageRecord], image_size: int, min_side: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Over all boxes of all pictures: picture, row in it, label, and whether it is large enough to pool."""
+    owner = np.concatenate([np.full(len(image.labels), at) for at, image in enumerate(images)])
+    row = np.concatenate([np.arange(len(image.labels)) for image in images])
+    label = np.concatenate([np.where(image.crowd, 0, image.labels) for image in images])
+    large = np.concatenate([_shorter_side(image, image_size) >= min_side for image in images])
+    return owner.astype(np.int64), row.astype(np.int64), label.astype(np.int64), large.astype(bool)
+
+
+def _shorter_side(image: ImageRecord, image_size: int) -> np.ndarray:
+    scale = image_size / max(image.width, image.height)
+    return (image.boxes[:, 2:] - image.boxes[:, :2]).min(axis=1, initial=np.inf) * scale
+
+
+@dataclass
+class Pooled:
+    """Features of the chosen instances, level by level."""
+
+    teacher: list[Tensor]
+    """L of (N, C_t) float32."""
+    student: list[Tensor]
+    """L of (N, C_s) float32."""
+    labels: Tensor
+    """(N,) int64, from 0."""
+    image_ids: Tensor
+    """(N,) int64."""
+    boxes: Tensor
+    """(N, 4) pixels of the resized picture."""
+
+
+@dataclass
+class InstancePool:
+    """Collects the pooled features of teacher and student, batch by batch."""
+
+    teacher: nn.Module
+    student: nn.Module
+    teacher_levels: Sequence[int]
+    student_levels: Sequence[int]
+    strides: Sequence[int]
+    pooling: Pooling
+    device: torch.device
+    _parts: list[tuple[list[Tensor], list[Tensor], Tensor, Tensor, Tensor]] = field(default_factory=list)
+
+    @torch.no_grad()
+    def add(self, batch: list[EvalSample], rows: Iterable[np.ndarray]) -> None:
+        """Run both detectors over a batch and pool the given rows of each picture's boxes."""
+        pictures = [sample.image.to(self.device).float() / 255 for sample in batch]
+        boxes = [sample.boxes[torch.from_numpy(chosen)] for sample, chosen in zip(batch, rows, strict=True)]
+        labels = torch.cat([s.labels[torch.from_numpy(r)] for s, r in zip(batch, rows, strict=True)]) - 1
+        counts = torch.tensor([len(found) for found in boxes])
+        image_index = torch.repeat_interleave(torch.arange(len(batch)), counts).to(self.device)
+        flat = torch.cat(boxes).to(self.device)
+        image_ids = torch.repeat_interleave(torch.tensor([sample.image_id for sample in batch]), counts)
+        pooled = [
+            list(self._pool(detector, levels, pictures, flat, image_index))
+            for detector, levels in ((self.teacher, self.teacher_levels), (self.student, self.student_levels))
+        ]
+        self._parts.append((pooled[0], pooled[1], labels, image_ids, flat.cpu()))
+
+    def _pool(
+        self,
+        detector: nn.Module,
+        levels: Sequence[int],
+        pictures: list[Tensor],
+        boxes: Tensor,
+        image_index: Tensor,
+    ) -> Iterator[Tensor]:
+        maps, _ = pyramid(detector, pictures)
+        for level, stride in zip(levels, self.strides, strict=True):
+            yield self.pooling(maps[level], boxes, image_index, stride)
+
+    def finish(self) -> Pooled:
+        """Everything that was collected."""
+        teacher, student, labels, image_ids, boxes = zip(*self._parts, strict=True)
+        return Pooled(
+            teacher=[torch.cat(level) for level in zip(*teacher, strict=True)],
+            student=[torch.cat(level) for level in zip(*student, strict=True)],
+            labels=torch.cat(labels).to(self.device),
+            image_ids=torch.cat(image_ids),
+            boxes=torch.cat(boxes),
+        )

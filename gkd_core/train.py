@@ -1,0 +1,363 @@
+"""The main flow: a config goes in, a stream of events comes out. Read `train` from top to bottom.
+
+As a process: `python -m gkd_core.train RUN_DIR --attempt N` (see `gkd_core.run_dir` for the border).
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from gkd_core import process
+from gkd_core.checkpoint import load_model, publish_model
+from gkd_core.clock import Clock
+from gkd_core.config import DetectorConfig, DistillRun, TrainRun
+from gkd_core.data.check import check
+from gkd_core.data.loading import TrainLoader, eval_batches, steps_per_epoch
+from gkd_core.data.reading import load
+from gkd_core.distiller import Distiller
+from gkd_core.errors import Problem, SpecError, StoppedError
+from gkd_core.evaluate import Score, detect_batches, score
+from gkd_core.events import Checkpoint, Evaluation, Event, Progress, PrototypesSelected, Warning
+from gkd_core.instances import Choice, InstancePool, choose_instances
+from gkd_core.model_card import ModelCard
+from gkd_core.prototypes import generate, joint_reconstruction_error, select_orthogonal, select_reference
+from gkd_core.report import Entry, make_report
+from gkd_core.run_dir import RunDir
+from gkd_core.training import Best, Training
+
+Run = TrainRun | DistillRun
+
+WEAK_TEACHER = 0.05
+"""AP under which a teacher is hardly worth imitating."""
+
+
+def train(config: Run, run_dir: Path, should_stop: Callable[[], bool] = lambda: False) -> Iterator[Event]:
+    """Carry out a run, or go on with one that was interrupted.
+
+    Args:
+        config: what to do; its paths are absolute.
+        run_dir: where checkpoints, models and the report are written; what an earlier attempt left is used.
+        should_stop: asked at every step; once it says yes, a checkpoint is written and `StoppedError` raised.
+
+    Yields:
+        Events, in the order in which things happen.
+
+    Raises:
+        GkdError: with a class that says what to do about it.
+    """
+    job = _Job(config, run_dir, should_stop)
+    yield from job.check_data()
+    yield from job.meet_teacher()
+    for name, detector in job.trainings():
+        yield from job.run(name, detector)
+    yield from job.report()
+
+
+class _Job:
+    """What all parts of a run share: data, device, teacher, clock."""
+
+    def __init__(self, config: Run, run_dir: Path, should_stop: Callable[[], bool]) -> None:
+        self.config = config
+        self.folder = run_dir
+        self.states = run_dir / "checkpoints"
+        self.states.mkdir(parents=True, exist_ok=True)
+        self.should_stop = should_stop
+        self.device = _device(config.device)
+        self.clock = Clock()
+        self.teacher: nn.Module | None = None
+
+    # ---- before training ---------------------------------------------------------------------------------
+
+    def check_data(self) -> Iterator[Event]:
+        """Read the annotations and look at every picture's header, so that broken files stop the run now."""
+        report = check(self.config.data)
+        for warning in report.warnings:
+            yield Warning(message=warning)
+        self.data = load(report.resolved)
+        self.classes = self.data.classes
+        self.loader = TrainLoader(self.data.train.images, self.config.train)
+
+    def meet_teacher(self) -> Iterator[Event]:
+        """Load the teacher and, the first time, tell how good it is on the validation split."""
+        if not isinstance(self.config, DistillRun):
+            return
+        self.teacher, self.card = load_model(self.config.teacher.weights, self.device)
+        self.teacher.requires_grad_(False)
+        _require_as_declared(self.config, self.card)
+        self.teacher_columns = _columns(self.card.classes, self.classes)
+        if any(self.states.iterdir()):
+            return
+        found = yield from self.evaluate("teacher", self.teacher, Progress(**_START, epochs=0, steps=0))
+        if found.metrics["AP"] < WEAK_TEACHER:
+            yield Warning(
+                message=f"the teacher reaches AP {found.metrics['AP']:.3f} on the validation split",
+                hint="A student hardly learns from a teacher that does not know the data; train it first.",
+            )
+
+    def trainings(self) -> list[tuple[str, DetectorConfig]]:
+        """The trainings of this run, in order: the product first, then its control."""
+        if isinstance(self.config, TrainRun):
+            return [("model", self.config.model)]
+        names = ["student", "control"] if self.config.distill.control else ["student"]
+        return [(name, self.config.student) for name in names]
+
+    # ---- one training ------------------------------------------------------------------------------------
+
+    def run(self, name: str, detector: DetectorConfig) -> Iterator[Event]:
+        """Train one detector from wherever it stands to its end."""
+        steps = steps_per_epoch(len(self.data.train.images), self.config.train)
+        distils = name == "student" and _distils(self.config)
+        make = self.make_distiller if distils else None
+        recipe = self.config.train
+        training = Training(name, recipe, detector, len(self.classes), steps, self.device, make)
+        torn: list[str] = []
+        training.restore(self.states, torn.append)
+        yield from (Warning(message=message) for message in torn)
+        self.clock.start(self.fraction(training))
+        while not training.done:
+            if distils and training.epoch - training.prototypes_epoch >= self.renewal_epochs(training):
+                yield from self.renew_prototypes(training)
+            yield from self.train_epoch(training)
+            if self.evaluation_due(training):
+                yield from self.evaluate_and_publish(training, detector)
+            training.done = training.epoch == recipe.epochs
+            training.save(self.states)
+            yield self.progress(training, saved=True)
+
+    def train_epoch(self, training: Training) -> Iterator[Event]:
+        """The rest of the current epoch."""
+        batches = self.loader.epoch(training.epoch, training.step_in_epoch, mosaic=training.mosaic)
+        for batch in batches:
+            losses = training.train_step(batch)
+            self.clock.count(losses, len(batch))
+            if self.should_stop():
+                training.save(self.states)
+                raise StoppedError("asked to stop; a checkpoint is written")
+            if self.clock.save_due():
+                training.save(self.states)
+                yield self.progress(training, saved=True)
+            elif self.clock.progress_due():
+                yield self.progress(training)
+        training.end_epoch()
+
+    def evaluation_due(self, training: Training) -> bool:
+        """Every `evaluate_every` epochs, and at the end."""
+        recipe = self.config.train
+        return training.epoch % recipe.evaluate_every == 0 or training.epoch == recipe.epochs
+
+    def evaluate_and_publish(self, training: Training, detector: DetectorConfig) -> Iterator[Event]:
+        """Score the averaged weights; publish them when they are the best so far, and at the end."""
+        base = self.progress(training)
+        found = yield from self.evaluate(training.name, training.evaluated, base)
+        card = ModelCard.of(detector, self.classes, self.config.train.image_size)
+        if training.best is None or found.metrics["AP"] > training.best.metrics["AP"]:
+            training.best = Best(training.epoch, found.metrics)
+            yield self.publish(training, card, f"{training.name}.safetensors", found, best=True)
+        if training.epoch == self.config.train.epochs:
+            yield self.publish(training, card, f"{training.name}-last.safetensors", found, best=False)
+
+    def publish(
+        self, training: Training, card: ModelCard, file: str, found: Score, *, best: bool
+    ) -> Checkpoint:
+        """Write the evaluated weights as a model file."""
+        written = publish_model(self.folder / file, training.evaluated.state_dict(), card)
+        return Checkpoint(
+            run=training.name,
+            epoch=training.epoch,
+            step=training.step,
+            file=file,
+            size=written.size,
+            sha256=written.sha256,
+            metrics=found.metrics,
+            best=best,
+        )
+
+    def evaluate(self, run: str, detector: nn.Module, base: Progress) -> Iterator[Event]:
+        """Score a detector on the validation split; returns the `Score`."""
+        began = time.monotonic()
+        images = self.data.val.images
+        detections = {}
+        batches = eval_batches(images, self.config.train.image_size, self.config.train.batch_size)
+        for found in detect_batches(detector, batches, self.device):
+            detections.update(found)
+            self.stop_if_asked()
+            if self.clock.progress_due():
+                yield base.model_copy(update={"run": run, "activity": "evaluate", "losses": {}})
+        result = score(images, self.classes, detections)
+        yield Evaluation(
+            run=run,
+            epoch=base.epoch,
+            metrics=result.metrics,
+            per_class=result.per_class,
+            seconds=time.monotonic() - began,
+        )
+        return result
+
+    # ---- prototypes --------------------------------------------------------------------------------------
+
+    def make_distiller(self, student: nn.Module) -> Distiller:
+        """Join student and teacher."""
+        return Distiller(student, self.teacher, self.config.distill, self.teacher_columns)
+
+    def renewal_epochs(self, training: Training) -> int:
+        """Epochs from one renewal of the prototypes to the next; the first one is always due."""
+        return self.config.distill.prototypes.every if training.prototypes_epoch >= 0 else 0
+
+    def renew_prototypes(self, training: Training) -> Iterator[Event]:
+        """PGM: pool the instances of the training split in both feature spaces and choose prototypes anew."""
+        began = time.monotonic()
+        wanted, distiller = self.config.distill.prototypes, training.distiller
+        images, recipe = self.data.train.images, self.config.train
+        choice = choose_instances(images, len(self.classes), recipe.image_size, wanted, recipe.seed)
+        pool = InstancePool(
+            self.teacher,
+            training.detector.eval(),
+            distiller.teacher_levels,
+            distiller.student_levels,
+            distiller.strides,
+            distiller.pooling,
+            self.device,
+        )
+        yield from self.fill(pool, choice, training)
+        pooled = pool.finish()
+        select = select_reference if wanted.selection == "reference" else select_orthogonal
+        errors = {}
+        distiller.prototypes = []
+        for stride, teacher, student in zip(distiller.strides, pooled.teacher, pooled.student, strict=True):
+            self.stop_if_asked()
+            prototypes, indices = generate(
+                teacher, student, pooled.labels, len(self.classes), wanted.per_class, wanted.alpha, select
+            )
+            distiller.prototypes.append(prototypes)
+            errors[str(stride)] = float(joint_reconstruction_error(teacher, student, indices, wanted.alpha))
+        training.prototypes_epoch = training.epoch
+        yield PrototypesSelected(
+            run=training.name,
+            epoch=training.epoch,
+            instances=self.by_class(pooled.labels.bincount(minlength=len(self.classes))),
+            prototypes=self.by_class(prototypes.class_start.diff()),
+            reconstruction_error=errors,
+            seconds=time.monotonic() - began,
+        )
+
+    def fill(self, pool: InstancePool, choice: Choice, training: Training) -> Iterator[Event]:
+        """Run both detectors over the chosen pictures."""
+        recipe = self.config.train
+        chosen = [self.data.train.images[position] for position in choice]
+        rows = iter(choice.values())
+        for batch in eval_batches(chosen, recipe.image_size, recipe.batch_size):
+            pool.add(batch, [next(rows) for _ in batch])
+            self.stop_if_asked()
+            if self.clock.progress_due():
+                yield self.progress(training).model_copy(update={"activity": "prototypes"})
+
+    def by_class(self, counts: torch.Tensor) -> dict[str, int]:
+        """Counts by class name."""
+        return dict(zip(self.classes, counts.tolist(), strict=True))
+
+    # ---- telling -----------------------------------------------------------------------------------------
+
+    def stop_if_asked(self) -> None:
+        """Between two steps nothing new needs saving: the last state stands."""
+        if self.should_stop():
+            raise StoppedError("asked to stop")
+
+    def fraction(self, training: Training) -> float:
+        """Share of the whole job that is done."""
+        names = [name for name, _ in self.trainings()]
+        return (names.index(training.name) + training.step / training.steps) / len(names)
+
+    def progress(self, training: Training, *, saved: bool = False) -> Progress:
+        """Where a training stands now."""
+        fraction = self.fraction(training)
+        losses, speed, left = self.clock.tell(fraction)
+        return Progress(
+            run=training.name,
+            epoch=training.epoch,
+            epochs=self.config.train.epochs,
+            step=training.step,
+            steps=training.steps,
+            fraction=fraction,
+            losses=losses,
+            lr=training.optimizer.param_groups[0]["lr"],
+            images_per_second=speed,
+            seconds_left=left,
+            saved=saved,
+        )
+
+    def report(self) -> Iterator[Event]:
+        """Evaluate the published files side by side and write the report."""
+        entries = {}
+        for role, path in self.published():
+            detector, card = load_model(path, self.device)
+            base = Progress(**{**_START, "fraction": 1.0}, epochs=0, steps=0)
+            found = yield from self.evaluate(role, detector, base)
+            entries[role] = Entry(detector, card, found, path if role != "teacher" else None)
+        yield make_report(self.config, entries, self.data.val.images, self.folder, self.device)
+
+    def published(self) -> list[tuple[str, Path]]:
+        """Role and file of each model that the report compares."""
+        files = [(name, self.folder / f"{name}.safetensors") for name, _ in self.trainings()]
+        if isinstance(self.config, DistillRun):
+            files.insert(0, ("teacher", Path(self.config.teacher.weights)))
+        return files
+
+
+_START = {"run": "teacher", "activity": "evaluate", "epoch": 0, "step": 0, "fraction": 0.0}
+
+
+# ---- small questions -------------------------------------------------------------------------------------
+
+
+def _device(wanted: str) -> torch.device:
+    if wanted == "cuda" and not torch.cuda.is_available():
+        message = "a GPU is asked for, but torch sees none on this machine"
+        raise SpecError([Problem(loc=("device",), message=message, hint="Ask for resources.gpus 0.")])
+    return torch.device("cuda" if torch.cuda.is_available() and wanted != "cpu" else "cpu")
+
+
+def _distils(config: Run) -> bool:
+    """Whether any loss of distillation has a weight; without one a student trains exactly as in kind `train`."""
+    if not isinstance(config, DistillRun):
+        return False
+    parts = config.distill
+    return any((parts.global_.weight, parts.local.weight, parts.response.weight))
+
+
+def _require_as_declared(config: DistillRun, card: ModelCard) -> None:
+    """A teacher that is not what the spec says is a mistake that somebody wants to hear of."""
+    for field in ("architecture", "backbone"):
+        declared, found = getattr(config.teacher, field), getattr(card, field)
+        if declared not in (None, found):
+            message = f"the spec says {declared}, the teacher's file says {found}"
+            raise SpecError([Problem(loc=("teacher", field), message=message, hint="Leave the field out.")])
+
+
+def _columns(teacher_classes: tuple[str, ...], classes: tuple[str, ...]) -> torch.Tensor:
+    """(C,) the teacher's label of each class of the data, matched by name."""
+    missing = [name for name in classes if name not in teacher_classes]
+    if missing:
+        message = f"the teacher does not know {', '.join(missing)}; it knows {', '.join(teacher_classes)}"
+        hint = "Train the teacher on the same classes."
+        raise SpecError([Problem(loc=("teacher", "weights"), message=message, hint=hint)])
+    return torch.tensor([teacher_classes.index(name) + 1 for name in classes])
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Entry of the engine process."""
+    parser = argparse.ArgumentParser(prog="python -m gkd_core.train", description=__doc__)
+    parser.add_argument("run_dir", type=Path, help="a prepared run directory")
+    parser.add_argument("--attempt", type=int, default=1, help="the attempt that owns the directory")
+    options = parser.parse_args(arguments)
+    return process.serve_run(RunDir(options.run_dir), options.attempt, train)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
