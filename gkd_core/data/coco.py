@@ -1,0 +1,240 @@
+"""COCO annotations: one JSON file, boxes as x, y, width, height.
+
+A flaw that makes the classes or pictures ambiguous stops the reading; a flaw of one box leaves the box out and is
+said. Labels follow the category ids in ascending order, never their position in the file.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeGuard
+
+from gkd_core.config import Split
+from gkd_core.data.findings import Findings, few
+from gkd_core.data.records import WrittenImage, WrittenObject, WrittenSplit
+
+MAX_BYTES = 2 * 1024**3
+"""Refused above: four times the annotations of COCO itself."""
+MAX_ID = 2**63 - 1
+"""Ids travel in int64 tensors."""
+
+_Json = Mapping[str, Any]
+
+
+def read_coco(split: Split, findings: Findings) -> WrittenSplit:
+    """Read one split; boxes left out and other oddities go to `findings`.
+
+    Raises:
+        DataError: the file is no COCO data set, or ambiguous.
+    """
+    root = _read_json(Path(split.annotations), findings)
+    categories = _list(root, "categories", findings)
+    label_of, classes = _labels(categories, findings)
+    images = _images(_list(root, "images", findings), findings)
+    objects = _objects(_list(root, "annotations", findings), images, label_of, findings)
+    folder = Path(split.images)
+    written = [
+        WrittenImage(
+            key, picture_path(folder, image["file_name"], findings), _size(image, findings), objects[key]
+        )
+        for key, image in images.items()
+    ]
+    return WrittenSplit(classes, folder, written)
+
+
+def picture_path(folder: Path, name: str, findings: Findings) -> Path:
+    """Where a picture lies: below the folder, whatever its name says.
+
+    Raises:
+        DataError: the name leads out of the folder.
+    """
+    path = Path(os.path.normpath(folder / name))
+    if not path.is_relative_to(os.path.normpath(folder)):
+        hint = "`file_name` is relative to the folder of pictures and must stay inside it."
+        raise findings.error(f"file_name {name!r} leads out of {folder}", hint)
+    if ".." in Path(name).parts:
+        findings.add(name, "file_name goes up and down again; used as it stands")
+    return path
+
+
+def _read_json(path: Path, findings: Findings) -> _Json:
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise findings.error(
+                f"{path.stat().st_size} bytes is more than {MAX_BYTES}", "Split the data set."
+            )
+        root = json.loads(path.read_bytes().decode("utf-8-sig"))
+    except OSError as error:
+        raise findings.error(f"cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise findings.error(f"is not UTF-8 at byte {error.start}", "Save it as UTF-8.") from error
+    except json.JSONDecodeError as error:
+        empty = path.stat().st_size == 0
+        raise findings.error("is empty" if empty else f"is not JSON: {error}", "Export it again.") from error
+    except (RecursionError, ValueError) as error:  # nested too deep, or a number of thousands of digits
+        raise findings.error(f"is not sensible JSON: {error}") from error
+    if not isinstance(root, dict):
+        kind = "null" if root is None else f"a {type(root).__name__}"
+        hint = "Needed: an object with `images`, `annotations` and `categories`; a list holds detections."
+        raise findings.error(f"is no COCO data set: its root is {kind}", hint)
+    return root
+
+
+def _list(root: _Json, key: str, findings: Findings) -> list[_Json]:
+    """The objects under a key of the root."""
+    value = root.get(key)
+    if not isinstance(value, list):
+        found = ", ".join(map(str, list(root)[:8])) or "nothing"
+        raise findings.error(f"is no COCO data set: no list `{key}`; it has {found}")
+    odd = [f"{key}[{i}]" for i, item in enumerate(value) if not isinstance(item, dict)]
+    if odd:
+        raise findings.error(f"is no COCO data set: not an object: {few(odd)}")
+    return value
+
+
+def _is_id(value: object) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) <= MAX_ID
+
+
+def _labels(categories: list[_Json], findings: Findings) -> tuple[dict[int, int], tuple[str, ...]]:
+    """Label by category id, and the class names in label order."""
+    names: dict[int, str] = {}
+    for position, category in enumerate(categories):
+        key, name = category.get("id"), category.get("name")
+        if not _is_id(key) or not isinstance(name, str) or not name.strip():
+            raise findings.error(
+                f"categories[{position}] needs a whole number `id` and a `name`: {category!r:.80}"
+            )
+        if key in names:
+            raise findings.error(f"category id {key} is given twice, as {names[key]!r} and {name!r}")
+        names[key] = name.strip()
+    if not names:
+        raise findings.error("lists no categories", "List every class under `categories`.")
+    classes = tuple(dict.fromkeys(names[key] for key in sorted(names)))
+    label_of = {key: classes.index(name) + 1 for key, name in names.items()}
+    for key, name in names.items():
+        if sum(other == name for other in names.values()) > 1:
+            findings.add(f"id {key}", f"several categories are called {name!r}; taken as one class")
+    return label_of, classes
+
+
+def _images(images: list[_Json], findings: Findings) -> dict[int, _Json]:
+    """The entries by id, each once."""
+    entries: dict[int, _Json] = {}
+    files: dict[str, int] = {}
+    for position, image in enumerate(images):
+        key, name = image.get("id"), image.get("file_name")
+        if not _is_id(key):
+            raise findings.error(f"images[{position}] has id {key!r:.80}; needed: a whole number of 64 bits")
+        if not isinstance(name, str) or not name or "\0" in name:
+            raise findings.error(f"image {key} has file_name {name!r:.80}; needed: the name of a file")
+        if key in entries:
+            _same_image(key, entries[key], image, findings)
+            continue
+        if name in files:
+            findings.add(f"{name} ({files[name]}, {key})", "images with different ids are the same file")
+        entries[key] = image
+        files.setdefault(name, key)
+    if not entries:
+        raise findings.error("lists no images")
+    return entries
+
+
+def _same_image(key: int, first: _Json, second: _Json, findings: Findings) -> None:
+    if first["file_name"] != second["file_name"]:
+        names = f"{first['file_name']!r} and {second['file_name']!r}"
+        raise findings.error(
+            f"image id {key} is given twice, for {names}", "Give every picture an id of its own."
+        )
+    findings.add(f"image {key}", "image listed twice; used once")
+
+
+def _size(image: _Json, findings: Findings) -> tuple[int, int] | None:
+    if "width" not in image and "height" not in image:
+        return None
+    width, height = image.get("width"), image.get("height")
+    if isinstance(width, int) and isinstance(height, int) and width > 0 and height > 0:
+        return width, height
+    findings.add(
+        f"image {image['id']}", "declared width or height is no number above 0; the picture's was taken"
+    )
+    return None
+
+
+def _objects(
+    annotations: list[_Json], images: dict[int, _Json], label_of: dict[int, int], findings: Findings
+) -> dict[int, list[WrittenObject]]:
+    """The usable boxes by image id."""
+    objects: dict[int, list[WrittenObject]] = {key: [] for key in images}
+    seen: set[object] = set()
+    for position, annotation in enumerate(annotations):
+        key = annotation.get("id")
+        name = f"annotation {key}" if _is_id(key) else f"annotations[{position}]"
+        if not _is_id(key):
+            findings.add(name, "annotation without a whole number as `id`; used all the same")
+        elif key in seen:
+            findings.add(name, "annotation id given twice; both are used")
+        seen.add(key if _is_id(key) else None)
+        try:
+            image_id = _image_of(annotation, images)
+            objects[image_id].append(_object(name, annotation, label_of, findings))
+        except _LeftOut as flaw:
+            findings.add(name, f"box left out: {flaw}")
+    return objects
+
+
+class _LeftOut(Exception):
+    """Why one box cannot be used."""
+
+
+def _image_of(annotation: _Json, images: dict[int, _Json]) -> int:
+    key = annotation.get("image_id")
+    if not isinstance(key, int) or key not in images:
+        raise _LeftOut("its `image_id` is not listed under `images`")
+    return key
+
+
+def _object(name: str, annotation: _Json, label_of: dict[int, int], findings: Findings) -> WrittenObject:
+    x, y, width, height = _numbers(annotation.get("bbox"))
+    if width <= 0 or height <= 0:
+        raise _LeftOut("its width or height is not above 0")
+    if "category_id" not in annotation:
+        raise _LeftOut("it has no `category_id`")
+    area = _finite(annotation.get("area", width * height))
+    if area is None or area <= 0:
+        findings.add(name, "area is not above 0; taken from the box")
+        area = width * height
+    label = _label(name, annotation["category_id"], label_of, findings)
+    return WrittenObject(name, (x, y, x + width, y + height), label, bool(annotation.get("iscrowd", 0)), area)
+
+
+def _label(name: str, category: object, label_of: dict[int, int], findings: Findings) -> int:
+    if not _is_id(category) or category not in label_of:
+        known = few([str(key) for key in sorted(label_of)])
+        message = f"{name} has category_id {category!r:.80}, which is not listed under `categories` ({known})"
+        raise findings.error(message, "List the category, or leave the annotation out.")
+    return label_of[category]
+
+
+def _numbers(bbox: object) -> list[float]:
+    if not isinstance(bbox, list) or len(bbox) != 4:
+        raise _LeftOut("its `bbox` is not four numbers")
+    numbers = [number for number in map(_finite, bbox) if number is not None]
+    if len(numbers) != 4:
+        raise _LeftOut("its `bbox` is not four finite numbers")
+    return numbers
+
+
+def _finite(value: object) -> float | None:
+    """A number as a float; None for text, null, NaN, infinity and numbers beyond the range of floats."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) else None

@@ -1,0 +1,176 @@
+"""Pictures from files: Pillow and numpy, decoded by content and never by extension.
+
+One policy everywhere: EXIF rotation is applied, alpha is dropped, of an animation or a multi-page file the first
+frame counts, a file that is cut short is refused rather than filled up with grey.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from gkd_core.errors import FailureClass, GkdError
+
+MAX_PIXELS = 80_000_000
+"""Refused above: 240 MB decoded. A camera of the largest kind writes 60 million."""
+
+FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
+"""Plain raster formats; Pillow would also run others through outside programs."""
+
+ORIENTATION_TAG = 0x0112
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What turns the stored pixels into the picture that people see, by EXIF orientation; 1 needs nothing."""
+
+SIXTEEN_BIT = ("I", "I;16", "I;16B", "I;16L", "I;16N")
+
+
+class PictureError(GkdError):
+    """A picture cannot be used; the message names the file."""
+
+    failure_class = FailureClass.DATA
+
+
+def read_header(path: Path) -> tuple[int, int]:
+    """Width and height in pixels after EXIF rotation, from the header alone.
+
+    Raises:
+        PictureError: not a picture that `read_picture` takes, as far as the header tells.
+    """
+    with _opened(path) as image:
+        width, height = image.size
+        return (height, width) if orientation(image) >= 5 else (width, height)
+
+
+def read_orientation(path: Path) -> int:
+    """The EXIF orientation of a file, 1 to 8; 1 where there is none."""
+    with _opened(path) as image:
+        return orientation(image)
+
+
+def read_picture(path: Path) -> NDArray[np.uint8]:
+    """The picture as people see it: (H, W, 3), RGB.
+
+    Grey is repeated over the channels and alpha dropped. Grey of 16 bits is scaled to 8: divided by 257, or by
+    4095 / 255 when no value exceeds 4095, as 12-bit cameras write.
+
+    Raises:
+        PictureError: no such file, no picture, cut short, too large, or of 32-bit floating point numbers.
+    """
+    return np.asarray(read_image(path))
+
+
+def read_image(path: Path) -> Image.Image:
+    """As `read_picture`, as a Pillow image of mode RGB."""
+    with _opened(path) as image:
+        turn = TURNS.get(orientation(image))
+        rgb = _to_rgb(image)
+        return rgb if turn is None else rgb.transpose(turn)
+
+
+def inspect(path: Path) -> tuple[str, ...]:
+    """Decode a picture as cheaply as finds every flaw; what a person should know about it, in words.
+
+    Raises:
+        PictureError: as `read_picture`.
+    """
+    with _opened(path) as image:
+        image.draft(None, (1, 1))  # JPEG: every byte is read, but few pixels are made of them
+        image.load()
+        remarks = []
+        if getattr(image, "n_frames", 1) > 1:
+            remarks.append("has several frames, of which only the first is used")
+        if image.mode in SIXTEEN_BIT and _range(image) == 4095:
+            remarks.append("16 bits of which 12 are used: 4095 is taken as white")
+        return tuple(remarks)
+
+
+def orientation(image: Image.Image) -> int:
+    """The EXIF orientation of an opened, not yet decoded image, 1 to 8; unknown and broken tags count as 1."""
+    if image.format == "TIFF":  # Pillow turns these itself
+        return 1
+    if (
+        image.format == "PNG" and "exif" not in image.info
+    ):  # Pillow would decode everything to look for a late one
+        return 1
+    try:
+        value = image.getexif().get(ORIENTATION_TAG, 1)
+    except Exception:  # broken EXIF fails in a dozen ways inside Pillow, and none matters
+        return 1
+    return value if value in TURNS else 1
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silence Pillow's Python warnings: what matters in them is an error here.
+
+    Filters are the whole process's; who uses threads enters this once around them all.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"PIL\b")
+        yield
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """An image whose header is sound; whatever goes wrong inside becomes a PictureError with the file's name."""
+    try:
+        if not path.is_file():
+            raise PictureError(f"{path}: {'is a folder' if path.is_dir() else 'no such file'}, not a picture")
+        if path.stat().st_size == 0:
+            raise PictureError(f"{path}: the file is empty, not a picture", "Copy or download it again.")
+        with quiet(), Image.open(path, formats=FORMATS) as image:
+            _refuse_by_header(path, image)
+            yield image
+    except GkdError:
+        raise
+    except UnidentifiedImageError as error:
+        raise PictureError(
+            f"{path}: not a picture in a known format", f"Known: {', '.join(FORMATS)}."
+        ) from error
+    except Image.DecompressionBombError as error:
+        raise PictureError(f"{path}: more than {MAX_PIXELS} pixels", "Cut or shrink it.") from error
+    except (
+        Exception
+    ) as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error, ValueError and others
+        raise PictureError(f"{path}: cannot be decoded: {error}", "Is the file complete?") from error
+
+
+def _refuse_by_header(path: Path, image: Image.Image) -> None:
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        message = f"{path}: {width} x {height} is more than {MAX_PIXELS} pixels"
+        raise PictureError(message, "Cut or shrink it.")
+    if image.mode == "F":
+        hint = "Save it with 8 or 16 bits: nobody can tell which number is white."
+        raise PictureError(f"{path}: 32-bit floating point numbers", hint)
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode in SIXTEEN_BIT:
+        return _sixteen_to_eight(image).convert("RGB")
+    return image.convert("RGB")
+
+
+def _sixteen_to_eight(image: Image.Image) -> Image.Image:
+    """Pillow's own conversion would clip at 255 and leave a white picture."""
+    values = np.asarray(image).astype(np.float32) * (255 / _range(image))
+    return Image.fromarray(np.clip(np.rint(values), 0, 255).astype(np.uint8))
+
+
+def _range(image: Image.Image) -> int:
+    """The value that means white: 4095 when nothing exceeds it, else 65535."""
+    return 4095 if int(np.asarray(image).max()) <= 4095 else 65535

@@ -1,0 +1,93 @@
+"""What a data set is: frozen values, in pixels, the same whichever format they were read from.
+
+Boxes are x1, y1, x2, y2 in pixels with exclusive ends: a picture of 96 x 64 is covered by (0, 0, 96, 64). Labels
+count from 1 (`classes[0]`); 0 is the background. N is the number of boxes of a picture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gkd_core.errors import Problem
+
+
+@dataclass(frozen=True, eq=False)
+class ImageRecord:
+    """A picture and its boxes, checked: finite, clipped to the picture, with a positive area.
+
+    Width and height are those of the picture as people see it, after EXIF rotation, and the boxes lie in that
+    frame. The arrays cannot be written to.
+    """
+
+    image_id: int
+    path: Path
+    width: int
+    height: int
+    boxes: NDArray[np.float32]
+    """(N, 4)."""
+    labels: NDArray[np.int64]
+    """(N,), from 1."""
+    crowd: NDArray[np.bool_]
+    """(N,). True for COCO's crowd regions and VOC's difficult objects: no target in training, and neither hit nor
+    miss in evaluation."""
+    area: NDArray[np.float32]
+    """(N,), square pixels: of the mask where the annotations say so, else of the box. Decides small or large."""
+
+    def __post_init__(self) -> None:
+        for array in (self.boxes, self.labels, self.crowd, self.area):
+            array.setflags(write=False)
+
+
+@dataclass(frozen=True)
+class Split:
+    """One split: the classes in label order and the pictures."""
+
+    classes: tuple[str, ...]
+    images: tuple[ImageRecord, ...]
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """Both splits, with the same classes in the same order, and what a person should know about them."""
+
+    classes: tuple[str, ...]
+    train: Split
+    val: Split
+    warnings: tuple[Problem, ...] = ()
+
+
+class WrittenObject(NamedTuple):
+    """A box as the annotations give it: finite numbers, not yet compared with the picture."""
+
+    name: str
+    """What to call it in a message, e.g. `annotation 17`."""
+    box: tuple[float, float, float, float]
+    label: int
+    crowd: bool
+    area: float
+    """Square pixels."""
+
+
+class WrittenImage(NamedTuple):
+    """A picture as the annotations describe it, before anybody has looked at the file."""
+
+    image_id: int
+    path: Path
+    size: tuple[int, int] | None
+    """Declared width and height; None where the annotations say nothing usable."""
+    objects: Sequence[WrittenObject]
+
+
+class WrittenSplit(NamedTuple):
+    """A split as the annotations describe it."""
+
+    classes: tuple[str, ...]
+    folder: Path
+    """Where the pictures lie."""
+    images: Sequence[WrittenImage]

@@ -1,0 +1,249 @@
+"""Settles what the annotations say against the pictures: files looked at, boxes clipped, flaws named.
+
+What the picture says wins. Annotations whose declared size is that of the stored pixels, where EXIF turns the
+picture by 90 degrees, are turned along; another declared size is only remarked on, and its boxes are taken to be
+in pixels of the true picture. Boxes under one pixel are kept here and left out in training.
+"""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gkd_core.data.findings import Findings, few
+from gkd_core.data.pictures import PictureError, inspect, quiet, read_header, read_orientation
+from gkd_core.data.records import ImageRecord, Split, WrittenImage, WrittenSplit
+from gkd_core.errors import DataError, Problem
+
+DETECTIONS = 100
+"""Detections a picture that COCO's AP looks at."""
+THREADS = min(8, os.cpu_count() or 1)
+
+Boxes = NDArray[np.float64]
+
+
+class _Look(NamedTuple):
+    """What a look at a file gave."""
+
+    size: tuple[int, int] | None
+    """True width and height; None when nobody looked and none is declared."""
+    remarks: tuple[str, ...] = ()
+    unreadable: str = ""
+    """What is wrong with the header."""
+    broken: str = ""
+    """What is wrong behind a sound header."""
+
+
+def settle(
+    written: WrittenSplit,
+    classes: tuple[str, ...],
+    findings: Findings,
+    *,
+    headers: int | None = None,
+    decode: bool = False,
+) -> Split:
+    """The split as records, with labels that follow `classes`.
+
+    Raises:
+        DataError: pictures are missing or unreadable, or there is not one box.
+    """
+    _refuse_missing(written, findings)
+    looks = _look_at(written.images, headers, decode)
+    _refuse_unreadable([look.unreadable for look in looks if look.unreadable], findings)
+    label_of = np.array([0, *(classes.index(name) + 1 for name in written.classes)], dtype=np.int64)
+    records = []
+    for image, look in zip(written.images, looks, strict=True):
+        for remark in look.remarks:
+            findings.add(image.path.name, f"picture {remark}")
+        if look.broken:
+            findings.add(look.broken, "picture left out: it cannot be decoded", "Copy or download it again.")
+        else:
+            records.append(_record(image, look.size, label_of, findings))
+    _refuse_empty(records, findings)
+    _remark_on_classes(records, classes, findings)
+    return Split(classes, tuple(records))
+
+
+# ---- files -----------------------------------------------------------------------------------------------
+
+
+def _refuse_missing(written: WrittenSplit, findings: Findings) -> None:
+    missing = [image.path for image in written.images if not image.path.exists()]
+    if not missing:
+        return
+    loc = ("data", findings.split, "images")
+    if not written.folder.is_dir():
+        raise DataError([Problem(loc=loc, message=f"no such folder of pictures: {written.folder}")])
+    names = [os.path.relpath(path, written.folder) for path in missing]
+    message = (
+        f"{len(missing)} of {len(written.images)} pictures are missing in {written.folder}: {few(names)}"
+    )
+    raise DataError([Problem(loc=loc, message=message, hint=_missing_hint(missing))])
+
+
+def _missing_hint(missing: Sequence[Path]) -> str:
+    """A file whose name differs only in case, separators or the way accents are written, if there is one."""
+    for path in missing[:20]:
+        name = path.name.replace("\\", "/").rpartition("/")[2]
+        siblings = path.parent.iterdir() if path.parent.is_dir() else iter(())
+        for sibling in siblings:
+            if _folded(sibling.name) == _folded(name):
+                return (
+                    f"{path.name!r} may be {sibling.name!r}: case, separators and accents must match exactly."
+                )
+    return "Names are relative to the folder of pictures; is it the right one, and complete?"
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+def _look_at(images: Sequence[WrittenImage], headers: int | None, decode: bool) -> list[_Look]:
+    count = len(images) if headers is None else min(headers, len(images))
+    chosen = set(np.linspace(0, len(images) - 1, count).astype(int).tolist())
+    jobs = [(image, number in chosen, decode) for number, image in enumerate(images)]
+    with quiet(), ThreadPoolExecutor(THREADS) as pool:
+        return list(pool.map(_look, *zip(*jobs, strict=True), chunksize=32))
+
+
+def _look(image: WrittenImage, chosen: bool, decode: bool) -> _Look:
+    if not chosen and image.size is not None:
+        return _Look(image.size)
+    try:
+        size = read_header(image.path)
+    except PictureError as error:
+        return _Look(None, unreadable=error.message)
+    try:
+        return _Look(size, inspect(image.path) if decode and chosen else ())
+    except PictureError as error:
+        return _Look(size, broken=error.message)
+
+
+def _refuse_unreadable(messages: Sequence[str], findings: Findings) -> None:
+    if messages:
+        message = f"{len(messages)} pictures cannot be read: {'; '.join(messages[:20])}"
+        message += f"; and {len(messages) - 20} more" if len(messages) > 20 else ""
+        hint = "Mend these files, or take them out of the annotations."
+        raise DataError([Problem(loc=("data", findings.split, "images"), message=message, hint=hint)])
+
+
+# ---- boxes -----------------------------------------------------------------------------------------------
+
+
+def _record(
+    image: WrittenImage, size: tuple[int, int] | None, label_of: NDArray[np.int64], findings: Findings
+) -> ImageRecord:
+    assert size is not None  # a picture without a declared size is always looked into
+    boxes = np.array([item.box for item in image.objects], dtype=np.float64).reshape(-1, 4)
+    boxes = _in_frame(boxes, image, size, findings)
+    clipped = np.clip(boxes, 0, np.array([*size, *size], dtype=np.float64)).astype(np.float32)
+    labels = label_of[[item.label for item in image.objects]] if image.objects else label_of[:0]
+    keep = _usable(image, boxes, clipped, labels, findings)
+    return ImageRecord(
+        image_id=image.image_id,
+        path=image.path,
+        width=size[0],
+        height=size[1],
+        boxes=clipped[keep],
+        labels=labels[keep],
+        crowd=np.array([item.crowd for item in image.objects], dtype=np.bool_)[keep],
+        area=np.array([item.area for item in image.objects], dtype=np.float32)[keep],
+    )
+
+
+def _in_frame(boxes: Boxes, image: WrittenImage, size: tuple[int, int], findings: Findings) -> Boxes:
+    """The boxes in the frame of the picture as people see it."""
+    if image.size is None or image.size == size:
+        return boxes
+    if image.size == size[::-1] and (orientation := read_orientation(image.path)) >= 5:
+        message = (
+            "annotations count in the stored pixels, before EXIF rotation; their boxes were turned along"
+        )
+        findings.add(image.path.name, message)
+        return turned(boxes, orientation, size)
+    message = (
+        "declared width and height are not the picture's; the picture's were taken, boxes left as they are"
+    )
+    findings.add(f"{image.path.name} declares {image.size[0]} x {image.size[1]}", message)
+    return boxes
+
+
+def turned(boxes: Boxes, orientation: int, size: tuple[int, int]) -> Boxes:
+    """Boxes of the stored pixels in the frame that EXIF turns them to.
+
+    Args:
+        boxes: (N, 4).
+        orientation: EXIF's, 5 to 8: those that exchange the axes.
+        size: width and height after turning.
+    """
+    x1, y1, x2, y2 = boxes[:, [1, 0, 3, 2]].T
+    if orientation in (6, 7):
+        x1, x2 = size[0] - x2, size[0] - x1
+    if orientation in (7, 8):
+        y1, y2 = size[1] - y2, size[1] - y1
+    return np.stack([x1, y1, x2, y2], axis=1)
+
+
+def _usable(
+    image: WrittenImage,
+    boxes: Boxes,
+    clipped: NDArray[np.float32],
+    labels: NDArray[np.int64],
+    findings: Findings,
+) -> list[int]:
+    """Indices of the boxes to keep; whatever is odd about one is said."""
+    sides = clipped[:, 2:] - clipped[:, :2]
+    out = np.abs(boxes - clipped).max(axis=1, initial=0) > 1  # a pixel of rounding is nothing to talk about
+    seen: set[tuple[float, ...]] = set()
+    keep = []
+    for index, item in enumerate(image.objects):
+        key = (*clipped[index].tolist(), int(labels[index]), item.crowd)
+        if (sides[index] <= 0).any():
+            findings.add(item.name, "box left out: it lies outside the picture")
+        elif key in seen:
+            findings.add(item.name, "box left out: it repeats another box of its class")
+        else:
+            keep.append(index)
+            if out[index]:
+                hint = "If these are many: COCO boxes are x, y, width, height, not corners."
+                findings.add(item.name, "box sticks out of the picture; clipped", hint)
+            if (sides[index] < 1).any():
+                hint = "If these are many: boxes are in pixels, not fractions of the picture."
+                findings.add(item.name, "box is under one pixel; of no use in training", hint)
+        seen.add(key)
+    if len(keep) > DETECTIONS:
+        message = (
+            f"picture has more than {DETECTIONS} boxes, but COCO AP counts {DETECTIONS} detections a picture"
+        )
+        findings.add(f"{image.path.name} has {len(keep)}", message)
+    return keep
+
+
+# ---- the whole split ---------------------------------------------------------------------------------------
+
+
+def _refuse_empty(records: Sequence[ImageRecord], findings: Findings) -> None:
+    if not records:
+        raise findings.error("no picture is left that can be used")
+    boxes = sum(len(record.boxes) for record in records)
+    if boxes == 0:
+        raise findings.error(
+            f"there is not one usable box on {len(records)} pictures", "Is this the right file?"
+        )
+    if all(record.crowd.all() for record in records):
+        message = "every box is a crowd region or difficult: there is nothing to learn and nothing to find"
+        findings.add(f"{boxes} boxes", message)
+
+
+def _remark_on_classes(records: Sequence[ImageRecord], classes: tuple[str, ...], findings: Findings) -> None:
+    used = np.unique(np.concatenate([record.labels for record in records]))
+    for label, name in enumerate(classes, start=1):
+        if label not in used:
+            findings.add(name, "class without a box; its AP cannot be told")
