@@ -58,7 +58,7 @@ def load_model(path: Path | str, device: torch.device | str = "cpu") -> tuple[nn
     card = read_card(path)
     detector = build_detector(card.detector(), len(card.classes), card.image_size)
     load_weights(detector, path)
-    return detector.to(device).eval(), card
+    return detector.to(device, memory_format=torch.channels_last).eval(), card
 
 
 def load_weights(detector: nn.Module, path: Path | str) -> None:

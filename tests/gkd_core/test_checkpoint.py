@@ -1,0 +1,91 @@
+"""Published models and resume states."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from gkd_core.checkpoint import load_model, load_state, publish_model, save_state, sha256_of
+from gkd_core.config import DetectorConfig
+from gkd_core.detectors import build_detector
+from gkd_core.errors import SpecError
+from gkd_core.model_card import ModelCard, read_card
+
+CONFIG = DetectorConfig(fpn={"channels": 16}, head={"depth": 1})
+CARD = ModelCard.of(CONFIG, ("cat", "dog"), 96)
+
+
+@pytest.fixture
+def model_file(tmp_path: Path) -> Path:
+    torch.manual_seed(0)
+    path = tmp_path / "model.safetensors"
+    publish_model(path, build_detector(CONFIG, 2, 96).state_dict(), CARD)
+    return path
+
+
+def test_a_model_file_rebuilds_its_detector(model_file: Path) -> None:
+    torch.manual_seed(0)
+    original = build_detector(CONFIG, 2, 96).eval()
+    rebuilt, card = load_model(model_file)
+    picture = [torch.rand(3, 96, 64)]
+    assert card == CARD
+    assert not rebuilt.training
+    for name, value in original.state_dict().items():
+        assert torch.equal(value, rebuilt.state_dict()[name])
+    assert len(rebuilt(picture)[0]["boxes"]) == len(original(picture)[0]["boxes"])
+
+
+def test_the_same_weights_give_the_same_bytes(model_file: Path, tmp_path: Path) -> None:
+    weights = load_model(model_file)[0].state_dict()
+    again = publish_model(tmp_path / "again.safetensors", weights, CARD)
+    assert again.sha256 == sha256_of(model_file)
+    assert again.size == model_file.stat().st_size
+
+
+def test_the_card_is_read_without_the_weights(model_file: Path) -> None:
+    assert read_card(model_file).classes == ("cat", "dog")
+
+
+@pytest.mark.parametrize("content", [b"", b"junk", b"\x02\0\0\0\0\0\0\0{}", b"\xff" * 64])
+def test_a_file_that_is_no_model_is_refused_by_name(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "other.safetensors"
+    path.write_bytes(content)
+    with pytest.raises(SpecError, match=r"other\.safetensors is not a model of GKD"):
+        read_card(path)
+
+
+def test_a_missing_file_is_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="No such file"):
+        read_card(tmp_path / "none.safetensors")
+
+
+def test_weights_of_another_width_are_refused_with_the_tensors_that_differ(tmp_path: Path) -> None:
+    wide = DetectorConfig(fpn={"channels": 32}, head={"depth": 1})
+    path = tmp_path / "model.safetensors"
+    publish_model(path, build_detector(wide, 2, 96).state_dict(), CARD)
+    with pytest.raises(SpecError, match=r"tensors differ: backbone\.fpn"):
+        load_model(path)
+
+
+def test_only_the_last_two_states_are_kept(tmp_path: Path) -> None:
+    for step in (1, 2, 3):
+        save_state(tmp_path, "student", step, {"step": step})
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["student-000000002.pt", "student-000000003.pt"]
+    assert load_state(tmp_path, "student", pytest.fail) == {"step": 3}
+
+
+def test_a_torn_newest_state_costs_one_step_back_and_a_warning(tmp_path: Path) -> None:
+    for step in (1, 2):
+        save_state(tmp_path, "student", step, {"step": step, "tensor": torch.arange(1000)})
+    newest = tmp_path / "student-000000002.pt"
+    newest.write_bytes(newest.read_bytes()[:-500])
+    warnings: list[str] = []
+    state = load_state(tmp_path, "student", warnings.append)
+    assert state is not None
+    assert state["step"] == 1
+    assert "student-000000002.pt cannot be read" in warnings[0]
+
+
+def test_runs_do_not_see_each_others_states(tmp_path: Path) -> None:
+    save_state(tmp_path, "control", 5, {"step": 5})
+    assert load_state(tmp_path, "student", pytest.fail) is None
