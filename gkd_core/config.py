@@ -231,7 +231,7 @@ class TrainConfig(Strict):
     evaluate_every: int = Field(default=1, ge=1)
     """Epochs; the last epoch is always evaluated."""
     workers: int | Literal["auto"] = "auto"
-    """Processes that load pictures; auto: one less than the cores, at most 4."""
+    """Threads that load pictures; auto: one less than the cores, at most 4."""
 
     @model_validator(mode="after")
     def _micro_batches_are_whole(self) -> TrainConfig:

@@ -113,15 +113,13 @@ def orientation(image: Image.Image) -> int:
     return value if value in TURNS else 1
 
 
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Silence Pillow's Python warnings: what matters in them is an error here.
+def _silence_pillow() -> None:
+    """Pillow's Python warnings say nothing that is not an error here, or harmless.
 
-    Filters are the whole process's; who uses threads enters this once around them all.
+    Filters belong to the whole process, and putting back earlier ones goes wrong between threads; so this one
+    stays. Setting it again changes nothing.
     """
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module=r"PIL\b")
-        yield
+    warnings.filterwarnings("ignore", module=r"PIL\b")
 
 
 @contextmanager
@@ -132,7 +130,8 @@ def _opened(path: Path) -> Iterator[Image.Image]:
             raise PictureError(f"{path}: {'is a folder' if path.is_dir() else 'no such file'}, not a picture")
         if path.stat().st_size == 0:
             raise PictureError(f"{path}: the file is empty, not a picture", "Copy or download it again.")
-        with quiet(), Image.open(path, formats=FORMATS) as image:
+        _silence_pillow()
+        with Image.open(path, formats=FORMATS) as image:
             _refuse_by_header(path, image)
             yield image
     except GkdError:

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gkd_core.data.findings import Findings, few
-from gkd_core.data.pictures import PictureError, inspect, quiet, read_header, read_orientation
+from gkd_core.data.pictures import PictureError, inspect, read_header, read_orientation
 from gkd_core.data.records import ImageRecord, Split, WrittenImage, WrittenSplit
 from gkd_core.errors import DataError, Problem
 
@@ -109,7 +109,7 @@ def _look_at(images: Sequence[WrittenImage], headers: int | None, decode: bool) 
     count = len(images) if headers is None else min(headers, len(images))
     chosen = set(np.linspace(0, len(images) - 1, count).astype(int).tolist())
     jobs = [(image, number in chosen, decode) for number, image in enumerate(images)]
-    with quiet(), ThreadPoolExecutor(THREADS) as pool:
+    with ThreadPoolExecutor(THREADS) as pool:
         return list(pool.map(_look, *zip(*jobs, strict=True), chunksize=32))
 
 

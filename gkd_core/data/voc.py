@@ -166,9 +166,7 @@ def _root(folder: Path, stem: str) -> Element:
     except OSError as error:
         raise _Unusable(f"its XML cannot be read: {error.strerror}") from error
     if not data:
-        raise _Unusable(
-            "its XML is empty" if data == b"" else f"its XML is larger than {MAX_BYTES} bytes"
-        )
+        raise _Unusable("its XML is empty" if data == b"" else f"its XML is larger than {MAX_BYTES} bytes")
     try:
         root = parse_xml(data)
     except (expat.ExpatError, ValueError) as error:

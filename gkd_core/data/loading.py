@@ -1,0 +1,272 @@
+"""Batches of tensors, deterministic by construction.
+
+What a sample looks like depends on (seed, epoch, position in the epoch) alone: not on the worker that makes it,
+nor on what came before. So a run that resumes in the middle of an epoch needs to know the epoch and the step,
+and no random state.
+
+Workers are threads. Decoding and scaling run in C without Python's lock, so threads do the work of processes, and
+they share one cache of decoded pictures, need no shared memory (containers have 64 MB of it unless told
+otherwise), and cannot be upset by a CUDA context or a fork.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from threading import Lock
+from typing import Literal, NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from gkd_core.config import AugmentConfig, TrainConfig
+from gkd_core.data.augment import Picture, Pixels, jitter, maybe_flip, mosaic, resize
+from gkd_core.data.pictures import read_image
+from gkd_core.data.records import ImageRecord
+
+CACHE_BYTES = 1024**3
+"""Decoded pictures kept in memory; 850 of 640 x 480."""
+BATCHES_AHEAD = 2
+"""Batches in the making while one is trained on."""
+_ORDER, _SAMPLE = 0, 1
+"""What a random stream is for; the first word of its seed."""
+
+_T = TypeVar("_T")
+
+
+class Sample(NamedTuple):
+    """A picture to train on."""
+
+    image: Tensor
+    """(3, H, W) uint8, both sides at most the image size."""
+    target: dict[str, Tensor]
+    """boxes: (N, 4) float32, pixels of `image`; labels: (N,) int64, from 1; image_id: () int64, in a mosaic that of
+    the first picture."""
+
+
+class EvalSample(NamedTuple):
+    """A picture to look at as it is, resized."""
+
+    image: Tensor
+    """(3, H, W) uint8, the longer side equal to the image size."""
+    image_id: int
+    scale: tuple[float, float]
+    """Resized width / true width, resized height / true height: divide detections by it."""
+    boxes: Tensor
+    """(N, 4) float32, pixels of `image`, without crowd and without boxes under a pixel."""
+    labels: Tensor
+    """(N,) int64, from 1."""
+
+
+class PictureCache:
+    """Decoded pictures, the least recently used given up first; shared by threads.
+
+    Args:
+        limit_bytes: how much to keep.
+    """
+
+    def __init__(self, limit_bytes: int = CACHE_BYTES) -> None:
+        self._limit = limit_bytes
+        self._held = 0
+        self._images: OrderedDict[Path, Image.Image] = OrderedDict()
+        self._lock = Lock()
+
+    def get(self, path: Path) -> Image.Image:
+        """The picture in RGB, from memory or from its file. Must not be written to.
+
+        Raises:
+            PictureError: the file cannot be decoded.
+        """
+        with self._lock:
+            if path in self._images:
+                self._images.move_to_end(path)
+                return self._images[path]
+        image = read_image(path)
+        self._keep(path, image)
+        return image
+
+    def _keep(self, path: Path, image: Image.Image) -> None:
+        with self._lock:
+            if path in self._images or _bytes(image) > self._limit:
+                return
+            self._images[path] = image
+            self._held += _bytes(image)
+            while self._held > self._limit:
+                self._held -= _bytes(self._images.popitem(last=False)[1])
+
+
+def _bytes(image: Image.Image) -> int:
+    return 4 * image.width * image.height  # Pillow pads RGB to four bytes
+
+
+def steps_per_epoch(images: int, config: TrainConfig) -> int:
+    """Batches in an epoch over that many pictures: whole ones, or a single smaller one if there are too few."""
+    return max(1, images // config.batch_size) if images else 0
+
+
+class TrainLoader:
+    """Training batches of any epoch, from any step on.
+
+    Args:
+        images: the split to train on.
+        config: the recipe: batch size, image size, seed, augmentation, workers.
+        rank: which of `world` processes this is; it gets every `world`-th picture of each batch.
+        world: how many processes train together.
+        cache: decoded pictures, to be shared with evaluation if wanted.
+    """
+
+    def __init__(
+        self,
+        images: Sequence[ImageRecord],
+        config: TrainConfig,
+        *,
+        rank: int = 0,
+        world: int = 1,
+        cache: PictureCache | None = None,
+    ) -> None:
+        self.images = images
+        self.config = config
+        self.steps = steps_per_epoch(len(images), config)
+        self._rank, self._world = rank, world
+        self._cache = cache or PictureCache()
+        self._workers = worker_count(config.workers)
+
+    def epoch(self, epoch: int, *, first_step: int = 0, mosaic: bool = True) -> Iterator[list[Sample]]:
+        """The batches of an epoch (from 0), beginning with `first_step`.
+
+        `mosaic=False` switches it off; otherwise the recipe decides by the epoch.
+
+        Raises:
+            PictureError: a picture cannot be decoded.
+        """
+        augment = self.config.augment
+        if not mosaic or epoch >= augment.mosaic_until * self.config.epochs:
+            augment = augment.model_copy(update={"mosaic": 0.0})
+        order = epoch_order(len(self.images), self.config.seed, epoch)
+
+        def sample(position: int) -> Sample:
+            rng = np.random.default_rng([_SAMPLE, self.config.seed, epoch, position])
+            return self._sample(int(order[position]), augment, rng)
+
+        batches = (self._positions(step) for step in range(first_step, self.steps))
+        return _in_order(sample, batches, self._workers)
+
+    def _positions(self, step: int) -> Sequence[int]:
+        """This process's share of a batch, as positions in the epoch's order."""
+        size = self.config.batch_size
+        return range(step * size, min((step + 1) * size, len(self.images)))[self._rank :: self._world]
+
+    def _sample(self, index: int, augment: AugmentConfig, rng: np.random.Generator) -> Sample:
+        size = self.config.image_size
+        if rng.random() < augment.mosaic:
+            others = rng.integers(len(self.images), size=3)
+            pictures = [self._picture(number) for number in (index, *others)]
+            pixels = mosaic(pictures, size, augment.scale, augment.flip, rng)
+        else:
+            pixels = jitter(self._picture(index), size, augment.scale, rng)
+            pixels = maybe_flip(pixels, augment.flip, rng)
+        return _to_sample(pixels, self.images[index].image_id)
+
+    def _picture(self, index: int) -> Picture:
+        return open_picture(self.images[index], self._cache)
+
+
+def train_batches(
+    images: Sequence[ImageRecord],
+    config: TrainConfig,
+    epoch: int,
+    *,
+    first_step: int = 0,
+    mosaic: bool = True,
+) -> Iterator[list[Sample]]:
+    """The batches of one epoch; see `TrainLoader`, which keeps decoded pictures from one epoch to the next."""
+    return TrainLoader(images, config).epoch(epoch, first_step=first_step, mosaic=mosaic)
+
+
+def eval_batches(
+    images: Sequence[ImageRecord],
+    image_size: int,
+    batch_size: int,
+    workers: int | Literal["auto"] = 0,
+    cache: PictureCache | None = None,
+) -> Iterator[list[EvalSample]]:
+    """All pictures in order, resized so that the longer side is `image_size` (small ones are enlarged: the detector
+    was trained at that size); the last batch may be smaller.
+
+    Raises:
+        PictureError: a picture cannot be decoded.
+    """
+    cache = cache or PictureCache(0)
+
+    def sample(index: int) -> EvalSample:
+        record = images[index]
+        pixels = resize(open_picture(record, cache), image_size)
+        height, width = pixels.pixels.shape[:2]
+        return EvalSample(
+            image=_to_tensor(pixels),
+            image_id=record.image_id,
+            scale=(width / record.width, height / record.height),
+            boxes=torch.from_numpy(pixels.boxes),
+            labels=torch.from_numpy(pixels.labels),
+        )
+
+    starts = range(0, len(images), batch_size)
+    batches = (range(start, min(start + batch_size, len(images))) for start in starts)
+    return _in_order(sample, batches, worker_count(workers))
+
+
+def epoch_order(count: int, seed: int, epoch: int) -> NDArray[np.int64]:
+    """The order of an epoch: a permutation of 0 .. count - 1."""
+    return np.random.default_rng([_ORDER, seed, epoch]).permutation(count)
+
+
+def worker_count(workers: int | Literal["auto"]) -> int:
+    """How many threads: what was asked for, or one less than the cores that this process may use, at most 4."""
+    if workers != "auto":
+        return workers
+    return min(4, len(os.sched_getaffinity(0)) - 1)
+
+
+def open_picture(record: ImageRecord, cache: PictureCache) -> Picture:
+    """A record's picture with the boxes that are targets."""
+    target = ~record.crowd
+    return Picture(cache.get(record.path), record.boxes[target], record.labels[target])
+
+
+def _in_order(
+    make: Callable[[int], _T], batches: Iterator[Sequence[int]], workers: int
+) -> Iterator[list[_T]]:
+    """Batches in their order, made by threads a few batches ahead; without workers, made when asked for."""
+    if workers == 0:
+        yield from ([make(number) for number in batch] for batch in batches)
+        return
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="gkd-loading")
+    pending: deque[list[Future[_T]]] = deque()
+    try:
+        for batch in batches:
+            pending.append([pool.submit(make, number) for number in batch])
+            if len(pending) > BATCHES_AHEAD:
+                yield [future.result() for future in pending.popleft()]
+        while pending:
+            yield [future.result() for future in pending.popleft()]
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _to_sample(pixels: Pixels, image_id: int) -> Sample:
+    target = {
+        "boxes": torch.from_numpy(pixels.boxes),
+        "labels": torch.from_numpy(pixels.labels),
+        "image_id": torch.tensor(image_id),
+    }
+    return Sample(_to_tensor(pixels), target)
+
+
+def _to_tensor(pixels: Pixels) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(pixels.pixels.transpose(2, 0, 1)))  # (H, W, 3) -> (3, H, W)
