@@ -97,6 +97,10 @@ class RunDir:
         """The config that this run was given."""
         return run_config.validate_json(self.config.read_bytes())
 
+    def size_of_events(self) -> int:
+        """Bytes of events that were written so far."""
+        return self.events.stat().st_size if self.events.exists() else 0
+
     def write_failure(self, failure: Failure) -> None:
         """Leave word of why the run failed."""
         write_atomically(self.failure, failure.model_dump_json().encode())

@@ -1,0 +1,101 @@
+"""The lease of a running job: renewed by a thread of its own, however long the job is silent.
+
+The thread acts on the engine itself, because the one that follows the engine may be waiting for a database or a
+disk when the lease is lost.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from jobs.errors import StaleTicket, StoreAway
+from jobs.job import Desired, Ticket
+from jobs.store import Store
+from worker.engine import Engine
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+class Lease:
+    """Keeps a claim alive while entered, and says what became of it.
+
+    Args:
+        store: Where the lease is kept.
+        ticket: The claim.
+        renew_seconds: Between two renewals.
+        lease_seconds: How long the claim outlives its last renewal.
+    """
+
+    def __init__(self, store: Store, ticket: Ticket, *, renew_seconds: float, lease_seconds: float) -> None:
+        self.ticket = ticket
+        self.desired = Desired.RUN
+        """What was last heard to be asked of the job."""
+        self.lost = False
+        """It ran out unrenewed: somebody else may have the job. It stays lost, because the engine was stopped."""
+        self._store = store
+        self._renew_seconds = renew_seconds
+        self._retry_seconds = min(1.0, renew_seconds)
+        self._lease_seconds = lease_seconds
+        self._renewed_at = time.monotonic()
+        self._engine: Engine | None = None
+        self._left = threading.Event()
+        self._thread = threading.Thread(target=self._keep, daemon=True, name=f"lease-{ticket.job_id}")
+
+    def __enter__(self) -> Lease:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._left.set()
+        self._thread.join()
+
+    def guard(self, engine: Engine) -> None:
+        """Stop this engine when the lease runs out, and end it at once when the ticket is stale."""
+        self._engine = engine
+
+    def insist(self, write: Callable[[], T]) -> T:
+        """Write to the store, again and again while it is away, until it answers or the lease is lost.
+
+        Raises:
+            StoreAway: The store was away until the lease was lost.
+            StaleTicket: Somebody else has the job, or it has ended.
+        """
+        while True:
+            try:
+                return write()
+            except StoreAway as error:
+                if self.lost:
+                    raise
+                log.warning("job %s: %s; trying again", self.ticket.job_id, error)
+            time.sleep(self._retry_seconds)
+
+    def _keep(self) -> None:
+        pause = self._renew_seconds
+        while not self._left.wait(pause):
+            try:
+                asked_at = time.monotonic()  # the store counts from when it answers: never earlier
+                self.desired = self._store.renew(self.ticket)
+                self._renewed_at, pause = asked_at, self._renew_seconds
+            except StaleTicket:
+                return self._end_engine()
+            except Exception as error:  # whatever the reason, what counts is the time that is left
+                log.warning("cannot renew the lease of job %s: %s", self.ticket.job_id, error)
+                pause = self._retry_seconds
+            self._check_time()
+
+    def _end_engine(self) -> None:
+        log.warning("job %s is not ours any more: ending its engine", self.ticket.job_id)
+        if self._engine is not None:
+            self._engine.kill()
+
+    def _check_time(self) -> None:
+        if not self.lost and time.monotonic() > self._renewed_at + self._lease_seconds:
+            self.lost = True
+            log.warning("job %s: lease lost, stopping its engine", self.ticket.job_id)
+            if self._engine is not None:
+                self._engine.stop()

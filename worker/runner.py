@@ -1,0 +1,257 @@
+"""One job, from the claim to its end. The order of the lines is the order of events; Celery is not here.
+
+Whatever a worker does about a job it does under a ticket. When the store says that the ticket is stale, somebody
+else has the job: the engine ends, and nothing is written or published any more.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any, TypeVar
+
+from gkd_core.config import run_config
+from gkd_core.errors import Failure, FailureClass, GkdError
+from gkd_core.events import Checkpoint, Event, Report
+from gkd_core.run_dir import COMPLETE, RunDir
+from jobs.artifacts import Artifacts
+from jobs.errors import JobsError, StaleTicket, StoreAway, WrongContent
+from jobs.job import Artifact, Desired, State, Ticket
+from jobs.queue import Doorbell
+from jobs.settings import Settings
+from jobs.store import Claim, Store
+from worker.endings import failure_of_exit, halve_micro_batch, infrastructure, log_tail
+from worker.engine import Engine
+from worker.lease import Lease
+from worker.weights import find_weights
+
+log = logging.getLogger(__name__)
+
+POLL_SECONDS = 0.1
+"""How often the engine is looked at; a person who watches should not notice it."""
+
+T = TypeVar("T")
+Rung = tuple[str, ...]
+"""Jobs for which the doorbell is to be rung now."""
+
+
+class Runner:
+    """Runs jobs, one in each call of `run`.
+
+    Args:
+        store: Where jobs are.
+        artifacts: Where published files go.
+        doorbell: Rung for jobs that can go on when one has ended.
+        settings: Folders and patience.
+        worker: The name under which jobs are claimed.
+    """
+
+    def __init__(
+        self, store: Store, artifacts: Artifacts, doorbell: Doorbell, settings: Settings, worker: str
+    ) -> None:
+        self.store = store
+        self.artifacts = artifacts
+        self.settings = settings
+        self.worker = worker
+        self.stopping = threading.Event()
+        self._doorbell = doorbell
+        self._running: set[str] = set()
+        self._changed = threading.Condition()
+
+    def run(self, job_id: str) -> None:
+        """Run a job to its end if it is there to be run; for a job that is not, a call does nothing."""
+        if self.stopping.is_set():
+            return
+        claim = self.store.claim(job_id, self.worker)
+        if claim is None:
+            return
+        self._note(job_id, running=True)
+        try:
+            self.ring(_Run(self, claim).carry_out())
+        finally:
+            self._note(job_id, running=False)
+
+    def stop_all(self) -> bool:
+        """Stop the engines after a checkpoint, give their jobs back, take no others. For a worker that ends.
+
+        Returns:
+            Whether all had ended within the grace time (twice `stop_seconds`, and a little for the store).
+        """
+        self.stopping.set()
+        with self._changed:
+            return self._changed.wait_for(lambda: not self._running, 2 * self.settings.stop_seconds + 5.0)
+
+    def sweep(self) -> None:
+        """Take back what lost workers held, and ring again for jobs that nobody took."""
+        self.ring(self.store.sweep(only_due=True))
+
+    def ring(self, job_ids: Iterable[str]) -> None:
+        """Ring for each of these jobs."""
+        for job_id in job_ids:
+            try:
+                self._doorbell.ring(self.store.get(job_id))
+            except JobsError as error:  # a ring that is lost costs a delay: the next sweep rings again
+                log.warning("cannot ring for job %s: %s", job_id, error)
+
+    def _note(self, job_id: str, *, running: bool) -> None:
+        with self._changed:
+            (self._running.add if running else self._running.discard)(job_id)
+            self._changed.notify_all()
+
+
+class _Run:
+    """One attempt at one job."""
+
+    def __init__(self, runner: Runner, claim: Claim) -> None:
+        self._runner = runner
+        self._store = runner.store
+        self._settings = runner.settings
+        self._ticket = claim.ticket
+        self._job = claim.job
+        self._offset = claim.offset
+        self._dir = RunDir(self._settings.runs / claim.job.id)
+        self._unpublished: set[str] = set()
+        self._lease = Lease(
+            self._store,
+            claim.ticket,
+            renew_seconds=self._settings.renew_seconds,
+            lease_seconds=self._settings.lease_seconds,
+        )
+
+    def carry_out(self) -> Rung:
+        """From a claim to the job's next state."""
+        with self._lease:
+            try:
+                return self._attempt()
+            except StaleTicket as error:
+                log.warning("%s; nothing more is written", error)
+            except StoreAway as error:
+                log.error("job %s: %s; a sweep will take the job back", self._job.id, error)
+        return ()
+
+    def _attempt(self) -> Rung:
+        try:
+            with self._start() as engine:
+                code = self._follow(engine)
+        except JobsError:
+            raise
+        except GkdError as error:
+            return self._fail(error.failure())
+        except OSError as error:  # a disk of this machine; another one may do better
+            failure = infrastructure(f"the worker met {error!r}")
+            return self._requeue(failure.message, failure=failure)
+        except Exception as error:
+            log.exception("job %s", self._job.id)
+            return self._fail(Failure(failure_class=FailureClass.BUG, message=f"the worker met {error!r}"))
+        return self._conclude(code)
+
+    # ---- start -------------------------------------------------------------------------------------------
+
+    def _start(self) -> Engine:
+        config = run_config.validate_python(self._job.resolved)
+        config = find_weights(config, self._store, self._runner.artifacts)
+        self._dir.prepare(config, self._ticket.attempt)
+        # Fewer bytes than were recorded: this is another disk, or one that lost its last writes.
+        self._offset = min(self._offset, self._dir.size_of_events())
+        engine = Engine.start(
+            self._dir, self._ticket.attempt, device=config.device, stop_seconds=self._settings.stop_seconds
+        )
+        self._lease.guard(engine)
+        return engine
+
+    # ---- follow ------------------------------------------------------------------------------------------
+
+    def _follow(self, engine: Engine) -> int:
+        """Carry events into the store until the engine has ended; its exit code."""
+        while True:
+            code = engine.poll()  # looked at first: what was written before the end is read below
+            self._record_news(engine)
+            if code is not None:
+                return code
+            if self._wanted_to_stop():
+                engine.stop()
+            time.sleep(POLL_SECONDS)
+
+    def _wanted_to_stop(self) -> bool:
+        return self._lease.desired is not Desired.RUN or self._runner.stopping.is_set()
+
+    def _record_news(self, engine: Engine) -> None:
+        for event, offset in engine.events(self._offset):
+            if self._lease.lost:
+                return  # the next attempt records the rest, from where the store knows
+            self._record(event, offset)
+
+    def _record(self, event: Event, offset: int) -> None:
+        artifact = self._publish(event) if isinstance(event, Checkpoint | Report) else None
+        try:
+            answer = self._lease.insist(lambda: self._store.record(self._ticket, event, offset, artifact))
+        except StoreAway as error:
+            log.error("job %s: %s; its engine is being stopped", self._ticket.job_id, error)
+        else:
+            self._lease.desired, self._offset = answer, offset
+
+    def _publish(self, event: Checkpoint | Report) -> Artifact | None:
+        """Keep the file that an event names. None when the engine has replaced it: a later event names it again."""
+        expected, metrics = (event.sha256, event.metrics) if isinstance(event, Checkpoint) else (None, {})
+        try:
+            blob = self._runner.artifacts.put(self._dir.path / event.file, expected)
+        except (WrongContent, FileNotFoundError) as error:
+            log.info("job %s: not published yet: %s", self._ticket.job_id, error)
+            self._unpublished.add(event.file)
+            return None
+        self._unpublished.discard(event.file)
+        now = datetime.now(UTC)
+        return Artifact(name=event.file, size=blob.size, sha256=blob.sha256, metrics=metrics, created_at=now)
+
+    # ---- end ---------------------------------------------------------------------------------------------
+
+    def _conclude(self, code: int) -> Rung:
+        """From an exit code to a verb of the store."""
+        failure = self._failure(code)
+        if self._lease.lost:
+            return self._requeue("the worker lost touch with the database")
+        if code == COMPLETE and failure is None:
+            return self._insist(self._store.succeed)
+        if self._lease.desired is Desired.CANCEL:
+            return self._insist(self._store.cancel) or ()
+        if failure is not None and failure.failure_class is FailureClass.OUT_OF_MEMORY:
+            return self._with_smaller_batches(failure)
+        if failure is not None and failure.failure_class is not FailureClass.INFRASTRUCTURE:
+            return self._fail(failure)
+        if self._lease.desired is Desired.PAUSE:
+            return self._insist(self._store.pause) or ()
+        if failure is not None:
+            return self._requeue(failure.message, failure=failure)
+        return self._requeue("the worker is shutting down")
+
+    def _failure(self, code: int) -> Failure | None:
+        if code == COMPLETE and self._unpublished:
+            return infrastructure(f"not the files that the engine announced: {', '.join(self._unpublished)}")
+        asked = self._wanted_to_stop() or self._lease.lost
+        return failure_of_exit(code, self._dir.read_failure(), asked_to_stop=asked)
+
+    def _with_smaller_batches(self, failure: Failure) -> Rung:
+        smaller = halve_micro_batch(self._job)
+        if smaller is None:
+            return self._fail(failure)
+        size = smaller["train"]["batch_size"] // smaller["train"]["accumulate"]
+        return self._requeue(f"out of memory; again with micro-batches of {size}", config=smaller)
+
+    def _requeue(
+        self, reason: str, *, failure: Failure | None = None, config: dict[str, Any] | None = None
+    ) -> Rung:
+        requeue = partial(
+            self._store.requeue, failure=failure, config=config, log_tail=log_tail(self._dir.log)
+        )
+        state = self._insist(lambda ticket: requeue(ticket, reason))
+        return (self._job.id,) if state is State.QUEUED else ()
+
+    def _fail(self, failure: Failure) -> Rung:
+        return self._insist(lambda ticket: self._store.fail(ticket, failure, log_tail(self._dir.log)))
+
+    def _insist(self, verb: Callable[[Ticket], T]) -> T:
+        return self._lease.insist(lambda: verb(self._ticket))
