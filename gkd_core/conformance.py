@@ -139,6 +139,8 @@ def _checked(path: Path, check: Callable[[str, Mapping[str, Tensor]], CaseResult
 
 def _read_manifest(folder: Path) -> dict[str, list[dict[str, str]]]:
     path = folder / "manifest.json"
+    if not path.is_file():
+        raise _no_vectors(f"there is no {path}")
     try:
         manifest: dict[str, list[dict[str, str]]] = json.loads(path.read_bytes())
         listed = [entry["file"] for kind in KINDS for entry in manifest.get(kind, [])]

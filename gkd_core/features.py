@@ -153,8 +153,10 @@ def assign_levels(boxes: Tensor, strides: Sequence[float], cells: float = 4.0) -
     """
     width, height = _sides(boxes)
     side = (width * height).sqrt()
-    starts = side.new_tensor([cells * stride for stride in strides[1:]])  # (L - 1,)
-    return (side[:, None] >= starts).sum(1)
+    level = torch.zeros_like(side, dtype=torch.int64)
+    for stride in strides[1:]:  # numbers, not a tensor: sending one to a GPU would wait for it
+        level += side >= cells * stride
+    return level
 
 
 def assign_levels_reference(boxes: Tensor, num_levels: int) -> Tensor:

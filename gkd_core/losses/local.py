@@ -151,11 +151,11 @@ def local_losses_reference(student: Tensor, teacher: Tensor, mask: Tensor) -> Lo
     Returns:
         Both losses.
     """
-    return _decoupled(student, teacher, mask, mask.sum())
+    return _decoupled(student, teacher, mask, mask.detach().sum())
 
 
 def _decoupled(student: Tensor, teacher: Tensor, mask: Tensor, foreground_size: Tensor) -> LocalLosses:
-    channels = student.shape[1]
+    channels, mask = student.shape[1], mask.detach()
     squared = (student - teacher.detach()).square().sum(1)  # (B, H, W)
     background = mask == 0
     foreground_loss = (squared * mask).sum() / (2 * channels * foreground_size).clamp_min(1)
