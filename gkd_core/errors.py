@@ -83,7 +83,8 @@ class DataError(GkdError):
     failure_class = FailureClass.DATA
 
     def __init__(self, problems: list[Problem]) -> None:
-        super().__init__("; ".join(p.message for p in problems), " ".join(p.hint for p in problems if p.hint))
+        hints = dict.fromkeys(p.hint for p in problems if p.hint)  # each once
+        super().__init__("; ".join(p.message for p in problems), " ".join(hints))
         self.problems = tuple(problems)
 
 

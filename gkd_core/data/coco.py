@@ -23,6 +23,8 @@ MAX_ID = 2**63 - 1
 """Ids travel in int64 tensors."""
 
 _Json = Mapping[str, Any]
+_Key = int | str
+"""An image id as it is written: a number, or in some exports text."""
 
 
 def read_coco(split: Split, findings: Findings) -> WrittenSplit:
@@ -37,12 +39,11 @@ def read_coco(split: Split, findings: Findings) -> WrittenSplit:
     images = _images(_list(root, "images", findings), findings)
     objects = _objects(_list(root, "annotations", findings), images, label_of, findings)
     folder = Path(split.images)
-    written = [
-        WrittenImage(
-            key, picture_path(folder, image["file_name"], findings), _size(image, findings), objects[key]
-        )
-        for key, image in images.items()
-    ]
+    number = _numbers_of(images, findings)
+    written = []
+    for key, image in images.items():
+        path = picture_path(folder, image["file_name"], findings)
+        written.append(WrittenImage(number[key], path, _size(image, findings), objects[key]))
     return WrittenSplit(classes, folder, written)
 
 
@@ -122,13 +123,13 @@ def _labels(categories: list[_Json], findings: Findings) -> tuple[dict[int, int]
     return label_of, classes
 
 
-def _images(images: list[_Json], findings: Findings) -> dict[int, _Json]:
+def _images(images: list[_Json], findings: Findings) -> dict[_Key, _Json]:
     """The entries by id, each once."""
-    entries: dict[int, _Json] = {}
-    files: dict[str, int] = {}
+    entries: dict[_Key, _Json] = {}
+    files: dict[str, _Key] = {}
     for position, image in enumerate(images):
         key, name = image.get("id"), image.get("file_name")
-        if not _is_id(key):
+        if not _is_id(key) and not isinstance(key, str):
             raise findings.error(f"images[{position}] has id {key!r:.80}; needed: a whole number of 64 bits")
         if not isinstance(name, str) or not name or "\0" in name:
             raise findings.error(f"image {key} has file_name {name!r:.80}; needed: the name of a file")
@@ -144,13 +145,24 @@ def _images(images: list[_Json], findings: Findings) -> dict[int, _Json]:
     return entries
 
 
-def _same_image(key: int, first: _Json, second: _Json, findings: Findings) -> None:
+def _same_image(key: _Key, first: _Json, second: _Json, findings: Findings) -> None:
     if first["file_name"] != second["file_name"]:
         names = f"{first['file_name']!r} and {second['file_name']!r}"
         raise findings.error(
             f"image id {key} is given twice, for {names}", "Give every picture an id of its own."
         )
     findings.add(f"image {key}", "image listed twice; used once")
+
+
+def _numbers_of(images: Mapping[_Key, _Json], findings: Findings) -> dict[_Key, int]:
+    """The ids as numbers: those that are text get numbers above all others."""
+    texts = [key for key in images if isinstance(key, str)]
+    free = max((key for key in images if isinstance(key, int)), default=0) + 1
+    for text in texts:
+        findings.add(repr(text), "image id is text; a number is used in its place")
+    return {key: key for key in images if isinstance(key, int)} | {
+        text: free + position for position, text in enumerate(texts)
+    }
 
 
 def _size(image: _Json, findings: Findings) -> tuple[int, int] | None:
@@ -166,10 +178,10 @@ def _size(image: _Json, findings: Findings) -> tuple[int, int] | None:
 
 
 def _objects(
-    annotations: list[_Json], images: dict[int, _Json], label_of: dict[int, int], findings: Findings
-) -> dict[int, list[WrittenObject]]:
+    annotations: list[_Json], images: dict[_Key, _Json], label_of: dict[int, int], findings: Findings
+) -> dict[_Key, list[WrittenObject]]:
     """The usable boxes by image id."""
-    objects: dict[int, list[WrittenObject]] = {key: [] for key in images}
+    objects: dict[_Key, list[WrittenObject]] = {key: [] for key in images}
     seen: set[object] = set()
     for position, annotation in enumerate(annotations):
         key = annotation.get("id")
@@ -191,9 +203,9 @@ class _LeftOut(Exception):
     """Why one box cannot be used."""
 
 
-def _image_of(annotation: _Json, images: dict[int, _Json]) -> int:
+def _image_of(annotation: _Json, images: Mapping[_Key, _Json]) -> _Key:
     key = annotation.get("image_id")
-    if not isinstance(key, int) or key not in images:
+    if not isinstance(key, int | str) or key not in images:
         raise _LeftOut("its `image_id` is not listed under `images`")
     return key
 

@@ -20,8 +20,8 @@ from gkd_core.errors import FailureClass, GkdError
 MAX_PIXELS = 80_000_000
 """Refused above: 240 MB decoded. A camera of the largest kind writes 60 million."""
 
-FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
-"""Plain raster formats; Pillow would also run others through outside programs."""
+FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+"""Plain raster formats (JPEG with the phones' MPO); Pillow would also run others through outside programs."""
 
 ORIENTATION_TAG = 0x0112
 TURNS = {

@@ -82,9 +82,7 @@ def _refuse_missing(written: WrittenSplit, findings: Findings) -> None:
     if not written.folder.is_dir():
         raise DataError([Problem(loc=loc, message=f"no such folder of pictures: {written.folder}")])
     names = [os.path.relpath(path, written.folder) for path in missing]
-    message = (
-        f"{len(missing)} of {len(written.images)} pictures are missing in {written.folder}: {few(names)}"
-    )
+    message = f"missing in {written.folder}: {len(missing)} of {len(written.images)} pictures ({few(names)})"
     raise DataError([Problem(loc=loc, message=message, hint=_missing_hint(missing))])
 
 
@@ -128,7 +126,7 @@ def _look(image: WrittenImage, chosen: bool, decode: bool) -> _Look:
 
 def _refuse_unreadable(messages: Sequence[str], findings: Findings) -> None:
     if messages:
-        message = f"{len(messages)} pictures cannot be read: {'; '.join(messages[:20])}"
+        message = f"pictures that cannot be read ({len(messages)}): {'; '.join(messages[:20])}"
         message += f"; and {len(messages) - 20} more" if len(messages) > 20 else ""
         hint = "Mend these files, or take them out of the annotations."
         raise DataError([Problem(loc=("data", findings.split, "images"), message=message, hint=hint)])
