@@ -94,7 +94,8 @@ class StoredEvent(BaseModel):
     attempt: int
     time: datetime
     kind: str
-    """An engine event's kind, or "state" for a move: its body then holds `state` and `reason`."""
+    """An engine event's kind; "state" for a move, with `state` and `reason` in its body; or "request" when
+    somebody asked a running job to pause or cancel, with `desired` in its body."""
     body: dict[str, Any]
 
 
@@ -132,6 +133,8 @@ class Job(BaseModel):
     evaluation: dict[str, Any] | None
     """The latest evaluation event."""
     failure: Failure | None
+    log_tail: str = ""
+    """The end of the log of a job that failed."""
     attempts: tuple[Attempt, ...]
 
     @property

@@ -1,0 +1,126 @@
+"""One way to reach SQLite and PostgreSQL: connections, transactions and the database's own clock."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from sqlalchemy import Connection, Double, Engine, create_engine, event, make_url, text
+from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.functions import FunctionElement
+
+from jobs.errors import StoreAway
+
+_PATIENCE_SECONDS = 15
+"""How long a writer waits for another one. Longer than any transaction here takes, shorter than a lease."""
+
+_MIGRATION_LOCK = 0x676B64
+"""Any number will do, as long as nobody else uses it in the same database."""
+
+
+class now(FunctionElement[float]):  # noqa: N801 - an SQL function, written like those of SQLAlchemy
+    """Unix seconds on the database's clock: the only clock that all machines share."""
+
+    type = Double()
+    inherit_cache = True
+
+
+@compiles(now, "sqlite")
+def _now_in_sqlite(element: now, compiler: Any, **kwargs: Any) -> str:
+    return "((julianday('now') - 2440587.5) * 86400.0)"
+
+
+@compiles(now, "postgresql")
+def _now_in_postgresql(element: now, compiler: Any, **kwargs: Any) -> str:
+    return "(extract(epoch from clock_timestamp())::double precision)"
+
+
+class Database:
+    """A database and its transactions; threads may share one.
+
+    Args:
+        url: `sqlite:///FILE` or `postgresql://USER@HOST/NAME` (psycopg 3 is used).
+    """
+
+    def __init__(self, url: str) -> None:
+        self.engine = _connect_sqlite(url) if url.startswith("sqlite") else _connect_postgresql(url)
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """A transaction that only reads.
+
+        Raises:
+            StoreAway: the database does not answer.
+        """
+        with _translated(), self.engine.begin() as connection:
+            yield connection
+
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        """A transaction that writes: committed at the end, undone on an error.
+
+        Raises:
+            StoreAway: the database does not answer; whether the end was reached is not known.
+        """
+        engine = self.engine.execution_options(gkd_write=True)
+        with _translated(), engine.begin() as connection:
+            yield connection
+
+    def migrate(self) -> None:
+        """Bring the tables up to date. Harmless twice, and when several processes start at once."""
+        from alembic import command  # not needed by those who only read and write
+        from alembic.config import Config
+
+        config = Config()
+        config.set_main_option("script_location", "jobs:migrations")
+        with self.write() as connection:
+            if connection.dialect.name == "postgresql":
+                connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+
+    def close(self) -> None:
+        """Close every connection."""
+        self.engine.dispose()
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """Callers wait and try again when the database is away; they need not know SQLAlchemy for that."""
+    try:
+        yield
+    except (OperationalError, InterfaceError, PoolTimeout) as error:
+        raise StoreAway(error) from error
+
+
+def _connect_postgresql(url: str) -> Engine:
+    # A worker that is frozen inside a transaction must not keep others from its rows for ever.
+    options = (
+        f"-c idle_in_transaction_session_timeout={_PATIENCE_SECONDS}s -c lock_timeout={_PATIENCE_SECONDS}s"
+    )
+    return create_engine(
+        make_url(url).set(drivername="postgresql+psycopg"),
+        pool_pre_ping=True,
+        connect_args={"connect_timeout": 5, "options": options},
+    )
+
+
+def _connect_sqlite(url: str) -> Engine:
+    engine = create_engine(url, connect_args={"timeout": _PATIENCE_SECONDS})
+
+    @event.listens_for(engine, "connect")
+    def prepare(connection: Any, record: Any) -> None:
+        connection.isolation_level = None  # the driver must not begin transactions; `begin` below does
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA foreign_keys = ON")
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        # A writer takes the lock at once: one that starts as a reader can fail when it begins to write.
+        writes = connection.get_execution_options().get("gkd_write", False)
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+    return engine

@@ -1,0 +1,73 @@
+"""What the store and the artifacts refuse, each in a sentence."""
+
+from __future__ import annotations
+
+from jobs.job import Ticket
+
+
+class JobsError(Exception):
+    """Root of the errors of `jobs`."""
+
+
+class UnknownJob(JobsError):
+    """There is no such job."""
+
+    def __init__(self, job_id: str) -> None:
+        super().__init__(f"there is no job {job_id!r}")
+        self.job_id = job_id
+
+
+class UnknownArtifact(JobsError):
+    """The job has published no such file."""
+
+    def __init__(self, job_id: str, name: str) -> None:
+        super().__init__(f"job {job_id} has published no file {name!r}")
+        self.job_id = job_id
+        self.name = name
+
+
+class NotAllowed(JobsError):
+    """The job's state does not allow this; `actions` are those that it does allow."""
+
+    def __init__(self, job_id: str, action: str, state: str, actions: tuple[str, ...]) -> None:
+        allowed = f"allowed now: {', '.join(actions)}" if actions else "nothing can be asked of it any more"
+        super().__init__(f"cannot {action} job {job_id}: it is {state}; {allowed}")
+        self.action = action
+        self.state = state
+        self.actions = actions
+
+
+class IdempotencyConflict(JobsError):
+    """The same idempotency key came with another spec."""
+
+    def __init__(self, key: str, job_id: str) -> None:
+        super().__init__(
+            f"the idempotency key {key!r} belongs to job {job_id}, which was asked for by another spec; "
+            "send a new key with a new spec"
+        )
+        self.key = key
+        self.job_id = job_id
+
+
+class StaleTicket(JobsError):
+    """The job is no longer this attempt's: whoever holds the ticket must stop and publish nothing."""
+
+    def __init__(self, ticket: Ticket) -> None:
+        super().__init__(f"attempt {ticket.attempt} no longer holds job {ticket.job_id}")
+        self.ticket = ticket
+
+
+class StoreAway(JobsError):
+    """The database does not answer; what was asked may be asked again later."""
+
+    def __init__(self, cause: Exception) -> None:
+        super().__init__(f"the database does not answer: {str(cause).splitlines()[0]}")
+
+
+class WrongContent(JobsError):
+    """A file is not the one that was announced: it was replaced or damaged since."""
+
+    def __init__(self, name: str, expected: str, seen: str) -> None:
+        super().__init__(
+            f"{name} has the SHA-256 {seen}, announced was {expected}; it was replaced or damaged"
+        )

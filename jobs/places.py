@@ -1,0 +1,72 @@
+"""Where jobs may read: under the data roots, whatever a path looks like on paper."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+
+class PlaceError(Exception):
+    """A path in a spec names nothing that a job may read."""
+
+    def __init__(self, message: str, hint: str) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class Places:
+    """Finds files and folders under the roots.
+
+    Args:
+        roots: Folders, tried in order for a relative path.
+        confined: Whether a path must lie under a root once symbolic links are followed. False for a person who
+            runs the engine on the own machine: then roots only say where relative paths start.
+    """
+
+    def __init__(self, roots: Sequence[Path], *, confined: bool = True) -> None:
+        self.roots = tuple(root.resolve() for root in roots)
+        self.confined = confined
+
+    def find(self, text: str) -> Path:
+        """The absolute path, symbolic links followed, of something that is there.
+
+        Raises:
+            PlaceError: the path leaves the roots, or nothing lies there.
+        """
+        try:
+            reachable = [path for path in self._candidates(text) if self._allows(path)]
+            found = next((path for path in reachable if path.exists()), None)
+        except (OSError, RuntimeError, ValueError) as error:  # too long, a loop of links, a NUL
+            raise PlaceError(f"{text[:200]!r} is no path: {error}", self._hint()) from None
+        if found:
+            return found
+        if reachable:
+            raise PlaceError(f"there is no {text!r} {self._under()}", self._hint())
+        raise PlaceError(f"{text!r} leaves the data roots; a job reads {self._under()} only", self._hint())
+
+    def must_allow(self, path: Path) -> None:
+        """Refuse a path that was found by looking into an allowed folder but leads out of it by a link.
+
+        Raises:
+            PlaceError: it leaves the roots.
+        """
+        if not self._allows(path.resolve()):
+            raise PlaceError(f"{str(path)!r} leads out of the data roots by a link", self._hint())
+
+    def _candidates(self, text: str) -> list[Path]:
+        path = Path(text)
+        if self.confined and ".." in path.parts:
+            return []
+        return [(root / path).resolve() for root in self.roots]  # an absolute path replaces the root
+
+    def _allows(self, path: Path) -> bool:
+        return not self.confined or any(path.is_relative_to(root) for root in self.roots)
+
+    def _under(self) -> str:
+        return "under " + " or ".join(map(str, self.roots))
+
+    def _hint(self) -> str:
+        if not self.confined:
+            return "Relative paths start at the current folder."
+        return "Give a path below one of the folders in GKD_DATA_ROOTS, without `..`."

@@ -1,0 +1,68 @@
+"""The one store: every verb of the state machine, each a transaction that writes its event.
+
+Three modules hold the verbs, by who asks: `store_reading` (everybody), `store_asking` (people) and
+`store_working` (workers). `store_moves` is where a state is written. Callers need this module only.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import select
+
+from jobs.database import Database
+from jobs.errors import (
+    IdempotencyConflict,
+    JobsError,
+    NotAllowed,
+    StaleTicket,
+    StoreAway,
+    UnknownArtifact,
+    UnknownJob,
+)
+from jobs.store_asking import Asking
+from jobs.store_reading import Page
+from jobs.store_working import Claim, Working
+
+__all__ = [
+    "Claim",
+    "IdempotencyConflict",
+    "JobsError",
+    "NotAllowed",
+    "Page",
+    "StaleTicket",
+    "Store",
+    "StoreAway",
+    "UnknownArtifact",
+    "UnknownJob",
+]
+
+
+class Store(Asking, Working):
+    """Jobs in a database. Threads and processes may share it; every verb may raise `StoreAway`.
+
+    Args:
+        url: `sqlite:///FILE` or `postgresql://...`.
+        lease_seconds: How long a claim outlives the last sign of life of its worker.
+        max_attempts: Attempts in a row that may break off without having saved anything.
+    """
+
+    def __init__(self, url: str, *, lease_seconds: float = 60.0, max_attempts: int = 3) -> None:
+        self.database = Database(url)
+        self.lease_seconds = lease_seconds
+        self.max_attempts = max_attempts
+
+    def migrate(self) -> None:
+        """Create the tables or bring them up to date. Harmless twice, and from several processes at once."""
+        self.database.migrate()
+
+    def ping(self) -> None:
+        """Find out whether the database answers.
+
+        Raises:
+            StoreAway: it does not.
+        """
+        with self.database.read() as connection:
+            connection.execute(select(1))
+
+    def close(self) -> None:
+        """Close every connection."""
+        self.database.close()

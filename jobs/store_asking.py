@@ -1,0 +1,185 @@
+"""What people ask of the store: submit, cancel, pause, resume."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+from typing import Any
+
+from sqlalchemy import Connection, Row, insert, select, update
+from sqlalchemy.exc import IntegrityError
+
+from jobs.database import now
+from jobs.errors import IdempotencyConflict, NotAllowed
+from jobs.job import Desired, Job, State
+from jobs.spec import DistillSpec, Resolved, TrainSpec
+from jobs.store_moves import RING_AGAIN_SECONDS, fail_waiting, is_job, move, write_event
+from jobs.store_reading import Reading, read_job
+from jobs.tables import jobs, waits
+
+Spec = TrainSpec | DistillSpec
+
+
+class Asking(Reading):
+    """The verbs of people."""
+
+    def submit(
+        self, spec: Spec, resolved: Resolved, *, idempotency_key: str | None = None
+    ) -> tuple[Job, bool]:
+        """Queue a job.
+
+        Args:
+            spec: What was asked for.
+            resolved: What `jobs.spec.resolve` made of it.
+            idempotency_key: The same key and spec give the same job, however often they come.
+
+        Returns:
+            The job, and whether it was created by this call.
+
+        Raises:
+            IdempotencyConflict: the key came with another spec before.
+        """
+        if earlier := self.submitted(spec, idempotency_key):
+            return earlier, False
+        try:
+            with self.database.write() as connection:
+                job_id = _insert(connection, spec, resolved, idempotency_key)
+                return read_job(connection, job_id), True
+        except IntegrityError:  # the same key came twice at the same moment, and the other one was first
+            if earlier := self.submitted(spec, idempotency_key):
+                return earlier, False
+            raise
+
+    def submitted(self, spec: Spec, idempotency_key: str | None) -> Job | None:
+        """The job that this key and spec made earlier, None where there is none.
+
+        Raises:
+            IdempotencyConflict: the key came with another spec.
+        """
+        if idempotency_key is None:
+            return None
+        query = select(jobs.c.id, jobs.c.spec_digest).where(jobs.c.idempotency_key == idempotency_key)
+        with self.database.read() as connection:
+            row = connection.execute(query).one_or_none()
+            if row is None:
+                return None
+            if row.spec_digest != _digest(spec):
+                raise IdempotencyConflict(idempotency_key, row.id)
+            return read_job(connection, row.id)
+
+    def cancel_requested(self, job_id: str) -> Job:
+        """Cancel a job: at once when it does not run, otherwise its worker is asked to.
+
+        Raises:
+            UnknownJob: there is none of this id.
+            NotAllowed: it has ended.
+        """
+        with self.database.write() as connection:
+            job = _ask(connection, job_id, "cancel")
+            if job.state is State.RUNNING:
+                _want(connection, job, Desired.CANCEL)
+            else:
+                move(connection, State.CANCELLED, is_job(job_id), reason="cancelled on request")
+                fail_waiting(connection, job_id, State.CANCELLED)
+            return read_job(connection, job_id)
+
+    def pause_requested(self, job_id: str) -> Job:
+        """Ask the worker of a running job to stop after a checkpoint and give its place free.
+
+        Raises:
+            UnknownJob: there is none of this id.
+            NotAllowed: it does not run, or is being cancelled.
+        """
+        with self.database.write() as connection:
+            job = _ask(connection, job_id, "pause", unless=Desired.PAUSE)
+            _want(connection, job, Desired.PAUSE)
+            return read_job(connection, job_id)
+
+    def resume(self, job_id: str) -> Job:
+        """Put a paused job back into the queue; it goes on from its checkpoint.
+
+        Raises:
+            UnknownJob: there is none of this id.
+            NotAllowed: it is not paused.
+        """
+        with self.database.write() as connection:
+            _ask(connection, job_id, "resume")
+            move(connection, State.QUEUED, is_job(job_id), reason="resumed")
+            return read_job(connection, job_id)
+
+
+def _ask(connection: Connection, job_id: str, action: str, unless: Desired | None = None) -> Job:
+    """The job, locked until the transaction ends, when this may be asked of it (or was, already)."""
+    connection.execute(select(jobs.c.id).where(is_job(job_id)).with_for_update())
+    job = read_job(connection, job_id)
+    already = job.state is State.RUNNING and job.desired is unless
+    if action not in job.actions and not already:
+        raise NotAllowed(job_id, action, job.state.value, job.actions)
+    return job
+
+
+def _want(connection: Connection, job: Job, desired: Desired) -> None:
+    """Leave word for the worker; asking the same twice is asking once."""
+    if job.desired is desired:
+        return
+    values = {
+        "desired": desired.value,
+        "reason": f"{job.reason}; asked to {desired.value}",
+        "event_count": jobs.c.event_count + 1,
+    }
+    row = connection.execute(update(jobs).where(is_job(job.id)).values(values).returning(jobs)).one()
+    write_event(connection, row, "request", {"desired": desired.value})
+
+
+# ---- submit ----------------------------------------------------------------------------------------------
+
+
+def _insert(connection: Connection, spec: Spec, resolved: Resolved, key: str | None) -> str:
+    job_id = secrets.token_hex(6)
+    row = connection.execute(
+        insert(jobs)
+        .values(
+            id=job_id,
+            name=spec.name or f"{spec.kind}-{job_id}",
+            kind=spec.kind,
+            state=State.QUEUED.value,
+            desired=Desired.RUN.value,
+            reason="",
+            priority=spec.priority,
+            tags=spec.tags,
+            queue="gpu" if spec.resources.gpus else "cpu",
+            spec=_as_sent(spec),
+            resolved=resolved.config.model_dump(mode="json", by_alias=True),
+            idempotency_key=key,
+            spec_digest=_digest(spec),
+            created_at=now(),
+            queued_at=now(),
+            ring_at=now() + RING_AGAIN_SECONDS,
+            event_count=1,
+        )
+        .returning(jobs)
+    ).one()
+    write_event(connection, row, "state", {"state": State.QUEUED.value, "reason": "submitted"})
+    _warn(connection, job_id, resolved.warnings)
+    for waits_for in resolved.waits_for:
+        connection.execute(insert(waits).values(job_id=job_id, waits_for=waits_for))
+    return job_id
+
+
+def _warn(connection: Connection, job_id: str, warnings: tuple[str, ...]) -> None:
+    """What the check of the data found is part of the job's story."""
+    for message in warnings:
+        counted: Row[Any] = connection.execute(
+            update(jobs).where(is_job(job_id)).values(event_count=jobs.c.event_count + 1).returning(jobs)
+        ).one()
+        write_event(connection, counted, "warning", {"kind": "warning", "message": message, "hint": ""})
+
+
+def _as_sent(spec: Spec) -> dict[str, Any]:
+    sent: dict[str, Any] = spec.model_dump(mode="json", by_alias=True, exclude_unset=True)
+    return sent
+
+
+def _digest(spec: Spec) -> str:
+    return hashlib.sha256(json.dumps(_as_sent(spec), sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,232 @@
+"""What can be read from the store: jobs, their events, artifacts and reports."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+from sqlalchemy import ColumnElement, Connection, FromClause, Row, Select, and_, exists, func, or_, select
+
+from jobs.database import Database
+from jobs.errors import UnknownArtifact, UnknownJob
+from jobs.job import Artifact, Attempt, Job, State, StoredEvent
+from jobs.store_moves import Condition
+from jobs.tables import artifacts, attempts, events, jobs, waits
+
+_TAG = re.compile(r"(?P<key>[\w.-]+)(:(?P<value>.*))?", re.ASCII | re.DOTALL)
+
+
+class Page(NamedTuple):
+    """Some jobs of a list, and where to go on."""
+
+    items: tuple[Job, ...]
+    next: str | None
+    """Send it as `after` for the next page; None: there is none."""
+
+
+class Reading:
+    """The verbs that change nothing."""
+
+    database: Database
+
+    def get(self, job_id: str) -> Job:
+        """One job.
+
+        Raises:
+            UnknownJob: there is none of this id.
+        """
+        with self.database.read() as connection:
+            return read_job(connection, job_id)
+
+    def list_jobs(
+        self,
+        *,
+        state: str | None = None,
+        kind: str | None = None,
+        tag: str | None = None,
+        after: str | None = None,
+        limit: int = 50,
+    ) -> Page:
+        """Jobs, newest first.
+
+        Args:
+            state: Only jobs in this state.
+            kind: Only jobs of this kind.
+            tag: Only jobs with this tag: `key` or `key:value`.
+            after: The `next` of the page before.
+            limit: Jobs in a page at most.
+
+        Raises:
+            UnknownJob: `after` is not the `next` of an earlier page.
+        """
+        query = _with_place().order_by(jobs.c.number.desc()).limit(limit + 1)
+        if state is not None:
+            query = query.where(jobs.c.state == _storable(state))
+        if kind is not None:
+            query = query.where(jobs.c.kind == _storable(kind))
+        if tag is not None:
+            query = query.where(_tagged(tag))
+        with self.database.read() as connection:
+            if after is not None:
+                query = query.where(jobs.c.number < _row(connection, after).number)
+            rows = connection.execute(query).all()
+            return Page(_jobs(connection, rows[:limit]), rows[limit - 1].id if len(rows) > limit else None)
+
+    def events(self, job_id: str, *, after: int = 0, limit: int = 1000) -> tuple[StoredEvent, ...]:
+        """Events of a job with numbers above `after`, in order.
+
+        Raises:
+            UnknownJob: there is none of this id.
+        """
+        query = select(events).where(events.c.job_id == job_id, events.c.number > after)
+        with self.database.read() as connection:
+            _row(connection, job_id)
+            rows = connection.execute(query.order_by(events.c.number).limit(limit)).all()
+        return tuple(_event(row) for row in rows)
+
+    def artifacts(self, job_id: str) -> tuple[Artifact, ...]:
+        """Files that a job has published, by name.
+
+        Raises:
+            UnknownJob: there is none of this id.
+        """
+        query = select(artifacts).where(artifacts.c.job_id == job_id).order_by(artifacts.c.name)
+        with self.database.read() as connection:
+            _row(connection, job_id)
+            return tuple(_artifact(row) for row in connection.execute(query))
+
+    def artifact(self, job_id: str, name: str) -> Artifact:
+        """One published file.
+
+        Raises:
+            UnknownJob: there is no such job.
+            UnknownArtifact: the job has published no file of this name.
+        """
+        query = select(artifacts).where(artifacts.c.job_id == job_id, artifacts.c.name == _storable(name))
+        with self.database.read() as connection:
+            _row(connection, job_id)
+            row = connection.execute(query).one_or_none()
+        if row is None:
+            raise UnknownArtifact(job_id, name)
+        return _artifact(row)
+
+    def report(self, job_id: str) -> dict[str, Any] | None:
+        """The report of a job, None while there is none.
+
+        Raises:
+            UnknownJob: there is none of this id.
+        """
+        with self.database.read() as connection:
+            report: dict[str, Any] | None = _row(connection, job_id).report
+        return report
+
+
+def read_job(connection: Connection, job_id: str) -> Job:
+    """One job, inside a transaction.
+
+    Raises:
+        UnknownJob: there is none of this id.
+    """
+    row = connection.execute(_with_place().where(jobs.c.id == _storable(job_id))).one_or_none()
+    if row is None:
+        raise UnknownJob(job_id)
+    return _jobs(connection, [row])[0]
+
+
+def is_ready(table: FromClause = jobs) -> Condition:
+    """Whether everything that a job of this table waits for has succeeded."""
+    other = jobs.alias()
+    unfinished = and_(waits.c.waits_for == other.c.id, other.c.state != State.SUCCEEDED.value)
+    return ~exists().where(waits.c.job_id == table.c.id, unfinished).correlate(table)
+
+
+# ---- rows to values --------------------------------------------------------------------------------------
+
+
+def _row(connection: Connection, job_id: str) -> Row[Any]:
+    row = connection.execute(select(jobs).where(jobs.c.id == _storable(job_id))).one_or_none()
+    if row is None:
+        raise UnknownJob(job_id)
+    return row
+
+
+def _storable(text: str) -> str:
+    """What no database can hold is found nowhere, rather than an error of the database."""
+    return text.encode("utf-8", "replace").decode().replace("\0", "\ufffd")
+
+
+def _tagged(tag: str) -> Condition:
+    match = _TAG.fullmatch(_storable(tag))
+    if match is None:
+        return jobs.c.id.is_(None)  # no job has such a tag
+    value: ColumnElement[Any] = jobs.c.tags[match["key"]].as_string()
+    return value.is_not(None) if match["value"] is None else value == match["value"]
+
+
+def _with_place() -> Select[Any]:
+    """Rows of jobs, each with the number of ready jobs before it in its queue."""
+    other = jobs.alias("other")
+    sooner = or_(
+        other.c.priority > jobs.c.priority,
+        and_(other.c.priority == jobs.c.priority, other.c.queued_at < jobs.c.queued_at),
+    )
+    queued = other.c.state == State.QUEUED.value
+    ahead = select(func.count()).where(queued, other.c.queue == jobs.c.queue, is_ready(other), sooner)
+    return select(jobs, ahead.correlate(jobs).scalar_subquery().label("ahead"))
+
+
+def _jobs(connection: Connection, rows: Sequence[Row[Any]]) -> tuple[Job, ...]:
+    ids = [row.id for row in rows]
+    tried: dict[str, list[Attempt]] = defaultdict(list)
+    query = select(attempts).where(attempts.c.job_id.in_(ids)).order_by(attempts.c.attempt)
+    for row in connection.execute(query):
+        tried[row.job_id].append(_attempt(row))
+    waited: dict[str, dict[str, str]] = defaultdict(dict)
+    needs = select(waits.c.job_id, waits.c.waits_for, jobs.c.state).join(jobs, jobs.c.id == waits.c.waits_for)
+    for row in connection.execute(needs.where(waits.c.job_id.in_(ids)).order_by(jobs.c.number)):
+        waited[row.job_id][row.waits_for] = row.state
+    return tuple(_job(row, tuple(tried[row.id]), waited[row.id]) for row in rows)
+
+
+def _job(row: Row[Any], tried: tuple[Attempt, ...], waited: dict[str, str]) -> Job:
+    fields = {name: getattr(row, name) for name in Job.model_fields if hasattr(row, name)}
+    times = ("lease_until", "created_at", "started_at", "finished_at")
+    return Job.model_validate(
+        fields
+        | {name: _time(getattr(row, name)) for name in times}
+        | {"reason": _reason(row, waited), "waits_for": tuple(waited), "attempts": tried}
+    )
+
+
+def _reason(row: Row[Any], waited: dict[str, str]) -> str:
+    """Why a job is where it is. For a queued one that changes with the others, so it is found out on reading."""
+    if row.state != State.QUEUED.value:
+        return str(row.reason)
+    before = f" ({row.reason})" if row.reason else ""
+    if unfinished := [job_id for job_id, state in waited.items() if state != State.SUCCEEDED.value]:
+        return f"queued: waits for job {' and '.join(unfinished)}{before}"
+    place = f"{row.ahead} ahead" if row.ahead else "next"
+    gpu = " with 1 GPU" if row.queue == "gpu" else ""
+    return f"queued: {place}, waiting for a worker{gpu}{before}"
+
+
+def _attempt(row: Row[Any]) -> Attempt:
+    fields = {name: getattr(row, name) for name in ("attempt", "worker", "outcome", "message")}
+    return Attempt(started_at=_time(row.started_at), ended_at=_time(row.ended_at), **fields)
+
+
+def _event(row: Row[Any]) -> StoredEvent:
+    fields = {name: getattr(row, name) for name in ("number", "attempt", "kind", "body")}
+    return StoredEvent(time=_time(row.time), **fields)
+
+
+def _artifact(row: Row[Any]) -> Artifact:
+    fields = {name: getattr(row, name) for name in ("name", "size", "sha256", "metrics")}
+    return Artifact(created_at=_time(row.created_at), **fields)
+
+
+def _time(seconds: float | None) -> Any:
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC)

