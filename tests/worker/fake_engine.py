@@ -1,9 +1,9 @@
 """An engine that trains nothing: the real process around it, the real files and events, and faults on demand.
 
 `FAKE_ENGINE` holds JSON: `epochs`, `seconds` (per epoch), and the faults, each by the epoch in which it strikes:
-`die` (SIGKILL to itself), `fail` (a bug), `oom` (while accumulate is 1), `tear` (half a line, then SIGKILL);
-`only_attempt` limits them to one attempt. `deaf` ignores every request to stop, SIGTERM included; `child` leaves
-a process behind. Resuming works as in the real one: the epochs done stand in checkpoints/.
+`die` (SIGKILL to itself), `fail` (a bug), `oom` (while accumulate is below `oom_until`, by default 2), `tear` (half
+a line, then SIGKILL); `only_attempt` limits them to one attempt. `deaf` ignores every request to stop, SIGTERM
+included; `child` leaves a process behind. Resuming works as in the real one: epochs done stand in checkpoints/.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def strike(epoch: int, attempt: int, config: TrainRun | DistillRun, run_dir: Pat
     """Do the faults of this epoch."""
     if PLAN.get("only_attempt", attempt) != attempt:
         return
-    if PLAN.get("oom") == epoch and config.train.accumulate == 1:
+    if PLAN.get("oom") == epoch and config.train.accumulate < PLAN.get("oom_until", 2):
         raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
     if PLAN.get("fail") == epoch:
         raise ZeroDivisionError(f"a bug of epoch {epoch}")

@@ -1,0 +1,132 @@
+"""The service with everything real but the training: store, artifacts, runner, engine process."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from gkd_core.config import TrainRun
+from jobs.artifacts import Artifacts
+from jobs.job import Job, State
+from jobs.queue import Doorbell, make_app
+from jobs.settings import Settings
+from jobs.spec import Resolved, job_spec
+from jobs.store import Store
+from worker.runner import Runner
+
+ROOT = Path(__file__).parents[2]
+FAKE_ENGINE = ROOT / "tests" / "worker" / "fake_engine.py"
+RUN_ONE = Path(__file__).with_name("run_one.py")
+
+
+def wait_until(condition: Callable[[], object], seconds: float = 15.0) -> None:
+    """Wait for something that must come."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it should have come to this by now"
+        time.sleep(0.02)
+
+
+class Service:
+    """What a test needs of the service, in few words."""
+
+    def __init__(self, home: Path, database_url: str) -> None:
+        self.settings = Settings(
+            home=home,
+            database_url=database_url,
+            lease_seconds=1.5,
+            renew_seconds=0.2,
+            sweep_seconds=0.3,
+            stop_seconds=1.0,
+        )
+        self.store = self.open_store(database_url)
+        self.artifacts = Artifacts(self.settings.artifacts_url)
+
+    def open_store(self, url: str) -> Store:
+        return Store(url, lease_seconds=self.settings.lease_seconds)
+
+    def submit(self, **train: object) -> str:
+        fields = {"kind": "train", "data": "/data", "train": train}
+        config = TrainRun.model_validate({**fields, "device": "cpu"})
+        job, _ = self.store.submit(
+            job_spec.validate_python(fields), Resolved(config=config, waits_for=(), warnings=())
+        )
+        return job.id
+
+    def runner(self, name: str = "one", store: Store | None = None) -> Runner:
+        doorbell = Doorbell(make_app("memory://"))
+        return Runner(store or self.store, self.artifacts, doorbell, self.settings, name)
+
+    @contextmanager
+    def running(self, job_id: str, runner: Runner | None = None) -> Iterator[Runner]:
+        """Run a job in a thread; the test goes on once it has shown progress. Leaving waits for the runner."""
+        runner = runner or self.runner()
+        thread = threading.Thread(target=runner.run, args=(job_id,))
+        thread.start()
+        try:
+            wait_until(lambda: self.job(job_id).progress)
+            yield runner
+        finally:
+            thread.join(20)
+        assert not thread.is_alive()
+
+    @contextmanager
+    def worker_process(self, job_id: str, name: str) -> Iterator[subprocess.Popen[bytes]]:
+        """Run a job in another process; the test goes on once it has shown progress."""
+        fields = ("home", "database_url", "lease_seconds", "renew_seconds", "stop_seconds")
+        env = {f"GKD_{field.upper()}": str(getattr(self.settings, field)) for field in fields}
+        env |= {"PYTHONPATH": str(ROOT)}
+        process = subprocess.Popen([sys.executable, str(RUN_ONE), job_id, name], env=os.environ | env)
+        try:
+            wait_until(lambda: self.job(job_id).progress)
+            yield process
+        finally:
+            process.kill()
+            process.wait()
+
+    def job(self, job_id: str) -> Job:
+        return self.store.get(job_id)
+
+    def outcomes(self, job_id: str) -> list[str | None]:
+        return [attempt.outcome for attempt in self.job(job_id).attempts]
+
+    def epochs(self, job_id: str) -> list[int]:
+        """Epochs told by progress events, in the order of the store."""
+        return [event.body["epoch"] for event in self.store.events(job_id) if event.kind == "progress"]
+
+    def log(self, job_id: str) -> str:
+        return (self.settings.runs / job_id / "log.txt").read_text()
+
+    def weights(self, job_id: str) -> bytes:
+        artifact = self.store.artifact(job_id, "model.safetensors")
+        return self.artifacts.path(artifact.sha256).read_bytes()
+
+    def sweep_until_queued(self, job_id: str) -> None:
+        wait_until(lambda: self.store.sweep() and self.job(job_id).state is State.QUEUED)
+
+
+@pytest.fixture
+def plan(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Say what the fake engine does; see tests/worker/fake_engine.py."""
+    monkeypatch.setenv("GKD_ENGINE", f"{sys.executable} {FAKE_ENGINE}")
+
+    def set_plan(**fields: object) -> None:
+        monkeypatch.setenv("FAKE_ENGINE", json.dumps(fields))
+
+    return set_plan
+
+
+@pytest.fixture
+def service(tmp_path: Path, database_url: str, plan: object) -> Iterator[Service]:
+    service = Service(tmp_path / "home", database_url)
+    yield service
+    service.store.close()

@@ -1,0 +1,106 @@
+"""Engines that break down, from a job's point of view."""
+
+import pytest
+
+from gkd_core.errors import FailureClass
+from jobs.job import State
+
+
+def test_a_job_runs_to_its_end_and_all_that_it_told_is_kept(service, plan):
+    plan(epochs=2)
+    job_id = service.submit()
+    service.runner().run(job_id)
+    job = service.job(job_id)
+    assert job.state is State.SUCCEEDED
+    assert service.epochs(job_id) == [1, 2]
+    assert service.weights(job_id) == b"weights of epoch 2"
+    assert service.store.artifact(job_id, "model.safetensors").metrics == {"AP": 0.02}
+    assert service.store.report(job_id)["models"]["model"]["file"] == "model.safetensors"
+    assert {artifact.name for artifact in service.store.artifacts(job_id)} == {
+        "model.safetensors",
+        "report.json",
+    }
+
+
+def test_a_second_call_for_the_same_job_is_harmless(service, plan):
+    plan(epochs=1)
+    job_id = service.submit()
+    service.runner().run(job_id)
+    service.runner("two").run(job_id)
+    assert service.outcomes(job_id) == ["succeeded"]
+
+
+def test_a_killed_engine_is_tried_again_and_goes_on_where_it_was(service, plan):
+    plan(epochs=3, die=2, only_attempt=1)
+    job_id = service.submit()
+    service.runner().run(job_id)
+    assert service.job(job_id).state is State.QUEUED
+    service.runner("two").run(job_id)
+    assert service.job(job_id).state is State.SUCCEEDED
+    assert service.outcomes(job_id) == ["requeued", "succeeded"]
+    assert "SIGKILL" in service.job(job_id).attempts[0].message
+    assert service.epochs(job_id) == [1, 2, 3]
+
+
+def test_half_a_line_of_a_killed_engine_costs_nothing(service, plan):
+    plan(epochs=3, tear=1, only_attempt=1)
+    job_id = service.submit()
+    service.runner().run(job_id)
+    service.runner().run(job_id)
+    assert service.job(job_id).state is State.SUCCEEDED
+    assert service.epochs(job_id) == [1, 2, 3]
+
+
+def test_a_job_that_always_dies_before_it_saves_is_given_up(service, plan):
+    plan(epochs=3, die=0)
+    job_id = service.submit()
+    for _ in range(4):
+        service.runner().run(job_id)
+    job = service.job(job_id)
+    assert (job.state, job.attempt) == (State.FAILED, 3)
+    assert job.failure.failure_class is FailureClass.INFRASTRUCTURE
+    assert "SIGKILL" in job.failure.message
+
+
+def test_a_bug_is_not_tried_again_and_its_traceback_is_kept(service, plan):
+    plan(epochs=3, fail=1)
+    job_id = service.submit()
+    service.runner().run(job_id)
+    job = service.job(job_id)
+    assert (job.state, job.attempt) == (State.FAILED, 1)
+    assert job.failure.failure_class is FailureClass.BUG
+    assert job.failure.message == "ZeroDivisionError: a bug of epoch 1"
+    assert "Traceback" in service.log(job_id)
+
+
+def test_an_engine_that_cannot_start_says_so_in_the_log(service, monkeypatch):
+    monkeypatch.setenv("GKD_ENGINE", "python -c 'raise SystemExit(\"no such engine\")'")
+    job_id = service.submit()
+    service.runner().run(job_id)
+    assert service.job(job_id).state is State.QUEUED
+    assert "could not start" in service.job(job_id).attempts[0].message
+    assert "no such engine" in service.log(job_id)
+
+
+def test_out_of_memory_is_tried_once_more_with_half_the_micro_batch(service, plan):
+    plan(epochs=2, oom=1)
+    job_id = service.submit(batch_size=8)
+    service.runner().run(job_id)
+    assert service.job(job_id).state is State.QUEUED
+    assert "micro-batches of 4" in service.job(job_id).attempts[0].message
+    service.runner().run(job_id)
+    job = service.job(job_id)
+    assert (job.state, job.attempt) == (State.SUCCEEDED, 2)
+    assert (job.resolved["train"]["batch_size"], job.resolved["train"]["accumulate"]) == (8, 2)
+
+
+@pytest.mark.parametrize("train", [{"batch_size": 1}, {"batch_size": 8}])
+def test_out_of_memory_again_is_a_failure(service, plan, train):
+    plan(epochs=2, oom=1, oom_until=64)
+    job_id = service.submit(**train)
+    for _ in range(4):
+        service.runner().run(job_id)
+    job = service.job(job_id)
+    assert job.state is State.FAILED
+    assert job.failure.failure_class is FailureClass.OUT_OF_MEMORY
+    assert job.attempt == min(train["batch_size"], 2)
