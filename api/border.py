@@ -49,7 +49,7 @@ class Border:
         if refusal := self._refusal(headers, scope["method"]):
             await problem(Request(scope), 403, "forbidden", refusal)(scope, receive, named)
             return
-        await self.app(scope, _limited(headers, receive), named)
+        await self.app(scope, _limited(receive), named)
 
     def _refusal(self, headers: Headers, method: str) -> str | None:
         host = headers.get("host", "")
@@ -68,21 +68,16 @@ def _request_id(headers: Headers) -> str:
     return sent if _ID.fullmatch(sent) else uuid.uuid4().hex
 
 
-def _limited(headers: Headers, receive: Receive) -> Receive:
+def _limited(receive: Receive) -> Receive:
     """`receive`, but a body beyond the limit is a 413 as soon as that shows."""
-    too_large = HTTPException(413, f"a body has at most {BODY_LIMIT} bytes")
-    announced = headers.get("content-length", "0")
-    seen = int(announced) if announced.isdecimal() and len(announced) < 20 else BODY_LIMIT + 1
     read = 0
 
     async def limited() -> Message:
         nonlocal read
-        if seen > BODY_LIMIT:
-            raise too_large
         message = await receive()
         read += len(message.get("body", b""))
         if read > BODY_LIMIT:
-            raise too_large
+            raise HTTPException(413, f"a body has at most {BODY_LIMIT} bytes")
         return message
 
     return limited

@@ -14,11 +14,15 @@ from starlette.exceptions import HTTPException
 
 from gkd_core.errors import DataError, Problem, SpecError
 from jobs import mistakes
-from jobs.errors import BadCursor, IdempotencyConflict, NotAllowed, StoreAway, UnknownArtifact, UnknownJob
+from jobs.errors import IdempotencyConflict, NotAllowed, StoreAway, UnknownArtifact, UnknownJob
 
 log = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
+
+
+_CODES = {400: "invalid_json", 404: "not_found", 405: "method_not_allowed", 413: "too_large"}
+"""Of the errors that the framework raises by itself."""
 
 
 class ProblemDetails(BaseModel):
@@ -123,14 +127,10 @@ def install(app: FastAPI) -> None:
     async def _conflict(request: Request, error: IdempotencyConflict) -> JSONResponse:
         return problem(request, 422, "idempotency_conflict", str(error))
 
-    @app.exception_handler(BadCursor)
-    async def _bad_cursor(request: Request, error: BadCursor) -> JSONResponse:
-        return _not_understood(request, [Problem(loc=("query", "after"), message=str(error))])
-
     @app.exception_handler(StoreAway)
     async def _away(request: Request, error: StoreAway) -> JSONResponse:
         log.warning("request %s: %s", request.scope["state"]["request_id"], error)
-        detail = "the database does not answer; nothing was changed, try again in a few seconds"
+        detail = "the database does not answer; try again in a few seconds"
         return problem(request, 503, "database_away", detail, headers={"Retry-After": "5"})
 
     @app.exception_handler(ApiError)
@@ -139,9 +139,11 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def _http(request: Request, error: HTTPException) -> JSONResponse:
-        code = HTTPStatus(error.status_code).phrase.lower().replace(" ", "_")
-        headers = dict(error.headers or {})
-        return problem(request, error.status_code, code, str(error.detail), headers=headers)
+        status, detail = error.status_code, str(error.detail)
+        if status == 400:  # FastAPI says no more than that it could not read the body
+            detail = "the body cannot be read as JSON: not UTF-8, nested too deeply, or a number with too many digits"
+        code = _CODES.get(status, f"http_{status}")
+        return problem(request, status, code, detail, headers=dict(error.headers or {}))
 
     @app.exception_handler(Exception)
     async def _bug(request: Request, error: Exception) -> JSONResponse:

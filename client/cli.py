@@ -154,7 +154,7 @@ def submit(
 def jobs(
     state: Annotated[str | None, typer.Option(help="Only those in this state.")] = None,
     kind: Annotated[str | None, typer.Option(help="Only those of this kind.")] = None,
-    tag: Annotated[str | None, typer.Option(help="Only those with this tag, key:value.")] = None,
+    tag: Annotated[str | None, typer.Option(help="Only those with this tag: key, or key:value.")] = None,
     limit: Annotated[int, typer.Option(min=1, help="At most so many, the newest.")] = 20,
     url: Url = HERE,
     as_json: AsJson = False,

@@ -65,7 +65,12 @@ class Client:
     def __init__(self, url: str = DEFAULT_URL, *, timeout: float = 60.0) -> None:
         self.url = url.rstrip("/")
         self._timeout = timeout
-        self._http = httpx.Client(base_url=self.url, timeout=timeout)
+        own = httpx.URL(self.url).host in (
+            "127.0.0.1",
+            "localhost",
+            "::1",
+        )  # no proxy leads back to this machine
+        self._http = httpx.Client(base_url=self.url, timeout=timeout, trust_env=not own)
 
     def __enter__(self) -> Self:
         return self
@@ -108,7 +113,7 @@ class Client:
         tag: str | None = None,
         limit: int = 50,
     ) -> tuple[Job, ...]:
-        """The newest jobs, at most `limit`; `tag` is `key:value`."""
+        """The newest jobs, at most `limit`; `tag` is `key` or `key:value`."""
         wanted = {"state": state, "kind": kind, "tag": tag}
         params: dict[str, Any] = {name: value for name, value in wanted.items() if value is not None}
         found: list[Job] = []

@@ -71,13 +71,13 @@ def _refuse_another_run(run_dir: RunDir, config: TrainRun | DistillRun) -> None:
 
 
 def _tail(engine: Engine, offset: int) -> Iterator[Event]:
-    while True:
+    ended = False
+    while not ended:
         ended = engine.poll() is not None  # asked first: an end has no later events
-        for event, offset in engine.events(offset):  # noqa: B020, the offset is carried on
+        for event, following in engine.events(offset):
+            offset = following
             yield event
-        if ended:
-            return
-        time.sleep(POLL_SECONDS)
+        time.sleep(0 if ended else POLL_SECONDS)
 
 
 @contextmanager

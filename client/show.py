@@ -34,14 +34,21 @@ COLOURS = {
 
 
 def event_of(stored: StoredEvent) -> Event | None:
-    """The engine's event in a stored one; None where it tells of a move."""
-    return None if stored.kind == "state" else events.validate_python({"kind": stored.kind, **stored.body})
+    """The engine's event in a stored one; None where it tells of a move or a request."""
+    return (
+        None
+        if stored.kind in ("state", "request")
+        else events.validate_python({"kind": stored.kind, **stored.body})
+    )
 
 
 def stored_line(stored: StoredEvent) -> str:
     """A stored event in one line."""
-    event = event_of(stored)
-    return line(event) if event else str(stored.body.get("reason") or stored.body.get("state"))
+    if event := event_of(stored):
+        return line(event)
+    if stored.kind == "request":
+        return f"asked to {stored.body['desired']}"
+    return f"{stored.body['state']}: {stored.body['reason']}"
 
 
 def line(event: Event) -> str:

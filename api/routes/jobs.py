@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict
 
 from api.deps import Services, ServicesDep
 from api.errors import ApiError
+from jobs.errors import UnknownJob
 from jobs.job import END_STATES, Job, State
 from jobs.spec import JobSpec, Resolved, job_spec
 
@@ -39,8 +40,11 @@ def submit(
     idempotency_key: Annotated[str | None, Header(min_length=1, max_length=200)] = None,
 ) -> Job:
     """Check a spec and queue it. The same Idempotency-Key and spec give the same job again."""
-    resolved = services.resolve(spec)
-    job, _ = services.store.submit(spec, resolved, idempotency_key=idempotency_key)
+    job = services.store.submitted(
+        spec, idempotency_key
+    )  # first: the answer stays, even if the data has gone since
+    if job is None:
+        job, _ = services.store.submit(spec, services.resolve(spec), idempotency_key=idempotency_key)
     services.doorbell.ring(job)  # after the commit; where the broker is away, a worker's sweep rings again
     response.headers["Location"] = f"/jobs/{job.id}"
     return job
@@ -57,12 +61,16 @@ def list_jobs(
     services: ServicesDep,
     state: State | None = None,
     kind: str | None = None,
-    tag: Annotated[str | None, Query(pattern=r"^[^:]+:.*$", description="key:value")] = None,
+    tag: Annotated[str | None, Query(description="key, or key:value")] = None,
     after: Annotated[str | None, Query(description="`next` of the page before")] = None,
     limit: Annotated[int, Query(ge=1, le=500)] = 50,
 ) -> JobPage:
     """Jobs, newest first."""
-    page = services.store.list_jobs(state=state, kind=kind, tag=tag, after=after, limit=limit)
+    try:
+        page = services.store.list_jobs(state=state, kind=kind, tag=tag, after=after, limit=limit)
+    except UnknownJob:
+        detail = f"{after!r} is not the `next` of an earlier page"
+        raise ApiError(422, "invalid_request", detail) from None
     return JobPage(items=page.items, next=page.next)
 
 
@@ -128,7 +136,7 @@ def get_report(job_id: str, services: ServicesDep) -> dict[str, Any]:
 
 def _why_no_report(services: Services, job_id: str) -> str:
     job = services.store.get(job_id)
-    return f"job {job_id} has no report: a report is written at the end of a job, and this one is {job.state} ({job.reason})"
+    return f"job {job_id} has no report: it is written at the end, and the job is {job.state} ({job.reason})"
 
 
 @router.get("/schema/job")

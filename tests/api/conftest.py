@@ -1,0 +1,153 @@
+"""The API over a real SQLite store, with a real data set under its one data root."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import uvicorn
+from PIL import Image
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from api.app import create_app
+from jobs.artifacts import Artifacts
+from jobs.job import Job, Ticket
+from jobs.queue import Doorbell, make_app
+from jobs.settings import Settings
+from jobs.store import Store
+
+
+class Server:
+    """A real HTTP server for all tests; each puts its own app behind it."""
+
+    app: ASGIApp
+
+    def __init__(self) -> None:
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        config = uvicorn.Config(self._pass_on, log_config=None, lifespan="off", interface="asgi3")
+        self._server = uvicorn.Server(config)
+        self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [self._socket]})
+        self._thread.start()
+        while not self._server.started:
+            time.sleep(0.01)
+        self.url = "http://127.0.0.1:{1}".format(*self._socket.getsockname())
+
+    async def _pass_on(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self.app(scope, receive, send)
+
+    def stop(self) -> None:
+        self._server.should_exit = True
+        self._thread.join()
+        self._socket.close()
+
+
+@dataclass(frozen=True)
+class Service:
+    """The app and what lies under it."""
+
+    http: httpx.Client
+    store: Store
+    artifacts: Artifacts
+    settings: Settings
+
+    def submit(self, spec: dict[str, Any], **headers: str) -> dict[str, Any]:
+        answer = self.http.post("/jobs", json=spec, headers=headers)
+        assert answer.status_code == 201, answer.text
+        job: dict[str, Any] = answer.json()
+        return job
+
+    def claim(self, job_id: str) -> Ticket:
+        claim = self.store.claim(job_id, "a-worker")
+        assert claim is not None
+        return claim.ticket
+
+    def jobs(self) -> tuple[Job, ...]:
+        return self.store.list_jobs().items
+
+
+def draw_data_set(folder: Path, classes: tuple[str, ...] = ("disc", "ring")) -> Path:
+    """A COCO data set of a few tiny pictures."""
+    categories = [{"id": number, "name": name} for number, name in enumerate(classes, start=1)]
+    (folder / "annotations").mkdir(parents=True)
+    (folder / "images").mkdir()
+    for split, count in {"train": 3, "val": 2}.items():
+        images = [
+            {"id": n, "file_name": f"{split}{n}.png", "width": 64, "height": 48} for n in range(1, count + 1)
+        ]
+        boxes = [
+            {
+                "id": image["id"] * 10 + category["id"],
+                "image_id": image["id"],
+                "category_id": category["id"],
+                "bbox": [4, 4, 20, 20],
+                "area": 400,
+                "iscrowd": 0,
+            }
+            for image in images
+            for category in categories
+        ]
+        for image in images:
+            Image.new("RGB", (64, 48), "teal").save(folder / "images" / str(image["file_name"]))
+        content = {"images": images, "annotations": boxes, "categories": categories}
+        (folder / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
+    return folder
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """The data root, with one data set in it."""
+    draw_data_set(tmp_path / "data" / "discs")
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def settings(tmp_path: Path, root: Path) -> Settings:
+    return Settings(home=tmp_path / "home", data_roots=(root,))
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[Server]:
+    server = Server()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def service(server: Server, settings: Settings) -> Iterator[Service]:
+    yield from running(server, settings, settings.database_url)
+
+
+def running(
+    server: Server, settings: Settings, database_url: str, broker_url: str = "memory://"
+) -> Iterator[Service]:
+    settings.home.mkdir()
+    store, artifacts = Store(database_url), Artifacts(settings.artifacts_url)
+    store.migrate()
+    server.app = create_app(store, artifacts, Doorbell(make_app(broker_url)), settings)
+    with httpx.Client(base_url=server.url, timeout=40) as http:
+        yield Service(http, store, artifacts, settings)
+    store.close()
+
+
+@pytest.fixture
+def service_without_broker(server: Server, settings: Settings) -> Iterator[Service]:
+    yield from running(server, settings, settings.database_url, broker_url="redis://127.0.0.1:1/0")
+
+
+@pytest.fixture
+def draw() -> Callable[..., Path]:
+    """Draws a data set into a folder."""
+    return draw_data_set
+
+
+@pytest.fixture
+def train_spec() -> dict[str, Any]:
+    return {"kind": "train", "data": "discs", "train": {"epochs": 2, "image_size": 64}}

@@ -1,0 +1,113 @@
+"""Published files."""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from gkd_core.events import Checkpoint
+from jobs.job import Artifact
+
+CONTENT = bytes(range(256)) * 8
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+NAME = "student-best.safetensors"
+
+
+@pytest.fixture
+def url(service, train_spec, tmp_path: Path) -> str:
+    """Where the artifacts of a running job are, one of them published."""
+    job_id = service.submit(train_spec)["id"]
+    file = tmp_path / NAME
+    file.write_bytes(CONTENT)
+    blob = service.artifacts.put(file, SHA256)
+    event = Checkpoint(
+        run="student",
+        epoch=1,
+        step=9,
+        file=NAME,
+        size=blob.size,
+        sha256=SHA256,
+        metrics={"AP": 0.5},
+        best=True,
+    )
+    artifact = Artifact(
+        name=NAME, size=blob.size, sha256=SHA256, metrics=event.metrics, created_at=datetime.now(UTC)
+    )
+    service.store.record(service.claim(job_id), event, 10, artifact)
+    return f"/jobs/{job_id}/artifacts"
+
+
+def test_a_checkpoint_is_listed_while_the_job_runs(service, url: str):
+    (listed,) = service.http.get(url).json()
+    assert (listed["name"], listed["size"], listed["sha256"]) == (NAME, len(CONTENT), SHA256)
+    assert listed["metrics"] == {"AP": 0.5}
+
+
+def test_a_download_is_whole_and_named_by_its_hash(service, url: str):
+    answer = service.http.get(f"{url}/{NAME}")
+    assert answer.content == CONTENT
+    assert answer.headers["ETag"] == f'"{SHA256}"'
+    assert NAME in answer.headers["Content-Disposition"]
+    assert answer.headers["Content-Length"] == str(len(CONTENT))
+
+
+def test_a_download_is_continued_with_a_range(service, url: str):
+    headers = {"Range": "bytes=1000-", "If-Range": f'"{SHA256}"'}
+    answer = service.http.get(f"{url}/{NAME}", headers=headers)
+    assert answer.status_code == 206
+    assert answer.content == CONTENT[1000:]
+    assert answer.headers["Content-Range"] == f"bytes 1000-{len(CONTENT) - 1}/{len(CONTENT)}"
+
+
+def test_a_range_of_another_file_gives_the_whole_file(service, url: str):
+    headers = {"Range": "bytes=1000-", "If-Range": '"another"'}
+    answer = service.http.get(f"{url}/{NAME}", headers=headers)
+    assert (answer.status_code, answer.content) == (200, CONTENT)
+
+
+def test_a_range_beyond_the_end_is_a_416_that_says_how_long_the_file_is(service, url: str):
+    answer = service.http.get(f"{url}/{NAME}", headers={"Range": "bytes=999999-"})
+    assert answer.status_code == 416
+    assert answer.headers["Content-Range"] == f"bytes */{len(CONTENT)}"
+
+
+@pytest.mark.parametrize("tags", [f'"{SHA256}"', f'"x", "{SHA256}"', f'W/"{SHA256}"', "*"])
+def test_a_file_that_is_there_already_is_not_sent_again(service, url: str, tags: str):
+    answer = service.http.get(f"{url}/{NAME}", headers={"If-None-Match": tags})
+    assert (answer.status_code, answer.content) == (304, b"")
+
+
+def test_a_file_that_changed_is_sent(service, url: str):
+    answer = service.http.get(f"{url}/{NAME}", headers={"If-None-Match": '"older"'})
+    assert (answer.status_code, answer.content) == (200, CONTENT)
+
+
+def test_head_says_how_large_a_file_is(service, url: str):
+    answer = service.http.head(f"{url}/{NAME}")
+    assert (answer.status_code, answer.headers["Content-Length"], answer.content) == (
+        200,
+        str(len(CONTENT)),
+        b"",
+    )
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "absent",
+        "..%2f..%2fgkd.db",
+        "%2fetc%2fpasswd",
+        "%2e%2e%2f%2e%2e",
+        "%00",
+        SHA256,
+        "a" * 5000,
+        "%ff",
+    ],
+)
+def test_no_other_name_leads_to_a_file(service, url: str, name: str):
+    answer = service.http.get(f"{url}/{name}")
+    assert answer.status_code == 404
+    assert answer.headers["Content-Type"] == "application/problem+json"

@@ -1,0 +1,31 @@
+"""Alive and ready."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+
+def test_a_service_with_all_its_parts_is_ready(service):
+    assert service.http.get("/healthz").json() == {"status": "alive"}
+    answer = service.http.get("/readyz")
+    assert answer.status_code == 200
+    assert set(answer.json()["parts"]) == {"database", "broker", "data_roots"}
+
+
+def test_a_lost_data_root_makes_it_unready_but_not_dead(service, root: Path):
+    shutil.rmtree(root)
+    answer = service.http.get("/readyz")
+    assert answer.status_code == 503
+    parts = answer.json()["parts"]
+    assert parts["data_roots"].startswith("not ready")
+    assert parts["database"] == parts["broker"] == "ready"
+    assert service.http.get("/healthz").status_code == 200
+
+
+def test_without_a_broker_jobs_are_still_taken_in(service_without_broker, train_spec):
+    service = service_without_broker
+    assert service.submit(train_spec)["state"] == "queued"
+    answer = service.http.get("/readyz")
+    assert answer.status_code == 503
+    assert answer.json()["parts"]["broker"].startswith("not ready")

@@ -1,0 +1,181 @@
+"""Asking for jobs over HTTP, against a real store."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+import time
+from typing import Any
+
+from gkd_core.errors import Failure, FailureClass
+
+Spec = dict[str, Any]
+
+
+def test_a_submitted_job_is_queued_and_found_where_the_answer_says(service, train_spec: Spec):
+    answer = service.http.post("/jobs", json={**train_spec, "name": "teacher", "tags": {"team": "lab"}})
+    assert answer.status_code == 201
+    job = service.http.get(answer.headers["Location"]).json()
+    assert job["id"] == answer.json()["id"]
+    assert (job["state"], job["name"], job["tags"]) == ("queued", "teacher", {"team": "lab"})
+    assert job["actions"] == ["cancel"]
+    assert job["resolved"]["train"]["epochs"] == 2
+    assert job["resolved"]["data"]["train"]["images"] == str(
+        service.settings.data_roots[0] / "discs" / "images"
+    )
+
+
+def test_the_same_key_and_spec_give_the_first_job_again(service, train_spec: Spec):
+    first = service.submit(train_spec, **{"Idempotency-Key": "k"})
+    second = service.submit(train_spec, **{"Idempotency-Key": "k"})
+    assert first["id"] == second["id"]
+    assert len(service.jobs()) == 1
+
+
+def test_the_first_answer_stays_even_if_the_data_has_gone_since(service, root, train_spec: Spec):
+    first = service.submit(train_spec, **{"Idempotency-Key": "k"})
+    shutil.rmtree(root / "discs")
+    assert service.submit(train_spec, **{"Idempotency-Key": "k"})["id"] == first["id"]
+
+
+def test_the_same_key_with_another_spec_is_refused(service, train_spec: Spec):
+    service.submit(train_spec, **{"Idempotency-Key": "k"})
+    other = {**train_spec, "name": "other"}
+    answer = service.http.post("/jobs", json=other, headers={"Idempotency-Key": "k"})
+    assert (answer.status_code, answer.json()["code"]) == (422, "idempotency_conflict")
+    assert len(service.jobs()) == 1
+
+
+def test_validating_shows_the_resolved_spec_and_the_data_and_queues_nothing(service, train_spec: Spec):
+    answer = service.http.post("/jobs/validate", json=train_spec)
+    assert answer.status_code == 200
+    body = answer.json()
+    assert body["config"]["data"]["format"] == "coco"
+    assert body["config"]["model"]["architecture"] == "fcos"
+    assert body["report"]["classes"] == ["disc", "ring"]
+    assert service.jobs() == ()
+
+
+def test_a_distill_job_waits_for_its_teacher_and_says_so(service, train_spec: Spec):
+    teacher = service.submit(train_spec)
+    student = service.submit(
+        {"kind": "distill", "data": "discs", "teacher": {"weights": f"job:{teacher['id']}"}}
+    )
+    assert student["waits_for"] == [teacher["id"]]
+    assert teacher["id"] in student["reason"]
+
+
+def test_pages_go_from_new_to_old_without_gaps_or_repeats(service, train_spec: Spec):
+    made = [service.submit({**train_spec, "name": f"job-{n}"})["id"] for n in range(5)]
+    seen, after = [], None
+    while True:
+        page = service.http.get("/jobs", params={"limit": 2, **({"after": after} if after else {})}).json()
+        seen += [job["id"] for job in page["items"]]
+        after = page["next"]
+        if after is None:
+            break
+    assert seen == made[::-1]
+
+
+def test_jobs_are_filtered_by_state_kind_and_tag(service, train_spec: Spec):
+    tagged = service.submit({**train_spec, "tags": {"team": "lab"}})["id"]
+    plain = service.submit(train_spec)["id"]
+    service.http.post(f"/jobs/{plain}/cancel")
+
+    def ids(**params: str) -> list[str]:
+        return [job["id"] for job in service.http.get("/jobs", params=params).json()["items"]]
+
+    assert ids(state="cancelled") == [plain]
+    assert ids(tag="team:lab") == ids(tag="team") == [tagged]
+    assert ids(tag="team:other") == []
+    assert ids(kind="distill") == []
+
+
+def test_a_wrong_filter_is_named(service):
+    for params, name in (({"state": "lost"}, "state"), ({"limit": "0"}, "limit")):
+        answer = service.http.get("/jobs", params=params)
+        assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request")
+        assert answer.json()["errors"][0]["loc"] == ["query", name]
+
+
+def test_a_made_up_cursor_is_refused(service, train_spec: Spec):
+    service.submit(train_spec)
+    for cursor in ("nonsense", "%00", "-1", "9" * 40):
+        answer = service.http.get("/jobs", params={"after": cursor})
+        assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request"), cursor
+
+
+def test_a_queued_job_is_cancelled_at_once_and_stays_so(service, train_spec: Spec):
+    job = service.submit(train_spec)
+    answer = service.http.post(f"/jobs/{job['id']}/cancel")
+    assert (answer.status_code, answer.json()["state"]) == (202, "cancelled")
+    again = service.http.post(f"/jobs/{job['id']}/cancel")
+    assert (again.status_code, again.json()["actions"]) == (409, [])
+
+
+def test_what_a_state_does_not_allow_is_answered_with_what_it_does(service, train_spec: Spec):
+    job = service.submit(train_spec)
+    for verb in ("pause", "resume"):
+        answer = service.http.post(f"/jobs/{job['id']}/{verb}")
+        assert (answer.status_code, answer.json()["code"]) == (409, "not_allowed")
+        assert answer.json()["actions"] == ["cancel"]
+
+
+def test_pausing_and_resuming_a_running_job(service, train_spec: Spec):
+    job_id = service.submit(train_spec)["id"]
+    ticket = service.claim(job_id)
+    asked = service.http.post(f"/jobs/{job_id}/pause")
+    assert (asked.status_code, asked.json()["state"], asked.json()["desired"]) == (202, "running", "pause")
+    service.store.pause(ticket)
+    assert service.http.get(f"/jobs/{job_id}").json()["actions"] == ["resume", "cancel"]
+    resumed = service.http.post(f"/jobs/{job_id}/resume")
+    assert (resumed.status_code, resumed.json()["state"]) == (202, "queued")
+
+
+def test_a_failure_is_shown_with_class_message_and_hint(service, train_spec: Spec):
+    job_id = service.submit(train_spec)["id"]
+    failure = Failure(failure_class=FailureClass.DIVERGED, message="loss_box became NaN", hint="Lower lr.")
+    service.store.fail(service.claim(job_id), failure)
+    job = service.http.get(f"/jobs/{job_id}").json()
+    assert job["state"] == "failed"
+    assert job["failure"] == failure.model_dump(mode="json")
+
+
+def test_an_unchanged_job_is_not_sent_again(service, train_spec: Spec):
+    job_id = service.submit(train_spec)["id"]
+    tag = service.http.get(f"/jobs/{job_id}").headers["ETag"]
+    again = service.http.get(f"/jobs/{job_id}", headers={"If-None-Match": tag})
+    assert (again.status_code, again.content) == (304, b"")
+    service.store.cancel_requested(job_id)
+    assert service.http.get(f"/jobs/{job_id}", headers={"If-None-Match": tag}).status_code == 200
+
+
+def test_a_long_poll_answers_as_soon_as_the_job_ends(service, train_spec: Spec):
+    job_id = service.submit(train_spec)["id"]
+    timer = threading.Timer(0.3, service.store.cancel_requested, [job_id])
+    timer.start()
+    started = time.monotonic()
+    job = service.http.get(f"/jobs/{job_id}", params={"wait": 30}).json()
+    timer.join()
+    assert job["state"] == "cancelled"
+    assert 0.2 < time.monotonic() - started < 10
+
+
+def test_a_long_poll_gives_up_after_its_time(service, train_spec: Spec):
+    job_id = service.submit(train_spec)["id"]
+    started = time.monotonic()
+    assert service.http.get(f"/jobs/{job_id}", params={"wait": 0.3}).json()["state"] == "queued"
+    assert 0.3 <= time.monotonic() - started < 10
+
+
+def test_a_report_that_is_not_there_is_a_404_that_says_why(service, train_spec: Spec):
+    job_id = service.submit(train_spec)["id"]
+    answer = service.http.get(f"/jobs/{job_id}/report")
+    assert (answer.status_code, answer.json()["code"]) == (404, "no_report")
+    assert "queued" in answer.json()["detail"]
+
+
+def test_the_schema_of_a_job_names_every_field(service):
+    schema = service.http.get("/schema/job").json()
+    assert set(schema["discriminator"]["mapping"]) == {"train", "distill"}
+    assert {"per_class", "alpha"} <= set(schema["$defs"]["PrototypesConfig"]["properties"])
