@@ -14,7 +14,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, NamedTuple
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, computed_field
 
 from gkd_core.errors import Failure
 
@@ -142,6 +142,7 @@ class Job(BaseModel):
         """The ticket of the current attempt."""
         return Ticket(self.id, self.attempt)
 
+    @computed_field  # type: ignore[prop-decorator]
     @property
     def actions(self) -> tuple[str, ...]:
         """What may be asked of the job now."""
