@@ -7,7 +7,7 @@ import signal
 import socket
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import uvicorn
 from fastapi import FastAPI
@@ -19,6 +19,7 @@ from jobs.artifacts import Artifacts
 from jobs.queue import Doorbell, make_app
 from jobs.settings import Settings
 from jobs.store import Store
+from worker.home import HomeInUse
 from worker.tasks import WorkerThread, work
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -44,9 +45,9 @@ def serve(settings: Settings, console: Console) -> None:
         )
     _configure_logging()
     with _listening(settings) as listener, _store(settings) as store:
-        app = make_app(settings.broker_url)
-        http = create_app(store, Artifacts(settings.artifacts_url), Doorbell(app), settings)
-        with _ended_by_sigterm(), WorkerThread(settings, app):
+        doorbell = Doorbell(make_app(settings.broker_url))
+        http = create_app(store, Artifacts(settings.artifacts_url), doorbell, settings)
+        with _ended_by_signals(), _worker(settings, doorbell):
             _announce(listener, settings, console)
             _run(http, listener)
 
@@ -59,7 +60,7 @@ def api(settings: Settings, console: Console) -> None:
     """
     _need_broker(settings, "api")
     _configure_logging()
-    with _listening(settings) as listener, _store(settings) as store, _ended_by_sigterm():
+    with _listening(settings) as listener, _store(settings) as store, _ended_by_signals():
         doorbell = Doorbell(make_app(settings.broker_url))
         _announce(listener, settings, console)
         _run(create_app(store, Artifacts(settings.artifacts_url), doorbell, settings), listener)
@@ -74,6 +75,16 @@ def worker(settings: Settings) -> None:
     _need_broker(settings, "worker")
     _configure_logging()
     work(settings)
+
+
+@contextmanager
+def _worker(settings: Settings, doorbell: Doorbell) -> Iterator[None]:
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(WorkerThread(settings, doorbell.app))
+        except HomeInUse as error:
+            raise NotServed(str(error)) from error
+        yield
 
 
 def _need_broker(settings: Settings, command: str) -> None:
@@ -115,7 +126,7 @@ def _store(settings: Settings) -> Iterator[Store]:
 
 
 @contextmanager
-def _ended_by_sigterm() -> Iterator[None]:
+def _ended_by_signals() -> Iterator[None]:
     """SIGTERM unwinds the stack like Ctrl-C does, so that a worker can save its job and give it back.
 
     uvicorn sends itself the signal again once it has stopped; with the default handler that would end the

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -20,6 +20,9 @@ from gkd_core.events import (
     events,
 )
 from jobs.job import Artifact, Job, State, StoredEvent
+
+if TYPE_CHECKING:  # the check needs numpy, the other commands do not
+    from gkd_core.data.check import DataReport
 
 ROLES = ("teacher", "control", "student", "model")
 """The order of a report's rows."""
@@ -167,6 +170,27 @@ def artifacts_table(artifacts: tuple[Artifact, ...]) -> Table:
     for artifact in artifacts:
         table.add_row(artifact.name, size(artifact.size), number(artifact.metrics.get("AP")), artifact.sha256)
     return table
+
+
+def data_set(found: DataReport) -> RenderableType:
+    """What is in a data set, and what to know about it."""
+    table = Table("", "train", "val", box=None, pad_edge=False)
+    splits = (found.train, found.val)
+    table.add_row("pictures", *(str(split.images) for split in splits))
+    table.add_row("without objects", *(str(split.images_without_boxes) for split in splits))
+    table.add_row("objects", *(str(split.boxes) for split in splits))
+    for name in found.classes:
+        table.add_row(Text(f"  {name}"), *(str(split.boxes_per_class.get(name, 0)) for split in splits))
+    for name in ("small", "medium", "large", "crowd"):
+        table.add_row(
+            f"  {name}" if name != "crowd" else "ignored regions", *(str(getattr(s, name)) for s in splits)
+        )
+    warnings = [
+        Text(f"warning: {warning.message} {warning.hint}", style="yellow") for warning in found.warnings
+    ]
+    return Group(
+        f"a data set in {found.format.upper()} format, {len(found.classes)} classes", table, *warnings
+    )
 
 
 def report(report: Report) -> RenderableType:

@@ -109,8 +109,8 @@ def root(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def settings(tmp_path: Path, root: Path) -> Settings:
-    return Settings(home=tmp_path / "home", data_roots=(root,))
+def settings(tmp_path: Path, root: Path, sqlite_url: str) -> Settings:
+    return Settings(home=tmp_path / "home", data_roots=(root,), database_url=sqlite_url)
 
 
 @pytest.fixture(scope="session")
@@ -122,15 +122,16 @@ def server() -> Iterator[Server]:
 
 @pytest.fixture
 def service(server: Server, settings: Settings) -> Iterator[Service]:
-    yield from running(server, settings, settings.database_url)
+    yield from running(server, settings)
 
 
-def running(
-    server: Server, settings: Settings, database_url: str, broker_url: str = "memory://"
-) -> Iterator[Service]:
-    settings.home.mkdir()
-    store, artifacts = Store(database_url), Artifacts(settings.artifacts_url)
-    store.migrate()
+@pytest.fixture
+def service_on_postgresql(server: Server, settings: Settings, postgres_url: str) -> Iterator[Service]:
+    yield from running(server, settings.model_copy(update={"database_url": postgres_url}))
+
+
+def running(server: Server, settings: Settings, broker_url: str = "memory://") -> Iterator[Service]:
+    store, artifacts = Store(settings.database_url), Artifacts(settings.artifacts_url)
     server.app = create_app(store, artifacts, Doorbell(make_app(broker_url)), settings)
     with httpx.Client(base_url=server.url, timeout=40) as http:
         yield Service(http, store, artifacts, settings)
@@ -139,7 +140,7 @@ def running(
 
 @pytest.fixture
 def service_without_broker(server: Server, settings: Settings) -> Iterator[Service]:
-    yield from running(server, settings, settings.database_url, broker_url="redis://127.0.0.1:1/0")
+    yield from running(server, settings, broker_url="redis://127.0.0.1:1/0")
 
 
 @pytest.fixture
