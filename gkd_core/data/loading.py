@@ -68,10 +68,12 @@ class PictureCache:
     """Decoded pictures, the least recently used given up first; shared by threads.
 
     Args:
+        image_size: what the pictures will be resized to; larger ones are kept at no less than twice that.
         limit_bytes: how much to keep.
     """
 
-    def __init__(self, limit_bytes: int = CACHE_BYTES) -> None:
+    def __init__(self, image_size: int, limit_bytes: int = CACHE_BYTES) -> None:
+        self._at_least = 2 * image_size
         self._limit = limit_bytes
         self._held = 0
         self._images: OrderedDict[Path, Image.Image] = OrderedDict()
@@ -87,7 +89,7 @@ class PictureCache:
             if path in self._images:
                 self._images.move_to_end(path)
                 return self._images[path]
-        image = read_image(path)
+        image = read_image(path, self._at_least)
         self._keep(path, image)
         return image
 
@@ -134,7 +136,7 @@ class TrainLoader:
         self.config = config
         self.steps = steps_per_epoch(len(images), config)
         self._rank, self._world = rank, world
-        self._cache = cache or PictureCache()
+        self._cache = cache or PictureCache(config.image_size)
         self._workers = worker_count(config.workers)
 
     def epoch(self, epoch: int, *, first_step: int = 0, mosaic: bool = True) -> Iterator[list[Sample]]:
@@ -202,7 +204,7 @@ def eval_batches(
     Raises:
         PictureError: a picture cannot be decoded.
     """
-    cache = cache or PictureCache(0)
+    cache = cache or PictureCache(image_size, limit_bytes=0)
 
     def sample(index: int) -> EvalSample:
         record = images[index]
@@ -230,13 +232,18 @@ def worker_count(workers: int | Literal["auto"]) -> int:
     """How many threads: what was asked for, or one less than the cores that this process may use, at most 4."""
     if workers != "auto":
         return workers
-    return min(4, len(os.sched_getaffinity(0)) - 1)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(4, cores - 1)
 
 
 def open_picture(record: ImageRecord, cache: PictureCache) -> Picture:
-    """A record's picture with the boxes that are targets."""
+    """A record's picture with the boxes that are targets, in the picture's own pixels."""
+    image = cache.get(record.path)
+    x, y = image.width / record.width, image.height / record.height
     target = ~record.crowd
-    return Picture(cache.get(record.path), record.boxes[target], record.labels[target])
+    return Picture(
+        image, record.boxes[target] * np.array([x, y, x, y], dtype=np.float32), record.labels[target]
+    )
 
 
 def _in_order(

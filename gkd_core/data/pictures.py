@@ -6,6 +6,7 @@ frame counts, a file that is cut short is refused rather than filled up with gre
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -73,11 +74,23 @@ def read_picture(path: Path) -> NDArray[np.uint8]:
     return np.asarray(read_image(path))
 
 
-def read_image(path: Path) -> Image.Image:
-    """As `read_picture`, as a Pillow image of mode RGB."""
+def read_image(path: Path, at_least: int | None = None) -> Image.Image:
+    """As `read_picture`, as a Pillow image of mode RGB.
+
+    Args:
+        path: the file.
+        at_least: a picture whose longer side is twice this or more is shrunk by a whole factor, but not below it.
+            A camera's JPEG then decodes several times faster, and takes a fraction of the memory.
+    """
     with _opened(path) as image:
         turn = TURNS.get(orientation(image))
+        if at_least is not None:
+            share = at_least / max(image.size)
+            image.draft(None, (math.ceil(image.width * share), math.ceil(image.height * share)))  # JPEG only
         rgb = _to_rgb(image)
+        factor = max(rgb.size) // at_least if at_least else 1
+        if factor > 1:
+            rgb = rgb.reduce(factor)
         return rgb if turn is None else rgb.transpose(turn)
 
 
