@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from client.client import Client
     from jobs.settings import Settings
 
-out = Console(highlight=False)
+out = Console(
+    highlight=False, width=None if sys.stdout.isatty() else 200
+)  # a pipe has no edge to break lines at
 err = Console(stderr=True, highlight=False)
 
 
@@ -50,16 +52,22 @@ class Commands(TyperGroup):
 
 def _explained(error: Exception) -> str | None:
     """An error in words for people; None for those that the command line library words itself."""
-    message, hint = getattr(error, "message", None), getattr(error, "hint", "")
-    if hasattr(error, "format_message"):
-        return None
-    if type(error).__name__ == "ValidationError":  # of the settings: pydantic is not imported for this
-        wrong = [f"GKD_{'_'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors()]  # type: ignore[attr-defined]
-        return "error: " + "; ".join(wrong)
-    if isinstance(message, str):
-        return f"error: {message}" + (f"\nhint: {hint}" if hint else "")
-    if isinstance(error, OSError):
-        return f"error: {error}"
+    from pydantic import ValidationError
+
+    from client.client import ClientError
+    from gkd_core.errors import GkdError
+    from jobs.errors import JobsError
+
+    match error:
+        case ClientError() | GkdError():
+            return f"error: {error.message}" + (f"\nhint: {error.hint}" if error.hint else "")
+        case ValidationError(title="Settings"):
+            wrong = (f"GKD_{'_'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors())
+            return "error: " + "; ".join(wrong)
+        case JobsError() | OSError():
+            return f"error: {error}"
+        case _ if hasattr(error, "format_message"):
+            return None
     return (
         f"error: a defect of GKD, {type(error).__name__}: {error}\nhint: GKD_DEBUG=1 shows where it happened."
     )

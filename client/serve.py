@@ -115,6 +115,7 @@ def _listening(settings: Settings) -> Iterator[socket.socket]:
 
 @contextmanager
 def _store(settings: Settings) -> Iterator[Store]:
+    settings.home.mkdir(parents=True, exist_ok=True)  # a SQLite file does not make its folder
     store = Store(
         settings.database_url, lease_seconds=settings.lease_seconds, max_attempts=settings.max_attempts
     )
@@ -158,7 +159,15 @@ def _announce(listener: socket.socket, settings: Settings, console: Console) -> 
     )
 
 
-def _configure_logging() -> None:
+def _configure_logging(queue: int = logging.WARNING) -> None:
+    """GKD's own words at INFO, the libraries' only from WARNING on, the queue's from `queue` on."""
     logging.basicConfig(
         level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
+    for name, level in {
+        "alembic": logging.WARNING,
+        "uvicorn": logging.WARNING,
+        "celery": queue,
+        "kombu": queue,
+    }.items():
+        logging.getLogger(name).setLevel(level)
