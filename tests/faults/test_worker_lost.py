@@ -1,0 +1,131 @@
+"""Workers that die or freeze, from a job's point of view."""
+
+import os
+import signal
+import time
+
+import psutil
+from sqlalchemy import create_engine
+from sqlalchemy.exc import OperationalError
+
+from jobs.job import State
+from worker.engine import Engine
+
+from .conftest import wait_until
+
+
+def engines(process) -> list[psutil.Process]:
+    return psutil.Process(process.pid).children()
+
+
+def freeze(worker, url: str) -> None:
+    """Stop a process between two of its transactions; inside one it would keep the database's lock with it."""
+    worker.send_signal(signal.SIGSTOP)
+    while is_locked(url):
+        worker.send_signal(signal.SIGCONT)
+        time.sleep(0.03)
+        worker.send_signal(signal.SIGSTOP)
+
+
+def is_locked(url: str) -> bool:
+    sqlite = url.startswith("sqlite")
+    engine = create_engine(url, connect_args={"timeout": 0} if sqlite else {})
+    statement = "BEGIN IMMEDIATE" if sqlite else "SELECT id FROM jobs FOR UPDATE NOWAIT"
+    try:
+        with engine.connect() as connection:
+            connection.exec_driver_sql(statement)
+    except OperationalError:
+        return True
+    finally:
+        engine.dispose()
+    return False
+
+
+def gone(process: psutil.Process) -> bool:
+    return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+
+
+def test_when_a_worker_is_killed_its_engine_dies_and_another_worker_finishes_the_job(service, plan):
+    plan(epochs=4, seconds=0.3)
+    job_id = service.submit()
+    with service.worker_process(job_id, "first") as worker:
+        [engine] = engines(worker)
+        worker.kill()
+        wait_until(lambda: gone(engine))
+    assert service.job(job_id).state is State.RUNNING
+    service.sweep_until_queued(job_id)
+    service.runner("second").run(job_id)
+    job = service.job(job_id)
+    assert job.state is State.SUCCEEDED
+    assert [(attempt.worker, attempt.outcome) for attempt in job.attempts] == [
+        ("first", "lost"),
+        ("second", "succeeded"),
+    ]
+    assert service.epochs(job_id) == [1, 2, 3, 4]
+    assert service.weights(job_id) == b"weights of epoch 4"
+
+
+def test_a_worker_that_freezes_past_its_lease_writes_nothing_more(service, plan):
+    plan(epochs=5, seconds=0.3)
+    job_id = service.submit()
+    with service.worker_process(job_id, "frozen") as worker:
+        freeze(worker, service.settings.database_url)
+        service.sweep_until_queued(job_id)
+        service.runner("second").run(job_id)
+        told = service.store.events(job_id)
+        worker.send_signal(signal.SIGCONT)
+        assert worker.wait(15) == 0
+    assert service.store.events(job_id) == told
+    assert service.outcomes(job_id) == ["lost", "succeeded"]
+    assert service.epochs(job_id) == list(range(1, 6))
+    assert [event.number for event in told] == list(range(1, len(told) + 1))
+
+
+def test_a_frozen_workers_engine_makes_room_for_the_next_one(service, plan):
+    plan(epochs=500, seconds=0.1)
+    job_id = service.submit()
+    with service.worker_process(job_id, "frozen") as worker:
+        freeze(worker, service.settings.database_url)
+        [old] = engines(worker)
+        service.sweep_until_queued(job_id)
+        with service.running(job_id) as second:
+            wait_until(lambda: gone(old))
+            wait_until(lambda: "attempt 2 starts" in service.log(job_id))
+            second.stop_all()
+
+
+def test_a_stale_ticket_ends_the_engine_at_once(service, plan, monkeypatch):
+    plan(epochs=500, seconds=0.1, deaf=True)
+    job_id = service.submit()
+    started = []
+    start = Engine.start
+    monkeypatch.setattr(Engine, "start", lambda *a, **k: started.append(start(*a, **k)) or started[0])
+    with service.running(job_id):
+        service.store.release("one")  # as if it had started again elsewhere
+    assert started[0].poll() == -signal.SIGKILL
+    assert service.job(job_id).state is State.QUEUED
+
+
+def test_what_was_told_but_not_recorded_is_recorded_by_the_next_attempt(service, plan):
+    plan(epochs=2)
+    job_id = service.submit()
+    folder = service.settings.runs / job_id
+    folder.mkdir(parents=True)
+    claim = service.store.claim(job_id, "died at once")
+    line = b'{"kind":"warning","message":"told just before the end"}\n'
+    (folder / "events.jsonl").write_bytes(line)
+    service.store.release("died at once")
+    service.runner().run(job_id)
+    messages = [event.body["message"] for event in service.store.events(job_id) if event.kind == "warning"]
+    assert claim.offset == 0
+    assert messages == ["told just before the end"]
+
+
+def test_a_run_directory_that_was_lost_is_begun_again(service, plan):
+    plan(epochs=3, die=2, only_attempt=1)
+    job_id = service.submit()
+    service.runner().run(job_id)
+    os.rename(service.settings.runs / job_id, service.settings.home / "lost")
+    service.runner().run(job_id)
+    assert service.job(job_id).state is State.SUCCEEDED
+    assert service.epochs(job_id) == [1, 2, 1, 2, 3]
