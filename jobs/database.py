@@ -87,6 +87,14 @@ class Database:
         self.engine.dispose()
 
 
+def storable(text: str) -> str:
+    """The text without what PostgreSQL cannot hold: NUL and halves of characters become replacements.
+
+    A log may hold anything. And an id from outside that holds such a thing is found nowhere, which is right.
+    """
+    return text.encode("utf-8", "replace").decode().replace("\0", "\ufffd")
+
+
 @contextmanager
 def _translated() -> Iterator[None]:
     """Callers wait and try again when the database is away; they need not know SQLAlchemy for that."""

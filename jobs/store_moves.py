@@ -11,7 +11,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Row, insert, select, update
 
 from gkd_core.errors import Failure, FailureClass
-from jobs.database import now
+from jobs.database import now, storable
 from jobs.job import END_STATES, MOVES, Desired, State, Ticket
 from jobs.tables import attempts, events, jobs, waits
 
@@ -23,7 +23,7 @@ Condition = ColumnElement[bool]
 
 def is_job(job_id: str) -> Condition:
     """The row of this job."""
-    return jobs.c.id == job_id
+    return jobs.c.id == storable(job_id)
 
 
 def is_in(state: State) -> Condition:

@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, Connection, FromClause, Row, Select, and_, exists, func, or_, select
 
-from jobs.database import Database
+from jobs.database import Database, storable
 from jobs.errors import UnknownArtifact, UnknownJob
 from jobs.job import Artifact, Attempt, Job, State, StoredEvent
-from jobs.store_moves import Condition
+from jobs.store_moves import Condition, is_job
 from jobs.tables import artifacts, attempts, events, jobs, waits
 
 _TAG = re.compile(r"(?P<key>[\w.-]+)(:(?P<value>.*))?", re.ASCII | re.DOTALL)
@@ -64,9 +64,9 @@ class Reading:
         """
         query = _with_place().order_by(jobs.c.number.desc()).limit(limit + 1)
         if state is not None:
-            query = query.where(jobs.c.state == _storable(state))
+            query = query.where(jobs.c.state == storable(state))
         if kind is not None:
-            query = query.where(jobs.c.kind == _storable(kind))
+            query = query.where(jobs.c.kind == storable(kind))
         if tag is not None:
             query = query.where(_tagged(tag))
         with self.database.read() as connection:
@@ -105,7 +105,7 @@ class Reading:
             UnknownJob: there is no such job.
             UnknownArtifact: the job has published no file of this name.
         """
-        query = select(artifacts).where(artifacts.c.job_id == job_id, artifacts.c.name == _storable(name))
+        query = select(artifacts).where(artifacts.c.job_id == job_id, artifacts.c.name == storable(name))
         with self.database.read() as connection:
             _row(connection, job_id)
             row = connection.execute(query).one_or_none()
@@ -130,7 +130,7 @@ def read_job(connection: Connection, job_id: str) -> Job:
     Raises:
         UnknownJob: there is none of this id.
     """
-    row = connection.execute(_with_place().where(jobs.c.id == _storable(job_id))).one_or_none()
+    row = connection.execute(_with_place().where(is_job(job_id))).one_or_none()
     if row is None:
         raise UnknownJob(job_id)
     return _jobs(connection, [row])[0]
@@ -147,19 +147,14 @@ def is_ready(table: FromClause = jobs) -> Condition:
 
 
 def _row(connection: Connection, job_id: str) -> Row[Any]:
-    row = connection.execute(select(jobs).where(jobs.c.id == _storable(job_id))).one_or_none()
+    row = connection.execute(select(jobs).where(is_job(job_id))).one_or_none()
     if row is None:
         raise UnknownJob(job_id)
     return row
 
 
-def _storable(text: str) -> str:
-    """What no database can hold is found nowhere, rather than an error of the database."""
-    return text.encode("utf-8", "replace").decode().replace("\0", "\ufffd")
-
-
 def _tagged(tag: str) -> Condition:
-    match = _TAG.fullmatch(_storable(tag))
+    match = _TAG.fullmatch(storable(tag))
     if match is None:
         return jobs.c.id.is_(None)  # no job has such a tag
     value: ColumnElement[Any] = jobs.c.tags[match["key"]].as_string()

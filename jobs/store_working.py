@@ -13,7 +13,7 @@ from sqlalchemy import Connection, Row, case, delete, func, insert, select, upda
 
 from gkd_core.errors import Failure, FailureClass
 from gkd_core.events import Evaluation, Event, Progress, Report
-from jobs.database import now
+from jobs.database import now, storable
 from jobs.errors import StaleTicket
 from jobs.job import Artifact, Desired, Job, State, Ticket
 from jobs.store_moves import (
@@ -200,7 +200,7 @@ class Working(Reading):
         """
         changes = {} if config is None else {"resolved": config}
         with self.database.write() as connection:
-            row = _write(connection, ticket, {"log_tail": _text(log_tail)} | changes)
+            row = _write(connection, ticket, {"log_tail": storable(log_tail)} | changes)
             return self._give_back(connection, row, "requeued", reason, failure)
 
     def sweep(self, *, only_due: bool = False) -> tuple[str, ...]:
@@ -324,7 +324,7 @@ def _cancel(connection: Connection, ticket: Ticket) -> None:
 
 
 def _fail(connection: Connection, ticket: Ticket, failure: Failure, log_tail: str) -> tuple[str, ...]:
-    values: dict[str, Any] = {"failure": failure.model_dump(mode="json"), "log_tail": _text(log_tail)}
+    values: dict[str, Any] = {"failure": failure.model_dump(mode="json"), "log_tail": storable(log_tail)}
     _end(connection, ticket, State.FAILED, f"failed: {failure.message}", **values)
     return fail_waiting(connection, ticket.job_id, State.FAILED)
 
@@ -350,8 +350,3 @@ def _publish(connection: Connection, job_id: str, artifact: Artifact) -> None:
     )
     values = artifact.model_dump(include={"name", "size", "sha256", "metrics"})
     connection.execute(insert(artifacts).values(job_id=job_id, created_at=now(), **values))
-
-
-def _text(text: str) -> str:
-    """A log may hold anything; PostgreSQL's text holds no NUL."""
-    return text.encode("utf-8", "replace").decode().replace("\0", "\ufffd")

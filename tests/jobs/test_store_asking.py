@@ -1,0 +1,117 @@
+"""Submitting, and what may be asked of a job afterwards."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from jobs.job import Desired, State
+from jobs.store import IdempotencyConflict, NotAllowed, Store, UnknownJob
+
+
+def test_a_submitted_job_is_queued_as_it_was_sent(store: Store, ask: Any) -> None:
+    job = ask.submit(name="cells", priority=7, tags={"team": "lab"}, resources={"gpus": 1})
+    assert (job.state, job.desired, job.attempt) == (State.QUEUED, Desired.RUN, 0)
+    assert (job.name, job.priority, job.tags, job.queue) == ("cells", 7, {"team": "lab"}, "gpu")
+    assert job.spec["resources"] == {"gpus": 1}
+    assert "model" not in job.spec, "only what was sent"
+    assert job.resolved["model"]["backbone"] == "resnet18", "every default filled in"
+    assert store.get(job.id) == job
+
+
+def test_a_job_without_a_name_gets_one(ask: Any) -> None:
+    job = ask.submit()
+    assert job.name == f"train-{job.id}"
+
+
+def test_warnings_about_the_data_are_part_of_the_story(store: Store, ask: Any) -> None:
+    job = ask.submit(warnings=("3 boxes have no area",))
+    story = [(event.number, event.kind, event.attempt) for event in store.events(job.id)]
+    assert story == [(1, "state", 0), (2, "warning", 0)]
+    assert store.events(job.id)[1].body["message"] == "3 boxes have no area"
+
+
+def test_the_same_key_and_spec_give_the_same_job(store: Store, ask: Any) -> None:
+    first = ask.submit(key="k", name="cells")
+    assert ask.submit(key="k", name="cells") == first
+    assert len(store.list_jobs().items) == 1
+
+
+def test_the_same_key_with_another_spec_is_refused(store: Store, ask: Any) -> None:
+    first = ask.submit(key="k", name="cells")
+    with pytest.raises(IdempotencyConflict, match=f"'k' belongs to job {first.id}"):
+        ask.submit(key="k", name="other cells")
+    assert len(store.list_jobs().items) == 1
+
+
+def test_without_a_key_every_submission_is_a_job(store: Store, ask: Any) -> None:
+    assert ask.submit().id != ask.submit().id
+    assert len(store.list_jobs().items) == 2
+
+
+def test_fifty_submissions_with_one_key_make_one_job(store: Store, ask: Any) -> None:
+    with ThreadPoolExecutor(50) as pool:
+        ids = set(pool.map(lambda _: ask.submit(key="k").id, range(50)))
+    assert len(ids) == 1
+    assert len(store.list_jobs().items) == 1
+
+
+def test_what_a_running_job_is_asked_reaches_its_worker(store: Store, ask: Any) -> None:
+    ticket = ask.running()
+    job = store.pause_requested(ticket.job_id)
+    assert job.state is State.RUNNING
+    assert job.reason == "running on ada; asked to pause"
+    assert store.renew(ticket) is Desired.PAUSE
+    assert store.events(job.id)[-1].body == {"desired": "pause"}
+
+
+def test_asking_the_same_twice_is_asking_once(store: Store, ask: Any) -> None:
+    ticket = ask.running()
+    assert store.pause_requested(ticket.job_id) == store.pause_requested(ticket.job_id)
+    assert store.cancel_requested(ticket.job_id) == store.cancel_requested(ticket.job_id)
+    kinds = [event.kind for event in store.events(ticket.job_id)]
+    assert kinds == ["state", "state", "request", "request"]
+
+
+def test_cancelling_overrules_pausing_but_not_the_other_way(store: Store, ask: Any) -> None:
+    ticket = ask.running()
+    store.pause_requested(ticket.job_id)
+    assert store.cancel_requested(ticket.job_id).desired is Desired.CANCEL
+    with pytest.raises(NotAllowed) as refusal:
+        store.pause_requested(ticket.job_id)
+    assert refusal.value.actions == ("cancel",)
+
+
+def test_a_resumed_job_runs_again_and_nothing_is_asked_of_it_any_more(store: Store, ask: Any) -> None:
+    ticket = ask.running()
+    store.pause_requested(ticket.job_id)
+    store.pause(ticket)
+    resumed = store.resume(ticket.job_id)
+    assert (resumed.state, resumed.desired) == (State.QUEUED, Desired.RUN)
+    assert ask.claim(resumed).attempt == 2
+    assert store.renew(store.get(ticket.job_id).ticket) is Desired.RUN
+
+
+def test_jobs_that_wait_for_a_cancelled_one_fail(store: Store, ask: Any) -> None:
+    teacher = ask.submit()
+    student = ask.submit_student(teacher)
+    grandchild = ask.submit_student(student)
+    store.cancel_requested(teacher.id)
+    for job in (store.get(student.id), store.get(grandchild.id)):
+        assert job.state is State.FAILED
+        assert job.failure is not None
+    assert f"job {teacher.id}, which it waited for, is cancelled" in store.get(student.id).failure.message
+
+
+@pytest.mark.parametrize("job_id", ["nothing", "", "job\0", "\ud800", "' OR 1=1 --"])
+def test_an_unknown_job_is_unknown_to_every_verb(store: Store, ask: Any, job_id: str) -> None:
+    ask.submit()
+    for verb in (store.get, store.events, store.artifacts, store.report):
+        with pytest.raises(UnknownJob, match="there is no job"):
+            verb(job_id)
+    for verb in (store.cancel_requested, store.pause_requested, store.resume):
+        with pytest.raises(UnknownJob, match="there is no job"):
+            verb(job_id)
+    assert store.claim(job_id, "ada") is None
