@@ -26,7 +26,7 @@ EXCHANGE_ROUNDS = 2
 RIDGE = 1e-7
 """Added to the diagonal of normal matrices: with alpha 0, or repeated choices, they may be singular."""
 TIE = 1e-9
-"""Gains within this share of the best are equal, and the lowest index wins: rounding must not decide."""
+"""Gains that differ by less, per instance, are equal, and the lowest index wins: rounding must not decide."""
 
 
 class Prototypes(NamedTuple):
@@ -105,7 +105,7 @@ def _require_finite(features: Tensor, model: str) -> None:
 
 
 def select_reference(teacher: Tensor, student: Tensor, num_prototypes: int, alpha: float) -> Tensor:
-    """Choose as the published code does: joint matching pursuit among the dense instances (paper, section 3.2).
+    """Choose as the published code does: joint matching pursuit among the dense instances (PGM of the paper).
 
     Keeps its habits: a choice may repeat, and thin groups of instances are never chosen. Where the filter
     leaves nobody (1 to 3 instances, or all alike), every instance is a candidate.
@@ -198,7 +198,7 @@ def _exchange(space: _JointSpace, chosen: list[int], position: int) -> None:
     """Replace one choice in place if another instance lowers the error more."""
     others = chosen[:position] + chosen[position + 1 :]
     candidate, explained = space.best_addition(others)
-    if explained > space.explained(chosen) * (1 + TIE):
+    if explained > space.explained(chosen) + TIE * len(space.self_product):
         chosen[position] = candidate
 
 
@@ -288,7 +288,7 @@ class _JointSpace(NamedTuple):
         gains = self.gains(chosen)
         gains[chosen] = -1.0
         best = gains.max()
-        first = int((gains >= best - TIE * best.abs()).int().argmax())
+        first = int((gains >= best - TIE * len(gains)).int().argmax())
         return first, self.explained(chosen) + gains[first]
 
     def gains(self, chosen: list[int]) -> Tensor:

@@ -1,4 +1,4 @@
-"""Global loss: where an instance stands among the prototypes of all classes (paper, 3.3)."""
+"""Global loss: where an instance stands among the prototypes of all classes (RDM of the paper)."""
 
 from __future__ import annotations
 

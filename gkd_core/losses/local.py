@@ -1,4 +1,4 @@
-"""Local loss: the student's maps imitate the teacher's, foreground and background apart (paper, 3.3).
+"""Local loss: the student's maps imitate the teacher's, foreground and background apart (RDM of the paper).
 
 The mask of a level holds the robustness weight of an instance inside its box and 0 elsewhere. The published
 code's conventions are siblings (`*_reference`); docs/method.md compares them.

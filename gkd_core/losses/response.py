@@ -1,4 +1,4 @@
-"""Response loss: the student's class scores imitate the teacher's for the same proposals (paper, 3.3)."""
+"""Response loss: the student's class scores imitate the teacher's for the same proposals (RDM of the paper)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Robustness weight: how alike both models see an instance relative to its class's prototypes (paper, 3.3)."""
+"""Robustness weight: how alike both models see an instance relative to its class's prototypes (RDM of the paper)."""
 
 from __future__ import annotations
 
