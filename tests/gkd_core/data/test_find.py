@@ -1,0 +1,98 @@
+"""Layouts of folders: what people have is recognised, and what is no data set is told so."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gkd_core.config import DataConfig, Split
+from gkd_core.data.find import find_layout
+from gkd_core.errors import DataError
+
+LAYOUTS = [
+    ("annotations/instances_train2017.json", "annotations/instances_val2017.json", "train2017", "val2017"),
+    ("annotations/instances_train.json", "annotations/instances_val.json", "images/train", "images/val"),
+    (
+        "annotations/instances_train.json",
+        "annotations/instances_val.json",
+        "images/train2017",
+        "images/val2017",
+    ),
+    ("coco/instances_train.json", "coco/instances_val.json", "JPEGImages", "JPEGImages"),
+    ("instances_train.json", "instances_val.json", "images", "images"),
+    ("train.json", "val.json", ".", "."),
+    ("annotations/train.json", "annotations/valid.json", "train", "valid"),
+    ("train/_annotations.coco.json", "valid/_annotations.coco.json", "train", "valid"),
+]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: f"{layout[0]}+{layout[2]}")
+def test_layouts_that_people_have_are_recognised(
+    layout: tuple[str, str, str, str], tmp_path: Path, picture: Callable[..., None]
+) -> None:
+    for split, annotations, images in (("train", layout[0], layout[2]), ("val", layout[1], layout[3])):
+        (tmp_path / images).mkdir(parents=True, exist_ok=True)
+        (tmp_path / annotations).parent.mkdir(parents=True, exist_ok=True)
+        picture(tmp_path / images / f"{split} ü.png", 8, 8)
+        (tmp_path / annotations).write_text(
+            json.dumps({"images": [{"id": 1, "file_name": f"{split} ü.png"}]})
+        )
+    found = find_layout(DataConfig(path=tmp_path.name), base=tmp_path.parent)
+    assert found.format == "coco"
+    assert found.path is None
+    for split, annotations, images in (
+        (found.train, layout[0], layout[2]),
+        (found.val, layout[1], layout[3]),
+    ):
+        assert split is not None
+        assert Path(split.annotations) == tmp_path / annotations
+        assert Path(split.images) == tmp_path / images
+
+
+def test_voc_is_recognised(tmp_path: Path) -> None:
+    for name in ("Annotations", "JPEGImages", "ImageSets/Main"):
+        (tmp_path / name).mkdir(parents=True)
+    for split in ("train", "val"):
+        (tmp_path / "ImageSets" / "Main" / f"{split}.txt").write_text("a\n")
+    found = find_layout(DataConfig(path=str(tmp_path)))
+    assert found.format == "voc"
+    assert found.train == Split(
+        images=str(tmp_path / "JPEGImages"),
+        annotations=str(tmp_path / "Annotations"),
+        names=str(tmp_path / "ImageSets" / "Main" / "train.txt"),
+    )
+
+
+def test_with_both_formats_coco_is_taken_unless_voc_is_asked_for(shared_data: Path) -> None:
+    folder = str(shared_data / "bccd")
+    assert find_layout(DataConfig(path=folder)).format == "coco"
+    assert find_layout(DataConfig(path=folder, format="voc")).format == "voc"
+
+
+def test_a_folder_that_is_no_data_set_is_told_what_was_sought_and_found(tmp_path: Path) -> None:
+    (tmp_path / "holiday.txt").touch()
+    with pytest.raises(DataError, match=r"COCO .* and VOC .*found holiday.txt") as caught:
+        find_layout(DataConfig(path=str(tmp_path)))
+    assert caught.value.problems[0].loc == ("data", "path")
+
+
+def test_pictures_that_are_nowhere_are_told_where_they_were_sought(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        (tmp_path / f"{split}.json").write_text('{"images": [{"id": 1, "file_name": "x.png"}]}')
+    with pytest.raises(DataError, match=r"'x\.png' in the folder itself"):
+        find_layout(DataConfig(path=str(tmp_path)))
+
+
+def test_a_missing_folder_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no such folder"):
+        find_layout(DataConfig(path=str(tmp_path / "gone")))
+
+
+def test_splits_that_are_spelt_out_get_their_format_and_base(coco: Any) -> None:
+    split = Split(images="images", annotations="train.json")
+    found = find_layout(DataConfig(train=split, val=split), base=coco.folder)
+    assert found.format == "coco"
+    assert found.train is not None
+    assert found.train.images == str(coco.images)
