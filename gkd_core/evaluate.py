@@ -105,7 +105,7 @@ def _average_precision(precision: np.ndarray) -> float:
 
 def _in_original(output: dict[str, Tensor], sample: EvalSample) -> dict[str, np.ndarray]:
     """Boxes scaled back from the resized picture to the original."""
-    scale = np.array([sample.scale_x, sample.scale_y] * 2, dtype=np.float32)
+    scale = np.array(sample.scale * 2, dtype=np.float32)
     return {
         "boxes": output["boxes"].cpu().numpy() / scale,
         "labels": output["labels"].cpu().numpy(),

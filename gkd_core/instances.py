@@ -8,7 +8,7 @@ Shapes: N instances, L levels, C_t and C_s channels of teacher and student.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -37,12 +37,12 @@ def choose_instances(
     """
     owner, row, label, large = _flatten(images, image_size, config.min_box_side)
     order = np.random.default_rng(seed).permutation(len(owner))
-    chosen: Choice = {}
+    chosen: dict[int, list[int]] = {}
     for wanted in range(1, num_classes + 1):
         members = order[label[order] == wanted]
         usable = members[large[members]]
         for index in (usable if len(usable) else members)[: config.max_instances]:
-            chosen.setdefault(int(owner[index]), []).append(int(row[index]))  # type: ignore[attr-defined]
+            chosen.setdefault(int(owner[index]), []).append(int(row[index]))
     return {position: np.sort(rows) for position, rows in sorted(chosen.items())}
 
 
@@ -89,23 +89,34 @@ class InstancePool:
     strides: Sequence[int]
     pooling: Pooling
     device: torch.device
-    _parts: list[tuple[list[Tensor], list[Tensor], Tensor, Tensor, Tensor]] = field(default_factory=list)
+    _parts: list[Pooled] = field(default_factory=list)
 
     @torch.no_grad()
-    def add(self, batch: list[EvalSample], rows: Iterable[np.ndarray]) -> None:
-        """Run both detectors over a batch and pool the given rows of each picture's boxes."""
+    def add(self, batch: list[EvalSample], chosen: Sequence[tuple[ImageRecord, np.ndarray]]) -> None:
+        """Run both detectors over a batch and pool the chosen boxes of each picture.
+
+        Args:
+            batch: B resized pictures.
+            chosen: the record of each and the rows of its boxes that are pooled.
+        """
         pictures = [sample.image.to(self.device).float() / 255 for sample in batch]
-        boxes = [sample.boxes[torch.from_numpy(chosen)] for sample, chosen in zip(batch, rows, strict=True)]
-        labels = torch.cat([s.labels[torch.from_numpy(r)] for s, r in zip(batch, rows, strict=True)]) - 1
-        counts = torch.tensor([len(found) for found in boxes])
+        counts = torch.tensor([len(rows) for _, rows in chosen])
         image_index = torch.repeat_interleave(torch.arange(len(batch)), counts).to(self.device)
-        flat = torch.cat(boxes).to(self.device)
-        image_ids = torch.repeat_interleave(torch.tensor([sample.image_id for sample in batch]), counts)
-        pooled = [
-            list(self._pool(detector, levels, pictures, flat, image_index))
-            for detector, levels in ((self.teacher, self.teacher_levels), (self.student, self.student_levels))
-        ]
-        self._parts.append((pooled[0], pooled[1], labels, image_ids, flat.cpu()))
+        boxes = torch.cat(
+            [
+                torch.from_numpy(record.boxes[rows]) * torch.tensor(sample.scale * 2)
+                for sample, (record, rows) in zip(batch, chosen, strict=True)
+            ]
+        )
+        on_device = boxes.to(self.device)
+        part = Pooled(
+            self._pool(self.teacher, self.teacher_levels, pictures, on_device, image_index),
+            self._pool(self.student, self.student_levels, pictures, on_device, image_index),
+            torch.cat([torch.from_numpy(record.labels[rows]) for record, rows in chosen]) - 1,
+            torch.repeat_interleave(torch.tensor([sample.image_id for sample in batch]), counts),
+            boxes,
+        )
+        self._parts.append(part)
 
     def _pool(
         self,
@@ -114,18 +125,21 @@ class InstancePool:
         pictures: list[Tensor],
         boxes: Tensor,
         image_index: Tensor,
-    ) -> Iterator[Tensor]:
+    ) -> list[Tensor]:
         maps, _ = pyramid(detector, pictures)
-        for level, stride in zip(levels, self.strides, strict=True):
-            yield self.pooling(maps[level], boxes, image_index, stride)
+        return [
+            self.pooling(maps[level], boxes, image_index, stride)
+            for level, stride in zip(levels, self.strides, strict=True)
+        ]
 
     def finish(self) -> Pooled:
         """Everything that was collected."""
-        teacher, student, labels, image_ids, boxes = zip(*self._parts, strict=True)
+        teacher = zip(*(part.teacher for part in self._parts), strict=True)
+        student = zip(*(part.student for part in self._parts), strict=True)
         return Pooled(
-            teacher=[torch.cat(level) for level in zip(*teacher, strict=True)],
-            student=[torch.cat(level) for level in zip(*student, strict=True)],
-            labels=torch.cat(labels).to(self.device),
-            image_ids=torch.cat(image_ids),
-            boxes=torch.cat(boxes),
+            teacher=[torch.cat(level) for level in teacher],
+            student=[torch.cat(level) for level in student],
+            labels=torch.cat([part.labels for part in self._parts]).to(self.device),
+            image_ids=torch.cat([part.image_ids for part in self._parts]),
+            boxes=torch.cat([part.boxes for part in self._parts]),
         )

@@ -9,6 +9,7 @@ import argparse
 import sys
 import time
 from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -18,8 +19,7 @@ from gkd_core import process
 from gkd_core.checkpoint import load_model, publish_model
 from gkd_core.clock import Clock
 from gkd_core.config import DetectorConfig, DistillRun, TrainRun
-from gkd_core.data.check import check
-from gkd_core.data.loading import TrainLoader, eval_batches, steps_per_epoch
+from gkd_core.data.loading import PictureCache, TrainLoader, eval_batches, steps_per_epoch
 from gkd_core.data.reading import load
 from gkd_core.distiller import Distiller
 from gkd_core.errors import Problem, SpecError, StoppedError
@@ -71,18 +71,18 @@ class _Job:
         self.should_stop = should_stop
         self.device = _device(config.device)
         self.clock = Clock()
+        self.cache = PictureCache(config.train.image_size)
         self.teacher: nn.Module | None = None
 
     # ---- before training ---------------------------------------------------------------------------------
 
     def check_data(self) -> Iterator[Event]:
-        """Read the annotations and look at every picture's header, so that broken files stop the run now."""
-        report = check(self.config.data)
-        for warning in report.warnings:
-            yield Warning(message=warning)
-        self.data = load(report.resolved)
+        """Read the annotations and decode every picture once, so that broken files are known before training."""
+        self.data = load(self.config.data, decode=True)
+        for problem in self.data.warnings:
+            yield Warning(message=problem.message, hint=problem.hint)
         self.classes = self.data.classes
-        self.loader = TrainLoader(self.data.train.images, self.config.train)
+        self.loader = TrainLoader(self.data.train.images, self.config.train, cache=self.cache)
 
     def meet_teacher(self) -> Iterator[Event]:
         """Load the teacher and, the first time, tell how good it is on the validation split."""
@@ -133,7 +133,7 @@ class _Job:
 
     def train_epoch(self, training: Training) -> Iterator[Event]:
         """The rest of the current epoch."""
-        batches = self.loader.epoch(training.epoch, training.step_in_epoch, mosaic=training.mosaic)
+        batches = self.loader.epoch(training.epoch, first_step=training.step_in_epoch)
         for batch in batches:
             losses = training.train_step(batch)
             self.clock.count(losses, len(batch))
@@ -184,7 +184,9 @@ class _Job:
         began = time.monotonic()
         images = self.data.val.images
         detections = {}
-        batches = eval_batches(images, self.config.train.image_size, self.config.train.batch_size)
+        batches = eval_batches(
+            images, self.config.train.image_size, self.config.train.batch_size, "auto", self.cache
+        )
         for found in detect_batches(detector, batches, self.device):
             detections.update(found)
             self.stop_if_asked()
@@ -250,10 +252,10 @@ class _Job:
     def fill(self, pool: InstancePool, choice: Choice, training: Training) -> Iterator[Event]:
         """Run both detectors over the chosen pictures."""
         recipe = self.config.train
-        chosen = [self.data.train.images[position] for position in choice]
-        rows = iter(choice.values())
-        for batch in eval_batches(chosen, recipe.image_size, recipe.batch_size):
-            pool.add(batch, [next(rows) for _ in batch])
+        chosen = [(self.data.train.images[position], rows) for position, rows in choice.items()]
+        images, parts = [image for image, _ in chosen], iter(chosen)
+        for batch in eval_batches(images, recipe.image_size, recipe.batch_size, "auto", self.cache):
+            pool.add(batch, list(islice(parts, len(batch))))
             self.stop_if_asked()
             if self.clock.progress_due():
                 yield self.progress(training).model_copy(update={"activity": "prototypes"})

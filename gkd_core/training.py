@@ -95,11 +95,6 @@ class Training:
         return 1.0 if constant else 1 - self.epoch / self.config.epochs
 
     @property
-    def mosaic(self) -> bool:
-        """Whether pictures are still put together in this epoch."""
-        return self.epoch < self.config.augment.mosaic_until * self.config.epochs
-
-    @property
     def evaluated(self) -> nn.Module:
         """The detector that is evaluated and published: the averaged one where there is one."""
         return self.average.module if self.average is not None else self.detector
@@ -138,10 +133,11 @@ class Training:
         self.detector.train()
         pictures = [sample.image.to(self.device).float() / 255 for sample in part]
         targets = [{name: value.to(self.device) for name, value in s.target.items()} for s in part]
-        if self.distiller is not None:
-            losses = self.distiller(pictures, targets, self.attenuation)
-        else:
-            losses = self.detector(pictures, targets)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
+            if self.distiller is not None:
+                losses = self.distiller(pictures, targets, self.attenuation)
+            else:
+                losses = self.detector(pictures, targets)
         weighted = {name: loss * share for name, loss in losses.items()}
         total = torch.stack(list(weighted.values())).sum()
         if not torch.isfinite(total):
