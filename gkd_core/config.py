@@ -44,9 +44,13 @@ class DataConfig(Strict):
     """
 
     format: Literal["auto", "coco", "voc"] = "auto"
+    """`auto` recognises it by the layout; COCO where both are there."""
     path: str | None = None
+    """Folder of a data set whose layout is recognised; instead of `train` and `val`."""
     train: Split | None = None
+    """The split that is learnt from; instead of `path`."""
     val: Split | None = None
+    """The split that every model is judged on."""
     classes: tuple[str, ...] | None = None
     """The class names, in label order (label 1 is the first). None takes those of the training split. A list
     that differs from the data set's own (as a set) is refused: a typo here would silently drop objects."""
@@ -90,8 +94,11 @@ class DetectorConfig(Strict):
     architecture: Architecture = "fcos"
     """FCOS trains best from scratch among the three on small data (measured; see docs/decisions)."""
     backbone: Backbone = "resnet18"
+    """resnet18 does less than half the work of resnet50, which suits a student."""
     fpn: FpnConfig = FpnConfig()
+    """Feature pyramid between backbone and head."""
     head: HeadConfig = HeadConfig()
+    """Heads that predict classes and boxes on every level."""
     norm: Literal["batch", "group", "frozen"] = "batch"
     """Backbone and FPN: `batch` and `group` learn from scratch; `frozen` keeps the statistics of loaded weights.
     Heads always use group norm: their weights are shared over levels whose statistics differ."""
@@ -144,6 +151,7 @@ class LocalConfig(Strict):
     """Local loss of RDM: decoupled feature imitation."""
 
     weight: float = Field(default=1.0, ge=0)
+    """Multiplies both parts below."""
     foreground: float = Field(default=1.0, ge=0)
     """Published weight inside boxes."""
     background: float = Field(default=4.0, ge=0)
@@ -154,6 +162,7 @@ class ResponseConfig(Strict):
     """Response loss of RDM: the student's scores imitate the teacher's."""
 
     weight: float = Field(default=1.0, ge=0)
+    """0 leaves the response loss out."""
     temperature: float = Field(default=2.0, gt=0)
     """Published T."""
 
@@ -166,9 +175,13 @@ class DistillConfig(Strict):
     conventions: Literal["default", "reference"] = "default"
     """`reference` keeps the published code's pooling, levels and masks, defects included (docs/method.md)."""
     prototypes: PrototypesConfig = PrototypesConfig()
+    """How prototypes are chosen (PGM)."""
     global_: GlobalConfig = Field(default=GlobalConfig(), alias="global")
+    """How an instance relates to the prototypes should agree."""
     local: LocalConfig = LocalConfig()
+    """What the features are should agree."""
     response: ResponseConfig = ResponseConfig()
+    """What is predicted should agree."""
     attenuation: Literal["linear", "constant"] = "linear"
     """`linear`: 1 - epoch / epochs on global and local loss, as published."""
     control: bool = True
@@ -183,6 +196,7 @@ class OptimizerConfig(Strict):
     """Optimiser. The defaults train small detectors from scratch."""
 
     name: Literal["adamw", "sgd"] = "adamw"
+    """AdamW needs less tuning from scratch."""
     lr: float = Field(default=6e-4, gt=0)
     """Peak, for the whole batch. For SGD 0.01 at batch 8 is usual."""
     weight_decay: float = Field(default=0.05, ge=0)
@@ -197,7 +211,9 @@ class ScheduleConfig(Strict):
     """Learning rate: linear warm-up, then a cosine down to `final` times the peak."""
 
     warmup_epochs: float = Field(default=1.0, ge=0)
+    """From nearly 0 to the peak; networks that start from scratch diverge without."""
     final: float = Field(default=0.01, ge=0, le=1)
+    """Share of the peak that is left at the end."""
 
 
 class AugmentConfig(Strict):
@@ -217,6 +233,7 @@ class TrainConfig(Strict):
     """The training recipe, shared by student and control."""
 
     epochs: int = Field(default=30, ge=1)
+    """Passes over the training split."""
     batch_size: int = Field(default=8, ge=1)
     """Pictures per optimiser step."""
     accumulate: int = Field(default=1, ge=1)
@@ -224,9 +241,13 @@ class TrainConfig(Strict):
     image_size: int = Field(default=640, ge=64, le=4096, multiple_of=32)
     """Longer side of the resized picture, in pixels."""
     seed: int = Field(default=0, ge=0)
+    """Decides initial weights, order and augmentation; the same seed gives the same run."""
     optimizer: OptimizerConfig = OptimizerConfig()
+    """What follows the gradients."""
     schedule: ScheduleConfig = ScheduleConfig()
+    """How the learning rate changes."""
     augment: AugmentConfig = AugmentConfig()
+    """How pictures are varied."""
     ema: float | None = Field(default=0.998, ge=0, lt=1)
     """Decay of the averaged weights that are evaluated and published (it grows towards this at the start, so
     that short runs work); None: off."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -101,7 +102,15 @@ def _translated() -> Iterator[None]:
     try:
         yield
     except (OperationalError, InterfaceError, PoolTimeout) as error:
+        if _is_mistake(error):
+            raise
         raise StoreAway(error) from error
+
+
+def _is_mistake(error: Exception) -> bool:
+    """SQLite reports a missing table in the same class as a file that is locked or gone."""
+    code = getattr(getattr(error, "orig", None), "sqlite_errorcode", None)
+    return code == sqlite3.SQLITE_ERROR
 
 
 def _connect_postgresql(url: str) -> Engine:

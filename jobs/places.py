@@ -35,13 +35,14 @@ class Places:
             PlaceError: the path leaves the roots, or nothing lies there.
         """
         try:
-            reachable = [path for path in self._candidates(text) if self._allows(path)]
+            candidates = self._candidates(text)
+            reachable = [path for path in candidates if self._allows(path)]
             found = next((path for path in reachable if path.exists()), None)
         except (OSError, RuntimeError, ValueError) as error:  # too long, a loop of links, a NUL
             raise PlaceError(f"{text[:200]!r} is no path: {error}", self._hint()) from None
         if found:
             return found
-        if reachable:
+        if candidates and reachable == candidates:
             raise PlaceError(f"there is no {text!r} {self._under()}", self._hint())
         raise PlaceError(f"{text!r} leaves the data roots; a job reads {self._under()} only", self._hint())
 

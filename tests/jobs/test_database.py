@@ -1,0 +1,99 @@
+"""Migrations, and a database that goes away."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import select, text
+from sqlalchemy.exc import DBAPIError
+
+from jobs.database import Database, now
+from jobs.store import Store, StoreAway
+from jobs.tables import metadata
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A database without tables."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'empty.db'}"
+    return str(request.getfixturevalue("new_postgres_url"))
+
+
+def test_migrations_lead_to_the_tables(empty_url: str) -> None:
+    with closing(Database(empty_url)) as database:
+        database.migrate()
+        with database.read() as connection:
+            context = MigrationContext.configure(connection, opts={"compare_type": True})
+            assert compare_metadata(context, metadata) == []
+
+
+def test_several_processes_may_migrate_at_once_and_again(empty_url: str) -> None:
+    with closing(Database(empty_url)) as database:
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(lambda _: Database.migrate(database), range(4)))
+        with database.read() as connection:
+            assert connection.scalars(text("SELECT version_num FROM alembic_version")).all() == ["0001"]
+
+
+def test_the_clock_is_unix_time(database_url: str) -> None:
+    with closing(Database(database_url)) as database, database.read() as connection:
+        assert connection.scalar(select(now())) == pytest.approx(time.time(), abs=60)
+
+
+def test_a_transaction_that_fails_is_undone(store: Store, ask: Any) -> None:
+    job = ask.submit()
+    with pytest.raises(DBAPIError), store.database.write() as connection:  # noqa: PT012
+        connection.execute(text("UPDATE jobs SET name = 'other'"))
+        connection.execute(text("UPDATE no_such_table SET name = 'other'"))
+    assert store.get(job.id).name == job.name
+
+
+def test_a_database_without_tables_is_no_store(empty_url: str) -> None:
+    with closing(Store(empty_url)) as store, pytest.raises(DBAPIError, match="jobs"):
+        store.list_jobs()
+
+
+@pytest.mark.parametrize("url", ["postgresql://nobody@127.0.0.1:1/gkd", "sqlite:////nowhere/at/all/gkd.db"])
+def test_a_database_that_does_not_answer_is_away(url: str) -> None:
+    with closing(Store(url)) as store, pytest.raises(StoreAway, match="the database does not answer"):
+        store.ping()
+
+
+def test_connections_that_were_cut_are_replaced(postgres_url: str) -> None:
+    others = "datname = current_database() AND pid <> pg_backend_pid()"
+    with closing(Store(postgres_url)) as store, closing(Store(postgres_url)) as admin:
+        store.ping()
+        with admin.database.write() as connection:
+            connection.execute(text(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {others}"))
+        store.ping()
+
+
+def test_a_connection_that_is_cut_inside_a_verb_means_away(postgres_url: str) -> None:
+    with closing(Store(postgres_url)) as store, pytest.raises(StoreAway):  # noqa: SIM117
+        with store.database.write() as connection:
+            connection.execute(text("SELECT pg_terminate_backend(pg_backend_pid())"))
+
+
+def test_a_writer_that_is_frozen_does_not_keep_others_from_its_rows_for_ever(postgres_url: str) -> None:
+    with closing(Database(postgres_url)) as database, database.read() as connection:
+        limits = {
+            name: connection.scalar(text(f"SHOW {name}"))
+            for name in ("idle_in_transaction_session_timeout", "lock_timeout")
+        }
+    assert limits == {"idle_in_transaction_session_timeout": "15s", "lock_timeout": "15s"}
+
+
+def test_readers_do_not_wait_for_a_writer(store: Store, ask: Any) -> None:
+    job = ask.submit()
+    with store.database.write() as connection:
+        connection.execute(text("UPDATE jobs SET name = 'other'"))
+        with ThreadPoolExecutor(1) as pool:
+            assert pool.submit(store.get, job.id).result(timeout=5).name == job.name

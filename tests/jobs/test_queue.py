@@ -1,0 +1,109 @@
+"""The doorbell over a real Redis and in memory, and with nobody there."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from typing import Any
+
+import pytest
+from kombu.simple import SimpleQueue
+
+from jobs.queue import TASK, Doorbell, make_app
+from jobs.store import Store
+
+NOBODY = "redis://127.0.0.1:1/0"
+
+
+@pytest.fixture
+def ask(sqlite_url: str, asker: Any) -> Iterator[Any]:
+    with closing(Store(sqlite_url)) as store:
+        yield asker(store)
+
+
+@pytest.fixture(params=["memory", "redis"])
+def broker_url(request: pytest.FixtureRequest) -> str:
+    return "memory://" if request.param == "memory" else str(request.getfixturevalue("redis_url"))
+
+
+@pytest.fixture
+def app(broker_url: str) -> Iterator[Any]:
+    with closing(make_app(broker_url)) as app:
+        with app.connection_for_write() as connection:
+            for queue in ("cpu", "gpu"):
+                app.amqp.queues[queue](connection.default_channel).declare()
+                app.amqp.queues[queue](connection.default_channel).purge()
+        yield app
+
+
+def heard(app: Any, queue: str) -> list[dict[str, Any]]:
+    """Messages in a queue, in the order in which a worker gets them."""
+    with app.connection_for_read() as connection:
+        waiting = SimpleQueue(connection, app.amqp.queues[queue], no_ack=True)
+        messages = []
+        try:
+            while True:
+                messages.append(waiting.get(timeout=0.2))
+        except waiting.Empty:
+            return messages
+        finally:
+            waiting.close()
+
+
+def test_a_ring_carries_a_job_id_and_nothing_else(app: Any, ask: Any) -> None:
+    job = ask.submit()
+    assert Doorbell(app).ring(job) is True
+    (message,) = heard(app, "cpu")
+    arguments, keywords, _ = message.payload
+    assert (message.headers["task"], arguments, keywords) == (TASK, [job.id], {})
+    assert "cells" not in json.dumps(message.payload)
+
+
+def test_a_job_rings_where_its_kind_of_worker_listens(app: Any, ask: Any) -> None:
+    job = ask.submit(resources={"gpus": 1})
+    Doorbell(app).ring(job)
+    assert heard(app, "cpu") == []
+    assert len(heard(app, "gpu")) == 1
+
+
+def test_urgent_jobs_are_heard_first(redis_url: str, ask: Any) -> None:
+    jobs = [ask.submit(priority=priority) for priority in (0, 5, 9, 5)]
+    with closing(make_app(redis_url)) as app:
+        for job in jobs:
+            Doorbell(app).ring(job)
+        order = [message.payload[0][0] for message in heard(app, "cpu")]
+    assert order == [jobs[2].id, jobs[1].id, jobs[3].id, jobs[0].id]
+
+
+def test_a_broker_that_is_away_costs_a_moment_and_a_line_in_the_log(
+    ask: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    job = ask.submit()
+    started = time.monotonic()
+    with closing(make_app(NOBODY)) as app, caplog.at_level(logging.WARNING):
+        assert Doorbell(app).ring(job) is False
+    assert time.monotonic() - started < 3
+    assert f"could not ring for job {job.id}" in caplog.text
+
+
+def test_a_ping_tells_whether_the_broker_answers(app: Any) -> None:
+    Doorbell(app).ping()
+    with (
+        closing(make_app(NOBODY)) as nobody,
+        pytest.raises(ConnectionError, match="the broker does not answer"),
+    ):
+        Doorbell(nobody).ping()
+
+
+def test_workers_take_one_message_at_a_time_and_keep_no_results(app: Any) -> None:
+    conf = app.conf
+    assert (conf.worker_prefetch_multiplier, conf.worker_disable_prefetch) == (1, True)
+    assert (conf.task_acks_late, conf.result_backend, conf.broker_connection_max_retries) == (
+        False,
+        None,
+        None,
+    )
+    assert (conf.task_serializer, conf.accept_content) == ("json", ["json"])

@@ -1,0 +1,74 @@
+"""Settings come from the environment and say what is wrong with it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from jobs.settings import Settings
+
+
+@pytest.fixture(autouse=True)
+def _no_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.startswith("GKD_"):
+            monkeypatch.delenv(name)
+
+
+def test_everything_lies_in_the_home_folder_unless_told_otherwise(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path)
+    assert settings.database_url == f"sqlite:///{tmp_path}/gkd.db"
+    assert settings.artifacts_url == tmp_path / "artifacts"
+    assert settings.runs == tmp_path / "runs"
+    assert settings.broker_url == "memory://"
+
+
+def test_the_environment_sets_what_it_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GKD_HOME", "~/somewhere")
+    monkeypatch.setenv("GKD_DATABASE_URL", "postgresql://db/gkd")
+    monkeypatch.setenv("GKD_ARTIFACTS_URL", "file:///srv/models%20of%20gkd")
+    monkeypatch.setenv("GKD_DATA_ROOTS", f"/data{os.pathsep}/more")
+    settings = Settings()
+    assert settings.home == Path.home() / "somewhere"
+    assert settings.database_url == "postgresql://db/gkd"
+    assert settings.artifacts_url == Path("/srv/models of gkd")
+    assert settings.data_roots == (Path("/data"), Path("/more"))
+
+
+def test_an_empty_variable_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GKD_BROKER_URL", "")
+    monkeypatch.setenv("GKD_GPUS", "")
+    assert (Settings().broker_url, Settings().gpus) == ("memory://", None)
+
+
+def test_jobs_read_under_the_current_folder_by_default(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert Settings().data_roots == (tmp_path,)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("GKD_ARTIFACTS_URL", "s3://bucket", "not s3://"),
+        ("GKD_DATA_ROOTS", os.pathsep, "at least one folder"),
+        ("GKD_LEASE_SECONDS", "15", "renew_seconds 10 must be at most half of lease_seconds 15"),
+        ("GKD_MAX_ATTEMPTS", "0", "greater than or equal to 1"),
+        ("GKD_PORT", "70000", "less than or equal to 65535"),
+    ],
+)
+def test_a_setting_that_cannot_work_is_refused(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, message: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ValidationError, match=message):
+        Settings()
+
+
+def test_settings_do_not_change() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        Settings().port = 1

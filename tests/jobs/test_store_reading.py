@@ -1,0 +1,123 @@
+"""Lists, reasons, events and artifacts as people see them."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from jobs.job import Artifact, State
+from jobs.store import Store, UnknownArtifact, UnknownJob
+
+
+def test_pages_show_every_job_once_newest_first(store: Store, ask: Any) -> None:
+    ids = [ask.submit().id for _ in range(5)]
+    seen, after = [], None
+    for size in (2, 2, 1):
+        page = store.list_jobs(after=after, limit=2)
+        assert len(page.items) == size
+        seen += [job.id for job in page.items]
+        after = page.next
+    assert after is None
+    assert seen == ids[::-1]
+
+
+def test_a_page_is_not_disturbed_by_new_jobs(store: Store, ask: Any) -> None:
+    ids = [ask.submit().id for _ in range(4)]
+    first = store.list_jobs(limit=2)
+    ask.submit()
+    second = store.list_jobs(limit=2, after=first.next)
+    assert [job.id for job in second.items] == [ids[1], ids[0]]
+
+
+def test_a_page_after_nothing_known_is_refused(store: Store) -> None:
+    with pytest.raises(UnknownJob):
+        store.list_jobs(after="yesterday")
+
+
+def test_lists_can_be_narrowed(store: Store, ask: Any) -> None:
+    lab = ask.submit(tags={"team": "lab", "a.b": "x:y"})
+    shop = ask.submit(tags={"team": "shop"})
+    student = ask.submit_student(lab)
+    ticket = ask.claim(shop)
+
+    def ids(**narrow: Any) -> list[str]:
+        return [job.id for job in store.list_jobs(**narrow).items]
+
+    assert ids(tag="team:lab") == [lab.id]
+    assert ids(tag="team") == [shop.id, lab.id]
+    assert ids(tag="a.b:x:y") == [lab.id]
+    assert ids(kind="distill") == [student.id]
+    assert ids(state="running") == [ticket.job_id]
+    assert ids(state="queued", kind="train") == [lab.id]
+
+
+@pytest.mark.parametrize("tag", ["", ":", "team:nobody", 'te"am:lab', "team'--:lab", "team\0", "$[0]"])
+def test_an_odd_tag_finds_nothing(store: Store, ask: Any, tag: str) -> None:
+    ask.submit(tags={"team": "lab"})
+    assert store.list_jobs(tag=tag).items == ()
+
+
+def test_a_queued_job_says_how_many_are_ahead(store: Store, ask: Any) -> None:
+    first, second = ask.submit(), ask.submit()
+    urgent = ask.submit(priority=9)
+    waiting = ask.submit_student(first, priority=9)
+    gpu = ask.submit(resources={"gpus": 1})
+    reasons = {job.id: job.reason for job in store.list_jobs().items}
+    assert reasons == {
+        urgent.id: "queued: next, waiting for a worker",
+        first.id: "queued: 1 ahead, waiting for a worker",
+        second.id: "queued: 2 ahead, waiting for a worker",
+        waiting.id: f"queued: waits for job {first.id}",
+        gpu.id: "queued: next, waiting for a worker with 1 GPU",
+    }
+    assert store.get(second.id).reason == reasons[second.id]
+
+
+def test_a_job_says_what_it_waits_for_even_afterwards(store: Store, ask: Any) -> None:
+    teacher = ask.submit()
+    student = ask.submit_student(teacher)
+    store.succeed(ask.claim(teacher))
+    assert store.get(student.id).waits_for == (teacher.id,)
+    assert store.get(student.id).reason == "queued: next, waiting for a worker"
+
+
+def test_events_can_be_read_in_pieces(store: Store, ask: Any, make_progress: Any) -> None:
+    ticket = ask.running()
+    for step in range(1, 6):
+        store.record(ticket, make_progress(step), step)
+    assert [event.number for event in store.events(ticket.job_id, after=3, limit=2)] == [4, 5]
+    assert store.events(ticket.job_id, after=7) == ()
+
+
+def test_times_are_those_of_the_databases_clock_and_know_their_zone(store: Store, ask: Any) -> None:
+    job = ask.submit()
+    assert job.created_at.tzinfo is UTC
+    assert abs(datetime.now(UTC) - job.created_at) < timedelta(seconds=60)
+    ask.claim(job)
+    first, second = store.events(job.id)
+    assert first.time <= second.time
+    lease = store.get(job.id).lease_until - second.time
+    assert lease == pytest.approx(timedelta(seconds=60), abs=timedelta(seconds=1))
+
+
+def test_artifacts_are_listed_and_found_by_name(store: Store, ask: Any, make_progress: Any) -> None:
+    ticket = ask.running()
+    file = Artifact(name="m.safetensors", size=5_000_000_000, sha256="c" * 64, created_at=datetime.now(UTC))
+    store.record(ticket, make_progress(), 1, file)
+    (listed,) = store.artifacts(ticket.job_id)
+    assert listed == store.artifact(ticket.job_id, "m.safetensors")
+    assert (listed.size, listed.sha256) == (file.size, file.sha256)
+
+
+@pytest.mark.parametrize("name", ["other", "../m.safetensors", "m\0"])
+def test_an_unknown_artifact_is_named(store: Store, ask: Any, name: str) -> None:
+    job = ask.submit()
+    with pytest.raises(UnknownArtifact, match=f"job {job.id} has published no file"):
+        store.artifact(job.id, name)
+
+
+def test_a_job_read_back_is_the_same_in_every_list(store: Store, ask: Any) -> None:
+    jobs = [ask.job_in(state) for state in State]
+    assert store.list_jobs().items[::-1] == tuple(store.get(job.id) for job in jobs)
