@@ -17,8 +17,8 @@ from gkd_core.config import Split
 from gkd_core.data.findings import Findings, few
 from gkd_core.data.records import WrittenImage, WrittenObject, WrittenSplit
 
-MAX_BYTES = 2 * 1024**3
-"""Refused above: four times the annotations of COCO itself."""
+MAX_BYTES = 1024**3
+"""Refused above: twice the annotations of COCO itself, which take some GB of memory to read."""
 MAX_ID = 2**63 - 1
 """Ids travel in int64 tensors."""
 
@@ -38,7 +38,7 @@ def read_coco(split: Split, findings: Findings) -> WrittenSplit:
     label_of, classes = _labels(categories, findings)
     images = _images(_list(root, "images", findings), findings)
     objects = _objects(_list(root, "annotations", findings), images, label_of, findings)
-    folder = Path(split.images)
+    folder = Path(os.path.normpath(split.images))
     number = _numbers_of(images, findings)
     written = []
     for key, image in images.items():
@@ -48,13 +48,13 @@ def read_coco(split: Split, findings: Findings) -> WrittenSplit:
 
 
 def picture_path(folder: Path, name: str, findings: Findings) -> Path:
-    """Where a picture lies: below the folder, whatever its name says.
+    """Where a picture lies: below the (normalised) folder, whatever its name says.
 
     Raises:
         DataError: the name leads out of the folder.
     """
     path = Path(os.path.normpath(folder / name))
-    if not path.is_relative_to(os.path.normpath(folder)):
+    if not path.is_relative_to(folder):
         hint = "`file_name` is relative to the folder of pictures and must stay inside it."
         raise findings.error(f"file_name {name!r} leads out of {folder}", hint)
     if ".." in Path(name).parts:

@@ -106,22 +106,30 @@ def _folded(name: str) -> str:
 def _look_at(images: Sequence[WrittenImage], headers: int | None, decode: bool) -> list[_Look]:
     count = len(images) if headers is None else min(headers, len(images))
     chosen = set(np.linspace(0, len(images) - 1, count).astype(int).tolist())
-    jobs = [(image, number in chosen, decode) for number, image in enumerate(images)]
+    looks = [_Look(image.size) for image in images]
+    wanted = [number for number, image in enumerate(images) if number in chosen or image.size is None]
     with ThreadPoolExecutor(THREADS) as pool:
-        return list(pool.map(_look, *zip(*jobs, strict=True), chunksize=32))
+        found = pool.map(_look_and_decode if decode else _look, [images[number].path for number in wanted])
+    for number, look in zip(wanted, found, strict=True):
+        looks[number] = look
+    return looks
 
 
-def _look(image: WrittenImage, chosen: bool, decode: bool) -> _Look:
-    if not chosen and image.size is not None:
-        return _Look(image.size)
+def _look(path: Path) -> _Look:
     try:
-        size = read_header(image.path)
+        return _Look(read_header(path))
     except PictureError as error:
         return _Look(None, unreadable=error.message)
+
+
+def _look_and_decode(path: Path) -> _Look:
+    look = _look(path)
+    if look.unreadable:
+        return look
     try:
-        return _Look(size, inspect(image.path) if decode and chosen else ())
+        return look._replace(remarks=inspect(path))
     except PictureError as error:
-        return _Look(size, broken=error.message)
+        return look._replace(broken=error.message)
 
 
 def _refuse_unreadable(messages: Sequence[str], findings: Findings) -> None:

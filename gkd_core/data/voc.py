@@ -55,13 +55,14 @@ def read_voc(split: Split, findings: Findings) -> WrittenSplit:
         DataError: there is no list, or nothing on it can be used.
     """
     folder = Path(split.annotations)
+    if not folder.is_dir():
+        raise findings.error("no such folder of annotations")
     stems = _stems(split, folder, findings)
     files = _files(Path(split.images), findings)
     pictures = [picture for stem in stems if (picture := _picture(stem, folder, files, split, findings))]
     if not pictures:
-        raise findings.error(
-            f"none of the {len(stems)} listed pictures can be used", "See the files' names above."
-        )
+        reasons = "; ".join(problem.message for problem in findings.problems())
+        raise findings.error(f"none of the {len(stems)} listed pictures can be used: {reasons}")
     classes = tuple(sorted({item.class_name for picture in pictures for item in picture.objects}))
     written = [_written(number, picture, classes) for number, picture in enumerate(pictures, start=1)]
     return WrittenSplit(classes, Path(split.images), written)

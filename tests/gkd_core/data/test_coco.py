@@ -1,5 +1,7 @@
 """Reading COCO: labels by category id, one flawed box costs one box, ambiguity stops the reading."""
 
+import itertools
+import json
 from typing import Any
 
 import numpy as np
@@ -156,3 +158,45 @@ def test_image_ids_that_are_text_become_numbers(coco: Any) -> None:
     records = load(coco.config()).train.images
     assert [record.image_id for record in records] == [3, 2]
     assert [len(record.boxes) for record in records] == [2, 2]
+
+
+ODD: list[Any] = [
+    None,
+    True,
+    -1,
+    0,
+    10**30,
+    1e308,
+    float("nan"),
+    "",
+    "x",
+    "\0",
+    "../..",
+    [],
+    [None],
+    {},
+    {"id": 1},
+]
+
+
+def _slots(value: Any) -> list[tuple[Any, Any]]:
+    """Every place in a JSON value that can be overwritten."""
+    if not isinstance(value, dict | list):
+        return []
+    keys = list(value) if isinstance(value, dict) else range(len(value))
+    return [slot for key in keys for slot in [(value, key), *_slots(value[key])]]
+
+
+def test_any_value_may_be_odd_without_a_traceback(coco: Any) -> None:
+    places = range(len(_slots(coco.train)))
+    sound = json.dumps(coco.train)
+    for number, odd in itertools.product(places, ODD):
+        coco.train = json.loads(sound)
+        container, key = _slots(coco.train)[number]
+        container[key] = odd
+        try:
+            data = load(coco.config())
+        except DataError as error:
+            assert error.problems  # noqa: PT017
+        else:
+            assert all(np.isfinite(record.boxes).all() for record in data.train.images)
