@@ -16,9 +16,8 @@ from typing import Any, NamedTuple
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
 
-from gkd_core.detectors import build_detector
+from gkd_core.detectors import Detector, build_detector
 from gkd_core.errors import Problem, SpecError
 from gkd_core.model_card import ModelCard, read_card
 from gkd_core.run_dir import publish_file
@@ -49,7 +48,7 @@ def publish_model(path: Path, weights: dict[str, torch.Tensor], card: ModelCard)
     return Published(size, digest)
 
 
-def load_model(path: Path | str, device: torch.device | str = "cpu") -> tuple[nn.Module, ModelCard]:
+def load_model(path: Path | str, device: torch.device | str = "cpu") -> tuple[Detector, ModelCard]:
     """Rebuild a detector from its file, in evaluation mode.
 
     Raises:
@@ -61,7 +60,7 @@ def load_model(path: Path | str, device: torch.device | str = "cpu") -> tuple[nn
     return detector.to(device, memory_format=torch.channels_last).eval(), card
 
 
-def load_weights(detector: nn.Module, path: Path | str) -> None:
+def load_weights(detector: Detector, path: Path | str) -> None:
     """Fill a detector from a model file; every tensor must be there with its shape."""
     try:
         weights = load_file(path)

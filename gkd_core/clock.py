@@ -25,6 +25,8 @@ class Clock:
         self._told = self._saved = self._counted_since = now
         self._losses: dict[str, Tensor] = {}
         self._steps = self._images = 0
+        self._last_losses: dict[str, float] = {}
+        self._last_speed: float | None = None
 
     def count(self, losses: dict[str, Tensor], images: int) -> None:
         """Add a step."""
@@ -50,11 +52,13 @@ class Clock:
         return due
 
     def tell(self, fraction: float) -> tuple[dict[str, float], float | None, float | None]:
-        """Mean losses and pictures a second since the last call, and the seconds left of the whole job."""
+        """Mean losses and pictures a second since the last call (or of the one before, if nothing was counted), and
+        the seconds left of the whole job."""
         now = time.monotonic()
-        losses = {name: float(value) / self._steps for name, value in self._losses.items()}
-        speed = self._images / (now - self._counted_since) if self._images else None
+        if self._steps:
+            self._last_losses = {name: float(value) / self._steps for name, value in self._losses.items()}
+            self._last_speed = self._images / (now - self._counted_since)
         done = fraction - self._began_at
         left = (now - self._began) / done * (1 - fraction) if done > 0 else None
         self._losses, self._steps, self._images, self._counted_since = {}, 0, 0, now
-        return losses, speed, left
+        return self._last_losses, self._last_speed, left

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -48,16 +48,12 @@ CELLS_PER_BOX = {"retinanet": 4.0, "fcos": 4.0, "faster_rcnn": 14.0}
 and FCOS's lower bound, 14 follows from FPN's canonical 224 pixels on stride 16 (Lin et al. 2017, eq. 1)."""
 
 
-class Detector(Protocol):
-    """What the engine needs to know of a detector beyond torchvision's contract."""
-
-    strides: tuple[int, ...]
-    cells_per_box: float
-    backbone: BackboneWithFPN
-    transform: nn.Module
+Detector = Any
+"""A `RetinaNet`, `FCOS` or `FasterRCNN` of torchvision with two attributes more: `strides`, those of its pyramid,
+and `cells_per_box`. `Any`, because torch types every attribute of a module as "tensor or module"."""
 
 
-def build_detector(config: DetectorConfig, num_classes: int, image_size: int) -> nn.Module:
+def build_detector(config: DetectorConfig, num_classes: int, image_size: int) -> Detector:
     """A freshly initialised detector.
 
     Args:
@@ -123,10 +119,11 @@ def _tower(in_channels: int, width: int, depth: int) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
-def _set_towers(head: nn.Module, config: DetectorConfig) -> None:
+def _set_towers(head: RetinaNetHead | FCOSHead, config: DetectorConfig) -> None:
     """Give a torchvision head, built for `width` input channels, towers of the wanted depth."""
     width = config.head.width or config.fpn.channels
-    for branch in (head.classification_head, head.regression_head):
+    branches: list[Any] = [head.classification_head, head.regression_head]
+    for branch in branches:
         branch.conv = _tower(config.fpn.channels, width, config.head.depth)
 
 
@@ -239,7 +236,7 @@ def _faster_rcnn(
 # ---- what the rest of the engine asks of a detector ------------------------------------------------------
 
 
-def pyramid(detector: nn.Module, pictures: list[Tensor]) -> tuple[list[Tensor], list[tuple[int, int]]]:
+def pyramid(detector: Detector, pictures: list[Tensor]) -> tuple[list[Tensor], list[tuple[int, int]]]:
     """Normalise, pad and run the backbone with its FPN.
 
     Args:
@@ -252,13 +249,13 @@ def pyramid(detector: nn.Module, pictures: list[Tensor]) -> tuple[list[Tensor], 
     return list(detector.backbone(batch.tensors).values()), batch.image_sizes
 
 
-def count_parameters(detector: nn.Module) -> int:
+def count_parameters(detector: Detector) -> int:
     """Number of parameters, buffers not counted."""
     return sum(parameter.numel() for parameter in detector.parameters())
 
 
 @torch.no_grad()
-def detect(detector: nn.Module, pictures: list[Tensor]) -> list[dict[str, Tensor]]:
+def detect(detector: Detector, pictures: list[Tensor]) -> list[dict[str, Tensor]]:
     """Boxes (N, 4) in pixels of the given pictures, labels (N,) from 1 and scores (N,), one dict a picture."""
     detections: list[dict[str, Tensor]] = detector.eval()(pictures)
     return detections

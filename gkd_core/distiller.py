@@ -12,16 +12,16 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from gkd_core import features
 from gkd_core.config import DistillConfig
-from gkd_core.detectors import Targets, pyramid
+from gkd_core.detectors import Detector, Targets, pyramid
 from gkd_core.errors import Problem, SpecError
-from gkd_core.instances import Pooling
+from gkd_core.instances import InstancePool, Pooled, Pooling
 from gkd_core.losses.global_knowledge import global_loss, global_projection_loss
 from gkd_core.losses.local import (
     foreground_mask,
@@ -31,7 +31,13 @@ from gkd_core.losses.local import (
 )
 from gkd_core.losses.response import response_sigmoid, response_softmax
 from gkd_core.losses.robustness import robustness
-from gkd_core.prototypes import Prototypes
+from gkd_core.prototypes import (
+    Prototypes,
+    generate,
+    joint_reconstruction_error,
+    select_orthogonal,
+    select_reference,
+)
 
 
 class Instances(NamedTuple):
@@ -50,11 +56,12 @@ class Instances(NamedTuple):
 class Distiller(nn.Module):
     """Student, adapters, and a teacher that is only looked at."""
 
+    teacher_columns: Tensor
     prototypes: list[Prototypes]
     """One per level, set before the first forward and renewed by the epoch."""
 
     def __init__(
-        self, student: nn.Module, teacher: nn.Module, config: DistillConfig, teacher_columns: Tensor
+        self, student: Detector, teacher: Detector, config: DistillConfig, teacher_columns: Tensor
     ) -> None:
         """Match the two pyramids by stride.
 
@@ -87,7 +94,7 @@ class Distiller(nn.Module):
         self.prototypes = []
 
     @property
-    def teacher(self) -> nn.Module:
+    def teacher(self) -> Detector:
         """The frozen teacher."""
         return self._teacher[0]
 
@@ -132,6 +139,36 @@ class Distiller(nn.Module):
         if self.config.response.weight:
             losses["distill_response"] = self._response_loss(scores[0], teacher_maps, sizes, instances, omega)
         return losses
+
+    # ---- prototypes --------------------------------------------------------------------------------------
+
+    def instance_pool(self) -> InstancePool:
+        """An empty pool for the features from which prototypes are chosen."""
+        return InstancePool(
+            teacher=self.teacher,
+            student=self.student.eval(),
+            teacher_levels=self.teacher_levels,
+            student_levels=self.student_levels,
+            strides=self.strides,
+            pooling=self.pooling,
+            device=self.teacher_columns.device,
+        )
+
+    def choose_prototypes(self, pooled: Pooled, level: int) -> float:
+        """Renew the prototypes of a level.
+
+        Returns:
+            Their joint reconstruction error, per instance, over all classes at once.
+        """
+        wanted = self.config.prototypes
+        select = select_reference if wanted.selection == "reference" else select_orthogonal
+        features_of = (pooled.teacher[level], pooled.student[level])
+        classes = len(self.teacher_columns) - 1
+        prototypes, indices = generate(
+            *features_of, pooled.labels, classes, wanted.per_class, wanted.alpha, select
+        )
+        self.prototypes[level : level + 1] = [prototypes]
+        return float(joint_reconstruction_error(*features_of, indices, wanted.alpha))
 
     # ---- parts -------------------------------------------------------------------------------------------
 
@@ -188,7 +225,7 @@ class Distiller(nn.Module):
 
     def _response_loss(
         self,
-        scores: dict[str, Tensor] | tuple[Tensor, Tensor],
+        scores: Any,
         teacher_maps: list[Tensor],
         sizes: list[tuple[int, int]],
         instances: Instances,
@@ -251,20 +288,20 @@ class Distiller(nn.Module):
             raise SpecError([Problem(loc=("distill", "response", "weight"), message=message, hint=hint)])
 
 
-def is_two_stage(detector: nn.Module) -> bool:
+def is_two_stage(detector: Detector) -> bool:
     """Whether a detector scores proposals (Faster R-CNN) or every place (RetinaNet, FCOS)."""
     return hasattr(detector, "roi_heads")
 
 
-def scoring_head(detector: nn.Module) -> nn.Module:
+def scoring_head(detector: Detector) -> nn.Module:
     """The module whose output holds the class scores."""
     return detector.roi_heads.box_predictor if is_two_stage(detector) else detector.head
 
 
 @contextmanager
-def outputs_of(module: nn.Module) -> Iterator[list]:
+def outputs_of(module: nn.Module) -> Iterator[list[Any]]:
     """Collect what a module returns while the block runs."""
-    collected: list = []
+    collected: list[Any] = []
     handle = module.register_forward_hook(lambda _module, _inputs, output: collected.append(output))
     try:
         yield collected

@@ -14,11 +14,11 @@ import faster_coco_eval.faster_eval_api_cpp as coco_cpp
 import numpy as np
 import torch
 from faster_coco_eval import COCO, COCOeval_faster
-from torch import Tensor, nn
+from torch import Tensor
 
 from gkd_core.data.loading import EvalSample
 from gkd_core.data.records import ImageRecord
-from gkd_core.detectors import detect
+from gkd_core.detectors import Detector, detect
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 
@@ -38,7 +38,7 @@ class Score(NamedTuple):
 
 
 def detect_batches(
-    detector: nn.Module, batches: Iterator[list[EvalSample]], device: torch.device
+    detector: Detector, batches: Iterator[list[EvalSample]], device: torch.device
 ) -> Iterator[Detections]:
     """Run a detector over a split, batch by batch."""
     for batch in batches:
@@ -115,7 +115,7 @@ def _in_original(output: dict[str, Tensor], sample: EvalSample) -> dict[str, np.
 
 def _truth(images: Sequence[ImageRecord], classes: Sequence[str]) -> dict[str, Any]:
     """The annotations in COCO's form, made from the records, so that every format is scored alike."""
-    annotations = []
+    annotations: list[dict[str, Any]] = []
     for image in images:
         sides = _xywh(image.boxes)
         for index in range(len(image.labels)):

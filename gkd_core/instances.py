@@ -13,12 +13,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from gkd_core.config import PrototypesConfig
 from gkd_core.data.loading import EvalSample
 from gkd_core.data.records import ImageRecord
-from gkd_core.detectors import pyramid
+from gkd_core.detectors import Detector, pyramid
 
 Pooling = Callable[[Tensor, Tensor, Tensor, float], Tensor]
 """(map (B, C, H, W), boxes (M, 4) in pixels, image_index (M,), stride) -> (M, C)."""
@@ -82,8 +82,8 @@ class Pooled:
 class InstancePool:
     """Collects the pooled features of teacher and student, batch by batch."""
 
-    teacher: nn.Module
-    student: nn.Module
+    teacher: Detector
+    student: Detector
     teacher_levels: Sequence[int]
     student_levels: Sequence[int]
     strides: Sequence[int]
@@ -120,7 +120,7 @@ class InstancePool:
 
     def _pool(
         self,
-        detector: nn.Module,
+        detector: Detector,
         levels: Sequence[int],
         pictures: list[Tensor],
         boxes: Tensor,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -52,7 +52,7 @@ def averaged(model: nn.Module, decay: float) -> AveragedModel:
     """
 
     @torch.no_grad()
-    def update(averages: list[Tensor], currents: list[Tensor], updates: Tensor | int) -> None:
+    def update(averages: Sequence[Tensor], currents: Sequence[Tensor], updates: Tensor | int) -> None:
         n = int(updates)
         share = 1 - min(decay, (n + 1) / (n + 10))
         for average, current in zip(averages, currents, strict=True):

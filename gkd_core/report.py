@@ -9,14 +9,14 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from gkd_core.checkpoint import sha256_of
 from gkd_core.config import DistillRun, TrainRun
 from gkd_core.data.loading import eval_batches
 from gkd_core.data.records import ImageRecord
-from gkd_core.detectors import count_parameters, detect
+from gkd_core.detectors import Detector, count_parameters, detect
 from gkd_core.evaluate import Score, bootstrap_gain
 from gkd_core.events import Gain, Latency, ModelReport, Report
 from gkd_core.model_card import ModelCard
@@ -29,7 +29,7 @@ _TIMED, _WARM_UP = 20, 3
 class Entry(NamedTuple):
     """A model that is reported."""
 
-    detector: nn.Module
+    detector: Detector
     card: ModelCard
     score: Score
     path: Path | None
@@ -80,7 +80,7 @@ def _model(entry: Entry, latency: Latency, image_size: int, device: torch.device
     )
 
 
-def count_gflops(detector: nn.Module, image_size: int, device: torch.device) -> float:
+def count_gflops(detector: Detector, image_size: int, device: torch.device) -> float:
     """Multiply-adds times two of one square picture, in units of 1e9; convolutions and matrix products."""
     with FlopCounterMode(display=False) as counter:
         detect(detector, [torch.zeros(3, image_size, image_size, device=device)])
@@ -88,7 +88,7 @@ def count_gflops(detector: nn.Module, image_size: int, device: torch.device) -> 
 
 
 def measure_latencies(
-    detectors: Sequence[nn.Module], images: Sequence[ImageRecord], image_size: int, device: torch.device
+    detectors: Sequence[Detector], images: Sequence[ImageRecord], image_size: int, device: torch.device
 ) -> list[Latency]:
     """Time each detector on single pictures, in turn picture by picture, so that drift hits all alike.
 
@@ -111,7 +111,7 @@ def measure_latencies(
     ]
 
 
-def _milliseconds(detector: nn.Module, picture: Tensor) -> float:
+def _milliseconds(detector: Detector, picture: Tensor) -> float:
     if picture.is_cuda:
         torch.cuda.synchronize()
     began = time.perf_counter()

@@ -8,12 +8,11 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from itertools import islice
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from gkd_core import process
 from gkd_core.checkpoint import load_model, publish_model
@@ -21,15 +20,16 @@ from gkd_core.clock import Clock
 from gkd_core.config import DetectorConfig, DistillRun, TrainRun
 from gkd_core.data.loading import PictureCache, TrainLoader, eval_batches, steps_per_epoch
 from gkd_core.data.reading import load
+from gkd_core.detectors import Detector
 from gkd_core.distiller import Distiller
 from gkd_core.errors import Problem, SpecError, StoppedError
-from gkd_core.evaluate import Score, detect_batches, score
+from gkd_core.evaluate import Detections, Score, detect_batches, score
 from gkd_core.events import Checkpoint, Evaluation, Event, Progress, PrototypesSelected, Warning
 from gkd_core.instances import Choice, InstancePool, choose_instances
 from gkd_core.model_card import ModelCard
-from gkd_core.prototypes import generate, joint_reconstruction_error, select_orthogonal, select_reference
 from gkd_core.report import Entry, make_report
 from gkd_core.run_dir import RunDir
+from gkd_core.teacher import Teacher
 from gkd_core.training import Best, Training
 
 Run = TrainRun | DistillRun
@@ -72,7 +72,7 @@ class _Job:
         self.device = _device(config.device)
         self.clock = Clock()
         self.cache = PictureCache(config.train.image_size)
-        self.teacher: nn.Module | None = None
+        self.teacher: Teacher | None = None
 
     # ---- before training ---------------------------------------------------------------------------------
 
@@ -88,18 +88,22 @@ class _Job:
         """Load the teacher and, the first time, tell how good it is on the validation split."""
         if not isinstance(self.config, DistillRun):
             return
-        self.teacher, self.card = load_model(self.config.teacher.weights, self.device)
-        self.teacher.requires_grad_(False)
-        _require_as_declared(self.config, self.card)
-        self.teacher_columns = _columns(self.card.classes, self.classes)
+        self.teacher = Teacher.load(self.config.teacher, self.classes, self.device)
         if any(self.states.iterdir()):
             return
-        found = yield from self.evaluate("teacher", self.teacher, Progress(**_START, epochs=0, steps=0))
+        start = Progress(run="teacher", epoch=0, epochs=0, step=0, steps=0, fraction=0)
+        found = yield from self.evaluate(self.teacher.detector, start)
         if found.metrics["AP"] < WEAK_TEACHER:
             yield Warning(
                 message=f"the teacher reaches AP {found.metrics['AP']:.3f} on the validation split",
                 hint="A student hardly learns from a teacher that does not know the data; train it first.",
             )
+
+    def joined_with_teacher(self, student: Detector) -> Distiller:
+        """The distiller of a student and this run's teacher."""
+        assert isinstance(self.config, DistillRun)
+        assert self.teacher is not None
+        return Distiller(student, self.teacher.detector, self.config.distill, self.teacher.columns)
 
     def trainings(self) -> list[tuple[str, DetectorConfig]]:
         """The trainings of this run, in order: the product first, then its control."""
@@ -113,17 +117,16 @@ class _Job:
     def run(self, name: str, detector: DetectorConfig) -> Iterator[Event]:
         """Train one detector from wherever it stands to its end."""
         steps = steps_per_epoch(len(self.data.train.images), self.config.train)
-        distils = name == "student" and _distils(self.config)
-        make = self.make_distiller if distils else None
         recipe = self.config.train
+        make = self.joined_with_teacher if name == "student" and _distils(self.config) else None
         training = Training(name, recipe, detector, len(self.classes), steps, self.device, make)
         torn: list[str] = []
         training.restore(self.states, torn.append)
         yield from (Warning(message=message) for message in torn)
         self.clock.start(self.fraction(training))
         while not training.done:
-            if distils and training.epoch - training.prototypes_epoch >= self.renewal_epochs(training):
-                yield from self.renew_prototypes(training)
+            if training.distiller is not None and self.renewal_due(training):
+                yield from self.renew_prototypes(training, training.distiller)
             yield from self.train_epoch(training)
             if self.evaluation_due(training):
                 yield from self.evaluate_and_publish(training, detector)
@@ -154,8 +157,7 @@ class _Job:
 
     def evaluate_and_publish(self, training: Training, detector: DetectorConfig) -> Iterator[Event]:
         """Score the averaged weights; publish them when they are the best so far, and at the end."""
-        base = self.progress(training)
-        found = yield from self.evaluate(training.name, training.evaluated, base)
+        found = yield from self.evaluate(training.evaluated, self.progress(training))
         card = ModelCard.of(detector, self.classes, self.config.train.image_size)
         if training.best is None or found.metrics["AP"] > training.best.metrics["AP"]:
             training.best = Best(training.epoch, found.metrics)
@@ -179,22 +181,20 @@ class _Job:
             best=best,
         )
 
-    def evaluate(self, run: str, detector: nn.Module, base: Progress) -> Iterator[Event]:
-        """Score a detector on the validation split; returns the `Score`."""
+    def evaluate(self, detector: Detector, base: Progress) -> Generator[Event, None, Score]:
+        """Score a detector on the validation split; `base` is the progress to repeat meanwhile."""
         began = time.monotonic()
-        images = self.data.val.images
-        detections = {}
-        batches = eval_batches(
-            images, self.config.train.image_size, self.config.train.batch_size, "auto", self.cache
-        )
+        recipe, images = self.config.train, self.data.val.images
+        detections: Detections = {}
+        batches = eval_batches(images, recipe.image_size, recipe.batch_size, recipe.workers, self.cache)
         for found in detect_batches(detector, batches, self.device):
             detections.update(found)
             self.stop_if_asked()
             if self.clock.progress_due():
-                yield base.model_copy(update={"run": run, "activity": "evaluate", "losses": {}})
+                yield base.model_copy(update={"activity": "evaluate"})
         result = score(images, self.classes, detections)
         yield Evaluation(
-            run=run,
+            run=base.run,
             epoch=base.epoch,
             metrics=result.metrics,
             per_class=result.per_class,
@@ -204,47 +204,33 @@ class _Job:
 
     # ---- prototypes --------------------------------------------------------------------------------------
 
-    def make_distiller(self, student: nn.Module) -> Distiller:
-        """Join student and teacher."""
-        return Distiller(student, self.teacher, self.config.distill, self.teacher_columns)
+    def renewal_due(self, training: Training) -> bool:
+        """At the start, and `prototypes.every` epochs after the last renewal."""
+        distiller, last = training.distiller, training.prototypes_epoch
+        return distiller is not None and (
+            last < 0 or training.epoch - last >= distiller.config.prototypes.every
+        )
 
-    def renewal_epochs(self, training: Training) -> int:
-        """Epochs from one renewal of the prototypes to the next; the first one is always due."""
-        return self.config.distill.prototypes.every if training.prototypes_epoch >= 0 else 0
-
-    def renew_prototypes(self, training: Training) -> Iterator[Event]:
+    def renew_prototypes(self, training: Training, distiller: Distiller) -> Iterator[Event]:
         """PGM: pool the instances of the training split in both feature spaces and choose prototypes anew."""
         began = time.monotonic()
-        wanted, distiller = self.config.distill.prototypes, training.distiller
-        images, recipe = self.data.train.images, self.config.train
-        choice = choose_instances(images, len(self.classes), recipe.image_size, wanted, recipe.seed)
-        pool = InstancePool(
-            self.teacher,
-            training.detector.eval(),
-            distiller.teacher_levels,
-            distiller.student_levels,
-            distiller.strides,
-            distiller.pooling,
-            self.device,
+        recipe, count = self.config.train, len(self.classes)
+        choice = choose_instances(
+            self.data.train.images, count, recipe.image_size, distiller.config.prototypes, recipe.seed
         )
+        pool = distiller.instance_pool()
         yield from self.fill(pool, choice, training)
         pooled = pool.finish()
-        select = select_reference if wanted.selection == "reference" else select_orthogonal
         errors = {}
-        distiller.prototypes = []
-        for stride, teacher, student in zip(distiller.strides, pooled.teacher, pooled.student, strict=True):
+        for level, stride in enumerate(distiller.strides):
             self.stop_if_asked()
-            prototypes, indices = generate(
-                teacher, student, pooled.labels, len(self.classes), wanted.per_class, wanted.alpha, select
-            )
-            distiller.prototypes.append(prototypes)
-            errors[str(stride)] = float(joint_reconstruction_error(teacher, student, indices, wanted.alpha))
+            errors[str(stride)] = distiller.choose_prototypes(pooled, level)
         training.prototypes_epoch = training.epoch
         yield PrototypesSelected(
             run=training.name,
             epoch=training.epoch,
-            instances=self.by_class(pooled.labels.bincount(minlength=len(self.classes))),
-            prototypes=self.by_class(prototypes.class_start.diff()),
+            instances=self.by_class(pooled.labels.bincount(minlength=count)),
+            prototypes=self.by_class(distiller.prototypes[0].class_start.diff()),
             reconstruction_error=errors,
             seconds=time.monotonic() - began,
         )
@@ -254,7 +240,7 @@ class _Job:
         recipe = self.config.train
         chosen = [(self.data.train.images[position], rows) for position, rows in choice.items()]
         images, parts = [image for image, _ in chosen], iter(chosen)
-        for batch in eval_batches(images, recipe.image_size, recipe.batch_size, "auto", self.cache):
+        for batch in eval_batches(images, recipe.image_size, recipe.batch_size, recipe.workers, self.cache):
             pool.add(batch, list(islice(parts, len(batch))))
             self.stop_if_asked()
             if self.clock.progress_due():
@@ -299,8 +285,9 @@ class _Job:
         entries = {}
         for role, path in self.published():
             detector, card = load_model(path, self.device)
-            base = Progress(**{**_START, "fraction": 1.0}, epochs=0, steps=0)
-            found = yield from self.evaluate(role, detector, base)
+            epochs = self.config.train.epochs
+            end = Progress(run=role, epoch=epochs, epochs=epochs, step=0, steps=0, fraction=1)
+            found = yield from self.evaluate(detector, end)
             entries[role] = Entry(detector, card, found, path if role != "teacher" else None)
         yield make_report(self.config, entries, self.data.val.images, self.folder, self.device)
 
@@ -310,9 +297,6 @@ class _Job:
         if isinstance(self.config, DistillRun):
             files.insert(0, ("teacher", Path(self.config.teacher.weights)))
         return files
-
-
-_START = {"run": "teacher", "activity": "evaluate", "epoch": 0, "step": 0, "fraction": 0.0}
 
 
 # ---- small questions -------------------------------------------------------------------------------------
@@ -331,25 +315,6 @@ def _distils(config: Run) -> bool:
         return False
     parts = config.distill
     return any((parts.global_.weight, parts.local.weight, parts.response.weight))
-
-
-def _require_as_declared(config: DistillRun, card: ModelCard) -> None:
-    """A teacher that is not what the spec says is a mistake that somebody wants to hear of."""
-    for field in ("architecture", "backbone"):
-        declared, found = getattr(config.teacher, field), getattr(card, field)
-        if declared not in (None, found):
-            message = f"the spec says {declared}, the teacher's file says {found}"
-            raise SpecError([Problem(loc=("teacher", field), message=message, hint="Leave the field out.")])
-
-
-def _columns(teacher_classes: tuple[str, ...], classes: tuple[str, ...]) -> torch.Tensor:
-    """(C,) the teacher's label of each class of the data, matched by name."""
-    missing = [name for name in classes if name not in teacher_classes]
-    if missing:
-        message = f"the teacher does not know {', '.join(missing)}; it knows {', '.join(teacher_classes)}"
-        hint = "Train the teacher on the same classes."
-        raise SpecError([Problem(loc=("teacher", "weights"), message=message, hint=hint)])
-    return torch.tensor([teacher_classes.index(name) + 1 for name in classes])
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from gkd_core.checkpoint import load_state, load_weights, save_state
 from gkd_core.config import DetectorConfig, TrainConfig
 from gkd_core.data.loading import Sample
-from gkd_core.detectors import build_detector
+from gkd_core.detectors import Detector, build_detector
 from gkd_core.distiller import Distiller
 from gkd_core.errors import DivergedError
 from gkd_core.optimize import averaged, build_optimizer, learning_rate, set_learning_rate
 from gkd_core.prototypes import Prototypes
 
-MakeDistiller = Callable[[nn.Module], Distiller]
+MakeDistiller = Callable[[Detector], Distiller]
 
 
 class Best(NamedTuple):
@@ -95,7 +95,7 @@ class Training:
         return 1.0 if constant else 1 - self.epoch / self.config.epochs
 
     @property
-    def evaluated(self) -> nn.Module:
+    def evaluated(self) -> Detector:
         """The detector that is evaluated and published: the averaged one where there is one."""
         return self.average.module if self.average is not None else self.detector
 
