@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, Double, Engine, create_engine, event, make_url, text
@@ -75,6 +76,8 @@ class Database:
         from alembic import command  # not needed by those who only read and write
         from alembic.config import Config
 
+        if file := self.engine.url.database if self.engine.dialect.name == "sqlite" else None:
+            Path(file).parent.mkdir(parents=True, exist_ok=True)
         config = Config()
         config.set_main_option("script_location", "jobs:migrations")
         with self.write() as connection:

@@ -6,9 +6,12 @@ A ring may be lost or doubled. Lost, the next sweep rings again; doubled, the se
 from __future__ import annotations
 
 import logging
+from itertools import count
+from queue import PriorityQueue
 from typing import Any
 
 from celery import Celery
+from kombu.transport import memory
 
 from jobs.job import Job
 
@@ -30,6 +33,7 @@ def make_app(broker_url: str) -> Celery:
     Args:
         broker_url: `redis://...`, or `memory://` within one process.
     """
+    in_memory = broker_url.startswith("memory")
     app = Celery("gkd", broker=broker_url, set_as_current=False)
     app.conf.update(
         task_serializer="json",
@@ -38,29 +42,54 @@ def make_app(broker_url: str) -> Celery:
         task_ignore_result=True,
         task_acks_late=False,  # the store knows what runs; a late acknowledgement would only deliver twice
         worker_prefetch_multiplier=1,
-        worker_disable_prefetch=True,  # a job that waits behind a long one is free for other workers
+        worker_disable_prefetch=not in_memory,  # a job that waits behind a long one is free for other workers
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
         worker_enable_remote_control=False,  # nobody steers workers through the broker
         task_queues={name: {} for name in QUEUES},
         task_default_queue=QUEUES[0],
         task_create_missing_queues=False,
-        broker_transport_options=_transport_options(broker_url),
+        broker_transport="jobs.queue:OrderedMemory" if in_memory else None,
+        broker_transport_options=_IN_MEMORY if in_memory else _ON_REDIS,
     )
     return app
 
 
-def _transport_options(broker_url: str) -> dict[str, Any]:
-    if not broker_url.startswith(("redis", "rediss")):
-        return {}
-    return {
-        "priority_steps": list(range(10)),
-        "queue_order_strategy": "priority",
-        "socket_connect_timeout": _BROKER_SECONDS,
-        "socket_keepalive": True,
-        "max_retries": 1,  # of a sender; workers go on trying for ever
-        "interval_start": 0.1,
-    }
+_IN_MEMORY = {"polling_interval": 0.1}  # seconds until a ring within the process is heard; 1 by default
+_ON_REDIS = {
+    "priority_steps": list(range(10)),
+    "queue_order_strategy": "priority",
+    "socket_connect_timeout": _BROKER_SECONDS,
+    "socket_keepalive": True,
+    "max_retries": 1,  # of a sender; workers go on trying for ever
+    "interval_start": 0.1,
+}
+
+
+class _OrderedChannel(memory.Channel):
+    """Kombu's own knows no priorities; here 0 goes first, as on Redis, and equals in the order they came."""
+
+    queues: dict[str, PriorityQueue[Any]] = {}  # noqa: RUF012 - shared by all channels, as in Kombu's own
+    _arrivals = count()
+
+    def _new_queue(self, queue: str, **kwargs: Any) -> None:
+        self._queue_for(queue)
+
+    def _queue_for(self, queue: str) -> PriorityQueue[Any]:
+        return self.queues.setdefault(queue, PriorityQueue())
+
+    def _put(self, queue: str, message: Any, **kwargs: Any) -> None:
+        priority = message["properties"].get("priority") or 0
+        self._queue_for(queue).put((priority, next(self._arrivals), message))
+
+    def _get(self, queue: str, timeout: float | None = None) -> Any:
+        return self._queue_for(queue).get(block=False)[-1]
+
+
+class OrderedMemory(memory.Transport):
+    """`memory://` with priorities."""
+
+    Channel = _OrderedChannel
 
 
 class Doorbell:

@@ -220,10 +220,15 @@ class Working(Reading):
         return self._to_ring(only_due)
 
     def release(self, worker: str) -> None:
-        """Take back at once what a worker of this name held: it has started again, so it holds nothing."""
+        """Take back at once what a worker of this name held: it has started again, so it holds nothing.
+
+        Rings in its memory are gone too: every queued job is due at the next sweep.
+        """
         held = jobs.c.worker == worker
         for ticket in self._held(held):
             self._take_back(ticket, held, "it was started again")
+        with self.database.write() as connection:
+            connection.execute(update(jobs).where(is_in(State.QUEUED)).values(ring_at=now()))
 
     # ---- inside the verbs ----
 

@@ -43,6 +43,12 @@ def test_several_processes_may_migrate_at_once_and_again(empty_url: str) -> None
             assert connection.scalars(text("SELECT version_num FROM alembic_version")).all() == ["0001"]
 
 
+def test_the_first_migration_makes_the_folder_of_the_file(tmp_path: Path) -> None:
+    with closing(Store(f"sqlite:///{tmp_path}/home/of/gkd.db")) as store:
+        store.migrate()
+        assert store.list_jobs().items == ()
+
+
 def test_the_clock_is_unix_time(database_url: str) -> None:
     with closing(Database(database_url)) as database, database.read() as connection:
         assert connection.scalar(select(now())) == pytest.approx(time.time(), abs=60)

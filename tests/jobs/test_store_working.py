@@ -367,6 +367,13 @@ def test_sweeps_that_repeat_do_not_pile_up_rings(store: Store, ask: Any) -> None
     assert store.sweep(only_due=True) == ()
 
 
+def test_after_a_restart_every_queued_job_is_due(store: Store, ask: Any) -> None:
+    held, waiting = ask.running("ada"), ask.submit()
+    store.sweep()
+    store.release("ada")
+    assert set(store.sweep(only_due=True)) == {held.job_id, waiting.id}
+
+
 def test_a_ring_that_nobody_answered_is_due_again(
     store: Store, ask: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
