@@ -85,9 +85,9 @@ class Runner:
         with self._changed:
             return self._changed.wait_for(lambda: not self._running, 2 * self.settings.stop_seconds + 5.0)
 
-    def sweep(self) -> None:
-        """Take back what lost workers held, and ring again for jobs that nobody took."""
-        self.ring(self.store.sweep(only_due=True))
+    def sweep(self, *, only_due: bool) -> None:
+        """Take back what lost workers held, and ring for queued jobs: all, or those not rung for of late."""
+        self.ring(self.store.sweep(only_due=only_due))
 
     def ring(self, job_ids: Iterable[str]) -> None:
         """Ring for each of these jobs."""

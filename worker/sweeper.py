@@ -7,15 +7,25 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+from typing import Protocol
 
 log = logging.getLogger(__name__)
 
 
-class Sweeper:
-    """Calls `sweep` at once and then every `seconds`, while entered."""
+class Sweep(Protocol):
+    """What is called; see `Runner.sweep`."""
 
-    def __init__(self, sweep: Callable[[], None], seconds: float) -> None:
+    def __call__(self, *, only_due: bool) -> None:
+        """Sweep; `only_due` leaves out jobs rung for a short time ago."""
+
+
+class Sweeper:
+    """Sweeps at once and then every `seconds`, while entered.
+
+    The first sweep rings for every queued job, since rings from before the start may be lost with their queue.
+    """
+
+    def __init__(self, sweep: Sweep, seconds: float) -> None:
         self._sweep = sweep
         self._seconds = seconds
         self._left = threading.Event()
@@ -30,9 +40,11 @@ class Sweeper:
         self._thread.join()
 
     def _keep(self) -> None:
+        only_due = False
         while not self._left.is_set():
             try:
-                self._sweep()
+                self._sweep(only_due=only_due)
+                only_due = True
             except Exception as error:  # the database may be away for a while; the next sweep finds the same
                 log.warning("cannot sweep: %s", error)
             self._left.wait(self._seconds)

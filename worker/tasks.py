@@ -100,8 +100,9 @@ class _Listening:
 
     def __init__(self, app: Celery, runner: Runner, queues: list[str]) -> None:
         self._runner = runner
-        app.task(name=TASK)(runner.run)
-        app.finalize()
+        self._app = app
+        app.task(name=TASK, shared=False)(runner.run)
+        app.set_default()  # the pool's threads look the task up there
         self._controller = WorkController(
             app=app,
             hostname=f"gkd@{runner.worker}",
@@ -123,6 +124,7 @@ class _Listening:
         if not self._runner.stop_all():
             log.error("a job could not be stopped in time; a sweep will take it back")
         self._thread.join()
+        self._app.tasks.unregister(TASK)
         state.should_stop = None
 
 

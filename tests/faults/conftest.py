@@ -54,12 +54,13 @@ class Service:
     def open_store(self, url: str) -> Store:
         return Store(url, lease_seconds=self.settings.lease_seconds)
 
-    def submit(self, **train: object) -> str:
-        fields = {"kind": "train", "data": "/data", "train": train}
+    def submit(self, *, waits_for: str | None = None, **train: object) -> str:
+        """Queue a train job; with `waits_for` it starts from the model of that job."""
+        model = {"weights": f"job:{waits_for}"} if waits_for else {}
+        fields = {"kind": "train", "data": "/data", "model": model, "train": train}
         config = TrainRun.model_validate({**fields, "device": "cpu"})
-        job, _ = self.store.submit(
-            job_spec.validate_python(fields), Resolved(config=config, waits_for=(), warnings=())
-        )
+        resolved = Resolved(config=config, waits_for=(waits_for,) if waits_for else ())
+        job, _ = self.store.submit(job_spec.validate_python(fields), resolved)
         return job.id
 
     def runner(self, name: str = "one", store: Store | None = None) -> Runner:
@@ -82,16 +83,20 @@ class Service:
     @contextmanager
     def worker_process(self, job_id: str, name: str) -> Iterator[subprocess.Popen[bytes]]:
         """Run a job in another process; the test goes on once it has shown progress."""
-        fields = ("home", "database_url", "lease_seconds", "renew_seconds", "stop_seconds")
-        env = {f"GKD_{field.upper()}": str(getattr(self.settings, field)) for field in fields}
-        env |= {"PYTHONPATH": str(ROOT)}
-        process = subprocess.Popen([sys.executable, str(RUN_ONE), job_id, name], env=os.environ | env)
+        command = [sys.executable, str(RUN_ONE), job_id, name]
+        process = subprocess.Popen(command, env=os.environ | self.environment())
         try:
             wait_until(lambda: self.job(job_id).progress)
             yield process
         finally:
             process.kill()
             process.wait()
+
+    def environment(self) -> dict[str, str]:
+        """The settings as another process reads them."""
+        fields = ("home", "database_url", "lease_seconds", "renew_seconds", "stop_seconds")
+        settings = {f"GKD_{field.upper()}": str(getattr(self.settings, field)) for field in fields}
+        return {**settings, "PYTHONPATH": str(ROOT)}
 
     def job(self, job_id: str) -> Job:
         return self.store.get(job_id)

@@ -62,7 +62,7 @@ def train_by_attempt(attempt: int) -> Callable[..., Iterator[Event]]:
             write_atomically(state, str(epoch + 1).encode())
             yield progress(epoch + 1, epochs)
             yield checkpoint(run_dir, epoch + 1)
-        yield report(run_dir)
+        yield report(run_dir, config)
 
     return train
 
@@ -89,7 +89,7 @@ def checkpoint(run_dir: Path, epoch: int) -> Checkpoint:
     )
 
 
-def report(run_dir: Path) -> Report:
+def report(run_dir: Path, config: TrainRun | DistillRun) -> Report:
     weights = (run_dir / "model.safetensors").read_bytes()
     model = ModelReport(
         architecture="fcos",
@@ -103,7 +103,8 @@ def report(run_dir: Path) -> Report:
         sha256=hashlib.sha256(weights).hexdigest(),
         size=len(weights),
     )
-    event = Report(models={"model": model})
+    roles = ("teacher", "control", "student") if isinstance(config, DistillRun) else ("model",)
+    event = Report(models=dict.fromkeys(roles, model))
     write_atomically(run_dir / "report.json", event.model_dump_json().encode())
     return event
 

@@ -1,0 +1,146 @@
+"""Rings that come, come twice, or are lost; the worker as a whole, over a real Redis and in one process."""
+
+import os
+import signal
+import subprocess
+import sys
+from contextlib import closing
+
+import pytest
+import redis
+
+from jobs.job import State
+from jobs.queue import Doorbell, make_app
+from worker.home import HomeInUse
+from worker.tasks import WorkerThread
+
+from .conftest import ROOT, wait_until
+
+
+@pytest.fixture(params=["memory", "redis"])
+def either_app(request):
+    url = "memory://" if request.param == "memory" else request.getfixturevalue("redis_url")
+    with closing(make_app(url)) as app:
+        yield app
+
+
+@pytest.fixture
+def app(redis_url):
+    with closing(make_app(redis_url)) as app:
+        yield app
+
+
+def in_state(service, job_id, *states):
+    return lambda: service.job(job_id).state in states
+
+
+def no_more_sweeps(service):
+    """None after the one at the start, so that what happens then is owed to rings."""
+    return service.settings.model_copy(update={"sweep_seconds": 3600.0})
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+class TestOnSqlite:
+    def test_a_ring_runs_the_job(self, service, plan, either_app):
+        app = either_app
+        plan(epochs=1)
+        with WorkerThread(no_more_sweeps(service), app):
+            job_id = service.submit()
+            assert Doorbell(app).ring(service.job(job_id))
+            wait_until(in_state(service, job_id, State.SUCCEEDED))
+
+    def test_a_doubled_ring_is_harmless(self, service, plan, app):
+        plan(epochs=1)
+        with WorkerThread(no_more_sweeps(service), app):
+            job_ids = [service.submit(), service.submit()]
+            for job_id in job_ids * 3:
+                Doorbell(app).ring(service.job(job_id))
+            for job_id in job_ids:
+                wait_until(in_state(service, job_id, State.SUCCEEDED))
+        assert [service.outcomes(job_id) for job_id in job_ids] == [["succeeded"], ["succeeded"]]
+
+    def test_a_job_for_which_nobody_rang_is_found_by_the_sweep_at_the_start(self, service, plan, app):
+        plan(epochs=1)
+        job_id = service.submit()
+        with WorkerThread(no_more_sweeps(service), app):
+            wait_until(in_state(service, job_id, State.SUCCEEDED))
+
+    def test_a_worker_that_ends_gives_its_job_back_and_the_next_one_finishes_it(
+        self, service, plan, either_app
+    ):
+        app = either_app
+        plan(epochs=500)
+        job_id = service.submit()
+        Doorbell(app).ring(service.job(job_id))
+        with WorkerThread(no_more_sweeps(service), app):
+            wait_until(lambda: service.job(job_id).progress)
+        assert service.job(job_id).state is State.QUEUED
+        plan(epochs=service.epochs(job_id)[-1] + 1)
+        with WorkerThread(no_more_sweeps(service), app):
+            wait_until(in_state(service, job_id, State.SUCCEEDED))
+        assert service.outcomes(job_id) == ["requeued", "succeeded"]
+
+    def test_a_job_that_waits_starts_when_the_other_has_succeeded(self, service, plan, app):
+        plan(epochs=1)
+        first = service.submit()
+        second = service.submit(waits_for=first)
+        with WorkerThread(no_more_sweeps(service), app):
+            wait_until(in_state(service, second, State.SUCCEEDED))
+        assert service.job(second).started_at >= service.job(first).finished_at
+
+    def test_a_home_has_one_worker_of_its_own(self, service, app):
+        with (
+            WorkerThread(service.settings, app),
+            pytest.raises(HomeInUse, match=rf"process {os.getpid()}"),
+            WorkerThread(service.settings, app),
+        ):
+            pass
+
+    def test_what_an_earlier_worker_of_this_home_held_is_taken_back_at_once(self, service, plan, app):
+        plan(epochs=1)
+        job_id = service.submit()
+        settings = service.settings.model_copy(update={"lease_seconds": 3600.0})
+        worker = WorkerThread(settings, app)
+        service.store.claim(job_id, worker.name)
+        with worker:
+            assert service.job(job_id).state is State.QUEUED
+        assert service.outcomes(job_id)[0] == "lost"
+
+    def test_gpu_jobs_are_for_workers_with_gpus(self, service, app):
+        def queues(gpus):
+            return WorkerThread(service.settings.model_copy(update={"gpus": gpus}), app).queues
+
+        assert queues(0) == ["cpu"]
+        assert queues(1) == ["cpu", "gpu"]
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_a_ring_that_redis_lost_costs_a_delay(service, plan, app, redis_url, monkeypatch):
+    monkeypatch.setattr("jobs.store_asking.RING_AGAIN_SECONDS", 0.5)
+    plan(epochs=1)
+    with closing(redis.Redis.from_url(redis_url)) as client, WorkerThread(service.settings, app):
+        job_id = service.submit()  # its ring is among what is lost now
+        client.flushdb()
+        wait_until(in_state(service, job_id, State.SUCCEEDED))
+
+
+WORK = "from jobs.settings import Settings; from worker.tasks import work; work(Settings())"
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_sigterm_and_ctrl_c_save_the_job_and_give_it_back(service, plan, app, redis_url, number):
+    plan(epochs=500)
+    job_id = service.submit()
+    env = os.environ | service.environment() | {"GKD_BROKER_URL": redis_url}
+    Doorbell(app).ring(service.job(job_id))
+    with subprocess.Popen([sys.executable, "-c", WORK], env=env, cwd=ROOT) as worker:
+        try:
+            wait_until(lambda: service.job(job_id).progress)
+            worker.send_signal(number)
+            assert worker.wait(15) == 0
+        finally:
+            worker.kill()
+    assert service.job(job_id).state is State.QUEUED
+    assert service.outcomes(job_id) == ["requeued"]
+    assert service.epochs(job_id)

@@ -1,0 +1,85 @@
+from pathlib import Path
+
+import pytest
+
+from gkd_core.config import DataConfig, DetectorConfig, DistillRun, TeacherConfig, TrainRun
+from gkd_core.errors import SpecError
+from gkd_core.events import Latency, ModelReport, Report
+from jobs.artifacts import Artifacts
+from jobs.job import Artifact
+from jobs.spec import Resolved, job_spec
+from worker.weights import find_weights
+
+DATA = DataConfig(path="/data")
+
+
+@pytest.fixture
+def artifacts(tmp_path):
+    return Artifacts(tmp_path / "artifacts")
+
+
+def finished_job(store, artifacts, folder, role="model", *, publish=True) -> str:
+    """A job that has published one model."""
+    spec = job_spec.validate_python({"kind": "train", "data": "/data"})
+    job, _ = store.submit(spec, Resolved(config=TrainRun(data=DATA)))
+    ticket = store.claim(job.id, "worker").ticket
+    latency = Latency(median=1, low=1, high=1, device="none")
+    sizes = {"parameters": 1, "gflops": 1, "latency_ms": latency, "metrics": {}, "per_class": {}}
+    model = ModelReport(architecture="fcos", backbone="resnet18", file=f"{role}.safetensors", **sizes)
+    artifact = None
+    if publish:
+        path = folder / f"{role}.safetensors"
+        path.write_text(f"weights of {job.id}")
+        blob = artifacts.put(path)
+        artifact = Artifact(name=path.name, created_at=job.created_at, size=blob.size, sha256=blob.sha256)
+    store.record(ticket, Report(models={"teacher": model, role: model}), 10, artifact)
+    store.succeed(ticket)
+    return job.id
+
+
+def test_a_job_stands_for_the_file_of_its_model(store, artifacts, tmp_path):
+    job_id = finished_job(store, artifacts, tmp_path)
+    config = TrainRun(data=DATA, model=DetectorConfig(weights=f"job:{job_id}"))
+    found = find_weights(config, store, artifacts)
+    assert Path(found.model.weights).read_text() == f"weights of {job_id}"
+
+
+def test_a_distill_job_stands_for_its_student(store, artifacts, tmp_path):
+    teacher = finished_job(store, artifacts, tmp_path)
+    student = finished_job(store, artifacts, tmp_path, "student")
+    config = DistillRun(
+        data=DATA,
+        teacher=TeacherConfig(weights=f"job:{teacher}"),
+        student=DetectorConfig(weights=f"job:{student}"),
+    )
+    found = find_weights(config, store, artifacts)
+    texts = [Path(weights).read_text() for weights in (found.teacher.weights, found.student.weights)]
+    assert texts == [f"weights of {teacher}", f"weights of {student}"]
+
+
+def test_paths_and_no_weights_stay_as_they_are(store, artifacts):
+    config = DistillRun(data=DATA, teacher=TeacherConfig(weights="/models/teacher.safetensors"))
+    assert find_weights(config, store, artifacts) == config
+
+
+def test_a_job_without_a_model_is_named(store, artifacts, tmp_path):
+    job_id = finished_job(store, artifacts, tmp_path, publish=False)
+    config = DistillRun(data=DATA, teacher=TeacherConfig(weights=f"job:{job_id}"))
+    with pytest.raises(SpecError, match=f"job {job_id} has no model to start from") as raised:
+        find_weights(config, store, artifacts)
+    assert raised.value.problems[0].loc == ("teacher", "weights")
+
+
+def test_an_unknown_job_is_named(store, artifacts):
+    config = TrainRun(data=DATA, model=DetectorConfig(weights="job:none"))
+    with pytest.raises(SpecError, match="there is no job 'none'"):
+        find_weights(config, store, artifacts)
+
+
+def test_a_file_that_is_gone_is_named(store, artifacts, tmp_path):
+    job_id = finished_job(store, artifacts, tmp_path)
+    [artifact] = store.artifacts(job_id)
+    artifacts.path(artifact.sha256).unlink()
+    config = TrainRun(data=DATA, model=DetectorConfig(weights=f"job:{job_id}"))
+    with pytest.raises(SpecError, match="is gone"):
+        find_weights(config, store, artifacts)
