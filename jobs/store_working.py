@@ -7,6 +7,7 @@ written.
 from __future__ import annotations
 
 import json
+import math
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Row, case, delete, func, insert, select, update
@@ -353,5 +354,6 @@ def _publish(connection: Connection, job_id: str, artifact: Artifact) -> None:
     connection.execute(
         delete(artifacts).where(artifacts.c.job_id == job_id, artifacts.c.name == artifact.name)
     )
-    values = artifact.model_dump(include={"name", "size", "sha256", "metrics"})
-    connection.execute(insert(artifacts).values(job_id=job_id, created_at=now(), **values))
+    values = artifact.model_dump(include={"name", "size", "sha256"})
+    metrics = {name: value for name, value in artifact.metrics.items() if math.isfinite(value)}
+    connection.execute(insert(artifacts).values(job_id=job_id, created_at=now(), metrics=metrics, **values))

@@ -37,7 +37,7 @@ def test_a_page_after_nothing_known_is_refused(store: Store) -> None:
 
 
 def test_lists_can_be_narrowed(store: Store, ask: Any) -> None:
-    lab = ask.submit(tags={"team": "lab", "a.b": "x:y"})
+    lab = ask.submit(tags={"team": "lab", "a.b": "x:y", "size": "größer 🐱"})
     shop = ask.submit(tags={"team": "shop"})
     student = ask.submit_student(lab)
     ticket = ask.claim(shop)
@@ -47,7 +47,7 @@ def test_lists_can_be_narrowed(store: Store, ask: Any) -> None:
 
     assert ids(tag="team:lab") == [lab.id]
     assert ids(tag="team") == [shop.id, lab.id]
-    assert ids(tag="a.b:x:y") == [lab.id]
+    assert ids(tag="a.b:x:y") == ids(tag="size:größer 🐱") == [lab.id]
     assert ids(kind="distill") == [student.id]
     assert ids(state="running") == [ticket.job_id]
     assert ids(state="queued", kind="train") == [lab.id]

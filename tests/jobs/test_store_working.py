@@ -145,6 +145,8 @@ def test_a_loss_that_is_no_number_can_be_recorded(store: Store, ask: Any, make_p
     diverged = make_progress().model_copy(update={"losses": {"cls": float("nan"), "box": float("inf")}})
     store.record(ticket, diverged, 10)
     assert store.get(ticket.job_id).progress["losses"] == {"cls": None, "box": None}
+    store.record(ticket, diverged, 20, FILE.model_copy(update={"metrics": {"AP": 0.1, "APs": float("nan")}}))
+    assert store.artifacts(ticket.job_id)[0].metrics == {"AP": 0.1}
 
 
 def test_a_newer_file_replaces_one_of_the_same_name(store: Store, ask: Any, make_progress: Any) -> None:
