@@ -85,6 +85,14 @@ def test_a_mosaic_of_small_pictures_is_grey_around_them() -> None:
     assert len(sample.boxes) == 8
 
 
+def test_the_pictures_of_a_mosaic_meet_at_one_point() -> None:
+    sample = mosaic([white_on_black()] * 4, 160, (0.4, 0.4), 0.0, np.random.default_rng(0))
+    shown = (sample.pixels != GREY).any(axis=2)
+    rows, columns = np.flatnonzero(shown.any(axis=1)), np.flatnonzero(shown.any(axis=0))
+    assert (len(rows), len(columns)) == (2 * 29, 2 * 48)  # 160 x 0.75 x 0.4 = 48 wide, 0.6 of that high
+    assert shown[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].all()
+
+
 def test_a_flip_mirrors_pixels_and_boxes() -> None:
     sample = maybe_flip(resize(white_on_black(), 200), 1.0, np.random.default_rng(0))
     assert sample.boxes.tolist() == [[100, 30, 180, 90], [10, 10, 70, 60]]

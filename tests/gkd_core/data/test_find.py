@@ -51,6 +51,15 @@ def test_layouts_that_people_have_are_recognised(
         assert Path(split.images) == tmp_path / images
 
 
+def test_of_several_years_the_last_is_taken(tmp_path: Path) -> None:
+    for year in (2014, 2017, 2016):
+        for split in ("train", "val"):
+            (tmp_path / f"instances_{split}{year}.json").touch()
+    found = find_layout(DataConfig(path=str(tmp_path)))
+    assert found.train is not None
+    assert Path(found.train.annotations).name == "instances_train2017.json"
+
+
 def test_voc_is_recognised(tmp_path: Path) -> None:
     for name in ("Annotations", "JPEGImages", "ImageSets/Main"):
         (tmp_path / name).mkdir(parents=True)

@@ -86,6 +86,12 @@ def test_epochs_and_seeds_differ(images: Any) -> None:
     assert not same(train_batches(images, CONFIG, 0), train_batches(images, other, 0))
 
 
+def test_one_picture_looks_different_at_every_position_and_in_every_epoch(images: Any) -> None:
+    batches = [batch for epoch in (0, 1) for batch in train_batches([images[0]] * 8, CONFIG, epoch)]
+    samples = [sample for batch in batches for sample in batch]
+    assert len({sample.image.numpy().tobytes() for sample in samples}) == len(samples) == 16
+
+
 def test_an_epoch_sees_each_picture_once() -> None:
     assert sorted(epoch_order(50, 0, 0)) == list(range(50))
     assert epoch_order(50, 0, 0).tolist() != epoch_order(50, 0, 1).tolist()
