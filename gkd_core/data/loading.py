@@ -276,4 +276,4 @@ def _to_sample(pixels: Pixels, image_id: int) -> Sample:
 
 
 def _to_tensor(pixels: Pixels) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(pixels.pixels.transpose(2, 0, 1)))  # (H, W, 3) -> (3, H, W)
+    return torch.from_numpy(pixels.pixels.transpose(2, 0, 1).copy())  # (H, W, 3) -> (3, H, W)
