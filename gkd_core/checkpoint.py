@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -63,7 +64,7 @@ def load_model(path: Path | str, device: torch.device | str = "cpu") -> tuple[De
 def load_weights(detector: Detector, path: Path | str) -> None:
     """Fill a detector from a model file; every tensor must be there with its shape."""
     try:
-        weights = load_file(path)
+        weights = OrderedDict(load_file(path))
     except (SafetensorError, OSError) as error:
         raise _unfit(path, str(error)) from None
     own = detector.state_dict()
@@ -71,6 +72,7 @@ def load_weights(detector: Detector, path: Path | str) -> None:
     differ = sorted(own.keys() ^ weights.keys()) + sorted(wrong)
     if differ:
         raise _unfit(path, f"{len(differ)} tensors differ: {', '.join(differ[:5])}")
+    weights._metadata = own._metadata  # type: ignore[attr-defined]  # else torchvision takes the names for old ones
     detector.load_state_dict(weights)
 
 

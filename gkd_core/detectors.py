@@ -101,9 +101,20 @@ def _backbone(config: DetectorConfig) -> BackboneWithFPN:
         return_layers={f"layer{layer}": str(level) for level, layer in enumerate(layers)},
         in_channels_list=[width * 2 ** (layer - 1) for layer in layers],
         out_channels=channels,
-        extra_blocks=LastLevelMaxPool() if two_stage else LastLevelP6P7(channels, channels),
+        extra_blocks=LastLevelMaxPool() if two_stage else _CoarseLevels(channels, channels),
         norm_layer=_FPN_NORM[config.norm],
     )
+
+
+class _CoarseLevels(LastLevelP6P7):
+    """P6 and P7, always in float32: on a CPU the bfloat16 gradient of a stride-2 convolution over a single cell,
+    which is what P7 sees of a small picture, is NaN (torch 2.11). The levels are too small to cost anything."""
+
+    def forward(
+        self, pyramid: list[Tensor], backbone: list[Tensor], names: list[str]
+    ) -> tuple[list[Tensor], list[str]]:
+        with torch.autocast(pyramid[0].device.type, enabled=False):
+            return super().forward([level.float() for level in pyramid], backbone, names)
 
 
 # ---- heads -----------------------------------------------------------------------------------------------

@@ -1,5 +1,7 @@
 """Learning rate and averaged weights."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from torch import nn
@@ -13,7 +15,7 @@ def test_the_rate_warms_up_to_the_peak_and_falls_to_its_final_share() -> None:
     rates = [learning_rate(step, 100, 10, 1.0, schedule) for step in range(100)]
     assert rates[0] < rates[10] < rates[19] < 1.0
     assert rates[20] == pytest.approx(1.0)
-    assert all(earlier > later for earlier, later in zip(rates[20:], rates[21:], strict=False))
+    assert all(earlier > later for earlier, later in pairwise(rates[20:]))
     assert rates[-1] == pytest.approx(0.1, abs=0.01)
 
 

@@ -1,0 +1,273 @@
+"""The main flow on drawn pictures: what comes out, what stops it, and that interruptions leave no trace."""
+
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from gkd_core.checkpoint import load_model, sha256_of
+from gkd_core.config import DistillRun, TrainRun
+from gkd_core.errors import DataError, DivergedError, SpecError, StoppedError
+from gkd_core.events import Event, Report
+from gkd_core.run_dir import RunDir
+from gkd_core.train import train
+
+Make = Callable[..., TrainRun | DistillRun]
+
+
+def of_kind(events: list[Event], kind: str) -> list:
+    return [event for event in events if event.kind == kind]
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    return {path.name: sha256_of(path) for path in folder.glob("*.safetensors")}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, str]]:
+    return {}
+
+
+def reference(cache: dict[str, dict[str, str]], run: TrainRun | DistillRun, folder: Path) -> dict[str, str]:
+    """The files that a run leaves when nobody disturbs it; made once."""
+    if run.kind not in cache:
+        list(train(run, folder / "undisturbed"))
+        cache[run.kind] = hashes(folder / "undisturbed")
+    return cache[run.kind]
+
+
+# ---- what comes out --------------------------------------------------------------------------------------
+
+
+def test_a_distill_run_reports_teacher_student_and_control(distill: Make, tmp_path: Path) -> None:
+    events = list(train(distill(), tmp_path))
+    (report,) = of_kind(events, "report")
+    assert list(report.models) == ["teacher", "student", "control"]
+    assert report.gain is not None
+    student = report.models["student"]
+    assert student.sha256 == sha256_of(tmp_path / "student.safetensors")
+    assert student.parameters > 1e6
+    assert student.gflops > 0
+    assert 0 < student.latency_ms.low <= student.latency_ms.median <= student.latency_ms.high
+    assert report.gain.ap == pytest.approx(student.metrics["AP"] - report.models["control"].metrics["AP"])
+    assert Report.model_validate(RunDir(tmp_path).read_report()) == report
+
+
+def test_losses_are_named_and_weighted_and_prototypes_are_counted_by_class(
+    distill: Make, tmp_path: Path
+) -> None:
+    events = list(train(distill(), tmp_path))
+    student = [event for event in of_kind(events, "progress") if event.run == "student"]
+    named = {name for event in student for name in event.losses}
+    assert {"distill_global", "distill_foreground", "distill_background", "distill_response"} <= named
+    selected = of_kind(events, "prototypes")
+    assert [event.epoch for event in selected] == [0, 1]
+    assert all(0 < count <= 10 for count in selected[0].prototypes.values())
+    assert set(selected[0].reconstruction_error) == {"8", "16", "32", "64", "128"}
+
+
+def test_progress_only_grows_and_tells_when_work_is_safe(distill: Make, tmp_path: Path) -> None:
+    progress = [e for e in of_kind(list(train(distill(), tmp_path)), "progress") if e.run != "teacher"]
+    trained = [event for event in progress if event.activity == "train"]
+    fractions = [event.fraction for event in trained]
+    assert fractions == sorted(fractions)
+    assert [(e.run, e.epoch) for e in trained if e.saved] == [
+        ("student", 1),
+        ("student", 2),
+        ("control", 1),
+        ("control", 2),
+    ]
+
+
+def test_the_best_and_the_last_model_are_kept(plain: Make, tmp_path: Path) -> None:
+    checkpoints = of_kind(list(train(plain(), tmp_path)), "checkpoint")
+    assert {event.file for event in checkpoints} == {"model.safetensors", "model-last.safetensors"}
+    for event in checkpoints:
+        assert event.size == (tmp_path / event.file).stat().st_size or event.best
+    load_model(tmp_path / "model-last.safetensors")
+
+
+def test_distillation_leaves_the_teacher_as_it_was(distill: Make, teacher: Path, tmp_path: Path) -> None:
+    before = sha256_of(teacher)
+    list(train(distill(epochs=1), tmp_path))
+    assert sha256_of(teacher) == before
+    assert not any("teacher" in name for name in load_model(tmp_path / "student.safetensors")[0].state_dict())
+
+
+# ---- same start, same order ------------------------------------------------------------------------------
+
+
+def test_a_student_without_any_distilling_loss_is_the_plain_student(
+    distill: Make, plain: Make, tmp_path: Path
+) -> None:
+    off = {"global": {"weight": 0}, "local": {"weight": 0}, "response": {"weight": 0}}
+    list(train(distill(distill=off), tmp_path / "distill"))
+    list(train(plain(), tmp_path / "train"))
+    made = hashes(tmp_path / "distill")
+    assert made["student.safetensors"] == made["control.safetensors"]
+    assert made["student.safetensors"] == hashes(tmp_path / "train")["model.safetensors"]
+
+
+def test_distilling_changes_the_student_and_not_the_control(
+    distill: Make, plain: Make, tmp_path: Path
+) -> None:
+    list(train(distill(), tmp_path / "distill"))
+    list(train(plain(), tmp_path / "train"))
+    made = hashes(tmp_path / "distill")
+    assert made["student.safetensors"] != made["control.safetensors"]
+    assert made["control.safetensors"] == hashes(tmp_path / "train")["model.safetensors"]
+
+
+# ---- interruptions ---------------------------------------------------------------------------------------
+
+
+def stop_after(questions: int) -> Callable[[], bool]:
+    """Says yes from that question on."""
+    asked = iter(range(questions + 1000))
+    return lambda: next(asked) >= questions
+
+
+def go_on_until_done(run: TrainRun | DistillRun, folder: Path, patience: Iterator[int]) -> int:
+    """Run again and again, stopped after as many questions as `patience` says; counts the attempts."""
+    attempts = 0
+    while True:
+        attempts += 1
+        try:
+            for _ in train(run, folder, stop_after(next(patience))):
+                pass
+        except StoppedError:
+            continue
+        return attempts
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_run_that_is_stopped_at_random_steps_ends_with_the_same_bits(
+    distill: Make, tmp_path: Path, undisturbed: dict[str, dict[str, str]], seed: int
+) -> None:
+    run = distill()
+    expected = reference(undisturbed, run, tmp_path)
+    draw = random.Random(seed)
+    patience = iter(lambda: draw.randint(8, 24), None)
+    attempts = go_on_until_done(run, tmp_path / "stopped", patience)
+    assert attempts > 1
+    assert hashes(tmp_path / "stopped") == expected
+
+
+def test_a_run_that_is_killed_between_events_ends_with_the_same_bits(
+    distill: Make, tmp_path: Path, undisturbed: dict[str, dict[str, str]]
+) -> None:
+    run = distill()
+    expected = reference(undisturbed, run, tmp_path)
+    for killed_after in (1, 4, 7, 11):  # dropping the generator is as sudden as a kill, seen from the files
+        events = train(run, tmp_path / "killed")
+        for _ in range(killed_after):
+            next(events, None)
+        events.close()
+    list(train(run, tmp_path / "killed"))
+    assert hashes(tmp_path / "killed") == expected
+
+
+def test_a_torn_newest_checkpoint_is_reported_and_changes_no_bit(
+    plain: Make, tmp_path: Path, undisturbed: dict[str, dict[str, str]]
+) -> None:
+    run = plain()
+    expected = reference(undisturbed, run, tmp_path)
+    events = train(run, tmp_path / "torn")
+    saved = 0
+    while saved < 2:
+        saved += getattr(next(events), "saved", False)
+    events.close()
+    newest = sorted((tmp_path / "torn" / "checkpoints").glob("*.pt"))[-1]
+    newest.write_bytes(newest.read_bytes()[: newest.stat().st_size // 2])
+    events_again = list(train(run, tmp_path / "torn"))
+    assert "cannot be read" in of_kind(events_again, "warning")[0].message
+    assert hashes(tmp_path / "torn") == expected
+
+
+def test_a_finished_run_is_finished(plain: Make, tmp_path: Path) -> None:
+    list(train(plain(epochs=1), tmp_path))
+    before = hashes(tmp_path)
+    again = list(train(plain(epochs=1), tmp_path))
+    assert not of_kind(again, "checkpoint")
+    assert of_kind(again, "report")
+    assert hashes(tmp_path) == before
+
+
+@pytest.mark.parametrize("architecture", ["retinanet", "faster_rcnn"])
+def test_other_families_resume_with_the_same_bits_too(plain: Make, tmp_path: Path, architecture: str) -> None:
+    run = plain(epochs=1, model={"architecture": architecture})
+    list(train(run, tmp_path / "undisturbed"))
+    patience = iter([2, 1, 10**6])
+    assert go_on_until_done(run, tmp_path / "stopped", patience) == 3
+    assert hashes(tmp_path / "stopped") == hashes(tmp_path / "undisturbed")
+
+
+# ---- what stops it ---------------------------------------------------------------------------------------
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_with_step_and_loss(plain: Make, tmp_path: Path) -> None:
+    run = plain(optimizer={"name": "sgd", "lr": 1e9, "clip_norm": 1e9}, epochs=5)
+    with pytest.raises(DivergedError, match=r"step \d+ of 15 \(model, epoch \d\): .*(nan|inf)"):
+        list(train(run, tmp_path))
+
+
+def test_a_teacher_that_lacks_a_class_is_refused(distill: Make, tmp_path: Path, shapes: Path) -> None:
+    from gkd_core.teacher import match_classes
+
+    with pytest.raises(SpecError, match="does not know zebra"):
+        match_classes(["cat", "dog"], ["dog", "zebra"])
+    assert match_classes(["cat", "dog"], ["dog", "cat"]).tolist() == [2, 1]
+
+
+def test_a_teacher_other_than_declared_is_refused(distill: Make, tmp_path: Path, teacher: Path) -> None:
+    run = distill().model_copy(
+        update={"teacher": distill().teacher.model_copy(update={"architecture": "retinanet"})}
+    )
+    with pytest.raises(SpecError, match=r"teacher\.architecture: the spec says retinanet"):
+        list(train(run, tmp_path))
+
+
+def test_missing_pictures_are_named_before_training(plain: Make, tmp_path: Path) -> None:
+    run = plain()
+    data = run.data.model_copy(update={"path": str(tmp_path / "nowhere")})
+    with pytest.raises(DataError, match="nowhere"):
+        list(train(run.model_copy(update={"data": data}), tmp_path / "run"))
+
+
+def test_a_gpu_that_is_not_there_is_said(plain: Make, tmp_path: Path) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    with pytest.raises(SpecError, match="device: a GPU is asked for"):
+        list(train(plain().model_copy(update={"device": "cuda"}), tmp_path))
+
+
+# ---- variants --------------------------------------------------------------------------------------------
+
+
+def test_micro_batches_train_on_every_picture(plain: Make, tmp_path: Path) -> None:
+    events = list(train(plain(epochs=1, accumulate=2), tmp_path))
+    assert max(event.step for event in of_kind(events, "progress")) == 3
+
+
+def test_bfloat16_trains_and_publishes_float32(plain: Make, tmp_path: Path) -> None:
+    list(train(plain(epochs=1, precision="bfloat16"), tmp_path))
+    weights = load_model(tmp_path / "model.safetensors")[0].state_dict().values()
+    assert all(value.dtype in (torch.float32, torch.int64) for value in weights)
+
+
+@pytest.mark.parametrize("architecture", ["retinanet", "faster_rcnn"])
+def test_other_families_distil_from_any_teacher(distill: Make, tmp_path: Path, architecture: str) -> None:
+    student = {"architecture": architecture, "fpn": {"channels": 16}, "head": {"depth": 1}}
+    parts = {"control": False, "response": {"weight": 0}}
+    events = list(train(distill(epochs=1, student=student, distill=parts), tmp_path))
+    losses = {name for event in of_kind(events, "progress") for name in event.losses}
+    assert "distill_global" in losses
+    assert of_kind(events, "report")[0].gain is None
+
+
+def test_scores_of_unlike_heads_are_not_compared(distill: Make, tmp_path: Path) -> None:
+    student = {"architecture": "retinanet", "fpn": {"channels": 16}, "head": {"depth": 1}}
+    with pytest.raises(SpecError, match=r"distill\.response\.weight"):
+        list(train(distill(student=student), tmp_path))
