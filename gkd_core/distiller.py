@@ -212,7 +212,8 @@ class Distiller(nn.Module):
             mask = make_mask(
                 instances.boxes, omega[level], instances.image_index, assigned == level, stride, shape
             )
-            parts.append(torch.stack(list(loss(student, teacher, mask))))
+            scale = 1.0 if reference else _unit_power(teacher)
+            parts.append(torch.stack(list(loss(student * scale, teacher * scale, mask))))
         foreground, background = self._over_levels(parts)
         local = self.config.local
         return local.weight * local.foreground * foreground, local.weight * local.background * background
@@ -286,6 +287,16 @@ class Distiller(nn.Module):
             )
             hint = "Set distill.response.weight to 0, or use one family for both."
             raise SpecError([Problem(loc=("distill", "response", "weight"), message=message, hint=hint)])
+
+
+def _unit_power(teacher: Tensor) -> Tensor:
+    """What a teacher's map is multiplied with to have a mean square of 1.
+
+    The published code compares raw maps, whose size differs between teachers and levels by orders of magnitude, so
+    that a weight that suits one pair drowns the detection losses of another. Relative to the teacher's own power
+    one weight fits all: a student that gives zeros everywhere has a loss of 1/2 per level.
+    """
+    return teacher.float().square().mean().clamp_min(1e-12).rsqrt()
 
 
 def is_two_stage(detector: Detector) -> bool:

@@ -1,0 +1,178 @@
+"""The Distiller: any family to any family, and nothing where there is nothing to learn."""
+
+import copy
+from itertools import product
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from gkd_core.config import DetectorConfig, DistillConfig
+from gkd_core.detectors import build_detector
+from gkd_core.distiller import Distiller
+from gkd_core.errors import SpecError
+from gkd_core.prototypes import Prototypes
+
+FAMILIES = ("retinanet", "faster_rcnn", "fcos")
+PICTURES = [torch.rand(3, 128, 96), torch.rand(3, 96, 128)]
+TARGETS = [
+    {"boxes": torch.tensor([[10.0, 10, 60, 70], [30, 40, 90, 90]]), "labels": torch.tensor([1, 2])},
+    {"boxes": torch.tensor([[5.0, 5, 50, 40]]), "labels": torch.tensor([2])},
+]
+EMPTY = [{"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)}] * 2
+IN_ORDER = torch.tensor([1, 2])
+
+
+def detector(architecture: str, channels: int, seed: int) -> Any:
+    torch.manual_seed(seed)
+    config = {"architecture": architecture, "fpn": {"channels": channels}, "head": {"depth": 1}}
+    built = build_detector(DetectorConfig.model_validate(config), 2, 128)
+    built.train()(
+        PICTURES, TARGETS
+    )  # statistics of the batch norms, so that evaluation mode gives sane features
+    return built
+
+
+def with_random_prototypes(distiller: Distiller, seed: int = 0) -> Distiller:
+    torch.manual_seed(seed)
+    channels = [model.backbone.out_channels for model in (distiller.teacher, distiller.student)]
+    starts = torch.tensor([0, 3, 5])
+    distiller.prototypes = [
+        Prototypes(torch.randn(5, channels[0]), torch.randn(5, channels[1]), starts)
+        for _ in distiller.strides
+    ]
+    return distiller.train()
+
+
+def distilling(losses: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: loss for name, loss in losses.items() if name.startswith("distill_")}
+
+
+@pytest.mark.parametrize("conventions", ["default", "reference"])
+@pytest.mark.parametrize(("of_teacher", "of_student"), list(product(FAMILIES, FAMILIES)))
+def test_every_loss_of_every_pair_reaches_the_student_and_spares_the_teacher(
+    of_teacher: str, of_student: str, conventions: str
+) -> None:
+    teacher, student = detector(of_teacher, 24, 0), detector(of_student, 16, 1)
+    before = copy.deepcopy(teacher.state_dict())
+    response = {"weight": 1.0 if of_teacher == of_student else 0.0}
+    config = DistillConfig.model_validate({"response": response, "conventions": conventions})
+    distiller = with_random_prototypes(Distiller(student, teacher, config, IN_ORDER))
+    losses = distilling(distiller(PICTURES, TARGETS, 1.0))
+    assert len(losses) == (4 if of_teacher == of_student else 3)
+    for name, loss in losses.items():
+        student.zero_grad()
+        loss.backward(retain_graph=True)
+        assert torch.isfinite(loss), name
+        assert loss > 0, name
+        assert student.backbone.body.conv1.weight.grad.abs().sum() > 0, name
+    assert all(parameter.grad is None for parameter in teacher.parameters())
+    assert all(torch.equal(value, before[name]) for name, value in teacher.state_dict().items())
+
+
+@pytest.mark.parametrize("architecture", FAMILIES)
+def test_a_teacher_that_is_its_own_student_has_nothing_to_teach(architecture: str) -> None:
+    teacher = detector(architecture, 16, 0)
+    student = copy.deepcopy(teacher)
+    distiller = with_random_prototypes(Distiller(student, teacher, DistillConfig(), IN_ORDER))
+    distiller.prototypes = [level._replace(student=level.teacher) for level in distiller.prototypes]
+    for adapter in distiller.adapters:
+        nn.init.dirac_(adapter.weight)
+        nn.init.zeros_(adapter.bias)
+    for module in student.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eval()  # the same statistics as the teacher's
+    for name, loss in distilling(distiller(PICTURES, TARGETS, 1.0)).items():
+        assert float(loss.detach()) == pytest.approx(0, abs=1e-6), name
+
+
+@pytest.mark.parametrize("architecture", FAMILIES)
+def test_pictures_without_objects_teach_only_background(architecture: str) -> None:
+    pair = (detector(architecture, 16, 0), detector(architecture, 16, 1))
+    distiller = with_random_prototypes(Distiller(*pair, DistillConfig(), IN_ORDER))
+    losses = distilling(distiller(PICTURES, EMPTY, 1.0))
+    assert losses.pop("distill_background") > 0
+    assert all(float(loss.detach()) == 0 for loss in losses.values())
+
+
+def test_attenuation_touches_global_and_local_losses_alone() -> None:
+    distiller = with_random_prototypes(
+        Distiller(detector("fcos", 16, 0), detector("fcos", 16, 1), DistillConfig(), IN_ORDER)
+    )
+    full, none = (distilling(distiller(PICTURES, TARGETS, factor)) for factor in (1.0, 0.0))
+    assert [name for name, loss in none.items() if loss == 0] == [
+        "distill_global",
+        "distill_foreground",
+        "distill_background",
+    ]
+    assert none["distill_response"] == full["distill_response"] > 0
+
+
+def test_scores_are_matched_by_class_and_not_by_position() -> None:
+    teacher = detector("fcos", 16, 0)
+    swapped = copy.deepcopy(teacher)
+    scores = swapped.head.classification_head.cls_logits
+    with torch.no_grad():
+        scores.weight[[1, 2]] = scores.weight[[2, 1]]
+        scores.bias[[1, 2]] = scores.bias[[2, 1]]
+    losses = []
+    for model, columns in ((teacher, IN_ORDER), (swapped, IN_ORDER.flip(0))):
+        distiller = with_random_prototypes(
+            Distiller(detector("fcos", 16, 1), model, DistillConfig(), columns)
+        )
+        losses.append(float(distiller(PICTURES, TARGETS, 1.0)["distill_response"].detach()))
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+
+
+def test_a_weight_of_zero_leaves_its_loss_out() -> None:
+    config = DistillConfig.model_validate({"global": {"weight": 0}, "local": {"weight": 0}})
+    distiller = with_random_prototypes(
+        Distiller(detector("fcos", 16, 0), detector("fcos", 16, 1), config, IN_ORDER)
+    )
+    assert list(distilling(distiller(PICTURES, TARGETS, 1.0))) == ["distill_response"]
+
+
+def test_the_local_loss_does_not_depend_on_the_size_of_the_teachers_features() -> None:
+    teacher = detector("fcos", 16, 0)
+    louder = copy.deepcopy(teacher)
+    with torch.no_grad():
+        for block in louder.backbone.fpn.layer_blocks:
+            block[1].weight.mul_(10)
+            block[1].bias.mul_(10)
+        for level in (louder.backbone.fpn.extra_blocks.p6, louder.backbone.fpn.extra_blocks.p7):
+            level.bias.mul_(10)
+    zeros = []
+    for model in (teacher, louder):
+        distiller = with_random_prototypes(
+            Distiller(detector("fcos", 16, 1), model, DistillConfig(), IN_ORDER)
+        )
+        for adapter in distiller.adapters:
+            nn.init.zeros_(adapter.weight)
+            nn.init.zeros_(adapter.bias)
+        losses = distiller(PICTURES, EMPTY, 1.0)
+        zeros.append(float(losses["distill_background"].detach()))
+    assert zeros[0] == pytest.approx(zeros[1], rel=1e-4)
+    assert zeros[0] == pytest.approx(0.5 * 4 * 5, rel=1e-4)  # half, times its weight, on five levels
+
+
+def test_adapters_train_and_the_teacher_is_no_part_of_the_state() -> None:
+    distiller = Distiller(detector("fcos", 16, 0), detector("fcos", 24, 1), DistillConfig(), IN_ORDER)
+    names = list(distiller.state_dict())
+    assert {name.split(".")[0] for name in names} == {"student", "adapters"}
+    assert distiller.adapters[0].weight.shape == (24, 16, 3, 3)
+
+
+def test_levels_are_matched_by_stride() -> None:
+    config = DistillConfig.model_validate({"response": {"weight": 0}})
+    distiller = Distiller(detector("fcos", 16, 0), detector("faster_rcnn", 16, 1), config, IN_ORDER)
+    assert distiller.strides == (8, 16, 32, 64)
+    assert distiller.student_levels == [0, 1, 2, 3]
+    assert distiller.teacher_levels == [1, 2, 3, 4]
+
+
+def test_scores_of_unlike_heads_are_refused_with_the_field() -> None:
+    with pytest.raises(
+        SpecError, match=r"distill\.response\.weight: .* RetinaNet student and a FCOS teacher"
+    ):
+        Distiller(detector("retinanet", 16, 0), detector("fcos", 16, 1), DistillConfig(), IN_ORDER)
