@@ -72,6 +72,8 @@ def demo(data: Path | None, console: Console) -> None:
         DemoFailed: the server does not start, or a job fails.
         ClientError: the service refuses a spec, or goes away.
     """
+    if data and not data.is_dir():
+        raise DemoFailed(f"{data} is no folder", "Name the folder of a COCO or VOC data set.")
     home = HOME.absolute()
     shutil.rmtree(home, ignore_errors=True)
     home.mkdir(parents=True)
@@ -170,7 +172,7 @@ def _conclude(client: Client, student: Job, home: Path, console: Console) -> Non
     report = client.report(student.id)
     console.print()
     console.print(show.report(report))
-    name = report.models["student"].file
+    name = report.models["student"].file if "student" in report.models else None
     if name is None:
         raise DemoFailed("the report names no file of the student")
     target = home / "student.safetensors"

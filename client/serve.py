@@ -43,7 +43,9 @@ def serve(settings: Settings, console: Console) -> None:
         raise NotServed(
             f"`gkd serve` brings its own queue, but GKD_BROKER_URL is {settings.broker_url}", hint
         )
-    _configure_logging()
+    _configure_logging(
+        queue=logging.ERROR
+    )  # they remark that memory:// has no host and no prefetch to switch off
     with _listening(settings) as listener, _store(settings) as store:
         doorbell = Doorbell(make_app(settings.broker_url))
         http = create_app(store, Artifacts(settings.artifacts_url), doorbell, settings)

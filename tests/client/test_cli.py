@@ -1,0 +1,131 @@
+"""The `gkd` command against a real `gkd serve`."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from client.cli import app
+
+Spec = dict[str, Any]
+
+
+@pytest.fixture
+def gkd(url: str, monkeypatch: pytest.MonkeyPatch):
+    """Runs a command against the server."""
+    monkeypatch.setenv("GKD_URL", url)
+
+    def run(*arguments: str, code: int = 0, given: str | None = None) -> Result:
+        result = CliRunner().invoke(app, list(arguments), input=given)
+        assert result.exit_code == code, result.output
+        assert "Traceback" not in result.output
+        return result
+
+    return run
+
+
+@pytest.fixture
+def spec_file(tmp_path: Path, spec: Spec) -> str:
+    path = tmp_path / "spec.json"
+    path.write_text(json.dumps(spec))
+    return str(path)
+
+
+def submit(gkd, spec_file: str) -> str:
+    job: dict[str, str] = json.loads(gkd("submit", spec_file, "--json").stdout)
+    return job["id"]
+
+
+def test_a_job_from_submit_to_download(gkd, spec_file: str, tmp_path: Path):
+    job_id = submit(gkd, spec_file)
+    watched = gkd("watch", job_id).stdout
+    assert "model, epoch 3: published model.safetensors" in watched
+    assert "succeeded" in watched.splitlines()[-1]
+    assert job_id in gkd("jobs").stdout
+    shown = gkd("show", job_id).stdout
+    assert "succeeded" in shown
+    assert "model.safetensors" in shown
+    assert "fcos resnet18" in gkd("report", job_id).stdout
+    gkd("download", job_id, "--out", str(tmp_path / "files"))
+    assert {path.name for path in (tmp_path / "files").iterdir()} == {"model.safetensors", "report.json"}
+    assert "attempt 1" in gkd("log", job_id).stdout
+
+
+def test_every_answer_is_there_as_json(gkd, spec_file: str, tmp_path: Path):
+    job_id = submit(gkd, spec_file)
+    events = [json.loads(line) for line in gkd("watch", job_id, "--json").stdout.splitlines()]
+    assert events[0]["number"] == 1
+    assert json.loads(gkd("jobs", "--limit", "1", "--json").stdout)[0]["id"] == job_id
+    assert json.loads(gkd("show", job_id, "--json").stdout)["state"] == "succeeded"
+    assert "model" in json.loads(gkd("report", job_id, "--json").stdout)["models"]
+    files = json.loads(gkd("download", job_id, "report.json", "-o", str(tmp_path), "--json").stdout)
+    assert len(files[0]["sha256"]) == 64
+    assert json.loads(gkd("submit", spec_file, "--check", "--json").stdout)["config"]["kind"] == "train"
+
+
+def test_a_spec_may_come_through_a_pipe(gkd, spec: Spec):
+    assert "queued" in gkd("submit", "-", given=json.dumps(spec)).stdout
+
+
+def test_a_misspelt_field_is_told_in_one_message(gkd, tmp_path: Path, spec: Spec):
+    path = tmp_path / "spec.json"
+    path.write_text(json.dumps({**spec, "train": {"epoch": 3}}))
+    told = gkd("submit", str(path), code=1).stderr
+    assert "train.epoch: `epoch` is no field of `train`" in told
+    assert "Did you mean `epochs`?" in told
+
+
+@pytest.mark.parametrize("content", ["", "{", '{"kind": NaN}', "[" * 100_000])
+def test_a_file_that_is_no_json_is_told_by_name(gkd, tmp_path: Path, content: str):
+    path = tmp_path / "spec.json"
+    path.write_text(content)
+    assert "spec.json" in gkd("submit", str(path), code=1).stderr
+
+
+def test_what_cannot_be_done_is_one_message_and_exit_code_1(gkd, spec_file: str, monkeypatch, port: int):
+    job_id = submit(gkd, spec_file)
+    gkd("watch", job_id)
+    assert "cannot cancel" in gkd("cancel", job_id, code=1).stderr
+    assert "nobody" in gkd("show", "nobody", code=1).stderr
+    assert "absent.json" in gkd("submit", "absent.json", code=1).stderr
+    monkeypatch.setenv("GKD_URL", f"http://127.0.0.1:{port}")
+    assert "gkd serve" in gkd("jobs", code=1).stderr
+
+
+def test_a_wrong_command_line_is_exit_code_2(gkd):
+    for arguments in (["frobnicate"], ["show"], ["jobs", "--limit", "0"], ["run", "spec.json"]):
+        gkd(*arguments, code=2)
+
+
+def test_watching_a_job_that_was_cancelled_is_exit_code_1(gkd, spec_file: str, url: str):
+    job_id = submit(gkd, spec_file)
+    gkd("cancel", job_id)
+    gkd("watch", job_id, code=1)
+
+
+def test_a_data_set_is_described_and_what_is_none_refused(gkd, data: Path, tmp_path: Path):
+    told = gkd("data", "check", str(data / "shapes")).stdout
+    assert "COCO" in told
+    assert json.loads(gkd("data", "check", str(data / "shapes"), "--json").stdout)["train"]["images"] == 4
+    assert "no data set" in gkd("data", "check", str(tmp_path), code=1).stderr
+
+
+def test_a_wrong_setting_is_named(gkd, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("GKD_PORT", "many")
+    assert "GKD_PORT" in gkd("serve", code=1).stderr
+
+
+def test_help_is_quick_and_needs_neither_torch_nor_the_service():
+    code = (
+        "import sys; from typer.testing import CliRunner; from client.cli import app; "
+        "assert CliRunner().invoke(app, ['--help']).exit_code == 0; "
+        "heavy = {'torch', 'fastapi', 'celery', 'sqlalchemy', 'numpy', 'pydantic'} & set(sys.modules); "
+        "assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

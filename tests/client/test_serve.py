@@ -1,0 +1,104 @@
+"""Starting and ending the service."""
+
+from __future__ import annotations
+
+import signal
+import socket
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from client import serve as services
+from client.client import Client
+from client.serve import NotServed
+from jobs.job import State
+from jobs.settings import Settings
+from worker.home import hold
+
+
+@pytest.fixture
+def settings(tmp_path: Path, port: int) -> Settings:
+    return Settings(home=tmp_path / "home", port=port)
+
+
+def test_a_job_that_ran_when_the_service_ended_goes_on_after_the_next_start(
+    serve, data: Path, tmp_path: Path, port: int, spec
+):
+    slow = {"FAKE_ENGINE": '{"epochs": 4, "seconds": 0.4}'}
+    with Client(f"http://127.0.0.1:{port}") as client:
+        with serve(tmp_path / "home", data, port, **slow) as first:
+            job = client.submit(spec)
+            next(event for event in client.events(job.id, every=0.05) if event.kind == "progress")
+            assert first.end(signal.SIGTERM) == 0, first.log.read_text()
+        with serve(tmp_path / "home", data, port):
+            ended = client.wait(job.id, timeout=60)
+            log, _ = client.log(job.id)
+    assert (ended.state, ended.attempt) == (State.SUCCEEDED, 2)
+    assert "attempt 2 starts at epoch 0" not in log
+
+
+def test_interrupting_ends_it_cleanly_too(serve, data: Path, tmp_path: Path, port: int):
+    with serve(tmp_path / "home", data, port) as server:
+        assert server.end(signal.SIGINT) == 0
+    assert "Traceback" not in server.log.read_text()
+
+
+def test_api_and_worker_as_processes_of_their_own(
+    start, data: Path, tmp_path: Path, port: int, spec, postgres_url: str, redis_url: str
+):
+    env = {
+        "GKD_HOME": str(tmp_path / "home"),
+        "GKD_DATA_ROOTS": str(data),
+        "GKD_PORT": str(port),
+        "GKD_DATABASE_URL": postgres_url,
+        "GKD_BROKER_URL": redis_url,
+        "GKD_SWEEP_SECONDS": "60",  # the ring has to do it
+    }
+    with start("api", cwd=tmp_path, env=env) as api, start("worker", cwd=tmp_path, env=env) as worker:
+        api.wait_for("answers at")
+        worker.wait_for("takes jobs")
+        with Client(f"http://127.0.0.1:{port}") as client:
+            teacher = client.submit(spec)
+            student = client.submit(
+                {"kind": "distill", "data": "shapes", "teacher": {"weights": f"job:{teacher.id}"}}
+            )
+            ended = client.wait(student.id, timeout=40)
+            assert client.ready()
+        assert ended.state is State.SUCCEEDED, worker.log.read_text()
+        assert worker.end() == 0, worker.log.read_text()
+        assert api.end() == 0, api.log.read_text()
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.org"])
+def test_it_does_not_listen_beyond_the_loopback(settings: Settings, host: str):
+    with pytest.raises(NotServed, match="no API keys"):
+        services.serve(settings.model_copy(update={"host": host}), Console(quiet=True))
+    assert not settings.home.exists()
+
+
+def test_a_taken_port_is_said_so(settings: Settings):
+    with (
+        socket.create_server(("127.0.0.1", settings.port)),
+        pytest.raises(NotServed, match=str(settings.port)),
+    ):
+        services.serve(settings, Console(quiet=True))
+
+
+def test_a_home_in_use_is_said_so(settings: Settings):
+    with hold(settings.home), pytest.raises(NotServed, match="in use"):
+        services.serve(settings, Console(quiet=True))
+
+
+def test_processes_of_their_own_need_a_queue_between_them(settings: Settings):
+    with pytest.raises(NotServed, match="queue"):
+        services.api(settings, Console(quiet=True))
+    with pytest.raises(NotServed, match="queue"):
+        services.worker(settings)
+
+
+def test_one_process_does_not_take_a_foreign_queue(settings: Settings):
+    with pytest.raises(NotServed, match="redis://"):
+        services.serve(
+            settings.model_copy(update={"broker_url": "redis://127.0.0.1:1/0"}), Console(quiet=True)
+        )

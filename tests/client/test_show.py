@@ -1,0 +1,79 @@
+"""What people see."""
+
+from __future__ import annotations
+
+import io
+
+from rich.console import Console
+
+from client import show
+from client.follow import follow
+from gkd_core.events import Gain, Latency, ModelReport, Progress, Report
+
+
+def shown(renderable: object) -> str:
+    console = Console(file=io.StringIO(), width=200)
+    console.print(renderable)
+    return console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def model(ap: float) -> ModelReport:
+    return ModelReport(
+        architecture="fcos",
+        backbone="resnet18",
+        parameters=2_500_000,
+        gflops=3.2,
+        latency_ms=Latency(median=12.5, low=12.0, high=13.0, device="cpu"),
+        metrics={"AP": ap, "AP50": 0.5, "AP75": -1.0},
+        per_class={},
+    )
+
+
+def test_a_report_has_its_models_in_order_and_the_gain_with_its_interval():
+    gain = Gain(ap=0.05, ap50=0.07, ap_low=0.01, ap_high=0.09, verdict="It helped.")
+    models = {"student": model(0.35), "teacher": model(0.4), "control": model(0.3)}
+    text = shown(show.report(Report(models=models, gain=gain, notes=("one seed",))))
+    rows = [line.split()[0] for line in text.splitlines()[1:4]]
+    assert rows == ["teacher", "control", "student"]
+    assert "0.350" in text
+    assert "gained +0.050 AP (95 % interval +0.010 to +0.090)" in text
+    assert "It helped." in text
+    assert "one seed" in text
+
+
+def test_a_number_that_coco_does_not_have_is_a_dash():
+    assert show.number(-1.0) == show.number(None) == "-"
+
+
+def test_progress_tells_run_epoch_losses_and_the_time_left():
+    event = Progress(
+        run="student",
+        epoch=2,
+        epochs=12,
+        step=40,
+        steps=240,
+        fraction=0.2,
+        losses={"loss_box": 1.0, "loss_global": 0.5},
+        seconds_left=600,
+    )
+    assert show.line(event) == "student, epoch 3/12, step 40/240, loss 1.5 (box 1 global 0.5), 10 min left"
+
+
+def test_durations_and_sizes_are_readable():
+    assert [show.duration(s) for s in (3, 89, 100, 7200)] == ["3 s", "89 s", "2 min", "2.0 h"]
+    assert [show.size(count) for count in (400, 2_500_000)] == ["0.4 kB", "2.5 MB"]
+
+
+def test_a_log_file_gets_one_line_of_progress_in_five_seconds():
+    console = Console(file=io.StringIO(), width=40)
+    events = [Progress(run="model", epoch=0, epochs=1, step=n, steps=9, fraction=n / 9) for n in range(9)]
+    follow(events, console)
+    assert console.file.getvalue() == "  0 %  model, epoch 1/1, step 0/9\n"  # type: ignore[attr-defined]
+
+
+def test_a_terminal_gets_a_bar_and_names_with_brackets_are_no_markup():
+    console = Console(file=io.StringIO(), force_terminal=True, width=100)
+    follow([Progress(run="[red]model", epoch=0, epochs=1, step=1, steps=9, fraction=0.5)], console)
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "[red]model" in text
+    assert "50%" in text
