@@ -43,6 +43,8 @@ def make_app(broker_url: str) -> Celery:
         task_acks_late=False,  # the store knows what runs; a late acknowledgement would only deliver twice
         worker_prefetch_multiplier=1,
         worker_disable_prefetch=not in_memory,  # a job that waits behind a long one is free for other workers
+        # Concerns late acknowledgement alone; but a worker that leaves it open warns at each lost connection.
+        worker_cancel_long_running_tasks_on_connection_loss=True,
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
         worker_enable_remote_control=False,  # nobody steers workers through the broker

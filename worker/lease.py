@@ -1,7 +1,7 @@
 """The lease of a running job: renewed by a thread of its own, however long the job is silent.
 
-The thread acts on the engine itself, because the one that follows the engine may be waiting for a database or a
-disk when the lease is lost.
+A second thread watches the time and acts on the engine itself, because everybody else may be waiting for a database
+that has stopped answering.
 """
 
 from __future__ import annotations
@@ -44,15 +44,17 @@ class Lease:
         self._renewed_at = time.monotonic()
         self._engine: Engine | None = None
         self._left = threading.Event()
-        self._thread = threading.Thread(target=self._keep, daemon=True, name=f"lease-{ticket.job_id}")
+        self._threads = [threading.Thread(target=each, daemon=True) for each in (self._keep, self._watch)]
 
     def __enter__(self) -> Lease:
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._left.set()
-        self._thread.join()
+        for thread in self._threads:
+            thread.join(1.0)  # one that hangs in the database may hang; its ticket is stale before long
 
     def guard(self, engine: Engine) -> None:
         """Stop this engine when the lease runs out, and end it at once when the ticket is stale."""
@@ -86,16 +88,19 @@ class Lease:
             except Exception as error:  # whatever the reason, what counts is the time that is left
                 log.warning("cannot renew the lease of job %s: %s", self.ticket.job_id, error)
                 pause = self._retry_seconds
-            self._check_time()
 
     def _end_engine(self) -> None:
+        if self._left.is_set():
+            return
         log.warning("job %s is not ours any more: ending its engine", self.ticket.job_id)
         if self._engine is not None:
             self._engine.kill()
 
-    def _check_time(self) -> None:
-        if not self.lost and time.monotonic() > self._renewed_at + self._lease_seconds:
-            self.lost = True
-            log.warning("job %s: lease lost, stopping its engine", self.ticket.job_id)
-            if self._engine is not None:
-                self._engine.stop()
+    def _watch(self) -> None:
+        while not self._left.wait(self._retry_seconds):
+            if time.monotonic() > self._renewed_at + self._lease_seconds:
+                log.warning("job %s: lease lost, stopping its engine", self.ticket.job_id)
+                self.lost = True
+                if self._engine is not None:
+                    self._engine.stop()
+                return

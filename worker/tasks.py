@@ -32,6 +32,9 @@ def work(settings: Settings) -> None:
     """Take jobs until SIGTERM or SIGINT; the running one is then saved and given back. A second signal ends at once.
 
     Needs the main thread, and a broker that other processes reach.
+
+    Raises:
+        SystemExit: Celery gave up, which it says in the log; whoever watches over this process should start it anew.
     """
     asked_to_end = threading.Event()
 
@@ -42,8 +45,10 @@ def work(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, end)
     name = f"{socket.gethostname()}-{os.getpid()}"
-    with WorkerThread(settings, make_app(settings.broker_url), name=name):
-        asked_to_end.wait()
+    with WorkerThread(settings, make_app(settings.broker_url), name=name) as worker:
+        while not asked_to_end.wait(1.0):
+            if not worker.is_listening():
+                raise SystemExit(1)
 
 
 class WorkerThread:
@@ -73,7 +78,7 @@ class WorkerThread:
                 opening.enter_context(hold(self._settings.home))
             runner = self._make_runner(opening)
             opening.enter_context(Sweeper(runner.sweep, self._settings.sweep_seconds))
-            opening.enter_context(_Listening(self._app, runner, self.queues))
+            self._listening = opening.enter_context(_Listening(self._app, runner, self.queues))
             self._open = opening.pop_all()
         log.info("worker %s takes jobs from %s", self.name, ", ".join(self.queues))
         return self
@@ -81,6 +86,10 @@ class WorkerThread:
     def __exit__(self, *_: object) -> None:
         self._open.close()
         log.info("worker %s has ended", self.name)
+
+    def is_listening(self) -> bool:
+        """Whether rings are still heard, or will be once the broker is back."""
+        return self._listening.is_alive()
 
     def _make_runner(self, opening: ExitStack) -> Runner:
         settings = self._settings
@@ -115,9 +124,10 @@ class _Listening:
         )
         self._thread = threading.Thread(target=self._controller.start, name="celery")
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> _Listening:
         state.should_stop = None
         self._thread.start()
+        return self
 
     def __exit__(self, *_: object) -> None:
         state.should_stop = 0  # first, so that no ring is taken that nobody would answer
@@ -126,6 +136,9 @@ class _Listening:
         self._thread.join()
         self._app.tasks.unregister(TASK)
         state.should_stop = None
+
+    def is_alive(self) -> bool:
+        return self._thread.is_alive()
 
 
 def _gpus(settings: Settings) -> int:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 import pytest
 
 from gkd_core.config import TrainRun
@@ -34,6 +35,13 @@ def wait_until(condition: Callable[[], object], seconds: float = 15.0) -> None:
     while not condition():
         assert time.monotonic() < deadline, "it should have come to this by now"
         time.sleep(0.02)
+
+
+def no_engine_runs() -> bool:
+    """Whether this process has no engine that lives; one that nobody has waited for yet is dead all the same."""
+    children = psutil.Process().children()
+    alive = [child for child in children if child.status() != psutil.STATUS_ZOMBIE]
+    return not [child for child in alive if "fake_engine" in " ".join(child.cmdline())]
 
 
 class Service:

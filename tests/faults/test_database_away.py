@@ -15,7 +15,7 @@ from sqlalchemy import make_url
 
 from jobs.job import State
 
-from .conftest import Service, wait_until
+from .conftest import Service, no_engine_runs, wait_until
 
 
 class Proxy:
@@ -24,6 +24,8 @@ class Proxy:
     def __init__(self, url: str) -> None:
         self._target = make_url(url)
         self._cut = False
+        self._flowing = threading.Event()
+        self._flowing.set()
         self._sockets: set[socket.socket] = set()
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.url = self._target.set(
@@ -34,9 +36,14 @@ class Proxy:
     def cut(self) -> None:
         """Break every connection, and those that come."""
         self._cut = True
+        self._flowing.set()
         for each in list(self._sockets):
             with suppress(OSError):
                 each.shutdown(socket.SHUT_RDWR)
+
+    def stall(self) -> None:
+        """Keep connections, and pass nothing on."""
+        self._flowing.clear()
 
     def mend(self) -> None:
         self._cut = False
@@ -63,6 +70,7 @@ class Proxy:
                     for key, _ in ready.select():
                         if not (data := key.fileobj.recv(65536)):
                             return
+                        self._flowing.wait()
                         key.data.sendall(data)
 
     def _connect(self) -> socket.socket:
@@ -123,6 +131,18 @@ def test_who_cannot_renew_for_the_whole_lease_stops_its_engine_after_a_checkpoin
     assert service.job(job_id).state is State.SUCCEEDED
     assert service.outcomes(job_id) == ["lost", "succeeded"]
     assert service.epochs(job_id) == list(range(1, done + 2))
+
+
+def test_a_database_that_hangs_is_no_better_than_one_that_is_away(service, plan, proxy, distant):
+    plan(epochs=500, seconds=0.2)
+    job_id = service.submit()
+    with service.running(job_id, distant):
+        proxy.stall()
+        wait_until(no_engine_runs)
+        proxy.cut()
+    service.sweep_until_queued(job_id)
+    done = int((service.settings.runs / job_id / "checkpoints" / "state.json").read_text())
+    assert done >= service.epochs(job_id)[-1]
 
 
 def test_a_job_that_ends_while_the_database_is_away_is_reported_when_it_is_back(

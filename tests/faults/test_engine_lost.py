@@ -5,6 +5,8 @@ import pytest
 from gkd_core.errors import FailureClass
 from jobs.job import State
 
+on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+
 
 def test_a_job_runs_to_its_end_and_all_that_it_told_is_kept(service, plan):
     plan(epochs=2)
@@ -22,6 +24,7 @@ def test_a_job_runs_to_its_end_and_all_that_it_told_is_kept(service, plan):
     }
 
 
+@on_sqlite
 def test_a_second_call_for_the_same_job_is_harmless(service, plan):
     plan(epochs=1)
     job_id = service.submit()
@@ -42,6 +45,7 @@ def test_a_killed_engine_is_tried_again_and_goes_on_where_it_was(service, plan):
     assert service.epochs(job_id) == [1, 2, 3]
 
 
+@on_sqlite
 def test_half_a_line_of_a_killed_engine_costs_nothing(service, plan):
     plan(epochs=3, tear=1, only_attempt=1)
     job_id = service.submit()
@@ -62,6 +66,7 @@ def test_a_job_that_always_dies_before_it_saves_is_given_up(service, plan):
     assert "SIGKILL" in job.failure.message
 
 
+@on_sqlite
 def test_a_bug_is_not_tried_again_and_its_traceback_is_kept(service, plan):
     plan(epochs=3, fail=1)
     job_id = service.submit()
@@ -73,6 +78,7 @@ def test_a_bug_is_not_tried_again_and_its_traceback_is_kept(service, plan):
     assert "Traceback" in service.log(job_id)
 
 
+@on_sqlite
 def test_an_engine_that_cannot_start_says_so_in_the_log(service, monkeypatch):
     monkeypatch.setenv("GKD_ENGINE", "python -c 'raise SystemExit(\"no such engine\")'")
     job_id = service.submit()
@@ -82,6 +88,7 @@ def test_an_engine_that_cannot_start_says_so_in_the_log(service, monkeypatch):
     assert "no such engine" in service.log(job_id)
 
 
+@on_sqlite
 def test_out_of_memory_is_tried_once_more_with_half_the_micro_batch(service, plan):
     plan(epochs=2, oom=1)
     job_id = service.submit(batch_size=8)
@@ -94,6 +101,7 @@ def test_out_of_memory_is_tried_once_more_with_half_the_micro_batch(service, pla
     assert (job.resolved["train"]["batch_size"], job.resolved["train"]["accumulate"]) == (8, 2)
 
 
+@on_sqlite
 @pytest.mark.parametrize("train", [{"batch_size": 1}, {"batch_size": 8}])
 def test_out_of_memory_again_is_a_failure(service, plan, train):
     plan(epochs=2, oom=1, oom_until=64)

@@ -2,14 +2,13 @@
 
 import time
 
-import psutil
 import pytest
 
 from jobs.job import State
 
+from .conftest import no_engine_runs
 
-def no_engine_runs() -> bool:
-    return not [child for child in psutil.Process().children() if "fake_engine" in " ".join(child.cmdline())]
+pytestmark = pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 
 
 def test_a_running_job_is_cancelled(service, plan):
