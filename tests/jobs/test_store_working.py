@@ -256,14 +256,16 @@ def test_a_job_that_breaks_off_three_times_without_saving_fails(
     assert [attempt.outcome for attempt in store.get(job.id).attempts] == ["requeued", "requeued", "failed"]
 
 
-def test_an_attempt_that_saved_something_does_not_count(
+def test_only_attempts_in_a_row_that_saved_nothing_count(
     store: Store, ask: Any, make_failure: Any, make_progress: Any
 ) -> None:
     job = ask.submit()
-    for number in range(1, 7):
+    states = []
+    for number, saved in enumerate((False, False, True, False, False, True, False, False, False), start=1):
         ticket = ask.claim(job)
-        store.record(ticket, make_progress(number, saved=number % 2 == 0), number)
-        assert store.requeue(ticket, "no disk", failure=make_failure()) is State.QUEUED
+        store.record(ticket, make_progress(number, saved=saved), number)
+        states.append(store.requeue(ticket, "no disk", failure=make_failure()))
+    assert states == [State.QUEUED] * 8 + [State.FAILED]
 
 
 def test_progress_that_saved_nothing_is_no_excuse(
