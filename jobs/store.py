@@ -1,7 +1,8 @@
 """The one store: every verb of the state machine, each a transaction that writes its event.
 
-Three modules hold the verbs, by who asks: `store_reading` (everybody), `store_asking` (people) and
-`store_working` (workers). `store_moves` is where a state is written. Callers need this module only.
+The verbs lie in four modules, by who asks: `store_reading` (everybody), `store_asking` (people), `store_working`
+(workers) and `store_sweeping`. `store_moves` is where a state is written, `store_tickets` what the last two share.
+Callers need this module only.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from jobs.errors import (
 )
 from jobs.store_asking import Asking
 from jobs.store_reading import Page
+from jobs.store_sweeping import Sweeping
 from jobs.store_working import Claim, Working
 
 __all__ = [
@@ -36,7 +38,7 @@ __all__ = [
 ]
 
 
-class Store(Asking, Working):
+class Store(Asking, Working, Sweeping):
     """Jobs in a database. Threads and processes may share it; every verb may raise `StoreAway`.
 
     Args:

@@ -13,7 +13,7 @@ from sqlalchemy import ColumnElement, Connection, Row, insert, select, update
 from gkd_core.errors import Failure, FailureClass
 from jobs.database import now, storable
 from jobs.job import END_STATES, MOVES, Desired, State, Ticket
-from jobs.tables import attempts, events, jobs, waits
+from jobs.tables import events, jobs, waits
 
 RING_AGAIN_SECONDS = 15.0
 """A ring that nobody answered for so long may be lost."""
@@ -73,12 +73,6 @@ def write_event(connection: Connection, row: Row[Any], kind: str, body: dict[str
     """Write the event for which `event_count` of the row was just raised: numbers have no gaps."""
     values = {"job_id": row.id, "number": row.event_count, "attempt": row.attempt, "time": now()}
     connection.execute(insert(events).values(kind=kind, body=body, **values))
-
-
-def close_attempt(connection: Connection, ticket: Ticket, outcome: str, message: str = "") -> None:
-    """Write down how an attempt ended."""
-    row = (attempts.c.job_id == ticket.job_id, attempts.c.attempt == ticket.attempt)
-    connection.execute(update(attempts).where(*row).values(ended_at=now(), outcome=outcome, message=message))
 
 
 def fail_waiting(connection: Connection, job_id: str, state: State) -> tuple[str, ...]:

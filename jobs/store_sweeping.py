@@ -1,0 +1,93 @@
+"""What nobody does about a single job: taking back what was lost, and finding jobs for which nobody came."""
+
+from __future__ import annotations
+
+from sqlalchemy import case, select, update
+
+from gkd_core.errors import Failure, FailureClass
+from jobs.database import now
+from jobs.job import State, Ticket
+from jobs.store_moves import RING_AGAIN_SECONDS, Condition, fail_waiting, holds, is_in
+from jobs.store_reading import Reading, is_ready
+from jobs.store_tickets import BrokenOff, give_back, lock
+from jobs.tables import jobs, waits
+
+_LONGEST_RING_PAUSE = 600.0
+"""Seconds between two rings for the same job, at most. Rings for one that waits long would else fill the queue."""
+
+
+class Sweeping(Reading):
+    """The verbs of sweeps. Several at once do no harm: each job is taken back by one of them."""
+
+    lease_seconds: float
+    max_attempts: int
+
+    def sweep(self, *, only_due: bool = False) -> tuple[str, ...]:
+        """Put right what nobody else does: give lost jobs back, and find jobs for which nobody came.
+
+        Args:
+            only_due: Leave out jobs for which the last ring was a short time ago: for sweeps that repeat, so
+                that rings for a long queue do not pile up.
+
+        Returns:
+            Ids of queued jobs that are ready to run, first in line first: ring for them.
+        """
+        expired = jobs.c.lease_until < now()
+        for ticket in self._held(expired):
+            self._take_back(ticket, expired, f"no sign of life for {self.lease_seconds:g} s")
+        self._fail_orphans()
+        return self._to_ring(only_due)
+
+    def release(self, worker: str) -> None:
+        """Take back at once what a worker of this name held: it has started again, so it holds nothing.
+
+        Rings in its memory are gone too: every queued job is due at the next sweep.
+        """
+        held = jobs.c.worker == worker
+        for ticket in self._held(held):
+            self._take_back(ticket, held, "it was started again")
+        with self.database.write() as connection:
+            connection.execute(update(jobs).where(is_in(State.QUEUED)).values(ring_at=now()))
+
+    def _held(self, condition: Condition) -> list[Ticket]:
+        with self.database.read() as connection:
+            query = select(jobs.c.id, jobs.c.attempt).where(is_in(State.RUNNING), condition)
+            return [Ticket(row.id, row.attempt) for row in connection.execute(query)]
+
+    def _take_back(self, ticket: Ticket, condition: Condition, why: str) -> None:
+        """One transaction for each job: a long list of lost jobs blocks nobody."""
+        with self.database.write() as connection:
+            row = lock(connection, *holds(ticket), condition)
+            if row is None:  # it was renewed, has ended, or another sweep was first
+                return
+            failure = Failure(
+                failure_class=FailureClass.INFRASTRUCTURE,
+                message=f"worker {row.worker} was lost: {why}",
+                hint="Look at that machine: memory, disk, power, network.",
+            )
+            attempt = BrokenOff("lost", failure.message, failure)
+            give_back(connection, row, attempt, self.max_attempts)
+
+    def _fail_orphans(self) -> None:
+        """Jobs submitted at the moment when what they wait for ended without a model."""
+        dead = (State.FAILED.value, State.CANCELLED.value)
+        other = jobs.alias()
+        pairs = select(other.c.id, other.c.state).join(waits, waits.c.waits_for == other.c.id)
+        pairs = pairs.join(jobs, jobs.c.id == waits.c.job_id)
+        query = pairs.where(other.c.state.in_(dead), is_in(State.QUEUED)).distinct()
+        with self.database.write() as connection:
+            for row in connection.execute(query).all():
+                fail_waiting(connection, row.id, State(row.state))
+
+    def _to_ring(self, only_due: bool) -> tuple[str, ...]:
+        age = now() - jobs.c.queued_at
+        pause = case(
+            (age < RING_AGAIN_SECONDS, RING_AGAIN_SECONDS),
+            (age > _LONGEST_RING_PAUSE, _LONGEST_RING_PAUSE),
+            else_=age,
+        )
+        due = [jobs.c.ring_at <= now()] if only_due else []
+        statement = update(jobs).where(is_in(State.QUEUED), is_ready(), *due).values(ring_at=now() + pause)
+        with self.database.write() as connection:
+            rows = connection.execute(statement.returning(jobs.c.id, jobs.c.priority, jobs.c.queued_at)).all()
+        return tuple(row.id for row in sorted(rows, key=lambda row: (-row.priority, row.queued_at)))
