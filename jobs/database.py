@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, Double, Engine, create_engine, event, make_url, text
-from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
@@ -49,6 +49,7 @@ class Database:
 
     def __init__(self, url: str) -> None:
         self.engine = _connect_sqlite(url) if url.startswith("sqlite") else _connect_postgresql(url)
+        self._writer = self.engine.execution_options(gkd_write=True)
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
@@ -67,8 +68,7 @@ class Database:
         Raises:
             StoreAway: the database does not answer; whether the end was reached is not known.
         """
-        engine = self.engine.execution_options(gkd_write=True)
-        with _translated(), engine.begin() as connection:
+        with _translated(), self._writer.begin() as connection:
             yield connection
 
     def migrate(self) -> None:
@@ -104,16 +104,19 @@ def _translated() -> Iterator[None]:
     """Callers wait and try again when the database is away; they need not know SQLAlchemy for that."""
     try:
         yield
-    except (OperationalError, InterfaceError, PoolTimeout) as error:
-        if _is_mistake(error):
-            raise
+    except PoolTimeout as error:
         raise StoreAway(error) from error
+    except DBAPIError as error:
+        if _is_away(error):
+            raise StoreAway(error) from error
+        raise
 
 
-def _is_mistake(error: Exception) -> bool:
-    """SQLite reports a missing table in the same class as a file that is locked or gone."""
-    code = getattr(getattr(error, "orig", None), "sqlite_errorcode", None)
-    return code == sqlite3.SQLITE_ERROR
+def _is_away(error: DBAPIError) -> bool:
+    """Whether the database is at fault and not what was asked of it."""
+    if getattr(error.orig, "sqlite_errorcode", None) == sqlite3.SQLITE_ERROR:
+        return False  # SQLite reports a missing table in the same class as a file that is locked or gone
+    return error.connection_invalidated or isinstance(error, OperationalError | InterfaceError)
 
 
 def _connect_postgresql(url: str) -> Engine:
