@@ -179,4 +179,5 @@ def _parse(line: bytes, path: Path, offset: int) -> Event | None:
 def _environment(device: str, extra: Mapping[str, str]) -> dict[str, str]:
     own = {name: value for name, value in os.environ.items() if name not in SECRETS}
     hidden = {"CUDA_VISIBLE_DEVICES": ""} if device == "cpu" else {}
-    return {**own, **hidden, **extra, PARENT: str(os.getpid()), "PYTHONUNBUFFERED": "1"}
+    calm = {"OMP_WAIT_POLICY": "PASSIVE"}  # threads that spin while they wait make a shared CPU crawl
+    return {**calm, **own, **hidden, **extra, PARENT: str(os.getpid()), "PYTHONUNBUFFERED": "1"}
