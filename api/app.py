@@ -6,6 +6,7 @@ uvicorn starts it with `uvicorn --factory api.app:from_environment`; `gkd api` a
 from __future__ import annotations
 
 from importlib.metadata import version
+from typing import Any
 
 from fastapi import FastAPI
 
@@ -20,13 +21,30 @@ from jobs.settings import Settings
 from jobs.store import Store
 
 
+class _App(FastAPI):
+    """FastAPI, but its description says of which media type the errors are."""
+
+    def openapi(self) -> dict[str, Any]:
+        """The description at /openapi.json."""
+        description = super().openapi()
+        for path in description["paths"].values():
+            for operation in path.values():
+                for status in ("4XX", "422"):
+                    content = operation["responses"][status]["content"]
+                    content[errors.MEDIA_TYPE] = (
+                        content.pop("application/json", None) or content[errors.MEDIA_TYPE]
+                    )
+        return description
+
+
 def create_app(store: Store, artifacts: Artifacts, doorbell: Doorbell, settings: Settings) -> FastAPI:
     """The HTTP service over a store. The caller migrates and closes the store."""
-    app = FastAPI(
+    refusal: dict[str, Any] = {"model": errors.ProblemDetails, "description": "what is wrong (RFC 9457)"}
+    app = _App(
         title="GKD",
         version=version("gkd"),
         description="Distils object detectors, and proves what that gained against a control.",
-        responses={"4XX": {"model": errors.ProblemDetails, "description": "what is wrong (RFC 9457)"}},
+        responses={"4XX": refusal, 422: refusal},
     )
     app.state.services = Services(store, artifacts, doorbell, settings)
     app.add_middleware(Border, hosts=None if settings.insecure_listen else LOOPBACK)
@@ -39,6 +57,7 @@ def create_app(store: Store, artifacts: Artifacts, doorbell: Doorbell, settings:
 def from_environment() -> FastAPI:
     """The app as `GKD_*` variables describe it, its database migrated."""
     settings = Settings()
+    settings.home.mkdir(parents=True, exist_ok=True)  # a SQLite file does not make its folder
     store = Store(
         settings.database_url, lease_seconds=settings.lease_seconds, max_attempts=settings.max_attempts
     )

@@ -5,13 +5,44 @@ from __future__ import annotations
 import mimetypes
 from typing import Annotated
 
-from fastapi import APIRouter, Header, Response
+from fastapi import APIRouter, Header, Request, Response
 from fastapi.responses import FileResponse
+from starlette.datastructures import Headers
+from starlette.types import Message, Receive, Scope, Send
 
 from api.deps import ServicesDep
+from api.errors import problem
 from jobs.job import Artifact
 
 router = APIRouter(prefix="/jobs/{job_id}/artifacts", tags=["artifacts"])
+
+
+class Download(FileResponse):
+    """A file whose refusals of a Range are problems like all others, not plain text."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the file, a part of it, or why not."""
+        refused = False
+
+        async def worded(message: Message) -> None:
+            nonlocal refused
+            if message["type"] == "http.response.start" and message["status"] >= 400:
+                refused = True
+                await _refuse_range(scope, message)(scope, receive, send)
+            elif not refused:
+                await send(message)
+
+        await super().__call__(scope, receive, worded)
+
+
+def _refuse_range(scope: Scope, message: Message) -> Response:
+    seen, size = Headers(scope=scope).get("range"), Headers(raw=message["headers"]).get("content-range")
+    if message["status"] == 416 and size:
+        detail = f"the range {seen!r} lies beyond the end of the file, {size}"
+        return problem(Request(scope), 416, "range_not_satisfiable", detail, headers={"Content-Range": size})
+    return problem(
+        Request(scope), 400, "invalid_range", f"{seen!r} is no range of bytes, such as bytes=0-1023"
+    )
 
 
 @router.get("")
@@ -20,7 +51,8 @@ def artifacts(job_id: str, services: ServicesDep) -> tuple[Artifact, ...]:
     return services.store.artifacts(job_id)
 
 
-@router.api_route("/{name}", methods=["GET", "HEAD"], response_class=FileResponse)
+@router.head("/{name}", include_in_schema=False)
+@router.get("/{name}", response_class=FileResponse)
 def download(
     job_id: str, name: str, services: ServicesDep, if_none_match: Annotated[str | None, Header()] = None
 ) -> Response:
@@ -35,7 +67,7 @@ def download(
         return Response(status_code=304, headers=headers)
     path = services.artifacts.path(artifact.sha256)
     media_type = mimetypes.guess_type(name)[0] or "application/octet-stream"
-    return FileResponse(path, headers=headers, media_type=media_type, filename=name)
+    return Download(path, headers=headers, media_type=media_type, filename=name)
 
 
 def _matches(if_none_match: str, sha256: str) -> bool:

@@ -72,6 +72,13 @@ def test_a_range_beyond_the_end_is_a_416_that_says_how_long_the_file_is(service,
     answer = service.http.get(f"{url}/{NAME}", headers={"Range": "bytes=999999-"})
     assert answer.status_code == 416
     assert answer.headers["Content-Range"] == f"bytes */{len(CONTENT)}"
+    assert answer.json()["code"] == "range_not_satisfiable"
+
+
+def test_a_range_that_is_none_is_refused(service, url: str):
+    answer = service.http.get(f"{url}/{NAME}", headers={"Range": "lines=1-2"})
+    assert (answer.status_code, answer.json()["code"]) == (400, "invalid_range")
+    assert answer.headers["Content-Type"] == "application/problem+json"
 
 
 @pytest.mark.parametrize("tags", [f'"{SHA256}"', f'"x", "{SHA256}"', f'W/"{SHA256}"', "*"])

@@ -29,16 +29,12 @@ def test_it_ends_with_a_student_and_its_hash(small: Path, capsys: pytest.Capture
         assert role in told
 
 
-def test_it_runs_on_own_pictures(small: Path, data: Path):
-    assert demo.main(["--data", str(data / "shapes")]) == 0
-    assert not (small / "shapes").exists()
-
-
-def test_a_job_that_fails_fails_the_demo_with_the_reason_and_the_log(
-    small: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_a_job_on_own_pictures_that_fails_fails_the_demo_with_the_reason_and_the_log(
+    small: Path, data: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     monkeypatch.setenv("FAKE_ENGINE", json.dumps({"fail": 1}))
-    assert demo.main([]) == 1
+    assert demo.main(["--data", str(data / "shapes")]) == 1
+    assert not (small / "shapes").exists()
     told = capsys.readouterr().out
     assert "a bug of epoch 1" in told
     assert "attempt 1 starts" in told

@@ -31,17 +31,13 @@ def test_a_job_that_ran_when_the_service_ended_goes_on_after_the_next_start(
             job = client.submit(spec)
             next(event for event in client.events(job.id, every=0.05) if event.kind == "progress")
             assert first.end(signal.SIGTERM) == 0, first.log.read_text()
-        with serve(tmp_path / "home", data, port):
+        with serve(tmp_path / "home", data, port) as second:
             ended = client.wait(job.id, timeout=60)
             log, _ = client.log(job.id)
+            assert second.end(signal.SIGINT) == 0, second.log.read_text()
     assert (ended.state, ended.attempt) == (State.SUCCEEDED, 2)
     assert "attempt 2 starts at epoch 0" not in log
-
-
-def test_interrupting_ends_it_cleanly_too(serve, data: Path, tmp_path: Path, port: int):
-    with serve(tmp_path / "home", data, port) as server:
-        assert server.end(signal.SIGINT) == 0
-    assert "Traceback" not in server.log.read_text()
+    assert "Traceback" not in second.log.read_text()
 
 
 def test_api_and_worker_as_processes_of_their_own(

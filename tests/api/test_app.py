@@ -1,0 +1,45 @@
+"""The app as a whole."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+
+def test_its_description_names_every_route_and_what_errors_look_like(service):
+    description = service.http.get("/openapi.json").json()
+    paths = description["paths"]
+    assert {
+        "/jobs",
+        "/jobs/validate",
+        "/jobs/{job_id}",
+        "/jobs/{job_id}/cancel",
+        "/jobs/{job_id}/events",
+        "/jobs/{job_id}/log",
+        "/jobs/{job_id}/report",
+        "/jobs/{job_id}/artifacts/{name}",
+        "/schema/job",
+        "/healthz",
+        "/readyz",
+    } <= set(paths)
+    spec = paths["/jobs"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    assert set(spec["discriminator"]["mapping"]) == {"train", "distill"}
+    assert "actions" in description["components"]["schemas"]["Job"]["properties"]
+    refusal = paths["/jobs"]["post"]["responses"]["422"]["content"]
+    assert refusal["application/problem+json"]["schema"]["$ref"].endswith("/ProblemDetails")
+
+
+def test_importing_it_loads_no_torch():
+    code = "import api.app, jobs.store, client.cli, worker.runner, sys; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_uvicorn_finds_it_in_the_environment(tmp_path, monkeypatch):
+    from api.app import from_environment
+
+    monkeypatch.setenv("GKD_HOME", str(tmp_path / "new"))
+    app = from_environment()
+    try:
+        assert (tmp_path / "new" / "gkd.db").exists()
+    finally:
+        app.state.services.store.close()
