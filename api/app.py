@@ -21,6 +21,9 @@ from jobs.settings import Settings
 from jobs.store import Store
 
 
+_PROBLEM = {"$ref": "#/components/schemas/ProblemDetails"}
+
+
 class _App(FastAPI):
     """FastAPI, but its description says of which media type the errors are."""
 
@@ -29,11 +32,8 @@ class _App(FastAPI):
         description = super().openapi()
         for path in description["paths"].values():
             for operation in path.values():
-                for status in ("4XX", "422"):
-                    content = operation["responses"][status]["content"]
-                    content[errors.MEDIA_TYPE] = (
-                        content.pop("application/json", None) or content[errors.MEDIA_TYPE]
-                    )
+                for status in ("4XX", "422"):  # else it says what the route gives: JSON, text or a file
+                    operation["responses"][status]["content"] = {errors.MEDIA_TYPE: {"schema": _PROBLEM}}
         return description
 
 

@@ -32,7 +32,7 @@ class Process:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "client.cli", *arguments],
                 cwd=cwd,
-                env={**own, "PYTHONPATH": str(ROOT), "GKD_ENGINE": FAKE_ENGINE, **env},
+                env={**own, "PYTHONPATH": str(ROOT), "GKD_ENGINE": FAKE_ENGINE, "GKD_GPUS": "0", **env},
                 stdout=output,
                 stderr=output,
             )

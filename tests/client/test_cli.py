@@ -103,10 +103,12 @@ def test_a_wrong_command_line_is_exit_code_2(gkd):
         gkd(*arguments, code=2)
 
 
-def test_watching_a_job_that_was_cancelled_is_exit_code_1(gkd, spec_file: str, url: str):
-    job_id = submit(gkd, spec_file)
+def test_watching_a_job_that_was_cancelled_is_exit_code_1(gkd, spec: Spec):
+    waiting = {**spec, "resources": {"gpus": 1}}  # the server has none
+    job_id = json.loads(gkd("submit", "-", "--json", given=json.dumps(waiting)).stdout)["id"]
+    assert "with 1 GPU" in gkd("show", job_id).stdout
     gkd("cancel", job_id)
-    gkd("watch", job_id, code=1)
+    assert "cancelled" in gkd("watch", job_id, code=1).stdout
 
 
 def test_a_data_set_is_described_and_what_is_none_refused(gkd, data: Path, tmp_path: Path):
