@@ -20,7 +20,6 @@ from jobs.queue import Doorbell, make_app
 from jobs.settings import Settings
 from jobs.store import Store
 
-
 _PROBLEM = {"$ref": "#/components/schemas/ProblemDetails"}
 
 
