@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.text import Text
 from typer.core import TyperGroup
+
+from client.terminal import console
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -24,10 +25,8 @@ if TYPE_CHECKING:
     from client.client import Client
     from jobs.settings import Settings
 
-out = Console(
-    highlight=False, width=None if sys.stdout.isatty() else 200
-)  # a pipe has no edge to break lines at
-err = Console(stderr=True, highlight=False)
+out = console()
+err = console(stderr=True)
 
 
 class Commands(TyperGroup):

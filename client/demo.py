@@ -23,7 +23,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from client import demo_specs, show
+from client import demo_specs, show, terminal
 from client.client import Client, ClientError
 from client.follow import follow
 from gkd_core.errors import GkdError
@@ -48,7 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
         "--data", type=Path, help="a COCO or VOC folder of your own instead of drawn pictures"
     )
     data = parser.parse_args(arguments).data
-    console = Console(highlight=False)
+    console = terminal.console()
     signal.signal(
         signal.SIGTERM, signal.default_int_handler
     )  # ends like Ctrl-C: the server must not stay behind

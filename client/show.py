@@ -70,11 +70,12 @@ def line(event: Event) -> str:
         case Report():
             return "the report is written"
         case _:
-            return f"warning: {event.message} {event.hint}".rstrip()
+            return f"warning: {event.message}" + (f" ({event.hint})" if event.hint else "")
 
 
 def _progress(event: Progress) -> str:
-    parts = [f"{event.run}, epoch {min(event.epoch + 1, event.epochs)}/{event.epochs}"]
+    epoch = f", epoch {min(event.epoch + 1, event.epochs)}/{event.epochs}" if event.epochs else ""
+    parts = [f"{event.run}{epoch}"]
     if event.activity == "train":
         parts += [f"step {event.step}/{event.steps}", _losses(event.losses)]
     else:
