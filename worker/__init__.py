@@ -3,6 +3,6 @@
 Not here: the training itself (`gkd_core`, another process), the rules of the state machine (`jobs.store`), HTTP,
 torch. The worker meets the engine in the run directory and nowhere else.
 
-Read first: `runner.py` (one job, top to bottom), `engine.py` (starting and stopping the process), `tasks.py`
-(Celery).
+Read first: `runner.py` (one job, top to bottom), `engine.py` (starting and stopping the process), `lease.py`
+(keeping the job while it runs), `endings.py` (what an exit code means), then `tasks.py` (Celery) and `sweeper.py`.
 """

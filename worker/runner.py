@@ -177,7 +177,7 @@ class _Run:
             time.sleep(POLL_SECONDS)
 
     def _wanted_to_stop(self) -> bool:
-        return self._lease.desired is not Desired.RUN or self._runner.stopping.is_set()
+        return self._lease.desired is not Desired.RUN or self._lease.lost or self._runner.stopping.is_set()
 
     def _record_news(self, engine: Engine) -> None:
         for event, offset in engine.events(self._offset):
@@ -231,8 +231,7 @@ class _Run:
     def _failure(self, code: int) -> Failure | None:
         if code == COMPLETE and self._unpublished:
             return infrastructure(f"not the files that the engine announced: {', '.join(self._unpublished)}")
-        asked = self._wanted_to_stop() or self._lease.lost
-        return failure_of_exit(code, self._dir.read_failure(), asked_to_stop=asked)
+        return failure_of_exit(code, self._dir.read_failure(), asked_to_stop=self._wanted_to_stop())
 
     def _with_smaller_batches(self, failure: Failure) -> Rung:
         smaller = halve_micro_batch(self._job)

@@ -51,8 +51,8 @@ class Service:
         self.settings = Settings(
             home=home,
             database_url=database_url,
-            lease_seconds=1.5,
-            renew_seconds=0.2,
+            lease_seconds=2.0,
+            renew_seconds=0.25,
             sweep_seconds=0.3,
             stop_seconds=1.0,
         )
