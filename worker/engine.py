@@ -29,7 +29,10 @@ SECRETS = ("GKD_DATABASE_URL", "GKD_BROKER_URL")
 
 
 def engine_command() -> list[str]:
-    """The command that runs the engine; `GKD_ENGINE` names another one (a container, a profiler, a test's)."""
+    """The command that runs the engine; `GKD_ENGINE` names another one, such as `nice -n 19 python -m gkd_core.train`.
+
+    It must become the engine, not start it: an engine whose parent is not its worker ends itself.
+    """
     return shlex.split(os.environ.get("GKD_ENGINE", "")) or [sys.executable, "-m", "gkd_core.train"]
 
 
