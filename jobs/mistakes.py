@@ -93,22 +93,18 @@ def _walk(loc: Loc, error_type: str) -> tuple[Loc, tuple[str, ...]]:
     mapping: dict[str, str] = root["discriminator"]["mapping"]
     if not loc or loc[0] not in mapping:
         return loc, ()
+    inside, unknown = (loc[:-1], loc[-1:]) if error_type == "extra_forbidden" else (loc, ())
     here: Schema = {"$ref": mapping[str(loc[0])]}
-    path: list[str | int] = []
     fields = _fields(here)
-    for position, part in enumerate(loc[1:], start=2):
+    path: list[str | int] = []
+    for part in inside[1:]:
         if part in fields:
             here = fields[str(part)]
-        elif not (
-            isinstance(part, int)
-            or _is_open(here)
-            or (error_type == "extra_forbidden" and position == len(loc))
-        ):
+        elif not isinstance(part, int) and not _is_open(here):
             continue  # the name of a branch
+        fields = _fields(here) if part in fields else {}
         path.append(part)
-        if not (error_type == "extra_forbidden" and position == len(loc)):
-            fields = _fields(here) if part in fields else {}
-    return tuple(path), tuple(fields)
+    return (*path, *unknown), tuple(fields)
 
 
 def _fields(schema: Schema) -> dict[str, Schema]:

@@ -1,0 +1,49 @@
+"""What people are told about a wrong spec, without HTTP."""
+
+from __future__ import annotations
+
+import pytest
+
+from gkd_core.errors import SpecError
+from jobs.mistakes import read_spec
+
+SPEC = {"kind": "train", "data": "cells"}
+
+
+def test_a_spec_is_read_as_it_is():
+    assert read_spec({**SPEC, "train": {"workers": "auto"}}).train.workers == "auto"
+
+
+def test_branches_of_a_union_are_one_problem_at_the_field_itself():
+    with pytest.raises(SpecError) as caught:
+        read_spec({**SPEC, "train": {"workers": "all", "augment": {"scale": [0.5, "x"]}}})
+    problems = {problem.loc: problem.message for problem in caught.value.problems}
+    assert set(problems) == {("train", "workers"), ("train", "augment", "scale", 1)}
+    assert "integer" in problems["train", "workers"]
+    assert "'auto'" in problems["train", "workers"]
+
+
+def test_a_misspelt_field_deep_inside_gets_the_nearest_of_its_neighbours():
+    spec = {
+        "kind": "distill",
+        "data": "cells",
+        "teacher": {"weights": "x"},
+        "distill": {"global": {"wieght": 1}},
+    }
+    with pytest.raises(SpecError) as caught:
+        read_spec(spec)
+    (problem,) = caught.value.problems
+    assert problem.loc == ("distill", "global", "wieght")
+    assert problem.hint == "Did you mean `weight`? Known here: weight, form."
+
+
+def test_a_long_value_is_not_repeated_in_full():
+    with pytest.raises(SpecError) as caught:
+        read_spec({**SPEC, "priority": "x" * 10_000})
+    assert len(caught.value.message) < 300
+
+
+@pytest.mark.parametrize("value", [None, [], 5, "train", {}])
+def test_what_is_no_spec_at_all_is_refused(value: object):
+    with pytest.raises(SpecError):
+        read_spec(value)
