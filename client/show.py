@@ -204,9 +204,7 @@ def report(report: Report) -> RenderableType:
     lines = [Text(f"note: {note}", style="dim") for note in report.notes]
     if gain := report.gain:
         interval = f"95 % interval {gain.ap_low:+.3f} to {gain.ap_high:+.3f}"
-        told = (
-            f"distillation gained {gain.ap:+.3f} AP ({interval}) and {gain.ap50:+.3f} AP50 over the control"
-        )
+        told = f"student minus control: {gain.ap:+.3f} AP ({interval}), {gain.ap50:+.3f} AP50"
         lines = [Text(told), Text(gain.verdict, style="bold"), *lines]
     return Group(table, *lines)
 

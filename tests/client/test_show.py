@@ -36,7 +36,7 @@ def test_a_report_has_its_models_in_order_and_the_gain_with_its_interval():
     rows = [line.split()[0] for line in text.splitlines()[1:4]]
     assert rows == ["teacher", "control", "student"]
     assert "0.350" in text
-    assert "gained +0.050 AP (95 % interval +0.010 to +0.090)" in text
+    assert "student minus control: +0.050 AP (95 % interval +0.010 to +0.090)" in text
     assert "It helped." in text
     assert "one seed" in text
 
