@@ -51,3 +51,12 @@ def test_own_pictures_that_are_none_are_refused(
 def test_its_specs_are_job_specs(recipe: str):
     assert job_spec.validate_python(demo_specs.teacher("x", recipe)).kind == "train"
     assert job_spec.validate_python(demo_specs.distillation("x", recipe, "t")).kind == "distill"
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"), [("fma avx512_bf16", "bfloat16"), ("amx_bf16", "bfloat16"), ("avx2", "float32")]
+)
+def test_it_computes_in_bfloat16_only_where_the_processor_does(tmp_path: Path, flags: str, expected: str):
+    (tmp_path / "cpuinfo").write_text(f"flags : {flags}\n")
+    assert demo_specs.precision(tmp_path / "cpuinfo") == expected
+    assert demo_specs.precision(tmp_path / "no such file") == "float32"
