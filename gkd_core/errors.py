@@ -12,6 +12,7 @@ Every error carries a failure class, which decides what happens to the job:
 
 from __future__ import annotations
 
+import errno
 from enum import StrEnum
 from typing import ClassVar
 
@@ -27,6 +28,15 @@ class FailureClass(StrEnum):
     DIVERGED = "diverged"
     INFRASTRUCTURE = "infrastructure"
     BUG = "bug"
+
+
+DISK_AND_NETWORK = frozenset(
+    {
+        *(errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ESTALE, errno.EMFILE, errno.ENFILE),
+        *(errno.ETIMEDOUT, errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN, errno.ECONNRESET, errno.EPIPE),
+    }
+)
+"""Codes of an `OSError` that say something of the machine and nothing of the file."""
 
 
 class Failure(BaseModel):

@@ -27,7 +27,15 @@ from types import FrameType
 from pydantic import ValidationError
 
 from gkd_core.config import DistillRun, TrainRun
-from gkd_core.errors import Failure, FailureClass, GkdError, Problem, SpecError, StoppedError
+from gkd_core.errors import (
+    DISK_AND_NETWORK,
+    Failure,
+    FailureClass,
+    GkdError,
+    Problem,
+    SpecError,
+    StoppedError,
+)
 from gkd_core.events import Event
 from gkd_core.run_dir import COMPLETE, FAILED, PARENT, STOPPED, RunDir
 
@@ -200,12 +208,6 @@ def _ends_inside_a_line(path: Path) -> bool:
 
 # ---- what went wrong -------------------------------------------------------------------------------------
 
-DISK_AND_NETWORK = frozenset(
-    {
-        *(errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ESTALE, errno.EMFILE, errno.ENFILE),
-        *(errno.ETIMEDOUT, errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN, errno.ECONNRESET, errno.EPIPE),
-    }
-)
 OUT_OF_MEMORY_WORDS = ("out of memory", "can't allocate memory", "ALLOC_FAILED")
 LOST_WORDS = ("DataLoader worker (pid", "CUDA-capable device", "ECC error", "GPU is lost", "launch failure")
 """How torch words that a process or a device went away; it has no exception types for these."""

@@ -93,6 +93,11 @@ class RunDir:
         control = Control.model_validate_json(self.control.read_bytes())
         return control.attempt < attempt or (control.attempt == attempt and control.wanted == "run")
 
+    def drop_states(self) -> None:
+        """Remove what resuming needs: this run will not go on. Harmless twice, and from several processes."""
+        for state in list(self.checkpoints.glob("*")):
+            state.unlink(missing_ok=True)
+
     def read_config(self) -> TrainRun | DistillRun:
         """The config that this run was given."""
         return run_config.validate_json(self.config.read_bytes())

@@ -19,6 +19,9 @@ from jobs.errors import StoreAway
 _PATIENCE_SECONDS = 15
 """How long a writer waits for another one. Longer than any transaction here takes, shorter than a lease."""
 
+_LIBPQ_WITH_USER_TIMEOUT = 120_000
+"""Version 12. Older ones refuse the option."""
+
 _MIGRATION_LOCK = 0x676B64
 """Any number will do, as long as nobody else uses it in the same database."""
 
@@ -127,8 +130,22 @@ def _connect_postgresql(url: str) -> Engine:
     return create_engine(
         make_url(url).set(drivername="postgresql+psycopg"),
         pool_pre_ping=True,
-        connect_args={"connect_timeout": 5, "options": options},
+        connect_args={"connect_timeout": 5, "options": options} | _lively_tcp(),
     )
+
+
+def _lively_tcp() -> dict[str, int]:
+    """A server that vanished (power, network, failover) says nothing; without these TCP waits for it for hours.
+
+    An idle connection is given up after 25 s, one that waits for an answer to what it sent after 15 s: both leave
+    time for further tries within a lease. Connections through a Unix socket ignore them.
+    """
+    from psycopg import pq  # needs libpq, which those on SQLite may lack
+
+    patience = {"keepalives": 1, "keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3}
+    if pq.version() >= _LIBPQ_WITH_USER_TIMEOUT:
+        patience["tcp_user_timeout"] = _PATIENCE_SECONDS * 1000
+    return patience
 
 
 def _connect_sqlite(url: str) -> Engine:

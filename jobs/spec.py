@@ -233,6 +233,10 @@ class _Resolving:
         except DataError as error:
             self.problems += error.problems
             return None
+        except OSError as error:
+            hint = "Look at that disk or network, then send the same again."
+            self.problems.append(Problem(loc=("data",), message=f"cannot be read now: {error}", hint=hint))
+            return None
         self._must_stay(report.resolved)
         return report
 

@@ -1,4 +1,5 @@
-"""What nobody does about a single job: taking back what was lost, and finding jobs for which nobody came."""
+"""What nobody does about a single job: taking back what was lost, finding jobs for which nobody came, and telling
+which files are still named."""
 
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ from jobs.job import State, Ticket
 from jobs.store_moves import RING_AGAIN_SECONDS, Condition, fail_waiting, holds, is_in
 from jobs.store_reading import Reading, is_ready
 from jobs.store_tickets import BrokenOff, give_back, lock
-from jobs.tables import jobs, waits
+from jobs.tables import artifacts, jobs, waits
 
 _LONGEST_RING_PAUSE = 600.0
 """Seconds between two rings for the same job, at most. Rings for one that waits long would else fill the queue."""
@@ -48,6 +49,17 @@ class Sweeping(Reading):
             self._take_back(ticket, held, "it was started again")
         with self.database.write() as connection:
             connection.execute(update(jobs).where(is_in(State.QUEUED)).values(ring_at=now()))
+
+    def published(self) -> frozenset[str]:
+        """SHA-256 of every file that a job names; what else lies among the artifacts is of no use any more."""
+        with self.database.read() as connection:
+            return frozenset(connection.scalars(select(artifacts.c.sha256).distinct()))
+
+    def origin(self) -> str | None:
+        """Id of the first job: tells this database from every other one. None while there is none."""
+        with self.database.read() as connection:
+            job_id: str | None = connection.scalar(select(jobs.c.id).order_by(jobs.c.number).limit(1))
+        return job_id
 
     def _held(self, condition: Condition) -> list[Ticket]:
         with self.database.read() as connection:

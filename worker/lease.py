@@ -43,6 +43,7 @@ class Lease:
         self._lease_seconds = lease_seconds
         self._renewed_at = time.monotonic()
         self._engine: Engine | None = None
+        self._stale = False
         self._left = threading.Event()
         self._threads = [threading.Thread(target=each, daemon=True) for each in (self._keep, self._watch)]
 
@@ -59,6 +60,8 @@ class Lease:
     def guard(self, engine: Engine) -> None:
         """Stop this engine when the lease runs out, and end it at once when the ticket is stale."""
         self._engine = engine
+        if self._stale:  # since before there was an engine to end
+            engine.kill()
 
     def insist(self, write: Callable[[], T]) -> T:
         """Write to the store, again and again while it is away, until it answers or the lease is lost.
@@ -93,6 +96,7 @@ class Lease:
         if self._left.is_set():
             return
         log.warning("job %s is not ours any more: ending its engine", self.ticket.job_id)
+        self._stale = True
         if self._engine is not None:
             self._engine.kill()
 

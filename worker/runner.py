@@ -27,6 +27,7 @@ from jobs.store import Claim, Store
 from worker.endings import failure_of_exit, halve_micro_batch, infrastructure, log_tail
 from worker.engine import Engine
 from worker.lease import Lease
+from worker.tidying import drop_states_if_possible, tidy
 from worker.weights import find_weights
 
 log = logging.getLogger(__name__)
@@ -59,6 +60,7 @@ class Runner:
         self.worker = worker
         self.stopping = threading.Event()
         self._doorbell = doorbell
+        self._swept = False
         self._running: set[str] = set()
         self._changed = threading.Condition()
 
@@ -72,6 +74,7 @@ class Runner:
         self._note(job_id, running=True)
         try:
             self.ring(_Run(self, claim).carry_out())
+            drop_states_if_possible(self.store, self.settings.runs, job_id)
         finally:
             self._note(job_id, running=False)
 
@@ -85,9 +88,17 @@ class Runner:
         with self._changed:
             return self._changed.wait_for(lambda: not self._running, 2 * self.settings.stop_seconds + 5.0)
 
-    def sweep(self, *, only_due: bool) -> None:
-        """Take back what lost workers held, and ring for queued jobs: all, or those not rung for of late."""
-        self.ring(self.store.sweep(only_due=only_due))
+    def sweep(self) -> None:
+        """Take back what lost workers held, and ring for queued jobs: the first time all, then those that are due.
+
+        Rings from before the start of this worker may be lost with their queue.
+        """
+        self.ring(self.store.sweep(only_due=self._swept))
+        self._swept = True
+
+    def tidy(self) -> None:
+        """Give disk space back that nobody needs any more."""
+        tidy(self.store, self.artifacts, self.settings.runs)
 
     def ring(self, job_ids: Iterable[str]) -> None:
         """Ring for each of these jobs."""
@@ -153,7 +164,7 @@ class _Run:
 
     def _start(self) -> Engine:
         config = run_config.validate_python(self._job.resolved)
-        config = find_weights(config, self._store, self._runner.artifacts)
+        config = self._insist(lambda _: find_weights(config, self._store, self._runner.artifacts))
         self._dir.prepare(config, self._ticket.attempt)
         # Fewer bytes than were recorded: this is another disk, or one that lost its last writes.
         self._offset = min(self._offset, self._dir.size_of_events())

@@ -1,37 +1,34 @@
-"""Looks after lost jobs and lost rings: a thread in every worker, at its start and then every few seconds.
+"""What a worker does beside its jobs, in threads of its own: sweeping for lost jobs and rings, and tidying the disk.
 
-Several sweepers do no harm to each other; the store's transactions see to that.
+Each worker does both, at its start and then again and again. That several do it at once harms nobody; the store's
+transactions see to that, and `tidying.py` to the files.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
-from typing import Protocol
+from collections.abc import Callable
 
 log = logging.getLogger(__name__)
 
 
-class Sweep(Protocol):
-    """What is called; see `Runner.sweep`."""
+class Repeated:
+    """Does something at once and then every so many seconds, while entered. One that fails is told and done again.
 
-    def __call__(self, *, only_due: bool) -> None:
-        """Sweep; `only_due` leaves out jobs rung for a short time ago."""
-
-
-class Sweeper:
-    """Sweeps at once and then every `seconds`, while entered.
-
-    The first sweep rings for every queued job, since rings from before the start may be lost with their queue.
+    Args:
+        act: What to do; its name is that of the thread.
+        seconds: From the end of one to the start of the next.
     """
 
-    def __init__(self, sweep: Sweep, seconds: float) -> None:
-        self._sweep = sweep
+    def __init__(self, act: Callable[[], None], seconds: float) -> None:
+        self._act = act
         self._seconds = seconds
         self._left = threading.Event()
-        self._thread = threading.Thread(target=self._keep, daemon=True, name="sweeper")
+        self._name = getattr(act, "__name__", "repeated")
+        self._thread = threading.Thread(target=self._keep, daemon=True, name=self._name)
 
-    def __enter__(self) -> Sweeper:
+    def __enter__(self) -> Repeated:
         self._thread.start()
         return self
 
@@ -40,11 +37,9 @@ class Sweeper:
         self._thread.join()
 
     def _keep(self) -> None:
-        only_due = False
         while not self._left.is_set():
             try:
-                self._sweep(only_due=only_due)
-                only_due = True
-            except Exception as error:  # the database may be away for a while; the next sweep finds the same
-                log.warning("cannot sweep: %s", error)
+                self._act()
+            except Exception as error:  # the database may be away for a while; the next time finds the same
+                log.warning("cannot %s: %s", self._name, error)
             self._left.wait(self._seconds)

@@ -23,7 +23,8 @@ from jobs.store import Store
 from worker.gpus import count_gpus
 from worker.home import hold
 from worker.runner import Runner
-from worker.sweeper import Sweeper
+from worker.sweeper import Repeated
+from worker.tidying import TIDY_SECONDS
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +78,8 @@ class WorkerThread:
             if self._owns_home:
                 opening.enter_context(hold(self._settings.home))
             runner = self._make_runner(opening)
-            opening.enter_context(Sweeper(runner.sweep, self._settings.sweep_seconds))
+            opening.enter_context(Repeated(runner.sweep, self._settings.sweep_seconds))
+            opening.enter_context(Repeated(runner.tidy, TIDY_SECONDS))
             self._listening = opening.enter_context(_Listening(self._app, runner, self.queues))
             self._open = opening.pop_all()
         log.info("worker %s takes jobs from %s", self.name, ", ".join(self.queues))

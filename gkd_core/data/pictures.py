@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from gkd_core.errors import FailureClass, GkdError
+from gkd_core.errors import DISK_AND_NETWORK, FailureClass, GkdError
 
 MAX_PIXELS = 80_000_000
 """Refused above: 240 MB decoded. A camera of the largest kind writes 60 million."""
@@ -137,7 +137,10 @@ def _silence_pillow() -> None:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
-    """An image whose header is sound; whatever goes wrong inside becomes a PictureError with the file's name."""
+    """An image whose header is sound; whatever goes wrong inside becomes a PictureError with the file's name.
+
+    Except what the disk or the network did: that says nothing of the picture, and may be gone the next time.
+    """
     try:
         if not path.is_file():
             raise PictureError(f"{path}: {'is a folder' if path.is_dir() else 'no such file'}, not a picture")
@@ -158,6 +161,8 @@ def _opened(path: Path) -> Iterator[Image.Image]:
     except (
         Exception
     ) as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error, ValueError and others
+        if isinstance(error, OSError) and error.errno in DISK_AND_NETWORK:
+            raise OSError(error.errno, error.strerror, str(path)) from error  # reads do not name the file
         raise PictureError(f"{path}: cannot be decoded: {error}", "Is the file complete?") from error
 
 

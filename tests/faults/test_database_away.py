@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import selectors
 import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
 from sqlalchemy import make_url
 
 from jobs.job import State
+from jobs.settings import Settings
+from jobs.store import Store
 
 from .conftest import Service, no_engine_runs, wait_until
 
@@ -103,6 +106,19 @@ def distant(service: Service, proxy: Proxy):
     store = service.open_store(proxy.url)
     yield service.runner("distant", store)
     store.close()
+
+
+def test_a_server_that_vanished_is_noticed_within_a_lease(proxy):
+    with closing(Store(proxy.url)) as store, store.database.read() as connection:
+        descriptor = connection.connection.driver_connection.fileno()
+        with socket.socket(fileno=os.dup(descriptor)) as tcp:
+            idle, interval, count = (
+                tcp.getsockopt(socket.IPPROTO_TCP, getattr(socket, name))
+                for name in ("TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_KEEPCNT")
+            )
+            assert tcp.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+            assert idle + interval * count < Settings().lease_seconds / 2
+            assert tcp.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 15_000
 
 
 def test_a_run_outlives_a_database_that_comes_back_within_the_lease(service, plan, proxy, distant):

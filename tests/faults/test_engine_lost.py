@@ -3,6 +3,7 @@
 import pytest
 
 from gkd_core.errors import FailureClass
+from gkd_core.run_dir import RunDir
 from jobs.job import State
 
 on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
@@ -22,6 +23,20 @@ def test_a_job_runs_to_its_end_and_all_that_it_told_is_kept(service, plan):
         "model.safetensors",
         "report.json",
     }
+
+
+@on_sqlite
+@pytest.mark.parametrize(("faults", "kept"), [({}, False), ({"fail": 1}, False), ({"die": 1}, True)])
+def test_checkpoints_go_with_the_job_unless_its_machine_failed_it(service, plan, faults, kept):
+    plan(epochs=2, seconds=0, **faults)
+    job_id = service.submit()
+    for _ in range(4):
+        service.runner().run(job_id)
+    assert service.job(job_id).finished_at
+    run_dir = RunDir(service.settings.runs / job_id)
+    assert any(run_dir.checkpoints.iterdir()) is kept
+    assert run_dir.log.exists()
+    assert run_dir.events.exists()
 
 
 @on_sqlite

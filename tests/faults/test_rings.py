@@ -10,6 +10,7 @@ from contextlib import closing
 import pytest
 import redis
 
+from gkd_core.run_dir import RunDir
 from jobs.job import State
 from jobs.queue import Doorbell, make_app
 from worker.home import HomeInUse
@@ -106,6 +107,15 @@ class TestOnSqlite:
         with worker:
             assert service.job(job_id).state is State.QUEUED
         assert service.outcomes(job_id)[0] == "lost"
+
+    def test_a_worker_tidies_when_it_starts(self, service, app):
+        job_id = service.submit()
+        service.store.cancel_requested(job_id)
+        run_dir = RunDir(service.settings.runs / job_id)
+        run_dir.checkpoints.mkdir(parents=True)
+        (run_dir.checkpoints / "model-000000001.pt").touch()
+        with WorkerThread(no_more_sweeps(service), app):
+            wait_until(lambda: not any(run_dir.checkpoints.iterdir()))
 
     def test_gpu_jobs_are_for_workers_with_gpus(self, service, app):
         def queues(gpus):

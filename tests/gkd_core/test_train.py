@@ -1,17 +1,22 @@
 """The main flow on drawn pictures: what comes out, what stops it, and that interruptions leave no trace."""
 
 import random
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from gkd_core.checkpoint import load_model, sha256_of
 from gkd_core.config import DistillRun, TrainRun
-from gkd_core.errors import DataError, DivergedError, SpecError, StoppedError
+from gkd_core.data.reading import load
+from gkd_core.data.records import DataSet
+from gkd_core.errors import DataError, DivergedError, FailureClass, SpecError, StoppedError
 from gkd_core.events import Event, Report
-from gkd_core.run_dir import RunDir
+from gkd_core.process import StopRequest, serve_run
+from gkd_core.run_dir import FAILED, RunDir
 from gkd_core.train import train
 
 Make = Callable[..., TrainRun | DistillRun]
@@ -234,6 +239,32 @@ def test_missing_pictures_are_named_before_training(plain: Make, tmp_path: Path)
     data = run.data.model_copy(update={"path": str(tmp_path / "nowhere")})
     with pytest.raises(DataError, match="nowhere"):
         list(train(run.model_copy(update={"data": data}), tmp_path / "run"))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_picture_that_breaks_after_the_check_is_a_failure_of_data_that_names_it(
+    plain: Make, shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
+) -> None:
+    shutil.copytree(shapes, tmp_path / "shapes")
+    run = plain(workers=workers)
+    run = run.model_copy(update={"data": run.data.model_copy(update={"path": str(tmp_path / "shapes")})})
+    broken: list[Path] = []
+
+    def load_and_break(*args: Any, **options: Any) -> DataSet:
+        data = load(*args, **options)
+        broken.append(data.train.images[5].path)
+        broken[0].write_bytes(broken[0].read_bytes()[:-100])
+        return data
+
+    monkeypatch.setattr("gkd_core.train.load", load_and_break)
+    run_dir = RunDir(tmp_path / "run")
+    run_dir.prepare(run, attempt=1)
+    monkeypatch.setattr(StopRequest, "listen_to_ctrl_c", lambda request: None)  # the test keeps its own
+    assert serve_run(run_dir, 1, train) == FAILED
+    failure = run_dir.read_failure()
+    assert failure is not None
+    assert failure.failure_class is FailureClass.DATA
+    assert str(broken[0]) in failure.message
 
 
 def test_a_gpu_that_is_not_there_is_said(plain: Make, tmp_path: Path) -> None:

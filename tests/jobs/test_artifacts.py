@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -80,3 +82,85 @@ def test_an_empty_file_is_a_file(artifacts: Artifacts, tmp_path: Path) -> None:
     empty = tmp_path / "empty"
     empty.touch()
     assert artifacts.path(artifacts.put(empty).sha256).read_bytes() == b""
+
+
+# ---- what nobody needs any more --------------------------------------------------------------------------
+
+HOUR = 3600.0
+
+
+def aged(path: Path, seconds: float) -> Path:
+    """The file, as if it had been put so long ago."""
+    then = time.time() - seconds
+    os.utime(path, (then, then))
+    return path
+
+
+def test_files_are_told_by_their_age(artifacts: Artifacts, model: Path, tmp_path: Path) -> None:
+    old = artifacts.put(model).sha256
+    model.write_bytes(b"a later one")
+    artifacts.put(model)
+    aged(artifacts.path(old), 2 * HOUR)
+    assert artifacts.older_than(HOUR) == {old}
+
+
+def test_an_old_file_is_removed_and_may_be_put_again(artifacts: Artifacts, model: Path) -> None:
+    sha256 = artifacts.put(model).sha256
+    aged(artifacts.path(sha256), 2 * HOUR)
+    artifacts.remove(sha256, HOUR)
+    assert kept(artifacts) == []
+    artifacts.remove(sha256, HOUR)
+    artifacts.put(model)
+    assert artifacts.path(sha256).read_bytes() == BYTES
+
+
+def test_a_file_that_is_put_again_is_young_again_and_stays(artifacts: Artifacts, model: Path) -> None:
+    sha256 = artifacts.put(model).sha256
+    aged(artifacts.path(sha256), 2 * HOUR)
+    artifacts.put(model)
+    assert artifacts.older_than(HOUR) == frozenset()
+    artifacts.remove(sha256, HOUR)
+    assert kept(artifacts) == [artifacts.path(sha256)]
+
+
+def test_a_file_that_is_put_while_it_is_removed_is_there_in_the_end(
+    artifacts: Artifacts, model: Path
+) -> None:
+    """Whoever has put it finds it, however the removals of others fall between."""
+    sha256 = artifacts.put(model).sha256
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(100):
+            aged(artifacts.path(sha256), 2 * HOUR)
+            removals = [pool.submit(artifacts.remove, sha256, HOUR) for _ in range(3)]
+            pool.submit(artifacts.put, model).result()
+            for removal in removals:
+                removal.result()
+            assert kept(artifacts) == [artifacts.path(sha256)]
+
+
+def test_what_a_killed_process_had_moved_aside_is_put_back_and_young(
+    artifacts: Artifacts, model: Path
+) -> None:
+    path = artifacts.path(artifacts.put(model).sha256)
+    aged(path, 2 * HOUR).rename(artifacts.root / f".removing-{path.name}.of-somebody")
+    artifacts.clear_remains(HOUR)
+    assert kept(artifacts) == [path]
+    assert artifacts.older_than(HOUR) == frozenset()
+
+
+def test_half_copies_of_killed_processes_go_and_those_under_way_stay(
+    artifacts: Artifacts, tmp_path: Path
+) -> None:
+    artifacts.root.mkdir()
+    dead, alive = artifacts.root / ".incoming-dead", artifacts.root / ".incoming-alive"
+    dead.touch()
+    alive.touch()
+    aged(dead, 2 * HOUR)
+    artifacts.clear_remains(HOUR)
+    assert kept(artifacts) == [alive]
+
+
+def test_a_folder_belongs_to_the_first_who_asks(artifacts: Artifacts) -> None:
+    assert artifacts.belongs_to("one")
+    assert artifacts.belongs_to("one")
+    assert not artifacts.belongs_to("another")

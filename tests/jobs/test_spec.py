@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import struct
 from collections.abc import Iterator
 from contextlib import closing
@@ -178,6 +180,19 @@ def test_flaws_of_the_data_set_are_flaws_of_the_spec(root: Path) -> None:
     (problem,) = problems(root).values()
     assert problem.loc[0] == "data"
     assert "2.png" in problem.message
+
+
+def test_a_disk_that_fails_while_the_data_is_looked_at_is_told_at_once(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(path: Path, **options: Any) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr("gkd_core.data.pictures.Image.open", fail)
+    (problem,) = problems(root).values()
+    assert problem.loc == ("data",)
+    assert "Input/output error" in problem.message
+    assert ".png" in problem.message
 
 
 def test_a_folder_that_leads_out_by_a_link_is_refused(root: Path, tmp_path: Path) -> None:

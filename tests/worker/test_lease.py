@@ -63,6 +63,15 @@ def test_a_stale_ticket_kills_the_engine(store, ticket):
         wait_until(lambda: engine.calls == ["kill"])
 
 
+def test_a_ticket_that_was_stale_before_the_engine_started_kills_it_too(store, ticket, caplog):
+    engine = RecordingEngine()
+    store.release("worker")
+    with Lease(store, ticket, renew_seconds=0.05, lease_seconds=60) as lease:
+        wait_until(lambda: "not ours any more" in caplog.text)
+        lease.guard(engine)
+        wait_until(lambda: engine.calls == ["kill"])
+
+
 def test_a_lease_that_runs_out_stops_the_engine_once(store, ticket, monkeypatch):
     engine = RecordingEngine()
     monkeypatch.setattr(store, "renew", away)

@@ -1,6 +1,9 @@
 """Decoding: any ordinary picture becomes (H, W, 3) uint8 as people see it; anything else an error with its name."""
 
+import errno
+import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -110,3 +113,20 @@ def test_a_large_picture_is_shrunk_but_never_below_what_is_needed(extension: str
     assert 200 <= max(image.size) < 400
     assert abs(image.width / image.height - 961 / 640) < 0.01
     assert abs(np.asarray(image).mean() - np.asarray(large).mean()) < 3
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.ESTALE, errno.ETIMEDOUT])
+@pytest.mark.parametrize("read", [read_header, read_picture, inspect])
+def test_a_disk_that_fails_is_no_flaw_of_the_picture(
+    code: int, read: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "sound.png"
+    Image.fromarray(QUADRANTS).save(file)
+
+    def fail(*args: Any, **options: Any) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr("gkd_core.data.pictures.Image.open", fail)
+    with pytest.raises(OSError, match=r"sound\.png") as raised:
+        read(file)
+    assert raised.value.errno == code

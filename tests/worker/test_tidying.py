@@ -1,0 +1,194 @@
+"""What is given back of the disk, and above all what is not."""
+
+import os
+import time
+
+import pytest
+
+from gkd_core.config import DataConfig, TrainRun
+from gkd_core.errors import Failure, FailureClass
+from gkd_core.events import Warning
+from gkd_core.run_dir import RunDir
+from jobs.artifacts import Artifacts
+from jobs.job import Artifact
+from jobs.spec import Resolved, job_spec
+from jobs.store import Store
+from worker.tidying import drop_states_if_possible, tidy
+
+RUN = TrainRun(data=DataConfig(path="/data"))
+
+
+@pytest.fixture
+def artifacts(tmp_path):
+    return Artifacts(tmp_path / "artifacts")
+
+
+@pytest.fixture
+def runs(tmp_path):
+    return tmp_path / "runs"
+
+
+@pytest.fixture
+def ticket(store, runs):
+    """A job that runs and has saved a resume state."""
+    return start(store, runs)
+
+
+def start(store, runs):
+    job, _ = store.submit(job_spec.validate_python({"kind": "train", "data": "/data"}), Resolved(config=RUN))
+    run_dir = RunDir(runs / job.id)
+    run_dir.prepare(RUN, attempt=1)
+    for name in (
+        "checkpoints/model-000000042.pt",
+        "checkpoints/.model-000000043.pt.tmp",
+        "log.txt",
+        "model.safetensors",
+    ):
+        (run_dir.path / name).write_text(name)
+    return store.claim(job.id, "worker").ticket
+
+
+def states(runs, ticket):
+    return sorted(path.name for path in (runs / ticket.job_id / "checkpoints").iterdir())
+
+
+def publish(store, artifacts, ticket, folder, text, number):
+    """Publish a model of the job; each under the same name, as the best so far."""
+    path = folder / "model.safetensors"
+    path.write_text(text)
+    blob = artifacts.put(path)
+    artifact = Artifact(
+        name=path.name, size=blob.size, sha256=blob.sha256, created_at=store.get(ticket.job_id).created_at
+    )
+    store.record(ticket, Warning(message=text), number, artifact)
+    return artifacts.path(blob.sha256)
+
+
+def make_old(*paths):
+    then = time.time() - 7200
+    for path in paths:
+        os.utime(path, (then, then))
+
+
+# ---- resume states ---------------------------------------------------------------------------------------
+
+
+def broken(failure_class):
+    return Failure(failure_class=failure_class, message="it broke")
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        lambda store, ticket: store.succeed(ticket),
+        lambda store, ticket: store.cancel(ticket),
+        lambda store, ticket: (store.pause(ticket), store.cancel_requested(ticket.job_id)),
+        lambda store, ticket: store.fail(ticket, broken(FailureClass.DIVERGED)),
+    ],
+    ids=["succeeded", "cancelled", "cancelled while paused", "diverged"],
+)
+def test_a_job_that_has_ended_keeps_all_but_its_resume_states(store, artifacts, runs, ticket, end):
+    end(store, ticket)
+    tidy(store, artifacts, runs)
+    assert states(runs, ticket) == []
+    assert (runs / ticket.job_id / "log.txt").exists()
+    assert (runs / ticket.job_id / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    "stay",
+    [
+        lambda store, ticket: None,
+        lambda store, ticket: store.pause(ticket),
+        lambda store, ticket: store.requeue(ticket, "the worker is shutting down"),
+        lambda store, ticket: store.fail(ticket, broken(FailureClass.INFRASTRUCTURE)),
+    ],
+    ids=["running", "paused", "queued again", "failed by its machine"],
+)
+def test_a_job_that_may_go_on_keeps_its_resume_states(store, artifacts, runs, ticket, stay):
+    stay(store, ticket)
+    tidy(store, artifacts, runs)
+    assert len(states(runs, ticket)) == 2
+
+
+def test_a_folder_that_is_no_job_of_ours_is_left_alone(store, artifacts, runs, tmp_path, ticket):
+    (runs / ticket.job_id).rename(runs / "unknown")
+    tidy(store, artifacts, runs)
+    assert len(list((runs / "unknown" / "checkpoints").iterdir())) == 2
+
+
+def test_a_database_that_is_away_costs_no_more_than_a_delay(runs, caplog):
+    store = Store("postgresql://nobody@127.0.0.1:1/gkd")
+    drop_states_if_possible(store, runs, "a-job")
+    assert "cannot remove the resume states of job a-job yet" in caplog.text
+
+
+# ---- published files -------------------------------------------------------------------------------------
+
+
+def test_a_replaced_model_goes_after_a_while_and_the_one_in_its_place_stays(
+    store, artifacts, runs, ticket, tmp_path
+):
+    replaced = publish(store, artifacts, ticket, tmp_path, "epoch 1", 10)
+    newest = publish(store, artifacts, ticket, tmp_path, "epoch 2", 20)
+    tidy(store, artifacts, runs)
+    assert replaced.exists()
+    make_old(replaced, newest)
+    tidy(store, artifacts, runs)
+    assert not replaced.exists()
+    assert newest.read_text() == "epoch 2"
+
+
+def test_a_file_that_another_job_names_stays(store, artifacts, runs, ticket, tmp_path):
+    shared = publish(store, artifacts, ticket, tmp_path, "the same bits", 10)
+    other = start(store, runs)
+    assert publish(store, artifacts, other, tmp_path, "the same bits", 10) == shared
+    publish(store, artifacts, ticket, tmp_path, "other bits", 20)
+    make_old(shared)
+    tidy(store, artifacts, runs)
+    assert shared.exists()
+
+
+def test_a_file_that_is_put_and_not_yet_named_stays(store, artifacts, runs, ticket, tmp_path):
+    publish(store, artifacts, ticket, tmp_path, "epoch 1", 10)
+    replaced = publish(store, artifacts, ticket, tmp_path, "epoch 2", 20)
+    publish(store, artifacts, ticket, tmp_path, "epoch 3", 30)
+    make_old(replaced)
+    (tmp_path / "again").write_text("epoch 2")
+    artifacts.put(tmp_path / "again")
+    tidy(store, artifacts, runs)
+    assert replaced.exists()
+
+
+def test_a_file_that_is_named_while_a_worker_tidies_stays(
+    store, artifacts, runs, ticket, tmp_path, monkeypatch
+):
+    unnamed = publish(store, artifacts, ticket, tmp_path, "epoch 1", 10)
+    publish(store, artifacts, ticket, tmp_path, "epoch 2", 20)
+    make_old(unnamed)
+    ask = store.published
+
+    def ask_and_then_publish():
+        names = ask()
+        publish(store, artifacts, ticket, tmp_path, "epoch 1", 30)
+        return names
+
+    monkeypatch.setattr(store, "published", ask_and_then_publish)
+    tidy(store, artifacts, runs)
+    assert unnamed.read_text() == "epoch 1"
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_files_of_another_database_are_left_alone(
+    store, artifacts, runs, ticket, tmp_path, postgres_url, caplog
+):
+    theirs = publish(store, artifacts, ticket, tmp_path, "theirs", 10)
+    tidy(store, artifacts, runs)
+    make_old(theirs)
+    ours = Store(postgres_url)
+    tidy(ours, artifacts, runs)
+    start(ours, runs)
+    tidy(ours, artifacts, runs)
+    ours.close()
+    assert theirs.exists()
+    assert "another database names its files" in caplog.text

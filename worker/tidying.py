@@ -1,0 +1,89 @@
+"""Gives disk space back: what resuming needed of jobs that have ended, and published files that no job names.
+
+Every worker tidies now and then, so it must be harmless that several do so at once in the same folders. The store
+says what is still needed; whatever it does not answer for stays.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from gkd_core.errors import FailureClass
+from gkd_core.run_dir import RunDir
+from jobs.artifacts import Artifacts
+from jobs.errors import JobsError, UnknownJob
+from jobs.job import END_STATES, Job
+from jobs.store import Store
+
+log = logging.getLogger(__name__)
+
+TIDY_SECONDS = 600.0
+"""Between two times that a worker tidies."""
+UNNAMED_SECONDS = 3600.0
+"""How old a file without a job must be. Between a file and its row in the store lie seconds."""
+
+
+def tidy(store: Store, artifacts: Artifacts, runs: Path) -> None:
+    """Remove everything that nobody needs any more.
+
+    Args:
+        store: Says what is needed.
+        artifacts: The published files.
+        runs: Folder of the run directories.
+
+    Raises:
+        StoreAway: The database does not answer; the next time finds the same.
+        OSError: The disk does not, or something may not be removed.
+    """
+    for path in runs.glob("*/checkpoints"):
+        if any(path.iterdir()):
+            drop_states(store, runs, path.parent.name)
+    remove_unnamed(store, artifacts)
+
+
+def drop_states(store: Store, runs: Path, job_id: str) -> None:
+    """Remove the resume states of a job, if it has ended for good. Events, log, report and models stay.
+
+    Raises:
+        StoreAway: The database does not answer.
+        OSError: The disk does not.
+    """
+    try:
+        job = store.get(job_id)
+    except UnknownJob:  # the folder of another database, or of somebody's own
+        return
+    if _is_over(job):
+        RunDir(runs / job_id).drop_states()
+
+
+def drop_states_if_possible(store: Store, runs: Path, job_id: str) -> None:
+    """As `drop_states`; what fails is told in the log and left to the next `tidy`."""
+    try:
+        drop_states(store, runs, job_id)
+    except (JobsError, OSError) as error:
+        log.warning("cannot remove the resume states of job %s yet: %s", job_id, error)
+
+
+def remove_unnamed(store: Store, artifacts: Artifacts) -> None:
+    """Remove published files that have had no job for long. The order of the lines is what makes it safe.
+
+    Whoever publishes puts the file first, which makes it young again, and names it in the store then. So one that
+    was old before we asked for the names, and is not among them, is in nobody's hands.
+    """
+    origin = store.origin()
+    if origin is None:
+        return
+    if not artifacts.belongs_to(origin):
+        log.warning("nothing is removed from %s: another database names its files", artifacts.root)
+        return
+    artifacts.clear_remains(UNNAMED_SECONDS)
+    old = artifacts.older_than(UNNAMED_SECONDS)
+    for sha256 in old - store.published():
+        artifacts.remove(sha256, UNNAMED_SECONDS)
+
+
+def _is_over(job: Job) -> bool:
+    """Whether the job can never go on. One that its machine failed may be wanted again from where it was."""
+    failed_by_machine = job.failure is not None and job.failure.failure_class is FailureClass.INFRASTRUCTURE
+    return job.state in END_STATES and not failed_by_machine
