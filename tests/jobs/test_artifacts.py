@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import jobs.artifacts
 from jobs.artifacts import Artifacts, WrongContent
 
 BYTES = b"weights" * 300_000
@@ -123,13 +124,29 @@ def test_a_file_that_is_put_again_is_young_again_and_stays(artifacts: Artifacts,
     assert kept(artifacts) == [artifacts.path(sha256)]
 
 
-def test_a_file_that_is_put_while_it_is_removed_is_there_in_the_end(
+def test_a_file_that_is_put_just_when_it_was_found_old_enough_stays(
+    artifacts: Artifacts, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sha256 = artifacts.put(model).sha256
+    aged(artifacts.path(sha256), 2 * HOUR)
+    age_of = jobs.artifacts._age
+
+    def look_and_then_put(path: Path, now: float) -> float:
+        age = age_of(path, now)
+        artifacts.put(model)
+        return age
+
+    monkeypatch.setattr("jobs.artifacts._age", look_and_then_put)
+    artifacts.remove(sha256, HOUR)
+    assert kept(artifacts) == [artifacts.path(sha256)]
+
+
+def test_a_file_that_many_remove_and_one_puts_at_once_is_there_in_the_end(
     artifacts: Artifacts, model: Path
 ) -> None:
-    """Whoever has put it finds it, however the removals of others fall between."""
     sha256 = artifacts.put(model).sha256
     with ThreadPoolExecutor(4) as pool:
-        for _ in range(100):
+        for _ in range(30):
             aged(artifacts.path(sha256), 2 * HOUR)
             removals = [pool.submit(artifacts.remove, sha256, HOUR) for _ in range(3)]
             pool.submit(artifacts.put, model).result()
