@@ -27,6 +27,10 @@ _BROKER_SECONDS = 2.0
 """Patience with a broker that is away: the job is safe in the database, the sender need not wait."""
 
 
+_LOOK_UP_SECONDS = 0.2
+"""How long a worker within the process listens at a stretch; Celery would listen for 2 s."""
+
+
 def make_app(broker_url: str) -> Celery:
     """The Celery app, for those who ring and those who work.
 
@@ -92,6 +96,11 @@ class OrderedMemory(memory.Transport):
     """`memory://` with priorities."""
 
     Channel = _OrderedChannel
+
+    def drain_events(self, connection: Any, timeout: float | None = None, **_: Any) -> None:
+        """Wait for a ring, never for long: between two waits a worker looks whether it is to end."""
+        stretch = None if timeout is None else min(timeout, _LOOK_UP_SECONDS)
+        super().drain_events(connection, timeout=stretch)  # type: ignore[no-untyped-call]
 
 
 class Doorbell:

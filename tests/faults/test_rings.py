@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from contextlib import closing
 
 import pytest
@@ -89,6 +90,13 @@ class TestOnSqlite:
         with WorkerThread(no_more_sweeps(service), app):
             wait_until(in_state(service, second, State.SUCCEEDED))
         assert service.job(second).started_at >= service.job(first).finished_at
+
+    def test_an_idle_worker_ends_within_a_second_or_so(self, service, either_app):
+        worker = WorkerThread(no_more_sweeps(service), either_app)
+        with worker:
+            time.sleep(0.5)  # it listens by now
+            asked = time.monotonic()
+        assert time.monotonic() - asked < 1.5
 
     def test_a_home_has_one_worker_of_its_own(self, service, app):
         with (
