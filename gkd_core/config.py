@@ -141,8 +141,9 @@ class PrototypesConfig(Strict):
 class GlobalConfig(Strict):
     """Global loss of RDM."""
 
-    weight: float = Field(default=5.0, ge=0)
-    """The published `factor`."""
+    weight: float = Field(default=0.5, ge=0)
+    """Published `factor` 5, for detectors that start from converged weights. From scratch 5 sends four times the
+    gradient of the detection losses through a backbone that knows nothing yet (docs/decisions/0008)."""
     form: Literal["cosine", "projection"] = "cosine"
     """`cosine`: smooth-L1 of weighted cosines (published code). `projection`: squared distance (the paper)."""
 
@@ -150,19 +151,20 @@ class GlobalConfig(Strict):
 class LocalConfig(Strict):
     """Local loss of RDM: decoupled feature imitation."""
 
-    weight: float = Field(default=1.0, ge=0)
-    """Multiplies both parts below."""
+    weight: float = Field(default=0.3, ge=0)
+    """Multiplies both parts below. Published 1; see `global.weight`."""
     foreground: float = Field(default=1.0, ge=0)
-    """Published weight inside boxes."""
-    background: float = Field(default=4.0, ge=0)
-    """Published weight outside boxes."""
+    """Weight inside boxes, as published."""
+    background: float = Field(default=0.3, ge=0)
+    """Weight outside boxes. Published 4: most of the gradient would then teach what is not there."""
 
 
 class ResponseConfig(Strict):
     """Response loss of RDM: the student's scores imitate the teacher's."""
 
-    weight: float = Field(default=1.0, ge=0)
-    """0 leaves the response loss out."""
+    weight: float = Field(default=10.0, ge=0)
+    """Published 1, for softmax heads. Of the three losses this one points where the detection losses point, and it
+    is a mean over classes and places, so it is small (docs/decisions/0008)."""
     temperature: float = Field(default=2.0, gt=0)
     """Published T."""
 

@@ -143,10 +143,9 @@ def test_the_local_loss_does_not_depend_on_the_size_of_the_teachers_features() -
         for level in (louder.backbone.fpn.extra_blocks.p6, louder.backbone.fpn.extra_blocks.p7):
             level.bias.mul_(10)
     zeros = []
+    config = DistillConfig.model_validate({"local": {"weight": 1, "background": 4}})
     for model in (teacher, louder):
-        distiller = with_random_prototypes(
-            Distiller(detector("fcos", 16, 1), model, DistillConfig(), IN_ORDER)
-        )
+        distiller = with_random_prototypes(Distiller(detector("fcos", 16, 1), model, config, IN_ORDER))
         for adapter in distiller.adapters:
             nn.init.zeros_(adapter.weight)
             nn.init.zeros_(adapter.bias)
