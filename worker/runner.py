@@ -165,6 +165,7 @@ class _Run:
     def _start(self) -> Engine:
         config = run_config.validate_python(self._job.resolved)
         config = self._insist(lambda _: find_weights(config, self._store, self._runner.artifacts))
+        self._insist(self._store.renew)  # a last look: the directory may be another attempt's by now
         self._dir.prepare(config, self._ticket.attempt)
         # Fewer bytes than were recorded: this is another disk, or one that lost its last writes.
         self._offset = min(self._offset, self._dir.size_of_events())

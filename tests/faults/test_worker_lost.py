@@ -5,6 +5,7 @@ import signal
 import time
 
 import psutil
+import pytest
 from sqlalchemy import create_engine
 from sqlalchemy.exc import OperationalError
 
@@ -104,6 +105,21 @@ def test_a_stale_ticket_ends_the_engine_at_once(service, plan, monkeypatch):
         service.store.release("one")  # as if it had started again elsewhere
     assert started[0].poll() == -signal.SIGKILL
     assert service.job(job_id).state is State.QUEUED
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_who_lost_the_job_before_it_began_leaves_the_run_directory_alone(service, plan, monkeypatch):
+    plan(epochs=1)
+    job_id = service.submit()
+
+    def take_long(config, store, artifacts):
+        store.release("slow")
+        return config
+
+    monkeypatch.setattr("worker.runner.find_weights", take_long)
+    service.runner("slow").run(job_id)
+    assert not (service.settings.runs / job_id).exists()
+    assert service.outcomes(job_id) == ["lost"]
 
 
 def test_what_was_told_but_not_recorded_is_recorded_by_the_next_attempt(service, plan):

@@ -178,6 +178,22 @@ def test_a_file_that_is_named_while_a_worker_tidies_stays(
     assert unnamed.read_text() == "epoch 1"
 
 
+def test_a_worker_that_is_slow_to_look_at_the_files_removes_none_that_was_named_meanwhile(
+    store, artifacts, runs, ticket, tmp_path, monkeypatch
+):
+    published = []
+    look = artifacts.older_than
+
+    def look_after_hours(seconds):
+        published.append(publish(store, artifacts, ticket, tmp_path, "epoch 1", 10))
+        make_old(*published)
+        return look(seconds)
+
+    monkeypatch.setattr(artifacts, "older_than", look_after_hours)
+    tidy(store, artifacts, runs)
+    assert published[0].exists()
+
+
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_files_of_another_database_are_left_alone(
     store, artifacts, runs, ticket, tmp_path, postgres_url, caplog
