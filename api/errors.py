@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from http import HTTPStatus
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict
 from starlette.exceptions import HTTPException
 
@@ -65,7 +66,7 @@ def problem(
     *,
     headers: dict[str, str] | None = None,
     **more: Any,
-) -> JSONResponse:
+) -> Response:
     """An answer that says what is wrong.
 
     Args:
@@ -87,77 +88,92 @@ def problem(
     )
     content = body.model_dump(mode="json", exclude_none=True)
     headers = {**(headers or {}), "X-Request-ID": request_id}
-    return JSONResponse(content, status, headers=headers, media_type=MEDIA_TYPE)
+    text = json.dumps(content)  # in ASCII: what is quoted may hold halves of characters, which UTF-8 refuses
+    return Response(text, status, headers=headers, media_type=MEDIA_TYPE)
 
 
 def install(app: FastAPI) -> None:
     """Teach an app what each error means in HTTP."""
 
     @app.exception_handler(RequestValidationError)
-    async def _invalid(request: Request, error: RequestValidationError) -> JSONResponse:
+    async def _invalid(request: Request, error: RequestValidationError) -> Response:
         errors = error.errors()
         if errors[0]["type"] == "json_invalid":
             where = f"character {errors[0]['loc'][-1]}: {errors[0]['ctx']['error']}"
             return problem(request, 400, "invalid_json", f"the body is not JSON; {where}")
         if errors[0]["loc"][0] != "body":
             return _not_understood(request, [Problem(loc=tuple(e["loc"]), message=e["msg"]) for e in errors])
-        if isinstance(error.body, bytes) or error.body is None:
+        if isinstance(error.body, bytes) or "json" not in request.headers.get("content-type", ""):
             detail = "a job spec is sent as JSON with the header Content-Type: application/json"
             return problem(request, 415, "unsupported_media_type", detail)
+        if error.body is None:
+            return _not_a_spec(
+                request, [Problem(loc=(), message="the body is empty, or null", hint=mistakes.EXAMPLE)]
+            )
         return _not_a_spec(request, mistakes.problems([{**e, "loc": e["loc"][1:]} for e in errors]))
 
     @app.exception_handler(SpecError)
     @app.exception_handler(DataError)
-    async def _impossible(request: Request, error: SpecError | DataError) -> JSONResponse:
+    async def _impossible(request: Request, error: SpecError | DataError) -> Response:
         return _not_a_spec(request, list(error.problems))
 
     @app.exception_handler(UnknownJob)
-    async def _unknown_job(request: Request, error: UnknownJob) -> JSONResponse:
+    async def _unknown_job(request: Request, error: UnknownJob) -> Response:
         return problem(request, 404, "unknown_job", str(error))
 
     @app.exception_handler(UnknownArtifact)
-    async def _unknown_artifact(request: Request, error: UnknownArtifact) -> JSONResponse:
+    async def _unknown_artifact(request: Request, error: UnknownArtifact) -> Response:
         return problem(request, 404, "unknown_artifact", str(error))
 
     @app.exception_handler(NotAllowed)
-    async def _not_allowed(request: Request, error: NotAllowed) -> JSONResponse:
+    async def _not_allowed(request: Request, error: NotAllowed) -> Response:
         return problem(request, 409, "not_allowed", str(error), actions=error.actions)
 
     @app.exception_handler(IdempotencyConflict)
-    async def _conflict(request: Request, error: IdempotencyConflict) -> JSONResponse:
+    async def _conflict(request: Request, error: IdempotencyConflict) -> Response:
         return problem(request, 422, "idempotency_conflict", str(error))
 
     @app.exception_handler(StoreAway)
-    async def _away(request: Request, error: StoreAway) -> JSONResponse:
+    async def _away(request: Request, error: StoreAway) -> Response:
         log.warning("request %s: %s", request.scope["state"]["request_id"], error)
         detail = "the database does not answer; try again in a few seconds"
         return problem(request, 503, "database_away", detail, headers={"Retry-After": "5"})
 
     @app.exception_handler(ApiError)
-    async def _api_error(request: Request, error: ApiError) -> JSONResponse:
+    async def _api_error(request: Request, error: ApiError) -> Response:
         return problem(request, error.status, error.code, error.detail)
 
     @app.exception_handler(HTTPException)
-    async def _http(request: Request, error: HTTPException) -> JSONResponse:
-        status, detail = error.status_code, str(error.detail)
-        if status == 400:  # FastAPI says no more than that it could not read the body
-            detail = "the body cannot be read as JSON: not UTF-8, nested too deeply, or a number with too many digits"
-        code = _CODES.get(status, f"http_{status}")
-        return problem(request, status, code, detail, headers=dict(error.headers or {}))
+    async def _http(request: Request, error: HTTPException) -> Response:
+        headers = dict(error.headers or {})
+        code = _CODES.get(error.status_code, f"http_{error.status_code}")
+        return problem(request, error.status_code, code, _detail(request, error, headers), headers=headers)
 
     @app.exception_handler(Exception)
-    async def _bug(request: Request, error: Exception) -> JSONResponse:
+    async def _bug(request: Request, error: Exception) -> Response:
         request_id = request.scope["state"]["request_id"]
         log.error("request %s: %s %s failed", request_id, request.method, request.url.path, exc_info=error)
         detail = "a defect of GKD; the server's log has the details under this request id"
         return problem(request, 500, "internal_error", detail)
 
 
-def _not_a_spec(request: Request, errors: list[Problem]) -> JSONResponse:
+def _detail(request: Request, error: HTTPException, headers: dict[str, str]) -> str:
+    """In words what the framework says in a number."""
+    match error.status_code:
+        case 400:
+            return "the body cannot be read as JSON: not UTF-8, nested too deeply, or a number with too many digits"
+        case 404:
+            return f"there is nothing at {request.url.path}; /docs shows every route"
+        case 405:
+            return f"{request.method} is not for {request.url.path}; it understands {headers.get('Allow')}"
+    return str(error.detail)
+
+
+def _not_a_spec(request: Request, errors: list[Problem]) -> Response:
     detail = "; ".join(f"{'.'.join(map(str, e.loc))}: {e.message}" if e.loc else e.message for e in errors)
     return problem(request, 422, "invalid_spec", detail, errors=tuple(errors))
 
 
-def _not_understood(request: Request, errors: list[Problem]) -> JSONResponse:
+def _not_understood(request: Request, errors: list[Problem]) -> Response:
     detail = "; ".join(f"{e.loc[-1]}: {e.message}" for e in errors)
     return problem(request, 422, "invalid_request", detail, errors=tuple(errors))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from typing import Any
 
@@ -16,6 +16,8 @@ from pydantic import ValidationError
 
 from gkd_core.errors import Problem, SpecError
 from jobs.spec import JobSpec, job_spec
+
+EXAMPLE = 'A job spec is a JSON object such as {"kind": "train", "data": "cells"}.'
 
 Loc = tuple[str | int, ...]
 Schema = dict[str, Any]
@@ -52,18 +54,23 @@ def problems(errors: Iterable[Mapping[str, Any]]) -> list[Problem]:
 def _problem(error: Mapping[str, Any], loc: Loc, known: tuple[str, ...]) -> Problem:
     match error["type"]:
         case "extra_forbidden":
-            place = f"`{'.'.join(map(str, loc[:-1]))}`" if loc[:-1] else "a job spec"
-            return Problem(
-                loc=loc, message=f"`{loc[-1]}` is no field of {place}", hint=_meant(str(loc[-1]), known)
-            )
+            name, place = str(loc[-1]), _place(loc[:-1])
+            hint = _meant(name, known, elsewhere=_paths({"$ref": _kinds()[error["loc"][0]]}))
+            return Problem(loc=loc, message=f"`{name}` is no field of {place}", hint=hint)
+        case "model_type" | "model_attributes_type" | "dict_type":
+            message = f"{_place(loc)} is an object, {{...}}, got {_shown(error['input'])}"
+            return Problem(loc=loc, message=message, hint=_meant("", known) if loc else EXAMPLE)
+        case "missing" if isinstance(loc[-1], int):
+            message = f"{_place(loc[:-1])} needs at least {loc[-1] + 1} values"
+            return Problem(loc=loc[:-1], message=message)
         case "missing":
             return Problem(loc=loc, message=f"`{loc[-1]}` is missing", hint="It has no default: add it.")
         case "union_tag_not_found":
-            return Problem(loc=("kind",), message="`kind` is missing", hint=_meant("", _kinds()))
+            return Problem(loc=("kind",), message="`kind` is missing", hint=_meant("", tuple(_kinds())))
         case "union_tag_invalid":
             tag = error["ctx"]["tag"]
             return Problem(
-                loc=("kind",), message=f"there is no kind of job {tag!r}", hint=_meant(tag, _kinds())
+                loc=("kind",), message=f"there is no kind of job {tag!r}", hint=_meant(tag, tuple(_kinds()))
             )
         case "literal_error":
             choices = tuple(re.findall(r"'([^']*)'", error["ctx"]["expected"]))
@@ -76,21 +83,33 @@ def _said(error: Mapping[str, Any]) -> str:
     sentence: str = error["msg"].removeprefix("Value error, ")
     value = error.get("input")
     if isinstance(value, str | int | float | bool | None) and error["type"] != "value_error":
-        shown = repr(value)
-        sentence += f", got {shown if len(shown) <= 80 else shown[:77] + '...'}"
+        sentence += f", got {_shown(value)}"
     return sentence
 
 
-def _meant(name: str, known: tuple[str, ...]) -> str:
+def _shown(value: object) -> str:
+    shown = repr(value)
+    return shown if len(shown) <= 80 else shown[:77] + "..."
+
+
+def _place(loc: Loc) -> str:
+    return f"`{'.'.join(map(str, loc))}`" if loc else "a job spec"
+
+
+def _meant(name: str, known: tuple[str, ...], elsewhere: Iterable[Loc] = ()) -> str:
+    """What was probably meant: a name known here, or else every path that ends with such a name."""
     close = difflib.get_close_matches(name, known, n=1)
-    meant = f"Did you mean `{close[0]}`? " if close else ""
+    if not close:
+        paths = [tuple(map(str, path)) for path in elsewhere]
+        found = difflib.get_close_matches(name, {path[-1] for path in paths}, n=1, cutoff=0.8)
+        close = [".".join(path) for path in paths if path[-1] in found]
+    meant = f"Did you mean {' or '.join(f'`{each}`' for each in close)}? " if close else ""
     return f"{meant}Known here: {', '.join(known)}." if known else meant.strip()
 
 
 def _walk(loc: Loc, error_type: str) -> tuple[Loc, tuple[str, ...]]:
     """The path through the spec without pydantic's union branches, and the fields known at its end."""
-    root = _schema()
-    mapping: dict[str, str] = root["discriminator"]["mapping"]
+    mapping = _kinds()
     if not loc or loc[0] not in mapping:
         return loc, ()
     inside, unknown = (loc[:-1], loc[-1:]) if error_type == "extra_forbidden" else (loc, ())
@@ -100,8 +119,8 @@ def _walk(loc: Loc, error_type: str) -> tuple[Loc, tuple[str, ...]]:
     for part in inside[1:]:
         if part in fields:
             here = fields[str(part)]
-        elif not isinstance(part, int) and not _is_open(here):
-            continue  # the name of a branch
+        elif part == "[key]" or (not isinstance(part, int) and not _is_open(here)):
+            continue  # pydantic's word for a mapping's key, or the name of a branch
         fields = _fields(here) if part in fields else {}
         path.append(part)
     return (*path, *unknown), tuple(fields)
@@ -122,8 +141,17 @@ def _is_open(schema: Schema) -> bool:
     return isinstance(schema.get("additionalProperties"), dict)
 
 
-def _kinds() -> tuple[str, ...]:
-    return tuple(_schema()["discriminator"]["mapping"])
+def _paths(schema: Schema, above: Loc = ()) -> Iterator[Loc]:
+    """The path of every field under a schema."""
+    for name, field in _fields(schema).items():
+        yield *above, name
+        yield from _paths(field, (*above, name))
+
+
+def _kinds() -> dict[str, str]:
+    """Where the schema describes each kind of job."""
+    kinds: dict[str, str] = _schema()["discriminator"]["mapping"]
+    return kinds
 
 
 @cache

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from difflib import get_close_matches
+from itertools import islice
 from pathlib import Path
+
+_NEIGHBOURS = 1000
+"""Names that a misspelt one is compared with: a folder of pictures may hold a million."""
 
 
 class PlaceError(Exception):
@@ -39,11 +44,12 @@ class Places:
             reachable = [path for path in candidates if self._allows(path)]
             found = next((path for path in reachable if path.exists()), None)
         except (OSError, RuntimeError, ValueError) as error:  # too long, a loop of links, a NUL
-            raise PlaceError(f"{text[:200]!r} is no path: {error}", self._hint()) from None
+            why = getattr(error, "strerror", None) or error
+            raise PlaceError(f"{text[:200]!r} is no path: {why}", self._hint()) from None
         if found:
             return found
         if candidates and reachable == candidates:
-            raise PlaceError(f"there is no {text!r} {self._under()}", self._hint())
+            raise PlaceError(f"there is no {text!r} {self._under()}", self._meant(candidates) + self._hint())
         raise PlaceError(f"{text!r} leaves the data roots; a job reads {self._under()} only", self._hint())
 
     def must_allow(self, path: Path) -> None:
@@ -63,6 +69,17 @@ class Places:
 
     def _allows(self, path: Path) -> bool:
         return not self.confined or any(path.is_relative_to(root) for root in self.roots)
+
+    def _meant(self, candidates: Sequence[Path]) -> str:
+        """The first neighbour of a missing path whose name is much like it."""
+        for path in candidates:
+            try:
+                beside = [other.name for other in islice(path.parent.iterdir(), _NEIGHBOURS)]
+            except OSError:  # no folder, or one that may not be read
+                continue
+            if close := get_close_matches(path.name, beside, n=1):
+                return f"Did you mean {close[0]!r}? "
+        return ""
 
     def _under(self) -> str:
         return "under " + " or ".join(map(str, self.roots))

@@ -27,7 +27,7 @@ from gkd_core.config import (
 from gkd_core.data.check import DataReport, check
 from gkd_core.errors import DataError, Problem, SpecError
 from jobs.job import Job
-from jobs.origins import find_origin
+from jobs.origins import Origin, find_origin
 from jobs.places import PlaceError, Places
 
 
@@ -191,7 +191,7 @@ class _Resolving:
         if isinstance(spec, TrainSpec):
             model = self._detector(spec.model, "model", classes)
         else:
-            teacher = self._teacher(spec.teacher, classes)
+            teacher = self._teacher(spec, classes)
             student = self._detector(spec.student, "student", classes)
         if self.problems or report is None:
             raise SpecError(self.problems)
@@ -270,28 +270,45 @@ class _Resolving:
 
     # ---- weights ----
 
-    def _teacher(self, teacher: TeacherConfig, classes: Iterable[str] | None) -> TeacherConfig:
+    def _teacher(self, spec: DistillSpec, classes: Iterable[str] | None) -> TeacherConfig:
+        teacher = spec.teacher
         wanted = {field: getattr(teacher, field) for field in ("architecture", "backbone")}
-        weights = self._weights(teacher.weights, "teacher", wanted, classes)
-        return teacher.model_copy(update={"weights": weights})
+        origin = self._origin(teacher.weights, "teacher", wanted, classes)
+        if origin is None:
+            return teacher
+        self._must_be_comparable(spec, origin.detector)
+        return teacher.model_copy(update={"weights": origin.weights})
+
+    def _must_be_comparable(self, spec: DistillSpec, teacher: DetectorConfig) -> None:
+        """The engine would refuse it too, but only once the teacher is there."""
+        student = spec.student.architecture
+        if spec.distill.response.weight and student != teacher.architecture:
+            message = (
+                f"the scores of a {student} student and a {teacher.architecture} teacher cannot be compared"
+            )
+            hint = "Set distill.response.weight to 0, or use one architecture for both."
+            self.problems.append(Problem(loc=("distill", "response", "weight"), message=message, hint=hint))
 
     def _detector(self, model: DetectorConfig, role: str, classes: Iterable[str] | None) -> DetectorConfig:
         if model.weights is None:
             return model
         wanted = {field: getattr(model, field) for field in ("architecture", "backbone", "fpn", "head")}
-        return model.model_copy(update={"weights": self._weights(model.weights, role, wanted, classes)})
+        origin = self._origin(model.weights, role, wanted, classes)
+        return model.model_copy(update={"weights": origin.weights}) if origin else model
 
-    def _weights(self, text: str, role: str, wanted: dict[str, object], classes: Iterable[str] | None) -> str:
-        """The weights as the engine (for `job:<id>`: the worker) will look them up."""
+    def _origin(
+        self, text: str, role: str, wanted: dict[str, object], classes: Iterable[str] | None
+    ) -> Origin | None:
+        """Where weights come from, as the engine (for `job:<id>`: the worker) will look them up."""
         try:
             origin = find_origin(text, self.places, self.find_job)
         except PlaceError as error:
             self._refuse((role, "weights"), error)
-            return text
+            return None
         if origin.job_id:
             self.waits_for.append(origin.job_id)
         self.problems += origin.differences(role, wanted, classes)
-        return origin.weights
+        return origin
 
     def _refuse(self, loc: Loc, error: PlaceError) -> None:
         self.problems.append(Problem(loc=loc, message=error.message, hint=error.hint))

@@ -19,6 +19,9 @@ router = APIRouter(prefix="/jobs/{job_id}", tags=["following"])
 LOG_BYTES = 256 * 1024
 """Of the log in one answer."""
 
+MOST_EVENTS = 2**31 - 1
+"""The largest number that the database's column of event numbers holds."""
+
 
 class EventPage(BaseModel):
     """Events in order; `next` is the `after` that continues them."""
@@ -33,7 +36,9 @@ class EventPage(BaseModel):
 def events(
     job_id: str,
     services: ServicesDep,
-    after: Annotated[int, Query(ge=0, description="number of the last event that is known")] = 0,
+    after: Annotated[
+        int, Query(ge=0, le=MOST_EVENTS, description="number of the last event that is known")
+    ] = 0,
     limit: Annotated[int, Query(ge=1, le=10_000)] = 1000,
 ) -> EventPage:
     """What happened to a job since event number `after`."""

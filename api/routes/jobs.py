@@ -136,7 +136,7 @@ def get_report(job_id: str, services: ServicesDep) -> dict[str, Any]:
 
 def _why_no_report(services: Services, job_id: str) -> str:
     job = services.store.get(job_id)
-    return f"job {job_id} has no report: it is written at the end, and the job is {job.state} ({job.reason})"
+    return f"job {job_id} has no report, which is written at its end; now: {job.reason}"
 
 
 @router.get("/schema/job")

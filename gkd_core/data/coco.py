@@ -101,12 +101,23 @@ def _is_id(value: object) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool) and abs(value) <= MAX_ID
 
 
+def _is_text(value: object) -> TypeGuard[str]:
+    """Whether files and databases can hold it as a name: not blank, no NUL, no half of a character."""
+    if not isinstance(value, str) or not value.strip() or "\0" in value:
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:  # JSON can spell such a half, UTF-8 cannot
+        return False
+    return True
+
+
 def _labels(categories: list[_Json], findings: Findings) -> tuple[dict[int, int], tuple[str, ...]]:
     """Label by category id, and the class names in label order."""
     names: dict[int, str] = {}
     for position, category in enumerate(categories):
         key, name = category.get("id"), category.get("name")
-        if not _is_id(key) or not isinstance(name, str) or not name.strip():
+        if not _is_id(key) or not _is_text(name):
             raise findings.error(
                 f"categories[{position}] needs a whole number `id` and a `name`: {category!r:.80}"
             )
@@ -129,9 +140,9 @@ def _images(images: list[_Json], findings: Findings) -> dict[_Key, _Json]:
     files: dict[str, _Key] = {}
     for position, image in enumerate(images):
         key, name = image.get("id"), image.get("file_name")
-        if not _is_id(key) and not isinstance(key, str):
+        if not _is_id(key) and not _is_text(key):
             raise findings.error(f"images[{position}] has id {key!r:.80}; needed: a whole number of 64 bits")
-        if not isinstance(name, str) or not name or "\0" in name:
+        if not _is_text(name):
             raise findings.error(f"image {key} has file_name {name!r:.80}; needed: the name of a file")
         if key in entries:
             _same_image(key, entries[key], image, findings)

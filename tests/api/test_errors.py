@@ -75,8 +75,9 @@ def test_a_body_that_is_no_object_is_no_spec(service, body: object):
     answer = service.http.post(
         "/jobs", content=json.dumps(body), headers={"Content-Type": "application/json"}
     )
-    assert answer.status_code in (415, 422)
+    assert answer.status_code == 422
     assert answer.headers["Content-Type"] == "application/problem+json"
+    assert '{"kind": "train"' in answer.json()["errors"][0]["hint"]
 
 
 def break_nothing(root: Path) -> None:
@@ -152,7 +153,8 @@ def test_a_teacher_that_is_no_model_is_refused(service, weights: str):
     ("body", "status", "code"),
     [
         (b"{", 400, "invalid_json"),
-        (b"", 415, "unsupported_media_type"),
+        (b"", 422, "invalid_spec"),
+        (b"null", 422, "invalid_spec"),
         (b'{"kind": "train", "data": "discs", "train": {"optimizer": {"lr": NaN}}}', 422, "invalid_spec"),
         (b'{"kind": "train", "data": "discs", "train": {"optimizer": {"lr": 1e999}}}', 422, "invalid_spec"),
         (b'{"kind": "train", "data": "discs", "distill": NaN}', 422, "invalid_spec"),
@@ -202,10 +204,28 @@ def test_an_unknown_job_cannot_be_asked_anything(service, verb: str):
 
 
 def test_an_unknown_route_and_a_wrong_method_are_problems_too(service):
-    assert service.http.get("/job").json()["code"] == "not_found"
+    absent = service.http.get("/job").json()
+    assert absent["code"] == "not_found"
+    assert absent["detail"] == "there is nothing at /job; /docs shows every route"
     answer = service.http.delete("/jobs")
     assert (answer.status_code, answer.json()["code"]) == (405, "method_not_allowed")
-    assert "GET" in answer.headers["Allow"] or "POST" in answer.headers["Allow"]
+    assert answer.json()["detail"] == f"DELETE is not for /jobs; it understands {answer.headers['Allow']}"
+
+
+def test_a_name_that_utf8_cannot_hold_is_quoted_in_the_refusal(service):
+    spec = b'{"kind": "train", "data": {"path": "discs", "classes": ["\\ud800", "\\ud800"]}}'
+    answer = service.http.post("/jobs", content=spec, headers={"Content-Type": "application/json"})
+    assert answer.status_code == 422
+    assert "ud800" in answer.json()["detail"]
+    assert answer.json()["errors"][0]["loc"] == ["data", "classes"]
+
+
+@pytest.mark.parametrize("after", [-1, 2**31, 10**30, "x"])
+def test_a_number_that_no_event_has_is_refused(service, train_spec: Spec, after: object):
+    job = service.submit(train_spec)
+    answer = service.http.get(f"/jobs/{job['id']}/events", params={"after": after})
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request")
+    assert answer.json()["errors"][0]["loc"] == ["query", "after"]
 
 
 def test_a_defect_shows_its_request_id_and_no_traceback(service, monkeypatch: pytest.MonkeyPatch):

@@ -37,6 +37,39 @@ def test_a_misspelt_field_deep_inside_gets_the_nearest_of_its_neighbours():
     assert problem.hint == "Did you mean `weight`? Known here: weight, form."
 
 
+@pytest.mark.parametrize(
+    ("field", "meant"),
+    [
+        ("epohcs", "Did you mean `train.epochs`?"),
+        ("lr", "Did you mean `train.optimizer.lr`?"),
+        ("weights", "Did you mean `model.weights`?"),
+        ("nonsense", "Known here: name"),
+    ],
+)
+def test_a_field_in_the_wrong_place_is_told_its_own(field: str, meant: str):
+    with pytest.raises(SpecError) as caught:
+        read_spec({**SPEC, field: 3})
+    (problem,) = caught.value.problems
+    assert problem.loc == (field,)
+    assert problem.hint.startswith(meant)
+
+
+@pytest.mark.parametrize(
+    ("change", "loc", "message"),
+    [
+        ({"train": 3}, ("train",), "`train` is an object, {...}, got 3"),
+        ({"train": {"augment": {"scale": [1]}}}, ("train", "augment", "scale"), "needs at least 2 values"),
+        ({"tags": {"a b": "c"}}, ("tags", "a b"), "the tag 'a b' may hold letters"),
+    ],
+)
+def test_a_value_of_the_wrong_shape_is_told_in_words_of_json(change: dict, loc: tuple, message: str):
+    with pytest.raises(SpecError) as caught:
+        read_spec({**SPEC, **change})
+    (problem,) = caught.value.problems
+    assert problem.loc == loc
+    assert message in problem.message
+
+
 def test_a_long_value_is_not_repeated_in_full():
     with pytest.raises(SpecError) as caught:
         read_spec({**SPEC, "priority": "x" * 10_000})

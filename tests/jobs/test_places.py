@@ -88,3 +88,15 @@ def test_a_folder_found_inside_a_root_must_not_lead_out(roots: list[Path], tmp_p
     with pytest.raises(PlaceError, match="leads out of the data roots by a link"):
         Places(roots).must_allow(roots[0] / "images")
     Places(roots).must_allow(roots[0] / "first.txt")
+
+
+def test_a_misspelt_path_gets_the_nearest_of_its_neighbours(roots: list[Path]) -> None:
+    with pytest.raises(PlaceError) as caught:
+        Places(roots).find("secnd.txt")
+    assert caught.value.hint.startswith("Did you mean 'second.txt'?")
+
+
+def test_a_path_that_is_too_long_is_not_repeated_in_full(roots: list[Path]) -> None:
+    with pytest.raises(PlaceError, match="is no path: File name too long") as caught:
+        Places(roots).find("x" * 5000)
+    assert len(caught.value.message) < 300

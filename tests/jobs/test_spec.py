@@ -232,6 +232,15 @@ def test_a_teacher_that_is_not_what_the_spec_says_is_refused(root: Path) -> None
     assert "has architecture fcos, the spec says retinanet" in found["teacher.architecture"].message
 
 
+def test_scores_of_two_architectures_are_not_compared(root: Path) -> None:
+    student = {"architecture": "faster_rcnn"}
+    found = problems(root, **distill("teacher.safetensors", student=student))
+    assert set(found) == {"distill.response.weight"}
+    assert "faster_rcnn student and a fcos teacher" in found["distill.response.weight"].message
+    without = {"response": {"weight": 0}}
+    resolved(root, **distill("teacher.safetensors", student=student, distill=without))
+
+
 def test_a_student_starts_only_from_weights_of_its_own_form(root: Path) -> None:
     model = {"weights": "teacher.safetensors", "backbone": "resnet18", "fpn": {"channels": 128}}
     found = problems(root, model=model)
