@@ -218,31 +218,44 @@ class ScheduleConfig(Strict):
     """Share of the peak that is left at the end."""
 
 
+Scale = Annotated[float, Field(ge=0.1, le=10)]
+"""A factor on the size of a picture. Beyond these nothing of it would be left, or no memory."""
+
+
 class AugmentConfig(Strict):
     """Augmentation; boxes follow, teacher and student see the same pixels."""
 
     flip: float = Field(default=0.5, ge=0, le=1)
     """Chance of a horizontal flip."""
-    scale: tuple[float, float] = (0.6, 1.4)
+    scale: tuple[Scale, Scale] = (0.6, 1.4)
     """Range of scale jitter; enlarged pictures are cropped, reduced ones are not padded."""
     mosaic: float = Field(default=0.5, ge=0, le=1)
     """Chance that four pictures are put together."""
     mosaic_until: float = Field(default=0.8, ge=0, le=1)
     """Share of the epochs with mosaic; the last ones see pictures as they are."""
 
+    @model_validator(mode="after")
+    def _a_range_ascends(self) -> AugmentConfig:
+        low, high = self.scale
+        if low > high:
+            raise ValueError(
+                f"`scale` is a range from the smaller to the larger factor, got {low:g} to {high:g}"
+            )
+        return self
+
 
 class TrainConfig(Strict):
     """The training recipe, shared by student and control."""
 
-    epochs: int = Field(default=30, ge=1)
+    epochs: int = Field(default=30, ge=1, le=100_000)
     """Passes over the training split."""
-    batch_size: int = Field(default=8, ge=1)
+    batch_size: int = Field(default=8, ge=1, le=4096)
     """Pictures per optimiser step."""
     accumulate: int = Field(default=1, ge=1)
     """Micro-batches per step; divides `batch_size`. Raised by itself after running out of memory."""
     image_size: int = Field(default=640, ge=64, le=4096, multiple_of=32)
     """Longer side of the resized picture, in pixels."""
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**63)
     """Decides initial weights, order and augmentation; the same seed gives the same run."""
     optimizer: OptimizerConfig = OptimizerConfig()
     """What follows the gradients."""
@@ -259,8 +272,8 @@ class TrainConfig(Strict):
     on others, so it has to be asked for."""
     evaluate_every: int = Field(default=1, ge=1)
     """Epochs; the last epoch is always evaluated."""
-    workers: int | Literal["auto"] = "auto"
-    """Threads that load pictures; auto: one less than the cores, at most 4."""
+    workers: Annotated[int, Field(ge=0, le=256)] | Literal["auto"] = "auto"
+    """Threads that load pictures, 0: none of its own; auto: one less than the cores, at most 4."""
 
     @model_validator(mode="after")
     def _micro_batches_are_whole(self) -> TrainConfig:

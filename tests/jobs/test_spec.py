@@ -93,6 +93,11 @@ def distill(weights: str, **fields: Any) -> dict[str, Any]:
         ({"tags": {"a": "\0"}}, ("train", "tags", "a")),
         ({"train": {"optimizer": {"lr": float("nan")}}}, ("train", "train", "optimizer", "lr")),
         ({"train": {"optimizer": {"lr": float("inf")}}}, ("train", "train", "optimizer", "lr")),
+        ({"train": {"epochs": 10**30}}, ("train", "train", "epochs")),
+        ({"train": {"batch_size": 10**9}}, ("train", "train", "batch_size")),
+        ({"train": {"seed": 2**63}}, ("train", "train", "seed")),
+        ({"train": {"augment": {"scale": [1.4, 0.6]}}}, ("train", "train", "augment")),
+        ({"train": {"augment": {"scale": [0, 1]}}}, ("train", "train", "augment", "scale", 0)),
     ],
 )
 def test_what_is_misspelt_or_out_of_range_names_its_field(
@@ -101,6 +106,12 @@ def test_what_is_misspelt_or_out_of_range_names_its_field(
     with pytest.raises(ValidationError) as error:
         job_spec.validate_python({"kind": "train", "data": "cells"} | fields)
     assert [problem["loc"] for problem in error.value.errors()] == [loc]
+
+
+@pytest.mark.parametrize("workers", [-1, 257, "all"])
+def test_threads_are_a_small_number_or_auto(workers: object) -> None:
+    with pytest.raises(ValidationError, match="workers"):
+        job_spec.validate_python({"kind": "train", "data": "cells", "train": {"workers": workers}})
 
 
 def test_nan_in_json_is_refused() -> None:
