@@ -10,6 +10,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -36,7 +37,7 @@ class Commands(TyperGroup):
         """Run a command."""
         try:
             return super().invoke(ctx)
-        except (typer.Exit, typer.Abort):
+        except (typer.Exit, typer.Abort, BrokenPipeError):  # of the last typer makes a quiet end
             raise
         except KeyboardInterrupt:
             raise typer.Exit(130) from None
@@ -61,8 +62,9 @@ def _explained(error: Exception) -> str | None:
         case ClientError() | GkdError():
             return f"error: {error.message}" + (f"\nhint: {error.hint}" if error.hint else "")
         case ValidationError(title="Settings"):
-            wrong = (f"GKD_{'_'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors())
-            return "error: " + "; ".join(wrong)
+            return "error: " + "; ".join(map(_wrong_setting, error.errors()))
+        case OSError(strerror=str(why), filename=str(path)):
+            return f"error: {path}: {why}"
         case JobsError() | OSError():
             return f"error: {error}"
         case _ if hasattr(error, "format_message"):
@@ -70,6 +72,12 @@ def _explained(error: Exception) -> str | None:
     return (
         f"error: a defect of GKD, {type(error).__name__}: {error}\nhint: GKD_DEBUG=1 shows where it happened."
     )
+
+
+def _wrong_setting(error: Mapping[str, Any]) -> str:
+    name = f"GKD_{error['loc'][0].upper()}: " if error["loc"] else ""  # some rules are about several
+    message: str = error["msg"]
+    return name + message.removeprefix("Value error, ")
 
 
 app = typer.Typer(
@@ -225,6 +233,8 @@ def log(
     with _client(url) as client:
         text, _ = client.log(job_id, offset=offset)
     sys.stdout.write(text)
+    if not text:
+        err.print("the log is empty: what happens to a job are its events, see `gkd watch`")
 
 
 @app.command()
@@ -319,12 +329,14 @@ def _spec(path: Path) -> Any:
 
 
 def _ask(verb: str, job_id: str, url: str, as_json: bool) -> None:
+    from client import show
+
     with _client(url) as client:
         job = getattr(client, verb)(job_id)
     if as_json:
         _print_json(job)
     else:
-        out.print(Text(f"{job.id}  {job.state}: {job.reason}"), soft_wrap=True)
+        out.print(Text(f"{job.id}  {show.told(job.state, job.reason)}"), soft_wrap=True)
 
 
 def _watch(client: Client, job_id: str, as_json: bool) -> None:

@@ -98,7 +98,7 @@ class Client:
         return Job.model_validate_json(self._ask("POST", "/jobs", json=spec, headers=headers).content)
 
     def validate(self, spec: Mapping[str, Any]) -> dict[str, Any]:
-        """What a spec comes to: `resolved`, `waits_for`, `data`, `warnings`. Nothing is queued."""
+        """What a spec comes to: `config`, `waits_for`, `warnings`, `report` on the data. Nothing is queued."""
         return self._json("POST", "/jobs/validate", json=spec)
 
     def job(self, job_id: str) -> Job:
@@ -261,6 +261,8 @@ class Client:
 
 def _path(job_id: str, *parts: str) -> str:
     """A route of a job; what people typed stays one segment, whatever characters it has."""
+    if job_id.strip(".") == "":  # a URL without it, or without the segment before it, is another route
+        raise ClientError(f"{job_id!r} is no id of a job", "List the jobs that there are: gkd jobs.")
     return "/".join(["/jobs", *(quote(part, safe="") for part in (job_id, *parts))])
 
 

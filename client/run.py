@@ -19,6 +19,7 @@ from gkd_core.errors import Failure, FailureClass, GkdError, Problem, SpecError
 from gkd_core.events import Event, Report
 from gkd_core.run_dir import COMPLETE, FAILED, STOPPED, RunDir
 from jobs.mistakes import read_spec
+from jobs.places import PlaceError
 from jobs.spec import resolve
 from worker.engine import Engine
 
@@ -47,7 +48,7 @@ def run(spec: Path, out: Path, console: Console) -> int:
     Raises:
         GkdError: the spec is wrong, the folder holds another run, or the engine failed.
     """
-    resolved = resolve(read_spec(read(spec)), roots=(Path.cwd(),), find_job=lambda _: None, confined=False)
+    resolved = resolve(read_spec(read(spec)), roots=(Path.cwd(),), find_job=_no_job, confined=False)
     for warning in resolved.warnings:
         console.print(Text(f"warning: {warning}", style="yellow"), soft_wrap=True)
     run_dir = RunDir(out)
@@ -61,6 +62,10 @@ def run(spec: Path, out: Path, console: Console) -> int:
         follow(_tail(engine, seen), console)
         code = engine.poll()
     return _conclude(run_dir, code, f"gkd run {spec} --out {out}", console)
+
+
+def _no_job(job_id: str) -> None:
+    raise PlaceError(f"without the service there is no job {job_id!r}", "Name a .safetensors file of GKD.")
 
 
 def _refuse_another_run(run_dir: RunDir, config: TrainRun | DistillRun) -> None:

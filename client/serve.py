@@ -6,7 +6,7 @@ import logging
 import signal
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
 import uvicorn
@@ -36,7 +36,7 @@ def serve(settings: Settings, console: Console) -> None:
     """API, worker, queue and database in one process, until SIGINT or SIGTERM.
 
     Raises:
-        NotServed: the address is taken or open to other machines, or workers need a real queue.
+        NotServed: the address is taken or open to other machines, workers need a real queue, or the worker ended.
     """
     if settings.broker_url != "memory://":
         hint = "Unset GKD_BROKER_URL, or start `gkd api` and `gkd worker`."
@@ -49,9 +49,11 @@ def serve(settings: Settings, console: Console) -> None:
     with _listening(settings) as listener, _store(settings) as store:
         doorbell = Doorbell(make_app(settings.broker_url))
         http = create_app(store, Artifacts(settings.artifacts_url), doorbell, settings)
-        with _ended_by_signals(), _worker(settings, doorbell):
+        with _ended_by_signals(), _worker(settings, doorbell) as worker:
             _announce(listener, settings, console)
-            _run(http, listener)
+            _run(http, listener, while_=worker.is_listening)
+            if not worker.is_listening():
+                raise NotServed("the worker ended, and nobody would run jobs; the log above says why")
 
 
 def api(settings: Settings, console: Console) -> None:
@@ -80,13 +82,13 @@ def worker(settings: Settings) -> None:
 
 
 @contextmanager
-def _worker(settings: Settings, doorbell: Doorbell) -> Iterator[None]:
+def _worker(settings: Settings, doorbell: Doorbell) -> Iterator[WorkerThread]:
     with ExitStack() as stack:
         try:
-            stack.enter_context(WorkerThread(settings, doorbell.app))
+            worker = stack.enter_context(WorkerThread(settings, doorbell.app))
         except HomeInUse as error:
             raise NotServed(str(error)) from error
-        yield
+        yield worker
 
 
 def _need_broker(settings: Settings, command: str) -> None:
@@ -147,9 +149,21 @@ def _ended_by_signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _run(http: FastAPI, listener: socket.socket) -> None:
+class _Server(uvicorn.Server):
+    """uvicorn's, but it also ends when what it stands in front of has ended."""
+
+    def __init__(self, config: uvicorn.Config, while_: Callable[[], bool]) -> None:
+        super().__init__(config)
+        self._while = while_
+
+    async def on_tick(self, counter: int) -> bool:
+        """Whether to end now; asked ten times a second."""
+        return await super().on_tick(counter) or not self._while()
+
+
+def _run(http: FastAPI, listener: socket.socket, *, while_: Callable[[], bool] = lambda: True) -> None:
     config = uvicorn.Config(http, log_config=None, access_log=False, timeout_graceful_shutdown=GRACE_SECONDS)
-    uvicorn.Server(config).run(sockets=[listener])
+    _Server(config, while_).run(sockets=[listener])
 
 
 def _announce(listener: socket.socket, settings: Settings, console: Console) -> None:

@@ -51,7 +51,12 @@ def stored_line(stored: StoredEvent) -> str:
         return line(event)
     if stored.kind == "request":
         return f"asked to {stored.body['desired']}"
-    return f"{stored.body['state']}: {stored.body['reason']}"
+    return told(stored.body["state"], stored.body["reason"])
+
+
+def told(state: str, reason: str) -> str:
+    """Where a job is and why, without saying the same twice."""
+    return reason if reason.startswith(state) else f"{state}: {reason}"
 
 
 def line(event: Event) -> str:
@@ -140,6 +145,7 @@ def _state(job: Job) -> Text:
 def job_card(job: Job, artifacts: tuple[Artifact, ...] = ()) -> RenderableType:
     """One job with all that is known about it."""
     card = Table.grid(padding=(0, 2))
+    under_way = job.state is not State.SUCCEEDED  # then the report says it better
     rows: dict[str, Any] = {
         "job": job.id,
         "name": job.name,
@@ -150,8 +156,10 @@ def job_card(job: Job, artifacts: tuple[Artifact, ...] = ()) -> RenderableType:
         "worker": job.worker,
         "waits for": ", ".join(job.waits_for),
         "tags": ", ".join(f"{key}:{value}" for key, value in job.tags.items()),
-        "progress": _progress(Progress.model_validate(job.progress)) if job.progress else None,
-        "evaluation": line(Evaluation.model_validate(job.evaluation)) if job.evaluation else None,
+        "progress": _progress(Progress.model_validate(job.progress)) if job.progress and under_way else None,
+        "evaluation": line(Evaluation.model_validate(job.evaluation))
+        if job.evaluation and under_way
+        else None,
         "failure": f"{job.failure.failure_class}: {job.failure.message}" if job.failure else None,
         "hint": job.failure.hint if job.failure else None,
         "you can": ", ".join(job.actions),

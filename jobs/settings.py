@@ -16,6 +16,11 @@ def _in_home(name: str) -> Any:
     return Field(default_factory=lambda fields: fields["home"] / name)
 
 
+def _scheme(url: str) -> str:
+    """As much of a URL as may be shown: what follows may hold a password."""
+    return url.split("://")[0][:40]
+
+
 class Settings(BaseSettings):
     """Settings of the service. Each is the environment variable of the same name with the prefix `GKD_`.
 
@@ -66,6 +71,20 @@ class Settings(BaseSettings):
     @classmethod
     def _absolute_home(cls, home: Path) -> Path:
         return home.expanduser().absolute()
+
+    @field_validator("database_url")
+    @classmethod
+    def _known_database(cls, url: str) -> str:
+        if not url.startswith(("sqlite:///", "postgres://", "postgresql://", "postgresql+")):
+            raise ValueError(f"needs sqlite:///FILE or postgresql://USER@HOST/NAME, got {_scheme(url)!r}")
+        return url
+
+    @field_validator("broker_url")
+    @classmethod
+    def _known_broker(cls, url: str) -> str:
+        if url != "memory://" and not url.startswith(("redis://", "rediss://", "redis+")):
+            raise ValueError(f"needs redis://HOST:6379/0 or memory://, got {_scheme(url)!r}")
+        return url
 
     @field_validator("artifacts_url", mode="before")
     @classmethod

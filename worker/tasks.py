@@ -78,9 +78,11 @@ class WorkerThread:
             if self._owns_home:
                 opening.enter_context(hold(self._settings.home))
             runner = self._make_runner(opening)
+            # Before the first sweep rings: Celery loses a task that is added while another thread first uses the app.
+            listening = _Listening(self._app, runner, self.queues)
             opening.enter_context(Repeated(runner.sweep, self._settings.sweep_seconds))
             opening.enter_context(Repeated(runner.tidy, TIDY_SECONDS))
-            self._listening = opening.enter_context(_Listening(self._app, runner, self.queues))
+            self._listening = opening.enter_context(listening)
             self._open = opening.pop_all()
         log.info("worker %s takes jobs from %s", self.name, ", ".join(self.queues))
         return self

@@ -123,6 +123,41 @@ def test_a_wrong_setting_is_named(gkd, monkeypatch: pytest.MonkeyPatch):
     assert "GKD_PORT" in gkd("serve", code=1).stderr
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("GKD_LEASE_SECONDS", "1", "error: renew_seconds 10 must be at most half"),
+        ("GKD_DATABASE_URL", "nonsense", "error: GKD_DATABASE_URL: needs sqlite:///FILE"),
+        ("GKD_HOME", "/dev/null/home", "error: /dev/null/home: Not a directory"),
+    ],
+)
+def test_what_keeps_the_service_from_starting_is_one_sentence(
+    gkd, port: int, monkeypatch: pytest.MonkeyPatch, name: str, value: str, told: str
+):
+    monkeypatch.setenv(name, value)
+    assert gkd("serve", "--port", str(port), code=1).stderr.startswith(told)
+
+
+@pytest.mark.parametrize("command", ["show", "cancel", "watch", "log", "report", "download"])
+@pytest.mark.parametrize("job_id", ["", ".."])
+def test_what_is_no_id_is_not_asked_for(gkd, command: str, job_id: str):
+    assert "is no id of a job" in gkd(command, job_id, code=1).stderr
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(gkd, spec_file: str, url: str):
+    job_id = submit(gkd, spec_file)
+    line = f"{sys.executable} -m client.cli watch {job_id} --json --url {url} | head -n 1"
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=60)
+    assert json.loads(done.stdout)["number"] == 1
+    assert done.stderr == ""
+
+
+def test_a_spec_with_half_a_character_is_told_by_name(gkd, tmp_path: Path):
+    path = tmp_path / "spec.json"
+    path.write_text('{"kind": "train", "data": "\\ud800"}')
+    assert "spec.json: cannot be read as JSON" in gkd("submit", str(path), code=1).stderr
+
+
 def test_help_is_quick_and_needs_neither_torch_nor_the_service():
     code = (
         "import sys; from typer.testing import CliRunner; from client.cli import app; "

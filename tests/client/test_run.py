@@ -94,3 +94,9 @@ def test_data_may_lie_anywhere_on_the_own_machine(
 ):
     spec_file.write_text(json.dumps({**spec, "data": str(data / "shapes")}))
     assert run(spec_file, tmp_path / "out", console) == 0
+
+
+def test_a_teacher_of_the_service_is_not_known_without_it(spec_file: Path, tmp_path, console):
+    spec_file.write_text(json.dumps({"kind": "distill", "data": "shapes", "teacher": {"weights": "job:x"}}))
+    with pytest.raises(SpecError, match="without the service there is no job 'x'"):
+        run(spec_file, tmp_path / "out", console)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import signal
 import socket
+import threading
+import time
 from pathlib import Path
 
 import pytest
+from celery.worker import state
 from rich.console import Console
 
 from client import serve as services
@@ -79,6 +82,20 @@ def test_a_taken_port_is_said_so(settings: Settings):
         pytest.raises(NotServed, match=str(settings.port)),
     ):
         services.serve(settings, Console(quiet=True))
+
+
+def test_a_service_whose_worker_has_ended_ends_too(settings: Settings, monkeypatch: pytest.MonkeyPatch):
+    def end_the_worker() -> None:
+        with Client(f"http://127.0.0.1:{settings.port}") as client:
+            while not client.ready():
+                time.sleep(0.05)
+        monkeypatch.setattr(state, "should_stop", 0)
+
+    ending = threading.Thread(target=end_the_worker)
+    ending.start()
+    with pytest.raises(NotServed, match="the worker ended"):
+        services.serve(settings, Console(quiet=True))
+    ending.join()
 
 
 def test_a_home_in_use_is_said_so(settings: Settings):

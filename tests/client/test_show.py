@@ -77,3 +77,9 @@ def test_a_terminal_gets_a_bar_and_names_with_brackets_are_no_markup():
     text = console.file.getvalue()  # type: ignore[attr-defined]
     assert "[red]model" in text
     assert "50%" in text
+
+
+def test_a_state_is_not_said_twice():
+    assert show.told("queued", "queued: next, waiting for a worker") == "queued: next, waiting for a worker"
+    assert show.told("running", "running on ada") == "running on ada"
+    assert show.told("queued", "worker ada was lost") == "queued: worker ada was lost"
