@@ -56,11 +56,5 @@ def create_app(store: Store, artifacts: Artifacts, doorbell: Doorbell, settings:
 def from_environment() -> FastAPI:
     """The app as `GKD_*` variables describe it, its database migrated."""
     settings = Settings()
-    settings.home.mkdir(parents=True, exist_ok=True)  # a SQLite file does not make its folder
-    store = Store(
-        settings.database_url, lease_seconds=settings.lease_seconds, max_attempts=settings.max_attempts
-    )
-    store.migrate()
-    return create_app(
-        store, Artifacts(settings.artifacts_url), Doorbell(make_app(settings.broker_url)), settings
-    )
+    artifacts, doorbell = Artifacts(settings.artifacts_url), Doorbell(make_app(settings.broker_url))
+    return create_app(Store.of(settings), artifacts, doorbell, settings)

@@ -7,7 +7,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 
 import uvicorn
 from fastapi import FastAPI
@@ -46,7 +46,7 @@ def serve(settings: Settings, console: Console) -> None:
     _configure_logging(
         queue=logging.ERROR
     )  # they remark that memory:// has no host and no prefetch to switch off
-    with _listening(settings) as listener, _store(settings) as store:
+    with _listening(settings) as listener, closing(Store.of(settings)) as store:
         doorbell = Doorbell(make_app(settings.broker_url))
         http = create_app(store, Artifacts(settings.artifacts_url), doorbell, settings)
         with _ended_by_signals(), _worker(settings, doorbell) as worker:
@@ -64,7 +64,7 @@ def api(settings: Settings, console: Console) -> None:
     """
     _need_broker(settings, "api")
     _configure_logging()
-    with _listening(settings) as listener, _store(settings) as store, _ended_by_signals():
+    with _listening(settings) as listener, closing(Store.of(settings)) as store, _ended_by_signals():
         doorbell = Doorbell(make_app(settings.broker_url))
         _announce(listener, settings, console)
         _run(create_app(store, Artifacts(settings.artifacts_url), doorbell, settings), listener)
@@ -115,19 +115,6 @@ def _listening(settings: Settings) -> Iterator[socket.socket]:
                 f"cannot listen on {settings.host}:{settings.port}: {error.strerror}", hint
             ) from error
         yield listener
-
-
-@contextmanager
-def _store(settings: Settings) -> Iterator[Store]:
-    settings.home.mkdir(parents=True, exist_ok=True)  # a SQLite file does not make its folder
-    store = Store(
-        settings.database_url, lease_seconds=settings.lease_seconds, max_attempts=settings.max_attempts
-    )
-    try:
-        store.migrate()
-        yield store
-    finally:
-        store.close()
 
 
 @contextmanager

@@ -129,6 +129,8 @@ class DistillSpec(JobFields):
     """The recipe, shared by student and control."""
 
 
+Kind = Literal["train", "distill"]
+"""Every kind of job that there is."""
 JobSpec = Annotated[TrainSpec | DistillSpec, Field(discriminator="kind")]
 job_spec: TypeAdapter[TrainSpec | DistillSpec] = TypeAdapter(JobSpec)
 """Reads a spec: `job_spec.validate_json(text)`; its JSON Schema: `job_spec.json_schema()`."""

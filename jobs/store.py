@@ -19,6 +19,7 @@ from jobs.errors import (
     UnknownArtifact,
     UnknownJob,
 )
+from jobs.settings import Settings
 from jobs.store_asking import Asking
 from jobs.store_reading import Page
 from jobs.store_sweeping import Sweeping
@@ -51,6 +52,19 @@ class Store(Asking, Working, Sweeping):
         self.database = Database(url)
         self.lease_seconds = lease_seconds
         self.max_attempts = max_attempts
+
+    @classmethod
+    def of(cls, settings: Settings) -> Store:
+        """The store that the settings describe, its tables brought up to date."""
+        store = cls(
+            settings.database_url, lease_seconds=settings.lease_seconds, max_attempts=settings.max_attempts
+        )
+        try:
+            store.migrate()
+        except BaseException:
+            store.close()
+            raise
+        return store
 
     def migrate(self) -> None:
         """Create the tables or bring them up to date. Harmless twice, and from several processes at once."""

@@ -11,7 +11,7 @@ import os
 import signal
 import socket
 import threading
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 
 from celery import Celery
 from celery.worker import WorkController, state
@@ -97,11 +97,7 @@ class WorkerThread:
 
     def _make_runner(self, opening: ExitStack) -> Runner:
         settings = self._settings
-        store = Store(
-            settings.database_url, lease_seconds=settings.lease_seconds, max_attempts=settings.max_attempts
-        )
-        opening.callback(store.close)
-        store.migrate()
+        store = opening.enter_context(closing(Store.of(settings)))
         if self._owns_home:
             store.release(self.name)
         artifacts = Artifacts(settings.artifacts_url)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import mimetypes
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Request, Response
 from fastapi.responses import FileResponse
@@ -15,6 +15,14 @@ from api.errors import problem
 from jobs.job import Artifact
 
 router = APIRouter(prefix="/jobs/{job_id}/artifacts", tags=["artifacts"])
+
+
+_FILE = {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}
+_DOWNLOADS: dict[int | str, dict[str, Any]] = {
+    200: {**_FILE, "description": "the file"},
+    206: {**_FILE, "description": "the part of it that Range asks for"},
+    304: {"description": "still as If-None-Match says"},
+}
 
 
 class Download(FileResponse):
@@ -52,7 +60,7 @@ def artifacts(job_id: str, services: ServicesDep) -> tuple[Artifact, ...]:
 
 
 @router.head("/{name}", include_in_schema=False)
-@router.get("/{name}", response_class=FileResponse)
+@router.get("/{name}", response_class=FileResponse, responses=_DOWNLOADS)
 def download(
     job_id: str, name: str, services: ServicesDep, if_none_match: Annotated[str | None, Header()] = None
 ) -> Response:

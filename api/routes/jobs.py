@@ -15,7 +15,7 @@ from api.deps import Services, ServicesDep
 from api.errors import ApiError
 from jobs.errors import UnknownJob
 from jobs.job import END_STATES, Job, State
-from jobs.spec import JobSpec, Resolved, job_spec
+from jobs.spec import JobSpec, Kind, Resolved, job_spec
 
 router = APIRouter(tags=["jobs"])
 
@@ -60,7 +60,7 @@ def validate(spec: JobSpec, services: ServicesDep) -> Resolved:
 def list_jobs(
     services: ServicesDep,
     state: State | None = None,
-    kind: str | None = None,
+    kind: Kind | None = None,
     tag: Annotated[str | None, Query(description="key, or key:value")] = None,
     after: Annotated[str | None, Query(description="`next` of the page before")] = None,
     limit: Annotated[int, Query(ge=1, le=500)] = 50,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
 
 
 def test_its_description_names_every_route_and_what_errors_look_like(service):
@@ -27,6 +28,27 @@ def test_its_description_names_every_route_and_what_errors_look_like(service):
     assert "actions" in description["components"]["schemas"]["Job"]["properties"]
     refusal = paths["/jobs"]["post"]["responses"]["422"]["content"]
     assert refusal["application/problem+json"]["schema"]["$ref"].endswith("/ProblemDetails")
+
+
+def test_all_that_its_description_refers_to_is_there(service):
+    description = service.http.get("/openapi.json").json()
+    for reference in references(description):
+        here = description
+        for part in reference.removeprefix("#/").split("/"):
+            here = here[part]
+    download = description["paths"]["/jobs/{job_id}/artifacts/{name}"]["get"]["responses"]
+    assert download["200"]["content"]["application/octet-stream"]["schema"]["format"] == "binary"
+    assert {"206", "304"} <= set(download)
+
+
+def references(value: object) -> Iterator[str]:
+    """Every `$ref` anywhere inside."""
+    if isinstance(value, dict):
+        yield from (value["$ref"],) if "$ref" in value else ()
+        value = list(value.values())
+    if isinstance(value, list):
+        for part in value:
+            yield from references(part)
 
 
 def test_importing_it_loads_no_torch():

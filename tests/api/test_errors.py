@@ -228,6 +228,13 @@ def test_a_number_that_no_event_has_is_refused(service, train_spec: Spec, after:
     assert answer.json()["errors"][0]["loc"] == ["query", "after"]
 
 
+@pytest.mark.parametrize("filters", [{"state": "runing"}, {"kind": "trian"}, {"limit": 0}])
+def test_a_filter_that_fits_no_job_ever_is_refused(service, filters: dict[str, object]):
+    answer = service.http.get("/jobs", params=filters)
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request")
+    assert answer.json()["errors"][0]["loc"] == ["query", *filters]
+
+
 def test_a_defect_shows_its_request_id_and_no_traceback(service, monkeypatch: pytest.MonkeyPatch):
     def broken(job_id: str) -> None:
         raise RuntimeError("secret detail")

@@ -9,7 +9,7 @@ import struct
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from PIL import Image
@@ -19,7 +19,7 @@ from gkd_core.config import DetectorConfig, DistillRun, TrainRun
 from gkd_core.errors import Problem, SpecError
 from gkd_core.model_card import ModelCard
 from jobs.job import Job
-from jobs.spec import Resolved, job_spec, resolve
+from jobs.spec import Kind, Resolved, job_spec, resolve
 from jobs.store import Store, UnknownJob
 
 CLASSES = ("cat", "dog")
@@ -124,6 +124,10 @@ def test_nan_in_json_is_refused() -> None:
 def test_a_kind_that_does_not_exist_is_refused(kind: str | None) -> None:
     with pytest.raises(ValidationError, match="kind"):
         job_spec.validate_python({"data": "cells"} | ({"kind": kind} if kind else {}))
+
+
+def test_kinds_are_those_of_the_specs() -> None:
+    assert set(get_args(Kind)) == set(job_spec.json_schema()["discriminator"]["mapping"])
 
 
 def test_every_field_of_the_schema_says_what_it_is() -> None:
