@@ -5,45 +5,64 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-DRAWING = {"train": 400, "val": 100, "size": 128, "seed": 7}
+DRAWING = {"train": 320, "val": 80, "size": 128, "seed": 7}
 """How many pictures `gkd_core.data.shapes` draws, how large (pixels), and from which seed."""
+
+_SHORT = {"augment": {"mosaic": 0, "scale": [0.8, 1.2]}, "ema": 0.99, "optimizer": {"lr": 1e-3}}
+"""For a few hundred steps: no mosaic, which needs longer than that to pay, and an average that forgets sooner."""
 
 _RECIPES: dict[str, dict[str, Any]] = {
     "shapes": {
-        "teacher": {"epochs": 10, "batch_size": 8, "image_size": 128, "evaluate_every": 5},
-        "student": {"epochs": 8, "batch_size": 8, "image_size": 128, "evaluate_every": 4},
-        "prototypes": {"every": 4},
+        "model": {"backbone": "resnet18", "fpn": {"channels": 128}, "head": {"depth": 2}},
+        "teacher": {"epochs": 8, "image_size": 128, "evaluate_every": 4, **_SHORT},
+        "student": {"epochs": 10, "image_size": 128, "evaluate_every": 5, **_SHORT},
+        "prototypes": {"every": 5},
     },
     "own": {
-        "teacher": {"epochs": 24, "batch_size": 8, "image_size": 320, "evaluate_every": 4},
-        "student": {"epochs": 24, "batch_size": 8, "image_size": 320, "evaluate_every": 4},
+        "model": {"backbone": "resnet34", "fpn": {"channels": 128}, "head": {"depth": 2}},
+        "teacher": {"epochs": 24, "image_size": 320, "evaluate_every": 4, "precision": "auto"},
+        "student": {"epochs": 36, "image_size": 320, "evaluate_every": 6, "precision": "auto"},
         "prototypes": {"every": 6},
     },
 }
 """Minutes on two CPU cores for the drawn pictures; for a user's own it depends on how many there are. Evaluations and
 passes for prototypes are rarer than by default, because each takes as long as half an epoch here."""
 
-_TEACHER = {"architecture": "fcos", "backbone": "resnet34", "fpn": {"channels": 128}, "head": {"depth": 2}}
-_STUDENT = {"architecture": "fcos", "backbone": "resnet18", "fpn": {"channels": 64}, "head": {"depth": 2}}
+_STUDENT = {
+    "architecture": "fcos",
+    "backbone": "resnet18",
+    "backbone_width": 0.5,
+    "fpn": {"channels": 64},
+    "head": {"depth": 2},
+}
+"""Three million weights."""
 
 
 def teacher(data: str, recipe: str) -> dict[str, Any]:
     """The job that makes the teacher; `recipe` is "shapes" or "own"."""
-    train = _RECIPES[recipe]["teacher"] | {"precision": precision()}
-    return {"kind": "train", "name": f"{recipe}-teacher", "data": data, "model": _TEACHER, "train": train}
+    chosen = _RECIPES[recipe]
+    model = {"architecture": "fcos", **chosen["model"]}
+    train = _with_precision(chosen["teacher"])
+    return {"kind": "train", "name": f"{recipe}-teacher", "data": data, "model": model, "train": train}
 
 
 def distillation(data: str, recipe: str, teacher_id: str) -> dict[str, Any]:
     """The job that distils the teacher that another job makes, with a control."""
+    chosen = _RECIPES[recipe]
     return {
         "kind": "distill",
         "name": f"{recipe}-student",
         "data": data,
         "teacher": {"weights": f"job:{teacher_id}"},
         "student": _STUDENT,
-        "distill": {"prototypes": _RECIPES[recipe]["prototypes"]},
-        "train": _RECIPES[recipe]["student"] | {"precision": precision()},
+        "distill": {"prototypes": chosen["prototypes"]},
+        "train": _with_precision(chosen["student"]),
     }
+
+
+def _with_precision(train: dict[str, Any]) -> dict[str, Any]:
+    """The recipe with "auto" decided. Small pictures stay in float32: their bfloat16 gradients are slower."""
+    return train | {"precision": precision()} if train.get("precision") == "auto" else train
 
 
 def precision(cpu_info: Path = Path("/proc/cpuinfo")) -> str:

@@ -12,7 +12,7 @@ import os
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -26,27 +26,16 @@ from gkd_core.run_dir import publish_file
 _STATES_KEPT = 2
 
 
-class Published(NamedTuple):
-    """A written model file."""
-
-    size: int
-    """Bytes."""
-    sha256: str
-
-
 # ---- published models ------------------------------------------------------------------------------------
 
 
-def publish_model(path: Path, weights: dict[str, torch.Tensor], card: ModelCard) -> Published:
+def publish_model(path: Path, weights: dict[str, torch.Tensor], card: ModelCard) -> None:
     """Write weights and card as one safetensors file, atomically. The same weights give the same bytes."""
     temporary = path.with_name(f".{path.name}.tmp")
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in weights.items()}
     save_file(tensors, temporary, metadata={"gkd": card.model_dump_json()})
     _sync(temporary)
-    digest = sha256_of(temporary)
-    size = temporary.stat().st_size
     publish_file(temporary, path)
-    return Published(size, digest)
 
 
 def load_model(path: Path | str, device: torch.device | str = "cpu") -> tuple[Detector, ModelCard]:

@@ -95,6 +95,9 @@ class DetectorConfig(Strict):
     """FCOS trains best from scratch among the three on small data (measured; see docs/decisions)."""
     backbone: Backbone = "resnet18"
     """resnet18 does less than half the work of resnet50, which suits a student."""
+    backbone_width: float = Field(default=1.0, ge=0.125, le=2)
+    """Channels of the backbone, relative to the usual ones. 0.5 has a quarter of the weights and of the work; weights
+    published elsewhere fit 1 only."""
     fpn: FpnConfig = FpnConfig()
     """Feature pyramid between backbone and head."""
     head: HeadConfig = HeadConfig()

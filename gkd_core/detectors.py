@@ -91,7 +91,7 @@ _FPN_NORM: dict[str, Callable[[int], nn.Module] | None] = {
 
 
 def _backbone(config: DetectorConfig) -> BackboneWithFPN:
-    body = resnet.__dict__[config.backbone](weights=None, norm_layer=_BACKBONE_NORM[config.norm])
+    body = build_resnet(config.backbone, config.backbone_width, _BACKBONE_NORM[config.norm])
     width = body.inplanes // 8
     two_stage = config.architecture == "faster_rcnn"
     layers = (1, 2, 3, 4) if two_stage else (2, 3, 4)
@@ -104,6 +104,33 @@ def _backbone(config: DetectorConfig) -> BackboneWithFPN:
         extra_blocks=LastLevelMaxPool() if two_stage else _CoarseLevels(channels, channels),
         norm_layer=_FPN_NORM[config.norm],
     )
+
+
+_RESNETS: dict[str, tuple[Any, list[int]]] = {
+    "resnet18": (resnet.BasicBlock, [2, 2, 2, 2]),
+    "resnet34": (resnet.BasicBlock, [3, 4, 6, 3]),
+    "resnet50": (resnet.Bottleneck, [3, 4, 6, 3]),
+    "resnet101": (resnet.Bottleneck, [3, 4, 23, 3]),
+}
+
+
+def build_resnet(name: str, width: float, norm: Callable[[int], nn.Module]) -> resnet.ResNet:
+    """A torchvision ResNet whose every layer has `width` times the usual channels, rounded to multiples of 8."""
+    block, depths = _RESNETS[name]
+    body = resnet.ResNet(block, depths, norm_layer=norm)
+    if width == 1:
+        return body
+    channels = [max(8, round(planes * width / 8) * 8) for planes in (64, 128, 256, 512)]
+    body.inplanes = channels[0]
+    body.conv1 = nn.Conv2d(3, channels[0], 7, stride=2, padding=3, bias=False)
+    body.bn1 = norm(channels[0])
+    for index, (planes, depth) in enumerate(zip(channels, depths, strict=True)):
+        layer = body._make_layer(block, planes, depth, stride=1 if index == 0 else 2)
+        setattr(body, f"layer{index + 1}", layer)
+    for module in body.modules():
+        if isinstance(module, nn.Conv2d):  # as torchvision starts its own
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    return body
 
 
 class _CoarseLevels(LastLevelP6P7):
@@ -208,6 +235,9 @@ def _fcos(config: DetectorConfig, backbone: BackboneWithFPN, scores: int, image_
     # FCOS has no anchors to fit: its one size per level is the stride and places the locations
     head = _RememberingFCOSHead(config.head.width or config.fpn.channels, 1, scores, num_convs=0)
     _set_towers(head, config)
+    # torchvision passes distances through a ReLU. From its zero start they can all fall below it, where no gradient
+    # brings them back and the box loss stays at 1; so boxes start four strides wide
+    nn.init.constant_(head.regression_head.bbox_reg.bias, 2.0)
     return FCOS(backbone, num_classes=scores, head=head, nms_thresh=0.6)
 
 

@@ -26,6 +26,7 @@ class ModelCard(Strict):
     format: Literal[1] = 1
     architecture: Architecture
     backbone: Backbone
+    backbone_width: float = 1.0
     fpn: FpnConfig
     head: HeadConfig
     norm: Literal["batch", "group", "frozen"]
@@ -40,6 +41,7 @@ class ModelCard(Strict):
         return cls(
             architecture=config.architecture,
             backbone=config.backbone,
+            backbone_width=config.backbone_width,
             fpn=config.fpn,
             head=config.head,
             norm=config.norm,
@@ -52,6 +54,7 @@ class ModelCard(Strict):
         return DetectorConfig(
             architecture=self.architecture,
             backbone=self.backbone,
+            backbone_width=self.backbone_width,
             fpn=self.fpn,
             head=self.head,
             norm=self.norm,

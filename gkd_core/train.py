@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from gkd_core import process
-from gkd_core.checkpoint import load_model, publish_model
+from gkd_core.checkpoint import load_model, publish_model, sha256_of
 from gkd_core.clock import Clock
 from gkd_core.config import DetectorConfig, DistillRun, TrainRun
 from gkd_core.data.loading import PictureCache, TrainLoader, eval_batches, steps_per_epoch
@@ -30,7 +30,7 @@ from gkd_core.model_card import ModelCard
 from gkd_core.report import Entry, make_report
 from gkd_core.run_dir import RunDir
 from gkd_core.teacher import Teacher
-from gkd_core.training import Best, Training
+from gkd_core.training import Scored, Training
 
 Run = TrainRun | DistillRun
 
@@ -121,7 +121,7 @@ class _Job:
         make = self.joined_with_teacher if name == "student" and _distils(self.config) else None
         training = Training(name, recipe, detector, len(self.classes), steps, self.device, make)
         torn: list[str] = []
-        training.restore(self.states, torn.append)
+        resumed = training.restore(self.states, torn.append)
         yield from (Warning(message=message) for message in torn)
         self.clock.start(self.fraction(training))
         while not training.done:
@@ -133,6 +133,8 @@ class _Job:
             training.done = training.epoch == recipe.epochs
             training.save(self.states)
             yield self.progress(training, saved=True)
+        if resumed:  # what an attempt that was killed had no time to tell, or told of files that are replaced
+            yield from (self.told(training, file) for file in training.published)
 
     def train_epoch(self, training: Training) -> Iterator[Event]:
         """The rest of the current epoch."""
@@ -159,26 +161,27 @@ class _Job:
         """Score the averaged weights; publish them when they are the best so far, and at the end."""
         found = yield from self.evaluate(training.evaluated, self.progress(training))
         card = ModelCard.of(detector, self.classes, self.config.train.image_size)
-        if training.best is None or found.metrics["AP"] > training.best.metrics["AP"]:
-            training.best = Best(training.epoch, found.metrics)
-            yield self.publish(training, card, f"{training.name}.safetensors", found, best=True)
-        if training.epoch == self.config.train.epochs:
-            yield self.publish(training, card, f"{training.name}-last.safetensors", found, best=False)
+        best_file, last_file = training.files
+        best = training.published.get(best_file)
+        due = [best_file] if best is None or found.metrics["AP"] > best.metrics["AP"] else []
+        due += [last_file] if training.epoch == self.config.train.epochs else []
+        for file in due:
+            publish_model(self.folder / file, training.evaluated.state_dict(), card)
+            training.published[file] = Scored(training.epoch, found.metrics)
+            yield self.told(training, file)
 
-    def publish(
-        self, training: Training, card: ModelCard, file: str, found: Score, *, best: bool
-    ) -> Checkpoint:
-        """Write the evaluated weights as a model file."""
-        written = publish_model(self.folder / file, training.evaluated.state_dict(), card)
+    def told(self, training: Training, file: str) -> Checkpoint:
+        """Tell of a published file as it stands."""
+        path, scored = self.folder / file, training.published[file]
         return Checkpoint(
             run=training.name,
-            epoch=training.epoch,
-            step=training.step,
+            epoch=scored.epoch,
+            step=scored.epoch * training.steps_per_epoch,
             file=file,
-            size=written.size,
-            sha256=written.sha256,
-            metrics=found.metrics,
-            best=best,
+            size=path.stat().st_size,
+            sha256=sha256_of(path),
+            metrics=scored.metrics,
+            best=file == training.files[0],
         )
 
     def evaluate(self, detector: Detector, base: Progress) -> Generator[Event, None, Score]:

@@ -21,8 +21,8 @@ from gkd_core.prototypes import Prototypes
 MakeDistiller = Callable[[Detector], Distiller]
 
 
-class Best(NamedTuple):
-    """The best evaluation so far."""
+class Scored(NamedTuple):
+    """An evaluation of weights that were published."""
 
     epoch: int
     metrics: dict[str, float]
@@ -72,7 +72,7 @@ class Training:
         self.epoch = 0
         self.step_in_epoch = 0
         self.prototypes_epoch = -1
-        self.best: Best | None = None
+        self.published: dict[str, Scored] = {}
         self.done = False
         torch.manual_seed(config.seed)  # adapters drew numbers too; from here on both kinds draw alike
 
@@ -93,6 +93,11 @@ class Training:
         """Factor of global and local losses in this epoch (METHOD: 1 - epoch / epochs)."""
         constant = self.distiller is not None and self.distiller.config.attenuation == "constant"
         return 1.0 if constant else 1 - self.epoch / self.config.epochs
+
+    @property
+    def files(self) -> tuple[str, str]:
+        """Names of the best and of the last model."""
+        return f"{self.name}.safetensors", f"{self.name}-last.safetensors"
 
     @property
     def evaluated(self) -> Detector:
@@ -185,7 +190,7 @@ class Training:
             ]
         self.prototypes_epoch = state["prototypes_epoch"]
         self.epoch, self.step_in_epoch = state["epoch"], state["step_in_epoch"]
-        self.best = Best(**state["best"]) if state["best"] else None
+        self.published = {file: Scored(**scored) for file, scored in state["published"].items()}
         self.done = state["done"]
         torch.set_rng_state(state["random"])
         if state["random_cuda"]:
@@ -202,7 +207,7 @@ class Training:
             "prototypes_epoch": self.prototypes_epoch,
             "epoch": self.epoch,
             "step_in_epoch": self.step_in_epoch,
-            "best": self.best._asdict() if self.best else None,
+            "published": {file: scored._asdict() for file, scored in self.published.items()},
             "done": self.done,
             "random": torch.get_rng_state(),
             "random_cuda": torch.cuda.get_rng_state_all() if self.device.type == "cuda" else [],

@@ -5,9 +5,18 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torchvision.models import resnet18
 
 from gkd_core.config import DetectorConfig
-from gkd_core.detectors import anchor_sizes, build_detector, count_parameters, detect, group_norm, pyramid
+from gkd_core.detectors import (
+    anchor_sizes,
+    build_detector,
+    build_resnet,
+    count_parameters,
+    detect,
+    group_norm,
+    pyramid,
+)
 
 FAMILIES = ("retinanet", "faster_rcnn", "fcos")
 PICTURES = [torch.rand(3, 96, 128), torch.rand(3, 128, 70)]
@@ -98,3 +107,33 @@ def test_group_norm_fits_any_multiple_of_eight(channels: int) -> None:
     norm = group_norm(channels)
     assert channels % norm.num_groups == 0
     assert channels // norm.num_groups >= 4
+
+
+def test_an_untrained_fcos_has_boxes_that_a_gradient_can_move() -> None:
+    detector = small("fcos").train()
+    boxes = []
+    detector.head.regression_head.bbox_reg.register_forward_hook(lambda *call: boxes.append(call[-1]))
+    detector(PICTURES, TARGETS)
+    assert all((distances > 0).float().mean() > 0.99 for distances in boxes)
+
+
+@pytest.mark.parametrize("backbone", ["resnet18", "resnet50"])
+def test_a_narrow_backbone_has_about_the_square_of_its_width_in_weights(backbone: str) -> None:
+    sizes = [
+        count_parameters(small("fcos", backbone=backbone, backbone_width=width).backbone.body)
+        for width in (1, 0.5)
+    ]
+    assert sizes[1] / sizes[0] == pytest.approx(0.25, abs=0.01)
+
+
+def test_a_narrow_detector_trains() -> None:
+    losses = small("faster_rcnn", backbone_width=0.25).train()(PICTURES, TARGETS)
+    assert all(torch.isfinite(loss) for loss in losses.values())
+
+
+def test_width_one_is_the_backbone_that_torchvision_builds() -> None:
+    torch.manual_seed(0)
+    ours = build_resnet("resnet18", 1.0, nn.BatchNorm2d).state_dict()
+    torch.manual_seed(0)
+    theirs = resnet18(weights=None).state_dict()
+    assert all(torch.equal(ours[name], value) for name, value in theirs.items())

@@ -195,9 +195,14 @@ def test_a_finished_run_is_finished(plain: Make, tmp_path: Path) -> None:
     list(train(plain(epochs=1), tmp_path))
     before = hashes(tmp_path)
     again = list(train(plain(epochs=1), tmp_path))
-    assert not of_kind(again, "checkpoint")
+    assert not [event for event in of_kind(again, "progress") if event.activity == "train"]
     assert of_kind(again, "report")
     assert hashes(tmp_path) == before
+
+
+def test_a_run_that_goes_on_tells_again_of_the_files_as_they_stand(plain: Make, tmp_path: Path) -> None:
+    told = of_kind(list(train(plain(epochs=1), tmp_path)), "checkpoint")
+    assert of_kind(list(train(plain(epochs=1), tmp_path)), "checkpoint") == told
 
 
 @pytest.mark.parametrize("architecture", ["retinanet", "faster_rcnn"])
