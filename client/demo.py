@@ -77,7 +77,7 @@ def demo(data: Path | None, console: Console) -> None:
     home = HOME.absolute()
     shutil.rmtree(home, ignore_errors=True)
     home.mkdir(parents=True)
-    folder = data.absolute() if data else _draw(home / "shapes", console)
+    folder = data.resolve() if data else _draw(home / "shapes", console)
     recipe = "own" if data else "shapes"
     with _server(home, folder, console) as client:
         teacher = client.submit(demo_specs.teacher(str(folder), recipe))

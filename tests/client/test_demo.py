@@ -47,6 +47,12 @@ def test_own_pictures_that_are_none_are_refused(
     assert "nothing" in capsys.readouterr().out
 
 
+def test_own_pictures_may_be_named_by_a_way_around(
+    small: Path, data: Path, capsys: pytest.CaptureFixture[str]
+):
+    assert demo.main(["--data", str(data / "shapes" / ".." / "shapes")]) == 0
+
+
 @pytest.mark.parametrize("recipe", ["shapes", "own"])
 def test_its_specs_are_job_specs(recipe: str):
     assert job_spec.validate_python(demo_specs.teacher("x", recipe)).kind == "train"
