@@ -36,7 +36,7 @@ from gkd_core.errors import (
     SpecError,
     StoppedError,
 )
-from gkd_core.events import Event
+from gkd_core.events import Event, Progress
 from gkd_core.run_dir import COMPLETE, FAILED, PARENT, STOPPED, RunDir
 
 Run = Callable[[TrainRun | DistillRun, Path, Callable[[], bool]], Iterator[Event]]
@@ -195,6 +195,21 @@ class EventLog:
         stamped = event if event.time else event.model_copy(update={"time": time.time()})
         self._file.write(stamped.model_dump_json().encode() + b"\n")
         self._file.flush()
+        if not isinstance(stamped, Progress):
+            print(_log_line(stamped), flush=True)  # stdout is log.txt
+
+
+def _log_line(event: Event) -> str:
+    """An event for those who read the log: when, what, and its short fields."""
+    short = {
+        name: value
+        for name, value in event.model_dump(exclude={"kind", "time"}).items()
+        if isinstance(value, str | int | float)
+    }
+    shown = getattr(event, "metrics", {}) or {}
+    short |= {name: round(shown[name], 4) for name in ("AP", "AP50") if name in shown}
+    told = " ".join(f"{name}={value}" for name, value in short.items())
+    return f"{time.strftime('%Y-%m-%d %H:%M:%S', time.gmtime(event.time))} {event.kind} {told}"
 
 
 def _ends_inside_a_line(path: Path) -> bool:

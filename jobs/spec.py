@@ -294,7 +294,8 @@ class _Resolving:
     def _detector(self, model: DetectorConfig, role: str, classes: Iterable[str] | None) -> DetectorConfig:
         if model.weights is None:
             return model
-        wanted = {field: getattr(model, field) for field in ("architecture", "backbone", "fpn", "head")}
+        fields = DetectorConfig.model_fields.keys() - {"weights"}
+        wanted = {field: getattr(model, field) for field in sorted(fields)}
         origin = self._origin(model.weights, role, wanted, classes)
         return model.model_copy(update={"weights": origin.weights}) if origin else model
 

@@ -11,8 +11,8 @@ import pytest
 
 from gkd_core.config import DataConfig, TrainRun
 from gkd_core.errors import DivergedError, FailureClass, StoppedError
-from gkd_core.events import Warning, events
-from gkd_core.process import StopRequest, failure_of, serve_run
+from gkd_core.events import Evaluation, Progress, Warning, events
+from gkd_core.process import EventLog, StopRequest, failure_of, serve_run
 from gkd_core.run_dir import COMPLETE, FAILED, STOPPED, Control, RunDir
 
 CONFIG = TrainRun(data=DataConfig(path="/data"))
@@ -233,3 +233,14 @@ def test_a_second_ctrl_c_ends_it_at_once(run_dir):
         assert process.stderr.readline().startswith(b"stopping")
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=10) == -signal.SIGINT
+
+
+def test_the_log_tells_what_happened_but_not_every_step(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    metrics = {"AP": 0.51234, "AP50": 0.8, "AR1": 0.1}
+    with EventLog(tmp_path / "events.jsonl") as log:
+        log.append(Progress(run="model", epoch=0, epochs=1, step=1, steps=2, fraction=0.5))
+        log.append(Evaluation(time=1.0, run="model", epoch=1, metrics=metrics, per_class={}, seconds=2.0))
+    told = capsys.readouterr().out
+    assert told == "1970-01-01 00:00:01 evaluation run=model epoch=1 seconds=2.0 AP=0.5123 AP50=0.8\n"
