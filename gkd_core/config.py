@@ -92,7 +92,7 @@ class DetectorConfig(Strict):
     """A detector on a torchvision ResNet with an FPN."""
 
     architecture: Architecture = "fcos"
-    """FCOS trains best from scratch among the three on small data (measured; see docs/decisions)."""
+    """FCOS has no anchors to fit, and trains quickly from scratch."""
     backbone: Backbone = "resnet18"
     """resnet18 does less than half the work of resnet50, which suits a student."""
     backbone_width: float = Field(default=1.0, ge=0.125, le=2)
@@ -270,7 +270,7 @@ class TrainConfig(Strict):
     """Decay of the averaged weights that are evaluated and published (it grows towards this at the start, so
     that short runs work); None: off."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """What the networks compute in while training; losses of RDM, prototypes and evaluation stay in float32.
+    """What the networks compute in while training; heads, losses, prototypes and evaluation stay in float32.
     `bfloat16` is about twice as fast on processors that have it (AVX-512 BF16, AMX, GPUs since Ampere) and slower
     on others, so it has to be asked for."""
     evaluate_every: int = Field(default=1, ge=1)

@@ -28,6 +28,7 @@ from torchvision.models.detection.rpn import RPNHead
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops import FrozenBatchNorm2d, MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP6P7
+from torchvision.ops.poolers import initLevelMapper
 
 from gkd_core.config import DetectorConfig
 
@@ -65,9 +66,27 @@ def build_detector(config: DetectorConfig, num_classes: int, image_size: int) ->
     build = {"retinanet": _retinanet, "faster_rcnn": _faster_rcnn, "fcos": _fcos}[config.architecture]
     detector = build(config, backbone, num_classes + 1, image_size)
     detector.transform = _Normalize(0, 0, IMAGE_MEAN, IMAGE_STD)
+    for predictor in _predictors(detector):
+        predictor.register_forward_hook(_in_float32)
     detector.strides = STRIDES[config.architecture]
     detector.cells_per_box = CELLS_PER_BOX[config.architecture]
     return detector
+
+
+def _predictors(detector: Detector) -> list[nn.Module]:
+    """The modules whose outputs become scores and boxes."""
+    if hasattr(detector, "roi_heads"):
+        return [detector.rpn.head, detector.roi_heads.box_predictor]
+    return [detector.head]
+
+
+def _in_float32(_module: nn.Module, _inputs: Any, output: Any) -> Any:
+    """A forward hook: what a head says is float32, also under autocast, or boxes would be rounded to whole pixels."""
+    if isinstance(output, Tensor):
+        return output.float()
+    if isinstance(output, dict):
+        return {name: _in_float32(_module, _inputs, value) for name, value in output.items()}
+    return type(output)(_in_float32(_module, _inputs, value) for value in output)
 
 
 # ---- backbone and pyramid --------------------------------------------------------------------------------
@@ -101,7 +120,7 @@ def _backbone(config: DetectorConfig) -> BackboneWithFPN:
         return_layers={f"layer{layer}": str(level) for level, layer in enumerate(layers)},
         in_channels_list=[width * 2 ** (layer - 1) for layer in layers],
         out_channels=channels,
-        extra_blocks=LastLevelMaxPool() if two_stage else _CoarseLevels(channels, channels),
+        extra_blocks=_CoarsestLevel() if two_stage else _CoarseLevels(channels, channels),
         norm_layer=_FPN_NORM[config.norm],
     )
 
@@ -131,6 +150,16 @@ def build_resnet(name: str, width: float, norm: Callable[[int], nn.Module]) -> r
         if isinstance(module, nn.Conv2d):  # as torchvision starts its own
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
     return body
+
+
+class _CoarsestLevel(LastLevelMaxPool):
+    """Faster R-CNN's fifth level; the pyramid leaves in float32, because anchors take the type of the maps, and in
+    bfloat16 a coordinate of 500 is rounded by 2 pixels."""
+
+    def forward(
+        self, pyramid: list[Tensor], backbone: list[Tensor], names: list[str]
+    ) -> tuple[list[Tensor], list[str]]:
+        return super().forward([level.float() for level in pyramid], backbone, names)
 
 
 class _CoarseLevels(LastLevelP6P7):
@@ -248,6 +277,9 @@ def _faster_rcnn(
     sizes = anchor_sizes(STRIDES["faster_rcnn"], image_size)
     anchors = AnchorGenerator(tuple((size,) for size in sizes), ((0.5, 1.0, 2.0),) * len(sizes))
     pool = MultiScaleRoIAlign(["0", "1", "2", "3"], output_size=7, sampling_ratio=2)
+    # left alone it guesses the strides from the first batch, padded or not, and keeps the guess for good
+    pool.scales = [1 / stride for stride in STRIDES["faster_rcnn"][:4]]
+    pool.map_levels = initLevelMapper(k_min=2, k_max=5)
     box_head = FastRCNNConvFCHead((channels, 7, 7), [width] * config.head.depth, [4 * width], group_norm)
     predictor = FastRCNNPredictor(4 * width, scores)
     detector = FasterRCNN(

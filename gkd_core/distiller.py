@@ -9,6 +9,7 @@ stride), P prototypes, C classes.
 
 from __future__ import annotations
 
+import copy
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -51,6 +52,8 @@ class Instances(NamedTuple):
     """(N,) which picture of the batch."""
     start: Tensor
     """(B + 1,) instances of picture b are start[b] up to start[b + 1]."""
+    most: int
+    """Instances of the picture that has the most."""
 
 
 class Distiller(nn.Module):
@@ -142,11 +145,16 @@ class Distiller(nn.Module):
 
     # ---- prototypes --------------------------------------------------------------------------------------
 
-    def instance_pool(self) -> InstancePool:
-        """An empty pool for the features from which prototypes are chosen."""
+    def instance_pool(self, *, untrained: bool = False) -> InstancePool:
+        """An empty pool for the features from which prototypes are chosen.
+
+        Args:
+            untrained: the student has seen no picture, so its batch norms have no statistics; a copy of it then
+                runs with those of each batch, as it does in training.
+        """
         return InstancePool(
             teacher=self.teacher,
-            student=self.student.eval(),
+            student=copy.deepcopy(self.student).train() if untrained else self.student.eval(),
             teacher_levels=self.teacher_levels,
             student_levels=self.student_levels,
             strides=self.strides,
@@ -158,17 +166,23 @@ class Distiller(nn.Module):
         """Renew the prototypes of a level.
 
         Returns:
-            Their joint reconstruction error, per instance, over all classes at once.
+            Their joint reconstruction error per instance: that of each class, weighted by its instances.
         """
         wanted = self.config.prototypes
         select = select_reference if wanted.selection == "reference" else select_orthogonal
-        features_of = (pooled.teacher[level], pooled.student[level])
+        teacher, student = pooled.teacher[level], pooled.student[level]
         classes = len(self.teacher_columns) - 1
         prototypes, indices = generate(
-            *features_of, pooled.labels, classes, wanted.per_class, wanted.alpha, select
+            teacher, student, pooled.labels, classes, wanted.per_class, wanted.alpha, select
         )
         self.prototypes[level : level + 1] = [prototypes]
-        return float(joint_reconstruction_error(*features_of, indices, wanted.alpha))
+        total = 0.0
+        for label in pooled.labels.unique():
+            members = (pooled.labels == label).nonzero().squeeze(1)
+            own = torch.searchsorted(members, indices[pooled.labels[indices] == label])
+            error = joint_reconstruction_error(teacher[members], student[members], own, wanted.alpha)
+            total += float(error) * len(members)
+        return total / len(pooled.labels)
 
     # ---- parts -------------------------------------------------------------------------------------------
 
@@ -176,7 +190,7 @@ class Distiller(nn.Module):
         self, level: int, student_maps: list[Tensor], teacher_maps: list[Tensor], instances: Instances
     ) -> tuple[Tensor, Tensor]:
         """Features of all instances on a level: (N, C_s) with gradient, (N, C_t) without."""
-        where = (instances.boxes, instances.image_index, self.strides[level])
+        where = (instances.boxes, instances.image_index, self.strides[level], instances.most)
         return (
             self.pooling(student_maps[self.student_levels[level]], *where),
             self.pooling(teacher_maps[self.teacher_levels[level]], *where),
@@ -257,9 +271,11 @@ class Distiller(nn.Module):
 
     def _level_of_anchors(self, maps: list[Tensor], anchors: int) -> Tensor:
         """(A,) which level each anchor of a picture lies on."""
-        cells = torch.tensor([level.shape[-2] * level.shape[-1] for level in maps], device=maps[0].device)
-        per_cell = anchors // int(cells.sum())
-        return torch.repeat_interleave(torch.arange(len(maps), device=cells.device), cells * per_cell)
+        cells = [level.shape[-2] * level.shape[-1] for level in maps]
+        per_cell = anchors // sum(cells)
+        return torch.cat([torch.full((per_cell * count,), level) for level, count in enumerate(cells)]).to(
+            maps[0].device
+        )
 
     def _student_proposals(
         self, scores: tuple[Tensor, Tensor], instances: Instances
@@ -287,6 +303,17 @@ class Distiller(nn.Module):
             )
             hint = "Set distill.response.weight to 0, or use one family for both."
             raise SpecError([Problem(loc=("distill", "response", "weight"), message=message, hint=hint)])
+        if self.config.response.weight and student == "RetinaNet":
+            self._require_equal_anchors()
+
+    def _require_equal_anchors(self) -> None:
+        """RetinaNet's anchors follow the picture size; scores of anchors of unlike size say nothing of each other."""
+        mine, theirs = (m.anchor_generator.sizes for m in (self.student, self.teacher))
+        if mine != theirs:
+            finest = f"{theirs[0][0]:g} and {mine[0][0]:g} pixels"
+            message = f"the finest anchors of teacher and student differ: {finest}"
+            hint = "Train both at one train.image_size, or set distill.response.weight to 0."
+            raise SpecError([Problem(loc=("train", "image_size"), message=message, hint=hint)])
 
 
 def _unit_power(teacher: Tensor) -> Tensor:
@@ -323,10 +350,14 @@ def outputs_of(module: nn.Module) -> Iterator[list[Any]]:
 def _instances(targets: Targets) -> Instances:
     """The ground truth of a batch, flattened."""
     device = targets[0]["boxes"].device
-    counts = torch.tensor([len(target["labels"]) for target in targets], device=device)
+    numbers = [len(target["labels"]) for target in targets]
+    counts = torch.tensor(numbers, device=device)
     return Instances(
         boxes=torch.cat([target["boxes"] for target in targets]),
         labels=torch.cat([target["labels"] for target in targets]) - 1,
-        image_index=torch.repeat_interleave(torch.arange(len(targets), device=device), counts),
+        image_index=torch.repeat_interleave(
+            torch.arange(len(targets), device=device), counts, output_size=sum(numbers)
+        ),
         start=torch.cat([counts.new_zeros(1), counts.cumsum(0)]),
+        most=max(1, *numbers),
     )

@@ -38,14 +38,24 @@ class Score(NamedTuple):
 
 
 def detect_batches(
-    detector: Detector, batches: Iterator[list[EvalSample]], device: torch.device
+    detector: Detector,
+    batches: Iterator[list[EvalSample]],
+    device: torch.device,
+    labels: np.ndarray | None = None,
 ) -> Iterator[Detections]:
-    """Run a detector over a split, batch by batch."""
+    """Run a detector over a split, batch by batch.
+
+    Args:
+        detector: what is run.
+        batches: resized pictures.
+        device: where the detector is.
+        labels: the data's label for each label of the detector (0 drops it), if they differ.
+    """
     for batch in batches:
         pictures = [sample.image.to(device).float() / 255 for sample in batch]
         outputs = detect(detector, pictures)
         yield {
-            sample.image_id: _in_original(output, sample)
+            sample.image_id: _in_original(output, sample, labels)
             for sample, output in zip(batch, outputs, strict=True)
         }
 
@@ -82,16 +92,13 @@ def bootstrap_gain(student: Score, control: Score, *, draws: int = 400, seed: in
 
 def _resampled_ap(evaluation: COCOeval_faster, drawn: np.ndarray) -> float:
     params = copy.copy(evaluation.params)
+    count, kept = len(params.imgIds), evaluation._evalImgs_cpp  # class by area by picture, flat
+    groups, areas = range(len(params.catIds)), len(params.areaRng)
     params.imgIds = [params.imgIds[index] for index in drawn]
-    count, kept = len(evaluation.params.imgIds), evaluation._evalImgs_cpp  # class by area by picture, flat
-    groups = range(len(params.catIds))
-    areas = len(params.areaRng)
+    params.areaRng, params.areaRngLbl, params.maxDets = params.areaRng[:1], params.areaRngLbl[:1], [100]
     chosen = [
-        kept[(group * areas + area) * count + index]
-        for group in groups
-        for area in range(areas)
-        for index in drawn
-    ]
+        kept[group * areas * count + index] for group in groups for index in drawn
+    ]  # all areas: the first
     accumulated = coco_cpp.COCOevalAccumulate(params, chosen)
     precision = np.asarray(accumulated["precision"]).reshape(accumulated["counts"])
     return _average_precision(precision[:, :, :, 0, -1])
@@ -103,12 +110,15 @@ def _average_precision(precision: np.ndarray) -> float:
     return float(known.mean()) if known.size else -1.0
 
 
-def _in_original(output: dict[str, Tensor], sample: EvalSample) -> dict[str, np.ndarray]:
-    """Boxes scaled back from the resized picture to the original."""
+def _in_original(
+    output: dict[str, Tensor], sample: EvalSample, labels: np.ndarray | None
+) -> dict[str, np.ndarray]:
+    """Boxes scaled back from the resized picture to the original, labels as the data has them."""
+    found = output["labels"].cpu().numpy()
     scale = np.array(sample.scale * 2, dtype=np.float32)
     return {
         "boxes": output["boxes"].cpu().numpy() / scale,
-        "labels": output["labels"].cpu().numpy(),
+        "labels": found if labels is None else labels[found],
         "scores": output["scores"].cpu().numpy(),
     }
 

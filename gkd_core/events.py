@@ -54,7 +54,7 @@ class PrototypesSelected(_Event):
     prototypes: dict[str, int]
     """Prototypes chosen, by class name; the same number on every level."""
     reconstruction_error: dict[str, float]
-    """Joint reconstruction error per instance, by level (its stride), mean over classes; METHOD of docs/method.md."""
+    """Joint reconstruction error per instance, by level (its stride), all classes together; see docs/method.md."""
     seconds: float
 
 

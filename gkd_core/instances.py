@@ -20,8 +20,8 @@ from gkd_core.data.loading import EvalSample
 from gkd_core.data.records import ImageRecord
 from gkd_core.detectors import Detector, pyramid
 
-Pooling = Callable[[Tensor, Tensor, Tensor, float], Tensor]
-"""(map (B, C, H, W), boxes (M, 4) in pixels, image_index (M,), stride) -> (M, C)."""
+Pooling = Callable[[Tensor, Tensor, Tensor, float, int], Tensor]
+"""(map (B, C, H, W), boxes (M, 4) in pixels, image_index (M,), stride, most boxes of an image) -> (M, C)."""
 
 Choice = dict[int, np.ndarray]
 """By position of the picture in the split: rows of its boxes that are pooled."""
@@ -109,9 +109,10 @@ class InstancePool:
             ]
         )
         on_device = boxes.to(self.device)
+        most = int(counts.max())
         part = Pooled(
-            self._pool(self.teacher, self.teacher_levels, pictures, on_device, image_index),
-            self._pool(self.student, self.student_levels, pictures, on_device, image_index),
+            self._pool(self.teacher, self.teacher_levels, pictures, on_device, image_index, most),
+            self._pool(self.student, self.student_levels, pictures, on_device, image_index, most),
             torch.cat([torch.from_numpy(record.labels[rows]) for record, rows in chosen]) - 1,
             torch.repeat_interleave(torch.tensor([sample.image_id for sample in batch]), counts),
             boxes,
@@ -125,10 +126,11 @@ class InstancePool:
         pictures: list[Tensor],
         boxes: Tensor,
         image_index: Tensor,
+        most: int,
     ) -> list[Tensor]:
         maps, _ = pyramid(detector, pictures)
         return [
-            self.pooling(maps[level], boxes, image_index, stride)
+            self.pooling(maps[level], boxes, image_index, stride, most)
             for level, stride in zip(levels, self.strides, strict=True)
         ]
 

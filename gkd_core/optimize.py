@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,8 @@ from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.swa_utils import AveragedModel
 
 from gkd_core.config import OptimizerConfig, ScheduleConfig
+
+Tensors = tuple[Tensor, ...] | list[Tensor]
 
 
 def build_optimizer(parameters: Iterable[nn.Parameter], config: OptimizerConfig) -> Optimizer:
@@ -52,13 +54,12 @@ def averaged(model: nn.Module, decay: float) -> AveragedModel:
     """
 
     @torch.no_grad()
-    def update(averages: Sequence[Tensor], currents: Sequence[Tensor], updates: Tensor | int) -> None:
+    def update(averages: Tensors, currents: Tensors, updates: Tensor | int) -> None:
         n = int(updates)
         share = 1 - min(decay, (n + 1) / (n + 10))
-        for average, current in zip(averages, currents, strict=True):
-            if average.is_floating_point():
-                average.lerp_(current, share)
-            else:
-                average.copy_(current)
+        if averages[0].is_floating_point():  # each call has one type
+            torch._foreach_lerp_(averages, currents, share)
+        else:
+            torch._foreach_copy_(averages, currents)
 
     return AveragedModel(model, multi_avg_fn=update, use_buffers=True)

@@ -22,6 +22,8 @@ from gkd_core.events import Gain, Latency, ModelReport, Report
 from gkd_core.model_card import ModelCard
 from gkd_core.run_dir import write_atomically
 
+ENOUGH_PICTURES = 30
+"""Under so many, a bootstrap interval is far narrower than the truth."""
 _TIMED, _WARM_UP = 20, 3
 """Pictures timed per model, and pictures before that."""
 
@@ -58,7 +60,11 @@ def make_report(
         role: _model(entry, latency, size, device)
         for (role, entry), latency in zip(entries.items(), latencies, strict=True)
     }
-    gain = _gain(entries["student"].score, entries["control"].score) if "control" in entries else None
+    gain = (
+        _gain(entries["student"].score, entries["control"].score, len(images))
+        if "control" in entries
+        else None
+    )
     report = Report(time=time.time(), models=models, gain=gain, notes=_notes(config, len(images), gain))
     write_atomically(folder / report.file, report.model_dump_json(indent=2).encode())
     return report
@@ -81,7 +87,10 @@ def _model(entry: Entry, latency: Latency, image_size: int, device: torch.device
 
 
 def count_gflops(detector: Detector, image_size: int, device: torch.device) -> float:
-    """Multiply-adds times two of one square picture, in units of 1e9; convolutions and matrix products."""
+    """Multiply-adds times two of one square picture, in units of 1e9; convolutions and matrix products.
+
+    For Faster R-CNN the figure depends on how many proposals an empty picture gives, so it moves with the weights.
+    """
     with FlopCounterMode(display=False) as counter:
         detect(detector, [torch.zeros(3, image_size, image_size, device=device)])
     return counter.get_total_flops() / 1e9
@@ -121,7 +130,7 @@ def _milliseconds(detector: Detector, picture: Tensor) -> float:
     return (time.perf_counter() - began) * 1000
 
 
-def _gain(student: Score, control: Score) -> Gain:
+def _gain(student: Score, control: Score, pictures: int) -> Gain:
     low, high = bootstrap_gain(student, control)
     ap = student.metrics["AP"] - control.metrics["AP"]
     return Gain(
@@ -129,12 +138,14 @@ def _gain(student: Score, control: Score) -> Gain:
         ap50=student.metrics["AP50"] - control.metrics["AP50"],
         ap_low=low,
         ap_high=high,
-        verdict=verdict(ap, low, high),
+        verdict=verdict(ap, low, high, pictures),
     )
 
 
-def verdict(ap: float, low: float, high: float) -> str:
-    """One honest sentence about a difference and its 95 % interval."""
+def verdict(ap: float, low: float, high: float, pictures: int) -> str:
+    """One honest sentence about a difference and its 95 % interval over that many validation pictures."""
+    if pictures < ENOUGH_PICTURES:
+        return f"{pictures} validation pictures are too few to tell what distillation gained: {ap:+.3f} AP; one seed."
     interval = f"95 % interval over validation pictures {low:+.3f} to {high:+.3f}"
     if low > 0:
         return f"Distillation gained {ap:+.3f} AP over the control ({interval}); one seed."
@@ -145,8 +156,9 @@ def verdict(ap: float, low: float, high: float) -> str:
 
 def _notes(config: TrainRun | DistillRun, pictures: int, gain: Gain | None) -> tuple[str, ...]:
     notes = [
-        f"All figures are of the published files, on the {pictures} pictures of the validation split.",
-        "Each file is its run's best epoch by AP on that same split, which flatters all of them a little.",
+        f"AP figures are of the published files, on the {pictures} pictures of the validation split; "
+        f"latency is over {min(_TIMED, pictures)} of them, on a machine that may have had other work.",
+        "What this run trained is published at its best epoch by AP on that same split, which flatters it a little.",
     ]
     if gain:
         notes.append(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,8 +21,17 @@ class Teacher(NamedTuple):
 
     detector: Detector
     """In evaluation mode, without gradients."""
+    known: int
+    """How many classes it knows."""
     columns: Tensor
     """(C,) for each class of the data, its label in the teacher's scores."""
+
+    @property
+    def labels(self) -> np.ndarray:
+        """(known classes + 1,) for each label of the teacher, that of the data; 0 for a class the data lacks."""
+        labels = np.zeros(self.known + 1, dtype=np.int64)
+        labels[self.columns.numpy()] = np.arange(1, len(self.columns) + 1)
+        return labels
 
     @classmethod
     def load(cls, config: TeacherConfig, classes: Sequence[str], device: torch.device) -> Teacher:
@@ -32,7 +42,7 @@ class Teacher(NamedTuple):
         """
         detector, card = load_model(config.weights, device)
         _require_as_declared(config, card)
-        return cls(detector.requires_grad_(False), match_classes(card.classes, classes))
+        return cls(detector.requires_grad_(False), len(card.classes), match_classes(card.classes, classes))
 
 
 def match_classes(known: Sequence[str], wanted: Sequence[str]) -> Tensor:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Generator, Iterator
 from itertools import islice
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from gkd_core import process
@@ -22,11 +23,11 @@ from gkd_core.data.loading import PictureCache, TrainLoader, eval_batches, steps
 from gkd_core.data.reading import load
 from gkd_core.detectors import Detector
 from gkd_core.distiller import Distiller
-from gkd_core.errors import Problem, SpecError, StoppedError
+from gkd_core.errors import DataError, Problem, SpecError, StoppedError
 from gkd_core.evaluate import Detections, Score, detect_batches, score
 from gkd_core.events import Checkpoint, Evaluation, Event, Progress, PrototypesSelected, Warning
 from gkd_core.instances import Choice, InstancePool, choose_instances
-from gkd_core.model_card import ModelCard
+from gkd_core.model_card import ModelCard, read_card
 from gkd_core.report import Entry, make_report
 from gkd_core.run_dir import RunDir
 from gkd_core.teacher import Teacher
@@ -82,6 +83,11 @@ class _Job:
         for problem in self.data.warnings:
             yield Warning(message=problem.message, hint=problem.hint)
         self.classes = self.data.classes
+        for name, split in (("train", self.data.train), ("val", self.data.val)):
+            if all(image.crowd.all() for image in split.images):
+                message = f"every box of the {name} split is a crowd region or difficult"
+                hint = "There is nothing to learn or to find; use another split."
+                raise DataError([Problem(loc=("data", name, "annotations"), message=message, hint=hint)])
         self.loader = TrainLoader(self.data.train.images, self.config.train, cache=self.cache)
 
     def meet_teacher(self) -> Iterator[Event]:
@@ -92,7 +98,7 @@ class _Job:
         if any(self.states.iterdir()):
             return
         start = Progress(run="teacher", epoch=0, epochs=0, step=0, steps=0, fraction=0)
-        found = yield from self.evaluate(self.teacher.detector, start)
+        found = yield from self.evaluate(self.teacher.detector, start, self.teacher.labels)
         if found.metrics["AP"] < WEAK_TEACHER:
             yield Warning(
                 message=f"the teacher reaches AP {found.metrics['AP']:.3f} on the validation split",
@@ -116,6 +122,7 @@ class _Job:
 
     def run(self, name: str, detector: DetectorConfig) -> Iterator[Event]:
         """Train one detector from wherever it stands to its end."""
+        _require_same_classes(detector, self.classes)
         steps = steps_per_epoch(len(self.data.train.images), self.config.train)
         recipe = self.config.train
         make = self.joined_with_teacher if name == "student" and _distils(self.config) else None
@@ -128,7 +135,7 @@ class _Job:
             if training.distiller is not None and self.renewal_due(training):
                 yield from self.renew_prototypes(training, training.distiller)
             yield from self.train_epoch(training)
-            if self.evaluation_due(training):
+            if self.evaluation_due(training.epoch):
                 yield from self.evaluate_and_publish(training, detector)
             training.done = training.epoch == recipe.epochs
             training.save(self.states)
@@ -150,12 +157,14 @@ class _Job:
                 yield self.progress(training, saved=True)
             elif self.clock.progress_due():
                 yield self.progress(training)
+        if self.evaluation_due(training.epoch + 1):
+            training.save(self.states)  # evaluating is long and may be interrupted
         training.end_epoch()
 
-    def evaluation_due(self, training: Training) -> bool:
+    def evaluation_due(self, epoch: int) -> bool:
         """Every `evaluate_every` epochs, and at the end."""
         recipe = self.config.train
-        return training.epoch % recipe.evaluate_every == 0 or training.epoch == recipe.epochs
+        return epoch % recipe.evaluate_every == 0 or epoch == recipe.epochs
 
     def evaluate_and_publish(self, training: Training, detector: DetectorConfig) -> Iterator[Event]:
         """Score the averaged weights; publish them when they are the best so far, and at the end."""
@@ -184,18 +193,12 @@ class _Job:
             best=file == training.files[0],
         )
 
-    def evaluate(self, detector: Detector, base: Progress) -> Generator[Event, None, Score]:
-        """Score a detector on the validation split; `base` is the progress to repeat meanwhile."""
+    def evaluate(
+        self, detector: Detector, base: Progress, labels: np.ndarray | None = None
+    ) -> Generator[Event, None, Score]:
+        """Score a detector on the validation split, and tell; `base` is the progress to repeat meanwhile."""
         began = time.monotonic()
-        recipe, images = self.config.train, self.data.val.images
-        detections: Detections = {}
-        batches = eval_batches(images, recipe.image_size, recipe.batch_size, recipe.workers, self.cache)
-        for found in detect_batches(detector, batches, self.device):
-            detections.update(found)
-            self.stop_if_asked()
-            if self.clock.progress_due():
-                yield base.model_copy(update={"activity": "evaluate"})
-        result = score(images, self.classes, detections)
+        result = yield from self.measure(detector, base, labels)
         yield Evaluation(
             run=base.run,
             epoch=base.epoch,
@@ -204,6 +207,20 @@ class _Job:
             seconds=time.monotonic() - began,
         )
         return result
+
+    def measure(
+        self, detector: Detector, base: Progress, labels: np.ndarray | None = None
+    ) -> Generator[Event, None, Score]:
+        """Score a detector on the validation split; `labels` as in `detect_batches`."""
+        recipe, images = self.config.train, self.data.val.images
+        detections: Detections = {}
+        batches = eval_batches(images, recipe.image_size, recipe.batch_size, recipe.workers, self.cache)
+        for found in detect_batches(detector, batches, self.device, labels):
+            detections.update(found)
+            self.stop_if_asked()
+            if self.clock.progress_due():
+                yield base.model_copy(update={"activity": "evaluate"})
+        return score(images, self.classes, detections)
 
     # ---- prototypes --------------------------------------------------------------------------------------
 
@@ -221,7 +238,10 @@ class _Job:
         choice = choose_instances(
             self.data.train.images, count, recipe.image_size, distiller.config.prototypes, recipe.seed
         )
-        pool = distiller.instance_pool()
+        untrained = (
+            training.step == 0 and isinstance(self.config, DistillRun) and not self.config.student.weights
+        )
+        pool = distiller.instance_pool(untrained=untrained)
         yield from self.fill(pool, choice, training)
         pooled = pool.finish()
         errors = {}
@@ -290,7 +310,8 @@ class _Job:
             detector, card = load_model(path, self.device)
             epochs = self.config.train.epochs
             end = Progress(run=role, epoch=epochs, epochs=epochs, step=0, steps=0, fraction=1)
-            found = yield from self.evaluate(detector, end)
+            labels = self.teacher.labels if self.teacher and role == "teacher" else None
+            found = yield from self.measure(detector, end, labels)
             entries[role] = Entry(detector, card, found, path if role != "teacher" else None)
         yield make_report(self.config, entries, self.data.val.images, self.folder, self.device)
 
@@ -310,6 +331,15 @@ def _device(wanted: str) -> torch.device:
         message = "a GPU is asked for, but torch sees none on this machine"
         raise SpecError([Problem(loc=("device",), message=message, hint="Ask for resources.gpus 0.")])
     return torch.device("cuda" if torch.cuda.is_available() and wanted != "cpu" else "cpu")
+
+
+def _require_same_classes(detector: DetectorConfig, classes: tuple[str, ...]) -> None:
+    """Weights to start from are rows in class order; another order would exchange classes in silence."""
+    known = read_card(detector.weights).classes if detector.weights else classes
+    if known != classes:
+        message = f"the weights know {', '.join(known)}; the data has {', '.join(classes)}"
+        hint = f"Give data.classes in the order of the weights: {', '.join(known)}."
+        raise SpecError([Problem(loc=("weights",), message=message, hint=hint)])
 
 
 def _distils(config: Run) -> bool:

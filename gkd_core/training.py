@@ -126,7 +126,9 @@ class Training:
         for part in parts:
             for name, value in self._backward(part, len(part) / len(batch)).items():
                 losses[name] = losses.get(name, 0) + value
-        nn.utils.clip_grad_norm_(self._trained.parameters(), self.config.optimizer.clip_norm)
+        norm = nn.utils.clip_grad_norm_(self._trained.parameters(), self.config.optimizer.clip_norm)
+        if not torch.isfinite(norm):
+            raise self._diverged({"gradient": norm, **losses})
         self.optimizer.step()
         if self.average is not None:
             self.average.update_parameters(self.detector)
@@ -137,7 +139,7 @@ class Training:
         """Add the gradients of a micro-batch, which is `share` of the batch."""
         self.detector.train()
         pictures = [sample.image.to(self.device).float() / 255 for sample in part]
-        targets = [{name: value.to(self.device) for name, value in s.target.items()} for s in part]
+        targets = [{name: s.target[name].to(self.device) for name in ("boxes", "labels")} for s in part]
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
             if self.distiller is not None:
                 losses = self.distiller(pictures, targets, self.attenuation)
@@ -193,8 +195,8 @@ class Training:
         self.published = {file: Scored(**scored) for file, scored in state["published"].items()}
         self.done = state["done"]
         torch.set_rng_state(state["random"])
-        if state["random_cuda"]:
-            torch.cuda.set_rng_state_all(state["random_cuda"])
+        if self.device.type == "cuda" and state["random_cuda"] is not None:
+            torch.cuda.set_rng_state(state["random_cuda"], self.device)
         return True
 
     def _state(self) -> dict[str, Any]:
@@ -210,5 +212,5 @@ class Training:
             "published": {file: scored._asdict() for file, scored in self.published.items()},
             "done": self.done,
             "random": torch.get_rng_state(),
-            "random_cuda": torch.cuda.get_rng_state_all() if self.device.type == "cuda" else [],
+            "random_cuda": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
         }

@@ -137,3 +137,9 @@ def test_width_one_is_the_backbone_that_torchvision_builds() -> None:
     torch.manual_seed(0)
     theirs = resnet18(weights=None).state_dict()
     assert all(torch.equal(ours[name], value) for name, value in theirs.items())
+
+
+def test_the_strides_of_faster_rcnn_are_not_guessed_from_the_first_batch() -> None:
+    detector = small("faster_rcnn").train()
+    detector([torch.rand(3, 20, 64)], [TARGETS[1]])
+    assert detector.roi_heads.box_roi_pool.scales == [1 / 4, 1 / 8, 1 / 16, 1 / 32]

@@ -175,3 +175,80 @@ def test_scores_of_unlike_heads_are_refused_with_the_field() -> None:
         SpecError, match=r"distill\.response\.weight: .* RetinaNet student and a FCOS teacher"
     ):
         Distiller(detector("retinanet", 16, 0), detector("fcos", 16, 1), DistillConfig(), IN_ORDER)
+
+
+@pytest.mark.parametrize("architecture", FAMILIES)
+def test_a_response_row_weighs_what_its_own_instance_does(
+    architecture: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    distiller = with_random_prototypes(
+        Distiller(detector(architecture, 16, 0), detector(architecture, 16, 1), DistillConfig(), IN_ORDER)
+    )
+    rows: list[torch.Tensor] = []
+    for name in ("response_sigmoid", "response_softmax"):
+        monkeypatch.setattr(
+            f"gkd_core.distiller.{name}", lambda s, t, weights, _: rows.append(weights) or s.sum() * 0
+        )
+    number = iter(range(100))  # level by level: the instance of index i weighs i, plus ten times the level
+    monkeypatch.setattr(
+        "gkd_core.distiller.robustness",
+        lambda s, t, labels, prototypes: torch.arange(len(labels)) + 10.0 * next(number),
+    )
+    distiller(PICTURES, TARGETS, 1.0)
+    assert rows[0].tolist() == expected_rows(distiller.student)
+
+
+def expected_rows(student: Any) -> list[float]:
+    """By a plain loop: for each row of the scores that is compared, its instance plus ten times its level."""
+    found = []
+    if hasattr(student, "roi_heads"):
+        _, matched, labels = student.roi_heads.sampled
+        boxes = torch.cat([target["boxes"] for target in TARGETS])
+        for picture in range(2):
+            for index, label in zip(matched[picture].tolist(), labels[picture].tolist(), strict=True):
+                owner = index + (2 if picture else 0)
+                side = float((boxes[owner, 2:] - boxes[owner, :2]).prod().sqrt())
+                level = sum(side >= 2 * 14 * stride for stride in student.strides[:-1])
+                found += [owner + 10.0 * level] if label > 0 else []
+        return found
+    per_cell = student.anchor_generator.num_anchors_per_location()[0]
+    cells = [(128 // stride) ** 2 for stride in student.strides]
+    levels = [level for level, count in enumerate(cells) for _ in range(count * per_cell)]
+    for picture in range(2):
+        for anchor, index in enumerate(student.head.matched[picture].tolist()):
+            found += [index + (2 if picture else 0) + 10.0 * levels[anchor]] if index >= 0 else []
+    return found
+
+
+@pytest.mark.parametrize("architecture", FAMILIES)
+def test_in_bfloat16_boxes_and_scores_stay_exact(architecture: str) -> None:
+    distiller = with_random_prototypes(
+        Distiller(detector(architecture, 16, 0), detector(architecture, 16, 1), DistillConfig(), IN_ORDER)
+    )
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = distiller(PICTURES, TARGETS, 1.0)
+    assert all(loss.dtype == torch.float32 and torch.isfinite(loss) for loss in losses.values())
+    if architecture == "faster_rcnn":
+        assert all(boxes.dtype == torch.float32 for boxes in distiller.student.roi_heads.sampled[0])
+        truth = TARGETS[0]["boxes"]
+        assert all(
+            any(torch.equal(box, row) for row in distiller.student.roi_heads.sampled[0][0]) for box in truth
+        )
+
+
+def test_anchors_of_unlike_size_are_not_compared() -> None:
+    config = DetectorConfig.model_validate({"architecture": "retinanet", "fpn": {"channels": 16}})
+    large, small = (build_detector(config, 2, size) for size in (800, 128))
+    with pytest.raises(SpecError, match=r"train\.image_size: the finest anchors .* 32 and 16 pixels"):
+        Distiller(small, large, DistillConfig(), IN_ORDER)
+
+
+def test_prototypes_of_an_untrained_student_come_from_batch_statistics_and_leave_it_untouched() -> None:
+    student = build_detector(DetectorConfig(fpn={"channels": 16}, head={"depth": 1}), 2, 128)
+    before = copy.deepcopy(student.state_dict())
+    distiller = Distiller(student, detector("fcos", 16, 0), DistillConfig(), IN_ORDER)
+    pool = distiller.instance_pool(untrained=True)
+    assert pool.student.training
+    pool.student(PICTURES, TARGETS)
+    assert all(torch.equal(value, before[name]) for name, value in student.state_dict().items())
+    assert not distiller.instance_pool().student.training

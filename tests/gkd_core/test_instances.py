@@ -90,7 +90,7 @@ class Flat(torch.nn.Module):
         return {str(size): torch.full((len(batch), self.channels, size, size), self.value) for size in (4, 2)}
 
 
-def mean_pooling(features: Tensor, boxes: Tensor, image_index: Tensor, stride: float) -> Tensor:
+def mean_pooling(features: Tensor, boxes: Tensor, image_index: Tensor, stride: float, most: int) -> Tensor:
     return features[image_index].mean((2, 3)) + boxes[:, :1]
 
 

@@ -1,0 +1,23 @@
+"""The teacher's classes and those of the data."""
+
+import pytest
+import torch
+
+from gkd_core.errors import SpecError
+from gkd_core.teacher import Teacher, match_classes
+
+
+def test_classes_are_matched_by_name() -> None:
+    assert match_classes(["cat", "dog", "cow"], ["dog", "cat"]).tolist() == [2, 1]
+
+
+def test_a_class_that_the_teacher_lacks_is_named() -> None:
+    with pytest.raises(SpecError, match="does not know zebra"):
+        match_classes(["cat", "dog"], ["dog", "zebra"])
+
+
+def test_what_the_teacher_finds_gets_the_labels_of_the_data() -> None:
+    teacher = Teacher(
+        None, 3, torch.tensor([3, 1])
+    )  # the data knows cow and cat, the teacher cat, dog and cow
+    assert teacher.labels.tolist() == [0, 2, 0, 1]
