@@ -19,6 +19,7 @@ from gkd_core.model_card import read_card
 from gkd_core.process import StopRequest, serve_run
 from gkd_core.run_dir import FAILED, RunDir
 from gkd_core.train import train
+from gkd_core.training import Training
 
 Make = Callable[..., TrainRun | DistillRun]
 
@@ -90,9 +91,13 @@ def test_progress_only_grows_and_tells_when_work_is_safe(distill: Make, tmp_path
 def test_the_best_and_the_last_model_are_kept(plain: Make, tmp_path: Path) -> None:
     checkpoints = of_kind(list(train(plain(), tmp_path)), "checkpoint")
     assert {event.file for event in checkpoints} == {"model.safetensors", "model-last.safetensors"}
-    for event in checkpoints:
-        assert event.size == (tmp_path / event.file).stat().st_size or event.best
-    load_model(tmp_path / "model-last.safetensors")
+    newest = {event.file: event for event in checkpoints}
+    for file, event in newest.items():
+        assert event.sha256 == sha256_of(tmp_path / file)
+        assert event.size == (tmp_path / file).stat().st_size
+        load_model(tmp_path / file)
+    scores = [event.metrics["AP"] for event in checkpoints if event.best]
+    assert newest["model.safetensors"].metrics["AP"] == max(scores)
 
 
 def test_distillation_leaves_the_teacher_as_it_was(distill: Make, teacher: Path, tmp_path: Path) -> None:
@@ -229,6 +234,24 @@ def test_other_families_resume_with_the_same_bits_too(plain: Make, tmp_path: Pat
     assert hashes(tmp_path / "stopped") == hashes(tmp_path / "undisturbed")
 
 
+def test_a_distilled_faster_rcnn_resumes_with_the_same_bits_too(distill: Make, tmp_path: Path) -> None:
+    student = {"architecture": "faster_rcnn", "fpn": {"channels": 16}, "head": {"depth": 1}}
+    run = distill(epochs=1, student=student, distill={"control": False, "response": {"weight": 0}})
+    list(train(run, tmp_path / "undisturbed"))
+    assert go_on_until_done(run, tmp_path / "stopped", iter([6, 3, 10**6])) == 3
+    assert hashes(tmp_path / "stopped") == hashes(tmp_path / "undisturbed")
+
+
+def test_a_stop_while_evaluating_costs_no_step(plain: Make, tmp_path: Path) -> None:
+    run = plain(epochs=1)
+    with pytest.raises(StoppedError):
+        list(train(run, tmp_path, stop_after(3)))  # asked once a step, three of them, then while evaluating
+    again = list(train(run, tmp_path))
+    assert (
+        min(event.step for event in of_kind(again, "progress") if event.run == "model" and event.steps) == 3
+    )
+
+
 # ---- what stops it ---------------------------------------------------------------------------------------
 
 
@@ -297,9 +320,18 @@ def test_a_gpu_that_is_not_there_is_said(plain: Make, tmp_path: Path) -> None:
 # ---- variants --------------------------------------------------------------------------------------------
 
 
-def test_micro_batches_train_on_every_picture(plain: Make, tmp_path: Path) -> None:
-    events = list(train(plain(epochs=1, accumulate=2), tmp_path))
-    assert max(event.step for event in of_kind(events, "progress")) == 3
+def test_micro_batches_train_on_every_picture(
+    plain: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backward, parts = Training._backward, []
+
+    def remember(self: Training, part: list, share: float) -> dict:
+        parts.append((len(part), share))
+        return backward(self, part, share)
+
+    monkeypatch.setattr(Training, "_backward", remember)
+    list(train(plain(epochs=1, accumulate=2), tmp_path))
+    assert parts == [(2, 0.5)] * 6  # three batches of four
 
 
 def test_bfloat16_trains_and_publishes_float32(plain: Make, tmp_path: Path) -> None:
