@@ -95,7 +95,7 @@ def test_a_bug_is_not_tried_again_and_its_traceback_is_kept(service, plan):
 
 @on_sqlite
 def test_an_engine_that_cannot_start_says_so_in_the_log(service, monkeypatch):
-    monkeypatch.setenv("GKD_ENGINE", "python -c 'raise SystemExit(\"no such engine\")'")
+    monkeypatch.setenv("GKD_ENGINE", f"{sys.executable} -c 'raise SystemExit(\"no such engine\")'")
     job_id = service.submit()
     service.runner().run(job_id)
     assert service.job(job_id).state is State.QUEUED
