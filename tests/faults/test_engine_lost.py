@@ -1,5 +1,7 @@
 """Engines that break down, from a job's point of view."""
 
+import sys
+
 import pytest
 
 from gkd_core.errors import FailureClass
