@@ -194,7 +194,7 @@ def _set_towers(head: RetinaNetHead | FCOSHead, config: DetectorConfig) -> None:
         branch.conv = _tower(config.fpn.channels, width, config.head.depth)
 
 
-class _RememberingRetinaNetHead(RetinaNetHead):
+class _RemembersMatches:
     """Keeps the last assignment (B tensors (A,): index of the matched target, below 0 for none)."""
 
     matched: list[Tensor]
@@ -203,19 +203,16 @@ class _RememberingRetinaNetHead(RetinaNetHead):
         self, targets: Targets, head_outputs: dict[str, Tensor], anchors: list[Tensor], matched: list[Tensor]
     ) -> dict[str, Tensor]:
         self.matched = matched
-        return super().compute_loss(targets, head_outputs, anchors, matched)
+        losses: dict[str, Tensor] = super().compute_loss(targets, head_outputs, anchors, matched)  # type: ignore[misc]
+        return losses
 
 
-class _RememberingFCOSHead(FCOSHead):
-    """Keeps the last assignment (B tensors (A,): index of the matched target, below 0 for none)."""
+class _RememberingRetinaNetHead(_RemembersMatches, RetinaNetHead):
+    """RetinaNet's head."""
 
-    matched: list[Tensor]
 
-    def compute_loss(
-        self, targets: Targets, head_outputs: dict[str, Tensor], anchors: list[Tensor], matched: list[Tensor]
-    ) -> dict[str, Tensor]:
-        self.matched = matched
-        return super().compute_loss(targets, head_outputs, anchors, matched)
+class _RememberingFCOSHead(_RemembersMatches, FCOSHead):
+    """FCOS's head."""
 
 
 class _RememberingRoIHeads(RoIHeads):

@@ -162,11 +162,12 @@ class Distiller(nn.Module):
             device=self.teacher_columns.device,
         )
 
-    def choose_prototypes(self, pooled: Pooled, level: int) -> float:
+    def choose_prototypes(self, pooled: Pooled, level: int) -> tuple[Tensor, float]:
         """Renew the prototypes of a level.
 
         Returns:
-            Their joint reconstruction error per instance: that of each class, weighted by its instances.
+            (P,) which of the pooled instances they are, and their joint reconstruction error per instance: that of
+            each class, weighted by its instances.
         """
         wanted = self.config.prototypes
         select = select_reference if wanted.selection == "reference" else select_orthogonal
@@ -182,7 +183,7 @@ class Distiller(nn.Module):
             own = torch.searchsorted(members, indices[pooled.labels[indices] == label])
             error = joint_reconstruction_error(teacher[members], student[members], own, wanted.alpha)
             total += float(error) * len(members)
-        return total / len(pooled.labels)
+        return indices, total / len(pooled.labels)
 
     # ---- parts -------------------------------------------------------------------------------------------
 

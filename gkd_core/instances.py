@@ -75,7 +75,7 @@ class Pooled:
     image_ids: Tensor
     """(N,) int64."""
     boxes: Tensor
-    """(N, 4) pixels of the resized picture."""
+    """(N, 4) pixels of the original picture."""
 
 
 @dataclass
@@ -102,20 +102,16 @@ class InstancePool:
         pictures = [sample.image.to(self.device).float() / 255 for sample in batch]
         counts = torch.tensor([len(rows) for _, rows in chosen])
         image_index = torch.repeat_interleave(torch.arange(len(batch)), counts).to(self.device)
-        boxes = torch.cat(
-            [
-                torch.from_numpy(record.boxes[rows]) * torch.tensor(sample.scale * 2)
-                for sample, (record, rows) in zip(batch, chosen, strict=True)
-            ]
-        )
-        on_device = boxes.to(self.device)
+        boxes = [torch.tensor(record.boxes[rows]) for record, rows in chosen]
+        scales = [torch.tensor(sample.scale * 2) for sample in batch]
+        on_device = torch.cat([b * s for b, s in zip(boxes, scales, strict=True)]).to(self.device)
         most = int(counts.max())
         part = Pooled(
             self._pool(self.teacher, self.teacher_levels, pictures, on_device, image_index, most),
             self._pool(self.student, self.student_levels, pictures, on_device, image_index, most),
             torch.cat([torch.from_numpy(record.labels[rows]) for record, rows in chosen]) - 1,
             torch.repeat_interleave(torch.tensor([sample.image_id for sample in batch]), counts),
-            boxes,
+            torch.cat(boxes),
         )
         self._parts.append(part)
 

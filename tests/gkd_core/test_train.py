@@ -1,5 +1,6 @@
 """The main flow on drawn pictures: what comes out, what stops it, and that interruptions leave no trace."""
 
+import json
 import random
 import shutil
 from collections.abc import Callable, Iterator
@@ -73,6 +74,20 @@ def test_losses_are_named_and_weighted_and_prototypes_are_counted_by_class(
     assert [event.epoch for event in selected] == [0, 1]
     assert all(0 < count <= 10 for count in selected[0].prototypes.values())
     assert set(selected[0].reconstruction_error) == {"8", "16", "32", "64", "128"}
+
+
+def test_prototypes_can_be_looked_at(distill: Make, shapes: Path, tmp_path: Path) -> None:
+    list(train(distill(epochs=1), tmp_path))
+    levels = json.loads((tmp_path / "student-prototypes.json").read_bytes())["levels"]
+    truth = json.loads((shapes / "annotations" / "instances_train.json").read_bytes())
+    names = {category["id"]: category["name"] for category in truth["categories"]}
+    known = {
+        (a["image_id"], names[a["category_id"]], *map(float, a["bbox"][:2])) for a in truth["annotations"]
+    }
+    for prototypes in levels.values():
+        places = [(p["image_id"], p["class"], *p["box"][:2]) for p in prototypes]
+        assert set(places) <= known
+        assert len(set(places)) == len(places)
 
 
 def test_progress_only_grows_and_tells_when_work_is_safe(distill: Make, tmp_path: Path) -> None:
