@@ -294,7 +294,7 @@ class _Job:
     # ---- telling -----------------------------------------------------------------------------------------
 
     def stop_if_asked(self) -> None:
-        """Between two steps nothing new needs saving: the last state stands."""
+        """Outside of steps nothing needs saving: the state was saved before an evaluation, and after the last epoch."""
         if self.should_stop():
             raise StoppedError("asked to stop")
 

@@ -4,9 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+from gkd_core.data.loading import EvalSample
 from gkd_core.data.records import ImageRecord
-from gkd_core.evaluate import METRICS, Detections, bootstrap_gain, score
+from gkd_core.evaluate import METRICS, Detections, bootstrap_gain, detect_batches, score
 
 CLASSES = ("cat", "dog")
 
@@ -102,6 +104,23 @@ def test_the_background_output_of_a_head_is_no_detection() -> None:
     detections = {image.image_id: as_found(image) for image in IMAGES}
     detections[7] = found([[0, 0, 50, 50]], [0], [0.99])
     assert score(IMAGES, CLASSES, detections).metrics["AP"] == pytest.approx(1.0)
+
+
+class Finds(torch.nn.Module):
+    """A detector that finds one box of each of its labels 1 and 2 on every picture."""
+
+    def forward(self, pictures: list[torch.Tensor]) -> list[dict[str, torch.Tensor]]:
+        boxes = torch.tensor([[10.0, 10, 30, 30], [0, 0, 20, 20]])
+        return [{"boxes": boxes, "labels": torch.tensor([1, 2]), "scores": torch.ones(2)} for _ in pictures]
+
+
+def test_detections_lie_in_the_original_and_bear_the_labels_of_the_data() -> None:
+    sample = EvalSample(torch.zeros(3, 8, 8), 7, (0.5, 0.25), torch.zeros(0, 4), torch.zeros(0))
+    (found,) = detect_batches(Finds(), iter([[sample]]), torch.device("cpu"), np.array([0, 2, 1]))
+    assert found[7]["labels"].tolist() == [2, 1]
+    assert found[7]["boxes"].tolist() == [[20, 40, 60, 120], [0, 0, 40, 80]]
+    (plain,) = detect_batches(Finds(), iter([[sample]]), torch.device("cpu"))
+    assert plain[7]["labels"].tolist() == [1, 2]
 
 
 # ---- the difference of two -------------------------------------------------------------------------------
