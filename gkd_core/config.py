@@ -7,12 +7,48 @@ paths are absolute and nothing is left to be looked up (`jobs.spec` does that fo
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, model_validator
+
+from gkd_core.errors import Problem, SpecError
 
 Architecture = Literal["retinanet", "faster_rcnn", "fcos"]
-Backbone = Literal["resnet18", "resnet34", "resnet50", "resnet101"]
+
+TORCHVISION_BACKBONES = (
+    *("resnet18", "resnet34", "resnet50", "resnet101", "resnet152"),
+    *("resnext50_32x4d", "resnext101_32x8d", "resnext101_64x4d"),
+    *("mobilenet_v3_small", "mobilenet_v3_large"),
+    *(f"efficientnet_b{size}" for size in range(8)),
+    *("efficientnet_v2_s", "efficientnet_v2_m", "efficientnet_v2_l"),
+)
+"""What torchvision itself offers; any other comes from timm, as `timm:<name>`."""
+
+
+def _known_backbone(name: str) -> str:
+    if name in TORCHVISION_BACKBONES or re.fullmatch(r"timm:[A-Za-z0-9_.]+", name):
+        return name
+    raise ValueError(
+        f"there is no backbone {name!r}; torchvision's are {', '.join(TORCHVISION_BACKBONES)}, "
+        "and any timm model that gives features is timm:<name>"
+    )
+
+
+Backbone = Annotated[
+    str,
+    AfterValidator(_known_backbone),
+    Field(max_length=100, examples=[*TORCHVISION_BACKBONES[:3], "timm:convnext_atto"]),
+]
+"""One of `TORCHVISION_BACKBONES`, or `timm:<name>`."""
+Metric = Literal[
+    "AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl", "VOC07", "VOC12"
+]
+"""A number that models can be ranked by: COCO's twelve, and the mean AP50 of VOC 2007 (11 points) and 2012."""
+
+
+Workers = Annotated[int, Field(ge=0, le=256)] | Literal["auto"]
+"""Threads that load pictures."""
 
 
 class Strict(BaseModel):
@@ -30,11 +66,13 @@ class Split(Strict):
     """One split of a data set."""
 
     images: str
-    """Folder of pictures; `file_name` (COCO) or stem (VOC) is relative to it."""
+    """Folder of pictures; `file_name` (COCO) or stem (VOC) is relative to it. YOLO: also a text file
+    that lists them."""
     annotations: str
-    """COCO: the JSON file. VOC: the folder of XML files."""
+    """COCO: the JSON file. VOC: the folder of XML files. YOLO: the folder of label files."""
     names: str | None = None
-    """VOC only: text file with one stem per line (`ImageSets/Main/train.txt`); None takes every XML file."""
+    """VOC: text file with one stem per line (`ImageSets/Main/train.txt`); None takes every XML file. YOLO: the
+    `data.yaml` that names the classes."""
 
 
 class DataConfig(Strict):
@@ -43,17 +81,22 @@ class DataConfig(Strict):
     In JSON a plain string stands for `{"path": ...}`.
     """
 
-    format: Literal["auto", "coco", "voc"] = "auto"
-    """`auto` recognises it by the layout; COCO where both are there."""
+    format: Literal["auto", "coco", "voc", "yolo"] = "auto"
+    """`auto` recognises it by the layout; COCO where several are there."""
     path: str | None = None
-    """Folder of a data set whose layout is recognised; instead of `train` and `val`."""
+    """Folder of a data set whose layout is recognised (YOLO: also its `data.yaml`); instead of `train` and `val`."""
     train: Split | None = None
     """The split that is learnt from; instead of `path`."""
     val: Split | None = None
     """The split that every model is judged on."""
     classes: tuple[str, ...] | None = None
     """The class names, in label order (label 1 is the first). None takes those of the training split. A list
-    that differs from the data set's own (as a set) is refused: a typo here would silently drop objects."""
+    that differs from the data set's own (as a set, after `rename` and `only`) is refused: a typo here would silently
+    drop objects."""
+    rename: dict[str, str] = {}
+    """New names by the names that the annotations use; several classes given one name become one class."""
+    only: tuple[str, ...] | None = None
+    """The classes to keep, by their new names; objects of the others are left out, pictures stay. None keeps all."""
 
     @model_validator(mode="before")
     @classmethod
@@ -72,11 +115,27 @@ class DataConfig(Strict):
 # ---- detectors -------------------------------------------------------------------------------------------
 
 
+TORCHVISION_LAYOUTS: dict[str, tuple[tuple[str, str], ...]] = {
+    "torchvision": (
+        ("retinanet", "resnet50"),
+        ("fcos", "resnet50"),
+        ("faster_rcnn", "resnet50"),
+        ("faster_rcnn", "mobilenet_v3_large"),
+    ),
+    "torchvision_v2": (("retinanet", "resnet50"), ("faster_rcnn", "resnet50")),
+}
+"""The detectors that torchvision publishes weights for: architecture and backbone by layout."""
+
+
 class FpnConfig(Strict):
     """Feature pyramid."""
 
     channels: int = Field(default=256, ge=8, le=1024, multiple_of=8)
     """torchvision's and the papers' 256; 64 to 128 is enough for few classes and small pictures."""
+    depth: int = Field(default=1, ge=1, le=4)
+    """3x3 convolutions on each level after the merge; 1 as in the paper."""
+    depthwise: bool = False
+    """Depthwise-separable convolutions instead of full ones: about a ninth of the work, for really small students."""
 
 
 class HeadConfig(Strict):
@@ -86,18 +145,24 @@ class HeadConfig(Strict):
     """Convolutions in each tower (RetinaNet, FCOS) or in the box head (Faster R-CNN); 4 as in the papers."""
     width: int | None = Field(default=None, ge=8, le=1024, multiple_of=8)
     """Channels of the towers; None: those of the FPN."""
+    depthwise: bool = False
+    """Depthwise-separable convolutions in the towers instead of full ones: about a ninth of the work."""
 
 
 class DetectorConfig(Strict):
-    """A detector on a torchvision ResNet with an FPN."""
+    """A torchvision detector on a torchvision or timm backbone with an FPN."""
 
     architecture: Architecture = "fcos"
     """FCOS has no anchors to fit, and trains quickly from scratch."""
+    layout: Literal["gkd", "torchvision", "torchvision_v2"] = "gkd"
+    """`gkd`: all widths are free, and everything trains from scratch. `torchvision` and `torchvision_v2`: exactly the
+    detector of torchvision's builders (`..._fpn` and `..._fpn_v2`), so that its published weights fit; then widths and
+    heads are torchvision's."""
     backbone: Backbone = "resnet18"
     """resnet18 does less than half the work of resnet50, which suits a student."""
     backbone_width: float = Field(default=1.0, ge=0.125, le=2)
     """Channels of the backbone, relative to the usual ones. 0.5 has a quarter of the weights and of the work; weights
-    published elsewhere fit 1 only."""
+    published elsewhere fit 1 only, and timm's backbones come in 1 only."""
     fpn: FpnConfig = FpnConfig()
     """Feature pyramid between backbone and head."""
     head: HeadConfig = HeadConfig()
@@ -105,19 +170,45 @@ class DetectorConfig(Strict):
     norm: Literal["batch", "group", "frozen"] = "batch"
     """Backbone and FPN: `batch` and `group` learn from scratch; `frozen` keeps the statistics of loaded weights.
     Heads always use group norm: their weights are shared over levels whose statistics differ."""
+    frozen_stages: int = Field(default=0, ge=0, le=5)
+    """How many stages of the backbone, the stem being the first, keep the weights that they start with: 0 from scratch;
+    2 is usual with published weights and little data."""
     weights: str | None = None
-    """Start from this checkpoint (a safetensors file of GKD) instead of from scratch."""
+    """Start from these weights instead of from scratch: a safetensors file of GKD, a plain state dict (`.pth` or
+    `.safetensors`) of a backbone or of a whole detector, or torchvision's name of published weights such as
+    `ResNet50_Weights.IMAGENET1K_V2`."""
+
+    @model_validator(mode="after")
+    def _what_torchvision_builds(self) -> DetectorConfig:
+        if self.layout == "gkd":
+            return self
+        built = TORCHVISION_LAYOUTS[self.layout]
+        if (self.architecture, self.backbone) not in built:
+            known = ", ".join(f"{architecture} on {backbone}" for architecture, backbone in built)
+            raise ValueError(
+                f"layout {self.layout!r} has no {self.architecture} on {self.backbone}; it has {known}"
+            )
+        for field in ("backbone_width", "fpn", "head"):
+            if getattr(self, field) != type(self).model_fields[field].default:
+                raise ValueError(f"`{field}` is torchvision's own in layout {self.layout!r}; leave it out")
+        return self
 
 
 class TeacherConfig(Strict):
-    """The teacher: a published checkpoint, which knows its own architecture and classes."""
+    """The teacher: a published checkpoint. A file of GKD knows its own architecture and classes, and so does a name of
+    torchvision's; of a plain state dict all four fields below must be said."""
 
     weights: str
-    """Path of a safetensors file of GKD."""
+    """Path of a safetensors file of GKD, a plain state dict of a torchvision detector (`.pth` or `.safetensors`), or
+    torchvision's name of published weights such as `RetinaNet_ResNet50_FPN_Weights.COCO_V1`."""
     architecture: Architecture | None = None
     """Optional check: refused when the file says otherwise."""
     backbone: Backbone | None = None
     """Optional check: refused when the file says otherwise."""
+    layout: Literal["gkd", "torchvision", "torchvision_v2"] | None = None
+    """Optional check, as above."""
+    classes: tuple[str, ...] | None = None
+    """Optional check: class names in label order; label 1 is the first."""
 
 
 # ---- distillation ----------------------------------------------------------------------------------------
@@ -126,8 +217,12 @@ class TeacherConfig(Strict):
 class PrototypesConfig(Strict):
     """PGM: prototype generation (docs/method.md)."""
 
-    selection: Literal["orthogonal", "reference"] = "orthogonal"
-    """`orthogonal`: distinct, jointly re-fitted, any class size. `reference`: the authors' pursuit, repeats and all."""
+    selection: Literal["orthogonal", "reference", "kmeans", "random"] = "orthogonal"
+    """`orthogonal`: distinct, jointly re-fitted, any class size. `reference`: the authors' pursuit, repeats and all.
+    `kmeans`: the instances nearest to cluster centres of the joint space. `random`: what any choice must beat."""
+    source: Literal["pass", "bank"] = "pass"
+    """Where the features come from: `pass` runs teacher and student over the chosen pictures as they are, `bank` keeps
+    those that the training steps of the last epoch computed anyway, augmented pictures and all, at no cost."""
     per_class: int = Field(default=10, ge=1, le=100)
     """K of the paper."""
     alpha: float = Field(default=10.0, ge=0)
@@ -149,6 +244,8 @@ class GlobalConfig(Strict):
     gradient of the detection losses through a backbone that knows nothing yet (docs/decisions/0008)."""
     form: Literal["cosine", "projection"] = "cosine"
     """`cosine`: smooth-L1 of weighted cosines (published code). `projection`: squared distance (the paper)."""
+    robust: bool = True
+    """Weigh each instance by its robustness; False: all alike."""
 
 
 class LocalConfig(Strict):
@@ -160,16 +257,21 @@ class LocalConfig(Strict):
     """Weight inside boxes, as published."""
     background: float = Field(default=0.3, ge=0)
     """Weight outside boxes. Published 4: most of the gradient would then teach what is not there."""
+    robust: bool = True
+    """Weigh each instance by its robustness; False: all alike."""
 
 
 class ResponseConfig(Strict):
     """Response loss of RDM: the student's scores imitate the teacher's."""
 
-    weight: float = Field(default=10.0, ge=0)
-    """Published 1, for softmax heads. Of the three losses this one points where the detection losses point, and it
-    is a mean over classes and places, so it is small (docs/decisions/0008)."""
+    weight: Annotated[float, Field(ge=0)] | Literal["auto"] = "auto"
+    """`auto`: 10 where the scores of the two heads can be compared place by place, 0 where not; the resolved spec says
+    which. Published 1, for softmax heads. Of the three losses this one points where the detection losses point, and
+    it is a mean over classes and places, so it is small (docs/decisions/0008)."""
     temperature: float = Field(default=2.0, gt=0)
     """Published T."""
+    robust: bool = True
+    """Weigh each place by the robustness of its instance; False: all alike."""
 
 
 class DistillConfig(Strict):
@@ -187,11 +289,72 @@ class DistillConfig(Strict):
     """What the features are should agree."""
     response: ResponseConfig = ResponseConfig()
     """What is predicted should agree."""
-    attenuation: Literal["linear", "constant"] = "linear"
-    """`linear`: 1 - epoch / epochs on global and local loss, as published."""
+    instances: Literal["truth", "positives"] = "truth"
+    """What is pooled in the global loss: the ground-truth boxes, or the boxes of the student's positive proposals or
+    matched anchors (published setting), which are many times more and overlap."""
+    attenuation: Literal["linear", "cosine", "constant"] = "linear"
+    """Of the global and the local loss. `linear`: 1 - epoch / epochs, as published. `cosine`: half a cosine from 1
+    to 0."""
+    start_epoch: int = Field(default=0, ge=0)
+    """Epochs of plain training before distillation begins."""
+    stop_epoch: int | None = Field(default=None, ge=1)
+    """Epoch (from 0) at which distillation ends; None: never."""
     control: bool = True
     """Also train the same student, from the same start, in the same order, with distillation off. Without it
     nobody can say what distillation gained."""
+
+
+RESPONSE_WEIGHT = 10.0
+"""What `response.weight` "auto" comes to where the two heads can be compared."""
+ANCHOR_TOLERANCE = 0.05
+"""Relative difference of sides up to which anchors are the same: torchvision rounds its own to whole pixels."""
+
+
+def incomparable_scores(
+    student: Architecture, teacher: Architecture, finest_anchors: tuple[float, float] | None = None
+) -> Problem | None:
+    """Why the class scores of student and teacher cannot be compared place by place; None where they can.
+
+    Args:
+        student: its family.
+        teacher: its family.
+        finest_anchors: sides in pixels, student's and teacher's; None where they are not known. Only those of two
+            RetinaNets matter: Faster R-CNN's heads score the student's proposals, FCOS has no anchors.
+    """
+    if student != teacher:
+        message = (
+            f"the scores of a {student} student and a {teacher} teacher cannot be compared place by place"
+        )
+        hint = "Set distill.response.weight to 0, or use one family for both."
+        return Problem(loc=("distill", "response", "weight"), message=message, hint=hint)
+    mine, theirs = finest_anchors or (1.0, 1.0)
+    if student == "retinanet" and abs(mine - theirs) > ANCHOR_TOLERANCE * theirs:
+        message = f"the finest anchors of teacher and student differ: {theirs:g} and {mine:g} pixels"
+        hint = "Train both at one train.image_size, or set distill.response.weight to 0."
+        return Problem(loc=("train", "image_size"), message=message, hint=hint)
+    return None
+
+
+def response_weight(wanted: float | Literal["auto"], problem: Problem | None) -> float:
+    """What a wanted weight of the response loss comes to; `problem` is why the heads cannot be compared.
+
+    Raises:
+        SpecError: a loss was asked for that cannot be.
+    """
+    if wanted == "auto":
+        return 0.0 if problem else RESPONSE_WEIGHT
+    if wanted and problem:
+        raise SpecError([problem])
+    return wanted
+
+
+def finest_anchor(layout: str, image_size: int) -> float:
+    """Side in pixels of the smallest anchor of a RetinaNet that is trained on pictures of that longer side.
+
+    32 on 800 pixels as in the paper, in proportion on others, but never under two strides, where neighbouring
+    anchors would leave holes; torchvision's own detectors keep their 32.
+    """
+    return max(32 * image_size / 800, 16.0) if layout == "gkd" else 32.0
 
 
 # ---- training --------------------------------------------------------------------------------------------
@@ -208,17 +371,24 @@ class OptimizerConfig(Strict):
     """Not applied to norms and biases."""
     momentum: float = Field(default=0.9, ge=0, lt=1)
     """SGD only."""
-    clip_norm: float = Field(default=10.0, gt=0)
-    """Gradients are scaled down to this norm: early spikes from scratch cost epochs."""
+    clip_norm: float | None = Field(default=10.0, gt=0)
+    """Gradients are scaled down to this norm: early spikes from scratch cost epochs. None: never."""
 
 
 class ScheduleConfig(Strict):
-    """Learning rate: linear warm-up, then a cosine down to `final` times the peak."""
+    """Learning rate: linear warm-up, then a cosine down to `final` times the peak, or steps."""
+
+    form: Literal["cosine", "step"] = "cosine"
+    """A cosine needs no milestones to be tuned."""
 
     warmup_epochs: float = Field(default=1.0, ge=0)
     """From nearly 0 to the peak; networks that start from scratch diverge without."""
     final: float = Field(default=0.01, ge=0, le=1)
-    """Share of the peak that is left at the end."""
+    """`cosine`: share of the peak that is left at the end."""
+    steps: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = (2 / 3, 11 / 12)
+    """`step`: shares of the epochs after which the rate falls; as published, 16 and 22 of 24."""
+    factor: float = Field(default=0.1, gt=0, lt=1)
+    """`step`: what the rate is multiplied with at each step."""
 
 
 Scale = Annotated[float, Field(ge=0.1, le=10)]
@@ -230,6 +400,14 @@ class AugmentConfig(Strict):
 
     flip: float = Field(default=0.5, ge=0, le=1)
     """Chance of a horizontal flip."""
+    flip_vertical: float = Field(default=0.0, ge=0, le=1)
+    """Chance of a vertical flip; for pictures without an up and a down, such as those of microscopes."""
+    crop: float = Field(default=0.0, ge=0, le=1)
+    """Chance that a random part of the picture, which holds the middle of at least one box, stands for the whole."""
+    crop_least: float = Field(default=0.3, gt=0, le=1)
+    """Least share of each side that such a part keeps."""
+    colour: float = Field(default=0.0, ge=0, le=1)
+    """Strength of random brightness, contrast, saturation and hue; 0: off, 1: up to half as much again."""
     scale: tuple[Scale, Scale] = (0.6, 1.4)
     """Range of scale jitter; enlarged pictures are cropped, reduced ones are not padded."""
     mosaic: float = Field(default=0.5, ge=0, le=1)
@@ -269,14 +447,25 @@ class TrainConfig(Strict):
     ema: float | None = Field(default=0.998, ge=0, lt=1)
     """Decay of the averaged weights that are evaluated and published (it grows towards this at the start, so
     that short runs work); None: off."""
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
     """What the networks compute in while training; heads, losses, prototypes and evaluation stay in float32.
     `bfloat16` is about twice as fast on processors that have it (AVX-512 BF16, AMX, GPUs since Ampere) and slower
-    on others, so it has to be asked for."""
+    on others, so it has to be asked for. `float16` scales the loss to keep small gradients; for older GPUs."""
+    channels_last: bool = True
+    """Memory order of pictures and weights; a tenth faster, also on a CPU."""
+    compile: bool = False
+    """Compile the backbones with `torch.compile`: minutes at the start, faster steps after; needs a C++ compiler."""
     evaluate_every: int = Field(default=1, ge=1)
     """Epochs; the last epoch is always evaluated."""
-    workers: Annotated[int, Field(ge=0, le=256)] | Literal["auto"] = "auto"
+    best_by: Metric = "AP"
+    """The number on the validation split by which the best epoch is chosen and published."""
+    patience: int | None = Field(default=None, ge=1)
+    """Stop early after this many evaluations without a better `best_by`; None: train all epochs. Student and control
+    stop each by themselves."""
+    workers: Workers = "auto"
     """Threads that load pictures, 0: none of its own; auto: one less than the cores, at most 4."""
+    cache_mb: int = Field(default=1024, ge=0)
+    """Memory for decoded pictures, in MiB; 1024 hold 850 of 640 x 480."""
 
     @model_validator(mode="after")
     def _micro_batches_are_whole(self) -> TrainConfig:
@@ -285,7 +474,49 @@ class TrainConfig(Strict):
         return self
 
 
+# ---- the other kinds -------------------------------------------------------------------------------------
+
+
+class EvaluateConfig(Strict):
+    """How a model is evaluated."""
+
+    image_size: Annotated[int, Field(ge=64, le=4096, multiple_of=32)] | None = None
+    """Longer side of the resized picture, in pixels; None: that of the model's training."""
+    batch_size: int = Field(default=8, ge=1, le=4096)
+    """Pictures at a time."""
+    workers: Workers = "auto"
+    """Threads that load pictures, as in `train.workers`."""
+
+
+class ExportConfig(Strict):
+    """What a model is turned into, and how the result is checked."""
+
+    format: Literal["onnx"] = "onnx"
+    """ONNX runs nearly everywhere."""
+    opset: int = Field(default=17, ge=16, le=20)
+    """Version of ONNX's operators; 17 is known to every runtime of the last years."""
+    check_pictures: int = Field(default=20, ge=1, le=1000)
+    """Pictures of the validation split on which the exported network is compared with torch."""
+    box_tolerance: float = Field(default=0.5, gt=0)
+    """Largest difference of a box coordinate that passes, in pixels."""
+    score_tolerance: float = Field(default=1e-3, gt=0)
+    """Largest difference of a score that passes."""
+
+
+class PrototypesRunConfig(PrototypesConfig):
+    """PGM alone: how prototypes are chosen, and from which pictures."""
+
+    image_size: Annotated[int, Field(ge=64, le=4096, multiple_of=32)] | None = None
+    """Longer side of the resized picture, in pixels; None: that of the student's training."""
+    batch_size: int = Field(default=8, ge=1, le=4096)
+    """Pictures at a time."""
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    """Decides which instances are pooled where a class has more than `max_instances`."""
+
+
 # ---- the whole -------------------------------------------------------------------------------------------
+
+Device = Literal["auto", "cpu", "cuda"]
 
 
 class TrainRun(Strict):
@@ -295,7 +526,9 @@ class TrainRun(Strict):
     data: DataConfig
     model: DetectorConfig = DetectorConfig()
     train: TrainConfig = TrainConfig()
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Device = "auto"
+    processes: int = Field(default=1, ge=1, le=64)
+    """How many train together, each on a GPU of its own (on a CPU: for tests)."""
 
 
 class DistillRun(Strict):
@@ -307,9 +540,43 @@ class DistillRun(Strict):
     student: DetectorConfig = DetectorConfig()
     distill: DistillConfig = DistillConfig()
     train: TrainConfig = TrainConfig()
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Device = "auto"
+    processes: int = Field(default=1, ge=1, le=64)
+    """How many train together, each on a GPU of its own (on a CPU: for tests)."""
 
 
-RunConfig = Annotated[TrainRun | DistillRun, Field(discriminator="kind")]
-run_config: TypeAdapter[TrainRun | DistillRun] = TypeAdapter(RunConfig)
+class EvaluateRun(Strict):
+    """Score a model on the validation split."""
+
+    kind: Literal["evaluate"] = "evaluate"
+    data: DataConfig
+    model: TeacherConfig
+    evaluate: EvaluateConfig = EvaluateConfig()
+    device: Device = "auto"
+
+
+class PrototypesRun(Strict):
+    """PGM alone: the prototypes of a teacher and a student on the training split, to look at."""
+
+    kind: Literal["prototypes"] = "prototypes"
+    data: DataConfig
+    teacher: TeacherConfig
+    student: TeacherConfig
+    prototypes: PrototypesRunConfig = PrototypesRunConfig()
+    device: Device = "auto"
+
+
+class ExportRun(Strict):
+    """Turn a model into ONNX, and check it on pictures of the validation split."""
+
+    kind: Literal["export"] = "export"
+    data: DataConfig
+    model: TeacherConfig
+    export: ExportConfig = ExportConfig()
+    device: Device = "auto"
+
+
+AnyRun = TrainRun | DistillRun | EvaluateRun | PrototypesRun | ExportRun
+RunConfig = Annotated[AnyRun, Field(discriminator="kind")]
+run_config: TypeAdapter[AnyRun] = TypeAdapter(RunConfig)
 """Reads a config: `run_config.validate_json(text)`."""

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from gkd_core import features
-from gkd_core.config import DistillConfig
+from gkd_core.config import Architecture, DistillConfig, incomparable_scores, response_weight
 from gkd_core.detectors import Detector, Targets, pyramid
 from gkd_core.errors import Problem, SpecError
 from gkd_core.instances import InstancePool, Pooled, Pooling
@@ -62,6 +62,10 @@ class Distiller(nn.Module):
     teacher_columns: Tensor
     prototypes: list[Prototypes]
     """One per level, set before the first forward and renewed by the epoch."""
+    response_weight: float
+    """That of the config; `auto` resolved."""
+    remarks: tuple[Problem, ...]
+    """What a person should know of this pair and that stops nothing."""
 
     def __init__(
         self, student: Detector, teacher: Detector, config: DistillConfig, teacher_columns: Tensor
@@ -75,7 +79,7 @@ class Distiller(nn.Module):
             teacher_columns: (C,) for each class of the data, its label in the teacher's scores.
 
         Raises:
-            SpecError: no common stride, or response losses between heads that cannot be compared.
+            SpecError: no common stride, or a response loss asked for between heads that cannot be compared.
         """
         super().__init__()
         self.student = student
@@ -87,7 +91,9 @@ class Distiller(nn.Module):
             raise SpecError([Problem(loc=("student", "architecture"), message=message)])
         self.student_levels = [student.strides.index(stride) for stride in self.strides]
         self.teacher_levels = [teacher.strides.index(stride) for stride in self.strides]
-        self._require_comparable_heads()
+        incomparable = _incomparable(student, teacher)
+        self.response_weight = response_weight(config.response.weight, incomparable)
+        self.remarks = _remarks(config, incomparable)
         columns = torch.cat([torch.zeros(1, dtype=torch.int64), teacher_columns])  # background stays first
         self.register_buffer("teacher_columns", columns, persistent=False)
         self.adapters = nn.ModuleList(
@@ -139,7 +145,7 @@ class Distiller(nn.Module):
             foreground, background = self._local_losses(student_maps, teacher_maps, instances, omega)
             losses["distill_foreground"] = attenuation * foreground
             losses["distill_background"] = attenuation * background
-        if self.config.response.weight:
+        if self.response_weight:
             losses["distill_response"] = self._response_loss(scores[0], teacher_maps, sizes, instances, omega)
         return losses
 
@@ -268,7 +274,7 @@ class Distiller(nn.Module):
             owner = instances.start[picture] + matched[picture, anchor]
             weights = omega[self._level_of_anchors(teacher_maps, matched.shape[1])[anchor], owner]
             loss = response_sigmoid(student, teacher.clone(), weights, self.config.response.temperature)
-        return self.config.response.weight * loss
+        return self.response_weight * loss
 
     def _level_of_anchors(self, maps: list[Tensor], anchors: int) -> Tensor:
         """(A,) which level each anchor of a picture lies on."""
@@ -296,25 +302,36 @@ class Distiller(nn.Module):
         scores, _ = heads.box_predictor(heads.box_head(heads.box_roi_pool(named, chosen, sizes)))
         return scores[:, self.teacher_columns]
 
-    def _require_comparable_heads(self) -> None:
-        student, teacher = type(self.student).__name__, type(self.teacher).__name__
-        if self.config.response.weight and student != teacher:
-            message = (
-                f"the scores of a {student} student and a {teacher} teacher cannot be compared place by place"
-            )
-            hint = "Set distill.response.weight to 0, or use one family for both."
-            raise SpecError([Problem(loc=("distill", "response", "weight"), message=message, hint=hint)])
-        if self.config.response.weight and student == "RetinaNet":
-            self._require_equal_anchors()
 
-    def _require_equal_anchors(self) -> None:
-        """RetinaNet's anchors follow the picture size; scores of anchors of unlike size say nothing of each other."""
-        mine, theirs = (m.anchor_generator.sizes for m in (self.student, self.teacher))
-        if mine != theirs:
-            finest = f"{theirs[0][0]:g} and {mine[0][0]:g} pixels"
-            message = f"the finest anchors of teacher and student differ: {finest}"
-            hint = "Train both at one train.image_size, or set distill.response.weight to 0."
-            raise SpecError([Problem(loc=("train", "image_size"), message=message, hint=hint)])
+ARCHITECTURES: dict[str, Architecture] = {
+    "RetinaNet": "retinanet",
+    "FasterRCNN": "faster_rcnn",
+    "FCOS": "fcos",
+}
+"""By torchvision's class."""
+
+
+def _incomparable(student: Detector, teacher: Detector) -> Problem | None:
+    """Why the scores of the two heads cannot be compared place by place."""
+    mine, theirs = (ARCHITECTURES[type(detector).__name__] for detector in (student, teacher))
+    anchors = None
+    if mine == theirs == "retinanet":
+        anchors = _finest_anchor(student), _finest_anchor(teacher)
+    return incomparable_scores(mine, theirs, anchors)
+
+
+def _finest_anchor(retinanet: Detector) -> float:
+    """Pixels; the other levels follow by powers of two."""
+    return float(retinanet.anchor_generator.sizes[0][0])
+
+
+def _remarks(config: DistillConfig, incomparable: Problem | None) -> tuple[Problem, ...]:
+    """That `auto` left the response loss out, and why."""
+    if incomparable is None or config.response.weight != "auto":
+        return ()
+    message = f"distill.response.weight is 0: {incomparable.message}"
+    hint = "Nothing is wrong: the other losses carry the distillation."
+    return (Problem(loc=("distill", "response", "weight"), message=message, hint=hint),)
 
 
 def _unit_power(teacher: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from gkd_core.config import DetectorConfig, DistillConfig
+from gkd_core.config import RESPONSE_WEIGHT, DetectorConfig, DistillConfig, finest_anchor
 from gkd_core.detectors import build_detector
 from gkd_core.distiller import Distiller
 from gkd_core.errors import SpecError
@@ -170,11 +170,29 @@ def test_levels_are_matched_by_stride() -> None:
     assert distiller.teacher_levels == [1, 2, 3, 4]
 
 
-def test_scores_of_unlike_heads_are_refused_with_the_field() -> None:
+ASKED = DistillConfig.model_validate({"response": {"weight": 1.0}})
+
+
+def test_scores_of_unlike_heads_are_refused_with_the_field_when_asked_for() -> None:
     with pytest.raises(
-        SpecError, match=r"distill\.response\.weight: .* RetinaNet student and a FCOS teacher"
+        SpecError, match=r"distill\.response\.weight: .* retinanet student and a fcos teacher"
     ):
-        Distiller(detector("retinanet", 16, 0), detector("fcos", 16, 1), DistillConfig(), IN_ORDER)
+        Distiller(detector("retinanet", 16, 0), detector("fcos", 16, 1), ASKED, IN_ORDER)
+
+
+def test_left_to_itself_the_response_loss_of_unlike_heads_stays_out_and_says_so() -> None:
+    pair = (detector("retinanet", 16, 0), detector("fcos", 16, 1))
+    distiller = with_random_prototypes(Distiller(*pair, DistillConfig(), IN_ORDER))
+    assert distiller.response_weight == 0
+    assert "distill_response" not in distiller(PICTURES, TARGETS, 1.0)
+    (remark,) = distiller.remarks
+    assert "retinanet student and a fcos teacher" in remark.message
+
+
+def test_left_to_itself_the_response_loss_of_like_heads_has_its_weight() -> None:
+    distiller = Distiller(detector("fcos", 16, 0), detector("fcos", 24, 1), DistillConfig(), IN_ORDER)
+    assert distiller.response_weight == RESPONSE_WEIGHT
+    assert not distiller.remarks
 
 
 @pytest.mark.parametrize("architecture", FAMILIES)
@@ -236,11 +254,24 @@ def test_in_bfloat16_boxes_and_scores_stay_exact(architecture: str) -> None:
         )
 
 
-def test_anchors_of_unlike_size_are_not_compared() -> None:
+def retinanets(*sizes: int) -> list[Any]:
     config = DetectorConfig.model_validate({"architecture": "retinanet", "fpn": {"channels": 16}})
-    large, small = (build_detector(config, 2, size) for size in (800, 128))
+    return [build_detector(config, 2, size) for size in sizes]
+
+
+def test_anchors_of_unlike_size_are_not_compared() -> None:
+    small, large = retinanets(128, 800)
     with pytest.raises(SpecError, match=r"train\.image_size: the finest anchors .* 32 and 16 pixels"):
-        Distiller(small, large, DistillConfig(), IN_ORDER)
+        Distiller(small, large, ASKED, IN_ORDER)
+    distiller = Distiller(small, large, DistillConfig(), IN_ORDER)
+    assert distiller.response_weight == 0
+    assert "finest anchors" in distiller.remarks[0].message
+
+
+@pytest.mark.parametrize("size", [128, 416, 640, 1024])
+def test_anchors_are_known_without_building_the_detector(size: int) -> None:
+    (built,) = retinanets(size)
+    assert built.anchor_generator.sizes[0][0] == finest_anchor("gkd", size)
 
 
 def test_prototypes_of_an_untrained_student_come_from_batch_statistics_and_leave_it_untouched() -> None:
