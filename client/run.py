@@ -14,7 +14,7 @@ from rich.text import Text
 from client import show
 from client.follow import follow
 from client.spec_file import read
-from gkd_core.config import DistillRun, TrainRun
+from gkd_core.config import AnyRun
 from gkd_core.errors import Failure, FailureClass, GkdError, Problem, SpecError
 from gkd_core.events import Event, Report
 from gkd_core.run_dir import COMPLETE, FAILED, STOPPED, RunDir
@@ -68,7 +68,7 @@ def _no_job(job_id: str) -> None:
     raise PlaceError(f"without the service there is no job {job_id!r}", "Name a .safetensors file of GKD.")
 
 
-def _refuse_another_run(run_dir: RunDir, config: TrainRun | DistillRun) -> None:
+def _refuse_another_run(run_dir: RunDir, config: AnyRun) -> None:
     if run_dir.config.exists() and run_dir.read_config() != config:
         hint = "Name another folder with --out, or go back to the spec that the run was started with."
         message = f"{run_dir.path} holds a run of another spec, which this one cannot continue"

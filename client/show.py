@@ -13,6 +13,7 @@ from gkd_core.events import (
     Checkpoint,
     Evaluation,
     Event,
+    FileWritten,
     ModelReport,
     Progress,
     PrototypesSelected,
@@ -72,6 +73,8 @@ def line(event: Event) -> str:
         case Checkpoint():
             best = ", the best so far" if event.best else ""
             return f"{event.run}, epoch {event.epoch}: published {event.file} ({size(event.size)}){best}"
+        case FileWritten():
+            return f"{event.run}: published {event.file} ({size(event.size)}): {event.title}"
         case Report():
             return "the report is written"
         case _:

@@ -24,7 +24,7 @@ class Progress(_Event):
 
     kind: Literal["progress"] = "progress"
     run: str
-    activity: Literal["train", "prototypes", "evaluate"] = "train"
+    activity: Literal["train", "prototypes", "evaluate", "export", "draw"] = "train"
     epoch: int
     """Epochs finished in this run, from 0."""
     epochs: int
@@ -146,6 +146,21 @@ class Report(_Event):
     """What a reader must know to read the figures rightly."""
 
 
+class FileWritten(_Event):
+    """A file for people or programs that is no model: a chart, a gallery, an exported network."""
+
+    kind: Literal["file"] = "file"
+    run: str
+    """The training that it belongs to, or "job"."""
+    file: str
+    """Name inside the run directory, also the artifact's name."""
+    title: str
+    """What it shows, in a sentence."""
+    size: int
+    """Bytes."""
+    sha256: str
+
+
 class Warning(_Event):
     """Something that a person should know and that stops nothing."""
 
@@ -155,7 +170,8 @@ class Warning(_Event):
 
 
 Event = Annotated[
-    Progress | PrototypesSelected | Evaluation | Checkpoint | Report | Warning, Field(discriminator="kind")
+    Progress | PrototypesSelected | Evaluation | Checkpoint | FileWritten | Report | Warning,
+    Field(discriminator="kind"),
 ]
 events: TypeAdapter[Event] = TypeAdapter(Event)
 """Reads and writes events: `events.validate_json(line)`, `event.model_dump_json()`."""

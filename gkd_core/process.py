@@ -26,7 +26,7 @@ from types import FrameType
 
 from pydantic import ValidationError
 
-from gkd_core.config import DistillRun, TrainRun
+from gkd_core.config import AnyRun
 from gkd_core.errors import (
     DISK_AND_NETWORK,
     Failure,
@@ -39,7 +39,7 @@ from gkd_core.errors import (
 from gkd_core.events import Event, Progress
 from gkd_core.run_dir import COMPLETE, FAILED, PARENT, STOPPED, RunDir
 
-Run = Callable[[TrainRun | DistillRun, Path, Callable[[], bool]], Iterator[Event]]
+Run = Callable[[AnyRun, Path, Callable[[], bool]], Iterator[Event]]
 """`train(config, run_dir, should_stop)`: yields events, raises `StoppedError` once it has stopped as asked."""
 
 LOCK_SECONDS = 60.0
@@ -163,7 +163,7 @@ class StopRequest:
 # ---- in and out ------------------------------------------------------------------------------------------
 
 
-def read_config(run_dir: RunDir) -> TrainRun | DistillRun:
+def read_config(run_dir: RunDir) -> AnyRun:
     """The config of the run.
 
     Raises:

@@ -24,7 +24,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from gkd_core.config import DistillRun, TrainRun, run_config
+from gkd_core.config import AnyRun, run_config
 from gkd_core.errors import Failure
 
 COMPLETE, FAILED, STOPPED = 0, 1, 75
@@ -75,7 +75,7 @@ class RunDir:
         self.failure = self.path / "failure.json"
         self.checkpoints = self.path / "checkpoints"
 
-    def prepare(self, config: TrainRun | DistillRun, attempt: int) -> None:
+    def prepare(self, config: AnyRun, attempt: int) -> None:
         """Take the directory over for an attempt: what an earlier one left stays, except its failure."""
         self.checkpoints.mkdir(parents=True, exist_ok=True)
         write_atomically(self.config, config.model_dump_json(indent=2, by_alias=True).encode())
@@ -99,7 +99,7 @@ class RunDir:
         for state in list(self.checkpoints.glob("*")):
             state.unlink(missing_ok=True)
 
-    def read_config(self) -> TrainRun | DistillRun:
+    def read_config(self) -> AnyRun:
         """The config that this run was given."""
         return run_config.validate_json(self.config.read_bytes())
 

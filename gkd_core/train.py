@@ -6,32 +6,24 @@ As a process: `python -m gkd_core.train RUN_DIR --attempt N` (see `gkd_core.run_
 from __future__ import annotations
 
 import argparse
-import json
 import sys
-import time
-from collections.abc import Callable, Generator, Iterator
-from itertools import islice
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-import torch
 
 from gkd_core import process
 from gkd_core.checkpoint import load_model, publish_model, sha256_of
-from gkd_core.clock import Clock
-from gkd_core.config import DetectorConfig, DistillRun, TrainRun
-from gkd_core.data.loading import PictureCache, TrainLoader, eval_batches, steps_per_epoch
-from gkd_core.data.reading import load
+from gkd_core.config import AnyRun, DetectorConfig, DistillRun, TrainRun
+from gkd_core.data.loading import TrainLoader, steps_per_epoch
 from gkd_core.detectors import Detector
 from gkd_core.distiller import Distiller
-from gkd_core.errors import DataError, Problem, SpecError, StoppedError
-from gkd_core.evaluate import Detections, Score, detect_batches, score
-from gkd_core.events import Checkpoint, Evaluation, Event, Progress, PrototypesSelected, Warning
-from gkd_core.instances import Choice, InstancePool, Pooled, choose_instances
+from gkd_core.errors import Problem, SpecError, StoppedError
+from gkd_core.events import Checkpoint, Event, Progress, Warning
+from gkd_core.instances import choose_instances
 from gkd_core.model_card import ModelCard, read_card
 from gkd_core.report import Entry, make_report
-from gkd_core.run_dir import RunDir, write_atomically
+from gkd_core.run_dir import RunDir
+from gkd_core.selection import renew_prototypes
+from gkd_core.session import Session
 from gkd_core.teacher import Teacher
 from gkd_core.training import Scored, Training
 
@@ -39,6 +31,15 @@ Run = TrainRun | DistillRun
 
 WEAK_TEACHER = 0.05
 """AP under which a teacher is hardly worth imitating."""
+
+
+def carry_out(config: AnyRun, run_dir: Path, should_stop: Callable[[], bool]) -> Iterator[Event]:
+    """A run of any kind."""
+    match config:
+        case TrainRun() | DistillRun():
+            return train(config, run_dir, should_stop)
+        case _:
+            raise SpecError([Problem(loc=("kind",), message=f"{config.kind} is not built yet")])
 
 
 def train(config: Run, run_dir: Path, should_stop: Callable[[], bool] = lambda: False) -> Iterator[Event]:
@@ -63,34 +64,25 @@ def train(config: Run, run_dir: Path, should_stop: Callable[[], bool] = lambda: 
     yield from job.report()
 
 
-class _Job:
-    """What all parts of a run share: data, device, teacher, clock."""
+class _Job(Session):
+    """A run that trains: student and control one after the other, or one model."""
 
     def __init__(self, config: Run, run_dir: Path, should_stop: Callable[[], bool]) -> None:
+        recipe = config.train
+        super().__init__(
+            config,
+            run_dir,
+            should_stop,
+            image_size=recipe.image_size,
+            batch_size=recipe.batch_size,
+            workers=recipe.workers,
+        )
         self.config = config
-        self.folder = run_dir
         self.states = run_dir / "checkpoints"
         self.states.mkdir(parents=True, exist_ok=True)
-        self.should_stop = should_stop
-        self.device = _device(config.device)
-        self.clock = Clock()
-        self.cache = PictureCache(config.train.image_size)
         self.teacher: Teacher | None = None
 
     # ---- before training ---------------------------------------------------------------------------------
-
-    def check_data(self) -> Iterator[Event]:
-        """Read the annotations and decode every picture once, so that broken files are known before training."""
-        self.data = load(self.config.data, decode=True)
-        for problem in self.data.warnings:
-            yield Warning(message=problem.message, hint=problem.hint)
-        self.classes = self.data.classes
-        for name, split in (("train", self.data.train), ("val", self.data.val)):
-            if all(image.crowd.all() for image in split.images):
-                message = f"every box of the {name} split is a crowd region or difficult"
-                hint = "There is nothing to learn or to find; use another split."
-                raise DataError([Problem(loc=("data", name, "annotations"), message=message, hint=hint)])
-        self.loader = TrainLoader(self.data.train.images, self.config.train, cache=self.cache)
 
     def meet_teacher(self) -> Iterator[Event]:
         """Load the teacher and, the first time, tell how good it is on the validation split."""
@@ -147,7 +139,8 @@ class _Job:
 
     def train_epoch(self, training: Training) -> Iterator[Event]:
         """The rest of the current epoch."""
-        batches = self.loader.epoch(training.epoch, first_step=training.step_in_epoch)
+        loader = TrainLoader(self.data.train.images, self.config.train, cache=self.cache)
+        batches = loader.epoch(training.epoch, first_step=training.step_in_epoch)
         for batch in batches:
             losses = training.train_step(batch)
             self.clock.count(losses, len(batch))
@@ -195,35 +188,6 @@ class _Job:
             best=file == training.files[0],
         )
 
-    def evaluate(
-        self, detector: Detector, base: Progress, labels: np.ndarray | None = None
-    ) -> Generator[Event, None, Score]:
-        """Score a detector on the validation split, and tell; `base` is the progress to repeat meanwhile."""
-        began = time.monotonic()
-        result = yield from self.measure(detector, base, labels)
-        yield Evaluation(
-            run=base.run,
-            epoch=base.epoch,
-            metrics=result.metrics,
-            per_class=result.per_class,
-            seconds=time.monotonic() - began,
-        )
-        return result
-
-    def measure(
-        self, detector: Detector, base: Progress, labels: np.ndarray | None = None
-    ) -> Generator[Event, None, Score]:
-        """Score a detector on the validation split; `labels` as in `detect_batches`."""
-        recipe, images = self.config.train, self.data.val.images
-        detections: Detections = {}
-        batches = eval_batches(images, recipe.image_size, recipe.batch_size, recipe.workers, self.cache)
-        for found in detect_batches(detector, batches, self.device, labels):
-            detections.update(found)
-            self.stop_if_asked()
-            if self.clock.progress_due():
-                yield base.model_copy(update={"activity": "evaluate"})
-        return score(images, self.classes, detections)
-
     # ---- prototypes --------------------------------------------------------------------------------------
 
     def renewal_due(self, training: Training) -> bool:
@@ -235,68 +199,22 @@ class _Job:
 
     def renew_prototypes(self, training: Training, distiller: Distiller) -> Iterator[Event]:
         """PGM: pool the instances of the training split in both feature spaces and choose prototypes anew."""
-        began = time.monotonic()
-        recipe, count = self.config.train, len(self.classes)
-        choice = choose_instances(
-            self.data.train.images, count, recipe.image_size, distiller.config.prototypes, recipe.seed
+        recipe, wanted = self.config.train, distiller.config.prototypes
+        images, classes = self.data.train.images, len(self.classes)
+        choice = choose_instances(images, classes, recipe.image_size, wanted, recipe.seed)
+        from_scratch = isinstance(self.config, DistillRun) and not self.config.student.weights
+        yield (
+            yield from renew_prototypes(
+                self,
+                distiller,
+                choice,
+                self.progress(training),
+                untrained=training.step == 0 and from_scratch,
+            )
         )
-        untrained = (
-            training.step == 0 and isinstance(self.config, DistillRun) and not self.config.student.weights
-        )
-        pool = distiller.instance_pool(untrained=untrained)
-        yield from self.fill(pool, choice, training)
-        pooled = pool.finish()
-        errors, kept = {}, {}
-        for level, stride in enumerate(distiller.strides):
-            self.stop_if_asked()
-            indices, errors[str(stride)] = distiller.choose_prototypes(pooled, level)
-            kept[str(stride)] = self.origins(pooled, indices)
-        path = self.folder / f"{training.name}-prototypes.json"
-        write_atomically(path, json.dumps({"epoch": training.epoch, "levels": kept}).encode())
         training.prototypes_epoch = training.epoch
-        yield PrototypesSelected(
-            run=training.name,
-            epoch=training.epoch,
-            instances=self.by_class(pooled.labels.bincount(minlength=count)),
-            prototypes=self.by_class(distiller.prototypes[0].class_start.diff()),
-            reconstruction_error=errors,
-            seconds=time.monotonic() - began,
-        )
-
-    def fill(self, pool: InstancePool, choice: Choice, training: Training) -> Iterator[Event]:
-        """Run both detectors over the chosen pictures."""
-        recipe = self.config.train
-        chosen = [(self.data.train.images[position], rows) for position, rows in choice.items()]
-        images, parts = [image for image, _ in chosen], iter(chosen)
-        for batch in eval_batches(images, recipe.image_size, recipe.batch_size, recipe.workers, self.cache):
-            pool.add(batch, list(islice(parts, len(batch))))
-            self.stop_if_asked()
-            if self.clock.progress_due():
-                yield self.progress(training).model_copy(update={"activity": "prototypes"})
-
-    def origins(self, pooled: Pooled, indices: torch.Tensor) -> list[dict[str, Any]]:
-        """Where prototypes come from, so that people can look at them: class, picture, box in its pixels."""
-        files = {image.image_id: image.path.name for image in self.data.train.images}
-        return [
-            {
-                "class": self.classes[int(pooled.labels[index])],
-                "image_id": int(pooled.image_ids[index]),
-                "file": files[int(pooled.image_ids[index])],
-                "box": pooled.boxes[index].tolist(),
-            }
-            for index in indices.tolist()
-        ]
-
-    def by_class(self, counts: torch.Tensor) -> dict[str, int]:
-        """Counts by class name."""
-        return dict(zip(self.classes, counts.tolist(), strict=True))
 
     # ---- telling -----------------------------------------------------------------------------------------
-
-    def stop_if_asked(self) -> None:
-        """Outside of steps nothing needs saving: the state was saved before an evaluation, and after the last epoch."""
-        if self.should_stop():
-            raise StoppedError("asked to stop")
 
     def fraction(self, training: Training) -> float:
         """Share of the whole job that is done."""
@@ -344,13 +262,6 @@ class _Job:
 # ---- small questions -------------------------------------------------------------------------------------
 
 
-def _device(wanted: str) -> torch.device:
-    if wanted == "cuda" and not torch.cuda.is_available():
-        message = "a GPU is asked for, but torch sees none on this machine"
-        raise SpecError([Problem(loc=("device",), message=message, hint="Ask for resources.gpus 0.")])
-    return torch.device("cuda" if torch.cuda.is_available() and wanted != "cpu" else "cpu")
-
-
 def _require_same_classes(detector: DetectorConfig, classes: tuple[str, ...]) -> None:
     """Weights to start from are rows in class order; another order would exchange classes in silence."""
     known = read_card(detector.weights).classes if detector.weights else classes
@@ -374,7 +285,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("run_dir", type=Path, help="a prepared run directory")
     parser.add_argument("--attempt", type=int, default=1, help="the attempt that owns the directory")
     options = parser.parse_args(arguments)
-    return process.serve_run(RunDir(options.run_dir), options.attempt, train)
+    return process.serve_run(RunDir(options.run_dir), options.attempt, carry_out)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from gkd_core.config import run_config
 from gkd_core.errors import Failure, FailureClass, GkdError
-from gkd_core.events import Checkpoint, Event, Report
+from gkd_core.events import Checkpoint, Event, FileWritten, Report
 from gkd_core.run_dir import COMPLETE, RunDir
 from jobs.artifacts import Artifacts
 from jobs.errors import JobsError, StaleTicket, StoreAway, WrongContent
@@ -198,7 +198,7 @@ class _Run:
             self._record(event, offset)
 
     def _record(self, event: Event, offset: int) -> None:
-        artifact = self._publish(event) if isinstance(event, Checkpoint | Report) else None
+        artifact = self._publish(event) if isinstance(event, Checkpoint | FileWritten | Report) else None
         try:
             answer = self._lease.insist(lambda: self._store.record(self._ticket, event, offset, artifact))
         except StoreAway as error:
@@ -206,9 +206,10 @@ class _Run:
         else:
             self._lease.desired, self._offset = answer, offset
 
-    def _publish(self, event: Checkpoint | Report) -> Artifact | None:
+    def _publish(self, event: Checkpoint | FileWritten | Report) -> Artifact | None:
         """Keep the file that an event names. None when the engine has replaced it: a later event names it again."""
-        expected, metrics = (event.sha256, event.metrics) if isinstance(event, Checkpoint) else (None, {})
+        expected = None if isinstance(event, Report) else event.sha256
+        metrics = event.metrics if isinstance(event, Checkpoint) else {}
         try:
             blob = self._runner.artifacts.put(self._dir.path / event.file, expected)
         except (WrongContent, FileNotFoundError) as error:

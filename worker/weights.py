@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from gkd_core.config import DistillRun, TrainRun
+from gkd_core.config import AnyRun
 from gkd_core.errors import Problem, SpecError
 from jobs.artifacts import Artifacts
 from jobs.errors import UnknownArtifact, UnknownJob
@@ -19,7 +19,7 @@ SECTIONS = ("teacher", "student", "model")
 PREFIX = "job:"
 
 
-def find_weights(config: TrainRun | DistillRun, store: Store, artifacts: Artifacts) -> TrainRun | DistillRun:
+def find_weights(config: AnyRun, store: Store, artifacts: Artifacts) -> AnyRun:
     """The same config, with a file wherever it named a job.
 
     Raises:

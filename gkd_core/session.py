@@ -1,0 +1,126 @@
+"""What every kind of run shares: the data, the device, the pictures, scoring, and being asked to stop.
+
+The kinds themselves are `train.py` (train and distil), `evaluation_run.py`, `prototypes_run.py` and `export.py`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from gkd_core.clock import Clock
+from gkd_core.config import AnyRun, Workers
+from gkd_core.data.loading import PictureCache, eval_batches
+from gkd_core.data.reading import load
+from gkd_core.detectors import Detector
+from gkd_core.errors import DataError, Problem, SpecError, StoppedError
+from gkd_core.evaluate import Detections, Score, detect_batches, score
+from gkd_core.events import Evaluation, Event, Progress, Warning
+
+
+class Session:
+    """One run at work."""
+
+    def __init__(
+        self,
+        config: AnyRun,
+        folder: Path,
+        should_stop: Callable[[], bool],
+        *,
+        image_size: int,
+        batch_size: int,
+        workers: Workers,
+    ) -> None:
+        """Take the device; nothing is read yet.
+
+        Args:
+            config: what to do.
+            folder: the run directory, where files are written.
+            should_stop: asked often; see `stop_if_asked`.
+            image_size: longer side of the resized pictures, in pixels.
+            batch_size: pictures at a time, where no gradient is needed.
+            workers: threads that load pictures.
+        """
+        self.folder = folder
+        self.should_stop = should_stop
+        self.image_size = image_size
+        self.batch_size = batch_size
+        self.workers: Workers = workers
+        self.device = find_device(config.device)
+        self.clock = Clock()
+        self.cache = PictureCache(image_size)
+        self._data = config.data
+
+    def check_data(self) -> Iterator[Event]:
+        """Read the annotations and decode every picture once, so that broken files are known before the work."""
+        self.data = load(self._data, decode=True)
+        for problem in self.data.warnings:
+            yield Warning(message=problem.message, hint=problem.hint)
+        self.classes = self.data.classes
+        for name, split in (("train", self.data.train), ("val", self.data.val)):
+            if all(image.crowd.all() for image in split.images):
+                message = f"every box of the {name} split is a crowd region or difficult"
+                hint = "There is nothing to learn or to find; use another split."
+                raise DataError([Problem(loc=("data", name, "annotations"), message=message, hint=hint)])
+
+    def evaluate(
+        self, detector: Detector, base: Progress, labels: np.ndarray | None = None
+    ) -> Generator[Event, None, Score]:
+        """Score a detector on the validation split, and tell; `base` is the progress to repeat meanwhile."""
+        began = time.monotonic()
+        result = yield from self.measure(detector, base, labels)
+        yield Evaluation(
+            run=base.run,
+            epoch=base.epoch,
+            metrics=result.metrics,
+            per_class=result.per_class,
+            seconds=time.monotonic() - began,
+        )
+        return result
+
+    def measure(
+        self, detector: Detector, base: Progress, labels: np.ndarray | None = None
+    ) -> Generator[Event, None, Score]:
+        """Score a detector on the validation split; `labels` as in `detect_batches`."""
+        detections = yield from self.detect(detector, base, labels)
+        return score(self.data.val.images, self.classes, detections)
+
+    def detect(
+        self, detector: Detector, base: Progress, labels: np.ndarray | None = None
+    ) -> Generator[Event, None, Detections]:
+        """What a detector finds on the validation split."""
+        detections: Detections = {}
+        batches = eval_batches(
+            self.data.val.images, self.image_size, self.batch_size, self.workers, self.cache
+        )
+        for found in detect_batches(detector, batches, self.device, labels):
+            detections.update(found)
+            self.stop_if_asked()
+            if self.clock.progress_due():
+                yield base.model_copy(update={"activity": "evaluate"})
+        return detections
+
+    def stop_if_asked(self) -> None:
+        """For work that needs no saving.
+
+        Raises:
+            StoppedError: somebody wants the run to stop.
+        """
+        if self.should_stop():
+            raise StoppedError("asked to stop")
+
+
+def find_device(wanted: str) -> torch.device:
+    """The device of a run.
+
+    Raises:
+        SpecError: a GPU is asked for and there is none.
+    """
+    if wanted == "cuda" and not torch.cuda.is_available():
+        message = "a GPU is asked for, but torch sees none on this machine"
+        raise SpecError([Problem(loc=("device",), message=message, hint="Ask for resources.gpus 0.")])
+    return torch.device("cuda" if torch.cuda.is_available() and wanted != "cpu" else "cpu")
