@@ -13,6 +13,7 @@ import copy
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -34,9 +35,13 @@ from gkd_core.losses.response import response_sigmoid, response_softmax
 from gkd_core.losses.robustness import robustness
 from gkd_core.prototypes import (
     Prototypes,
+    Selection,
+    explained_shares,
     generate,
     joint_reconstruction_error,
+    select_kmeans,
     select_orthogonal,
+    select_random,
     select_reference,
 )
 
@@ -54,6 +59,17 @@ class Instances(NamedTuple):
     """(B + 1,) instances of picture b are start[b] up to start[b + 1]."""
     most: int
     """Instances of the picture that has the most."""
+
+
+class Chosen(NamedTuple):
+    """The prototypes of a level, as a choice among pooled instances."""
+
+    indices: Tensor
+    """(P,) which of the pooled instances they are, class by class."""
+    error: float
+    """Joint reconstruction error per instance: that of each class, weighted by its instances."""
+    shares: Tensor
+    """(P,) `explained_shares` of each within its class, on the CPU."""
 
 
 class Distiller(nn.Module):
@@ -168,28 +184,32 @@ class Distiller(nn.Module):
             device=self.teacher_columns.device,
         )
 
-    def choose_prototypes(self, pooled: Pooled, level: int) -> tuple[Tensor, float]:
+    def choose_prototypes(
+        self, pooled: Pooled, level: int, generator: torch.Generator | None = None
+    ) -> Chosen:
         """Renew the prototypes of a level.
 
-        Returns:
-            (P,) which of the pooled instances they are, and their joint reconstruction error per instance: that of
-            each class, weighted by its instances.
+        Args:
+            pooled: features of instances.
+            level: which of the common levels.
+            generator: for selections that draw, on the CPU; None: one that always starts alike.
         """
         wanted = self.config.prototypes
-        select = select_reference if wanted.selection == "reference" else select_orthogonal
         teacher, student = pooled.teacher[level], pooled.student[level]
         classes = len(self.teacher_columns) - 1
+        select = _selection(wanted.selection, generator or torch.Generator())
         prototypes, indices = generate(
             teacher, student, pooled.labels, classes, wanted.per_class, wanted.alpha, select
         )
         self.prototypes[level : level + 1] = [prototypes]
-        total = 0.0
+        error, shares = 0.0, torch.zeros(len(indices))
         for label in pooled.labels.unique():
             members = (pooled.labels == label).nonzero().squeeze(1)
-            own = torch.searchsorted(members, indices[pooled.labels[indices] == label])
-            error = joint_reconstruction_error(teacher[members], student[members], own, wanted.alpha)
-            total += float(error) * len(members)
-        return indices, total / len(pooled.labels)
+            own = pooled.labels[indices] == label
+            space = teacher[members], student[members], torch.searchsorted(members, indices[own])
+            error += float(joint_reconstruction_error(*space, wanted.alpha)) * len(members)
+            shares[own.cpu()] = explained_shares(*space, wanted.alpha).cpu()
+        return Chosen(indices, error / len(pooled.labels), shares)
 
     # ---- parts -------------------------------------------------------------------------------------------
 
@@ -301,6 +321,13 @@ class Distiller(nn.Module):
         named = OrderedDict((str(level), feature) for level, feature in enumerate(maps))
         scores, _ = heads.box_predictor(heads.box_head(heads.box_roi_pool(named, chosen, sizes)))
         return scores[:, self.teacher_columns]
+
+
+def _selection(name: str, generator: torch.Generator) -> Selection:
+    """The function that chooses, by its name in the config."""
+    if name in ("kmeans", "random"):
+        return partial(select_kmeans if name == "kmeans" else select_random, generator=generator)
+    return select_reference if name == "reference" else select_orthogonal
 
 
 ARCHITECTURES: dict[str, Architecture] = {

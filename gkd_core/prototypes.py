@@ -1,8 +1,9 @@
-"""PGM: prototype generation. Pooled features in, prototypes out; no model, no randomness.
+"""PGM: prototype generation. Pooled features in, prototypes out; no model, no randomness that is not an argument.
 
 A prototype is an instance that both feature spaces know. `select_reference` chooses as the published code
-does, `select_orthogonal` (the default) chooses distinct instances that reconstruct their class best;
-`generate` does it for every class of one pyramid level. Formulas: docs/method.md.
+does, `select_orthogonal` (the default) chooses distinct instances that reconstruct their class best,
+`select_kmeans` and `select_random` are what both have to beat; `generate` does it for every class of one pyramid
+level. Formulas: docs/method.md.
 
 Shapes: N instances, C_t and C_s channels of teacher and student, K prototypes of a class, P of all classes.
 """
@@ -25,6 +26,8 @@ QUANTILE = 0.4
 EXCHANGE_ROUNDS = 2
 RIDGE = 1e-7
 """Added to the diagonal of normal matrices: with alpha 0, or repeated choices, they may be singular."""
+KMEANS_ROUNDS = 50
+"""At most; a few hundred instances settle within twenty."""
 TIE = 1e-9
 """Gains that differ by less, per instance, are equal, and the lowest index wins: rounding must not decide."""
 
@@ -68,7 +71,7 @@ def generate(
         num_classes: classes; one without instances gets no rows.
         per_class: K.
         alpha: the paper's lambda, at least 0.
-        selection: `select_orthogonal` (None) or `select_reference`.
+        selection: `select_orthogonal` (None) or another; one that draws has its generator bound already.
 
     Returns:
         The prototypes, detached copies, and (P,) int64 the instances that they are.
@@ -202,6 +205,86 @@ def _exchange(space: _JointSpace, chosen: list[int], position: int) -> None:
         chosen[position] = candidate
 
 
+# ---- rivals: what a choice has to beat ---------------------------------------------------------------------
+
+
+def select_random(
+    teacher: Tensor, student: Tensor, num_prototypes: int, alpha: float, generator: torch.Generator
+) -> Tensor:
+    """Choose distinct instances by lot.
+
+    Args:
+        teacher: (N, C_t), N >= 1.
+        student: (N, C_s).
+        num_prototypes: K >= 1.
+        alpha: as in the other selections; plays no part.
+        generator: on the CPU.
+
+    Returns:
+        (min(K, N),) int64 distinct indices.
+    """
+    _require_possible(teacher, student, num_prototypes, alpha)
+    return torch.randperm(len(teacher), generator=generator)[:num_prototypes].to(teacher.device)
+
+
+def select_kmeans(
+    teacher: Tensor, student: Tensor, num_prototypes: int, alpha: float, generator: torch.Generator
+) -> Tensor:
+    """Choose the medoids of k-means in the joint normalised space [t, s]: of each centre the nearest instance left.
+
+    Args:
+        teacher: (N, C_t), N >= 1.
+        student: (N, C_s).
+        num_prototypes: K >= 1.
+        alpha: as in the other selections; plays no part.
+        generator: on the CPU; draws the first centres as k-means++ does (Arthur and Vassilvitskii 2007).
+
+    Returns:
+        (min(K, N),) int64 distinct indices.
+    """
+    _require_possible(teacher, student, num_prototypes, alpha)
+    points = torch.cat(_unit_features(teacher, student), 1)  # (N, C_t + C_s)
+    centres = points[_spread_out(points, min(num_prototypes, len(points)), generator)]
+    for _ in range(KMEANS_ROUNDS):
+        before, centres = centres, _means_of_clusters(points, centres)
+        if torch.equal(before, centres):
+            break
+    return _nearest_distinct(torch.cdist(points, centres))
+
+
+def _spread_out(points: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """(count,) distinct points, each drawn with odds that grow with its squared distance from those before."""
+    chosen = [int(torch.randint(len(points), (), generator=generator))]
+    squared = torch.full((len(points),), torch.inf, dtype=torch.float64)
+    for _ in range(count - 1):
+        newest = (points - points[chosen[-1]]).square().sum(1).cpu()
+        squared = torch.minimum(squared, newest)
+        odds = squared.clamp_min(1e-12).index_fill(0, torch.tensor(chosen), 0.0)  # copies last, never twice
+        chosen.append(int(odds.multinomial(1, generator=generator)))
+    return torch.tensor(chosen, device=points.device)
+
+
+def _means_of_clusters(points: Tensor, centres: Tensor) -> Tensor:
+    """(K, C) the mean of the points nearest to each centre; a centre without points stays."""
+    nearest = torch.cdist(points, centres).argmin(1)
+    member = torch.nn.functional.one_hot(nearest, len(centres)).to(points)  # (N, K)
+    size = member.sum(0)[:, None]
+    return torch.where(size > 0, member.T @ points / size.clamp_min(1), centres)
+
+
+def _nearest_distinct(distances: Tensor) -> Tensor:
+    """(K,) for each column in turn the row with the least distance that no earlier one has; distances are (N, K)."""
+    chosen: list[int] = []
+    for column in distances.T:
+        free = column.clone()
+        free[chosen] = torch.inf
+        chosen.append(int(free.argmin()))
+    return torch.tensor(chosen, device=distances.device)
+
+
+# ---- what a choice is worth ------------------------------------------------------------------------------
+
+
 def joint_reconstruction_error(teacher: Tensor, student: Tensor, indices: Tensor, alpha: float) -> Tensor:
     """How badly the chosen instances reconstruct all of them, per instance, in both spaces at once.
 
@@ -218,21 +301,84 @@ def joint_reconstruction_error(teacher: Tensor, student: Tensor, indices: Tensor
     Returns:
         Scalar float32.
     """
-    space = _JointSpace.of(*_gram_matrices(teacher, student, 1, alpha), alpha)
-    total = space.self_product.diagonal(dim1=1, dim2=2).sum()
-    return ((total - space.explained(sorted(set(indices.tolist())))) / len(teacher)).clamp_min(0).float()
+    normal, responses, energy = _least_squares(teacher, student, indices.unique(), alpha)
+    explained = torch.linalg.solve(normal, responses).diagonal().sum()
+    return ((energy - explained) / len(teacher)).clamp_min(0).float()
+
+
+def explained_shares(teacher: Tensor, student: Tensor, indices: Tensor, alpha: float) -> Tensor:
+    """What each chosen instance adds to the others: the share of |T|^2 + |S|^2 that nobody would explain without it.
+
+    With E the joint reconstruction error, (E without it - E) N / (|T|^2 + |S|^2), on normalised features. What
+    several explain alike counts for none of them, so shares need not add up; of a choice that occurs twice
+    neither is missed.
+
+    Args:
+        teacher: (N, C_t) of one class, N >= 1.
+        student: (N, C_s).
+        indices: (K,) int64 choices, repeats allowed.
+        alpha: the paper's lambda, at least 0.
+
+    Returns:
+        (K,) float32 in [0, 1].
+    """
+    distinct, place, copies = indices.unique(return_inverse=True, return_counts=True)
+    normal, responses, energy = _least_squares(teacher, student, distinct, alpha)
+    inverse = torch.linalg.inv(normal)
+    # eliminating all others leaves of an atom the 2 x 2 product ((H^-1)_kk)^-1, as in `_JointSpace.gains`
+    lost = torch.linalg.solve(_own_blocks(inverse), _own_blocks(inverse @ responses @ inverse))
+    shares = lost.diagonal(dim1=1, dim2=2).sum(1) / energy.clamp_min(1)
+    return (shares * (copies == 1)).clamp(0, 1).float()[place]
+
+
+def _least_squares(
+    teacher: Tensor, student: Tensor, chosen: Tensor, alpha: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Normal matrix (2m, 2m) and responses (2m, 2m) of m atoms, each in both spaces, and what there is to explain."""
+    _require_possible(teacher, student, 1, alpha)
+    unit_t, unit_s = _unit_features(teacher, student)
+    correlations = torch.stack([unit_t[chosen] @ unit_t.T, unit_s[chosen] @ unit_s.T], 1)  # (m, 2, N)
+    spaces = torch.eye(2).to(correlations)[:, None, :]
+    products = (correlations[:, :, chosen, None] * spaces).flatten(2).flatten(0, 1)  # (2m, 2m)
+    ties = torch.kron(torch.eye(len(chosen)).to(correlations), _tie(alpha).to(correlations))
+    rows = correlations.flatten(0, 1)  # (2m, N)
+    return products + ties, rows @ rows.T, unit_t.square().sum() + unit_s.square().sum()
+
+
+def _own_blocks(matrix: Tensor) -> Tensor:
+    """(m, 2, 2) the blocks on the diagonal of (2m, 2m)."""
+    count = len(matrix) // 2
+    return matrix.view(count, 2, count, 2).diagonal(dim1=0, dim2=2).permute(2, 0, 1)
+
+
+# ---- both spaces at once ---------------------------------------------------------------------------------
 
 
 def _gram_matrices(teacher: Tensor, student: Tensor, k: int, alpha: float) -> tuple[Tensor, Tensor]:
-    """(N, N) cosines in both spaces, in float64: near ties must fall alike on every device."""
+    """(N, N) cosines in both spaces."""
+    _require_possible(teacher, student, k, alpha)
+    unit_t, unit_s = _unit_features(teacher, student)
+    return unit_t @ unit_t.T, unit_s @ unit_s.T
+
+
+def _unit_features(teacher: Tensor, student: Tensor) -> tuple[Tensor, Tensor]:
+    """Directions in both spaces, in float64: near ties must fall alike on every device."""
+    return unit(teacher.detach().double()), unit(student.detach().double())
+
+
+def _require_possible(teacher: Tensor, student: Tensor, k: int, alpha: float) -> None:
     if len(teacher) != len(student) or len(teacher) == 0:
         raise ValueError(
             f"{len(teacher)} teacher and {len(student)} student features: need the same number, >= 1"
         )
     if k < 1 or alpha < 0:
         raise ValueError(f"num_prototypes {k} and alpha {alpha}: need at least 1 and at least 0")
-    unit_t, unit_s = unit(teacher.detach().double()), unit(student.detach().double())
-    return unit_t @ unit_t.T, unit_s @ unit_s.T
+
+
+def _tie(alpha: float) -> Tensor:
+    """(2, 2) what alpha adds to an atom's own products, and the ridge."""
+    ones = torch.tensor([[1.0, -1.0], [-1.0, 1.0]], dtype=torch.float64)
+    return alpha * ones + RIDGE * torch.eye(2, dtype=torch.float64)
 
 
 class _JointSpace(NamedTuple):
@@ -256,7 +402,7 @@ class _JointSpace(NamedTuple):
     @classmethod
     def of(cls, gram_t: Tensor, gram_s: Tensor, alpha: float) -> _JointSpace:
         grams = torch.stack([gram_t, gram_s])
-        tie = alpha * grams.new_tensor([[1.0, -1.0], [-1.0, 1.0]]) + RIDGE * torch.eye(2).to(grams)
+        tie = _tie(alpha).to(grams)
         self_product = torch.diag_embed(grams.diagonal(dim1=1, dim2=2).T)
         return cls(grams, self_product, torch.einsum("ani,bni->nab", grams, grams), tie, {})
 

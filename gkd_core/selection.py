@@ -12,7 +12,7 @@ import torch
 
 from gkd_core.data.loading import eval_batches
 from gkd_core.data.records import ImageRecord
-from gkd_core.distiller import Distiller
+from gkd_core.distiller import Chosen, Distiller
 from gkd_core.events import Event, Progress, PrototypesSelected
 from gkd_core.instances import Choice, InstancePool, Pooled
 from gkd_core.run_dir import write_atomically
@@ -43,8 +43,9 @@ def renew_prototypes(
     errors, kept = {}, {}
     for level, stride in enumerate(distiller.strides):
         session.stop_if_asked()
-        indices, errors[str(stride)] = distiller.choose_prototypes(pooled, level)
-        kept[str(stride)] = _origins(session, pooled, indices)
+        chosen = distiller.choose_prototypes(pooled, level)
+        errors[str(stride)] = chosen.error
+        kept[str(stride)] = _origins(session, pooled, chosen)
     path = session.folder / f"{base.run}-prototypes.json"
     write_atomically(path, json.dumps({"epoch": base.epoch, "levels": kept}).encode())
     return PrototypesSelected(
@@ -69,8 +70,8 @@ def _fill(session: Session, pool: InstancePool, choice: Choice, base: Progress) 
             yield base.model_copy(update={"activity": "prototypes"})
 
 
-def _origins(session: Session, pooled: Pooled, indices: torch.Tensor) -> list[dict[str, Any]]:
-    """Where prototypes come from: class, picture, box in its pixels."""
+def _origins(session: Session, pooled: Pooled, chosen: Chosen) -> list[dict[str, Any]]:
+    """Where prototypes come from, class, picture and box in its pixels, and what each adds to the others."""
     files = _file_names(session.data.train.images)
     return [
         {
@@ -78,8 +79,9 @@ def _origins(session: Session, pooled: Pooled, indices: torch.Tensor) -> list[di
             "image_id": int(pooled.image_ids[index]),
             "file": files[int(pooled.image_ids[index])],
             "box": pooled.boxes[index].tolist(),
+            "share": share,
         }
-        for index in indices.tolist()
+        for index, share in zip(chosen.indices.tolist(), chosen.shares.tolist(), strict=True)
     ]
 
 
