@@ -9,19 +9,17 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from gkd_core.detectors import Detector, build_detector
-from gkd_core.errors import Problem, SpecError
 from gkd_core.model_card import ModelCard, read_card
 from gkd_core.run_dir import publish_file
+from gkd_core.weights import load_weights
 
 _STATES_KEPT = 2
 
@@ -46,36 +44,14 @@ def load_model(path: Path | str, device: torch.device | str = "cpu") -> tuple[De
     """
     card = read_card(path)
     detector = build_detector(card.detector(), len(card.classes), card.image_size)
-    load_weights(detector, path)
+    load_weights(detector, str(path))
     return detector.to(device, memory_format=torch.channels_last).eval(), card
-
-
-def load_weights(detector: Detector, path: Path | str) -> None:
-    """Fill a detector from a model file; every tensor must be there with its shape."""
-    try:
-        weights = OrderedDict(load_file(path))
-    except (SafetensorError, OSError) as error:
-        raise _unfit(path, str(error)) from None
-    own = detector.state_dict()
-    wrong = [name for name in own.keys() & weights.keys() if own[name].shape != weights[name].shape]
-    differ = sorted(own.keys() ^ weights.keys()) + sorted(wrong)
-    if differ:
-        raise _unfit(path, f"{len(differ)} tensors differ: {', '.join(differ[:5])}")
-    weights._metadata = own._metadata  # type: ignore[attr-defined]  # else torchvision takes the names for old ones
-    detector.load_state_dict(weights)
 
 
 def sha256_of(path: Path) -> str:
     """SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _unfit(path: Path | str, why: str) -> SpecError:
-    hint = "Use weights that were trained with the same architecture, widths and classes."
-    return SpecError(
-        [Problem(loc=("weights",), message=f"{path} does not fit the detector: {why}", hint=hint)]
-    )
 
 
 # ---- resume states ---------------------------------------------------------------------------------------

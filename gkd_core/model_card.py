@@ -25,6 +25,7 @@ class ModelCard(Strict):
 
     format: Literal[1] = 1
     architecture: Architecture
+    layout: Literal["gkd", "torchvision", "torchvision_v2"] = "gkd"
     backbone: Backbone
     backbone_width: float = 1.0
     fpn: FpnConfig
@@ -38,7 +39,7 @@ class ModelCard(Strict):
     @classmethod
     def of(cls, config: DetectorConfig, classes: tuple[str, ...], image_size: int) -> ModelCard:
         """The card of a detector that is built from a config."""
-        return cls(classes=classes, image_size=image_size, **config.model_dump(exclude={"weights"}))
+        return cls(classes=classes, image_size=image_size, **config.model_dump(exclude={"weights", "frozen_stages"}))
 
     def detector(self) -> DetectorConfig:
         """The config that builds the detector."""
@@ -62,6 +63,17 @@ def read_card(path: Path | str) -> ModelCard:
         raise _not_a_model(path, error.strerror or str(error)) from None
     except (ValueError, KeyError, TypeError, RecursionError, ValidationError):
         raise _not_a_model(path, "it carries no model card of GKD") from None
+
+
+def carries_card(path: Path | str) -> bool:
+    """Whether a file is a safetensors file with a card of GKD, of whatever version; False if it cannot be read."""
+    try:
+        with Path(path).open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(length)) if 2 <= length <= _LONGEST_HEADER else {}
+        return "gkd" in header["__metadata__"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return False
 
 
 def _not_a_model(path: Path | str, why: str) -> SpecError:

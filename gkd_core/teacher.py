@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -10,10 +11,17 @@ import torch
 from torch import Tensor
 
 from gkd_core.checkpoint import load_model
-from gkd_core.config import TeacherConfig
-from gkd_core.detectors import Detector
+from gkd_core.config import DetectorConfig, TeacherConfig
+from gkd_core.detectors import Detector, build_detector
 from gkd_core.errors import Problem, SpecError
-from gkd_core.model_card import ModelCard
+from gkd_core.model_card import ModelCard, carries_card
+from gkd_core.published import COCO_CLASSES, DETECTORS, is_name
+from gkd_core.weights import load_weights
+
+DECLARED = ("architecture", "backbone", "layout", "classes")
+"""What a spec may say of a model, and must where its file says nothing."""
+PUBLISHED_IMAGE_SIZE = 1344
+"""Longer side, in pixels, of the pictures that torchvision's detectors were trained on: 1333, in whole strides."""
 
 
 class Teacher(NamedTuple):
@@ -40,9 +48,42 @@ class Teacher(NamedTuple):
         Raises:
             SpecError: the file is no model, is not what the spec declares, or lacks a class of the data.
         """
-        detector, card = load_model(config.weights, device)
-        _require_as_declared(config, card)
+        detector, card = open_model(config, device)
         return cls(detector.requires_grad_(False), len(card.classes), match_classes(card.classes, classes))
+
+
+def open_model(config: TeacherConfig, device: torch.device | str = "cpu") -> tuple[Detector, ModelCard]:
+    """A trained detector from wherever it comes: a file of GKD, torchvision's published weights, a plain state dict.
+
+    Raises:
+        SpecError: the weights cannot be read or do not fit, or they are not what the config declares.
+    """
+    if carries_card(config.weights) or (not Path(config.weights).is_file() and not is_name(config.weights)):
+        detector, card = load_model(config.weights, device)
+    else:
+        card = _card_of_others(config)
+        detector = build_detector(card.detector(), len(card.classes), card.image_size)
+        load_weights(detector, config.weights)
+        detector = detector.to(device, memory_format=torch.channels_last).eval()
+    _require_as_declared(config, card)
+    return detector, card
+
+
+def _card_of_others(config: TeacherConfig) -> ModelCard:
+    """The card of a detector whose file carries none."""
+    if config.weights in DETECTORS:
+        return ModelCard.of(DETECTORS[config.weights], COCO_CLASSES, PUBLISHED_IMAGE_SIZE)
+    if is_name(config.weights):
+        message = f"{config.weights} fills no detector; torchvision's are {', '.join(DETECTORS)}"
+        raise SpecError([Problem(loc=("weights",), message=message)])
+    missing = [field for field in DECLARED if getattr(config, field) is None]
+    if missing:
+        message = f"{config.weights} is a plain state dict, which says nothing of its {', '.join(missing)}"
+        hint = "Declare architecture, backbone, layout and classes (in label order) beside the weights."
+        raise SpecError([Problem(loc=(missing[0],), message=message, hint=hint)])
+    declared = {field: getattr(config, field) for field in DECLARED if field != "classes"}
+    detector = DetectorConfig(**declared, norm="batch" if config.layout == "torchvision_v2" else "frozen")
+    return ModelCard.of(detector, config.classes or (), PUBLISHED_IMAGE_SIZE)
 
 
 def match_classes(known: Sequence[str], wanted: Sequence[str]) -> Tensor:
@@ -61,8 +102,12 @@ def match_classes(known: Sequence[str], wanted: Sequence[str]) -> Tensor:
 
 def _require_as_declared(config: TeacherConfig, card: ModelCard) -> None:
     """A teacher that is not what the spec says is a mistake that somebody wants to hear of."""
-    for field in ("architecture", "backbone"):
+    for field in DECLARED:
         declared, found = getattr(config, field), getattr(card, field)
         if declared not in (None, found):
-            message = f"the spec says {declared}, the teacher's file says {found}"
+            message = f"the spec says {_shown(declared)}, the teacher's file says {_shown(found)}"
             raise SpecError([Problem(loc=("teacher", field), message=message, hint="Leave the field out.")])
+
+
+def _shown(value: object) -> str:
+    return ", ".join(value) if isinstance(value, tuple) else str(value)

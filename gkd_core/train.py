@@ -19,7 +19,7 @@ from gkd_core.distiller import Distiller
 from gkd_core.errors import Problem, SpecError, StoppedError
 from gkd_core.events import Checkpoint, Event, Progress, Warning
 from gkd_core.instances import choose_instances
-from gkd_core.model_card import ModelCard, read_card
+from gkd_core.model_card import ModelCard
 from gkd_core.report import Entry, make_report
 from gkd_core.run_dir import RunDir
 from gkd_core.selection import renew_prototypes
@@ -116,14 +116,13 @@ class _Job(Session):
 
     def run(self, name: str, detector: DetectorConfig) -> Iterator[Event]:
         """Train one detector from wherever it stands to its end."""
-        _require_same_classes(detector, self.classes)
         steps = steps_per_epoch(len(self.data.train.images), self.config.train)
         recipe = self.config.train
         make = self.joined_with_teacher if name == "student" and _distils(self.config) else None
-        training = Training(name, recipe, detector, len(self.classes), steps, self.device, make)
+        training = Training(name, recipe, detector, self.classes, steps, self.device, make)
         torn: list[str] = []
         resumed = training.restore(self.states, torn.append)
-        yield from (Warning(message=message) for message in torn)
+        yield from (Warning(message=message) for message in torn + (training.remarks if not resumed else []))
         self.clock.start(self.fraction(training))
         while not training.done:
             if training.distiller is not None and self.renewal_due(training):
@@ -260,15 +259,6 @@ class _Job(Session):
 
 
 # ---- small questions -------------------------------------------------------------------------------------
-
-
-def _require_same_classes(detector: DetectorConfig, classes: tuple[str, ...]) -> None:
-    """Weights to start from are rows in class order; another order would exchange classes in silence."""
-    known = read_card(detector.weights).classes if detector.weights else classes
-    if known != classes:
-        message = f"the weights know {', '.join(known)}; the data has {', '.join(classes)}"
-        hint = f"Give data.classes in the order of the weights: {', '.join(known)}."
-        raise SpecError([Problem(loc=("weights",), message=message, hint=hint)])
 
 
 def _distils(config: Run) -> bool:

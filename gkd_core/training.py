@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from gkd_core.checkpoint import load_state, load_weights, save_state
+from gkd_core.checkpoint import load_state, save_state
 from gkd_core.config import DetectorConfig, TrainConfig
 from gkd_core.data.loading import Sample
 from gkd_core.detectors import Detector, build_detector
@@ -17,6 +17,7 @@ from gkd_core.distiller import Distiller
 from gkd_core.errors import DivergedError
 from gkd_core.optimize import averaged, build_optimizer, learning_rate, set_learning_rate
 from gkd_core.prototypes import Prototypes
+from gkd_core.weights import load_weights
 
 MakeDistiller = Callable[[Detector], Distiller]
 
@@ -40,7 +41,7 @@ class Training:
         name: str,
         config: TrainConfig,
         detector: DetectorConfig,
-        num_classes: int,
+        classes: tuple[str, ...],
         steps_per_epoch: int,
         device: torch.device,
         make_distiller: MakeDistiller | None = None,
@@ -51,7 +52,7 @@ class Training:
             name: "model", "student" or "control".
             config: the recipe.
             detector: what is trained; its `weights`, when given, are loaded.
-            num_classes: C, without background.
+            classes: the C names in label order, without background.
             steps_per_epoch: optimiser steps in an epoch.
             device: where to train.
             make_distiller: turns the detector into a distiller; None trains it plainly.
@@ -61,10 +62,9 @@ class Training:
         self.device = device
         self.steps_per_epoch = steps_per_epoch
         torch.manual_seed(config.seed)
-        self.detector = build_detector(detector, num_classes, config.image_size)
+        self.detector = build_detector(detector, len(classes), config.image_size)
         self.detector.to(device, memory_format=torch.channels_last)  # a tenth faster, also on a CPU
-        if detector.weights:
-            load_weights(self.detector, detector.weights)
+        self.remarks = load_weights(self.detector, detector.weights, classes) if detector.weights else []
         self.average = averaged(self.detector, config.ema) if config.ema is not None else None
         self.distiller = make_distiller(self.detector).to(device) if make_distiller else None
         trained = self.distiller or self.detector
