@@ -26,7 +26,17 @@ from PIL import Image
 from torch import Tensor
 
 from gkd_core.config import AugmentConfig, TrainConfig
-from gkd_core.data.augment import Picture, Pixels, jitter, maybe_flip, mosaic, resize
+from gkd_core.data.augment import (
+    Picture,
+    Pixels,
+    jitter,
+    maybe_crop,
+    maybe_flip,
+    maybe_flip_vertical,
+    maybe_recolour,
+    mosaic,
+    resize,
+)
 from gkd_core.data.pictures import read_image
 from gkd_core.data.records import ImageRecord
 
@@ -166,14 +176,19 @@ class TrainLoader:
 
     def _sample(self, index: int, augment: AugmentConfig, rng: np.random.Generator) -> Sample:
         size = self.config.image_size
+
+        def picture(number: int) -> Picture:
+            return maybe_crop(self._picture(number), augment.crop, augment.crop_least, rng)
+
+        def turn(pixels: Pixels) -> Pixels:
+            return maybe_flip_vertical(maybe_flip(pixels, augment.flip, rng), augment.flip_vertical, rng)
+
         if rng.random() < augment.mosaic:
             others = rng.integers(len(self.images), size=3)
-            pictures = [self._picture(number) for number in (index, *others)]
-            pixels = mosaic(pictures, size, augment.scale, augment.flip, rng)
+            pixels = mosaic([picture(number) for number in (index, *others)], size, augment.scale, turn, rng)
         else:
-            pixels = jitter(self._picture(index), size, augment.scale, rng)
-            pixels = maybe_flip(pixels, augment.flip, rng)
-        return _to_sample(pixels, self.images[index].image_id)
+            pixels = turn(jitter(picture(index), size, augment.scale, rng))
+        return _to_sample(maybe_recolour(pixels, augment.colour, rng), self.images[index].image_id)
 
     def _picture(self, index: int) -> Picture:
         return open_picture(self.images[index], self._cache)
