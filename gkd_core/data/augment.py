@@ -137,13 +137,13 @@ def maybe_crop(picture: Picture, chance: float, least: float, rng: np.random.Gen
     """
     if not chance or rng.random() >= chance:
         return picture
-    low, high = _crop_corners(picture, least, rng)
-    shown = picture.image.crop((*low, *high))
-    return Picture(shown, picture.boxes - np.array([*low, *low], dtype=np.float32), picture.labels)
+    left, top, right, bottom = _part(picture, least, rng)
+    shown = picture.image.crop((left, top, right, bottom))
+    return Picture(shown, picture.boxes - np.array([left, top] * 2, dtype=np.float32), picture.labels)
 
 
-def _crop_corners(picture: Picture, least: float, rng: np.random.Generator) -> tuple[list[int], list[int]]:
-    """Left and top, right and bottom of a part for `maybe_crop`."""
+def _part(picture: Picture, least: float, rng: np.random.Generator) -> list[int]:
+    """Left, top, right and bottom of what `maybe_crop` keeps."""
     size = np.array(picture.image.size)
     sides = size * rng.uniform(least, 1, 2)
     if len(picture.boxes):
@@ -155,8 +155,9 @@ def _crop_corners(picture: Picture, least: float, rng: np.random.Generator) -> t
     sides = np.minimum(np.ceil(sides), size)
     first = np.maximum(0, np.ceil(middle - sides))
     last = np.maximum(first, np.minimum(size - sides, np.floor(middle)))
-    low = np.rint(rng.uniform(first, last)).astype(int)
-    return low.tolist(), (low + sides.astype(int)).tolist()
+    corner = np.rint(rng.uniform(first, last))
+    corners: list[int] = np.concatenate([corner, corner + sides]).astype(int).tolist()
+    return corners
 
 
 def maybe_recolour(sample: Pixels, strength: float, rng: np.random.Generator) -> Pixels:
