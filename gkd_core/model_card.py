@@ -39,7 +39,9 @@ class ModelCard(Strict):
     @classmethod
     def of(cls, config: DetectorConfig, classes: tuple[str, ...], image_size: int) -> ModelCard:
         """The card of a detector that is built from a config."""
-        return cls(classes=classes, image_size=image_size, **config.model_dump(exclude={"weights", "frozen_stages"}))
+        return cls(
+            classes=classes, image_size=image_size, **config.model_dump(exclude={"weights", "frozen_stages"})
+        )
 
     def detector(self) -> DetectorConfig:
         """The config that builds the detector."""
@@ -67,13 +69,30 @@ def read_card(path: Path | str) -> ModelCard:
 
 def carries_card(path: Path | str) -> bool:
     """Whether a file is a safetensors file with a card of GKD, of whatever version; False if it cannot be read."""
+    metadata = _header(path).get("__metadata__")
+    return isinstance(metadata, dict) and "gkd" in metadata
+
+
+def holds_tensors(path: Path | str) -> bool:
+    """Whether a file looks like a state dict: a safetensors file with tensors, or what `torch.save` writes."""
+    if Path(path).suffix == ".safetensors":
+        return any(isinstance(entry, dict) and "data_offsets" in entry for entry in _header(path).values())
+    try:
+        with Path(path).open("rb") as file:
+            return file.read(2) in (b"PK", b"\x80\x02")
+    except OSError:
+        return False
+
+
+def _header(path: Path | str) -> dict[str, object]:
+    """The header of a safetensors file; empty where there is none."""
     try:
         with Path(path).open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
             header = json.loads(file.read(length)) if 2 <= length <= _LONGEST_HEADER else {}
-        return "gkd" in header["__metadata__"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return False
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return header if isinstance(header, dict) else {}
 
 
 def _not_a_model(path: Path | str, why: str) -> SpecError:

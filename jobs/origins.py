@@ -1,4 +1,4 @@
-"""Where weights come from: a model file under a data root, or the model that another job makes."""
+"""Where weights come from: a file under a data root, the model that another job makes, or torchvision."""
 
 from __future__ import annotations
 
@@ -9,13 +9,16 @@ from pydantic import BaseModel
 
 from gkd_core.config import DetectorConfig
 from gkd_core.errors import Problem, SpecError
-from gkd_core.model_card import read_card
+from gkd_core.model_card import carries_card, holds_tensors, read_card
+from gkd_core.published import COCO_CLASSES, DETECTORS, backbone_of, is_name
 from jobs.job import Job, State
 from jobs.places import PlaceError, Places
 
 JOB = "job:"
 """What the weights of a spec start with when they name a job."""
 
+PLAIN = (".pth", ".pt", ".safetensors")
+"""Files that may hold a plain state dict: only the engine can say whether it fits."""
 _MODEL_FIELD = {"train": "model", "distill": "student"}
 """Where the config of each kind of job describes the model that it makes."""
 
@@ -25,9 +28,11 @@ class Origin:
     """A model that weights come from."""
 
     weights: str
-    """An absolute path, or `job:<id>`."""
-    detector: DetectorConfig
-    classes: tuple[str, ...]
+    """An absolute path, `job:<id>`, or torchvision's name."""
+    detector: DetectorConfig | None = None
+    """None: nobody can say before the tensors are read, or the weights fill a backbone only."""
+    classes: tuple[str, ...] | None = None
+    """In label order; None: not known, or the weights know no classes."""
     job_id: str | None = None
     """The job that makes the model; None for a file."""
 
@@ -39,28 +44,51 @@ class Origin:
         Args:
             role: The field of the spec that asks for the model, e.g. "teacher".
             wanted: What the spec says of the detector, by field; None leaves it open.
-            classes: Class names of the data set; None: not known, so not compared.
+            classes: Names that the model must know; None: whatever it knows will do.
         """
-        problems = [
+        problems = self._missing_classes(role, classes or ())
+        if self.detector is None:
+            return problems + self._undeclared(role, wanted)
+        return problems + [
             Problem(
                 loc=(role, field),
                 message=f"{self.weights} has {field} {_shown(seen)}, the spec says {_shown(value)}",
                 hint="Make them equal, or name other weights.",
             )
             for field, value in wanted.items()
-            if value is not None and value != (seen := getattr(self.detector, field))
+            if value is not None and value != (seen := self._known(field))
         ]
-        if classes is not None and set(classes) != set(self.classes):
-            problems.append(self._other_classes(role, classes))
-        return problems
 
-    def _other_classes(self, role: str, classes: Iterable[str]) -> Problem:
-        known, needed = ", ".join(sorted(self.classes)), ", ".join(sorted(classes))
-        return Problem(
-            loc=(role, "weights"),
-            message=f"{self.weights} knows the classes {known}; the data set has {needed}",
-            hint="Classes must agree by name: train the model on this data set, or set data.classes.",
+    def _known(self, field: str) -> object:
+        return self.classes if field == "classes" else getattr(self.detector, field)
+
+    def _undeclared(self, role: str, wanted: Mapping[str, object]) -> list[Problem]:
+        """What nobody says of a model whose file says nothing."""
+        missing = [field for field, value in wanted.items() if value is None]
+        if not missing:
+            return []
+        message = f"{self.weights} is a plain state dict, which says nothing of its {', '.join(missing)}"
+        hint = "Declare architecture, backbone, layout and classes (in label order) beside the weights."
+        return [Problem(loc=(role, missing[0]), message=message, hint=hint)]
+
+    def _missing_classes(self, role: str, classes: Iterable[str]) -> list[Problem]:
+        """What a model does not know of the classes of the data set, which it is to find or to teach."""
+        missing = sorted(set(classes) - set(self.classes or classes))
+        if not missing:
+            return []
+        known = ", ".join(sorted(self.classes or ()))
+        message = f"{self.weights} does not know {', '.join(missing)}; it knows {known}"
+        hint = (
+            "Classes are matched by name: train the model on this data set, or use data.rename or data.only."
         )
+        return [Problem(loc=(role, "weights"), message=message, hint=hint)]
+
+    def other_classes(self, classes: Iterable[str]) -> str | None:
+        """What a person should know of weights that a detector for these classes starts from."""
+        if self.classes is None or set(self.classes) == set(classes):
+            return None
+        known, needed = ", ".join(sorted(self.classes)), ", ".join(sorted(classes))
+        return f"{self.weights} knows the classes {known}; for {needed} the last layers of the heads start from scratch"
 
 
 def find_origin(text: str, places: Places, find_job: Callable[[str], Job | None]) -> Origin:
@@ -71,9 +99,14 @@ def find_origin(text: str, places: Places, find_job: Callable[[str], Job | None]
     """
     if text.startswith(JOB):
         return _job(text.removeprefix(JOB), find_job)
+    if is_name(text):
+        return _published(text)
     path = places.find(text)
     if not path.is_file():
-        raise PlaceError(f"{text!r} is no file", "Name a .safetensors file, or a job as job:<id>.")
+        hint = "Name a .safetensors or .pth file, a job as job:<id>, or weights that torchvision publishes."
+        raise PlaceError(f"{text!r} is no file", hint)
+    if path.suffix in PLAIN and not carries_card(path) and holds_tensors(path):
+        return Origin(str(path))
     try:
         card = read_card(path)
     except SpecError as error:
@@ -91,5 +124,18 @@ def _job(job_id: str, find_job: Callable[[str], Job | None]) -> Origin:
     return Origin(f"{JOB}{job_id}", detector, tuple(job.resolved["data"]["classes"]), job_id)
 
 
+def _published(name: str) -> Origin:
+    if name in DETECTORS:
+        return Origin(name, DETECTORS[name], COCO_CLASSES)
+    if backbone_of(name) is None:
+        hint = (
+            f"Detectors are {', '.join(DETECTORS)}; backbones are named like ResNet50_Weights.IMAGENET1K_V2."
+        )
+        raise PlaceError(f"{name!r} is no name of weights that GKD can use", hint)
+    return Origin(name)
+
+
 def _shown(value: object) -> str:
+    if isinstance(value, tuple):
+        return ", ".join(map(str, value))
     return value.model_dump_json() if isinstance(value, BaseModel) else str(value)

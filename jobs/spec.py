@@ -186,6 +186,7 @@ class _Resolving:
         self.find_job = find_job
         self.problems: list[Problem] = []
         self.waits_for: list[str] = []
+        self.remarks: list[str] = []
 
     def resolve(self, spec: TrainSpec | DistillSpec) -> Resolved:
         report = self._data(spec.data)
@@ -213,7 +214,7 @@ class _Resolving:
         return Resolved(
             config=config,
             waits_for=tuple(dict.fromkeys(self.waits_for)),
-            warnings=tuple(warning.message for warning in report.warnings),
+            warnings=(*(warning.message for warning in report.warnings), *self.remarks),
             report=report,
         )
 
@@ -274,11 +275,12 @@ class _Resolving:
 
     def _teacher(self, spec: DistillSpec, classes: Iterable[str] | None) -> TeacherConfig:
         teacher = spec.teacher
-        wanted = {field: getattr(teacher, field) for field in ("architecture", "backbone")}
+        wanted = {field: getattr(teacher, field) for field in ("architecture", "backbone", "layout", "classes")}
         origin = self._origin(teacher.weights, "teacher", wanted, classes)
         if origin is None:
             return teacher
-        self._must_be_comparable(spec, origin.detector)
+        if origin.detector is not None:
+            self._must_be_comparable(spec, origin.detector)
         return teacher.model_copy(update={"weights": origin.weights})
 
     def _must_be_comparable(self, spec: DistillSpec, teacher: DetectorConfig) -> None:
@@ -294,9 +296,11 @@ class _Resolving:
     def _detector(self, model: DetectorConfig, role: str, classes: Iterable[str] | None) -> DetectorConfig:
         if model.weights is None:
             return model
-        fields = DetectorConfig.model_fields.keys() - {"weights"}
+        fields = DetectorConfig.model_fields.keys() - {"weights", "norm", "frozen_stages"}
         wanted = {field: getattr(model, field) for field in sorted(fields)}
-        origin = self._origin(model.weights, role, wanted, classes)
+        origin = self._origin(model.weights, role, wanted, None)
+        if origin and classes and (remark := origin.other_classes(classes)):
+            self.remarks.append(remark)
         return model.model_copy(update={"weights": origin.weights}) if origin else model
 
     def _origin(
