@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -20,7 +19,17 @@ import torch
 from torch import Tensor, nn
 
 from gkd_core import features
-from gkd_core.config import Architecture, DistillConfig, incomparable_scores, response_weight
+from gkd_core.compared import (
+    Instances,
+    Positives,
+    architecture_of,
+    is_two_stage,
+    level_of_places,
+    outputs_of,
+    positives_of,
+    scoring_head,
+)
+from gkd_core.config import DistillConfig, incomparable_scores, response_weight
 from gkd_core.detectors import Detector, Targets, pyramid
 from gkd_core.errors import Problem, SpecError
 from gkd_core.instances import InstancePool, Pooled, Pooling
@@ -45,20 +54,21 @@ from gkd_core.prototypes import (
     select_reference,
 )
 
+PooledPair = tuple[Tensor, Tensor]
+"""Features of the same N boxes on a level: the student's (N, C_s) with gradient, the teacher's (N, C_t) without."""
 
-class Instances(NamedTuple):
-    """The objects of a batch."""
 
-    boxes: Tensor
-    """(N, 4) pixels."""
-    labels: Tensor
-    """(N,) from 0."""
-    image_index: Tensor
-    """(N,) which picture of the batch."""
-    start: Tensor
-    """(B + 1,) instances of picture b are start[b] up to start[b + 1]."""
-    most: int
-    """Instances of the picture that has the most."""
+class Pair(NamedTuple):
+    """What both detectors make of a batch."""
+
+    student_maps: list[Tensor]
+    """Of each level of the student's pyramid (B, C_s, H, W), with gradient."""
+    teacher_maps: list[Tensor]
+    """Of each level of the teacher's pyramid (B, C_t, H, W)."""
+    sizes: list[tuple[int, int]]
+    """Height and width of each picture before padding."""
+    student_scores: Any
+    """What the student's scoring head returned."""
 
 
 class Chosen(NamedTuple):
@@ -142,27 +152,20 @@ class Distiller(nn.Module):
         """
         with outputs_of(self.student.backbone) as maps, outputs_of(scoring_head(self.student)) as scores:
             losses = dict(self.student(pictures, targets))
-        student_maps = list(maps[0].values())
         with torch.inference_mode():
             teacher_maps, sizes = pyramid(self.teacher, pictures)
-        instances = _instances(targets)
-        pooled = [
-            self._pool(level, student_maps, teacher_maps, instances) for level in range(len(self.strides))
-        ]
-        omega = torch.stack(
-            [
-                robustness(s, t, instances.labels, prototypes)
-                for (s, t), prototypes in zip(pooled, self.prototypes, strict=True)
-            ]
-        )  # (L, N)
+        pair = Pair(list(maps[0].values()), teacher_maps, sizes, scores[0])
+        instances = Instances.of(targets)
+        pooled = self._pool(pair, instances.boxes, instances.image_index, instances.most)
+        omega = self._robustness(pooled, instances.labels)
         if self.config.global_.weight:
-            losses["distill_global"] = attenuation * self._global_loss(pooled, omega)
+            losses["distill_global"] = attenuation * self._global_loss(pair, instances, pooled, omega)
         if self.config.local.weight:
-            foreground, background = self._local_losses(student_maps, teacher_maps, instances, omega)
+            foreground, background = self._local_losses(pair, instances, omega)
             losses["distill_foreground"] = attenuation * foreground
             losses["distill_background"] = attenuation * background
         if self.response_weight:
-            losses["distill_response"] = self._response_loss(scores[0], teacher_maps, sizes, instances, omega)
+            losses["distill_response"] = self._response_loss(pair, instances, omega)
         return losses
 
     # ---- prototypes --------------------------------------------------------------------------------------
@@ -213,50 +216,65 @@ class Distiller(nn.Module):
 
     # ---- parts -------------------------------------------------------------------------------------------
 
-    def _pool(
-        self, level: int, student_maps: list[Tensor], teacher_maps: list[Tensor], instances: Instances
-    ) -> tuple[Tensor, Tensor]:
-        """Features of all instances on a level: (N, C_s) with gradient, (N, C_t) without."""
-        where = (instances.boxes, instances.image_index, self.strides[level], instances.most)
-        return (
-            self.pooling(student_maps[self.student_levels[level]], *where),
-            self.pooling(teacher_maps[self.teacher_levels[level]], *where),
-        )
+    def _pool(self, pair: Pair, boxes: Tensor, image_index: Tensor, most: int) -> list[PooledPair]:
+        """Features of the same boxes in both spaces, level by level."""
+        return [
+            (
+                self.pooling(pair.student_maps[mine], boxes, image_index, stride, most),
+                self.pooling(pair.teacher_maps[theirs], boxes, image_index, stride, most),
+            )
+            for stride, mine, theirs in zip(
+                self.strides, self.student_levels, self.teacher_levels, strict=True
+            )
+        ]
+
+    def _robustness(self, pooled: Sequence[PooledPair], labels: Tensor) -> Tensor:
+        """(L, N) omega of each instance on each level."""
+        levels = zip(pooled, self.prototypes, strict=True)
+        return torch.stack([robustness(s, t, labels, prototypes) for (s, t), prototypes in levels])
 
     def _over_levels(self, losses: Sequence[Tensor]) -> Tensor:
         """Averaged in two-stage detectors, summed in one-stage ones, as published."""
         stacked = torch.stack(list(losses))
         return stacked.mean(0) if is_two_stage(self.student) else stacked.sum(0)
 
-    def _global_loss(self, pooled: Sequence[tuple[Tensor, Tensor]], omega: Tensor) -> Tensor:
+    def _global_loss(
+        self, pair: Pair, instances: Instances, pooled: list[PooledPair], omega: Tensor
+    ) -> Tensor:
+        if self.config.instances == "positives":
+            positives = positives_of(self.student, instances)
+            pooled = self._pool_positives(pair, positives, pooled)
+            omega = self._robustness(pooled, instances.labels[positives.owner])
+        weights = omega if self.config.global_.robust else torch.ones_like(omega)
         loss = global_loss if self.config.global_.form == "cosine" else global_projection_loss
-        levels = zip(pooled, omega, self.prototypes, strict=True)
-        return self.config.global_.weight * self._over_levels(
-            [
-                loss(student, teacher, weights, prototypes)
-                for (student, teacher), weights, prototypes in levels
-            ]
-        )
+        levels = zip(pooled, weights, self.prototypes, strict=True)
+        return self.config.global_.weight * self._over_levels([loss(s, t, w, p) for (s, t), w, p in levels])
 
-    def _local_losses(
-        self, student_maps: list[Tensor], teacher_maps: list[Tensor], instances: Instances, omega: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def _pool_positives(self, pair: Pair, positives: Positives, pooled: list[PooledPair]) -> list[PooledPair]:
+        """Features in the boxes of the positives; those of FCOS are the objects', which are pooled already."""
+        owner = positives.owner
+        if architecture_of(self.student) == "fcos":
+            return [(student[owner], teacher[owner]) for student, teacher in pooled]
+        most = int(positives.image_index.bincount(minlength=1).max())
+        return self._pool(pair, positives.boxes, positives.image_index, max(1, most))
+
+    def _local_losses(self, pair: Pair, instances: Instances, omega: Tensor) -> tuple[Tensor, Tensor]:
         reference = self.config.conventions == "reference"
         make_mask = foreground_mask_reference if reference else foreground_mask
         loss = local_losses_reference if reference else local_losses
+        local = self.config.local
+        weights = omega if local.robust else torch.ones_like(omega)
         assigned = self._levels_of(instances.boxes)
         parts = []
         for level, stride in enumerate(self.strides):
-            student = self.adapters[level](student_maps[self.student_levels[level]])
-            teacher = teacher_maps[self.teacher_levels[level]]
+            student = self.adapters[level](pair.student_maps[self.student_levels[level]])
+            teacher = pair.teacher_maps[self.teacher_levels[level]]
             shape = (student.shape[0], *student.shape[-2:])
-            mask = make_mask(
-                instances.boxes, omega[level], instances.image_index, assigned == level, stride, shape
-            )
+            where = (instances.image_index, assigned == level, stride, shape)
+            mask = make_mask(instances.boxes, weights[level], *where)
             scale = 1.0 if reference else _unit_power(teacher)
             parts.append(torch.stack(list(loss(student * scale, teacher * scale, mask))))
         foreground, background = self._over_levels(parts)
-        local = self.config.local
         return local.weight * local.foreground * foreground, local.weight * local.background * background
 
     def _levels_of(self, boxes: Tensor) -> Tensor:
@@ -265,53 +283,35 @@ class Distiller(nn.Module):
             return features.assign_levels_reference(boxes, len(self.strides))
         return features.assign_levels(boxes, self.strides, self.student.cells_per_box)
 
-    def _response_loss(
-        self,
-        scores: Any,
-        teacher_maps: list[Tensor],
-        sizes: list[tuple[int, int]],
-        instances: Instances,
-        omega: Tensor,
-    ) -> Tensor:
+    def _response_loss(self, pair: Pair, instances: Instances, omega: Tensor) -> Tensor:
         """Teacher and student score the same places: matched anchors, or the student's positive proposals."""
-        if is_two_stage(self.student):
-            student, owner = self._student_proposals(scores, instances)
-            with torch.inference_mode():
-                teacher = self._teacher_scores_of_proposals(teacher_maps, sizes)
-            weights = omega[
-                self._levels_of(instances.boxes), torch.arange(omega.shape[1], device=omega.device)
-            ]
-            loss = response_softmax(
-                student, teacher.clone(), weights[owner], self.config.response.temperature
-            )
-        else:
-            matched = torch.stack(self.student.head.matched)  # (B, A)
-            picture, anchor = (matched >= 0).nonzero(as_tuple=True)
-            with torch.inference_mode():
-                teacher = self.teacher.head.classification_head(teacher_maps)[picture, anchor]
-                teacher = teacher[:, self.teacher_columns][:, 1:]
-            student = scores["cls_logits"][picture, anchor][:, 1:]
-            owner = instances.start[picture] + matched[picture, anchor]
-            weights = omega[self._level_of_anchors(teacher_maps, matched.shape[1])[anchor], owner]
-            loss = response_sigmoid(student, teacher.clone(), weights, self.config.response.temperature)
-        return self.response_weight * loss
+        response = self.config.response
+        positives = positives_of(self.student, instances)
+        compare = self._proposal_scores if is_two_stage(self.student) else self._place_scores
+        student, teacher, level = compare(pair, positives, instances)
+        weights = omega[level, positives.owner] if response.robust else torch.ones_like(student[:, 0])
+        loss = response_softmax if is_two_stage(self.student) else response_sigmoid
+        return self.response_weight * loss(student, teacher, weights, response.temperature)
 
-    def _level_of_anchors(self, maps: list[Tensor], anchors: int) -> Tensor:
-        """(A,) which level each anchor of a picture lies on."""
-        cells = [level.shape[-2] * level.shape[-1] for level in maps]
-        per_cell = anchors // sum(cells)
-        return torch.cat([torch.full((per_cell * count,), level) for level, count in enumerate(cells)]).to(
-            maps[0].device
-        )
+    def _place_scores(
+        self, pair: Pair, positives: Positives, _instances: Instances
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Of student and teacher (M, C) at the matched anchors or locations, and the level (M,) of each."""
+        at = positives.image_index, positives.place
+        scores = pair.student_scores["cls_logits"]
+        with torch.inference_mode():
+            teacher = self.teacher.head.classification_head(pair.teacher_maps)[at][:, self.teacher_columns]
+        levels = level_of_places(pair.teacher_maps, scores.shape[1])
+        return scores[at][:, 1:], teacher[:, 1:].clone(), levels[positives.place]
 
-    def _student_proposals(
-        self, scores: tuple[Tensor, Tensor], instances: Instances
-    ) -> tuple[Tensor, Tensor]:
-        """Student scores (M, C + 1) of its positive proposals, and the instance (M,) of each."""
-        _, matched, labels = self.student.roi_heads.sampled
-        positive = torch.cat(labels) > 0
-        owner = torch.cat([start + index for start, index in zip(instances.start, matched, strict=False)])
-        return scores[0][positive], owner[positive]
+    def _proposal_scores(
+        self, pair: Pair, positives: Positives, instances: Instances
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Of student and teacher (M, C + 1) for the student's positive proposals; the level (M,) of their objects."""
+        with torch.inference_mode():
+            teacher = self._teacher_scores_of_proposals(pair.teacher_maps, pair.sizes)
+        levels = self._levels_of(instances.boxes)[positives.owner]
+        return pair.student_scores[0][positives.place], teacher.clone(), levels
 
     def _teacher_scores_of_proposals(self, maps: list[Tensor], sizes: list[tuple[int, int]]) -> Tensor:
         """Teacher scores (M, C + 1) of the student's positive proposals."""
@@ -330,17 +330,9 @@ def _selection(name: str, generator: torch.Generator) -> Selection:
     return select_reference if name == "reference" else select_orthogonal
 
 
-ARCHITECTURES: dict[str, Architecture] = {
-    "RetinaNet": "retinanet",
-    "FasterRCNN": "faster_rcnn",
-    "FCOS": "fcos",
-}
-"""By torchvision's class."""
-
-
 def _incomparable(student: Detector, teacher: Detector) -> Problem | None:
     """Why the scores of the two heads cannot be compared place by place."""
-    mine, theirs = (ARCHITECTURES[type(detector).__name__] for detector in (student, teacher))
+    mine, theirs = architecture_of(student), architecture_of(teacher)
     anchors = None
     if mine == theirs == "retinanet":
         anchors = _finest_anchor(student), _finest_anchor(teacher)
@@ -369,40 +361,3 @@ def _unit_power(teacher: Tensor) -> Tensor:
     one weight fits all: a student that gives zeros everywhere has a loss of 1/2 per level.
     """
     return teacher.float().square().mean().clamp_min(1e-12).rsqrt()
-
-
-def is_two_stage(detector: Detector) -> bool:
-    """Whether a detector scores proposals (Faster R-CNN) or every place (RetinaNet, FCOS)."""
-    return hasattr(detector, "roi_heads")
-
-
-def scoring_head(detector: Detector) -> nn.Module:
-    """The module whose output holds the class scores."""
-    return detector.roi_heads.box_predictor if is_two_stage(detector) else detector.head
-
-
-@contextmanager
-def outputs_of(module: nn.Module) -> Iterator[list[Any]]:
-    """Collect what a module returns while the block runs."""
-    collected: list[Any] = []
-    handle = module.register_forward_hook(lambda _module, _inputs, output: collected.append(output))
-    try:
-        yield collected
-    finally:
-        handle.remove()
-
-
-def _instances(targets: Targets) -> Instances:
-    """The ground truth of a batch, flattened."""
-    device = targets[0]["boxes"].device
-    numbers = [len(target["labels"]) for target in targets]
-    counts = torch.tensor(numbers, device=device)
-    return Instances(
-        boxes=torch.cat([target["boxes"] for target in targets]),
-        labels=torch.cat([target["labels"] for target in targets]) - 1,
-        image_index=torch.repeat_interleave(
-            torch.arange(len(targets), device=device), counts, output_size=sum(numbers)
-        ),
-        start=torch.cat([counts.new_zeros(1), counts.cumsum(0)]),
-        most=max(1, *numbers),
-    )

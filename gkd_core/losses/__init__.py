@@ -7,6 +7,7 @@ a gradient to the teacher.
 Read first: `robustness.py`, which turns the other three down where the models disagree.
 """
 
+from gkd_core.losses.attenuation import attenuation
 from gkd_core.losses.global_knowledge import global_loss, global_projection_loss
 from gkd_core.losses.local import (
     LocalLosses,
@@ -20,6 +21,7 @@ from gkd_core.losses.robustness import robustness
 
 __all__ = [
     "LocalLosses",
+    "attenuation",
     "foreground_mask",
     "foreground_mask_reference",
     "global_loss",

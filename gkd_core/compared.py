@@ -1,0 +1,134 @@
+"""Where student and teacher are compared: the objects of a batch, and the places that the student calls positive.
+
+Nothing here is a loss; the distiller pools and scores at these places. What a detector matched in its last training
+step is read from its head, which remembers it (`detectors.py`).
+
+Shapes: B pictures, N objects of the batch (ground truth), M positives (a proposal, anchor or location each), A
+anchors or locations of a picture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from gkd_core.config import Architecture
+from gkd_core.detectors import Detector, Targets
+
+ARCHITECTURES: dict[str, Architecture] = {
+    "RetinaNet": "retinanet",
+    "FasterRCNN": "faster_rcnn",
+    "FCOS": "fcos",
+}
+"""By torchvision's class."""
+
+
+class Instances(NamedTuple):
+    """The objects of a batch."""
+
+    boxes: Tensor
+    """(N, 4) pixels."""
+    labels: Tensor
+    """(N,) from 0."""
+    image_index: Tensor
+    """(N,) which picture of the batch."""
+    start: Tensor
+    """(B + 1,) instances of picture b are start[b] up to start[b + 1]."""
+    most: int
+    """Instances of the picture that has the most."""
+
+    @classmethod
+    def of(cls, targets: Targets) -> Instances:
+        """The ground truth of a batch, flattened."""
+        device = targets[0]["boxes"].device
+        numbers = [len(target["labels"]) for target in targets]
+        counts = torch.tensor(numbers, device=device)
+        return cls(
+            boxes=torch.cat([target["boxes"] for target in targets]),
+            labels=torch.cat([target["labels"] for target in targets]) - 1,
+            image_index=torch.repeat_interleave(
+                torch.arange(len(targets), device=device), counts, output_size=sum(numbers)
+            ),
+            start=torch.cat([counts.new_zeros(1), counts.cumsum(0)]),
+            most=max(1, *numbers),
+        )
+
+
+class Positives(NamedTuple):
+    """What the student learnt objects from in its last step."""
+
+    boxes: Tensor
+    """(M, 4) pixels: of the proposal or anchor; of FCOS, whose locations have none, of the matched object."""
+    owner: Tensor
+    """(M,) the instance that each is matched with."""
+    image_index: Tensor
+    """(M,) which picture of the batch."""
+    place: Tensor
+    """(M,) which anchor or location of the picture; of Faster R-CNN which row of the box head's output."""
+
+
+def positives_of(student: Detector, instances: Instances) -> Positives:
+    """The positive proposals (Faster R-CNN) or the matched anchors or locations (RetinaNet, FCOS) of the last step.
+
+    FCOS's locations have no boxes: an object comes once for each location that is matched with it, so that it counts
+    as much here as in FCOS's own losses.
+    """
+    return (_of_proposals if is_two_stage(student) else _of_places)(student, instances)
+
+
+def _of_proposals(student: Detector, instances: Instances) -> Positives:
+    proposals, matched, labels = student.roi_heads.sampled
+    place = (torch.cat(labels) > 0).nonzero().squeeze(1)
+    owner = torch.cat([start + index for start, index in zip(instances.start, matched, strict=False)])
+    picture = torch.cat([torch.full_like(found, number) for number, found in enumerate(labels)])
+    return Positives(torch.cat(proposals)[place], owner[place], picture[place], place)
+
+
+def _of_places(student: Detector, instances: Instances) -> Positives:
+    matched = torch.stack(student.head.matched)  # (B, A)
+    picture, place = (matched >= 0).nonzero(as_tuple=True)
+    owner = instances.start[picture] + matched[picture, place]
+    if architecture_of(student) == "fcos":
+        return Positives(instances.boxes[owner], owner, picture, place)
+    return Positives(torch.stack(student.head.anchors)[picture, place], owner, picture, place)
+
+
+def level_of_places(maps: Sequence[Tensor], places: int) -> Tensor:
+    """(A,) which level each anchor or location of a picture lies on; maps are (B, C, H, W)."""
+    cells = [level.shape[-2] * level.shape[-1] for level in maps]
+    per_cell = places // sum(cells)
+    levels = [torch.full((per_cell * count,), level) for level, count in enumerate(cells)]
+    return torch.cat(levels).to(maps[0].device)
+
+
+# ---- what kind of detector it is ---------------------------------------------------------------------------
+
+
+def architecture_of(detector: Detector) -> Architecture:
+    """Its family, by the name that configs use."""
+    return ARCHITECTURES[type(detector).__name__]
+
+
+def is_two_stage(detector: Detector) -> bool:
+    """Whether a detector scores proposals (Faster R-CNN) or every place (RetinaNet, FCOS)."""
+    return hasattr(detector, "roi_heads")
+
+
+def scoring_head(detector: Detector) -> nn.Module:
+    """The module whose output holds the class scores."""
+    return detector.roi_heads.box_predictor if is_two_stage(detector) else detector.head
+
+
+@contextmanager
+def outputs_of(module: nn.Module) -> Iterator[list[Any]]:
+    """Collect what a module returns while the block runs."""
+    collected: list[Any] = []
+    handle = module.register_forward_hook(lambda _module, _inputs, output: collected.append(output))
+    try:
+        yield collected
+    finally:
+        handle.remove()
