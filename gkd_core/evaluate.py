@@ -1,7 +1,7 @@
-"""How good a detector is: COCO AP on the validation split, and what two detectors differ by.
+"""How good a detector is: the numbers of COCO and of Pascal VOC, and what two detectors differ by.
 
 Detections are made on resized pictures and scored in the frame of the originals. The COCO numbers come from
-faster-coco-eval, a C++ implementation of pycocotools' arithmetic.
+faster-coco-eval, a C++ implementation of pycocotools' arithmetic; VOC's are counted in `matching.py`.
 """
 
 from __future__ import annotations
@@ -19,22 +19,28 @@ from torch import Tensor
 from gkd_core.data.loading import EvalSample
 from gkd_core.data.records import ImageRecord
 from gkd_core.detectors import Detector, detect
+from gkd_core.matching import Detections, Matches, match, voc_ap
 
-METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
-
-Detections = dict[int, dict[str, np.ndarray]]
-"""By image id: boxes (N, 4) float x1 y1 x2 y2 in pixels of the original, labels (N,) from 1, scores (N,)."""
+COCO_METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
+METRICS = (*COCO_METRICS, "VOC07", "VOC12")
+"""COCO's twelve, and the mean AP50 over the classes as VOC counted it in 2007 and from 2010 to 2012."""
 
 
 class Score(NamedTuple):
     """What a detector reached on a split."""
 
     metrics: dict[str, float]
-    """The 12 COCO numbers, in 0..1; -1 where the split has no such object."""
+    """`METRICS`, in 0..1; -1 where the split has no such object."""
     per_class: dict[str, float]
     """AP by class name; -1 where the split has no such object."""
+    per_class_voc: dict[str, dict[str, float]]
+    """AP50 by class name for `VOC07` and `VOC12`; -1 where the split has no such object."""
     evaluation: COCOeval_faster
-    """The matching of every picture, for `bootstrap_gain`."""
+    """COCO's matching of every picture, for `bootstrap_gain`."""
+    matches: Matches
+    """VOC's matching, for pictures with boxes."""
+    detections: Detections
+    """What was scored."""
 
 
 def detect_batches(
@@ -61,15 +67,19 @@ def detect_batches(
 
 
 def score(images: Sequence[ImageRecord], classes: Sequence[str], detections: Detections) -> Score:
-    """The COCO numbers of some detections. Crowd regions count neither for nor against."""
+    """The numbers of some detections. Crowd regions and difficult objects count neither for nor against."""
     truth = COCO(_truth(images, classes))
     evaluation = COCOeval_faster(truth, truth.loadRes(_results(detections)), "bbox", separate_eval=True)
     evaluation.params.maxDets = [1, 10, 100]
     evaluation.run()
-    metrics = {name: float(value) for name, value in zip(METRICS, evaluation.stats[:12], strict=True)}
+    metrics = {name: float(value) for name, value in zip(COCO_METRICS, evaluation.stats[:12], strict=True)}
     precision = evaluation.eval["precision"][:, :, :, 0, -1]  # (10 thresholds, 101 recalls, C)
     per_class = {name: _average_precision(precision[:, :, index]) for index, name in enumerate(classes)}
-    return Score(metrics, per_class, evaluation)
+    matches = match(images, len(classes), detections)
+    voc = voc_ap(matches)
+    metrics |= {name: _average_precision(values) for name, values in voc.items()}
+    per_class_voc = {name: dict(zip(classes, ap.tolist(), strict=True)) for name, ap in voc.items()}
+    return Score(metrics, per_class, per_class_voc, evaluation, matches, detections)
 
 
 def bootstrap_gain(student: Score, control: Score, *, draws: int = 400, seed: int = 0) -> tuple[float, float]:

@@ -65,7 +65,8 @@ class Evaluation(_Event):
     run: str
     epoch: int
     metrics: dict[str, float]
-    """COCO numbers in 0..1: AP, AP50, AP75, APs, APm, APl, AR1, AR10, AR100, ARs, ARm, ARl (-1: no such objects)."""
+    """In 0..1, -1: no such objects. COCO's AP, AP50, AP75, APs, APm, APl, AR1, AR10, AR100, ARs, ARm, ARl; and VOC07,
+    VOC12, the mean AP50 as VOC counted it in 2007 (11 points) and later (all points)."""
     per_class: dict[str, float]
     """AP by class name; -1 where the split has no such object."""
     seconds: float
