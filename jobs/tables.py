@@ -61,8 +61,12 @@ jobs = Table(
     Column("report", _JSON),
     Column("failure", _JSON),
     Column("log_tail", Text, nullable=False, default=""),
+    Column("tenant", String(64), nullable=False, server_default="default"),
+    Column("gpus", Integer, nullable=False, server_default="0"),
+    Column("retry_of", String(32)),  # the job that this one does again
     Index("jobs_by_state", "state", "queue"),
     Index("jobs_by_worker", "worker"),
+    Index("jobs_by_tenant", "tenant", "state"),
 )
 
 waits = Table(
@@ -105,4 +109,67 @@ artifacts = Table(
     Column("sha256", String(64), nullable=False),
     Column("metrics", _JSON, nullable=False),
     Column("created_at", Double, nullable=False),
+)
+
+tenants = Table(
+    "tenants",
+    metadata,
+    Column("name", String(64), primary_key=True),
+    Column("limits", _JSON, nullable=False),
+    Column("created_at", Double, nullable=False),
+)
+
+keys = Table(
+    "keys",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("tenant", String(64), nullable=False),
+    Column("name", Text, nullable=False),
+    Column("hash", String(64), nullable=False, unique=True),
+    Column("scopes", _JSON, nullable=False),
+    Column("created_at", Double, nullable=False),
+    Column("expires_at", Double),
+    Column("revoked_at", Double),
+    Column("used_at", Double),
+)
+
+resources = Table(
+    "resources",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("tenant", String(64), nullable=False),
+    Column("kind", String(16), nullable=False),  # dataset or model
+    Column("name", Text, nullable=False),
+    Column("state", String(16), nullable=False),  # checking, ready or refused
+    Column("reason", Text, nullable=False),
+    Column("uploaded", Boolean, nullable=False),
+    Column("path", Text, nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("sha256", String(64)),
+    Column("report", _JSON),
+    Column("created_at", Double, nullable=False),
+    Column("checked_at", Double),
+    Index("resources_by_tenant", "tenant", "kind"),
+)
+
+uses = Table(
+    "uses",
+    metadata,
+    Column("job_id", ForeignKey("jobs.id"), primary_key=True),
+    Column("resource_id", ForeignKey("resources.id"), primary_key=True),
+    Index("uses_by_resource", "resource_id"),
+)
+
+workers = Table(
+    "workers",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("host", Text, nullable=False),
+    Column("state", String(16), nullable=False),  # idle, busy or draining
+    Column("queues", _JSON, nullable=False),
+    Column("gpus", _JSON, nullable=False),
+    Column("job_id", String(32)),
+    Column("version", Text, nullable=False),
+    Column("started_at", Double, nullable=False),
+    Column("seen_at", Double, nullable=False),
 )

@@ -40,7 +40,7 @@ def test_several_processes_may_migrate_at_once_and_again(empty_url: str) -> None
         with ThreadPoolExecutor(4) as pool:
             list(pool.map(lambda _: Database.migrate(database), range(4)))
         with database.read() as connection:
-            assert connection.scalars(text("SELECT version_num FROM alembic_version")).all() == ["0001"]
+            assert len(connection.scalars(text("SELECT version_num FROM alembic_version")).all()) == 1
 
 
 def test_the_first_migration_makes_the_folder_of_the_file(tmp_path: Path) -> None:

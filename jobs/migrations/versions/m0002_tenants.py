@@ -1,0 +1,88 @@
+"""Tenants with keys and limits, registered data sets and models, workers that can be seen; whose a job is."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0002"
+down_revision = "0001"
+
+_JSON = sa.JSON(none_as_null=True)
+
+
+def upgrade() -> None:
+    op.add_column("jobs", sa.Column("tenant", sa.String(64), nullable=False, server_default="default"))
+    op.add_column("jobs", sa.Column("gpus", sa.Integer, nullable=False, server_default="0"))
+    op.add_column("jobs", sa.Column("retry_of", sa.String(32)))
+    op.create_index("jobs_by_tenant", "jobs", ["tenant", "state"])
+    _create_tenants()
+    _create_resources()
+    op.create_table(
+        "workers",
+        sa.Column("name", sa.Text, primary_key=True),
+        sa.Column("host", sa.Text, nullable=False),
+        sa.Column("state", sa.String(16), nullable=False),
+        sa.Column("queues", _JSON, nullable=False),
+        sa.Column("gpus", _JSON, nullable=False),
+        sa.Column("job_id", sa.String(32)),
+        sa.Column("version", sa.Text, nullable=False),
+        sa.Column("started_at", sa.Double, nullable=False),
+        sa.Column("seen_at", sa.Double, nullable=False),
+    )
+
+
+def downgrade() -> None:
+    for table in ("workers", "uses", "resources", "keys", "tenants"):
+        op.drop_table(table)
+    op.drop_index("jobs_by_tenant", "jobs")
+    with op.batch_alter_table("jobs") as jobs:
+        for column in ("retry_of", "gpus", "tenant"):
+            jobs.drop_column(column)
+
+
+def _create_tenants() -> None:
+    op.create_table(
+        "tenants",
+        sa.Column("name", sa.String(64), primary_key=True),
+        sa.Column("limits", _JSON, nullable=False),
+        sa.Column("created_at", sa.Double, nullable=False),
+    )
+    op.create_table(
+        "keys",
+        sa.Column("id", sa.String(32), primary_key=True),
+        sa.Column("tenant", sa.String(64), nullable=False),
+        sa.Column("name", sa.Text, nullable=False),
+        sa.Column("hash", sa.String(64), nullable=False, unique=True),
+        sa.Column("scopes", _JSON, nullable=False),
+        sa.Column("created_at", sa.Double, nullable=False),
+        sa.Column("expires_at", sa.Double),
+        sa.Column("revoked_at", sa.Double),
+        sa.Column("used_at", sa.Double),
+    )
+
+
+def _create_resources() -> None:
+    op.create_table(
+        "resources",
+        sa.Column("id", sa.String(32), primary_key=True),
+        sa.Column("tenant", sa.String(64), nullable=False),
+        sa.Column("kind", sa.String(16), nullable=False),
+        sa.Column("name", sa.Text, nullable=False),
+        sa.Column("state", sa.String(16), nullable=False),
+        sa.Column("reason", sa.Text, nullable=False),
+        sa.Column("uploaded", sa.Boolean, nullable=False),
+        sa.Column("path", sa.Text, nullable=False),
+        sa.Column("size", sa.BigInteger, nullable=False),
+        sa.Column("sha256", sa.String(64)),
+        sa.Column("report", _JSON),
+        sa.Column("created_at", sa.Double, nullable=False),
+        sa.Column("checked_at", sa.Double),
+    )
+    op.create_index("resources_by_tenant", "resources", ["tenant", "kind"])
+    op.create_table(
+        "uses",
+        sa.Column("job_id", sa.String(32), sa.ForeignKey("jobs.id"), primary_key=True),
+        sa.Column("resource_id", sa.String(32), sa.ForeignKey("resources.id"), primary_key=True),
+    )
+    op.create_index("uses_by_resource", "uses", ["resource_id"])
