@@ -135,7 +135,8 @@ class FpnConfig(Strict):
     depth: int = Field(default=1, ge=1, le=4)
     """3x3 convolutions on each level after the merge; 1 as in the paper."""
     depthwise: bool = False
-    """Depthwise-separable convolutions instead of full ones: about a ninth of the work, for really small students."""
+    """Depthwise-separable 3x3 convolutions instead of full ones, in all levels: about a ninth of the work, for really
+    small students."""
 
 
 class HeadConfig(Strict):
@@ -146,7 +147,8 @@ class HeadConfig(Strict):
     width: int | None = Field(default=None, ge=8, le=1024, multiple_of=8)
     """Channels of the towers; None: those of the FPN."""
     depthwise: bool = False
-    """Depthwise-separable convolutions in the towers instead of full ones: about a ninth of the work."""
+    """Depthwise-separable 3x3 convolutions in the towers (Faster R-CNN: in its RPN and its box head) instead of full
+    ones: about a ninth of the work."""
 
 
 class DetectorConfig(Strict):
@@ -162,21 +164,31 @@ class DetectorConfig(Strict):
     """resnet18 does less than half the work of resnet50, which suits a student."""
     backbone_width: float = Field(default=1.0, ge=0.125, le=2)
     """Channels of the backbone, relative to the usual ones. 0.5 has a quarter of the weights and of the work; weights
-    published elsewhere fit 1 only, and timm's backbones come in 1 only."""
+    published elsewhere fit 1 only, timm's backbones come in 1 only, and ResNeXts from 0.25."""
     fpn: FpnConfig = FpnConfig()
     """Feature pyramid between backbone and head."""
     head: HeadConfig = HeadConfig()
     """Heads that predict classes and boxes on every level."""
     norm: Literal["batch", "group", "frozen"] = "batch"
-    """Backbone and FPN: `batch` and `group` learn from scratch; `frozen` keeps the statistics of loaded weights.
-    Heads always use group norm: their weights are shared over levels whose statistics differ."""
+    """Batch norms of backbone and FPN: `batch` and `group` learn from scratch; `frozen` keeps the statistics of loaded
+    weights. Layer norms stay what they are. Heads use group norm: their weights are shared over levels whose
+    statistics differ. Torchvision's layouts have no `group`; the weights of `torchvision` need `frozen`."""
     frozen_stages: int = Field(default=0, ge=0, le=5)
-    """How many stages of the backbone, the stem being the first, keep the weights that they start with: 0 from scratch;
-    2 is usual with published weights and little data."""
+    """How many stages of the backbone keep the weights and the statistics that they start with: 0 from scratch; 2 is
+    usual with published weights and little data. Stage n is what gives maps of stride 2**n, and the stem is stage 1:
+    in a ResNet the stem, layer1, layer2, layer3 and layer4."""
     weights: str | None = None
     """Start from these weights instead of from scratch: a safetensors file of GKD, a plain state dict (`.pth` or
     `.safetensors`) of a backbone or of a whole detector, or torchvision's name of published weights such as
     `ResNet50_Weights.IMAGENET1K_V2`."""
+
+    @model_validator(mode="after")
+    def _what_widths_there_are(self) -> DetectorConfig:
+        if self.backbone.startswith("timm:") and self.backbone_width != 1:
+            raise ValueError(f"`backbone_width` of {self.backbone} can only be 1; timm's models have their widths")
+        if self.backbone.startswith("resnext") and self.backbone_width < 0.25:
+            raise ValueError(f"`backbone_width` of {self.backbone} starts at 0.25, one channel in each group")
+        return self
 
     @model_validator(mode="after")
     def _what_torchvision_builds(self) -> DetectorConfig:
@@ -191,6 +203,8 @@ class DetectorConfig(Strict):
         for field in ("backbone_width", "fpn", "head"):
             if getattr(self, field) != type(self).model_fields[field].default:
                 raise ValueError(f"`{field}` is torchvision's own in layout {self.layout!r}; leave it out")
+        if self.norm == "group":
+            raise ValueError(f"`norm` in layout {self.layout!r} is `batch` or `frozen`; torchvision has no group norm")
         return self
 
 
@@ -302,6 +316,14 @@ class DistillConfig(Strict):
     control: bool = True
     """Also train the same student, from the same start, in the same order, with distillation off. Without it
     nobody can say what distillation gained."""
+
+    @model_validator(mode="after")
+    def _starts_before_it_stops(self) -> DistillConfig:
+        if self.stop_epoch is not None and self.stop_epoch <= self.start_epoch:
+            raise ValueError(
+                f"distillation would stop at epoch {self.stop_epoch} before it starts at {self.start_epoch}"
+            )
+        return self
 
 
 RESPONSE_WEIGHT = 10.0

@@ -90,7 +90,7 @@ class Distiller(nn.Module):
     """One per level, set before the first forward and renewed by the epoch."""
     response_weight: float
     """That of the config; `auto` resolved."""
-    remarks: tuple[Problem, ...]
+    remarks: list[str]
     """What a person should know of this pair and that stops nothing."""
 
     def __init__(
@@ -138,6 +138,11 @@ class Distiller(nn.Module):
         """How box features are pooled under the chosen conventions."""
         reference = self.config.conventions == "reference"
         return features.pool_reference if reference else features.pool_boxes
+
+    def is_on(self, epoch: int) -> bool:
+        """Whether an epoch (from 0) distils; in others the student trains as its control does, without the teacher."""
+        stop = self.config.stop_epoch
+        return self.config.start_epoch <= epoch and (stop is None or epoch < stop)
 
     def forward(self, pictures: list[Tensor], targets: Targets, attenuation: float) -> dict[str, Tensor]:
         """The losses of one step.
@@ -344,13 +349,11 @@ def _finest_anchor(retinanet: Detector) -> float:
     return float(retinanet.anchor_generator.sizes[0][0])
 
 
-def _remarks(config: DistillConfig, incomparable: Problem | None) -> tuple[Problem, ...]:
+def _remarks(config: DistillConfig, incomparable: Problem | None) -> list[str]:
     """That `auto` left the response loss out, and why."""
     if incomparable is None or config.response.weight != "auto":
-        return ()
-    message = f"distill.response.weight is 0: {incomparable.message}"
-    hint = "Nothing is wrong: the other losses carry the distillation."
-    return (Problem(loc=("distill", "response", "weight"), message=message, hint=hint),)
+        return []
+    return [f"the response loss is left out: {incomparable.message}"]
 
 
 def _unit_power(teacher: Tensor) -> Tensor:

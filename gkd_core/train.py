@@ -20,12 +20,12 @@ from gkd_core.errors import Problem, SpecError, StoppedError
 from gkd_core.events import Checkpoint, Event, Progress, Warning
 from gkd_core.instances import choose_instances
 from gkd_core.model_card import ModelCard
-from gkd_core.report import Entry, make_report
+from gkd_core.report import Entry, early_stop, make_report, training_notes
 from gkd_core.run_dir import RunDir
 from gkd_core.selection import renew_prototypes
 from gkd_core.session import Session
 from gkd_core.teacher import Teacher
-from gkd_core.training import Scored, Training
+from gkd_core.training import Account, Scored, Training
 
 Run = TrainRun | DistillRun
 
@@ -81,6 +81,7 @@ class _Job(Session):
         self.states = run_dir / "checkpoints"
         self.states.mkdir(parents=True, exist_ok=True)
         self.teacher: Teacher | None = None
+        self.accounts: dict[str, Account] = {}
 
     # ---- before training ---------------------------------------------------------------------------------
 
@@ -130,9 +131,12 @@ class _Job(Session):
             yield from self.train_epoch(training)
             if self.evaluation_due(training.epoch):
                 yield from self.evaluate_and_publish(training, detector)
-            training.done = training.epoch == recipe.epochs
+            training.done = training.finished
             training.save(self.states)
             yield self.progress(training, saved=True)
+            if training.done and training.epoch < recipe.epochs:
+                yield Warning(message=early_stop(name, training.account, recipe))
+        self.accounts[name] = training.account
         if resumed:  # what an attempt that was killed had no time to tell, or told of files that are replaced
             yield from (self.told(training, file) for file in training.published)
 
@@ -163,15 +167,20 @@ class _Job(Session):
     def evaluate_and_publish(self, training: Training, detector: DetectorConfig) -> Iterator[Event]:
         """Score the averaged weights; publish them when they are the best so far, and at the end."""
         found = yield from self.evaluate(training.evaluated, self.progress(training))
-        card = ModelCard.of(detector, self.classes, self.config.train.image_size)
         best_file, last_file = training.files
-        best = training.published.get(best_file)
-        due = [best_file] if best is None or found.metrics["AP"] > best.metrics["AP"] else []
-        due += [last_file] if training.epoch == self.config.train.epochs else []
-        for file in due:
-            publish_model(self.folder / file, training.evaluated.state_dict(), card)
-            training.published[file] = Scored(training.epoch, found.metrics)
-            yield self.told(training, file)
+        if training.is_best(found.metrics):
+            yield self.publish(training, best_file, detector, found.metrics)
+        if training.finished:
+            yield self.publish(training, last_file, detector, found.metrics)
+
+    def publish(
+        self, training: Training, file: str, detector: DetectorConfig, metrics: dict[str, float]
+    ) -> Checkpoint:
+        """Write the averaged weights as a model, with what they reached."""
+        card = ModelCard.of(detector, self.classes, self.config.train.image_size)
+        publish_model(self.folder / file, training.evaluated.state_dict(), card)
+        training.published[file] = Scored(training.epoch, metrics)
+        return self.told(training, file)
 
     def told(self, training: Training, file: str) -> Checkpoint:
         """Tell of a published file as it stands."""
@@ -190,11 +199,11 @@ class _Job(Session):
     # ---- prototypes --------------------------------------------------------------------------------------
 
     def renewal_due(self, training: Training) -> bool:
-        """At the start, and `prototypes.every` epochs after the last renewal."""
+        """Before the first epoch that distils, and `prototypes.every` epochs after the last renewal."""
         distiller, last = training.distiller, training.prototypes_epoch
-        return distiller is not None and (
-            last < 0 or training.epoch - last >= distiller.config.prototypes.every
-        )
+        if distiller is None or not distiller.is_on(training.epoch):
+            return False
+        return last < 0 or training.epoch - last >= distiller.config.prototypes.every
 
     def renew_prototypes(self, training: Training, distiller: Distiller) -> Iterator[Event]:
         """PGM: pool the instances of the training split in both feature spaces and choose prototypes anew."""
@@ -218,7 +227,8 @@ class _Job(Session):
     def fraction(self, training: Training) -> float:
         """Share of the whole job that is done."""
         names = [name for name, _ in self.trainings()]
-        return (names.index(training.name) + training.step / training.steps) / len(names)
+        own = 1.0 if training.done else training.step / training.steps
+        return (names.index(training.name) + own) / len(names)
 
     def progress(self, training: Training, *, saved: bool = False) -> Progress:
         """Where a training stands now."""
@@ -248,7 +258,8 @@ class _Job(Session):
             labels = self.teacher.labels if self.teacher and role == "teacher" else None
             found = yield from self.measure(detector, end, labels)
             entries[role] = Entry(detector, card, found, path if role != "teacher" else None)
-        yield make_report(self.config, entries, self.data.val.images, self.folder, self.device)
+        notes = training_notes(self.accounts, self.config.train)
+        yield make_report(self.config, entries, self.data.val.images, self.folder, self.device, notes)
 
     def published(self) -> list[tuple[str, Path]]:
         """Role and file of each model that the report compares."""

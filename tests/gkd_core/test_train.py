@@ -165,6 +165,34 @@ def test_distilling_changes_the_student_and_not_the_control(
     assert made["control.safetensors"] == hashes(tmp_path / "train")["model.safetensors"]
 
 
+def test_until_distillation_starts_the_student_is_its_control_to_the_bit(
+    distill: Make, tmp_path: Path
+) -> None:
+    events = list(train(distill(distill={"start_epoch": 1}), tmp_path))
+    first = {e.run: e.sha256 for e in of_kind(events, "checkpoint") if e.epoch == 1}
+    assert first["student"] == first["control"]
+    assert hashes(tmp_path)["student-last.safetensors"] != hashes(tmp_path)["control-last.safetensors"]
+    assert [event.epoch for event in of_kind(events, "prototypes")] == [1]
+
+
+def test_once_distillation_has_stopped_no_prototypes_are_renewed_and_no_teacher_runs(
+    distill: Make, tmp_path: Path
+) -> None:
+    parts = {"stop_epoch": 1, "control": False}
+    events = list(train(distill(epochs=3, distill=parts), tmp_path))
+    assert [event.epoch for event in of_kind(events, "prototypes")] == [0]
+    late = [e for e in of_kind(events, "progress") if e.run == "student" and e.epoch > 1 and e.losses]
+    assert late
+    assert not any("distill" in name for event in late for name in event.losses)
+
+
+def test_a_response_loss_that_is_left_out_is_told(distill: Make, tmp_path: Path) -> None:
+    student = {"architecture": "retinanet", "fpn": {"channels": 16}, "head": {"depth": 1}}
+    events = list(train(distill(epochs=1, student=student, distill={"control": False}), tmp_path))
+    (warning,) = [e for e in of_kind(events, "warning") if "response loss" in e.message]
+    assert "retinanet student and a fcos teacher" in warning.message
+
+
 # ---- interruptions ---------------------------------------------------------------------------------------
 
 
@@ -372,5 +400,6 @@ def test_other_families_distil_from_any_teacher(distill: Make, tmp_path: Path, a
 
 def test_scores_of_unlike_heads_are_not_compared(distill: Make, tmp_path: Path) -> None:
     student = {"architecture": "retinanet", "fpn": {"channels": 16}, "head": {"depth": 1}}
+    asked = {"response": {"weight": 1}}
     with pytest.raises(SpecError, match=r"distill\.response\.weight"):
-        list(train(distill(student=student), tmp_path))
+        list(train(distill(student=student, distill=asked), tmp_path))
