@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,8 @@ from PIL import Image
 
 Boxes = NDArray[np.float32]
 Labels = NDArray[np.int64]
+Origins = NDArray[np.int64]
+"""(N, 2) where each box comes from: image id, and row among all boxes of that picture's record."""
 Colours = NDArray[np.float64]
 
 GREY = 114
@@ -46,6 +48,7 @@ class Picture:
     image: Image.Image
     boxes: Boxes
     labels: Labels
+    origins: Origins
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +58,7 @@ class Pixels:
     pixels: NDArray[np.uint8]
     boxes: Boxes
     labels: Labels
+    origins: Origins
 
 
 def resized_size(width: int, height: int, longer: float) -> tuple[int, int]:
@@ -102,9 +106,9 @@ def mosaic(
         height, width = part.pixels.shape[:2]
         left, top = centre_x if right else centre_x - width, centre_y if lower else centre_y - height
         canvas[top : top + height, left : left + width] = part.pixels
-        parts.append((part.boxes + np.array([left, top, left, top], dtype=np.float32), part.labels))
-    boxes, labels = zip(*parts, strict=True)
-    return Pixels(canvas, np.concatenate(boxes), np.concatenate(labels))
+        boxes = part.boxes + np.array([left, top, left, top], dtype=np.float32)
+        parts.append((boxes, part.labels, part.origins))
+    return Pixels(canvas, *map(np.concatenate, zip(*parts, strict=True)))
 
 
 # ---- chances -----------------------------------------------------------------------------------------------
@@ -117,7 +121,7 @@ def maybe_flip(sample: Pixels, chance: float, rng: np.random.Generator) -> Pixel
         return sample
     boxes = sample.boxes.copy()
     boxes[:, [0, 2]] = sample.pixels.shape[1] - sample.boxes[:, [2, 0]]
-    return Pixels(sample.pixels[:, ::-1], boxes, sample.labels)
+    return replace(sample, pixels=sample.pixels[:, ::-1], boxes=boxes)
 
 
 def maybe_flip_vertical(sample: Pixels, chance: float, rng: np.random.Generator) -> Pixels:
@@ -126,7 +130,7 @@ def maybe_flip_vertical(sample: Pixels, chance: float, rng: np.random.Generator)
         return sample
     boxes = sample.boxes.copy()
     boxes[:, [1, 3]] = sample.pixels.shape[0] - sample.boxes[:, [3, 1]]
-    return Pixels(sample.pixels[::-1], boxes, sample.labels)
+    return replace(sample, pixels=sample.pixels[::-1], boxes=boxes)
 
 
 def maybe_crop(picture: Picture, chance: float, least: float, rng: np.random.Generator) -> Picture:
@@ -139,7 +143,7 @@ def maybe_crop(picture: Picture, chance: float, least: float, rng: np.random.Gen
         return picture
     left, top, right, bottom = _part(picture, least, rng)
     shown = picture.image.crop((left, top, right, bottom))
-    return Picture(shown, picture.boxes - np.array([left, top] * 2, dtype=np.float32), picture.labels)
+    return replace(picture, image=shown, boxes=picture.boxes - np.array([left, top] * 2, dtype=np.float32))
 
 
 def _part(picture: Picture, least: float, rng: np.random.Generator) -> list[int]:
@@ -176,7 +180,7 @@ def maybe_recolour(sample: Pixels, strength: float, rng: np.random.Generator) ->
     for number in order:
         colours = _RECOLOURS[number](float(amounts[number]), grey) @ colours
     image = Image.fromarray(sample.pixels).convert("RGB", tuple(colours[:3].ravel()))
-    return Pixels(np.asarray(image), sample.boxes, sample.labels)
+    return replace(sample, pixels=np.asarray(image))
 
 
 # What happens to a colour (r, g, b, 1), as a 4 x 4 matrix: all four are multiplied out and applied at once, which
@@ -240,7 +244,7 @@ def _window(picture: Picture, scaled: tuple[int, int], window: tuple[int, int, i
     scales = np.array([scale_x, scale_y, scale_x, scale_y], dtype=np.float32)
     offset = np.array([left, top, left, top], dtype=np.float32)
     boxes, keep = clip_boxes(picture.boxes * scales - offset, right - left, bottom - top)
-    return Pixels(np.asarray(shown), boxes[keep], picture.labels[keep])
+    return Pixels(np.asarray(shown), boxes[keep], picture.labels[keep], picture.origins[keep])
 
 
 def clip_boxes(boxes: Boxes, width: int, height: int) -> tuple[Boxes, NDArray[np.bool_]]:

@@ -56,8 +56,8 @@ class Sample(NamedTuple):
     image: Tensor
     """(3, H, W) uint8, both sides at most the image size."""
     target: dict[str, Tensor]
-    """boxes: (N, 4) float32, pixels of `image`; labels: (N,) int64, from 1; image_id: () int64, in a mosaic that of
-    the first picture."""
+    """boxes: (N, 4) float32, pixels of `image`; labels: (N,) int64, from 1; origins: (N, 2) int64, image id and row of
+    each box in the record that it comes from; image_id: () int64, in a mosaic that of the first picture."""
 
 
 class EvalSample(NamedTuple):
@@ -146,7 +146,7 @@ class TrainLoader:
         self.config = config
         self.steps = steps_per_epoch(len(images), config)
         self._rank, self._world = rank, world
-        self._cache = cache or PictureCache(config.image_size)
+        self._cache = cache or PictureCache(config.image_size, config.cache_mb * 2**20)
         self._workers = worker_count(config.workers)
 
     def epoch(self, epoch: int, *, first_step: int = 0, mosaic: bool = True) -> Iterator[list[Sample]]:
@@ -255,10 +255,10 @@ def open_picture(record: ImageRecord, cache: PictureCache) -> Picture:
     """A record's picture with the boxes that are targets, in the picture's own pixels."""
     image = cache.get(record.path)
     x, y = image.width / record.width, image.height / record.height
-    target = ~record.crowd
-    return Picture(
-        image, record.boxes[target] * np.array([x, y, x, y], dtype=np.float32), record.labels[target]
-    )
+    rows = np.flatnonzero(~record.crowd)
+    boxes = record.boxes[rows] * np.array([x, y, x, y], dtype=np.float32)
+    origins = np.stack([np.full_like(rows, record.image_id), rows], axis=1)
+    return Picture(image, boxes, record.labels[rows], origins)
 
 
 def _in_order(
@@ -285,6 +285,7 @@ def _to_sample(pixels: Pixels, image_id: int) -> Sample:
     target = {
         "boxes": torch.from_numpy(pixels.boxes),
         "labels": torch.from_numpy(pixels.labels),
+        "origins": torch.from_numpy(pixels.origins),
         "image_id": torch.tensor(image_id),
     }
     return Sample(_to_tensor(pixels), target)

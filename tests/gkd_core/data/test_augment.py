@@ -27,6 +27,7 @@ from gkd_core.data.augment import (
 from gkd_core.data.loading import train_batches
 from gkd_core.data.records import ImageRecord
 
+NOWHERE = np.zeros((0, 2), np.int64)
 BOXES = np.array([[20, 30, 100, 90], [130, 10, 190, 60]], dtype=np.float32)
 
 
@@ -35,7 +36,7 @@ def white_on_black(width: int = 200, height: int = 120) -> Picture:
     pixels = np.zeros((height, width, 3), dtype=np.uint8)
     for channel, (x1, y1, x2, y2) in enumerate(BOXES.astype(int)):
         pixels[y1:y2, x1:x2, channel] = 255
-    return Picture(Image.fromarray(pixels), BOXES, np.array([1, 2]))
+    return Picture(Image.fromarray(pixels), BOXES, np.array([1, 2]), np.array([[7, 0], [7, 2]]))
 
 
 @pytest.fixture(autouse=True)
@@ -50,7 +51,8 @@ def as_it_is(part: Pixels) -> Pixels:
 
 
 def assert_boxes_fit(sample: Pixels) -> None:
-    """Boxes hold nothing but their colour, and hardly any of a colour lies outside its boxes."""
+    """Boxes hold nothing but their colour, hardly any of a colour lies outside its boxes, origins went along."""
+    assert sample.origins.tolist() == [[7, 2 * (label - 1)] for label in sample.labels]
     for label in (1, 2):
         colour = sample.pixels[..., label - 1].astype(int) - sample.pixels[..., 2 - label] > 127
         covered = np.zeros_like(colour)
@@ -71,7 +73,9 @@ def test_resizing_brings_the_longer_side_to_size(longer: int) -> None:
 @pytest.mark.parametrize(("width", "height"), [(2000, 1), (1, 2000), (1, 1)])
 def test_a_strip_keeps_at_least_a_pixel(width: int, height: int) -> None:
     assert min(resized_size(width, height, 64)) >= 1
-    picture = Picture(Image.new("RGB", (width, height)), np.zeros((0, 4), np.float32), np.zeros(0, np.int64))
+    picture = Picture(
+        Image.new("RGB", (width, height)), np.zeros((0, 4), np.float32), np.zeros(0, np.int64), NOWHERE
+    )
     for seed in range(5):
         sample = jitter(picture, 64, (0.5, 1.5), np.random.default_rng(seed))
         assert max(sample.pixels.shape[:2]) <= 64
@@ -148,7 +152,9 @@ def test_crops_differ() -> None:
     "box", [[0, 0, 200, 120], [0, 100, 200, 120], [90, 0, 93, 120], [199, 119, 200, 120]]
 )
 def test_what_a_crop_was_made_for_is_not_dropped(box: list[int]) -> None:
-    picture = Picture(white_on_black().image, np.array([box], dtype=np.float32), np.array([1]))
+    picture = Picture(
+        white_on_black().image, np.array([box], dtype=np.float32), np.array([1]), np.array([[7, 0]])
+    )
     for seed in range(200):
         part = maybe_crop(picture, 1.0, 0.05, np.random.default_rng(seed))
         _, keep = clip_boxes(part.boxes, *part.image.size)
@@ -157,7 +163,7 @@ def test_what_a_crop_was_made_for_is_not_dropped(box: list[int]) -> None:
 
 def test_an_object_is_dropped_by_what_crop_and_jitter_leave_of_it_together() -> None:
     boxes = np.array([[-100, 0, 50, 100]], np.float32)
-    third = Picture(Image.new("RGB", (50, 100)), boxes, np.array([1]))
+    third = Picture(Image.new("RGB", (50, 100)), boxes, np.array([1]), np.array([[8, 3]]))
     assert len(resize(third, 100).boxes) == 1
     sixth = jitter(third, 50, (2.0, 2.0), np.random.default_rng(0))
     assert sixth.pixels.shape == (50, 50, 3)
@@ -165,7 +171,7 @@ def test_an_object_is_dropped_by_what_crop_and_jitter_leave_of_it_together() -> 
 
 
 def test_a_picture_without_boxes_is_cropped_too() -> None:
-    empty = Picture(Image.new("RGB", (40, 30)), np.zeros((0, 4), np.float32), np.zeros(0, np.int64))
+    empty = Picture(Image.new("RGB", (40, 30)), np.zeros((0, 4), np.float32), np.zeros(0, np.int64), NOWHERE)
     part = maybe_crop(empty, 1.0, 0.3, np.random.default_rng(0))
     assert part.image.size != (40, 30)
     assert part.boxes.shape == (0, 4)

@@ -63,6 +63,15 @@ def test_samples_keep_the_contract_of_torchvision(images: Any) -> None:
         assert (boxes <= 64).all()
 
 
+def test_every_box_knows_where_it_comes_from_also_in_a_mosaic(images: Any) -> None:
+    records = {record.image_id: record for record in images}
+    samples = [sample for batch in train_batches(images, CONFIG, 0) for sample in batch]
+    for sample in samples:
+        labels = [records[image].labels[row] for image, row in sample.target["origins"].tolist()]
+        assert labels == sample.target["labels"].tolist()
+    assert any(len(sample.target["origins"][:, 0].unique()) > 1 for sample in samples)
+
+
 def test_workers_change_nothing(images: Any) -> None:
     threaded = CONFIG.model_copy(update={"workers": 3})
     assert same(train_batches(images, CONFIG, 2), train_batches(images, threaded, 2))
