@@ -37,7 +37,7 @@ from gkd_core.errors import (
     StoppedError,
 )
 from gkd_core.events import Event, Progress
-from gkd_core.run_dir import COMPLETE, FAILED, PARENT, STOPPED, RunDir
+from gkd_core.run_dir import COMPLETE, FAILED, LAUNCHED, PARENT, STOPPED, RunDir
 
 Run = Callable[[AnyRun, Path, Callable[[], bool]], Iterator[Event]]
 """`train(config, run_dir, should_stop)`: yields events, raises `StoppedError` once it has stopped as asked."""
@@ -71,10 +71,37 @@ def serve_run(run_dir: RunDir, attempt: int, run: Run, *, lock_seconds: float = 
     except StoppedError:
         return STOPPED
     except BaseException as error:
-        traceback.print_exc()  # the traceback belongs in log.txt; people see the failure
-        run_dir.write_failure(failure_of(error))
+        _leave_word(run_dir, error)
         return FAILED
     return COMPLETE
+
+
+def follow_run(run_dir: RunDir, run: Run) -> int:
+    """Carry out a run beside the process that serves it, when several train together (`gkd_core.launch`).
+
+    It holds no lock, tells nothing, and stops when the first process says so.
+
+    Returns:
+        The exit code; `COMPLETE` also when it stopped: that is for the first process to say.
+    """
+    die_with_parent()
+    try:
+        for _ in run(read_config(run_dir), run_dir.path, lambda: False):
+            pass
+    except StoppedError:
+        return COMPLETE
+    except BaseException as error:
+        _leave_word(run_dir, error)
+        return FAILED
+    return COMPLETE
+
+
+def _leave_word(run_dir: RunDir, error: BaseException) -> None:
+    """Say why the run failed. Of several processes the first to fail says it: the others saw no more than its end."""
+    traceback.print_exc()  # the traceback belongs in log.txt; people see the failure
+    if LAUNCHED in os.environ and run_dir.failure.exists():
+        return
+    run_dir.write_failure(failure_of(error))
 
 
 # ---- living and dying ------------------------------------------------------------------------------------
@@ -224,7 +251,10 @@ def _ends_inside_a_line(path: Path) -> bool:
 # ---- what went wrong -------------------------------------------------------------------------------------
 
 OUT_OF_MEMORY_WORDS = ("out of memory", "can't allocate memory", "ALLOC_FAILED")
-LOST_WORDS = ("DataLoader worker (pid", "CUDA-capable device", "ECC error", "GPU is lost", "launch failure")
+LOST_WORDS = (
+    *("DataLoader worker (pid", "CUDA-capable device", "ECC error", "GPU is lost", "launch failure"),
+    *("Connection closed by peer", "Connection reset by peer", "/gloo/", "NCCL"),
+)
 """How torch words that a process or a device went away; it has no exception types for these."""
 
 

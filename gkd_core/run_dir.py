@@ -32,6 +32,9 @@ COMPLETE, FAILED, STOPPED = 0, 1, 75
 PARENT = "GKD_PARENT"
 """Environment variable of the engine process: the process id with which it must die; unset, it lives alone."""
 
+LAUNCHED = "TORCHELASTIC_RUN_ID"
+"""Environment variable of an engine process that is one of several, started by torchrun or by `gkd_core.launch`."""
+
 
 class Control(BaseModel):
     """What the owner of a run directory wants. An engine of an earlier attempt must stop."""

@@ -1,5 +1,6 @@
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -9,8 +10,9 @@ import psutil
 import pytest
 
 from gkd_core.config import DataConfig, TrainRun
+from gkd_core.errors import FailureClass
 from gkd_core.events import Checkpoint, Progress, Report
-from gkd_core.run_dir import COMPLETE, STOPPED, RunDir
+from gkd_core.run_dir import COMPLETE, FAILED, STOPPED, RunDir
 from worker.engine import Engine, engine_command, read_events
 
 FAKE = [sys.executable, str(Path(__file__).with_name("fake_engine.py"))]
@@ -195,3 +197,66 @@ def test_the_engine_dies_with_the_one_who_started_it(run_dir, tmp_path):
     starter.kill()
     starter.communicate()
     wait_until(lambda: gone(pid))
+
+
+# ---- several processes -----------------------------------------------------------------------------------
+
+RANKS = [sys.executable, str(Path(__file__).with_name("fake_ranks.py"))]
+
+
+@pytest.fixture
+def shared_run(tmp_path: Path) -> RunDir:
+    """A run whose config wants two processes."""
+    run_dir = RunDir(tmp_path / "run")
+    run_dir.prepare(CONFIG.model_copy(update={"processes": 2}), attempt=1)
+    return run_dir
+
+
+def start_two(run_dir: RunDir, *, stop_seconds: float = 5.0, **plan: object) -> Engine:
+    env = {"FAKE_RANKS": json.dumps(plan)}
+    return Engine.start(run_dir, 1, env=env, command=RANKS, stop_seconds=stop_seconds)
+
+
+def ids_of_ranks(run_dir: RunDir) -> list[int]:
+    """The process ids of both, once both have started."""
+    files = [run_dir.path / f"rank-{rank}.pid" for rank in (0, 1)]
+    wait_until(lambda: all(file.exists() and file.read_text() for file in files), 30)
+    return [int(file.read_text()) for file in files]
+
+
+def test_two_processes_that_are_asked_to_stop_say_so_with_the_exit_code_of_one(shared_run):
+    with start_two(shared_run, epochs=500) as engine:
+        ranks = ids_of_ranks(shared_run)
+        wait_until(lambda: list(engine.events(0)))
+        engine.stop()
+        assert wait_for_end(engine, 30) == STOPPED
+        told = [event.epoch for event, _ in engine.events(0)]
+    assert told == sorted(set(told))
+    assert all(map(gone, ranks))
+
+
+def test_why_one_of_two_processes_failed_is_what_people_read(shared_run):
+    with start_two(shared_run, epochs=500, fail=1) as engine:
+        assert wait_for_end(engine, 30) == FAILED
+    failure = shared_run.read_failure()
+    assert failure.failure_class is FailureClass.BUG
+    assert "a bug in process 2" in failure.message
+    assert all(map(gone, ids_of_ranks(shared_run)))
+
+
+def test_a_process_that_was_killed_ends_the_others_and_the_job_is_tried_again(shared_run):
+    with start_two(shared_run, epochs=500, die=1) as engine:
+        assert wait_for_end(engine, 30) == FAILED
+    failure = shared_run.read_failure()
+    assert failure.failure_class is FailureClass.INFRASTRUCTURE
+    assert failure.message == "process 2 of 2 was ended by SIGKILL"
+    assert all(map(gone, ids_of_ranks(shared_run)))
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_no_process_outlives_the_one_that_started_it(shared_run, number):
+    with start_two(shared_run, epochs=5000) as engine:
+        ranks = ids_of_ranks(shared_run)
+        os.kill(engine.pid, number)
+        assert wait_for_end(engine, 30) == -number
+        wait_until(lambda: all(map(gone, ranks)))
