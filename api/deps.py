@@ -11,8 +11,9 @@ from jobs.artifacts import Artifacts
 from jobs.errors import UnknownJob
 from jobs.job import Job
 from jobs.queue import Doorbell
+from jobs.resolve import resolve
 from jobs.settings import Settings
-from jobs.spec import JobSpec, Resolved, resolve
+from jobs.spec import JobSpec, Resolved
 from jobs.store import Store
 
 

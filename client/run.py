@@ -20,7 +20,7 @@ from gkd_core.events import Event, Report
 from gkd_core.run_dir import COMPLETE, FAILED, STOPPED, RunDir
 from jobs.mistakes import read_spec
 from jobs.places import PlaceError
-from jobs.spec import resolve
+from jobs.resolve import resolve
 from worker.engine import Engine
 
 ATTEMPT = 1

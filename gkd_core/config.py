@@ -2,7 +2,7 @@
 
 A `RunConfig` is what `python -m gkd_core.train RUN_DIR` reads from `RUN_DIR/config.json`. Every field has a
 default, and the reason stands beside it; unknown fields are refused. In a config that reaches the engine all
-paths are absolute and nothing is left to be looked up (`jobs.spec` does that for the service).
+paths are absolute and nothing is left to be looked up (`jobs.resolve` does that for the service).
 """
 
 from __future__ import annotations
@@ -527,6 +527,9 @@ class ExportConfig(Strict):
 
 class PrototypesRunConfig(PrototypesConfig):
     """PGM alone: how prototypes are chosen, and from which pictures."""
+
+    source: Literal["pass"] = "pass"
+    """There are no training steps to take features from."""
 
     image_size: Annotated[int, Field(ge=64, le=4096, multiple_of=32)] | None = None
     """Longer side of the resized picture, in pixels; None: that of the student's training."""

@@ -40,6 +40,15 @@ MOVES: dict[State, frozenset[State]] = {
 }
 """Every allowed move. queued -> failed happens when the job that it waits for ended without a model."""
 
+QUEUES = {"cpu": 0, "gpu": 1, "gpu2": 2, "gpu4": 4, "gpu8": 8}
+"""How many GPUs a worker must have to hear a queue, by name, fewest first."""
+
+
+def queue_for(gpus: int) -> str:
+    """The queue of a job that needs so many GPUs, 0 to 8: the first that has enough."""
+    return next(name for name, has in QUEUES.items() if has >= gpus)
+
+
 END_STATES = frozenset(state for state, moves in MOVES.items() if not moves)
 
 
@@ -114,7 +123,7 @@ class Job(BaseModel):
     priority: int
     tags: dict[str, str]
     queue: str
-    """cpu or gpu: what a worker must have."""
+    """One of `QUEUES`: what a worker must have."""
     attempt: int
     """0 before the first claim."""
     worker: str | None

@@ -35,6 +35,8 @@ class Origin:
     """In label order; None: not known, or the weights know no classes."""
     job_id: str | None = None
     """The job that makes the model; None for a file."""
+    image_size: int | None = None
+    """Longer side of the pictures in training, in pixels; None: not known."""
 
     def differences(
         self, role: str, wanted: Mapping[str, object], classes: Iterable[str] | None
@@ -111,17 +113,20 @@ def find_origin(text: str, places: Places, find_job: Callable[[str], Job | None]
         card = read_card(path)
     except SpecError as error:
         raise PlaceError(error.problems[0].message, error.problems[0].hint) from None
-    return Origin(str(path), card.detector(), card.classes)
+    return Origin(str(path), card.detector(), card.classes, image_size=card.image_size)
 
 
 def _job(job_id: str, find_job: Callable[[str], Job | None]) -> Origin:
     job = find_job(job_id)
     if job is None:
         raise PlaceError(f"there is no job {job_id!r}", "List the jobs that there are: gkd jobs.")
+    if job.kind not in _MODEL_FIELD:
+        raise PlaceError(f"job {job_id} is of kind {job.kind}, which makes no model", "Name one that trains.")
     if job.state in (State.FAILED, State.CANCELLED):
         raise PlaceError(f"job {job_id} is {job.state} and made no model", "Name one that succeeded or runs.")
     detector = DetectorConfig.model_validate(job.resolved[_MODEL_FIELD[job.kind]])
-    return Origin(f"{JOB}{job_id}", detector, tuple(job.resolved["data"]["classes"]), job_id)
+    classes = tuple(job.resolved["data"]["classes"])
+    return Origin(f"{JOB}{job_id}", detector, classes, job_id, job.resolved["train"]["image_size"])
 
 
 def _published(name: str) -> Origin:

@@ -13,15 +13,12 @@ from typing import Any
 from celery import Celery
 from kombu.transport import memory
 
-from jobs.job import Job
+from jobs.job import QUEUES, Job
 
 log = logging.getLogger(__name__)
 
 TASK = "gkd.run_job"
 """Name of the one task; its argument is a job id. Known by name, so that who rings need not import workers."""
-
-QUEUES = ("cpu", "gpu")
-"""By what a worker must have."""
 
 _BROKER_SECONDS = 2.0
 """Patience with a broker that is away: the job is safe in the database, the sender need not wait."""
@@ -53,7 +50,7 @@ def make_app(broker_url: str) -> Celery:
         broker_connection_max_retries=None,
         worker_enable_remote_control=False,  # nobody steers workers through the broker
         task_queues={name: {} for name in QUEUES},
-        task_default_queue=QUEUES[0],
+        task_default_queue="cpu",
         task_create_missing_queues=False,
         broker_transport="jobs.queue:OrderedMemory" if in_memory else None,
         broker_transport_options=_IN_MEMORY if in_memory else _ON_REDIS,

@@ -1,34 +1,28 @@
-"""What a person asks for: the job spec, and how it becomes something that can run.
+"""What a person asks for: one job spec a kind. `job_spec` says whether a spec is well formed.
 
-`job_spec` says whether a spec is well formed. `resolve` says whether it can be carried out here and now: it makes
-paths absolute, checks the data set, looks up the jobs that weights come from, and names everything that is wrong
-at once. What comes out of it, a `Resolved`, goes into the store.
+Whether it can be carried out here and now is found out in `jobs.resolve`; what comes out of that, a `Resolved`, goes
+into the store.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter
 
 from gkd_core.config import (
+    AnyRun,
     DataConfig,
     DetectorConfig,
     DistillConfig,
-    DistillRun,
-    Split,
+    EvaluateConfig,
+    ExportConfig,
+    PrototypesRunConfig,
     Strict,
     TeacherConfig,
     TrainConfig,
-    TrainRun,
 )
-from gkd_core.data.check import DataReport, check
-from gkd_core.errors import DataError, Problem, SpecError
-from jobs.job import Job
-from jobs.origins import Origin, find_origin
-from jobs.places import PlaceError, Places
+from gkd_core.data.check import DataReport
 
 
 def _printable(text: str) -> str:
@@ -52,8 +46,9 @@ TagValue = Annotated[str, Field(max_length=200), AfterValidator(_printable)]
 class Resources(Strict):
     """What a worker must have to run the job."""
 
-    gpus: int = Field(default=0, ge=0, le=1)
-    """0 trains on the CPU, 1 on a GPU. 0 by default: it works everywhere."""
+    gpus: int = Field(default=0, ge=0, le=8)
+    """0 works on the CPU, which everybody has. More than 1: `train` and `distill` train on all of them at once; the
+    other kinds use one at most."""
 
 
 class JobFields(Strict):
@@ -129,10 +124,95 @@ class DistillSpec(JobFields):
     """The recipe, shared by student and control."""
 
 
-Kind = Literal["train", "distill"]
+class EvaluateSpec(JobFields):
+    """Score a model on the validation split: COCO's numbers, size and latency, in a report."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "kind": "evaluate",
+                    "name": "cells-r18-at-640",
+                    "data": "bccd",
+                    "model": {"weights": "job:4f1c0a9be27d"},
+                    "evaluate": {"image_size": 640},
+                }
+            ]
+        }
+    )
+
+    kind: Literal["evaluate"]
+    """Tells the kinds of jobs apart."""
+    data: DataConfig
+    """What to score on: a folder, or both splits spelt out. Classes are matched by name."""
+    model: TeacherConfig
+    """What is scored: weights are `job:<id>`, a path under a data root, or torchvision's name."""
+    evaluate: EvaluateConfig = EvaluateConfig()
+    """How."""
+
+
+class PrototypesSpec(JobFields):
+    """PGM alone: choose the prototypes of a teacher and a student, to look at them. Nothing is trained."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "kind": "prototypes",
+                    "name": "cells-prototypes",
+                    "data": "bccd",
+                    "teacher": {"weights": "job:4f1c0a9be27d"},
+                    "student": {"weights": "job:9d02be6617ac"},
+                    "prototypes": {"per_class": 10, "selection": "orthogonal"},
+                }
+            ]
+        }
+    )
+
+    kind: Literal["prototypes"]
+    """Tells the kinds of jobs apart."""
+    data: DataConfig
+    """Whose training split they are chosen from: a folder, or both splits spelt out."""
+    teacher: TeacherConfig
+    """One feature space: weights are `job:<id>`, a path under a data root, or torchvision's name."""
+    student: TeacherConfig
+    """The other one: a trained model too, named in the same ways."""
+    prototypes: PrototypesRunConfig = PrototypesRunConfig()
+    """How they are chosen."""
+
+
+class ExportSpec(JobFields):
+    """Turn a model into ONNX, and check the file against the model on pictures of the validation split."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "kind": "export",
+                    "name": "cells-r18-onnx",
+                    "data": "bccd",
+                    "model": {"weights": "job:4f1c0a9be27d"},
+                    "export": {"format": "onnx", "check_pictures": 20},
+                }
+            ]
+        }
+    )
+
+    kind: Literal["export"]
+    """Tells the kinds of jobs apart."""
+    data: DataConfig
+    """Whose validation pictures the file is checked on: a folder, or both splits spelt out."""
+    model: TeacherConfig
+    """What is exported: weights are `job:<id>`, a path under a data root, or torchvision's name."""
+    export: ExportConfig = ExportConfig()
+    """Into what, and how exactly."""
+
+
+Kind = Literal["train", "distill", "evaluate", "prototypes", "export"]
 """Every kind of job that there is."""
-JobSpec = Annotated[TrainSpec | DistillSpec, Field(discriminator="kind")]
-job_spec: TypeAdapter[TrainSpec | DistillSpec] = TypeAdapter(JobSpec)
+AnySpec = TrainSpec | DistillSpec | EvaluateSpec | PrototypesSpec | ExportSpec
+JobSpec = Annotated[AnySpec, Field(discriminator="kind")]
+job_spec: TypeAdapter[AnySpec] = TypeAdapter(JobSpec)
 """Reads a spec: `job_spec.validate_json(text)`; its JSON Schema: `job_spec.json_schema()`."""
 
 
@@ -141,7 +221,7 @@ class Resolved(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    config: TrainRun | DistillRun = Field(discriminator="kind")
+    config: AnyRun = Field(discriminator="kind")
     """What the engine gets, except that `job:<id>` still stands in weights until the job has run."""
     waits_for: tuple[str, ...] = ()
     """Jobs that must succeed first."""
@@ -149,173 +229,3 @@ class Resolved(BaseModel):
     """What a person should know and that stops nothing."""
     report: DataReport | None = None
     """What was found in the data set."""
-
-
-def resolve(
-    spec: TrainSpec | DistillSpec,
-    *,
-    roots: Sequence[Path],
-    find_job: Callable[[str], Job | None],
-    confined: bool = True,
-) -> Resolved:
-    """Find out whether a spec can be carried out here and now.
-
-    Args:
-        spec: A well-formed spec.
-        roots: Folders under which relative paths are looked up, in order.
-        find_job: Gives a job by id, None where there is none.
-        confined: Whether paths must stay under the roots; False only for a person on the own machine.
-
-    Raises:
-        SpecError: it cannot; `problems` names every field that is wrong, not only the first.
-    """
-    return _Resolving(Places(roots, confined=confined), find_job).resolve(spec)
-
-
-HEADERS = 2000
-"""Pictures whose header is read before a job is accepted: a second or two. The engine reads them all."""
-
-Loc = tuple[str | int, ...]
-
-
-class _Resolving:
-    """One resolution: collects problems instead of stopping at the first."""
-
-    def __init__(self, places: Places, find_job: Callable[[str], Job | None]) -> None:
-        self.places = places
-        self.find_job = find_job
-        self.problems: list[Problem] = []
-        self.waits_for: list[str] = []
-        self.remarks: list[str] = []
-
-    def resolve(self, spec: TrainSpec | DistillSpec) -> Resolved:
-        report = self._data(spec.data)
-        classes = report.classes if report else None
-        if isinstance(spec, TrainSpec):
-            model = self._detector(spec.model, "model", classes)
-        else:
-            teacher = self._teacher(spec, classes)
-            student = self._detector(spec.student, "student", classes)
-        if self.problems or report is None:
-            raise SpecError(self.problems)
-        device: Literal["cpu", "cuda"] = "cuda" if spec.resources.gpus else "cpu"
-        config: TrainRun | DistillRun
-        if isinstance(spec, TrainSpec):
-            config = TrainRun(data=report.resolved, model=model, train=spec.train, device=device)
-        else:
-            config = DistillRun(
-                data=report.resolved,
-                teacher=teacher,
-                student=student,
-                distill=spec.distill,
-                train=spec.train,
-                device=device,
-            )
-        return Resolved(
-            config=config,
-            waits_for=tuple(dict.fromkeys(self.waits_for)),
-            warnings=(*(warning.message for warning in report.warnings), *self.remarks),
-            report=report,
-        )
-
-    # ---- data ----
-
-    def _data(self, data: DataConfig) -> DataReport | None:
-        before = len(self.problems)
-        placed = data.model_copy(
-            update={
-                "path": self._place(data.path, ("data", "path")),
-                "train": self._split(data.train, ("data", "train")),
-                "val": self._split(data.val, ("data", "val")),
-            }
-        )
-        if len(self.problems) > before:
-            return None
-        try:
-            report = check(placed, headers=HEADERS)
-        except DataError as error:
-            self.problems += error.problems
-            return None
-        except OSError as error:
-            hint = "Look at that disk or network, then send the same again."
-            self.problems.append(Problem(loc=("data",), message=f"cannot be read now: {error}", hint=hint))
-            return None
-        self._must_stay(report.resolved)
-        return report
-
-    def _split(self, split: Split | None, loc: Loc) -> Split | None:
-        if split is None:
-            return None
-        return split.model_copy(
-            update={
-                field: self._place(getattr(split, field), (*loc, field))
-                for field in ("images", "annotations", "names")
-            }
-        )
-
-    def _place(self, text: str | None, loc: Loc) -> str | None:
-        if text is None:
-            return None
-        try:
-            return str(self.places.find(text))
-        except PlaceError as error:
-            self._refuse(loc, error)
-            return None
-
-    def _must_stay(self, data: DataConfig) -> None:
-        """Folders that were found inside a given one may still be links that lead out."""
-        for split in filter(None, (data.train, data.val)):
-            for path in filter(None, (split.images, split.annotations, split.names)):
-                try:
-                    self.places.must_allow(Path(path))
-                except PlaceError as error:
-                    self._refuse(("data",), error)
-
-    # ---- weights ----
-
-    def _teacher(self, spec: DistillSpec, classes: Iterable[str] | None) -> TeacherConfig:
-        teacher = spec.teacher
-        wanted = {field: getattr(teacher, field) for field in ("architecture", "backbone", "layout", "classes")}
-        origin = self._origin(teacher.weights, "teacher", wanted, classes)
-        if origin is None:
-            return teacher
-        if origin.detector is not None:
-            self._must_be_comparable(spec, origin.detector)
-        return teacher.model_copy(update={"weights": origin.weights})
-
-    def _must_be_comparable(self, spec: DistillSpec, teacher: DetectorConfig) -> None:
-        """The engine would refuse it too, but only once the teacher is there."""
-        student = spec.student.architecture
-        if spec.distill.response.weight and student != teacher.architecture:
-            message = (
-                f"the scores of a {student} student and a {teacher.architecture} teacher cannot be compared"
-            )
-            hint = "Set distill.response.weight to 0, or use one architecture for both."
-            self.problems.append(Problem(loc=("distill", "response", "weight"), message=message, hint=hint))
-
-    def _detector(self, model: DetectorConfig, role: str, classes: Iterable[str] | None) -> DetectorConfig:
-        if model.weights is None:
-            return model
-        fields = DetectorConfig.model_fields.keys() - {"weights", "norm", "frozen_stages"}
-        wanted = {field: getattr(model, field) for field in sorted(fields)}
-        origin = self._origin(model.weights, role, wanted, None)
-        if origin and classes and (remark := origin.other_classes(classes)):
-            self.remarks.append(remark)
-        return model.model_copy(update={"weights": origin.weights}) if origin else model
-
-    def _origin(
-        self, text: str, role: str, wanted: dict[str, object], classes: Iterable[str] | None
-    ) -> Origin | None:
-        """Where weights come from, as the engine (for `job:<id>`: the worker) will look them up."""
-        try:
-            origin = find_origin(text, self.places, self.find_job)
-        except PlaceError as error:
-            self._refuse((role, "weights"), error)
-            return None
-        if origin.job_id:
-            self.waits_for.append(origin.job_id)
-        self.problems += origin.differences(role, wanted, classes)
-        return origin
-
-    def _refuse(self, loc: Loc, error: PlaceError) -> None:
-        self.problems.append(Problem(loc=loc, message=error.message, hint=error.hint))

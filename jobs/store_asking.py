@@ -12,26 +12,24 @@ from sqlalchemy.exc import IntegrityError
 
 from jobs.database import now
 from jobs.errors import IdempotencyConflict, NotAllowed
-from jobs.job import Desired, Job, State
-from jobs.spec import DistillSpec, Resolved, TrainSpec
+from jobs.job import Desired, Job, State, queue_for
+from jobs.spec import AnySpec, Resolved
 from jobs.store_moves import RING_AGAIN_SECONDS, fail_waiting, is_job, move, write_event
 from jobs.store_reading import Reading, read_job
 from jobs.tables import jobs, waits
-
-Spec = TrainSpec | DistillSpec
 
 
 class Asking(Reading):
     """The verbs of people."""
 
     def submit(
-        self, spec: Spec, resolved: Resolved, *, idempotency_key: str | None = None
+        self, spec: AnySpec, resolved: Resolved, *, idempotency_key: str | None = None
     ) -> tuple[Job, bool]:
         """Queue a job.
 
         Args:
             spec: What was asked for.
-            resolved: What `jobs.spec.resolve` made of it.
+            resolved: What `jobs.resolve` made of it.
             idempotency_key: The same key and spec give the same job, however often they come.
 
         Returns:
@@ -51,7 +49,7 @@ class Asking(Reading):
                 return earlier, False
             raise
 
-    def submitted(self, spec: Spec, idempotency_key: str | None) -> Job | None:
+    def submitted(self, spec: AnySpec, idempotency_key: str | None) -> Job | None:
         """The job that this key and spec made earlier, None where there is none.
 
         Raises:
@@ -135,7 +133,7 @@ def _want(connection: Connection, job: Job, desired: Desired) -> None:
 # ---- submit ----------------------------------------------------------------------------------------------
 
 
-def _insert(connection: Connection, spec: Spec, resolved: Resolved, key: str | None) -> str:
+def _insert(connection: Connection, spec: AnySpec, resolved: Resolved, key: str | None) -> str:
     job_id = secrets.token_hex(6)
     row = connection.execute(
         insert(jobs)
@@ -148,7 +146,7 @@ def _insert(connection: Connection, spec: Spec, resolved: Resolved, key: str | N
             reason="",
             priority=spec.priority,
             tags=spec.tags,
-            queue="gpu" if spec.resources.gpus else "cpu",
+            queue=queue_for(spec.resources.gpus),
             spec=_as_sent(spec),
             resolved=resolved.config.model_dump(mode="json", by_alias=True),
             idempotency_key=key,
@@ -176,10 +174,10 @@ def _warn(connection: Connection, job_id: str, warnings: tuple[str, ...]) -> Non
         write_event(connection, counted, "warning", {"kind": "warning", "message": message, "hint": ""})
 
 
-def _as_sent(spec: Spec) -> dict[str, Any]:
+def _as_sent(spec: AnySpec) -> dict[str, Any]:
     sent: dict[str, Any] = spec.model_dump(mode="json", by_alias=True, exclude_unset=True)
     return sent
 
 
-def _digest(spec: Spec) -> str:
+def _digest(spec: AnySpec) -> str:
     return hashlib.sha256(json.dumps(_as_sent(spec), sort_keys=True).encode()).hexdigest()

@@ -12,7 +12,7 @@ from sqlalchemy import ColumnElement, Connection, FromClause, Row, Select, and_,
 
 from jobs.database import Database, storable
 from jobs.errors import UnknownArtifact, UnknownJob
-from jobs.job import Artifact, Attempt, Job, State, StoredEvent
+from jobs.job import QUEUES, Artifact, Attempt, Job, State, StoredEvent
 from jobs.store_moves import Condition, is_job
 from jobs.tables import artifacts, attempts, events, jobs, waits
 
@@ -204,8 +204,11 @@ def _reason(row: Row[Any], waited: dict[str, str]) -> str:
     if unfinished := [job_id for job_id, state in waited.items() if state != State.SUCCEEDED.value]:
         return f"queued: waits for job {' and '.join(unfinished)}{before}"
     place = f"{row.ahead} ahead" if row.ahead else "next"
-    gpu = " with 1 GPU" if row.queue == "gpu" else ""
-    return f"queued: {place}, waiting for a worker{gpu}{before}"
+    return f"queued: {place}, waiting for a worker{_with_gpus(QUEUES[row.queue])}{before}"
+
+
+def _with_gpus(count: int) -> str:
+    return "" if count == 0 else f" with {count} GPU{'s' if count > 1 else ''}"
 
 
 def _attempt(row: Row[Any]) -> Attempt:

@@ -17,6 +17,7 @@ from celery import Celery
 from celery.worker import WorkController, state
 
 from jobs.artifacts import Artifacts
+from jobs.job import QUEUES
 from jobs.queue import TASK, Doorbell, make_app
 from jobs.settings import Settings
 from jobs.store import Store
@@ -67,7 +68,7 @@ class WorkerThread:
 
     def __init__(self, settings: Settings, app: Celery, *, name: str | None = None) -> None:
         self.name = name or f"serve@{settings.home}"
-        self.queues = ["cpu", "gpu"] if _gpus(settings) else ["cpu"]
+        self.queues = _queues(settings.gpus if settings.gpus is not None else count_gpus())
         self._settings = settings
         self._owns_home = name is None
         self._app = app
@@ -141,5 +142,6 @@ class _Listening:
         return self._thread.is_alive()
 
 
-def _gpus(settings: Settings) -> int:
-    return count_gpus() if settings.gpus is None else settings.gpus
+def _queues(gpus: int) -> list[str]:
+    """The queues whose jobs find enough GPUs here."""
+    return [name for name, needed in QUEUES.items() if needed <= gpus]

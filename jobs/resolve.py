@@ -1,0 +1,288 @@
+"""From a spec to something that can run: `resolve` finds out whether it can be carried out here and now.
+
+It makes paths absolute, checks the data set, looks up the jobs and files that weights come from, settles what was
+left to be chosen, and names everything that is wrong at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from gkd_core.config import (
+    Architecture,
+    DataConfig,
+    DetectorConfig,
+    DistillConfig,
+    Split,
+    TeacherConfig,
+    finest_anchor,
+    incomparable_scores,
+    response_weight,
+    run_config,
+)
+from gkd_core.data.check import DataReport, check
+from gkd_core.errors import DataError, Problem, SpecError
+from jobs.job import Job
+from jobs.origins import Origin, find_origin
+from jobs.places import PlaceError, Places
+from jobs.spec import (
+    AnySpec,
+    DistillSpec,
+    EvaluateSpec,
+    ExportSpec,
+    PrototypesSpec,
+    Resolved,
+    TrainSpec,
+)
+
+
+def resolve(
+    spec: AnySpec,
+    *,
+    roots: Sequence[Path],
+    find_job: Callable[[str], Job | None],
+    confined: bool = True,
+) -> Resolved:
+    """Find out whether a spec can be carried out here and now.
+
+    Args:
+        spec: A well-formed spec.
+        roots: Folders under which relative paths are looked up, in order.
+        find_job: Gives a job by id, None where there is none.
+        confined: Whether paths must stay under the roots; False only for a person on the own machine.
+
+    Raises:
+        SpecError: it cannot; `problems` names every field that is wrong, not only the first.
+    """
+    return _Resolving(Places(roots, confined=confined), find_job).resolve(spec)
+
+
+HEADERS = 2000
+"""Pictures whose header is read before a job is accepted: a second or two. The engine reads them all."""
+
+MOST_GPUS = {"train": 8, "distill": 8, "evaluate": 1, "prototypes": 1, "export": 0}
+"""By kind of job."""
+DECLARED = ("architecture", "backbone", "layout", "classes")
+"""What a spec may say of a trained model."""
+
+Loc = tuple[str | int, ...]
+Classes = Iterable[str] | None
+
+
+class _Resolving:
+    """One resolution: collects problems instead of stopping at the first."""
+
+    def __init__(self, places: Places, find_job: Callable[[str], Job | None]) -> None:
+        self.places = places
+        self.find_job = find_job
+        self.problems: list[Problem] = []
+        self.waits_for: list[str] = []
+        self.remarks: list[str] = []
+
+    def resolve(self, spec: AnySpec) -> Resolved:
+        self._check_gpus(spec)
+        report = self._data(spec.data)
+        fields = self._fields(spec, report.classes if report else None)
+        if self.problems or report is None:
+            raise SpecError(self.problems)
+        device = "cuda" if spec.resources.gpus else "cpu"
+        config = run_config.validate_python(
+            {"kind": spec.kind, "data": report.resolved, "device": device, **fields}
+        )
+        return Resolved(
+            config=config,
+            waits_for=tuple(dict.fromkeys(self.waits_for)),
+            warnings=(*(warning.message for warning in report.warnings), *self.remarks),
+            report=report,
+        )
+
+    def _fields(self, spec: AnySpec, classes: Classes) -> dict[str, Any]:
+        """What the config of this kind has beside data and device."""
+        match spec:
+            case TrainSpec():
+                return {"model": self._detector(spec.model, "model", classes)} | _training(spec)
+            case DistillSpec():
+                return self._distillation(spec, classes) | _training(spec)
+            case EvaluateSpec():
+                return {"model": self._scored(spec.model, classes), "evaluate": spec.evaluate}
+            case PrototypesSpec():
+                teacher, _ = self._trained(spec.teacher, "teacher", classes)
+                student, _ = self._trained(spec.student, "student", None)
+                return {"teacher": teacher, "student": student, "prototypes": spec.prototypes}
+            case ExportSpec():
+                model, _ = self._trained(spec.model, "model", None)
+                return {"model": model, "export": spec.export}
+
+    # ---- resources ----
+
+    def _check_gpus(self, spec: AnySpec) -> None:
+        gpus, most = spec.resources.gpus, MOST_GPUS[spec.kind]
+        if gpus > most:
+            where = "on the CPU only" if most == 0 else "with one GPU at most"
+            self._object(("resources", "gpus"), f"`{spec.kind}` works {where}", f"Set it to {most}.")
+        elif isinstance(spec, TrainSpec | DistillSpec) and gpus > 1:
+            self._check_shares(spec, gpus)
+
+    def _check_shares(self, spec: TrainSpec | DistillSpec, gpus: int) -> None:
+        """Every GPU gets as many pictures as the others, or an average over them would not be that of the batch."""
+        pictures = spec.train.batch_size // spec.train.accumulate
+        if pictures % gpus:
+            message = f"{pictures} pictures at a time cannot be shared out evenly to {gpus} GPUs"
+            hint = f"Take a multiple of {gpus * spec.train.accumulate}, or another number of GPUs."
+            self._object(("train", "batch_size"), message, hint)
+
+    # ---- data ----
+
+    def _data(self, data: DataConfig) -> DataReport | None:
+        before = len(self.problems)
+        placed = data.model_copy(
+            update={
+                "path": self._place(data.path, ("data", "path")),
+                "train": self._split(data.train, ("data", "train")),
+                "val": self._split(data.val, ("data", "val")),
+            }
+        )
+        if len(self.problems) > before:
+            return None
+        try:
+            report = check(placed, headers=HEADERS)
+        except DataError as error:
+            self.problems += error.problems
+            return None
+        except OSError as error:
+            hint = "Look at that disk or network, then send the same again."
+            self._object(("data",), f"cannot be read now: {error}", hint)
+            return None
+        self._must_stay(report.resolved)
+        return report
+
+    def _split(self, split: Split | None, loc: Loc) -> Split | None:
+        if split is None:
+            return None
+        return split.model_copy(
+            update={
+                field: self._place(getattr(split, field), (*loc, field))
+                for field in ("images", "annotations", "names")
+            }
+        )
+
+    def _place(self, text: str | None, loc: Loc) -> str | None:
+        if text is None:
+            return None
+        try:
+            return str(self.places.find(text))
+        except PlaceError as error:
+            self._refuse(loc, error)
+            return None
+
+    def _must_stay(self, data: DataConfig) -> None:
+        """Folders that were found inside a given one may still be links that lead out."""
+        for split in filter(None, (data.train, data.val)):
+            for path in filter(None, (split.images, split.annotations, split.names)):
+                try:
+                    self.places.must_allow(Path(path))
+                except PlaceError as error:
+                    self._refuse(("data",), error)
+
+    # ---- models ----
+
+    def _detector(self, model: DetectorConfig, role: str, classes: Classes) -> DetectorConfig:
+        """A detector to be trained, perhaps from weights."""
+        if model.weights is None:
+            return model
+        fields = DetectorConfig.model_fields.keys() - {"weights", "norm", "frozen_stages"}
+        wanted = {field: getattr(model, field) for field in sorted(fields)}
+        origin = self._origin(model.weights, role, wanted, None)
+        if origin and classes and (remark := origin.other_classes(classes)):
+            self.remarks.append(remark)
+        return model.model_copy(update={"weights": origin.weights}) if origin else model
+
+    def _trained(
+        self, model: TeacherConfig, role: str, classes: Classes
+    ) -> tuple[TeacherConfig, Origin | None]:
+        """A trained model and where it comes from; `classes` it must know."""
+        wanted = {field: getattr(model, field) for field in DECLARED}
+        origin = self._origin(model.weights, role, wanted, classes)
+        return (model.model_copy(update={"weights": origin.weights}), origin) if origin else (model, None)
+
+    def _scored(self, model: TeacherConfig, classes: Classes) -> TeacherConfig:
+        """A model that may lack some of the classes, but not all."""
+        placed, origin = self._trained(model, "model", None)
+        known = (origin.classes if origin else None) or model.classes
+        wanted = tuple(classes or ())
+        if known is None or not (missing := [name for name in wanted if name not in known]):
+            return placed
+        if len(missing) == len(wanted):
+            message = f"the model knows none of the classes {', '.join(wanted)}; it knows {', '.join(known)}"
+            hint = "Classes are matched by name; data.rename gives them other names."
+            self._object(("model", "weights"), message, hint)
+        else:
+            self.remarks.append(f"the model does not know {', '.join(missing)}, whose AP counts as 0")
+        return placed
+
+    def _distillation(self, spec: DistillSpec, classes: Classes) -> dict[str, Any]:
+        teacher, origin = self._trained(spec.teacher, "teacher", classes)
+        student = self._detector(spec.student, "student", classes)
+        distill = self._settled(spec, origin)
+        return {"teacher": teacher, "student": student, "distill": distill}
+
+    def _settled(self, spec: DistillSpec, teacher: Origin | None) -> DistillConfig:
+        """What is distilled, with the weight of the response loss said: scores of unlike heads cannot be compared.
+
+        The engine would find out too, but only once the teacher is there.
+        """
+        response = spec.distill.response
+        problem = _incomparable(spec, teacher)
+        try:
+            weight = response_weight(response.weight, problem)
+        except SpecError as error:
+            self.problems += error.problems
+            return spec.distill
+        if problem and response.weight == "auto":
+            self.remarks.append(f"distill.response.weight is 0: {problem.message}")
+        settled = response.model_copy(update={"weight": weight})
+        return spec.distill.model_copy(update={"response": settled})
+
+    def _origin(self, text: str, role: str, wanted: dict[str, object], classes: Classes) -> Origin | None:
+        """Where weights come from, as the engine (for `job:<id>`: the worker) will look them up."""
+        try:
+            origin = find_origin(text, self.places, self.find_job)
+        except PlaceError as error:
+            self._refuse((role, "weights"), error)
+            return None
+        if origin.job_id:
+            self.waits_for.append(origin.job_id)
+        self.problems += origin.differences(role, wanted, classes)
+        return origin
+
+    def _refuse(self, loc: Loc, error: PlaceError) -> None:
+        self._object(loc, error.message, error.hint)
+
+    def _object(self, loc: Loc, message: str, hint: str) -> None:
+        self.problems.append(Problem(loc=loc, message=message, hint=hint))
+
+
+def _training(spec: TrainSpec | DistillSpec) -> dict[str, Any]:
+    return {"train": spec.train, "processes": max(1, spec.resources.gpus)}
+
+
+def _incomparable(spec: DistillSpec, teacher: Origin | None) -> Problem | None:
+    """Why the scores of student and teacher cannot be compared, as far as is known before the teacher is there."""
+    family: Architecture | None = spec.teacher.architecture
+    anchors = None
+    if teacher and teacher.detector:
+        family = teacher.detector.architecture
+        anchors = _finest_anchors(spec, teacher.detector, teacher.image_size)
+    return incomparable_scores(spec.student.architecture, family, anchors) if family else None
+
+
+def _finest_anchors(
+    spec: DistillSpec, teacher: DetectorConfig, image_size: int | None
+) -> tuple[float, float] | None:
+    """Sides of student's and teacher's, in pixels; None where the teacher's are not known."""
+    if image_size is None and teacher.layout == "gkd":
+        return None
+    mine = finest_anchor(spec.student.layout, spec.train.image_size)
+    return mine, finest_anchor(teacher.layout, image_size or 0)
