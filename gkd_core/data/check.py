@@ -1,6 +1,7 @@
 """`check`: is this a data set that can be trained on, and what is in it? Without torch, in a second or two.
 
-For people and for the service: what would end a job in its first minute is told before the job is queued.
+For people and for the service: what would end a job in its first minute is told before the job is queued. Who has
+to keep a config inside allowed folders calls `find_layout` first: everything that `check` reads lies in what it names.
 """
 
 from __future__ import annotations
@@ -12,9 +13,9 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from gkd_core.config import DataConfig
-from gkd_core.data.find import find_layout
+from gkd_core.data.find import find_layout as find_layout
 from gkd_core.data.reading import load
-from gkd_core.data.records import ImageRecord, Split
+from gkd_core.data.records import DataSet, ImageRecord, Split
 from gkd_core.errors import Problem
 
 SMALL, LARGE = 32**2, 96**2
@@ -46,12 +47,14 @@ class SplitReport(_Report):
     large: int
     """Boxes with an area of 96 x 96 or more."""
     sizes: SizeRange
+    truncated: int = 0
+    """Boxes of objects that go on beyond the picture, as VOC says."""
 
 
 class DataReport(_Report):
     """What is in a data set, what a person should know about it, and the config that names it in full."""
 
-    format: Literal["coco", "voc"]
+    format: Literal["coco", "voc", "yolo"]
     classes: tuple[str, ...]
     train: SplitReport
     val: SplitReport
@@ -72,9 +75,14 @@ def check(config: DataConfig, *, headers: int | None = None, decode: bool = Fals
         DataError: the data set cannot be trained on; `problems` says where, what, and what to do.
     """
     resolved = find_layout(config)
-    data = load(resolved, headers=headers, decode=decode)
+    return describe(resolved, load(resolved, headers=headers, decode=decode))
+
+
+def describe(resolved: DataConfig, data: DataSet) -> DataReport:
+    """The report of a data set that was read from that config."""
+    assert resolved.format != "auto"  # find_layout's promise
     return DataReport(
-        format="voc" if resolved.format == "voc" else "coco",
+        format=resolved.format,
         classes=data.classes,
         train=_describe(data.train),
         val=_describe(data.val),
@@ -98,6 +106,7 @@ def _describe(split: Split) -> SplitReport:
         medium=int(((area >= SMALL) & (area < LARGE)).sum()),
         large=int((area >= LARGE).sum()),
         sizes=_sizes(split.images),
+        truncated=sum(record.truncated for record in split.images),
     )
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from gkd_core.config import Split
+from gkd_core.data.classes import is_name
 from gkd_core.data.findings import Findings, few
 from gkd_core.data.records import WrittenImage, WrittenObject, WrittenSplit
 
@@ -101,23 +102,12 @@ def _is_id(value: object) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool) and abs(value) <= MAX_ID
 
 
-def _is_text(value: object) -> TypeGuard[str]:
-    """Whether files and databases can hold it as a name: not blank, no NUL, no half of a character."""
-    if not isinstance(value, str) or not value.strip() or "\0" in value:
-        return False
-    try:
-        value.encode()
-    except UnicodeEncodeError:  # JSON can spell such a half, UTF-8 cannot
-        return False
-    return True
-
-
 def _labels(categories: list[_Json], findings: Findings) -> tuple[dict[int, int], tuple[str, ...]]:
     """Label by category id, and the class names in label order."""
     names: dict[int, str] = {}
     for position, category in enumerate(categories):
         key, name = category.get("id"), category.get("name")
-        if not _is_id(key) or not _is_text(name):
+        if not _is_id(key) or not is_name(name):
             raise findings.error(
                 f"categories[{position}] needs a whole number `id` and a `name`: {category!r:.80}"
             )
@@ -140,9 +130,9 @@ def _images(images: list[_Json], findings: Findings) -> dict[_Key, _Json]:
     files: dict[str, _Key] = {}
     for position, image in enumerate(images):
         key, name = image.get("id"), image.get("file_name")
-        if not _is_id(key) and not _is_text(key):
+        if not _is_id(key) and not is_name(key):
             raise findings.error(f"images[{position}] has id {key!r:.80}; needed: a whole number of 64 bits")
-        if not _is_text(name):
+        if not is_name(name):
             raise findings.error(f"image {key} has file_name {name!r:.80}; needed: the name of a file")
         if key in entries:
             _same_image(key, entries[key], image, findings)

@@ -5,8 +5,10 @@
               images/train*/ ...
     Roboflow  train/_annotations.coco.json and valid/_annotations.coco.json, pictures beside them
     VOC       Annotations/, JPEGImages/, ImageSets/Main/train.txt and val.txt
+    YOLO      data.yaml, or classes.txt with images/train and images/val (see `find_yolo`)
 
-Where both formats are there, COCO is taken: it lists the classes, and VOC does not.
+Where several formats are there, COCO is taken before VOC and VOC before YOLO: COCO says most, and VOC needs no
+fractions.
 """
 
 from __future__ import annotations
@@ -18,9 +20,10 @@ import re
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Literal
 
 from gkd_core.config import DataConfig, Split
+from gkd_core.data.data_yaml import YAML
+from gkd_core.data.find_yolo import find_yolo
 from gkd_core.errors import DataError, Problem
 
 PROBED = 20
@@ -37,16 +40,21 @@ def find_layout(config: DataConfig, base: Path | None = None) -> DataConfig:
     base = base or Path()
     if config.path is None:
         return _spelt_out(config, base)
-    folder = base / config.path
-    if not folder.is_dir():
-        raise _error(f"no such folder: {folder}", "Paths are relative to the data root.")
-    coco = _coco(folder) if config.format in ("auto", "coco") else None
-    voc = _voc(folder) if coco is None and config.format in ("auto", "voc") else None
-    found = coco or voc
-    if found is None:
-        raise _not_a_data_set(folder, config.format)
-    train, val = found
-    return DataConfig(format="coco" if coco else "voc", train=train, val=val, classes=config.classes)
+    place = base / config.path
+    is_yaml = place.is_file() and place.suffix.lower() in YAML and config.format in ("auto", "yolo")
+    if not (place.is_dir() or is_yaml):
+        hint = "Paths are relative to the data root. A file can only be the data.yaml of a YOLO data set."
+        raise _error(f"no such folder: {place}", hint)
+    known = {"yolo": find_yolo} if is_yaml else FORMATS
+    for name, find in known.items():
+        if config.format in ("auto", name) and (found := find(place)):
+            return _filled_in(config, name, *found)
+    raise _not_a_data_set(place, config.format)
+
+
+def _filled_in(config: DataConfig, name: str, train: Split, val: Split) -> DataConfig:
+    """The config with what was found in place of `path`."""
+    return config.model_copy(update={"format": name, "path": None, "train": train, "val": val})
 
 
 def _spelt_out(config: DataConfig, base: Path) -> DataConfig:
@@ -60,12 +68,14 @@ def _spelt_out(config: DataConfig, base: Path) -> DataConfig:
         )
         for split in (config.train, config.val)
     )
-    given = config.format if config.format != "auto" else None
-    return DataConfig(format=given or _format(train), train=train, val=val, classes=config.classes)
+    return _filled_in(config, _format(train) if config.format == "auto" else config.format, train, val)
 
 
-def _format(split: Split) -> Literal["coco", "voc"]:
-    return "voc" if Path(split.annotations).is_dir() else "coco"
+def _format(split: Split) -> str:
+    if not Path(split.annotations).is_dir():
+        return "coco"
+    named_as_yolo = split.names is not None and Path(split.names).suffix.lower() in YAML
+    return "yolo" if named_as_yolo or Path(split.images).is_file() else "voc"
 
 
 def _coco(folder: Path) -> tuple[Split, Split] | None:
@@ -136,16 +146,19 @@ def _voc(folder: Path) -> tuple[Split, Split] | None:
     return train, val
 
 
+FORMATS = {"coco": _coco, "voc": _voc, "yolo": find_yolo}
+"""What looks for each layout, the first one first."""
+LAYOUTS = {
+    "coco": "COCO (instances_train*.json and instances_val*.json in annotations/, coco/ or the folder)",
+    "voc": "VOC (Annotations/, JPEGImages/, ImageSets/Main/train.txt and val.txt)",
+    "yolo": "YOLO (data.yaml, or classes.txt with images/train/ and images/val/)",
+}
+
+
 def _not_a_data_set(folder: Path, wanted: str) -> DataError:
     found = sorted(path.name + "/" * path.is_dir() for path in folder.iterdir())
     shown = ", ".join(found[:8]) + (f" and {len(found) - 8} more" if len(found) > 8 else "") or "nothing"
-    looked = []
-    if wanted != "voc":
-        looked.append(
-            "COCO (instances_train*.json and instances_val*.json in annotations/, coco/ or the folder)"
-        )
-    if wanted != "coco":
-        looked.append("VOC (Annotations/, JPEGImages/, ImageSets/Main/train.txt and val.txt)")
+    looked = [layout for name, layout in LAYOUTS.items() if wanted in ("auto", name)]
     hint = "Name a folder with one of these layouts, or spell out data.train and data.val."
     return _error(f"{folder} is no data set: looked for {' and '.join(looked)}; found {shown}", hint)
 

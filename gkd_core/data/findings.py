@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from gkd_core.errors import DataError, Problem
 
@@ -15,6 +16,23 @@ def few(items: Sequence[str]) -> str:
     """The first items, and how many more there are."""
     more = len(items) - SHOWN
     return ", ".join(items[:SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
+@dataclass(frozen=True)
+class Noted:
+    """What was noticed about items of one split."""
+
+    split: str
+    source: str
+    """The annotations."""
+    message: str
+    hint: str
+    items: tuple[str, ...]
+
+    @property
+    def sentence(self) -> str:
+        """The message with the number of items and the first of them."""
+        return f"{self.message} ({len(self.items)}: {few(self.items)})"
 
 
 class Findings:
@@ -34,12 +52,23 @@ class Findings:
         """Remember that `message` holds for `item`."""
         self._items.setdefault((message, hint), []).append(item)
 
+    def noted(self) -> tuple[Noted, ...]:
+        """Everything that was remembered."""
+        return tuple(
+            Noted(self.split, self.source, message, hint, tuple(items))
+            for (message, hint), items in self._items.items()
+        )
+
+    def remarks(self) -> tuple[str, ...]:
+        """One sentence for each different message, with a count and the first items."""
+        return tuple(remark.sentence for remark in self.noted())
+
     def problems(self) -> tuple[Problem, ...]:
         """One problem for each different message, with a count and the first items."""
         loc = ("data", self.split, "annotations")
         return tuple(
-            Problem(loc=loc, message=f"{self.source}: {message} ({len(items)}: {few(items)})", hint=hint)
-            for (message, hint), items in self._items.items()
+            Problem(loc=loc, message=f"{self.source}: {remark.sentence}", hint=remark.hint)
+            for remark in self.noted()
         )
 
     def error(self, message: str, hint: str = "", field: str = "annotations") -> DataError:

@@ -8,20 +8,25 @@ with a warning.
 from __future__ import annotations
 
 from collections.abc import Callable
-from difflib import get_close_matches
 from pathlib import Path
 
 from gkd_core import config as spec
 from gkd_core.config import DataConfig
+from gkd_core.data.classes import agree, chosen, refuse_unknown_names
 from gkd_core.data.coco import read_coco
 from gkd_core.data.find import find_layout
 from gkd_core.data.findings import Findings, Gathered, few
 from gkd_core.data.records import DataSet, Split, WrittenSplit
 from gkd_core.data.settle import settle
 from gkd_core.data.voc import read_voc
-from gkd_core.errors import DataError, Problem
+from gkd_core.data.yolo import read_yolo
+from gkd_core.errors import Problem
 
-READERS: dict[str, Callable[[spec.Split, Findings], WrittenSplit]] = {"coco": read_coco, "voc": read_voc}
+READERS: dict[str, Callable[[spec.Split, Findings], WrittenSplit]] = {
+    "coco": read_coco,
+    "voc": read_voc,
+    "yolo": read_yolo,
+}
 
 
 def load(config: DataConfig, *, headers: int | None = None, decode: bool = False) -> DataSet:
@@ -47,6 +52,8 @@ def load(config: DataConfig, *, headers: int | None = None, decode: bool = False
             assert split is not None  # find_layout's promise
             written[name] = READERS[config.format](split, findings[name])
     errors.stop()
+    refuse_unknown_names(written["train"].classes, written["val"].classes, config)
+    written = {name: chosen(split, config, findings[name]) for name, split in written.items()}
     classes, remarks = agree(written["train"].classes, written["val"].classes, config.classes)
     for name in splits:
         with errors.step():
@@ -54,67 +61,8 @@ def load(config: DataConfig, *, headers: int | None = None, decode: bool = False
     errors.stop()
     train, val = settled["train"], settled["val"]
     warnings = [*findings["train"].problems(), *findings["val"].problems(), *remarks, *_shared(train, val)]
-    return DataSet(classes, train, val, tuple(warnings))
-
-
-def agree(
-    train: tuple[str, ...], val: tuple[str, ...], wanted: tuple[str, ...] | None
-) -> tuple[tuple[str, ...], list[Problem]]:
-    """The class names in label order, and remarks.
-
-    `val` may lack classes of `train` (VOC lists none, and a small split may not hold them all); a class of `val`
-    that `train` lacks could never be learnt and is mostly a typo.
-
-    Raises:
-        DataError: `val` has other classes, or `wanted` is another set than that of `train`.
-    """
-    problems = []
-    if unknown := [name for name in val if name not in train]:
-        message = f"val has classes that train does not: {_likely(unknown, train)}; train has {few(train)}"
-        loc = ("data", "val", "annotations")
-        problems.append(Problem(loc=loc, message=message, hint="Give both splits the same classes."))
-    if wanted is not None and (set(wanted) != set(train) or len(set(wanted)) != len(wanted)):
-        problems.append(_other_classes(train, wanted))
-    if problems:
-        raise DataError(problems)
-    return wanted or train, list(_class_remarks(train, val))
-
-
-def _other_classes(train: tuple[str, ...], wanted: tuple[str, ...]) -> Problem:
-    unexpected = [name for name in wanted if name not in train]
-    missing = [name for name in train if name not in wanted]
-    twice = sorted({name for name in wanted if wanted.count(name) > 1})
-    parts = [
-        f"not in the data set: {_likely(unexpected, train)}" if unexpected else "",
-        f"in the data set but not given: {few(missing)}" if missing else "",
-        f"given twice: {few(twice)}" if twice else "",
-    ]
-    message = f"classes differ from those of the data set; {'; '.join(filter(None, parts))}"
-    hint = f"Leave `classes` out, or give these in the order you like: {', '.join(train[:100])}."
-    return Problem(loc=("data", "classes"), message=message, hint=hint)
-
-
-def _likely(names: list[str], known: tuple[str, ...]) -> str:
-    """The first names, each with the known one that it may stand for."""
-    shown = []
-    for name in names:
-        close = get_close_matches(name.casefold(), [other.casefold() for other in known], n=1)
-        meant = next((other for other in known if close and other.casefold() == close[0]), None)
-        shown.append(f"{name!r} (did you mean {meant!r}?)" if meant else repr(name))
-    return few(shown)
-
-
-def _class_remarks(train: tuple[str, ...], val: tuple[str, ...]) -> list[Problem]:
-    remarks = []
-    if lacking := [name for name in train if name not in val]:
-        message = f"val has no such class: {few(lacking)}; their AP cannot be told"
-        remarks.append(Problem(loc=("data", "val", "annotations"), message=message))
-    alike = [name for name in train if sum(name.casefold() == other.casefold() for other in train) > 1]
-    if alike:
-        message = f"classes differ in upper and lower case only: {few(alike)}"
-        loc = ("data", "train", "annotations")
-        remarks.append(Problem(loc=loc, message=message, hint="Is this one class? Then write it one way."))
-    return remarks
+    noted = (*findings["train"].noted(), *findings["val"].noted())
+    return DataSet(classes, train, val, tuple(warnings), noted)
 
 
 def _shared(train: Split, val: Split) -> list[Problem]:

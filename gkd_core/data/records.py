@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from gkd_core.data.findings import Noted
 from gkd_core.errors import Problem
 
 
@@ -38,6 +39,8 @@ class ImageRecord:
     miss in evaluation."""
     area: NDArray[np.float32]
     """(N,), square pixels: of the mask where the annotations say so, else of the box. Decides small or large."""
+    truncated: int = 0
+    """How many of the boxes belong to objects that go on beyond the picture, as VOC says; for reports only."""
 
     def __post_init__(self) -> None:
         for array in (self.boxes, self.labels, self.crowd, self.area):
@@ -60,6 +63,8 @@ class DataSet:
     train: Split
     val: Split
     warnings: tuple[Problem, ...] = ()
+    noted: tuple[Noted, ...] = ()
+    """What of the warnings was noticed while reading, with every item by name."""
 
 
 class WrittenObject(NamedTuple):
@@ -68,10 +73,13 @@ class WrittenObject(NamedTuple):
     name: str
     """What to call it in a message, e.g. `annotation 17`."""
     box: tuple[float, float, float, float]
+    """x1, y1, x2, y2."""
     label: int
     crowd: bool
     area: float
     """Square pixels."""
+    truncated: bool = False
+    """Whether the object goes on beyond the picture."""
 
 
 class WrittenImage(NamedTuple):
@@ -82,6 +90,8 @@ class WrittenImage(NamedTuple):
     size: tuple[int, int] | None
     """Declared width and height; None where the annotations say nothing usable."""
     objects: Sequence[WrittenObject]
+    fractions: bool = False
+    """Whether boxes and areas count in widths and heights of the picture instead of pixels."""
 
 
 class WrittenSplit(NamedTuple):

@@ -75,7 +75,7 @@ def settle(
 
 
 def _refuse_missing(written: WrittenSplit, findings: Findings) -> None:
-    missing = [image.path for image in written.images if not image.path.exists()]
+    missing = [image.path for image in written.images if not os.path.exists(image.path)]
     if not missing:
         return
     loc = ("data", findings.split, "images")
@@ -148,6 +148,9 @@ def _record(
 ) -> ImageRecord:
     assert size is not None  # a picture without a declared size is always looked into
     boxes = np.array([item.box for item in image.objects], dtype=np.float64).reshape(-1, 4)
+    area = np.array([item.area for item in image.objects], dtype=np.float32)
+    if image.fractions:
+        boxes, area = boxes * [*size, *size], area * np.float32(size[0] * size[1])
     boxes = _in_frame(boxes, image, size, findings)
     clipped = np.clip(boxes, 0, np.array([*size, *size], dtype=np.float64)).astype(np.float32)
     labels = label_of[[item.label for item in image.objects]] if image.objects else label_of[:0]
@@ -160,7 +163,8 @@ def _record(
         boxes=clipped[keep],
         labels=labels[keep],
         crowd=np.array([item.crowd for item in image.objects], dtype=np.bool_)[keep],
-        area=np.array([item.area for item in image.objects], dtype=np.float32)[keep],
+        area=area[keep],
+        truncated=sum(image.objects[index].truncated for index in keep),
     )
 
 
@@ -206,23 +210,29 @@ def _usable(
 ) -> list[int]:
     """Indices of the boxes to keep; whatever is odd about one is said."""
     sides = clipped[:, 2:] - clipped[:, :2]
+    units = not image.fractions  # then hints about units would mislead
     out = np.abs(boxes - clipped).max(axis=1, initial=0) > 1  # a pixel of rounding is nothing to talk about
     seen: set[tuple[float, ...]] = set()
+    places: set[tuple[float, ...]] = set()
     keep = []
     for index, item in enumerate(image.objects):
-        key = (*clipped[index].tolist(), int(labels[index]), item.crowd)
+        place = tuple(clipped[index].tolist())
+        key = (*place, int(labels[index]), item.crowd)
         if (sides[index] <= 0).any():
             findings.add(item.name, "box left out: it lies outside the picture")
         elif key in seen:
             findings.add(item.name, "box left out: it repeats another box of its class")
         else:
             keep.append(index)
+            if place in places and not item.crowd:
+                findings.add(item.name, "box lies exactly on another one of another class; both are kept")
             if out[index]:
-                hint = "If these are many: COCO boxes are x, y, width, height, not corners."
+                hint = "If these are many: COCO boxes are x, y, width, height, not corners." * units
                 findings.add(item.name, "box sticks out of the picture; clipped", hint)
             if (sides[index] < 1).any():
-                hint = "If these are many: boxes are in pixels, not fractions of the picture."
+                hint = "If these are many: boxes are in pixels, not fractions of the picture." * units
                 findings.add(item.name, "box is under one pixel; of no use in training", hint)
+            places.add(place)
         seen.add(key)
     if len(keep) > DETECTIONS:
         message = (
@@ -240,9 +250,9 @@ def _refuse_empty(records: Sequence[ImageRecord], findings: Findings) -> None:
         raise findings.error("no picture is left that can be used")
     boxes = sum(len(record.boxes) for record in records)
     if boxes == 0:
-        raise findings.error(
-            f"there is not one usable box on {len(records)} pictures", "Is this the right file?"
-        )
+        reasons = "".join(f"; {remark}" for remark in findings.remarks()[:3])
+        message = f"there is not one usable box on {len(records)} pictures{reasons}"
+        raise findings.error(message, "Is this the right file?")
     if all(record.crowd.all() for record in records):
         message = "every box is a crowd region or difficult: there is nothing to learn and nothing to find"
         findings.add(f"{boxes} boxes", message)

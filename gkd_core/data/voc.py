@@ -2,7 +2,8 @@
 
 Coordinates are taken as they stand, without the one-pixel shift of the original data set: most tools that write
 this format count from 0. Difficult objects are kept apart like COCO's crowd regions: no targets in training, and
-neither hit nor miss in evaluation. A picture whose XML cannot be used is left out and named.
+neither hit nor miss in evaluation. Truncated objects, which go on beyond the picture, are objects like any other. A
+picture whose XML cannot be used is left out and named.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ class _Object(NamedTuple):
     class_name: str
     box: tuple[float, float, float, float]
     difficult: bool
+    truncated: bool
 
 
 class _Picture(NamedTuple):
@@ -184,7 +186,13 @@ def _object(name: str, element: Element) -> _Object:
     x1, y1, x2, y2 = (_number(element, corner) for corner in ("xmin", "ymin", "xmax", "ymax"))
     if x2 <= x1 or y2 <= y1:
         raise _Unusable("its width or height is not above 0")
-    return _Object(name, class_name, (x1, y1, x2, y2), (element.findtext("difficult") or "").strip() == "1")
+    return _Object(
+        name, class_name, (x1, y1, x2, y2), _flag(element, "difficult"), _flag(element, "truncated")
+    )
+
+
+def _flag(element: Element, name: str) -> bool:
+    return (element.findtext(name) or "").strip() == "1"
 
 
 def _number(element: Element, corner: str) -> float:
@@ -213,8 +221,15 @@ def _size(root: Element, stem: str, findings: Findings) -> tuple[int, int] | Non
 
 def _written(number: int, picture: _Picture, classes: tuple[str, ...]) -> WrittenImage:
     objects = [
-        WrittenObject(name, box, classes.index(class_name) + 1, difficult, _area(box))
-        for name, class_name, box, difficult in picture.objects
+        WrittenObject(
+            item.name,
+            item.box,
+            classes.index(item.class_name) + 1,
+            item.difficult,
+            _area(item.box),
+            item.truncated,
+        )
+        for item in picture.objects
     ]
     return WrittenImage(number, picture.path, picture.size, objects)
 

@@ -96,7 +96,9 @@ def test_boxes_under_a_pixel_are_kept_and_said(coco: Any) -> None:
 def test_a_repeated_box_counts_once_unless_its_class_differs(coco: Any) -> None:
     first = coco.train["annotations"][0]
     coco.train["annotations"] += [{**first, "id": 10}, {**first, "id": 11, "category_id": 2}]
-    assert load(coco.config()).train.images[0].labels.tolist() == [1, 2, 2]
+    data = load(coco.config())
+    assert data.train.images[0].labels.tolist() == [1, 2, 2]
+    assert any("exactly on another one of another class" in problem.message for problem in data.warnings)
 
 
 def test_more_boxes_than_coco_counts_are_said(coco: Any) -> None:

@@ -7,6 +7,7 @@ from xml.parsers.expat import ExpatError
 import pytest
 
 from gkd_core.config import DataConfig
+from gkd_core.data.check import check
 from gkd_core.data.reading import load
 from gkd_core.data.voc import parse_xml
 from gkd_core.errors import DataError
@@ -64,6 +65,14 @@ def test_difficult_objects_are_kept_apart(voc: VocFolder) -> None:
     disc = voc.object("disc", 50, 20, 82, 52, more="<difficult>1</difficult>")
     voc.write("a", voc.object("square", 10, 12, 34, 40) + disc)
     assert load(voc.config()).train.images[0].crowd.tolist() == [False, True]
+
+
+def test_truncated_objects_are_objects_and_counted(voc: VocFolder) -> None:
+    disc = voc.object("disc", 50, 20, 82, 52, more="<truncated>1</truncated>")
+    voc.write("a", voc.object("square", 10, 12, 34, 40) + disc)
+    report = check(voc.config())
+    assert (report.train.boxes, report.train.truncated, report.val.truncated) == (4, 1, 0)
+    assert load(voc.config()).train.images[0].crowd.tolist() == [False, False]
 
 
 def test_a_part_of_an_object_is_no_object(voc: VocFolder) -> None:

@@ -1,0 +1,153 @@
+"""Class names: renamed, left out, and the same in both splits.
+
+The order is: what the annotations say, then `rename`, then `only`, then `classes` as a check and an order of labels.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from difflib import get_close_matches
+from typing import TypeGuard
+
+from gkd_core.config import DataConfig
+from gkd_core.data.findings import Findings, few
+from gkd_core.data.records import WrittenImage, WrittenSplit
+from gkd_core.errors import DataError, Problem
+
+
+def is_name(value: object) -> TypeGuard[str]:
+    """Whether files and databases can hold it as a name: not blank, no NUL, no half of a character."""
+    if not isinstance(value, str) or not value.strip() or "\0" in value:
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:  # JSON and YAML can spell such a half, UTF-8 cannot
+        return False
+    return True
+
+
+# ---- rename and only ---------------------------------------------------------------------------------------
+
+
+def refuse_unknown_names(train: Sequence[str], val: Sequence[str], config: DataConfig) -> None:
+    """Make sure that `rename` and `only` speak of classes that are there.
+
+    Args:
+        train: the class names as the annotations of `train` give them.
+        val: those of `val`.
+        config: what was asked for.
+
+    Raises:
+        DataError: they name others, or nothing would be left.
+    """
+    written = tuple(dict.fromkeys([*train, *val]))
+    renamed = tuple(dict.fromkeys(config.rename.get(name, name) for name in written))
+    problems = []
+    if unknown := [name for name in config.rename if name not in written]:
+        problems.append(_no_such_class("rename", unknown, written))
+    if blank := [name for name, new in config.rename.items() if not is_name(new)]:
+        message = f"the new names of {few(blank)} are no names"
+        problems.append(Problem(loc=("data", "rename"), message=message, hint="Give them names to show."))
+    if config.only is not None and (unknown := [name for name in config.only if name not in renamed]):
+        problems.append(_no_such_class("only", unknown, renamed))
+    if config.only == ():
+        problems.append(Problem(loc=("data", "only"), message="no class is kept", hint="None keeps all."))
+    if problems:
+        raise DataError(problems)
+
+
+def chosen(written: WrittenSplit, config: DataConfig, findings: Findings) -> WrittenSplit:
+    """The split under its new names, without the objects of classes that are not kept; its pictures stay."""
+    if not config.rename and config.only is None:
+        return written
+    names = [config.rename.get(name, name) for name in written.classes]
+    classes = tuple(dict.fromkeys(name for name in names if config.only is None or name in config.only))
+    label_of = {old: classes.index(name) + 1 for old, name in enumerate(names, 1) if name in classes}
+    images = [_with_labels(image, label_of) for image in written.images]
+    dropped = Counter(
+        names[item.label - 1]
+        for image in written.images
+        for item in image.objects
+        if item.label not in label_of
+    )
+    for name, count in dropped.items():
+        findings.add(f"{name}: {count}", "objects left out of classes that `only` does not name")
+    return WrittenSplit(classes, written.folder, images)
+
+
+def _with_labels(image: WrittenImage, label_of: Mapping[int, int]) -> WrittenImage:
+    kept = [item._replace(label=label_of[item.label]) for item in image.objects if item.label in label_of]
+    return image._replace(objects=kept)
+
+
+def _no_such_class(field: str, names: list[str], known: tuple[str, ...]) -> Problem:
+    message = f"`{field}` names classes that the data set does not have: {likely(names, known)}"
+    return Problem(loc=("data", field), message=message, hint=f"It has {', '.join(known[:100]) or 'none'}.")
+
+
+# ---- both splits -------------------------------------------------------------------------------------------
+
+
+def agree(
+    train: tuple[str, ...], val: tuple[str, ...], wanted: tuple[str, ...] | None
+) -> tuple[tuple[str, ...], list[Problem]]:
+    """The class names in label order, and remarks.
+
+    `val` may lack classes of `train` (VOC lists none, and a small split may not hold them all); a class of `val`
+    that `train` lacks could never be learnt and is mostly a typo.
+
+    Raises:
+        DataError: `val` has other classes, or `wanted` is another set than that of `train`.
+    """
+    problems = []
+    if unknown := [name for name in val if name not in train]:
+        message = f"val has classes that train does not: {likely(unknown, train)}; train has {few(train)}"
+        hint = "Give both splits the same classes, or map them with data.rename or data.only."
+        problems.append(Problem(loc=("data", "val", "annotations"), message=message, hint=hint))
+    if wanted is not None and (set(wanted) != set(train) or len(set(wanted)) != len(wanted)):
+        problems.append(_other_classes(train, wanted))
+    if problems:
+        raise DataError(problems)
+    return wanted or train, list(_class_remarks(train, val))
+
+
+def _other_classes(train: tuple[str, ...], wanted: tuple[str, ...]) -> Problem:
+    unexpected = [name for name in wanted if name not in train]
+    missing = [name for name in train if name not in wanted]
+    twice = sorted({name for name in wanted if wanted.count(name) > 1})
+    parts = [
+        f"not in the data set: {likely(unexpected, train)}" if unexpected else "",
+        f"in the data set but not given: {few(missing)}" if missing else "",
+        f"given twice: {few(twice)}" if twice else "",
+    ]
+    message = f"classes differ from those of the data set; {'; '.join(filter(None, parts))}"
+    hint = (
+        f"Leave `classes` out, or give these in the order you like: {', '.join(train[:100])}. "
+        "data.only keeps some of the classes."
+    )
+    return Problem(loc=("data", "classes"), message=message, hint=hint)
+
+
+def likely(names: Iterable[str], known: Sequence[str]) -> str:
+    """The first names, each with the known one that it may stand for."""
+    shown = []
+    for name in names:
+        close = get_close_matches(name.casefold(), [other.casefold() for other in known], n=1)
+        meant = next((other for other in known if close and other.casefold() == close[0]), None)
+        shown.append(f"{name!r} (did you mean {meant!r}?)" if meant else repr(name))
+    return few(shown)
+
+
+def _class_remarks(train: tuple[str, ...], val: tuple[str, ...]) -> list[Problem]:
+    remarks = []
+    if lacking := [name for name in train if name not in val]:
+        message = f"val has no such class: {few(lacking)}; their AP cannot be told"
+        remarks.append(Problem(loc=("data", "val", "annotations"), message=message))
+    alike = [name for name in train if sum(name.casefold() == other.casefold() for other in train) > 1]
+    if alike:
+        message = f"classes differ in upper and lower case only: {few(alike)}"
+        loc = ("data", "train", "annotations")
+        hint = "Is this one class? Then give both one name with data.rename."
+        remarks.append(Problem(loc=loc, message=message, hint=hint))
+    return remarks

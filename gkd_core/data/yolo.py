@@ -1,0 +1,337 @@
+"""YOLO annotations: one text file a picture, one line an object: class, centre x, centre y, width, height.
+
+The numbers are fractions of the picture. A line of three points or more is a polygon, whose bounding box is taken.
+Labels lie where the pictures lie, with the last `images` of the path replaced by `labels`; a picture without a file
+of labels shows no object. Nothing outside the folders of a split is read, whatever a list of pictures says.
+"""
+
+from __future__ import annotations
+
+import errno
+import math
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple, NoReturn
+
+from gkd_core.config import Split
+from gkd_core.data.data_yaml import YAML, DataYaml, NamesError, read_names
+from gkd_core.data.findings import Findings, few
+from gkd_core.data.records import WrittenImage, WrittenObject, WrittenSplit
+from gkd_core.errors import DISK_AND_NETWORK
+
+MAX_BYTES = 16 * 1024**2
+"""Of one file of labels."""
+SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".jp2"))
+"""What counts as a picture when a folder is walked; upper case too."""
+CLASSES = "classes.txt"
+"""Where labelling tools name the classes, one a line, at times beside the labels."""
+NO_FILE = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG)
+SLACK = 0.01
+"""How far a fraction may lie beyond 0 or 1: exporters round, and cut boxes not quite at the border."""
+
+
+class _Unusable(Exception):
+    """Why one file of labels, or one line of it, cannot be used."""
+
+
+class _Labels(NamedTuple):
+    """What is needed to read a line."""
+
+    label_of: Mapping[int, int]
+    """Label by the class number of the files."""
+    names: Mapping[int, str]
+    keypoints: bool
+    findings: Findings
+
+
+def read_yolo(split: Split, findings: Findings) -> WrittenSplit:
+    """Read one split; lines left out and other oddities go to `findings`.
+
+    Pictures are numbered from 1 in the order of their paths, or of the list that names them.
+
+    Raises:
+        DataError: there are no pictures or no class names, or a line can mean several things.
+    """
+    names = _names(split, findings)
+    folder, pictures = _pictures(split, names, findings)
+    place = Path(os.path.normpath(split.annotations))
+    _must_lie_in(folder, pictures, findings)
+    files = [place / label_file(picture.relative_to(folder)) for picture in pictures]
+    _must_lie_in(place, files, findings)
+    _remark_on_files(files, pictures, place, findings)
+    if place != folder:
+        _remark_on_orphans(files, place, findings)
+    classes = tuple(dict.fromkeys(names.names.values()))
+    label_of = {number: classes.index(name) + 1 for number, name in names.names.items()}
+    labels = _Labels(label_of, names.names, names.keypoints, findings)
+    written = []
+    for number, (picture, file) in enumerate(zip(pictures, files, strict=True), start=1):
+        shown = str(file.relative_to(place))
+        try:
+            objects = list(_objects(file, shown, labels))
+            written.append(WrittenImage(number, picture, None, objects, fractions=True))
+        except _Unusable as flaw:
+            findings.add(shown, f"picture left out: {flaw}")
+    return WrittenSplit(classes, folder, written)
+
+
+def label_file(picture: Path) -> Path:
+    """Where the labels of a picture lie: its last folder called `images` becomes `labels`."""
+    parts = list(picture.parent.parts)
+    if "images" in parts:
+        parts[len(parts) - 1 - parts[::-1].index("images")] = "labels"
+    return Path(*parts, f"{picture.stem}.txt")
+
+
+# ---- classes -----------------------------------------------------------------------------------------------
+
+
+def _names(split: Split, findings: Findings) -> DataYaml:
+    if split.names is None:
+        hint = "Name the data.yaml (or a text file with one class a line) in the spec: `names` of this split."
+        raise findings.error("nothing names the classes", hint, field="names")
+    file = Path(split.names)
+    try:
+        names = read_names(file)
+    except NamesError as error:
+        raise findings.error(f"{file} {error}", field="names") from error
+    _remark_on_names(names, split, findings)
+    return names
+
+
+def _remark_on_names(names: DataYaml, split: Split, findings: Findings) -> None:
+    file = names.file.name
+    if names.download:
+        findings.add(file, "`download` is ignored: nothing is downloaded or run")
+    if names.unnamed:
+        findings.add(
+            file, "has no names for its classes; they are called by number", "data.rename names them."
+        )
+    if len(set(names.names.values())) < len(names.names):
+        findings.add(file, "several classes have one name; taken as one class")
+    said = names.splits.get(findings.split, ())
+    places = {os.path.normpath(place) for entry in said for place in possible_places(names.root, entry)}
+    if said and os.path.normpath(split.images) not in {*places, os.path.normpath(names.file)}:
+        findings.add(
+            few(said), f"{file} names another place for the pictures; they were read from {split.images}"
+        )
+
+
+# ---- pictures ----------------------------------------------------------------------------------------------
+
+
+def _pictures(split: Split, names: DataYaml, findings: Findings) -> tuple[Path, list[Path]]:
+    """The folder that all pictures lie in, and the pictures, each once."""
+    images, root = Path(os.path.normpath(split.images)), Path(os.path.normpath(split.annotations))
+    if images.is_dir():
+        return images, list(walk(images)) or _none(images, findings)
+    if images.suffix.lower() in YAML:
+        named = list(_several(root, names.splits.get(findings.split, ()), findings))
+    else:
+        named = list(_listed(images, root, findings))
+    once = Counter(named)
+    for picture, times in once.items() if len(once) < len(named) else ():
+        if times > 1:
+            findings.add(picture.name, "picture listed twice; used once")
+    return root, list(once) or _none(images, findings)
+
+
+def _none(images: Path, findings: Findings) -> NoReturn:
+    raise findings.error(f"no pictures: {images} has none", field="images")
+
+
+def walk(folder: Path) -> Iterator[Path]:
+    """All pictures below a folder, in the order of their paths; links to folders are not followed."""
+    for place, folders, files in os.walk(folder):
+        folders.sort()
+        for name in sorted(files):
+            if os.path.splitext(name)[1].lower() in SUFFIXES and not name.startswith("."):
+                yield Path(place, name)
+
+
+def possible_places(root: Path, entry: str) -> Iterator[Path]:
+    """What an entry of data.yaml may mean. Roboflow writes `../train/images` for `train/images`."""
+    yield Path(os.path.normpath(root / entry))
+    if entry.startswith("../"):
+        yield Path(os.path.normpath(root / entry.lstrip("./")))
+
+
+def _several(root: Path, entries: Sequence[str], findings: Findings) -> Iterator[Path]:
+    """The pictures of all entries that data.yaml gives for a split."""
+    for entry in entries:
+        place = next((place for place in possible_places(root, entry) if os.path.exists(place)), None)
+        if place is None:
+            raise findings.error(f"there is no {entry!r} in {root}, which data.yaml names", field="images")
+        if not place.is_relative_to(root):
+            raise _leads_out(f"data.yaml names {entry!r}", root, findings)
+        if place.is_dir():
+            yield from walk(place)
+        else:
+            yield from _listed(place, root, findings)
+
+
+def _listed(file: Path, root: Path, findings: Findings) -> Iterator[Path]:
+    """The pictures that a text file lists, relative to its folder or to that of the data set."""
+    try:
+        if file.stat().st_size > MAX_BYTES:
+            raise findings.error(f"{file} is larger than {MAX_BYTES} bytes", field="images")
+        lines = file.read_bytes().decode("utf-8-sig").splitlines()
+    except OSError as error:
+        raise findings.error(f"{file} cannot be read: {error.strerror}", field="images") from error
+    except UnicodeDecodeError as error:
+        hint = "`images` is a folder of pictures, or a text file that lists them."
+        raise findings.error(f"{file} is not UTF-8 at byte {error.start}", hint, field="images") from error
+    for line in filter(None, map(str.strip, lines)):
+        places = [Path(os.path.normpath(folder / line)) for folder in (file.parent, root)]
+        inside = [place for place in places if place.is_relative_to(root)]
+        if not inside or "\0" in line:
+            raise _leads_out(f"{file} names {line!r:.200}", root, findings)
+        yield next((place for place in inside if os.path.exists(place)), inside[0])
+
+
+def _must_lie_in(root: Path, files: Iterable[Path], findings: Findings) -> None:
+    """Links inside the folder may lead out of it, and only the folder has been allowed."""
+    real = os.path.realpath(root)
+    for folder in dict.fromkeys(file.parent for file in files):
+        if not Path(os.path.realpath(folder)).is_relative_to(real):
+            raise _leads_out(f"files are said to lie in {folder}", root, findings)
+
+
+def _leads_out(what: str, root: Path, findings: Findings) -> Exception:
+    hint = "A list of pictures stays inside the folder that holds images/ and labels/ (`annotations` in the spec)."
+    return findings.error(f"{what}, which leads out of {root}", hint, field="images")
+
+
+def _remark_on_files(
+    files: Sequence[Path], pictures: Sequence[Path], place: Path, findings: Findings
+) -> None:
+    """What is odd about which picture has which file of labels."""
+    missing = [
+        picture.name for picture, file in zip(pictures, files, strict=True) if not os.path.exists(file)
+    ]
+    if not place.is_dir() or len(missing) == len(files):
+        hint = "Labels lie where the pictures lie, with `labels` in place of `images`."
+        raise findings.error(f"no file of labels for any of {len(files)} pictures, such as {files[0]}", hint)
+    if 2 * len(missing) > len(files):
+        message = f"most pictures have no file of labels, and count as empty: {len(missing)} of {len(files)}"
+        findings.add(few(missing), message)
+    seen: dict[Path, Path] = {}
+    for picture, file in zip(pictures, files, strict=True):
+        if seen.setdefault(file, picture) != picture:
+            findings.add(f"{seen[file].name}, {picture.name}", "pictures share one file of labels")
+
+
+def _remark_on_orphans(files: Sequence[Path], place: Path, findings: Findings) -> None:
+    known = set(files)
+    for folder, _, names in os.walk(place):
+        for name in sorted(names):
+            file = Path(folder, name)
+            if file.suffix == ".txt" and name != CLASSES and file not in known:
+                findings.add(str(file.relative_to(place)), "file of labels without a picture; not used")
+
+
+# ---- lines -------------------------------------------------------------------------------------------------
+
+
+def _objects(file: Path, shown: str, labels: _Labels) -> Iterator[WrittenObject]:
+    for number, line in enumerate(_lines(file), start=1):
+        name = f"{shown} line {number}"
+        if not line.strip():
+            continue
+        try:
+            yield _object(name, line, labels)
+        except _Unusable as flaw:
+            labels.findings.add(name, f"box left out: {flaw}")
+
+
+def _lines(file: Path) -> list[str]:
+    try:
+        if file.stat().st_size > MAX_BYTES:
+            raise _Unusable(f"its labels are larger than {MAX_BYTES} bytes")
+        return file.read_bytes().decode("utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise _Unusable("its labels are no text") from error
+    except OSError as error:
+        if error.errno in NO_FILE:
+            return []
+        if error.errno in DISK_AND_NETWORK:
+            raise
+        raise _Unusable(f"its labels cannot be read: {error.strerror}") from error
+
+
+def _object(name: str, line: str, labels: _Labels) -> WrittenObject:
+    if "," in line:
+        hint = (
+            "Each line is: class, centre x, centre y, width, height, with blanks between and decimal points."
+        )
+        raise labels.findings.error(f"{name} has commas in or between its numbers", hint)
+    columns = line.split()
+    if len(columns) < 5:
+        raise _Unusable("it has fewer than five numbers")
+    if labels.keypoints and len(columns) > 5:
+        labels.findings.add(name, "key points behind the box are not used")
+        columns = columns[:5]
+    number, numbers = _class_number(columns[0], labels), [_number(text) for text in columns[1:]]
+    label = _label(name, number, labels)
+    if len(numbers) == 5:
+        labels.findings.add(name, "the sixth number (a score?) is not used")
+        numbers = numbers[:4]
+    if len(numbers) % 2:
+        raise _Unusable("its numbers are neither a box nor a polygon")
+    if len(numbers) > 4:
+        labels.findings.add(name, "polygon; its bounding box was taken")
+        return WrittenObject(name, _bounds(numbers), label, False, _enclosed(numbers))
+    return WrittenObject(name, _corners(*numbers), label, False, numbers[2] * numbers[3])
+
+
+def _class_number(text: str, labels: _Labels) -> int:
+    try:
+        number = float(text)
+    except ValueError:
+        why = "its class is a name" if text in labels.names.values() else "its class is no number"
+        raise _Unusable(f"{why}; needed: the number that `names` gives it") from None
+    if not number.is_integer():
+        raise _Unusable("its class is no whole number")
+    return int(number)
+
+
+def _label(name: str, number: int, labels: _Labels) -> int:
+    if number not in labels.label_of:
+        known = few([f"{key} {text}" for key, text in labels.names.items()])
+        message = f"{name} has class {str(number)[:20]}, which `names` does not list ({known})"
+        raise labels.findings.error(message, "List the class, or take the line out.")
+    return labels.label_of[number]
+
+
+def _number(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise _Unusable("it has something else than finite numbers")
+    if not -SLACK <= number <= 1 + SLACK:
+        if number < 0:
+            raise _Unusable("it has a number below 0")
+        raise _Unusable("its numbers are no fractions of the picture (0 to 1)")
+    return number
+
+
+def _corners(x: float, y: float, width: float, height: float) -> tuple[float, float, float, float]:
+    if width <= 0 or height <= 0:
+        raise _Unusable("its width or height is not above 0")
+    return x - width / 2, y - height / 2, x + width / 2, y + height / 2
+
+
+def _bounds(points: Sequence[float]) -> tuple[float, float, float, float]:
+    return min(points[::2]), min(points[1::2]), max(points[::2]), max(points[1::2])
+
+
+def _enclosed(points: Sequence[float]) -> float:
+    """The area of a polygon (shoelace formula); that of its bounding box where it is folded to nothing."""
+    xs, ys = points[::2], points[1::2]
+    doubled = sum(xs[i - 1] * ys[i] - xs[i] * ys[i - 1] for i in range(len(xs)))
+    x1, y1, x2, y2 = _bounds(points)
+    return abs(doubled) / 2 or (x2 - x1) * (y2 - y1)
