@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from gkd_core import features
+from gkd_core.bank import Bank, PooledPair
 from gkd_core.compared import (
     Instances,
     Positives,
@@ -53,9 +54,6 @@ from gkd_core.prototypes import (
     select_random,
     select_reference,
 )
-
-PooledPair = tuple[Tensor, Tensor]
-"""Features of the same N boxes on a level: the student's (N, C_s) with gradient, the teacher's (N, C_t) without."""
 
 
 class Pair(NamedTuple):
@@ -127,6 +125,8 @@ class Distiller(nn.Module):
             for _ in self.strides
         )
         self.prototypes = []
+        self.bank: Bank | None = None
+        self._latest: list[PooledPair] = []
 
     @property
     def teacher(self) -> Detector:
@@ -162,6 +162,7 @@ class Distiller(nn.Module):
         pair = Pair(list(maps[0].values()), teacher_maps, sizes, scores[0])
         instances = Instances.of(targets)
         pooled = self._pool(pair, instances.boxes, instances.image_index, instances.most)
+        self._latest = [(student.detach(), teacher) for student, teacher in pooled]
         omega = self._robustness(pooled, instances.labels)
         if self.config.global_.weight:
             losses["distill_global"] = attenuation * self._global_loss(pair, instances, pooled, omega)
@@ -191,6 +192,17 @@ class Distiller(nn.Module):
             pooling=self.pooling,
             device=self.teacher_columns.device,
         )
+
+    def harvest(self, targets: Sequence[dict[str, Tensor]], epoch: int) -> None:
+        """Give the bank, if there is one, what the last forward pooled; afterwards it is forgotten.
+
+        Args:
+            targets: of each picture boxes and origins, on the CPU.
+            epoch: that is trained.
+        """
+        if self.bank is not None and self._latest:
+            self.bank.keep(self._latest, targets, epoch)
+        self._latest = []
 
     def choose_prototypes(
         self, pooled: Pooled, level: int, generator: torch.Generator | None = None

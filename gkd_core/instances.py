@@ -9,7 +9,7 @@ Shapes: N instances, L levels, C_t and C_s channels of teacher and student.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -76,6 +76,32 @@ class Pooled:
     """(N,) int64."""
     boxes: Tensor
     """(N, 4) pixels of the original picture."""
+    rows: Tensor
+    """(N,) int64, which box of its record each is."""
+    sides: Tensor
+    """(N,) shorter side in pixels of the resized picture."""
+
+    def take(self, chosen: Tensor) -> Pooled:
+        """Some of them, by index (M,) on the CPU."""
+        here = chosen.to(self.labels.device)
+        return Pooled(
+            teacher=[level[here] for level in self.teacher],
+            student=[level[here] for level in self.student],
+            labels=self.labels[here],
+            image_ids=self.image_ids[chosen],
+            boxes=self.boxes[chosen],
+            rows=self.rows[chosen],
+            sides=self.sides[chosen],
+        )
+
+    def to(self, device: torch.device) -> Pooled:
+        """With features and labels on a device; the rest stays on the CPU."""
+        return replace(
+            self,
+            teacher=[level.to(device) for level in self.teacher],
+            student=[level.to(device) for level in self.student],
+            labels=self.labels.to(device),
+        )
 
 
 @dataclass
@@ -104,7 +130,8 @@ class InstancePool:
         image_index = torch.repeat_interleave(torch.arange(len(batch)), counts).to(self.device)
         boxes = [torch.tensor(record.boxes[rows]) for record, rows in chosen]
         scales = [torch.tensor(sample.scale * 2) for sample in batch]
-        on_device = torch.cat([b * s for b, s in zip(boxes, scales, strict=True)]).to(self.device)
+        resized = torch.cat([b * s for b, s in zip(boxes, scales, strict=True)])
+        on_device = resized.to(self.device)
         most = int(counts.max())
         part = Pooled(
             self._pool(self.teacher, self.teacher_levels, pictures, on_device, image_index, most),
@@ -112,6 +139,8 @@ class InstancePool:
             torch.cat([torch.from_numpy(record.labels[rows]) for record, rows in chosen]) - 1,
             torch.repeat_interleave(torch.tensor([sample.image_id for sample in batch]), counts),
             torch.cat(boxes),
+            torch.cat([torch.from_numpy(rows) for _, rows in chosen]),
+            (resized[:, 2:] - resized[:, :2]).amin(1),
         )
         self._parts.append(part)
 
@@ -140,4 +169,6 @@ class InstancePool:
             labels=torch.cat([part.labels for part in self._parts]).to(self.device),
             image_ids=torch.cat([part.image_ids for part in self._parts]),
             boxes=torch.cat([part.boxes for part in self._parts]),
+            rows=torch.cat([part.rows for part in self._parts]),
+            sides=torch.cat([part.sides for part in self._parts]),
         )

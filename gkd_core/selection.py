@@ -8,23 +8,33 @@ from collections.abc import Generator, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
+import numpy as np
 import torch
 
+from gkd_core.bank import Bank
 from gkd_core.data.loading import eval_batches
 from gkd_core.data.records import ImageRecord
 from gkd_core.distiller import Chosen, Distiller
 from gkd_core.events import Event, Progress, PrototypesSelected
 from gkd_core.instances import Choice, InstancePool, Pooled
+from gkd_core.outliers import least_alike, own_levels
 from gkd_core.run_dir import write_atomically
 from gkd_core.session import Session
 
 
 def renew_prototypes(
-    session: Session, distiller: Distiller, choice: Choice, base: Progress, *, untrained: bool = False
+    session: Session,
+    distiller: Distiller,
+    choice: Choice,
+    base: Progress,
+    *,
+    untrained: bool = False,
+    seed: int = 0,
 ) -> Generator[Event, None, PrototypesSelected]:
-    """Choose the prototypes of every level anew, from a pass over the chosen instances.
+    """Choose the prototypes of every level anew: from the distiller's bank or, without one, a pass.
 
-    Writes `{run}-prototypes.json`: of each prototype its class, picture and box, so that people can look at it.
+    Writes `{run}-prototypes.json`: of each prototype its class, picture and box, so that people can look at it, and
+    the same of the objects that teacher and student see least alike.
 
     Args:
         session: the run at work; its data is read.
@@ -32,22 +42,22 @@ def renew_prototypes(
         choice: which boxes are pooled.
         base: the progress to repeat meanwhile; its `run` and `epoch` name what is written.
         untrained: the student has seen no picture yet.
+        seed: decides, together with the epoch, for selections that draw.
 
     Returns:
         What to tell.
     """
     began = time.monotonic()
-    pool = distiller.instance_pool(untrained=untrained)
-    yield from _fill(session, pool, choice, base)
-    pooled = pool.finish()
+    pooled = yield from _pooled(session, distiller, choice, base, untrained)
+    generator = torch.Generator().manual_seed(int(np.random.default_rng([seed, base.epoch]).integers(2**62)))
     errors, kept = {}, {}
     for level, stride in enumerate(distiller.strides):
         session.stop_if_asked()
-        chosen = distiller.choose_prototypes(pooled, level)
+        chosen = distiller.choose_prototypes(pooled, level, generator)
         errors[str(stride)] = chosen.error
         kept[str(stride)] = _origins(session, pooled, chosen)
-    path = session.folder / f"{base.run}-prototypes.json"
-    write_atomically(path, json.dumps({"epoch": base.epoch, "levels": kept}).encode())
+    told = {"epoch": base.epoch, "levels": kept, "least_alike": _outliers(session, distiller, pooled)}
+    write_atomically(session.folder / f"{base.run}-prototypes.json", json.dumps(told).encode())
     return PrototypesSelected(
         run=base.run,
         epoch=base.epoch,
@@ -56,6 +66,21 @@ def renew_prototypes(
         reconstruction_error=errors,
         seconds=time.monotonic() - began,
     )
+
+
+def _pooled(
+    session: Session, distiller: Distiller, choice: Choice, base: Progress, untrained: bool
+) -> Generator[Event, None, Pooled]:
+    """What the training steps left in the bank; before the first of them what a pass finds, and the bank begins."""
+    wanted = distiller.config.prototypes
+    if distiller.bank is not None:
+        return distiller.bank.pooled(at_least=wanted.per_class)
+    pool = distiller.instance_pool(untrained=untrained)
+    yield from _fill(session, pool, choice, base)
+    pooled = pool.finish()
+    if wanted.source == "bank":
+        distiller.bank = Bank(pooled, wanted.min_box_side, base.epoch - 1)
+    return pooled
 
 
 def _fill(session: Session, pool: InstancePool, choice: Choice, base: Progress) -> Iterator[Event]:
@@ -72,21 +97,43 @@ def _fill(session: Session, pool: InstancePool, choice: Choice, base: Progress) 
 
 def _origins(session: Session, pooled: Pooled, chosen: Chosen) -> list[dict[str, Any]]:
     """Where prototypes come from, class, picture and box in its pixels, and what each adds to the others."""
-    files = _file_names(session.data.train.images)
+    records = _by_id(session.data.train.images)
     return [
-        {
-            "class": session.classes[int(pooled.labels[index])],
-            "image_id": int(pooled.image_ids[index]),
-            "file": files[int(pooled.image_ids[index])],
-            "box": pooled.boxes[index].tolist(),
-            "share": share,
-        }
+        {**_origin(session, records, pooled, index), "share": share}
         for index, share in zip(chosen.indices.tolist(), chosen.shares.tolist(), strict=True)
     ]
 
 
-def _file_names(images: Sequence[ImageRecord]) -> dict[int, str]:
-    return {image.image_id: image.path.name for image in images}
+def _outliers(session: Session, distiller: Distiller, pooled: Pooled) -> list[dict[str, Any]]:
+    """The objects that teacher and student see least alike, seen from the prototypes that were just chosen."""
+    records = _by_id(session.data.train.images)
+    ids = pooled.image_ids.tolist()
+    sizes = torch.tensor([max(records[number].width, records[number].height) for number in ids])
+    cells = distiller.student.cells_per_box
+    levels = own_levels(pooled.boxes.cpu(), sizes, session.image_size, distiller.strides, cells)
+    return [
+        {
+            **_origin(session, records, pooled, outlier.instance),
+            "level": str(distiller.strides[outlier.level]),
+            "robustness": outlier.robustness,
+        }
+        for outlier in least_alike(pooled, distiller.prototypes, levels)
+    ]
+
+
+def _origin(session: Session, records: dict[int, ImageRecord], pooled: Pooled, index: int) -> dict[str, Any]:
+    """Where an instance comes from."""
+    image_id = int(pooled.image_ids[index])
+    return {
+        "class": session.classes[int(pooled.labels[index])],
+        "image_id": image_id,
+        "file": records[image_id].path.name,
+        "box": pooled.boxes[index].tolist(),
+    }
+
+
+def _by_id(images: Sequence[ImageRecord]) -> dict[int, ImageRecord]:
+    return {image.image_id: image for image in images}
 
 
 def _by_class(classes: Sequence[str], counts: torch.Tensor) -> dict[str, int]:

@@ -218,6 +218,7 @@ class _Job(Session):
                 choice,
                 self.progress(training),
                 untrained=training.step == 0 and from_scratch,
+                seed=recipe.seed,
             )
         )
         training.prototypes_epoch = training.epoch
