@@ -12,7 +12,8 @@ Shapes: B images, A anchors (or locations) of a picture, C classes, L levels.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -91,8 +92,31 @@ def _finished(detector: Detector, config: DetectorConfig, strides: tuple[int, ..
 class _Normalize(GeneralizedRCNNTransform):
     """torchvision's own transform less its resizing: pictures arrive resized, this normalises and pads."""
 
+    least: tuple[int, int] = (0, 0)
+    """Height and width in pixels that batches are padded to at least; see `padded_to`."""
+
     def resize(self, image: Tensor, target: dict[str, Tensor] | None = None) -> tuple[Tensor, Any]:
         return image, target
+
+    def max_by_axis(self, the_list: list[list[int]]) -> list[int]:  # the size that torchvision pads to
+        largest: list[int] = super().max_by_axis([*the_list, [0, *self.least]])
+        return largest
+
+
+@contextmanager
+def padded_to(height: int, width: int, *detectors: Detector) -> Iterator[None]:
+    """Let detectors pad batches to at least this size, in pixels, while the block runs.
+
+    Of a batch that several processes share each pads its pictures as if it had all of them: the places that padding
+    adds count in the losses.
+    """
+    for detector in detectors:
+        detector.transform.least = (height, width)
+    try:
+        yield
+    finally:
+        for detector in detectors:
+            detector.transform.least = (0, 0)
 
 
 def _fix_scales(pool: MultiScaleRoIAlign, strides: Sequence[int]) -> None:

@@ -90,7 +90,10 @@ class World:
     # ---- one for all -------------------------------------------------------------------------------------
 
     def from_first(self, make: Callable[[], _T]) -> _T:
-        """What the first process makes, in every process; the others make nothing. It is sent pickled."""
+        """What the first process makes, in every process; the others make nothing.
+
+        It is sent pickled: tensors from the CPU only.
+        """
         if self.size == 1:
             return make()
         box = [make() if self.first else None]
@@ -106,20 +109,18 @@ class World:
             dist.broadcast(own, src=0)
             tensor.data.copy_(own)
 
-    # ---- all for one -------------------------------------------------------------------------------------
+    # ---- dealing out and gathering -----------------------------------------------------------------------
 
     def gathered(self, value: _T) -> list[_T]:
-        """The values of all processes by rank, in the first process; an empty list in the others."""
+        """The values of all processes by rank, in every process. They are sent pickled: tensors from the CPU only."""
         if self.size == 1:
             return [value]
-        values: list[Any] = [None] * self.size if self.first else []
-        dist.gather_object(value, values if self.first else None, dst=0)
+        values: list[Any] = [None] * self.size
+        dist.all_gather_object(values, value)
         return values
 
     def in_turn(self, items: Sequence[_T]) -> list[_T]:
-        """Items of batches that `deal` gave out, in their common order, in the first process; [] in the others."""
-        if self.size == 1:
-            return list(items)
+        """All items, one of each process in turn: their common order, where each has every `size`-th."""
         rounds = zip_longest(*self.gathered([[item] for item in items]), fillvalue=[])
         return [item for turn in rounds for part in turn for item in part]
 

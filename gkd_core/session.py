@@ -13,13 +13,16 @@ import numpy as np
 import torch
 
 from gkd_core.clock import Clock
-from gkd_core.config import AnyRun, Workers
+from gkd_core.config import AnyRun, TeacherConfig, Workers
 from gkd_core.data.loading import PictureCache, eval_batches
 from gkd_core.data.reading import load
 from gkd_core.detectors import Detector
+from gkd_core.distributed import World
 from gkd_core.errors import DataError, Problem, SpecError, StoppedError
 from gkd_core.evaluate import Detections, Score, detect_batches, score
 from gkd_core.events import Evaluation, Event, Progress, Warning
+from gkd_core.model_card import ModelCard
+from gkd_core.teacher import open_model
 
 
 class Session:
@@ -46,18 +49,19 @@ class Session:
             workers: threads that load pictures.
         """
         self.folder = folder
-        self.should_stop = should_stop
+        self.world = World.join(getattr(config, "processes", 1), find_device(config.device))
+        self.should_stop = lambda: self.world.from_first(should_stop)
         self.image_size = image_size
         self.batch_size = batch_size
         self.workers: Workers = workers
-        self.device = find_device(config.device)
+        self.device = self.world.device
         self.clock = Clock()
         self.cache = PictureCache(image_size)
         self._data = config.data
 
     def check_data(self) -> Iterator[Event]:
         """Read the annotations and decode every picture once, so that broken files are known before the work."""
-        self.data = load(self._data, decode=True)
+        self.data = self.world.from_first(lambda: load(self._data, decode=True))
         for problem in self.data.warnings:
             yield Warning(message=problem.message, hint=problem.hint)
         self.classes = self.data.classes
@@ -92,17 +96,24 @@ class Session:
     def detect(
         self, detector: Detector, base: Progress, labels: np.ndarray | None = None
     ) -> Generator[Event, None, Detections]:
-        """What a detector finds on the validation split."""
+        """What a detector finds on the validation split; several processes share the work."""
         detections: Detections = {}
-        batches = eval_batches(
-            self.data.val.images, self.image_size, self.batch_size, self.workers, self.cache
-        )
+        share = self.world.deal(len(self.data.val.images), self.batch_size)
+        images = [self.data.val.images[position] for position in share.positions]
+        batches = eval_batches(images, self.image_size, self.batch_size, self.workers, self.cache)
         for found in detect_batches(detector, batches, self.device, labels):
             detections.update(found)
             self.stop_if_asked()
             if self.clock.progress_due():
-                yield base.model_copy(update={"activity": "evaluate"})
-        return detections
+                yield self.while_detecting(base, len(detections) * self.world.size)
+        for _ in range(share.idle):
+            self.stop_if_asked()
+        found = dict(pair for part in self.world.gathered(detections) for pair in part.items())
+        return {image.image_id: found[image.image_id] for image in self.data.val.images}
+
+    def while_detecting(self, base: Progress, done: int) -> Progress:
+        """What to tell when so many pictures are done; here the share of the whole job stands still meanwhile."""
+        return base.model_copy(update={"activity": "evaluate"})
 
     def stop_if_asked(self) -> None:
         """For work that needs no saving.
@@ -112,6 +123,27 @@ class Session:
         """
         if self.should_stop():
             raise StoppedError("asked to stop")
+
+
+def open_part(
+    model: TeacherConfig, part: str, device: torch.device | str = "cpu"
+) -> tuple[Detector, ModelCard]:
+    """The trained model that a part of the config names, in evaluation mode.
+
+    Args:
+        model: which one.
+        part: "model", "teacher" or "student"; errors name their fields under it.
+        device: where it goes.
+
+    Raises:
+        SpecError: it cannot be read, or is not what the config declares.
+    """
+    try:
+        return open_model(model, device)
+    except SpecError as error:
+        raise SpecError(
+            [problem.model_copy(update={"loc": (part, problem.loc[-1])}) for problem in error.problems]
+        ) from None
 
 
 def find_device(wanted: str) -> torch.device:
