@@ -22,7 +22,7 @@ from gkd_core.config import (
     response_weight,
     run_config,
 )
-from gkd_core.data.check import DataReport, check
+from gkd_core.data.check import DataReport, check, find_layout
 from gkd_core.errors import DataError, Problem, SpecError
 from jobs.job import Job
 from jobs.origins import Origin, find_origin
@@ -147,7 +147,9 @@ class _Resolving:
         if len(self.problems) > before:
             return None
         try:
-            report = check(placed, headers=HEADERS)
+            found = find_layout(placed)
+            self._must_stay(found)
+            return check(found, headers=HEADERS) if len(self.problems) == before else None
         except DataError as error:
             self.problems += error.problems
             return None
@@ -155,8 +157,6 @@ class _Resolving:
             hint = "Look at that disk or network, then send the same again."
             self._object(("data",), f"cannot be read now: {error}", hint)
             return None
-        self._must_stay(report.resolved)
-        return report
 
     def _split(self, split: Split | None, loc: Loc) -> Split | None:
         if split is None:
@@ -178,7 +178,8 @@ class _Resolving:
             return None
 
     def _must_stay(self, data: DataConfig) -> None:
-        """Folders that were found inside a given one may still be links that lead out."""
+        """Nothing is read before this: folders that were found inside a given one may be links that lead out, and a
+        data.yaml may name any folder."""
         for split in filter(None, (data.train, data.val)):
             for path in filter(None, (split.images, split.annotations, split.names)):
                 try:

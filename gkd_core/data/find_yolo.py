@@ -16,7 +16,7 @@ from pathlib import Path
 
 from gkd_core.config import Split
 from gkd_core.data.data_yaml import YAML, DataYaml, NamesError, read_names
-from gkd_core.data.yolo import CLASSES, label_file, possible_places, walk
+from gkd_core.data.yolo import CLASSES, label_file, possible_places
 from gkd_core.errors import DataError, Problem
 
 USUAL = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
@@ -89,8 +89,7 @@ def _labels_of(images: Path) -> Path:
     labels = label_file(images / "x").parent
     if labels == images or labels.is_dir():
         return labels
-    first = next(walk(images), None)
-    beside = first is not None and (images / label_file(first.relative_to(images))).exists()
+    beside = (images / "labels").is_dir() or any(path.suffix == ".txt" for path in images.iterdir())
     return images if beside else labels
 
 

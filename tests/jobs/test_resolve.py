@@ -175,6 +175,43 @@ def test_a_folder_that_leads_out_by_a_link_is_refused(root: Path, tmp_path: Path
     assert "leads out of the data roots" in problems(root)["data"].message
 
 
+@pytest.mark.parametrize(
+    "said", ["path: {outside}\ntrain: .", "train: {outside}", "train: {outside}/list.txt"]
+)
+def test_what_a_data_yaml_names_outside_the_roots_is_never_read(
+    root: Path, tmp_path: Path, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outside = tmp_path / "outside"
+    (outside / "val").mkdir(parents=True)
+    (outside / "list.txt").write_text("private.png")
+    Image.new("RGB", (8, 8)).save(outside / "private.png")
+    (root / "yolo" / "val").mkdir(parents=True)
+    text = said.format(outside=outside) + "\nval: val\nnames: [cat, dog]"
+    (root / "yolo" / "data.yaml").write_text(text)
+    monkeypatch.setattr("jobs.resolve.check", lambda *_, **__: pytest.fail("it was read"))
+    assert "leads out of the data roots" in problems(root, data="yolo")["data"].message
+
+
+def test_a_yolo_data_set_is_resolved_with_its_classes_renamed(root: Path) -> None:
+    for split in ("train", "val"):
+        (root / "yolo" / split / "images").mkdir(parents=True)
+        (root / "yolo" / split / "labels").mkdir()
+        Image.new("RGB", (40, 30)).save(root / "yolo" / split / "images" / "a.png")
+        (root / "yolo" / split / "labels" / "a.txt").write_text("0 0.5 0.5 0.5 0.5\n1 0.5 0.5 0.2 0.2\n")
+    (root / "yolo" / "data.yaml").write_text("train: ../train/images\nval: ../val/images\nnames: [cat, dog]")
+    data = resolved(
+        root, data={"path": "yolo/data.yaml", "rename": {"cat": "chat"}, "only": ["chat"]}
+    ).config.data
+    assert (data.format, data.classes, data.rename, data.only) == (
+        "yolo",
+        ("chat",),
+        {"cat": "chat"},
+        ("chat",),
+    )
+    assert data.train is not None
+    assert Path(data.train.images) == root / "yolo" / "train" / "images"
+
+
 def test_on_the_own_machine_paths_start_at_the_current_folder_and_may_leave_it(
     root: Path, tmp_path: Path
 ) -> None:
