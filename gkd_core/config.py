@@ -67,12 +67,13 @@ class Split(Strict):
 
     images: str
     """Folder of pictures; `file_name` (COCO) or stem (VOC) is relative to it. YOLO: also a text file
-    that lists them."""
+    that lists them, or the `data.yaml` where that names several folders."""
     annotations: str
-    """COCO: the JSON file. VOC: the folder of XML files. YOLO: the folder of label files."""
+    """COCO: the JSON file. VOC: the folder of XML files. YOLO: the folder of label files, or, where a text file lists
+    the pictures, the folder that holds `images/` and `labels/`."""
     names: str | None = None
     """VOC: text file with one stem per line (`ImageSets/Main/train.txt`); None takes every XML file. YOLO: the
-    `data.yaml` that names the classes."""
+    `data.yaml` that names the classes, or a text file with one class a line."""
 
 
 class DataConfig(Strict):
