@@ -149,14 +149,16 @@ def _in_float32(_module: nn.Module, _inputs: Any, output: Any) -> Any:
 
 
 class _RemembersMatches:
-    """Keeps the last assignment (B tensors (A,): index of the matched target, below 0 for none)."""
+    """Keeps the last assignment: B tensors (A,), index of the matched target, below 0 for none; and the B x (A, 4)
+    anchors that it is about."""
 
     matched: list[Tensor]
+    anchors: list[Tensor]
 
     def compute_loss(
         self, targets: Targets, head_outputs: dict[str, Tensor], anchors: list[Tensor], matched: list[Tensor]
     ) -> dict[str, Tensor]:
-        self.matched = matched
+        self.matched, self.anchors = matched, anchors
         losses: dict[str, Tensor] = super().compute_loss(targets, head_outputs, anchors, matched)  # type: ignore[misc]
         return losses
 
