@@ -17,6 +17,8 @@ def pooled(seed: int = 0, count: int = 30) -> Pooled:
         labels=torch.arange(count) % 3,
         image_ids=torch.arange(count),
         boxes=torch.tensor([[0.0, 0, 10, 10]]).repeat(count, 1),
+        rows=torch.zeros(count, dtype=torch.int64),
+        sides=torch.full((count,), 10.0),
     )
 
 
