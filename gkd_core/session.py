@@ -14,7 +14,7 @@ import torch
 
 from gkd_core.clock import Clock
 from gkd_core.config import AnyRun, TeacherConfig, Workers
-from gkd_core.data.loading import PictureCache, eval_batches
+from gkd_core.data.loading import CACHE_MB, PictureCache, eval_batches
 from gkd_core.data.reading import load
 from gkd_core.detectors import Detector
 from gkd_core.distributed import World
@@ -37,6 +37,7 @@ class Session:
         image_size: int,
         batch_size: int,
         workers: Workers,
+        cache_mb: int = CACHE_MB,
     ) -> None:
         """Take the device; nothing is read yet.
 
@@ -47,6 +48,7 @@ class Session:
             image_size: longer side of the resized pictures, in pixels.
             batch_size: pictures at a time, where no gradient is needed.
             workers: threads that load pictures.
+            cache_mb: memory for decoded pictures, in MiB.
         """
         self.folder = folder
         self.world = World.join(getattr(config, "processes", 1), find_device(config.device))
@@ -56,7 +58,7 @@ class Session:
         self.workers: Workers = workers
         self.device = self.world.device
         self.clock = Clock()
-        self.cache = PictureCache(image_size)
+        self.cache = PictureCache(image_size, cache_mb)
         self._data = config.data
 
     def check_data(self) -> Iterator[Event]:

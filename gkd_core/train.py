@@ -12,14 +12,25 @@ from pathlib import Path
 
 from gkd_core import process
 from gkd_core.checkpoint import load_model, publish_model, sha256_of
-from gkd_core.config import AnyRun, DetectorConfig, DistillRun, TrainRun
+from gkd_core.config import (
+    AnyRun,
+    DetectorConfig,
+    DistillRun,
+    EvaluateRun,
+    ExportRun,
+    PrototypesRun,
+    TrainRun,
+)
 from gkd_core.data.loading import TrainLoader, steps_per_epoch
 from gkd_core.detectors import Detector
 from gkd_core.distiller import Distiller
-from gkd_core.errors import Problem, SpecError, StoppedError
+from gkd_core.errors import StoppedError
+from gkd_core.evaluation_run import evaluate
 from gkd_core.events import Checkpoint, Event, Progress, Warning
+from gkd_core.export import export
 from gkd_core.instances import choose_instances
 from gkd_core.model_card import ModelCard
+from gkd_core.prototypes_run import select_prototypes
 from gkd_core.report import Entry, early_stop, make_report, training_notes
 from gkd_core.run_dir import RunDir
 from gkd_core.selection import renew_prototypes
@@ -38,8 +49,12 @@ def carry_out(config: AnyRun, run_dir: Path, should_stop: Callable[[], bool]) ->
     match config:
         case TrainRun() | DistillRun():
             return train(config, run_dir, should_stop)
-        case _:
-            raise SpecError([Problem(loc=("kind",), message=f"{config.kind} is not built yet")])
+        case EvaluateRun():
+            return evaluate(config, run_dir, should_stop)
+        case PrototypesRun():
+            return select_prototypes(config, run_dir, should_stop)
+        case ExportRun():
+            return export(config, run_dir, should_stop)
 
 
 def train(config: Run, run_dir: Path, should_stop: Callable[[], bool] = lambda: False) -> Iterator[Event]:
@@ -76,6 +91,7 @@ class _Job(Session):
             image_size=recipe.image_size,
             batch_size=recipe.batch_size,
             workers=recipe.workers,
+            cache_mb=recipe.cache_mb,
         )
         self.config = config
         self.states = run_dir / "checkpoints"

@@ -40,8 +40,8 @@ from gkd_core.data.augment import (
 from gkd_core.data.pictures import read_image
 from gkd_core.data.records import ImageRecord
 
-CACHE_BYTES = 1024**3
-"""Decoded pictures kept in memory; 850 of 640 x 480."""
+CACHE_MB: int = TrainConfig.model_fields["cache_mb"].default
+"""MiB of decoded pictures kept in memory where no recipe says how many."""
 BATCHES_AHEAD = 2
 """Batches in the making while one is trained on."""
 _ORDER, _SAMPLE = 0, 1
@@ -79,12 +79,12 @@ class PictureCache:
 
     Args:
         image_size: what the pictures will be resized to; larger ones are kept at no less than twice that.
-        limit_bytes: how much to keep.
+        limit_mb: how much to keep, in MiB; 0: nothing.
     """
 
-    def __init__(self, image_size: int, limit_bytes: int = CACHE_BYTES) -> None:
+    def __init__(self, image_size: int, limit_mb: float = CACHE_MB) -> None:
         self._at_least = 2 * image_size
-        self._limit = limit_bytes
+        self._limit = limit_mb * 2**20
         self._held = 0
         self._images: OrderedDict[Path, Image.Image] = OrderedDict()
         self._lock = Lock()
@@ -146,7 +146,7 @@ class TrainLoader:
         self.config = config
         self.steps = steps_per_epoch(len(images), config)
         self._rank, self._world = rank, world
-        self._cache = cache or PictureCache(config.image_size, config.cache_mb * 2**20)
+        self._cache = cache or PictureCache(config.image_size, config.cache_mb)
         self._workers = worker_count(config.workers)
 
     def epoch(self, epoch: int, *, first_step: int = 0, mosaic: bool = True) -> Iterator[list[Sample]]:
@@ -219,7 +219,7 @@ def eval_batches(
     Raises:
         PictureError: a picture cannot be decoded.
     """
-    cache = cache or PictureCache(image_size, limit_bytes=0)
+    cache = cache or PictureCache(image_size, limit_mb=0)
 
     def sample(index: int) -> EvalSample:
         record = images[index]

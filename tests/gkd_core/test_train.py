@@ -51,6 +51,19 @@ def reference(cache: dict[str, dict[str, str]], run: TrainRun | DistillRun, fold
 # ---- what comes out --------------------------------------------------------------------------------------
 
 
+def test_the_recipe_says_how_much_memory_decoded_pictures_take(
+    plain: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Kept(Exception): ...
+
+    def cache(image_size: int, limit_mb: float) -> None:
+        raise Kept(limit_mb)
+
+    monkeypatch.setattr("gkd_core.session.PictureCache", cache)
+    with pytest.raises(Kept, match=r"^7$"):
+        list(train(plain(cache_mb=7), tmp_path))
+
+
 def test_a_distill_run_reports_teacher_student_and_control(distill: Make, tmp_path: Path) -> None:
     events = list(train(distill(), tmp_path))
     (report,) = of_kind(events, "report")

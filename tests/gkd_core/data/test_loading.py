@@ -20,7 +20,7 @@ from gkd_core.data.loading import (
     train_batches,
     worker_count,
 )
-from gkd_core.data.pictures import PictureError
+from gkd_core.data.pictures import PictureError, read_image
 from gkd_core.data.reading import load
 from gkd_core.data.records import ImageRecord
 from gkd_core.data.shapes import draw_shapes
@@ -174,12 +174,27 @@ def test_a_large_picture_is_kept_small_and_its_boxes_still_fit(tmp_path: Path, p
 
 
 def test_the_cache_keeps_within_its_limit_and_gives_up_the_oldest(images: Any) -> None:
-    cache = PictureCache(64, limit_bytes=3 * 4 * 80 * 80)
+    cache = PictureCache(64, limit_mb=3 * 4 * 80 * 80 / 2**20)
     kept = [cache.get(record.path) for record in images[:3]]
     assert cache.get(images[0].path) is kept[0]
     cache.get(images[3].path)
     assert cache.get(images[0].path) is kept[0]
     assert cache.get(images[1].path) is not kept[1]
+
+
+@pytest.mark.parametrize(("cache_mb", "decoded"), [(1, 18), (0, 32)])
+def test_the_recipe_says_how_much_is_kept(
+    images: Any, cache_mb: int, decoded: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Path] = []
+    monkeypatch.setattr(
+        "gkd_core.data.loading.read_image", lambda *of: asked.append(of[0]) or read_image(*of)
+    )
+    plain = AugmentConfig(mosaic=0.0)
+    loader = TrainLoader(images, CONFIG.model_copy(update={"cache_mb": cache_mb, "augment": plain}))
+    for epoch in (0, 1):
+        list(loader.epoch(epoch))
+    assert len(asked) == decoded  # 18 pictures, or each of 2 x 16 samples
 
 
 @pytest.mark.parametrize("workers", [0, 2])
