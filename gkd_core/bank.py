@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gkd_core.distributed import World
 from gkd_core.instances import Pooled
 
 PooledPair = tuple[Tensor, Tensor]
@@ -92,6 +93,33 @@ class Bank:
         bank = cls(Pooled(**state["pooled"]).to(device), 0.0, -1)
         bank._epochs, bank._least = state["epochs"], state["least"]
         return bank
+
+
+def of_all_processes(
+    world: World, levels: Sequence[PooledPair], targets: Sequence[dict[str, Tensor]]
+) -> tuple[Sequence[PooledPair], Sequence[dict[str, Tensor]]]:
+    """What all processes pooled in a batch, picture by picture in the order of the whole batch.
+
+    So all of them keep the same bank, and it is the one of a single process.
+
+    Args:
+        world: the processes.
+        levels: what this one pooled in the boxes of its pictures.
+        targets: those of its pictures, on the CPU.
+    """
+    if world.size == 1:
+        return levels, targets
+    counts = [len(target["boxes"]) for target in targets]
+    split = [[side.cpu().split(counts) for side in pair] for pair in levels]
+    mine = [
+        (target, [[side[at].clone() for side in pair] for pair in split]) for at, target in enumerate(targets)
+    ]
+    pictures = world.in_turn(mine)
+    joined: list[PooledPair] = []
+    for level in range(len(levels)):
+        student, teacher = (torch.cat([found[level][side] for _, found in pictures]) for side in (0, 1))
+        joined.append((student.to(world.device), teacher.to(world.device)))
+    return joined, [target for target, _ in pictures]
 
 
 def _pairs(image_ids: Tensor, rows: Tensor) -> list[tuple[int, int]]:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from gkd_core import features
-from gkd_core.bank import Bank, PooledPair
+from gkd_core.bank import Bank, PooledPair, of_all_processes
 from gkd_core.compared import (
     Instances,
     Positives,
@@ -32,6 +32,7 @@ from gkd_core.compared import (
 )
 from gkd_core.config import DistillConfig, incomparable_scores, response_weight
 from gkd_core.detectors import Detector, Targets, pyramid
+from gkd_core.distributed import World
 from gkd_core.errors import Problem, SpecError
 from gkd_core.instances import InstancePool, Pooled, Pooling
 from gkd_core.losses.global_knowledge import global_loss, global_projection_loss
@@ -90,6 +91,8 @@ class Distiller(nn.Module):
     """That of the config; `auto` resolved."""
     remarks: list[str]
     """What a person should know of this pair and that stops nothing."""
+    world: World
+    """The processes that share a batch; losses are scaled so that their mean over all is that of the whole batch."""
 
     def __init__(
         self, student: Detector, teacher: Detector, config: DistillConfig, teacher_columns: Tensor
@@ -125,6 +128,7 @@ class Distiller(nn.Module):
             for _ in self.strides
         )
         self.prototypes = []
+        self.world = World(columns.device)
         self.bank: Bank | None = None
         self._latest: list[PooledPair] = []
 
@@ -201,7 +205,7 @@ class Distiller(nn.Module):
             epoch: that is trained.
         """
         if self.bank is not None and self._latest:
-            self.bank.keep(self._latest, targets, epoch)
+            self.bank.keep(*of_all_processes(self.world, self._latest, targets), epoch)
         self._latest = []
 
     def choose_prototypes(
@@ -265,7 +269,8 @@ class Distiller(nn.Module):
         weights = omega if self.config.global_.robust else torch.ones_like(omega)
         loss = global_loss if self.config.global_.form == "cosine" else global_projection_loss
         levels = zip(pooled, weights, self.prototypes, strict=True)
-        return self.config.global_.weight * self._over_levels([loss(s, t, w, p) for (s, t), w, p in levels])
+        found = self._over_levels([loss(s, t, w, p) for (s, t), w, p in levels])
+        return self.config.global_.weight * self._of_the_whole(found, weights[0])
 
     def _pool_positives(self, pair: Pair, positives: Positives, pooled: list[PooledPair]) -> list[PooledPair]:
         """Features in the boxes of the positives; those of FCOS are the objects', which are pooled already."""
@@ -282,15 +287,18 @@ class Distiller(nn.Module):
         local = self.config.local
         weights = omega if local.robust else torch.ones_like(omega)
         assigned = self._levels_of(instances.boxes)
-        parts = []
+        parts, sizes = [], []
         for level, stride in enumerate(self.strides):
             student = self.adapters[level](pair.student_maps[self.student_levels[level]])
             teacher = pair.teacher_maps[self.teacher_levels[level]]
             shape = (student.shape[0], *student.shape[-2:])
             where = (instances.image_index, assigned == level, stride, shape)
             mask = make_mask(instances.boxes, weights[level], *where)
-            scale = 1.0 if reference else _unit_power(teacher)
+            scale = 1.0 if reference else self._unit_power(teacher)
             parts.append(torch.stack(list(loss(student * scale, teacher * scale, mask))))
+            cells = mask.sum() if reference else (mask > 0).sum()
+            sizes.append(2 * student.shape[1] * torch.stack([cells, (mask == 0).sum()]))
+        parts = list(torch.stack(parts) * self.world.share(torch.stack(sizes)))
         foreground, background = self._over_levels(parts)
         return local.weight * local.foreground * foreground, local.weight * local.background * background
 
@@ -308,7 +316,21 @@ class Distiller(nn.Module):
         student, teacher, level = compare(pair, positives, instances)
         weights = omega[level, positives.owner] if response.robust else torch.ones_like(student[:, 0])
         loss = response_softmax if is_two_stage(self.student) else response_sigmoid
-        return self.response_weight * loss(student, teacher, weights, response.temperature)
+        found = loss(student, teacher, weights, response.temperature)
+        return self.response_weight * self._of_the_whole(found, weights)
+
+    def _of_the_whole(self, mean: Tensor, rows: Tensor) -> Tensor:
+        """A mean over this process's rows as a part of the mean over those of all."""
+        return mean * self.world.share(mean.new_full((), len(rows)))
+
+    def _unit_power(self, teacher: Tensor) -> Tensor:
+        """What a teacher's map is multiplied with to have a mean square of 1, over the pictures of all processes.
+
+        The published code compares raw maps, whose size differs between teachers and levels by orders of magnitude, so
+        that a weight that suits one pair drowns the detection losses of another. Relative to the teacher's own power
+        one weight fits all: a student that gives zeros everywhere has a loss of 1/2 per level.
+        """
+        return self.world.mean(teacher.float().square().mean()).clamp_min(1e-12).rsqrt()
 
     def _place_scores(
         self, pair: Pair, positives: Positives, _instances: Instances
@@ -366,13 +388,3 @@ def _remarks(config: DistillConfig, incomparable: Problem | None) -> list[str]:
     if incomparable is None or config.response.weight != "auto":
         return []
     return [f"the response loss is left out: {incomparable.message}"]
-
-
-def _unit_power(teacher: Tensor) -> Tensor:
-    """What a teacher's map is multiplied with to have a mean square of 1.
-
-    The published code compares raw maps, whose size differs between teachers and levels by orders of magnitude, so
-    that a weight that suits one pair drowns the detection losses of another. Relative to the teacher's own power
-    one weight fits all: a student that gives zeros everywhere has a loss of 1/2 per level.
-    """
-    return teacher.float().square().mean().clamp_min(1e-12).rsqrt()
