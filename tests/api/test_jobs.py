@@ -177,5 +177,5 @@ def test_a_report_that_is_not_there_is_a_404_that_says_why(service, train_spec: 
 
 def test_the_schema_of_a_job_names_every_field(service):
     schema = service.http.get("/schema/job").json()
-    assert set(schema["discriminator"]["mapping"]) == {"train", "distill"}
+    assert set(schema["discriminator"]["mapping"]) == {"train", "distill", "evaluate", "prototypes", "export"}
     assert {"per_class", "alpha"} <= set(schema["$defs"]["PrototypesConfig"]["properties"])

@@ -1,0 +1,110 @@
+"""Kind `evaluate`: a model is scored on the validation split; nothing is trained, nothing saved to go on from.
+
+Read `evaluate` from top to bottom. A run that was interrupted starts anew.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from gkd_core.config import EvaluateRun
+from gkd_core.errors import Problem, SpecError
+from gkd_core.evaluate import Score
+from gkd_core.events import Event, Progress, Report, Warning
+from gkd_core.report import Entry, headline, report_models, write_report
+from gkd_core.session import Session, find_device, open_part
+
+RUN = "model"
+"""The one role in such a run."""
+
+
+def evaluate(config: EvaluateRun, run_dir: Path, should_stop: Callable[[], bool]) -> Iterator[Event]:
+    """Score a model, and write the report.
+
+    Raises:
+        GkdError: with a class that says what to do about it.
+    """
+    job = _Evaluation(config, run_dir, should_stop)
+    yield from job.check_data()
+    yield from job.compare_classes()
+    found = yield from job.evaluate(job.detector, START, job.labels)
+    yield job.report(found)
+
+
+START = Progress(run=RUN, activity="evaluate", epoch=0, epochs=0, step=0, steps=0, fraction=0)
+
+
+class _Evaluation(Session):
+    """One such run."""
+
+    def __init__(self, config: EvaluateRun, run_dir: Path, should_stop: Callable[[], bool]) -> None:
+        self.config = config
+        self.detector, self.card = open_part(config.model, RUN, find_device(config.device))
+        wanted = config.evaluate
+        super().__init__(
+            config,
+            run_dir,
+            should_stop,
+            image_size=wanted.image_size or self.card.image_size,
+            batch_size=wanted.batch_size,
+            workers=wanted.workers,
+        )
+
+    def compare_classes(self) -> Iterator[Event]:
+        """Match the model's classes with those of the data by name, and say which it lacks."""
+        self.labels = labels_of(self.card.classes, self.classes)
+        self.missing = [name for name in self.classes if name not in self.card.classes]
+        if len(self.missing) == len(self.classes):
+            raise _strange(self.card.classes, self.classes)
+        if self.missing:
+            hint = "Take a model that knows them, or leave them out with data.only."
+            yield Warning(message=_lacking(self.missing), hint=hint)
+        self.clock.start(0.0)
+
+    def while_detecting(self, base: Progress, done: int) -> Progress:
+        """The pictures are the job."""
+        fraction = done / len(self.data.val.images)
+        _, _, left = self.clock.tell(fraction)
+        return base.model_copy(update={"fraction": fraction, "seconds_left": left})
+
+    def report(self, found: Score) -> Report:
+        """Write the report: the one model, and what to know about its figures."""
+        images = self.data.val.images
+        entries = {RUN: Entry(self.detector, self.card, found, None)}
+        models = report_models(entries, images, self.image_size, self.device)
+        shown = headline(self.config.data)
+        report = Report(time=time.time(), models=models, headline=shown, notes=self._notes())
+        return write_report(report, self.folder)
+
+    def _notes(self) -> tuple[str, ...]:
+        pictures = len(self.data.val.images)
+        figures = (
+            f"AP figures are on the {pictures} pictures of the validation split, their longer side resized to "
+            f"{self.image_size} pixels (in the model's training: {self.card.image_size}); latency is of single "
+            "pictures of that size, on a machine that may have had other work."
+        )
+        return (figures, f"{_lacking(self.missing)}.") if self.missing else (figures,)
+
+
+def labels_of(known: Sequence[str], wanted: Sequence[str]) -> np.ndarray:
+    """(len(known) + 1,) for each label of a model, from 0 for background, that of the data; 0: none.
+
+    Args:
+        known: the model's classes; label 1 is the first.
+        wanted: the data's classes, likewise.
+    """
+    return np.array([0, *(wanted.index(name) + 1 if name in wanted else 0 for name in known)], dtype=np.int64)
+
+
+def _lacking(missing: Sequence[str]) -> str:
+    return f"the model does not know {', '.join(missing)}, whose AP counts as 0"
+
+
+def _strange(known: Sequence[str], wanted: Sequence[str]) -> SpecError:
+    message = f"the model knows none of the classes {', '.join(wanted)}; it knows {', '.join(known)}"
+    hint = "Classes are matched by name; data.rename gives them other names."
+    return SpecError([Problem(loc=(RUN, "weights"), message=message, hint=hint)])
