@@ -7,10 +7,12 @@ import pytest
 import torch
 from torch import nn
 
+from gkd_core.compared import outputs_of
 from gkd_core.config import RESPONSE_WEIGHT, DetectorConfig, DistillConfig, finest_anchor
 from gkd_core.detectors import build_detector
 from gkd_core.distiller import Distiller
 from gkd_core.errors import SpecError
+from gkd_core.features import pool_boxes
 from gkd_core.prototypes import Prototypes
 
 FAMILIES = ("retinanet", "faster_rcnn", "fcos")
@@ -244,3 +246,84 @@ def test_prototypes_of_an_untrained_student_come_from_batch_statistics_and_leave
     pool.student(PICTURES, TARGETS)
     assert all(torch.equal(value, before[name]) for name, value in student.state_dict().items())
     assert not distiller.instance_pool().student.training
+
+
+# ---- which instances, and how they weigh ---------------------------------------------------------------------
+
+
+def compared_globally(architecture: str, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> dict[str, Any]:
+    """What the global loss got on the finest level when positives are its instances, and the distiller."""
+    config = DistillConfig.model_validate({"instances": "positives", **changes})
+    distiller = with_random_prototypes(
+        Distiller(detector(architecture, 16, 0), detector(architecture, 16, 1), config, IN_ORDER)
+    )
+    got: list[dict[str, Any]] = []
+    monkeypatch.setattr(
+        "gkd_core.distiller.global_loss",
+        lambda s, t, w, p: got.append({"student": s, "teacher": t, "weights": w}) or s.sum() * 0,
+    )
+    with outputs_of(distiller.student.backbone) as maps:
+        distiller(PICTURES, TARGETS, 1.0)
+    return {**got[0], "distiller": distiller, "map": maps[0][next(iter(maps[0]))]}
+
+
+def test_positive_proposals_are_pooled_in_their_own_boxes(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = compared_globally("faster_rcnn", monkeypatch)
+    proposals, _, labels = found["distiller"].student.roi_heads.sampled
+    expected = [
+        pool_boxes(found["map"], box[None], torch.tensor([picture]), 4)
+        for picture in range(2)
+        for box, label in zip(proposals[picture], labels[picture], strict=True)
+        if label > 0
+    ]
+    assert torch.allclose(found["student"], torch.cat(expected), atol=1e-5)
+
+
+def test_matched_anchors_are_pooled_in_their_own_boxes(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = compared_globally("retinanet", monkeypatch)
+    head = found["distiller"].student.head
+    expected = [
+        pool_boxes(found["map"], box[None], torch.tensor([picture]), 8)
+        for picture in range(2)
+        for box, matched in zip(head.anchors[picture], head.matched[picture], strict=True)
+        if matched >= 0
+    ]
+    assert torch.allclose(found["student"], torch.cat(expected), atol=1e-5)
+
+
+def test_an_object_comes_once_for_each_location_of_fcos(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = compared_globally("fcos", monkeypatch)
+    matched = found["distiller"].student.head.matched
+    boxes = [TARGETS[picture]["boxes"][matched[picture][matched[picture] >= 0]] for picture in range(2)]
+    where = torch.repeat_interleave(torch.arange(2), torch.tensor([len(part) for part in boxes]))
+    assert len(where) > 3
+    assert torch.allclose(found["student"], pool_boxes(found["map"], torch.cat(boxes), where, 8), atol=1e-5)
+
+
+@pytest.mark.parametrize("architecture", FAMILIES)
+def test_pictures_without_objects_have_no_positives_either(architecture: str) -> None:
+    config = DistillConfig(instances="positives")
+    pair = (detector(architecture, 16, 0), detector(architecture, 16, 1))
+    distiller = with_random_prototypes(Distiller(*pair, config, IN_ORDER))
+    loss = distilling(distiller(PICTURES, EMPTY, 1.0))["distill_global"]
+    loss.backward()
+    assert loss == 0
+
+
+@pytest.mark.parametrize("part", ["global", "local", "response"])
+def test_each_loss_can_weigh_all_instances_alike(part: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everybody disagrees about everything here: only what does not ask for robustness is left."""
+    monkeypatch.setattr(
+        "gkd_core.distiller.robustness", lambda s, t, labels, p: torch.zeros_like(labels, dtype=s.dtype)
+    )
+    config = DistillConfig.model_validate({part: {"robust": False}})
+    distiller = with_random_prototypes(
+        Distiller(detector("fcos", 16, 0), detector("fcos", 16, 1), config, IN_ORDER)
+    )
+    losses = distilling(distiller(PICTURES, TARGETS, 1.0))
+    felt = {
+        "global": losses["distill_global"] > 0,
+        "local": losses["distill_foreground"] > 1e-3,
+        "response": losses["distill_response"] > 0,
+    }
+    assert [name for name, feels in felt.items() if feels] == [part]
