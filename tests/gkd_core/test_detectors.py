@@ -1,22 +1,18 @@
 """The three families under torchvision's contract, at widths that small students need."""
 
 import copy
+import hashlib
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
-from torchvision.models import resnet18
 
-from gkd_core.config import DetectorConfig
-from gkd_core.detectors import (
-    anchor_sizes,
-    build_detector,
-    build_resnet,
-    count_parameters,
-    detect,
-    group_norm,
-    pyramid,
-)
+from gkd_core.checkpoint import publish_model
+from gkd_core.config import DetectorConfig, TeacherConfig
+from gkd_core.detectors import anchor_sizes, build_detector, count_parameters, detect, pyramid
+from gkd_core.model_card import ModelCard
+from gkd_core.teacher import open_model
 
 FAMILIES = ("retinanet", "faster_rcnn", "fcos")
 PICTURES = [torch.rand(3, 96, 128), torch.rand(3, 128, 70)]
@@ -102,13 +98,6 @@ def test_anchors_shrink_with_the_picture_but_never_under_two_strides() -> None:
     assert anchor_sizes(strides, 64) == [16, 32, 64, 128, 256]
 
 
-@pytest.mark.parametrize("channels", range(8, 520, 8))
-def test_group_norm_fits_any_multiple_of_eight(channels: int) -> None:
-    norm = group_norm(channels)
-    assert channels % norm.num_groups == 0
-    assert channels // norm.num_groups >= 4
-
-
 def test_an_untrained_fcos_has_boxes_that_a_gradient_can_move() -> None:
     detector = small("fcos").train()
     boxes = []
@@ -131,15 +120,99 @@ def test_a_narrow_detector_trains() -> None:
     assert all(torch.isfinite(loss) for loss in losses.values())
 
 
-def test_width_one_is_the_backbone_that_torchvision_builds() -> None:
-    torch.manual_seed(0)
-    ours = build_resnet("resnet18", 1.0, nn.BatchNorm2d).state_dict()
-    torch.manual_seed(0)
-    theirs = resnet18(weights=None).state_dict()
-    assert all(torch.equal(ours[name], value) for name, value in theirs.items())
-
-
 def test_the_strides_of_faster_rcnn_are_not_guessed_from_the_first_batch() -> None:
     detector = small("faster_rcnn").train()
     detector([torch.rand(3, 20, 64)], [TARGETS[1]])
     assert detector.roi_heads.box_roi_pool.scales == [1 / 4, 1 / 8, 1 / 16, 1 / 32]
+
+
+@pytest.mark.parametrize(
+    ("architecture", "names_and_shapes"),
+    [("retinanet", "fc32626271c33f4f"), ("faster_rcnn", "cae7f087f2b9a85d"), ("fcos", "b3085d974d234900")],
+)
+def test_models_published_by_the_first_release_still_fit(architecture: str, names_and_shapes: str) -> None:
+    state = build_detector(DetectorConfig(architecture=architecture), 3, 320).state_dict()
+    text = "\n".join(f"{name} {tuple(value.shape)}" for name, value in sorted(state.items()))
+    assert hashlib.sha256(text.encode()).hexdigest()[:16] == names_and_shapes
+
+
+# ---- small and odd students ------------------------------------------------------------------------------
+
+LIGHT = {
+    "fpn": {"channels": 32, "depthwise": True},
+    "head": {"depth": 2, "depthwise": True},
+    "backbone_width": 0.5,
+}
+
+
+def train_step(detector: nn.Module, precision: torch.dtype = torch.float32) -> dict[str, torch.Tensor]:
+    """The losses of one step, after which every weight has a finite gradient."""
+    detector.to(memory_format=torch.channels_last).train()
+    with torch.autocast("cpu", precision, enabled=precision is not torch.float32):
+        losses = detector(PICTURES, TARGETS)
+    torch.stack(list(losses.values())).sum().backward()
+    for name, parameter in detector.named_parameters():
+        assert parameter.grad is not None, name
+        assert torch.isfinite(parameter.grad).all(), name
+    return losses
+
+
+@pytest.mark.parametrize("architecture", FAMILIES)
+@pytest.mark.parametrize("backbone", ["mobilenet_v3_small", "mobilenet_v3_large"])
+def test_a_student_of_less_than_a_million_weights_trains(architecture: str, backbone: str) -> None:
+    detector = small(architecture, backbone=backbone, **LIGHT)
+    assert count_parameters(detector) < 1_000_000
+    assert all(torch.isfinite(loss) for loss in train_step(detector).values())
+
+
+@pytest.mark.parametrize("backbone", ["mobilenet_v3_small", "efficientnet_b0", "timm:convnext_atto"])
+@pytest.mark.parametrize("architecture", ["fcos", "faster_rcnn"])
+def test_other_backbones_train_in_bfloat16(architecture: str, backbone: str) -> None:
+    if backbone.startswith("timm:"):
+        pytest.importorskip("timm")
+    losses = train_step(small(architecture, backbone=backbone), torch.bfloat16)
+    assert all(loss.dtype is torch.float32 and torch.isfinite(loss) for loss in losses.values())
+
+
+@pytest.mark.parametrize("architecture", FAMILIES)
+def test_a_deep_light_pyramid_and_light_heads_train_in_bfloat16(architecture: str) -> None:
+    light = {"fpn": {"channels": 16, "depth": 2, "depthwise": True}, "head": {"depth": 2, "depthwise": True}}
+    train_step(small(architecture, backbone="mobilenet_v3_small", **light), torch.bfloat16)
+
+
+@pytest.mark.parametrize("architecture", FAMILIES)
+def test_depthwise_towers_are_a_fraction_of_full_ones(architecture: str) -> None:
+    full, light = (
+        small(architecture, fpn={"channels": 128}, head={"depth": 4, "depthwise": depthwise})
+        for depthwise in (False, True)
+    )
+    towers = "roi_heads.box_head.%d" if architecture == "faster_rcnn" else "head.regression_head.conv"
+    parts = [towers % index for index in range(4)] if "%" in towers else [towers]
+    sizes = [sum(count_parameters(each.get_submodule(part)) for part in parts) for each in (full, light)]
+    assert sizes[1] / sizes[0] < 1 / 7
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"backbone": "mobilenet_v3_small", "frozen_stages": 2, **LIGHT},
+        {"backbone": "mobilenet_v3_large", "layout": "torchvision", "norm": "frozen", "fpn": {}, "head": {}},
+        {"backbone": "timm:lcnet_035", "norm": "group"},
+    ],
+    ids=lambda fields: fields["backbone"],
+)
+def test_a_model_comes_back_from_its_file_as_it_was(tmp_path: Path, fields: dict[str, object]) -> None:
+    if str(fields["backbone"]).startswith("timm:"):
+        pytest.importorskip("timm")
+    model = {"architecture": "faster_rcnn", "fpn": {"channels": 16}, "head": {"depth": 1}, **fields}
+    config = DetectorConfig.model_validate(model)
+    torch.manual_seed(0)
+    detector = build_detector(config, 3, 128)
+    publish_model(
+        tmp_path / "model.safetensors", detector.state_dict(), ModelCard.of(config, ("a", "b", "c"), 128)
+    )
+    again, card = open_model(TeacherConfig(weights=str(tmp_path / "model.safetensors")))
+    assert card.detector().layout == config.layout
+    again.to(memory_format=torch.contiguous_format)  # the order of a sum decides its last bits
+    before, after = detect(detector, PICTURES), detect(again, PICTURES)
+    assert all(torch.equal(x["scores"], y["scores"]) for x, y in zip(before, after, strict=True))
