@@ -91,18 +91,23 @@ def test_losses_are_named_and_weighted_and_prototypes_are_counted_by_class(
     assert set(selected[0].reconstruction_error) == {"8", "16", "32", "64", "128"}
 
 
-def test_prototypes_can_be_looked_at(distill: Make, shapes: Path, tmp_path: Path) -> None:
-    list(train(distill(epochs=1), tmp_path))
-    levels = json.loads((tmp_path / "student-prototypes.json").read_bytes())["levels"]
+@pytest.mark.parametrize("source", ["pass", "bank"])
+def test_prototypes_can_be_looked_at(distill: Make, shapes: Path, tmp_path: Path, source: str) -> None:
+    parts = {"control": False, "prototypes": {"source": source}}
+    list(train(distill(distill=parts), tmp_path))
+    told = json.loads((tmp_path / "student-prototypes.json").read_bytes())
     truth = json.loads((shapes / "annotations" / "instances_train.json").read_bytes())
     names = {category["id"]: category["name"] for category in truth["categories"]}
     known = {
         (a["image_id"], names[a["category_id"]], *map(float, a["bbox"][:2])) for a in truth["annotations"]
     }
-    for prototypes in levels.values():
+    assert told["epoch"] == 1
+    for prototypes in told["levels"].values():
         places = [(p["image_id"], p["class"], *p["box"][:2]) for p in prototypes]
         assert set(places) <= known
         assert len(set(places)) == len(places)
+        assert all(0 <= prototype["share"] <= 1 for prototype in prototypes)
+        assert any(prototype["share"] > 0.01 for prototype in prototypes)
 
 
 def test_progress_only_grows_and_tells_when_work_is_safe(distill: Make, tmp_path: Path) -> None:
