@@ -7,12 +7,17 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from gkd_core.config import EvaluateConfig
 from gkd_core.errors import Failure, FailureClass
 from gkd_core.run_dir import COMPLETE, FAILED, STOPPED
 from jobs.job import Job
+
+BATCH_SIZE = EvaluateConfig().batch_size
+"""Pictures at a time in the kinds that do not train, unless the spec says otherwise."""
 
 LOG_TAIL_BYTES = 8000
 """How much of log.txt stays with a failed job: room for a long traceback."""
@@ -42,18 +47,38 @@ def infrastructure(message: str) -> Failure:
 
 
 def halve_micro_batch(job: Job) -> dict[str, Any] | None:
-    """The job's config with at most half as many pictures in a micro-batch, and the same batch.
+    """The job's config with at most half as many pictures at a time; where it trains, the batch stays the same.
 
     None when that was done before (the config then differs from the spec), or when it cannot be done.
     """
+    if "train" not in job.resolved:
+        return _halve_batch(job)
     train = job.resolved["train"]
     batch_size, accumulate = train["batch_size"], train["accumulate"]
     if accumulate > job.spec.get("train", {}).get("accumulate", 1):
         return None
     for more in range(2 * accumulate, batch_size + 1):
-        if batch_size % more == 0:
+        if (
+            batch_size % (more * job.resolved.get("processes", 1)) == 0
+        ):  # every process gets as many as the others
             return {**job.resolved, "train": {**train, "accumulate": more}}
     return None
+
+
+def _halve_batch(job: Job) -> dict[str, Any] | None:
+    """Of a job that looks at pictures and trains nothing."""
+    config = job.resolved.get(job.kind, {})  # these kinds are called like their part of the config
+    size, wanted = config.get("batch_size", 1), job.spec.get(job.kind, {}).get("batch_size", BATCH_SIZE)
+    if size < 2 or size < wanted:
+        return None
+    return {**job.resolved, job.kind: {**config, "batch_size": size // 2}}
+
+
+def pictures_at_a_time(config: Mapping[str, Any], kind: str) -> int:
+    """How many pictures are on the device together."""
+    if train := config.get("train"):
+        return int(train["batch_size"] // train["accumulate"])
+    return int(config[kind]["batch_size"])
 
 
 def log_tail(path: Path) -> str:

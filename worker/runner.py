@@ -24,7 +24,13 @@ from jobs.job import Artifact, Desired, State, Ticket
 from jobs.queue import Doorbell
 from jobs.settings import Settings
 from jobs.store import Claim, Store
-from worker.endings import failure_of_exit, halve_micro_batch, infrastructure, log_tail
+from worker.endings import (
+    failure_of_exit,
+    halve_micro_batch,
+    infrastructure,
+    log_tail,
+    pictures_at_a_time,
+)
 from worker.engine import Engine
 from worker.lease import Lease
 from worker.tidying import drop_states_if_possible, tidy
@@ -250,7 +256,7 @@ class _Run:
         smaller = halve_micro_batch(self._job)
         if smaller is None:
             return self._fail(failure)
-        size = smaller["train"]["batch_size"] // smaller["train"]["accumulate"]
+        size = pictures_at_a_time(smaller, self._job.kind)
         return self._requeue(f"out of memory; again with micro-batches of {size}", config=smaller)
 
     def _requeue(

@@ -17,6 +17,8 @@ from jobs.store import Store
 SECTIONS = ("teacher", "student", "model")
 """Parts of a config that may name weights."""
 PREFIX = "job:"
+MAKE_MODELS = ("train", "distill")
+"""Kinds of jobs that make a model."""
 
 
 def find_weights(config: AnyRun, store: Store, artifacts: Artifacts) -> AnyRun:
@@ -32,7 +34,7 @@ def find_weights(config: AnyRun, store: Store, artifacts: Artifacts) -> AnyRun:
             job_id = part.weights.removeprefix(PREFIX)
             try:
                 path = model_of(job_id, store, artifacts)
-            except (UnknownJob, UnknownArtifact, FileNotFoundError) as error:
+            except (UnknownJob, UnknownArtifact, FileNotFoundError, LookupError) as error:
                 raise SpecError([_missing(section, job_id, error)]) from error
             found[section] = part.model_copy(update={"weights": str(path)})
     return config.model_copy(update=found)
@@ -45,7 +47,11 @@ def model_of(job_id: str, store: Store, artifacts: Artifacts) -> Path:
         UnknownJob: There is no such job.
         UnknownArtifact: It published no such model.
         FileNotFoundError: The file is gone.
+        LookupError: It is of a kind that makes no model.
     """
+    kind = store.get(job_id).kind
+    if kind not in MAKE_MODELS:
+        raise LookupError(f"it is of kind {kind}, which makes none")
     models = (store.report(job_id) or {}).get("models", {})
     model = models.get("student") or models.get("model") or {}
     path = artifacts.path(store.artifact(job_id, model.get("file") or "a model").sha256)

@@ -2,26 +2,44 @@ from datetime import UTC, datetime
 
 import pytest
 
-from gkd_core.config import DataConfig, TrainConfig, TrainRun
+from gkd_core.config import (
+    AnyRun,
+    DataConfig,
+    EvaluateConfig,
+    EvaluateRun,
+    ExportRun,
+    PrototypesRun,
+    TeacherConfig,
+    TrainConfig,
+    TrainRun,
+)
 from gkd_core.errors import Failure, FailureClass
 from gkd_core.run_dir import COMPLETE, FAILED, STOPPED
 from jobs.job import Desired, Job, State
-from worker.endings import LOG_TAIL_BYTES, failure_of_exit, halve_micro_batch, log_tail
+from worker.endings import (
+    LOG_TAIL_BYTES,
+    failure_of_exit,
+    halve_micro_batch,
+    log_tail,
+    pictures_at_a_time,
+)
 
 WORD = Failure(failure_class=FailureClass.DATA, message="picture 7 is torn")
 
 
-def job(*, sent: dict, batch_size: int, accumulate: int) -> Job:
-    config = TrainRun(
-        data=DataConfig(path="/data"), train=TrainConfig(batch_size=batch_size, accumulate=accumulate)
-    )
+def job(*, sent: dict, batch_size: int, accumulate: int, processes: int = 1) -> Job:
+    recipe = TrainConfig(batch_size=batch_size, accumulate=accumulate)
+    return running(TrainRun(data=DataConfig(path="/data"), train=recipe, processes=processes), sent)
+
+
+def running(config: AnyRun, sent: dict) -> Job:
     nothing = dict.fromkeys(
         ("worker", "lease_until", "started_at", "finished_at", "progress", "evaluation", "failure")
     )
     return Job(
         id="j",
         name="j",
-        kind="train",
+        kind=config.kind,
         state=State.RUNNING,
         desired=Desired.RUN,
         reason="",
@@ -71,6 +89,41 @@ def test_the_micro_batch_is_at_least_halved_and_the_batch_stays(batch_size, accu
     smaller = halve_micro_batch(job(sent=sent, batch_size=batch_size, accumulate=accumulate))
     train = TrainRun.model_validate(smaller).train
     assert (train.batch_size, train.accumulate) == (batch_size, then)
+
+
+def test_every_gpu_keeps_as_many_pictures_as_the_others():
+    smaller = halve_micro_batch(job(sent={}, batch_size=12, accumulate=1, processes=2))
+    assert smaller is not None
+    assert smaller["train"]["accumulate"] == 2
+    smaller = halve_micro_batch(
+        job(sent={"train": {"accumulate": 2}}, batch_size=12, accumulate=2, processes=2)
+    )
+    assert smaller is not None
+    assert smaller["train"]["accumulate"] == 6  # 4 would leave 3 pictures for 2 GPUs
+
+
+MODEL = TeacherConfig(weights="/models/m.safetensors")
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        EvaluateRun(data=DataConfig(path="/data"), model=MODEL),
+        PrototypesRun(data=DataConfig(path="/data"), teacher=MODEL, student=MODEL),
+    ],
+    ids=lambda config: config.kind,
+)
+def test_a_job_that_does_not_train_looks_at_half_as_many_pictures_once(config):
+    smaller = halve_micro_batch(running(config, {}))
+    assert smaller is not None
+    assert pictures_at_a_time(smaller, config.kind) == 4
+    assert halve_micro_batch(running(type(config).model_validate(smaller), {})) is None
+
+
+def test_one_picture_at_a_time_is_not_halved():
+    one = EvaluateRun(data=DataConfig(path="/data"), model=MODEL, evaluate=EvaluateConfig(batch_size=1))
+    assert halve_micro_batch(running(one, {"evaluate": {"batch_size": 1}})) is None
+    assert halve_micro_batch(running(ExportRun(data=DataConfig(path="/data"), model=MODEL), {})) is None
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,15 @@ from pathlib import Path
 
 import pytest
 
-from gkd_core.config import DataConfig, DetectorConfig, DistillRun, TeacherConfig, TrainRun
+from gkd_core.config import (
+    DataConfig,
+    DetectorConfig,
+    DistillRun,
+    PrototypesRun,
+    TeacherConfig,
+    TrainRun,
+    run_config,
+)
 from gkd_core.errors import SpecError
 from gkd_core.events import Latency, ModelReport, Report
 from jobs.artifacts import Artifacts
@@ -74,6 +82,27 @@ def test_an_unknown_job_is_named(store, artifacts):
     config = TrainRun(data=DATA, model=DetectorConfig(weights="job:none"))
     with pytest.raises(SpecError, match="there is no job 'none'"):
         find_weights(config, store, artifacts)
+
+
+@pytest.mark.parametrize("kind", ["evaluate", "prototypes", "export"])
+def test_a_job_that_makes_no_model_is_named(store, kind):
+    weights = {"weights": "/models/m.safetensors"}
+    parts = {"teacher": weights, "student": weights} if kind == "prototypes" else {"model": weights}
+    spec = {"kind": kind, "data": {"path": "/data"}, **parts}
+    config = run_config.validate_python(spec)
+    job, _ = store.submit(job_spec.validate_python(spec), Resolved(config=config))
+    config = TrainRun(data=DATA, model=DetectorConfig(weights=f"job:{job.id}"))
+    with pytest.raises(SpecError, match=f"no model to start from: it is of kind {kind}, which makes none"):
+        find_weights(config, store, None)
+
+
+def test_the_other_kinds_get_their_files_too(store, artifacts, tmp_path):
+    job_id = finished_job(store, artifacts, tmp_path)
+    model = TeacherConfig(weights=f"job:{job_id}")
+    found = find_weights(PrototypesRun(data=DATA, teacher=model, student=model), store, artifacts)
+    assert {Path(part.weights).read_text() for part in (found.teacher, found.student)} == {
+        f"weights of {job_id}"
+    }
 
 
 def test_a_file_that_is_gone_is_named(store, artifacts, tmp_path):
