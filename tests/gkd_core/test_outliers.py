@@ -56,7 +56,7 @@ def test_prototypes_themselves_and_classes_without_any_are_seen_alike() -> None:
 def test_a_level_is_that_of_the_resized_picture() -> None:
     boxes = torch.tensor([[0.0, 0, 100, 100]]).repeat(2, 1)
     levels = own_levels(boxes, torch.tensor([640, 6400]), 640, (8, 16, 32), 4.0)
-    assert levels.tolist() == [2, 0]  # 100 pixels, and 10
+    assert levels.tolist() == [1, 0]  # 100 pixels, and 10
 
 
 def test_no_objects_have_no_outliers() -> None:
