@@ -295,22 +295,54 @@ def conformance(
     raise typer.Exit(subprocess.run([sys.executable, "-m", "gkd_core.conformance", str(folder)]).returncode)
 
 
-@data.command()
-def check(
-    path: Annotated[Path, typer.Argument(help="Folder of a data set.")],
-    headers: Annotated[int | None, typer.Option(min=0, help="Pictures to look at; otherwise all.")] = None,
+@app.command()
+def predict(
+    model: Annotated[
+        str, typer.Argument(help="A .safetensors file of GKD, or a .onnx file of an export job.")
+    ],
+    images: Annotated[list[Path], typer.Argument(help="Pictures, or folders of pictures.")],
+    target: Annotated[Path, typer.Option("--out", help="Folder for drawn pictures and predictions.json.")],
+    score: Annotated[float, typer.Option(min=0, max=1, help="Least score that is drawn.")] = 0.3,
     as_json: AsJson = False,
 ) -> None:
-    """Say what a data set holds, or what is wrong with it."""
+    """Draw what a model finds on pictures. Exits with 1 if one of them cannot be read; the others are drawn."""
+    command = [sys.executable, "-m", "gkd_core.predict", "--out", str(target), "--score", str(score)]
+    command += ["--json"] if as_json else []
+    raise typer.Exit(subprocess.run([*command, "--", model, *map(str, images)]).returncode)
+
+
+@data.command()
+def check(
+    path: Annotated[Path, typer.Argument(help="Folder of a data set, or the data.yaml of a YOLO one.")],
+    image_size: Annotated[
+        int | None,
+        typer.Option(min=32, help="Also say how large boxes are once pictures are resized to this."),
+    ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Read headers only; decode and compare nothing.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Say what a data set holds, and what is odd or wrong with it. Exits with 1 if it cannot be used."""
     from client import show
     from gkd_core.config import DataConfig
-    from gkd_core.data.check import check
+    from gkd_core.data.examine import examine
+    from gkd_core.errors import DataError
 
-    found = check(DataConfig(path=str(path.absolute())), headers=headers)
+    try:
+        with err.status("looking at the pictures"):
+            found = examine(DataConfig(path=str(path.absolute())), image_size=image_size, quick=quick)
+    except DataError as error:
+        if not as_json:
+            raise
+        _print_json(
+            {"usable": False, "problems": [problem.model_dump(mode="json") for problem in error.problems]}
+        )
+        raise typer.Exit(1) from None
     if as_json:
         _print_json(found)
     else:
-        out.print(show.data_set(found))
+        out.print(show.examination(found))
 
 
 # ---- shared by the commands above ----------------------------------------------------------------------------

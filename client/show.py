@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sized
 from datetime import datetime, timedelta
+from itertools import pairwise
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Group, RenderableType
@@ -24,9 +27,18 @@ from jobs.job import Artifact, Job, State, StoredEvent
 
 if TYPE_CHECKING:  # the check needs numpy, the other commands do not
     from gkd_core.data.check import DataReport
+    from gkd_core.data.examine import Examination, SplitExamination
 
-ROLES = ("teacher", "control", "student", "model")
+ROLES = ("teacher", "control", "student", "model", "onnx")
 """The order of a report's rows."""
+
+ACTIVITIES = {
+    "prototypes": "selecting prototypes",
+    "evaluate": "evaluating",
+    "export": "exporting and checking",
+    "draw": "drawing",
+}
+"""What a job does when it does not train."""
 
 COLOURS = {
     State.RUNNING: "cyan",
@@ -66,10 +78,10 @@ def line(event: Event) -> str:
         case Progress():
             return _progress(event)
         case Evaluation():
-            return f"{event.run}, epoch {event.epoch}: {_metrics(event.metrics)}"
+            return f"{_place(event)}: {_metrics(event.metrics)}"
         case PrototypesSelected():
             chosen, pooled = sum(event.prototypes.values()), sum(event.instances.values())
-            return f"{event.run}, epoch {event.epoch}: {chosen} prototypes out of {pooled} objects"
+            return f"{_place(event)}: {chosen} prototypes out of {pooled} objects"
         case Checkpoint():
             best = ", the best so far" if event.best else ""
             return f"{event.run}, epoch {event.epoch}: published {event.file} ({size(event.size)}){best}"
@@ -81,13 +93,18 @@ def line(event: Event) -> str:
             return f"warning: {event.message}" + (f" ({event.hint})" if event.hint else "")
 
 
+def _place(event: Evaluation | PrototypesSelected) -> str:
+    """What an event is about; what has not trained yet, or never will, is in no epoch."""
+    return f"{event.run}, epoch {event.epoch}" if event.epoch else event.run
+
+
 def _progress(event: Progress) -> str:
     epoch = f", epoch {min(event.epoch + 1, event.epochs)}/{event.epochs}" if event.epochs else ""
     parts = [f"{event.run}{epoch}"]
     if event.activity == "train":
         parts += [f"step {event.step}/{event.steps}", _losses(event.losses)]
     else:
-        parts.append({"prototypes": "selecting prototypes", "evaluate": "evaluating"}[event.activity])
+        parts.append(ACTIVITIES[event.activity])
     if event.seconds_left is not None:
         parts.append(f"{duration(event.seconds_left)} left")
     return ", ".join(filter(None, parts))
@@ -186,44 +203,139 @@ def artifacts_table(artifacts: tuple[Artifact, ...]) -> Table:
 
 def data_set(found: DataReport) -> RenderableType:
     """What is in a data set, and what to know about it."""
+    return Group(_title(found), _counts(found), *(_warning(w.message, w.hint) for w in found.warnings))
+
+
+def _title(found: DataReport) -> str:
+    return f"a data set in {found.format.upper()} format, {len(found.classes)} classes"
+
+
+def _counts(found: DataReport) -> Table:
     table = Table("", "train", "val", box=None, pad_edge=False)
     splits = (found.train, found.val)
-    table.add_row("pictures", *(str(split.images) for split in splits))
-    table.add_row("without objects", *(str(split.images_without_boxes) for split in splits))
-    table.add_row("objects", *(str(split.boxes) for split in splits))
-    for name in found.classes:
-        table.add_row(Text(f"  {name}"), *(str(split.boxes_per_class.get(name, 0)) for split in splits))
-    for name in ("small", "medium", "large", "crowd"):
-        table.add_row(
-            f"  {name}" if name != "crowd" else "ignored regions", *(str(getattr(s, name)) for s in splits)
-        )
-    warnings = [
-        Text(f"warning: {warning.message} {warning.hint}", style="yellow") for warning in found.warnings
+    apart = "difficult objects" if found.format == "voc" else "crowd regions"
+    rows = {
+        "pictures": [split.images for split in splits],
+        "without objects": [split.images_without_boxes for split in splits],
+        "objects": [split.boxes for split in splits],
+        **{f"  {name}": [s.boxes_per_class.get(name, 0) for s in splits] for name in found.classes},
+        "small (under 32 x 32)": [split.small for split in splits],
+        "medium": [split.medium for split in splits],
+        "large (from 96 x 96)": [split.large for split in splits],
+        f"{apart}, ignored": [split.crowd for split in splits],
+        "truncated": [split.truncated for split in splits],
+    }
+    for name, counts in rows.items():
+        if any(counts) or name.startswith("  ") or name in ("pictures", "objects"):
+            table.add_row(Text(name), *map(str, counts))
+    return table
+
+
+def _warning(message: str, hint: str) -> Text:
+    return Text(f"warning: {message} {hint}".rstrip(), style="yellow")
+
+
+def examination(found: Examination) -> RenderableType:
+    """Everything about a data set: counts, sizes, oddities, and what both splits share."""
+    parts: list[RenderableType] = [
+        _title(found),
+        _counts(found),
+        "",
+        _picture_sizes(found),
+        "",
+        _box_sides(found),
     ]
-    return Group(
-        f"a data set in {found.format.upper()} format, {len(found.classes)} classes", table, *warnings
+    parts += [_under_a_cell(name, split) for name, split in _by_name(found) if split.resized]
+    parts += [_warning(warning.message, warning.hint) for warning in found.warnings]
+    for name, split in _by_name(found):
+        if split.copies:
+            groups = "; ".join(", ".join(map(_file, group)) for group in split.copies[:SHOWN])
+            parts.append(
+                _warning(f"{name} has the same picture more than once: {groups}", _more(split.copies))
+            )
+    for how, count in found.shared_count.items():
+        if how == "same file":  # the warnings above say so
+            continue
+        pairs = [pair for pair in found.shared if pair.how == how]
+        shown = "; ".join(f"{_file(pair.train)} and {_file(pair.val)}" for pair in pairs[:SHOWN])
+        parts.append(_warning(f"in train and in val, {how} ({count}): {shown}", _more(range(count))))
+    if not found.decoded:
+        parts.append(Text("only headers were read: broken and repeated pictures would not show", style="dim"))
+    return Group(*parts)
+
+
+SHOWN = 5
+"""Pictures, or groups of them, that are named; --json names more."""
+
+
+def _more(items: Sized) -> str:
+    return f"and {len(items) - SHOWN} more, see --json" if len(items) > SHOWN else ""
+
+
+def _file(path: str) -> str:
+    return PurePath(path).name
+
+
+def _by_name(found: Examination) -> tuple[tuple[str, SplitExamination], ...]:
+    return ("train", found.train), ("val", found.val)
+
+
+def _picture_sizes(found: Examination) -> Table:
+    table = Table("pictures", "smallest", "median", "largest", "most common", box=None, pad_edge=False)
+    for name, split in _by_name(found):
+        sizes = split.pictures
+        common = ", ".join(f"{w} x {h} ({count})" for w, h, count in sizes.most_common)
+        ends = [f"{w:g} x {h:g}" for w, h in (sizes.smallest, sizes.median, sizes.largest)]
+        table.add_row(name, *ends, common)
+    return table
+
+
+def _box_sides(found: Examination) -> Table:
+    """A histogram: how many boxes have which side, in pixels of the file and, if asked for, resized."""
+    lows = found.train.sides.from_pixels
+    ends = [f"{low}-{high}" for low, high in pairwise(lows)] + [f"{lows[-1]}+"]
+    table = Table("boxes by side", *ends, box=None, pad_edge=False)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for name, split in _by_name(found):
+        table.add_row(name, *map(str, split.sides.boxes))
+        if split.resized:
+            table.add_row(f"{name} at {split.resized.image_size}", *map(str, split.resized.sides.boxes))
+    return table
+
+
+def _under_a_cell(name: str, split: SplitExamination) -> Text:
+    assert split.resized is not None  # the caller looked
+    count = split.resized.under_8
+    told = (
+        f"{count} of {split.boxes} boxes of {name} have a side under 8 pixels at {split.resized.image_size}"
     )
+    return Text(f"{told}, too small to learn much from" if count else told)
 
 
 def report(report: Report) -> RenderableType:
-    """The models side by side, what distillation gained, and what to know about the figures."""
-    table = Table("", "detector", "AP", "AP50", "AP75", "parameters", "GFLOPs", "ms per image", box=None)
-    for column in table.columns[2:]:
-        column.justify = "right"
-    for role in sorted(report.models, key=lambda role: ROLES.index(role) if role in ROLES else len(ROLES)):
-        table.add_row(role, *_model_cells(report.models[role]))
+    """The models side by side, if any, what distillation gained, and what to know about the figures."""
     lines = [Text(f"note: {note}", style="dim") for note in report.notes]
     if gain := report.gain:
         interval = f"95 % interval {gain.ap_low:+.3f} to {gain.ap_high:+.3f}"
         told = f"student minus control: {gain.ap:+.3f} AP ({interval}), {gain.ap50:+.3f} AP50"
         lines = [Text(told), Text(gain.verdict, style="bold"), *lines]
-    return Group(table, *lines)
+    return Group(_models(report), *lines) if report.models else Group(*lines)
 
 
-def _model_cells(model: ModelReport) -> tuple[str, ...]:
+def _models(report: Report) -> Table:
+    table = Table("", "detector", *report.headline, "parameters", "GFLOPs", "ms per image", box=None)
+    for column in table.columns[2:]:
+        column.justify = "right"
+    for role in sorted(report.models, key=lambda role: ROLES.index(role) if role in ROLES else len(ROLES)):
+        table.add_row(role, *_model_cells(report.models[role], report.headline))
+    return table
+
+
+def _model_cells(model: ModelReport, metrics: tuple[str, ...]) -> tuple[str, ...]:
     return (
         f"{model.architecture} {model.backbone}",
-        *(number(model.metrics.get(name)) for name in ("AP", "AP50", "AP75")),
+        *(number(model.metrics.get(name)) for name in metrics),
         f"{model.parameters / 1e6:.2f} M",
         f"{model.gflops:.1f}",
         f"{model.latency_ms.median:.1f}",

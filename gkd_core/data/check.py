@@ -22,18 +22,20 @@ SMALL, LARGE = 32**2, 96**2
 """COCO's limits, in square pixels of the original picture: small below the first, large from the second."""
 
 
-class _Report(BaseModel):
+class ReportPart(BaseModel):
+    """A frozen value that refuses unknown fields."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class SizeRange(_Report):
+class SizeRange(ReportPart):
     """The smallest and largest sides of the pictures, in pixels."""
 
     width: tuple[int, int]
     height: tuple[int, int]
 
 
-class SplitReport(_Report):
+class SplitReport(ReportPart):
     """What is in one split. Crowd regions and difficult objects are counted as `crowd` and nowhere else."""
 
     images: int
@@ -51,7 +53,7 @@ class SplitReport(_Report):
     """Boxes of objects that go on beyond the picture, as VOC says."""
 
 
-class DataReport(_Report):
+class DataReport(ReportPart):
     """What is in a data set, what a person should know about it, and the config that names it in full."""
 
     format: Literal["coco", "voc", "yolo"]

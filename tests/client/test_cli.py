@@ -57,6 +57,31 @@ def test_a_job_from_submit_to_download(gkd, spec_file: str, tmp_path: Path):
     assert "attempt 1" in gkd("log", job_id).stdout
 
 
+@pytest.mark.parametrize(
+    ("kind", "files", "told"),
+    [
+        ("evaluate", {"report.json"}, "0.100"),
+        ("export", {"report.json", "model.onnx"}, "onnx"),
+        ("prototypes", {"report.json"}, ""),
+    ],
+)
+def test_a_job_that_trains_nothing_waits_for_its_model(
+    gkd, spec_file: str, tmp_path: Path, kind: str, files: set[str], told: str
+):
+    weights = {"weights": f"job:{submit(gkd, spec_file)}"}
+    parts = {"teacher": weights, "student": weights} if kind == "prototypes" else {"model": weights}
+    path = tmp_path / f"{kind}.json"
+    path.write_text(json.dumps({"kind": kind, "data": "shapes", **parts}))
+    job_id = submit(gkd, str(path))
+    assert "succeeded" in gkd("watch", job_id).stdout.splitlines()[-1]
+    assert kind in gkd("show", job_id).stdout
+    assert told in gkd("report", job_id).stdout
+    gkd("download", job_id, "--out", str(tmp_path / "files"))
+    assert {each.name for each in (tmp_path / "files").iterdir()} == files
+    path.write_text(json.dumps({"kind": "train", "data": "shapes", "model": {"weights": f"job:{job_id}"}}))
+    assert f"of kind {kind}, which makes no model" in gkd("submit", str(path), code=1).stderr
+
+
 def test_every_answer_is_there_as_json(gkd, spec_file: str, tmp_path: Path):
     job_id = submit(gkd, spec_file)
     events = [json.loads(line) for line in gkd("watch", job_id, "--json").stdout.splitlines()]
@@ -115,7 +140,11 @@ def test_a_data_set_is_described_and_what_is_none_refused(gkd, data: Path, tmp_p
     told = gkd("data", "check", str(data / "shapes")).stdout
     assert "COCO" in told
     assert json.loads(gkd("data", "check", str(data / "shapes"), "--json").stdout)["train"]["images"] == 4
+    assert "under 8 pixels at 64" in gkd("data", "check", str(data / "shapes"), "--image-size", "64").stdout
+    assert "only headers were read" in gkd("data", "check", str(data / "shapes"), "--quick").stdout
     assert "no data set" in gkd("data", "check", str(tmp_path), code=1).stderr
+    answer = json.loads(gkd("data", "check", str(tmp_path), "--json", code=1).stdout)
+    assert (answer["usable"], answer["problems"][0]["loc"]) == (False, ["data", "path"])
 
 
 def test_a_wrong_setting_is_named(gkd, monkeypatch: pytest.MonkeyPatch):

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import io
+import json
+import shutil
+from pathlib import Path
 
 from rich.console import Console
 
 from client import show
 from client.follow import follow
+from gkd_core.config import DataConfig
+from gkd_core.data.examine import examine
+from gkd_core.data.shapes import draw_shapes
 from gkd_core.events import Gain, Latency, ModelReport, Progress, Report
 
 
@@ -83,3 +89,22 @@ def test_a_state_is_not_said_twice():
     assert show.told("queued", "queued: next, waiting for a worker") == "queued: next, waiting for a worker"
     assert show.told("running", "running on ada") == "running on ada"
     assert show.told("queued", "worker ada was lost") == "queued: worker ada was lost"
+
+
+def test_a_data_set_shows_its_oddities_and_what_its_splits_share(tmp_path: Path):
+    draw_shapes(tmp_path, train=12, val=12, size=64, seed=0)
+    annotations = tmp_path / "annotations" / "instances_train.json"
+    content = json.loads(annotations.read_text())
+    content["annotations"][0]["bbox"] = [0, 0, 0, 5]
+    annotations.write_text(json.dumps(content))
+    for number in range(1, 8):
+        name = f"{number:05}.jpg"
+        shutil.copy(tmp_path / "images" / "train" / name, tmp_path / "images" / "val" / name)
+    text = shown(show.examination(examine(DataConfig(path=str(tmp_path)), image_size=64)))
+    rows = [line.split() for line in text.splitlines()]
+    assert ["pictures", "12", "12"] in rows
+    assert ["train", "64", "x", "64", "64", "x", "64", "64", "x", "64", "64", "x", "64", "(12)"] in rows
+    assert "box left out: its width or height is not above 0" in text
+    assert "in train and in val, same bytes (7): 00001.jpg and 00001.jpg;" in text
+    assert "and 2 more, see --json" in text
+    assert "train at 64" in text
