@@ -320,11 +320,14 @@ def report(report: Report) -> RenderableType:
         interval = f"95 % interval {gain.ap_low:+.3f} to {gain.ap_high:+.3f}"
         told = f"student minus control: {gain.ap:+.3f} AP ({interval}), {gain.ap50:+.3f} AP50"
         lines = [Text(told), Text(gain.verdict, style="bold"), *lines]
+    if report.figures:
+        lines.append(Text(f"to look at: {', '.join(report.figures)}"))
     return Group(_models(report), *lines) if report.models else Group(*lines)
 
 
 def _models(report: Report) -> Table:
-    table = Table("", "detector", *report.headline, "parameters", "GFLOPs", "ms per image", box=None)
+    measured = ("parameters", "size", "GFLOPs", "ms per image")
+    table = Table("", "detector", *report.headline, *measured, box=None)
     for column in table.columns[2:]:
         column.justify = "right"
     for role in sorted(report.models, key=lambda role: ROLES.index(role) if role in ROLES else len(ROLES)):
@@ -333,10 +336,12 @@ def _models(report: Report) -> Table:
 
 
 def _model_cells(model: ModelReport, metrics: tuple[str, ...]) -> tuple[str, ...]:
+    latency = model.latency_ms
     return (
         f"{model.architecture} {model.backbone}",
         *(number(model.metrics.get(name)) for name in metrics),
         f"{model.parameters / 1e6:.2f} M",
+        size(model.size) if model.size is not None else "-",
         f"{model.gflops:.1f}",
-        f"{model.latency_ms.median:.1f}",
+        f"{latency.median:.1f} ({latency.low:.1f} to {latency.high:.1f})",
     )

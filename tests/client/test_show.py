@@ -47,6 +47,16 @@ def test_a_report_has_its_models_in_order_and_the_gain_with_its_interval():
     assert "one seed" in text
 
 
+def test_a_report_shows_size_spread_and_the_numbers_that_the_format_has():
+    measured = model(0.4).model_copy(update={"size": 12_700_000, "metrics": {"AP": 0.4, "VOC07": 0.61}})
+    figures = ("losses.png", "pictures.png")
+    told = Report(models={"model": measured}, headline=("AP", "VOC07"), figures=figures)
+    text = shown(show.report(told))
+    assert "VOC07" in text.splitlines()[0]
+    assert all(part in text for part in ("0.610", "12.7 MB", "12.5 (12.0 to 13.0)"))
+    assert "to look at: losses.png, pictures.png" in text
+
+
 def test_a_number_that_coco_does_not_have_is_a_dash():
     assert show.number(-1.0) == show.number(None) == "-"
 
