@@ -86,7 +86,7 @@ class Checkpoint(_Event):
     sha256: str
     metrics: dict[str, float] = {}
     best: bool
-    """True for the best by validation AP so far, False for the last."""
+    """True for the best by `train.best_by` so far, False for the last."""
 
 
 class Latency(BaseModel):
@@ -111,13 +111,18 @@ class ModelReport(BaseModel):
     backbone: str
     parameters: int
     gflops: float
-    """Multiply-adds times two, in units of 1e9, for one picture at the job's image size."""
+    """Multiply-adds times two, in units of 1e9, for one square picture at the job's image size; of Faster R-CNN with
+    as many proposals as it can have."""
     latency_ms: Latency
     metrics: dict[str, float]
     per_class: dict[str, float]
+    """AP by class name; -1 where the split has no such object."""
+    per_class_voc: dict[str, dict[str, float]] = {}
+    """AP50 by class name for `VOC07` and `VOC12`, likewise."""
     file: str | None = None
     sha256: str | None = None
     size: int | None = None
+    """Bytes of the published file; of a model that the job did not write, of its weights."""
 
 
 class Gain(BaseModel):
@@ -134,17 +139,38 @@ class Gain(BaseModel):
     """One honest sentence."""
 
 
+class ExportCheck(BaseModel):
+    """An exported network against torch, on pictures of the validation split."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    pictures: int
+    detections: int
+    """Found by both, so compared."""
+    largest_box_difference: float
+    """Of any coordinate, in pixels of the resized picture."""
+    largest_score_difference: float
+    decided_otherwise: int
+    """Detections that rounding decides: at the score threshold, or between two boxes that tie. Not compared."""
+
+
 class Report(_Event):
     """The end of a job: the models side by side."""
 
     kind: Literal["report"] = "report"
     file: str = "report.json"
     models: dict[str, ModelReport]
-    """By role: "model", or "teacher", "control" and "student"."""
+    """By role: "model", or "teacher", "control" and "student", or "model" and "onnx"; none in a prototypes job."""
     gain: Gain | None = None
     """None without a control."""
+    export: ExportCheck | None = None
+    """Of an export job."""
+    headline: tuple[str, ...] = ("AP", "AP50", "AP75")
+    """The metrics to show first."""
     notes: tuple[str, ...] = ()
     """What a reader must know to read the figures rightly."""
+    figures: tuple[str, ...] = ()
+    """Files with pictures that the job drew."""
 
 
 class FileWritten(_Event):
