@@ -22,6 +22,7 @@ from torchvision.models import get_weight
 from torchvision.ops import FrozenBatchNorm2d
 
 from gkd_core import published
+from gkd_core.backbones import published_name
 from gkd_core.detectors import Detector
 from gkd_core.errors import Problem, SpecError
 from gkd_core.model_card import carries_card, read_card
@@ -124,12 +125,23 @@ def _plain(found: Any, weights: str) -> State:
 def _fill_body(detector: Detector, state: State, weights: str) -> list[str]:
     """Fill the backbone from a classifier; its last layers, for which a detector has no place, are left out."""
     body = detector.backbone.body
-    parts = {name for name, _ in body.named_children()}
-    known = State((name, tensor) for name, tensor in state.items() if name.partition(".")[0] in parts)
-    if not known:
+    sources = {name: source for name in body.state_dict() if (source := published_name(name, state))}
+    if not sources:
         raise _refused(weights, f"fills neither the detector nor its backbone: it has {_few(state)}")
+    used = set(sources.values())
+    parts = {_part(source) for source in used}
+    known = State((name, state[source]) for name, source in sources.items())
+    known.update(
+        (name, tensor) for name, tensor in state.items() if name not in used and _part(name) in parts
+    )
     _fill(body, known, weights, [])
     return []
+
+
+def _part(name: str) -> str:
+    """The part of a classifier that a tensor belongs to: what a body uses of it, it uses whole."""
+    first, *rest = name.split(".")
+    return f"{first}.{rest[0]}" if first == "features" and rest else first
 
 
 def _fill(module: nn.Module, state: State, weights: str, renewed: Iterable[str]) -> None:

@@ -5,6 +5,7 @@ import pickle
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
@@ -74,6 +75,22 @@ def test_state_dicts_are_found_where_training_scripts_put_them(tmp_path: Path, w
     detector = small()
     load_weights(detector, str(path), CLASSES)
     assert torch.equal(detector.backbone.body.conv1.weight, state["conv1.weight"])
+
+
+def test_a_larger_network_of_the_same_family_is_not_taken_in_part(tmp_path: Path) -> None:
+    torch.save(get_model("resnet34", weights=None).state_dict(), tmp_path / "r34.pth")
+    with pytest.raises(SpecError, match=r"have no place: layer1\.2"):
+        load_weights(small(), str(tmp_path / "r34.pth"), CLASSES)
+
+
+@pytest.mark.parametrize("name", ["mobilenet_v3_small", "efficientnet_b0", "timm:resnet10t"])
+def test_classifiers_of_other_families_fill_their_backbones(tmp_path: Path, name: str) -> None:
+    source = timm.create_model(name[5:]) if name.startswith("timm:") else get_model(name, weights=None)
+    torch.save(source.state_dict(), tmp_path / "classifier.pth")
+    detector = small(backbone=name)
+    load_weights(detector, str(tmp_path / "classifier.pth"), CLASSES)
+    first = next(iter(source.state_dict().values()))
+    assert torch.equal(next(iter(detector.backbone.body.state_dict().values())), first)
 
 
 def test_frozen_norms_take_the_statistics_of_a_classifier(tmp_path: Path) -> None:
