@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gkd_core.acceleration import to_device
 from gkd_core.distributed import World
 from gkd_core.instances import Pooled
 
@@ -49,10 +50,10 @@ class Bank:
             epoch: that is trained, from 0.
         """
         newest = self._newest(targets)
-        device = self._pooled.labels.device
-        slots, rows = (torch.tensor(list(side), device=device) for side in (newest.keys(), newest.values()))
         if not newest:
             return
+        where = [torch.tensor(list(newest.keys())), torch.tensor(list(newest.values()))]
+        slots, rows = to_device(where, self._pooled.labels.device)
         for level, (student, teacher) in enumerate(levels):
             self._pooled.student[level].index_copy_(0, slots, student.detach()[rows])
             self._pooled.teacher[level].index_copy_(0, slots, teacher[rows])

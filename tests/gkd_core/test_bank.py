@@ -103,3 +103,10 @@ def test_a_bank_that_was_saved_goes_on_where_it_stood() -> None:
     for one in (bank, again):
         one.keep(features(2.0), [target([1], [SMALL])], epoch=4)
     assert values(again.pooled(at_least=5)) == values(bank.pooled(at_least=5)) == {0: 1.0, 1: 2.0}
+
+
+def test_keeping_never_waits_for_the_gpu() -> None:
+    # A tensor without values answers every question about shapes and refuses to be read: no `.item()` anywhere.
+    bank = Bank(pooled([0, 1]).to(torch.device("meta")), min_box_side=8, epoch=-1)
+    bank.keep([(s.to("meta"), t.to("meta")) for s, t in features(1.0, 2.0)], [target([1, 0])], epoch=0)
+    assert bank.state()["epochs"].tolist() == [0, 0]
