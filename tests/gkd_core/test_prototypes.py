@@ -390,6 +390,21 @@ def test_a_single_prototype_has_the_share_that_it_explains():
     assert explained_shares(teacher, student, alone, 10.0).item() == pytest.approx(1 - error.item() / 2)
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize(
+    "select", [select_reference, select_orthogonal, drawn(select_kmeans), drawn(select_random)]
+)
+def test_a_gpu_chooses_and_values_as_the_cpu(select):
+    teacher, student = clustered(seed=3)
+
+    chosen = select(teacher, student, 6, 10.0)
+
+    on_gpu = select(teacher.cuda(), student.cuda(), 6, 10.0)
+    assert on_gpu.tolist() == chosen.tolist()
+    shares = explained_shares(teacher.cuda(), student.cuda(), on_gpu, 10.0)
+    assert torch.allclose(shares.cpu(), explained_shares(teacher, student, chosen, 10.0), atol=1e-5)
+
+
 # ---- all classes of a level ------------------------------------------------------------------------------
 
 
