@@ -30,15 +30,21 @@ def build_optimizer(parameters: Iterable[nn.Parameter], config: OptimizerConfig)
 def learning_rate(
     step: int, steps: int, steps_per_epoch: int, peak: float, schedule: ScheduleConfig
 ) -> float:
-    """Rate of step `step` (from 0) of `steps`: linear warm-up to the peak, then half a cosine down.
+    """Rate of step `step` (from 0) of `steps`: linear warm-up to the peak, then as the schedule's form says.
 
     A function of the step alone, so that resuming needs no state.
     """
     warmup = min(round(schedule.warmup_epochs * steps_per_epoch), steps // 2)
     if step < warmup:
         return peak * (step + 1) / (warmup + 1)
+    if schedule.form == "step":
+        return peak * schedule.factor ** _milestones_passed(step, steps, schedule)
     done = (step - warmup) / max(1, steps - warmup)
     return peak * (schedule.final + (1 - schedule.final) * 0.5 * (1 + math.cos(math.pi * done)))
+
+
+def _milestones_passed(step: int, steps: int, schedule: ScheduleConfig) -> int:
+    return sum(step >= round(share * steps) for share in schedule.steps)
 
 
 def set_learning_rate(optimizer: Optimizer, rate: float) -> None:

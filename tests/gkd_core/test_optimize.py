@@ -19,6 +19,22 @@ def test_the_rate_warms_up_to_the_peak_and_falls_to_its_final_share() -> None:
     assert rates[-1] == pytest.approx(0.1, abs=0.01)
 
 
+def test_steps_fall_by_the_factor_after_their_shares_of_the_epochs() -> None:
+    schedule = ScheduleConfig(form="step", warmup_epochs=1)
+    rates = [learning_rate(step, 24 * 10, 10, 1.0, schedule) for step in range(24 * 10)]
+    assert rates[0] < rates[5] < rates[9] < 1.0
+    assert set(rates[10:160]) == {1.0}
+    assert rates[160:220] == pytest.approx([0.1] * 60)  # after 16 epochs of 24
+    assert rates[220:] == pytest.approx([0.01] * 20)  # and after 22
+
+
+def test_steps_are_where_and_as_high_as_asked() -> None:
+    schedule = ScheduleConfig(form="step", warmup_epochs=0, steps=(0.5,), factor=0.5)
+    assert [learning_rate(step, 4, 2, 0.8, schedule) for step in range(4)] == [0.8, 0.8, 0.4, 0.4]
+    never = ScheduleConfig(form="step", warmup_epochs=0, steps=())
+    assert {learning_rate(step, 4, 2, 0.8, never) for step in range(4)} == {0.8}
+
+
 def test_a_run_of_one_step_has_a_rate() -> None:
     assert learning_rate(0, 1, 1, 0.5, ScheduleConfig()) == pytest.approx(0.5)
 

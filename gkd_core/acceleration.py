@@ -1,0 +1,79 @@
+"""What makes training quicker and changes no meaning: half precision, memory order, compiled backbones, few transfers.
+
+Nothing here knows losses or data. What must stay in float32 sees to that itself (`gkd_core.precision`).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.amp.grad_scaler import GradScaler
+
+from gkd_core.config import TrainConfig
+from gkd_core.detectors import Detector
+from gkd_core.errors import Problem, SpecError
+
+_HALF = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+_COMPILERS = ("g++", "clang++", "c++")
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """The region in which a training step computes: half precision where asked for, else no change."""
+    return torch.autocast(device.type, _HALF.get(precision), enabled=precision in _HALF)
+
+
+def gradient_scaler(device: torch.device, precision: str) -> GradScaler:
+    """Keeps small gradients of float16 from becoming 0, by scaling the loss up and the gradients down again.
+
+    Without float16 it does nothing and has no state.
+    """
+    return GradScaler(device.type, enabled=precision == "float16")
+
+
+def memory_format(config: TrainConfig) -> torch.memory_format:
+    """The order in which weights and maps lie in memory."""
+    return torch.channels_last if config.channels_last else torch.contiguous_format
+
+
+def compile_backbone(detector: Detector, backend: str = "inductor") -> None:
+    """Compile body and pyramid of a detector, each where it stands: names of weights and hooks stay.
+
+    Not the backbone as a whole: distilling hooks it for one call at a time, and compiled code may leave out a hook
+    that was not there when it was compiled. Copies of the detector (the averaged one) are not compiled.
+
+    Args:
+        detector: it may be compiled already.
+        backend: torch's name of what makes the code.
+
+    Raises:
+        SpecError: no C++ compiler is there, which `inductor` needs.
+    """
+    if backend == "inductor" and not _has_compiler():
+        message = f"compiling needs a C++ compiler; none of {', '.join(_COMPILERS)} is on the PATH"
+        hint = "Set train.compile to false, or install one: apt-get install g++."
+        raise SpecError([Problem(loc=("train", "compile"), message=message, hint=hint)])
+    for part in detector.backbone.children():
+        nn.Module.compile(part, backend=backend, dynamic=True)  # scale jitter: no two batches have one size
+
+
+def _has_compiler() -> bool:
+    return any(shutil.which(name) for name in (os.environ.get("CXX") or "", *_COMPILERS))
+
+
+def to_device(tensors: Sequence[Tensor], device: torch.device) -> list[Tensor]:
+    """Tensors of one type on a device, with one transfer for all of them, that the caller does not wait for.
+
+    Args:
+        tensors: of one type, in main memory.
+        device: where to; on a CPU nothing moves.
+    """
+    if device.type == "cpu":
+        return list(tensors)
+    flat = torch.cat([tensor.flatten() for tensor in tensors])
+    moved = (flat.pin_memory() if device.type == "cuda" else flat).to(device, non_blocking=True)
+    sizes = [tensor.numel() for tensor in tensors]
+    return [part.view(tensor.shape) for part, tensor in zip(moved.split(sizes), tensors, strict=True)]
