@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sized
+from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from itertools import pairwise
 from pathlib import PurePath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -247,29 +247,39 @@ def examination(found: Examination) -> RenderableType:
     ]
     parts += [_under_a_cell(name, split) for name, split in _by_name(found) if split.resized]
     parts += [_warning(warning.message, warning.hint) for warning in found.warnings]
-    for name, split in _by_name(found):
-        if split.copies:
-            groups = "; ".join(", ".join(map(_file, group)) for group in split.copies[:SHOWN])
-            parts.append(
-                _warning(f"{name} has the same picture more than once: {groups}", _more(split.copies))
-            )
-    for how, count in found.shared_count.items():
-        if how == "same file":  # the warnings above say so
-            continue
-        pairs = [pair for pair in found.shared if pair.how == how]
-        shown = "; ".join(f"{_file(pair.train)} and {_file(pair.val)}" for pair in pairs[:SHOWN])
-        parts.append(_warning(f"in train and in val, {how} ({count}): {shown}", _more(range(count))))
+    parts += [*_copies(found), *_shared(found)]
     if not found.decoded:
         parts.append(Text("only headers were read: broken and repeated pictures would not show", style="dim"))
     return Group(*parts)
 
 
+def _copies(found: Examination) -> Iterator[Text]:
+    for name, split in _by_name(found):
+        if split.copies:
+            groups = [f"{_file(first)} ({len(rest) + 1} times)" for first, *rest in split.copies]
+            yield _warning(f"{name} has pictures more than once, byte for byte: {_few(groups)}", "")
+
+
+def _shared(found: Examination) -> Iterator[Text]:
+    """Pictures of `val` that are in `train` under another name; those of one name are among the warnings."""
+    for how, told in TOLD.items():
+        pairs = [f"{_file(pair.train)} and {_file(pair.val)}" for pair in found.shared if pair.how == how]
+        count = f"{found.shared_count.get(how, 0)} of {found.val.images}"
+        if pairs:
+            yield _warning(f"{count} pictures of val {told}: {_few(pairs)}", "")
+
+
+TOLD: dict[Literal["same bytes", "looks the same"], str] = {
+    "same bytes": "are in train, too, byte for byte",
+    "looks the same": "look the same as one of train",
+}
+"""What is said of pictures of `val`."""
 SHOWN = 5
 """Pictures, or groups of them, that are named; --json names more."""
 
 
-def _more(items: Sized) -> str:
-    return f"and {len(items) - SHOWN} more, see --json" if len(items) > SHOWN else ""
+def _few(items: Sequence[str]) -> str:
+    return "; ".join(items[:SHOWN]) + ("; and more, see --json" if len(items) > SHOWN else "")
 
 
 def _file(path: str) -> str:

@@ -26,7 +26,7 @@ BINS = (0, 8, 16, 32, 64, 96, 128, 192, 256, 384)
 CELL = 8
 """Pixels of the resized picture that one cell of the finest level covers: of a shorter box hardly anything is left."""
 NAMED = 1000
-"""Items of one oddity, and pairs of pictures, that are named; all are counted."""
+"""Items of one oddity, pairs of pictures and groups of copies that are named."""
 
 
 class PictureSizes(ReportPart):
@@ -67,7 +67,7 @@ class SplitExamination(SplitReport):
     sides: BoxSides
     resized: Resized | None = None
     copies: tuple[tuple[str, ...], ...] = ()
-    """Groups of pictures of this split with the same bytes."""
+    """Groups of pictures of this split with the same bytes, the first thousand."""
 
 
 class Oddity(ReportPart):
@@ -99,8 +99,9 @@ class Examination(DataReport):
     oddities: tuple[Oddity, ...]
     """What was noticed while reading, each item by its name; `warnings` has it in sentences."""
     shared: tuple[Shared, ...]
-    """Pictures in both splits, the first thousand."""
+    """Pictures of `val` that are also in `train`, each with its likest one there; the first thousand."""
     shared_count: dict[How, int]
+    """How many pictures of `val` those are."""
     decoded: bool
     """Whether pictures were decoded and compared; otherwise only their headers and names were read."""
 
@@ -159,7 +160,7 @@ def _examined(report: SplitReport, split: Split, image_size: int | None, quick: 
         pictures=_picture_sizes(split.images),
         sides=_histogram(sides),
         resized=_resized(split, image_size) if image_size else None,
-        copies=() if quick else tuple(tuple(map(str, group)) for group in copies(_paths(split))),
+        copies=() if quick else tuple(tuple(map(str, group)) for group in copies(_paths(split))[:NAMED]),
     )
 
 

@@ -64,6 +64,16 @@ def test_other_scenes_are_not_the_same(train: list[Path], tmp_path: Path) -> Non
     assert pairs(train, [drawn(tmp_path / f"val{seed}.png", seed) for seed in range(100, 130)]) == []
 
 
+def test_a_picture_is_told_once_with_the_one_it_is_most_like(train: list[Path], tmp_path: Path) -> None:
+    """Frames of one camera are all alike; every pair of them would be no news, and fill the memory."""
+    with Image.open(train[3]) as image:
+        for number, pixels in enumerate((2, 1, 3)):
+            _shifted(image, pixels).save(tmp_path / f"t{number}.png")
+        _shifted(image, 1).save(tmp_path / "val.jpg", quality=90)
+    [pair] = pairs([*train, *(tmp_path / f"t{number}.png" for number in range(3))], [tmp_path / "val.jpg"])
+    assert pair.train.name == "t1.png"
+
+
 def test_each_pair_is_told_once_and_in_the_surest_way(train: list[Path], tmp_path: Path) -> None:
     shutil.copy(train[1], tmp_path / "copy.png")
     found = pairs(train, [train[0], tmp_path / "copy.png", train[0]])
