@@ -101,7 +101,7 @@ def test_prototypes_can_be_looked_at(distill: Make, shapes: Path, tmp_path: Path
     known = {
         (a["image_id"], names[a["category_id"]], *map(float, a["bbox"][:2])) for a in truth["annotations"]
     }
-    assert told["epoch"] == 1
+    assert (told["epoch"], told["source"]) == (1, source)
     for prototypes in told["levels"].values():
         places = [(p["image_id"], p["class"], *p["box"][:2]) for p in prototypes]
         assert set(places) <= known
@@ -401,9 +401,9 @@ def test_micro_batches_train_on_every_picture(
 ) -> None:
     backward, parts = Training._backward, []
 
-    def remember(self: Training, part: list, share: float) -> dict:
+    def remember(self: Training, part: list, start: int, share: float) -> dict:
         parts.append((len(part), share))
-        return backward(self, part, share)
+        return backward(self, part, start, share)
 
     monkeypatch.setattr(Training, "_backward", remember)
     list(train(plain(epochs=1, accumulate=2), tmp_path))
