@@ -234,22 +234,18 @@ def _timm_body(name: str, strides: Sequence[int]) -> Body:
     if not set(strides) <= last.keys():
         found = ", ".join(map(str, reductions))
         raise _unfit(name, f"gives maps at strides {found}, and {', '.join(map(str, strides))} are needed")
-    indices = [last[stride] for stride in strides]
-    if indices[-1] < len(reductions) - 1:  # what lies behind the last map would never see a gradient
-        net = _timm_features(name, out_indices=indices)
-        indices = list(range(len(strides)))
-    body = TimmBody(net, indices)
+    body = TimmBody(net, [last[stride] for stride in strides])
     return Body(body, _channels(name, body, strides))
 
 
-def _timm_features(name: str, **options: Any) -> Any:
+def _timm_features(name: str) -> Any:
     timm, model = _timm(), name.removeprefix("timm:")
     if not timm.is_model(model):
         near = difflib.get_close_matches(model, timm.list_models(), n=4, cutoff=0.4)
         hint = f"Near names: {', '.join(f'timm:{other}' for other in near)}." if near else ""
         raise SpecError([Problem(loc=("backbone",), message=f"timm has no model {model!r}", hint=hint)])
     try:
-        return timm.create_model(model, pretrained=False, features_only=True, **options)
+        return timm.create_model(model, pretrained=False, features_only=True)
     except (
         AttributeError,
         AssertionError,

@@ -52,6 +52,11 @@ def test_maps_have_the_strides_that_were_asked_for(name: str, strides: tuple[int
     ]
 
 
+def test_the_convolution_that_widens_for_the_classifier_is_left_out() -> None:
+    assert build_body("mobilenet_v3_small", 1.0, "batch", (8, 32)).channels == (24, 96)
+    assert build_body("efficientnet_b0", 1.0, "batch", (8, 32)).channels == (40, 320)
+
+
 @pytest.mark.parametrize("name", FAMILIES)
 def test_no_weight_lies_behind_the_last_map(name: str) -> None:
     network = body(name)
