@@ -6,7 +6,6 @@ A figure that cannot be drawn costs a warning: nobody should lose a model over a
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import io
 import json
 import traceback
@@ -152,7 +151,11 @@ def draw(
 
 def is_possible() -> bool:
     """Whether there is a matplotlib; machines that only train need none."""
-    return importlib.util.find_spec("matplotlib") is not None
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError:
+        return False
+    return True
 
 
 def _written(folder: Path, figure: Figure) -> FileWritten | None:

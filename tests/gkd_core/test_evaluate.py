@@ -345,6 +345,9 @@ def test_what_finds_a_difficult_object_is_neither_hit_nor_false_alarm_for_voc() 
     twice = [[100, 0, 140, 50]] * 2
     detections = {1: found([*twice, [10, 10, 50, 50]], [1, 1, 1], [0.9, 0.8, 0.7])}
     assert voc_numbers(images, detections) == pytest.approx((1.0, 1.0))
+    matches = match(images, 1, detections)
+    assert matches.hit.tolist() == [False, False, True]
+    assert matches.ignored.tolist() == [True, True, False]
 
 
 def test_voc_without_objects_is_unknown_and_without_detections_zero() -> None:
