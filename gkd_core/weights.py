@@ -19,7 +19,6 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torchvision.models import get_weight
-from torchvision.ops import FrozenBatchNorm2d
 
 from gkd_core import published
 from gkd_core.backbones import published_name
@@ -33,8 +32,6 @@ BY_CLASS = ("head.classification_head.cls_logits.", "roi_heads.box_predictor.")
 """Tensors that have rows for each class."""
 SHOWN = 5
 """Names of tensors that a message lists."""
-LEGACY_EPS = ("RetinaNet_ResNet50_FPN_Weights.COCO_V1", "FasterRCNN_ResNet50_FPN_Weights.COCO_V1")
-"""Trained when torchvision's frozen batch norm added no epsilon to the variance."""
 
 
 def load_weights(detector: Detector, weights: str, classes: tuple[str, ...] | None = None) -> list[str]:
@@ -59,8 +56,6 @@ def load_weights(detector: Detector, weights: str, classes: tuple[str, ...] | No
         return _fill_body(detector, state, weights)
     renewed = _class_tensors(detector, state, known) if classes not in (None, known) else []
     _fill(detector, state, weights, renewed)
-    if weights in LEGACY_EPS:
-        _take_epsilon_out(detector)
     if not renewed:
         return []
     return [f"{weights} was made for other classes: {len(renewed)} tensors of the heads start from scratch"]
@@ -175,13 +170,6 @@ def _class_tensors(detector: Detector, state: State, known: tuple[str, ...] | No
         and own[name].shape[1:] == state[name].shape[1:]
         and (known is not None or own[name].shape != state[name].shape)
     ]
-
-
-def _take_epsilon_out(detector: Detector) -> None:
-    """Variance + epsilon becomes the variance that the weights were trained with."""
-    for module in detector.modules():
-        if isinstance(module, FrozenBatchNorm2d):
-            module.running_var -= module.eps
 
 
 # ---- refusing --------------------------------------------------------------------------------------------
