@@ -32,7 +32,7 @@ from gkd_core.compared import (
 )
 from gkd_core.config import DistillConfig, incomparable_scores, response_weight
 from gkd_core.detectors import Detector, Targets, pyramid
-from gkd_core.distributed import World
+from gkd_core.distributed import World, keep_norms_apart
 from gkd_core.errors import Problem, SpecError
 from gkd_core.instances import InstancePool, Pooled, Pooling
 from gkd_core.losses.global_knowledge import global_loss, global_projection_loss
@@ -187,9 +187,10 @@ class Distiller(nn.Module):
             untrained: the student has seen no picture, so its batch norms have no statistics; a copy of it then
                 runs with those of each batch, as it does in training.
         """
+        student = keep_norms_apart(copy.deepcopy(self.student).train(), self.world) if untrained else None
         return InstancePool(
             teacher=self.teacher,
-            student=copy.deepcopy(self.student).train() if untrained else self.student.eval(),
+            student=student or self.student.eval(),
             teacher_levels=self.teacher_levels,
             student_levels=self.student_levels,
             strides=self.strides,

@@ -199,6 +199,37 @@ class World:
         return dict(zip(sorted(losses), values, strict=True))
 
 
+def synchronise_norms(network: Any, world: World) -> Any:
+    """Let batch norms that learn take their statistics over the pictures of all processes.
+
+    Raises:
+        SpecError: on a CPU, where torch has no such norm.
+    """
+    if world.size == 1 or not any(isinstance(module, nn.BatchNorm2d) for module in network.modules()):
+        return network
+    if world.device.type == "cpu":
+        message = "on a CPU several processes cannot learn one batch norm"
+        hint = "Set norm to group or frozen, or ask for a single process."
+        raise SpecError([Problem(loc=("norm",), message=message, hint=hint)])
+    if any(type(module).__module__.startswith("timm.") for module in network.modules()):
+        from timm.layers import (
+            convert_sync_batchnorm,  # torch's would lose the activations that timm's norms carry
+        )
+
+        return convert_sync_batchnorm(network)
+    return nn.SyncBatchNorm.convert_sync_batchnorm(network)
+
+
+def keep_norms_apart(network: nn.Module, world: World) -> nn.Module:
+    """Let the batch norms of a copy ask no other process, for passes in which the processes do not go in step."""
+    synchronised = [module for module in network.modules() if isinstance(module, nn.SyncBatchNorm)]
+    if world.size > 1 and synchronised:
+        alone, _ = dist.new_subgroups(1)
+        for module in synchronised:
+            module.process_group = alone
+    return network
+
+
 # ---- meeting ---------------------------------------------------------------------------------------------
 
 

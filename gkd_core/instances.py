@@ -19,6 +19,7 @@ from gkd_core.config import PrototypesConfig
 from gkd_core.data.loading import EvalSample
 from gkd_core.data.records import ImageRecord
 from gkd_core.detectors import Detector, pyramid
+from gkd_core.distributed import World
 
 Pooling = Callable[[Tensor, Tensor, Tensor, float, int], Tensor]
 """(map (B, C, H, W), boxes (M, 4) in pixels, image_index (M,), stride, most boxes of an image) -> (M, C)."""
@@ -159,8 +160,11 @@ class InstancePool:
             for level, stride in zip(levels, self.strides, strict=True)
         ]
 
-    def finish(self) -> Pooled:
-        """Everything that was collected."""
+    def finish(self, world: World | None = None) -> Pooled:
+        """Everything that was collected, by all processes of a world, in the order of a single one."""
+        if world is not None and world.size > 1:
+            parts = world.in_turn([part.to(torch.device("cpu")) for part in self._parts])
+            self._parts = [part.to(self.device) for part in parts]
         teacher = zip(*(part.teacher for part in self._parts), strict=True)
         student = zip(*(part.student for part in self._parts), strict=True)
         return Pooled(

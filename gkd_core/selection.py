@@ -15,9 +15,11 @@ from gkd_core.bank import Bank
 from gkd_core.data.loading import eval_batches
 from gkd_core.data.records import ImageRecord
 from gkd_core.distiller import Chosen, Distiller
+from gkd_core.distributed import World
 from gkd_core.events import Event, Progress, PrototypesSelected
 from gkd_core.instances import Choice, InstancePool, Pooled
 from gkd_core.outliers import least_alike, own_levels
+from gkd_core.prototypes import Prototypes
 from gkd_core.run_dir import write_atomically
 from gkd_core.session import Session
 
@@ -48,16 +50,23 @@ def renew_prototypes(
         What to tell.
     """
     began = time.monotonic()
+    source = "pass" if distiller.bank is None else "bank"
     pooled = yield from _pooled(session, distiller, choice, base, untrained)
     generator = torch.Generator().manual_seed(int(np.random.default_rng([seed, base.epoch]).integers(2**62)))
     errors, kept = {}, {}
     for level, stride in enumerate(distiller.strides):
         session.stop_if_asked()
-        chosen = distiller.choose_prototypes(pooled, level, generator)
+        chosen = _choose(session.world, distiller, pooled, level, generator)
         errors[str(stride)] = chosen.error
         kept[str(stride)] = _origins(session, pooled, chosen)
-    told = {"epoch": base.epoch, "levels": kept, "least_alike": _outliers(session, distiller, pooled)}
-    write_atomically(session.folder / f"{base.run}-prototypes.json", json.dumps(told).encode())
+    if session.world.first:
+        told = {
+            "epoch": base.epoch,
+            "source": source,
+            "levels": kept,
+            "least_alike": _outliers(session, distiller, pooled),
+        }
+        write_atomically(session.folder / f"{base.run}-prototypes.json", json.dumps(told).encode())
     return PrototypesSelected(
         run=base.run,
         epoch=base.epoch,
@@ -77,15 +86,18 @@ def _pooled(
         return distiller.bank.pooled(at_least=wanted.per_class)
     pool = distiller.instance_pool(untrained=untrained)
     yield from _fill(session, pool, choice, base)
-    pooled = pool.finish()
+    pooled = pool.finish(session.world)
     if wanted.source == "bank":
         distiller.bank = Bank(pooled, wanted.min_box_side, base.epoch - 1)
     return pooled
 
 
 def _fill(session: Session, pool: InstancePool, choice: Choice, base: Progress) -> Iterator[Event]:
-    """Run both detectors over the chosen pictures."""
-    chosen = [(session.data.train.images[position], rows) for position, rows in choice.items()]
+    """Run both detectors over the chosen pictures; several processes share the work."""
+    positions = list(choice)
+    share = session.world.deal(len(positions), session.batch_size)
+    mine = [positions[at] for at in share.positions]
+    chosen = [(session.data.train.images[position], choice[position]) for position in mine]
     images, parts = [image for image, _ in chosen], iter(chosen)
     batches = eval_batches(images, session.image_size, session.batch_size, session.workers, session.cache)
     for batch in batches:
@@ -93,6 +105,26 @@ def _fill(session: Session, pool: InstancePool, choice: Choice, base: Progress) 
         session.stop_if_asked()
         if session.clock.progress_due():
             yield base.model_copy(update={"activity": "prototypes"})
+    for _ in range(share.idle):
+        session.stop_if_asked()
+
+
+def _choose(
+    world: World, distiller: Distiller, pooled: Pooled, level: int, generator: torch.Generator
+) -> Chosen:
+    """Renew the prototypes of a level. The first process chooses, so that all have the same bits."""
+    if world.size == 1:
+        return distiller.choose_prototypes(pooled, level, generator)
+
+    def choose() -> tuple[Chosen, list[torch.Tensor]]:
+        chosen = distiller.choose_prototypes(pooled, level, generator)
+        there = chosen._replace(indices=chosen.indices.cpu())
+        return there, [tensor.cpu() for tensor in distiller.prototypes[level]]
+
+    chosen, tensors = world.from_first(choose)
+    prototypes = Prototypes(*(tensor.to(world.device) for tensor in tensors))
+    distiller.prototypes[level : level + 1] = [prototypes]
+    return chosen
 
 
 def _origins(session: Session, pooled: Pooled, chosen: Chosen) -> list[dict[str, Any]]:

@@ -58,7 +58,7 @@ class Session:
         self.workers: Workers = workers
         self.device = self.world.device
         self.clock = Clock()
-        self.cache = PictureCache(image_size, cache_mb)
+        self.cache = PictureCache(image_size, cache_mb // self.world.size)
         self._data = config.data
 
     def check_data(self) -> Iterator[Event]:
