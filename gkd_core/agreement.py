@@ -91,7 +91,7 @@ def compare(first: Found, second: Found, limits: Limits, tolerance: Tolerance) -
     """
     result = NOTHING
     rows, columns = set(range(len(first["scores"]))), set(range(len(second["scores"])))
-    for row, column in _partners(first, second):
+    for row, column in _partners(first, second, tolerance):
         box = float((first["boxes"][row] - second["boxes"][column]).abs().max())
         score = float((first["scores"][row] - second["scores"][column]).abs())
         if box > tolerance.box and _rivals(first, row, second, limits, tolerance)[column]:
@@ -105,19 +105,34 @@ def compare(first: Found, second: Found, limits: Limits, tolerance: Tolerance) -
     return result
 
 
-def _partners(first: Found, second: Found) -> Iterator[tuple[int, int]]:
-    """Pairs of one class, those that overlap most first; each detection in one pair at most."""
-    overlap = _overlaps(first, second)
-    while overlap.numel() and float(overlap.max()) >= SAME_OBJECT:
-        row, column = divmod(int(overlap.argmax()), overlap.shape[1])
-        yield row, column
-        overlap[row], overlap[:, column] = -1, -1
+def _partners(first: Found, second: Found, tolerance: Tolerance) -> Iterator[tuple[int, int]]:
+    """Pairs of one class, the likest first; each detection in one pair at most."""
+    alike = _likeness(first, second, tolerance)
+    rows, columns = (alike >= SAME_OBJECT).nonzero(as_tuple=True)
+    order = alike[rows, columns].argsort(descending=True, stable=True)
+    taken: set[int] = set()
+    given: set[int] = set()
+    for row, column in zip(rows[order].tolist(), columns[order].tolist(), strict=True):
+        if row not in taken and column not in given:
+            taken.add(row)
+            given.add(column)
+            yield row, column
+
+
+def _likeness(first: Found, second: Found, tolerance: Tolerance) -> Tensor:
+    """(N, M) their overlap; over 1 for boxes that are equal within the tolerance, which overlap in nothing if they are
+    empty; the nearer box and score, the more."""
+    box = (first["boxes"][:, None] - second["boxes"][None]).abs().amax(-1)
+    score = (first["scores"][:, None] - second["scores"][None]).abs()
+    equal = 3 - box / tolerance.box - score.clamp(max=1)
+    near = (box <= tolerance.box) & (first["labels"][:, None] == second["labels"][None])
+    return equal.where(near, _overlaps(first, second))
 
 
 def _overlaps(first: Found, second: Found) -> Tensor:
-    """(N, M) intersection over union; -1 between classes."""
+    """(N, M) intersection over union, 0 for empty boxes; -1 between classes."""
     same = first["labels"][:, None] == second["labels"][None]
-    return box_iou(first["boxes"], second["boxes"]).where(same, -1.0)
+    return box_iou(first["boxes"], second["boxes"]).nan_to_num(0.0).where(same, -1.0)
 
 
 def _rivals(own: Found, index: int, other: Found, limits: Limits, tolerance: Tolerance) -> Tensor:

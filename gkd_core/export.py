@@ -176,7 +176,7 @@ def to_onnx(detector: Detector, card: ModelCard, opset: int) -> bytes:
         with _quiet(), TemporaryDirectory() as folder:
             path = Path(folder, FILE)
             torch.onnx.export(
-                _OnePicture(detector),
+                _OnePicture(detector).eval(),  # its mode is put back at the end, also that of what it holds
                 (example,),
                 path,
                 opset_version=opset,
@@ -234,7 +234,11 @@ def _quiet() -> Iterator[None]:
             "`torch.jit.*` is deprecated",
         ):
             warnings.filterwarnings("ignore", message, DeprecationWarning)
-        for message in ("To copy construct from a tensor", "Exporting aten::index operator"):
+        for message in (
+            "To copy construct from a tensor",
+            "Exporting aten::index operator",
+            "Constant folding",
+        ):
             warnings.filterwarnings("ignore", message, UserWarning)
         yield
 
