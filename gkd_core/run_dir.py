@@ -9,7 +9,8 @@
     checkpoints/   own   what resuming needs; for the engine alone
     *.safetensors  out   published models
     report.json    out   the report
-    *-prototypes.json  out   the prototypes in use, by level: class, picture and box of each
+    *.png          out   what people look at: curves, galleries, pictures with boxes
+    *-prototypes.json  out   the prototypes in use, by level, and what is seen least alike: class, picture and box
 
 Exit codes of the engine process: 0 the run is complete, 1 it failed (`failure.json`), 75 it was asked to
 stop and did, after a checkpoint where there was something to save.
