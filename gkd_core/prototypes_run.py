@@ -21,6 +21,7 @@ from gkd_core.checkpoint import sha256_of
 from gkd_core.config import DistillConfig, PrototypesRun, ResponseConfig
 from gkd_core.distiller import Distiller
 from gkd_core.events import Event, FileWritten, Progress, PrototypesSelected, Report
+from gkd_core.figures.draw import draw, prototype_figures
 from gkd_core.instances import choose_instances
 from gkd_core.report import write_report
 from gkd_core.run_dir import publish_file
@@ -46,7 +47,8 @@ def select_prototypes(
     selected = yield from job.choose()
     yield selected
     yield from job.files()
-    yield job.report(selected)
+    drawn = yield from draw(job, prototype_figures(job, RUN), START)
+    yield job.report(selected, drawn)
 
 
 class _Selection(Session):
@@ -91,9 +93,10 @@ class _Selection(Session):
         path = self.folder / file
         return FileWritten(run=RUN, file=file, title=title, size=path.stat().st_size, sha256=sha256_of(path))
 
-    def report(self, selected: PrototypesSelected) -> Report:
+    def report(self, selected: PrototypesSelected, figures: tuple[str, ...]) -> Report:
         """Write the report: no model is measured, what was found stands in its notes."""
-        return write_report(Report(time=time.time(), models={}, notes=_notes(selected)), self.folder)
+        report = Report(time=time.time(), models={}, notes=_notes(selected), figures=figures)
+        return write_report(report, self.folder)
 
 
 def _notes(selected: PrototypesSelected) -> tuple[str, ...]:

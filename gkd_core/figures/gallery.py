@@ -81,13 +81,18 @@ def draw_prototypes(
         "Cut out of training pictures. Below each: the share of what teacher and student see in its class",
         f"that no other prototype explains. {said}",
     ]
-    title = f"Prototypes, chosen after epoch {told['epoch']}"
+    title = f"Prototypes{_after(told)}"
     sheet = Sheet(width, len(chosen) * (SIDE + CAPTION + GAP) + MARGIN, title, lines)
     for position, row in enumerate(chosen):
         begins = position == 0 or chosen[position - 1].name != row.name
         name = shown(row.name, classes.index(row.name) + 1) if begins else ""
         _lay_row(sheet, sheet.top + position * (SIDE + CAPTION + GAP), name, row, cuttings)
     return sheet.image
+
+
+def _after(told: Mapping[str, Any]) -> str:
+    """When it was; without training, or before it, there is nothing to say."""
+    return f", after epoch {told['epoch']}" if told["epoch"] else ""
 
 
 def _rows(levels: Mapping[str, Sequence[Entry]], classes: Sequence[str]) -> list[_Row]:
@@ -159,7 +164,7 @@ def draw_outliers(told: Mapping[str, Any], classes: Sequence[str], cuttings: Cut
         "Training objects of the lowest robustness: 1 - |likeness to a prototype in the student - in the teacher|.",
         "Distillation leans on these least. A wrong box, blur, or an object that is hardly to be seen?",
     ]
-    title = f"What teacher and student see least alike, after epoch {told['epoch']}"
+    title = f"What teacher and student see least alike{_after(told)}"
     sheet = Sheet(width, rows * (OUTLIER_SIDE + OUTLIER_CAPTION) + MARGIN, title, lines)
     for position, entry in enumerate(entries):
         x = MARGIN + position % columns * (OUTLIER_SIDE + GAP)
