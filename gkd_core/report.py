@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,7 +14,8 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from gkd_core.checkpoint import sha256_of
-from gkd_core.config import DistillRun, TrainRun
+from gkd_core.config import DataConfig, DistillRun, Metric, TrainConfig, TrainRun
+from gkd_core.data.find import find_layout
 from gkd_core.data.loading import eval_batches
 from gkd_core.data.records import ImageRecord
 from gkd_core.detectors import Detector, count_parameters, detect
@@ -21,6 +23,7 @@ from gkd_core.evaluate import Score, bootstrap_gain
 from gkd_core.events import Gain, Latency, ModelReport, Report
 from gkd_core.model_card import ModelCard
 from gkd_core.run_dir import write_atomically
+from gkd_core.training import Account
 
 ENOUGH_PICTURES = 30
 """Under so many, a bootstrap interval is far narrower than the truth."""
@@ -44,6 +47,8 @@ def make_report(
     images: Sequence[ImageRecord],
     folder: Path,
     device: torch.device,
+    notes: Sequence[str] = (),
+    figures: Sequence[str] = (),
 ) -> Report:
     """Measure what is not measured yet, and write `report.json` into the folder.
 
@@ -53,19 +58,46 @@ def make_report(
         images: the validation split.
         folder: where the report goes.
         device: where latency is measured.
+        notes: what else a reader must know.
+        figures: files with pictures that were drawn.
     """
-    size = config.train.image_size
-    latencies = measure_latencies([e.detector for e in entries.values()], images[:_TIMED], size, device)
-    models = {
-        role: _model(entry, latency, size, device)
-        for (role, entry), latency in zip(entries.items(), latencies, strict=True)
-    }
+    models = report_models(entries, images, config.train.image_size, device)
     gain = (
         _gain(entries["student"].score, entries["control"].score, len(images))
         if "control" in entries
         else None
     )
-    report = Report(time=time.time(), models=models, gain=gain, notes=_notes(config, len(images), gain))
+    report = Report(
+        time=time.time(),
+        models=models,
+        gain=gain,
+        headline=headline(config.data, config.train.best_by),
+        notes=(*_notes(config, len(images), gain), *_proposals(entries), *notes),
+        figures=tuple(figures),
+    )
+    return write_report(report, folder)
+
+
+def headline(data: DataConfig, best_by: Metric = "AP") -> tuple[str, ...]:
+    """The numbers that are shown first: those that people know from this kind of data, and what ranked the epochs."""
+    known = ("AP", "AP50", "VOC07", "VOC12") if find_layout(data).format == "voc" else ("AP", "AP50", "AP75")
+    return known if best_by in known else (*known, best_by)
+
+
+def report_models(
+    entries: dict[str, Entry], images: Sequence[ImageRecord], image_size: int, device: torch.device
+) -> dict[str, ModelReport]:
+    """Each model as a report shows it, its latency measured in turn with the others'; arguments as `make_report`."""
+    detectors = [entry.detector for entry in entries.values()]
+    latencies = measure_latencies(detectors, images[:_TIMED], image_size, device)
+    return {
+        role: _model(entry, latency, image_size, device)
+        for (role, entry), latency in zip(entries.items(), latencies, strict=True)
+    }
+
+
+def write_report(report: Report, folder: Path) -> Report:
+    """Write a report into the run directory; returns it."""
     write_atomically(folder / report.file, report.model_dump_json(indent=2).encode())
     return report
 
@@ -80,20 +112,42 @@ def _model(entry: Entry, latency: Latency, image_size: int, device: torch.device
         latency_ms=latency,
         metrics=entry.score.metrics,
         per_class=entry.score.per_class,
+        per_class_voc=entry.score.per_class_voc,
         file=written.name if written else None,
         sha256=sha256_of(written) if written else None,
-        size=written.stat().st_size if written else None,
+        size=written.stat().st_size if written else _bytes(entry.detector),
     )
+
+
+def _bytes(detector: Detector) -> int:
+    """What the weights take, in a file too: its header is small."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in detector.state_dict().values())
 
 
 def count_gflops(detector: Detector, image_size: int, device: torch.device) -> float:
     """Multiply-adds times two of one square picture, in units of 1e9; convolutions and matrix products.
 
-    For Faster R-CNN the figure depends on how many proposals an empty picture gives, so it moves with the weights.
+    Faster R-CNN counts with as many proposals as it can have (1000 unless the picture is tiny): how many are left of
+    real ones depends on weights and picture.
     """
-    with FlopCounterMode(display=False) as counter:
+    with _every_proposal(detector), FlopCounterMode(display=False) as counter:
         detect(detector, [torch.zeros(3, image_size, image_size, device=device)])
     return counter.get_total_flops() / 1e9
+
+
+@contextmanager
+def _every_proposal(detector: Detector) -> Iterator[None]:
+    """Keep Faster R-CNN from dropping proposals that overlap or are empty, while the block runs."""
+    network = getattr(detector, "rpn", None)
+    if network is None:
+        yield
+        return
+    before = network.nms_thresh, network.min_size
+    network.nms_thresh, network.min_size = 1.0, 0.0
+    try:
+        yield
+    finally:
+        network.nms_thresh, network.min_size = before
 
 
 def measure_latencies(
@@ -158,7 +212,8 @@ def _notes(config: TrainRun | DistillRun, pictures: int, gain: Gain | None) -> t
     notes = [
         f"AP figures are of the published files, on the {pictures} pictures of the validation split; "
         f"latency is over {min(_TIMED, pictures)} of them, on a machine that may have had other work.",
-        "What this run trained is published at its best epoch by AP on that same split, which flatters it a little.",
+        f"What this run trained is published at its best epoch by {config.train.best_by} on that same split, "
+        "which flatters it a little.",
     ]
     if gain:
         notes.append(
@@ -168,3 +223,50 @@ def _notes(config: TrainRun | DistillRun, pictures: int, gain: Gain | None) -> t
     elif isinstance(config, DistillRun):
         notes.append("Without a control nobody can say what distillation gained.")
     return tuple(notes)
+
+
+def _proposals(entries: dict[str, Entry]) -> list[str]:
+    """What GFLOPs of a Faster R-CNN mean."""
+    if not any(entry.card.architecture == "faster_rcnn" for entry in entries.values()):
+        return []
+    return [
+        "GFLOPs of a Faster R-CNN count as many proposals as it can have, 1000 unless pictures are tiny; "
+        "most pictures give fewer."
+    ]
+
+
+def training_notes(accounts: dict[str, Account], recipe: TrainConfig) -> list[str]:
+    """What a reader must know of how the trainings went.
+
+    Args:
+        accounts: by role: "model", or "student" and perhaps "control".
+        recipe: what they had in common.
+    """
+    stopped = [
+        f"{early_stop(role, account, recipe)}."
+        for role, account in accounts.items()
+        if account.epochs < recipe.epochs
+    ]
+    return stopped + _micro_batches(accounts)
+
+
+def early_stop(role: str, account: Account, recipe: TrainConfig) -> str:
+    """Why a training ended before its last epoch."""
+    return (
+        f"the {role} stopped after epoch {account.epochs} of {recipe.epochs}: {recipe.patience} evaluations in a row "
+        f"brought no better {recipe.best_by} than epoch {account.best_epoch}"
+    )
+
+
+def _micro_batches(accounts: dict[str, Account]) -> list[str]:
+    """After running out of memory a step is made in more parts, and batch norm sees fewer pictures at a time."""
+    used = {role: " and then ".join(map(str, account.accumulated)) for role, account in accounts.items()}
+    told = ", ".join(f"the {role} with {parts}" for role, parts in used.items())
+    if len(set(used.values())) > 1:
+        return [
+            f"Micro-batches per step differ, because memory ran out: {told}. Batch norm saw other numbers of pictures "
+            "at a time, so the gain is not of distillation alone."
+        ]
+    if any(len(account.accumulated) > 1 for account in accounts.values()):
+        return [f"Micro-batches per step changed, because memory ran out: {told}."]
+    return []

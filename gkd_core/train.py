@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from gkd_core import process
+from gkd_core import launch
 from gkd_core.checkpoint import load_model, publish_model, sha256_of
 from gkd_core.config import (
     AnyRun,
@@ -24,10 +24,12 @@ from gkd_core.config import (
 from gkd_core.data.loading import TrainLoader, steps_per_epoch
 from gkd_core.detectors import Detector
 from gkd_core.distiller import Distiller
-from gkd_core.errors import StoppedError
+from gkd_core.errors import Problem, SpecError, StoppedError
+from gkd_core.evaluate import score
 from gkd_core.evaluation_run import evaluate
 from gkd_core.events import Checkpoint, Event, Progress, Warning
 from gkd_core.export import export
+from gkd_core.figures.draw import draw_training
 from gkd_core.instances import choose_instances
 from gkd_core.model_card import ModelCard
 from gkd_core.prototypes_run import select_prototypes
@@ -35,6 +37,7 @@ from gkd_core.report import Entry, early_stop, make_report, training_notes
 from gkd_core.run_dir import RunDir
 from gkd_core.selection import renew_prototypes
 from gkd_core.session import Session
+from gkd_core.shares import require_equal_shares
 from gkd_core.teacher import Teacher
 from gkd_core.training import Account, Scored, Training
 
@@ -72,11 +75,15 @@ def train(config: Run, run_dir: Path, should_stop: Callable[[], bool] = lambda: 
         GkdError: with a class that says what to do about it.
     """
     job = _Job(config, run_dir, should_stop)
-    yield from job.check_data()
-    yield from job.meet_teacher()
-    for name, detector in job.trainings():
-        yield from job.run(name, detector)
-    yield from job.report()
+    try:
+        yield from job.check_data()
+        yield from job.meet_teacher()
+        for name, detector in job.trainings():
+            yield from job.run(name, detector)
+        yield from job.report()
+    except StoppedError:
+        job.world.leave()  # once the first of several processes has saved
+        raise
 
 
 class _Job(Session):
@@ -100,6 +107,14 @@ class _Job(Session):
         self.accounts: dict[str, Account] = {}
 
     # ---- before training ---------------------------------------------------------------------------------
+
+    def check_data(self) -> Iterator[Event]:
+        """As every run does; and whether the data can say which epoch is the best."""
+        yield from super().check_data()
+        best_by = self.config.train.best_by
+        if score(self.data.val.images, self.classes, {}).metrics[best_by] < 0:  # finding nothing would be 0
+            message = f"no epoch can be the best by {best_by}: the validation split has no object that it counts"
+            raise SpecError([Problem(loc=("train", "best_by"), message=message, hint="AP always counts.")])
 
     def meet_teacher(self) -> Iterator[Event]:
         """Load the teacher and, the first time, tell how good it is on the validation split."""
@@ -133,10 +148,11 @@ class _Job(Session):
 
     def run(self, name: str, detector: DetectorConfig) -> Iterator[Event]:
         """Train one detector from wherever it stands to its end."""
-        steps = steps_per_epoch(len(self.data.train.images), self.config.train)
         recipe = self.config.train
+        require_equal_shares(len(self.data.train.images), recipe, self.world.size)
+        steps = steps_per_epoch(len(self.data.train.images), recipe)
         make = self.joined_with_teacher if name == "student" and _distils(self.config) else None
-        training = Training(name, recipe, detector, self.classes, steps, self.device, make)
+        training = Training(name, recipe, detector, self.classes, steps, self.device, make, self.world)
         torn: list[str] = []
         resumed = training.restore(self.states, torn.append)
         yield from (Warning(message=message) for message in torn + (training.remarks if not resumed else []))
@@ -158,11 +174,12 @@ class _Job(Session):
 
     def train_epoch(self, training: Training) -> Iterator[Event]:
         """The rest of the current epoch."""
-        loader = TrainLoader(self.data.train.images, self.config.train, cache=self.cache)
+        share = {"rank": self.world.rank, "world": self.world.size}
+        loader = TrainLoader(self.data.train.images, self.config.train, cache=self.cache, **share)
         batches = loader.epoch(training.epoch, first_step=training.step_in_epoch)
         for batch in batches:
             losses = training.train_step(batch)
-            self.clock.count(losses, len(batch))
+            self.clock.count(losses, len(batch) * self.world.size)
             if self.should_stop():
                 training.save(self.states)
                 raise StoppedError("asked to stop; a checkpoint is written")
@@ -194,20 +211,22 @@ class _Job(Session):
     ) -> Checkpoint:
         """Write the averaged weights as a model, with what they reached."""
         card = ModelCard.of(detector, self.classes, self.config.train.image_size)
-        publish_model(self.folder / file, training.evaluated.state_dict(), card)
+        if self.world.first:
+            publish_model(self.folder / file, training.evaluated.state_dict(), card)
         training.published[file] = Scored(training.epoch, metrics)
         return self.told(training, file)
 
     def told(self, training: Training, file: str) -> Checkpoint:
         """Tell of a published file as it stands."""
         path, scored = self.folder / file, training.published[file]
+        size, sha256 = self.world.from_first(lambda: (path.stat().st_size, sha256_of(path)))
         return Checkpoint(
             run=training.name,
             epoch=scored.epoch,
             step=scored.epoch * training.steps_per_epoch,
             file=file,
-            size=path.stat().st_size,
-            sha256=sha256_of(path),
+            size=size,
+            sha256=sha256,
             metrics=scored.metrics,
             best=file == training.files[0],
         )
@@ -275,8 +294,14 @@ class _Job(Session):
             labels = self.teacher.labels if self.teacher and role == "teacher" else None
             found = yield from self.measure(detector, end, labels)
             entries[role] = Entry(detector, card, found, path if role != "teacher" else None)
+        first, self.world = self.world.first, self.world.leave()
+        if not first:
+            return
+        scores = {role: entry.score for role, entry in entries.items()}
+        drawn = yield from draw_training(self, scores, self.config.train.best_by, end)
         notes = training_notes(self.accounts, self.config.train)
-        yield make_report(self.config, entries, self.data.val.images, self.folder, self.device, notes)
+        images = self.data.val.images
+        yield make_report(self.config, entries, images, self.folder, self.device, notes, drawn)
 
     def published(self) -> list[tuple[str, Path]]:
         """Role and file of each model that the report compares."""
@@ -303,7 +328,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("run_dir", type=Path, help="a prepared run directory")
     parser.add_argument("--attempt", type=int, default=1, help="the attempt that owns the directory")
     options = parser.parse_args(arguments)
-    return process.serve_run(RunDir(options.run_dir), options.attempt, carry_out)
+    return launch.serve(RunDir(options.run_dir), options.attempt, carry_out)
 
 
 if __name__ == "__main__":

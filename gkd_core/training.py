@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,14 +10,19 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from gkd_core.acceleration import autocast, compile_backbone, gradient_scaler, memory_format, to_device
+from gkd_core.bank import Bank
 from gkd_core.checkpoint import load_state, save_state
 from gkd_core.config import DetectorConfig, TrainConfig
 from gkd_core.data.loading import Sample
-from gkd_core.detectors import Detector, build_detector
+from gkd_core.detectors import Detector, Targets, build_detector
 from gkd_core.distiller import Distiller
-from gkd_core.errors import DivergedError
+from gkd_core.distributed import World, synchronise_norms
+from gkd_core.errors import DivergedError, Problem, SpecError
+from gkd_core.losses.attenuation import attenuation
 from gkd_core.optimize import averaged, build_optimizer, learning_rate, set_learning_rate
 from gkd_core.prototypes import Prototypes
+from gkd_core.shares import BatchShare
 from gkd_core.weights import load_weights
 
 MakeDistiller = Callable[[Detector], Distiller]
@@ -27,6 +33,17 @@ class Scored(NamedTuple):
 
     epoch: int
     metrics: dict[str, float]
+
+
+class Account(NamedTuple):
+    """How a training went, for those who read its figures."""
+
+    epochs: int
+    """Epochs done."""
+    best_epoch: int
+    """The one that is published as the best."""
+    accumulated: list[int]
+    """Micro-batches per step; more than one number when the memory did not suffice and the training was resumed."""
 
 
 class Training:
@@ -45,6 +62,7 @@ class Training:
         steps_per_epoch: int,
         device: torch.device,
         make_distiller: MakeDistiller | None = None,
+        world: World | None = None,
     ) -> None:
         """Build everything in its first state.
 
@@ -56,25 +74,46 @@ class Training:
             steps_per_epoch: optimiser steps in an epoch.
             device: where to train.
             make_distiller: turns the detector into a distiller; None trains it plainly.
+            world: the processes that train it together; None: this one alone.
         """
+        self.world = world or World(device)
         self.name = name
         self.config = config
         self.device = device
         self.steps_per_epoch = steps_per_epoch
         torch.manual_seed(config.seed)
         self.detector = build_detector(detector, len(classes), config.image_size)
-        self.detector.to(device, memory_format=torch.channels_last)  # a tenth faster, also on a CPU
+        self.detector.to(device, memory_format=memory_format(config))
         self.remarks = load_weights(self.detector, detector.weights, classes) if detector.weights else []
-        self.average = averaged(self.detector, config.ema) if config.ema is not None else None
+        self.detector = synchronise_norms(self.detector, self.world)
         self.distiller = make_distiller(self.detector).to(device) if make_distiller else None
-        trained = self.distiller or self.detector
-        self.optimizer = build_optimizer(trained.parameters(), config.optimizer)
+        self._share_batches()
+        self.average = averaged(self.detector, config.ema) if config.ema is not None else None
+        self.remarks += self.distiller.remarks if self.distiller is not None else []
+        self.optimizer = build_optimizer(self._trained.parameters(), config.optimizer)
+        self.scaler = gradient_scaler(device, config.precision)
+        if config.compile:
+            self._compile()
+        self.accumulated = [config.accumulate]
         self.epoch = 0
         self.step_in_epoch = 0
         self.prototypes_epoch = -1
         self.published: dict[str, Scored] = {}
         self.done = False
         torch.manual_seed(config.seed)  # adapters drew numbers too; from here on both kinds draw alike
+
+    def _share_batches(self) -> None:
+        """Begin alike in all processes, and make each one's part of a batch fit the others'."""
+        teacher = None
+        if self.distiller is not None:
+            self.distiller.world, teacher = self.world, self.distiller.teacher
+        self.batch_share = BatchShare(self.world, self.detector, teacher, self.config.seed)
+        self.world.start_alike(self._trained)
+
+    def _compile(self) -> None:
+        compile_backbone(self.detector)
+        if self.distiller is not None:
+            compile_backbone(self.distiller.teacher)
 
     # ---- where it stands ---------------------------------------------------------------------------------
 
@@ -90,9 +129,31 @@ class Training:
 
     @property
     def attenuation(self) -> float:
-        """Factor of global and local losses in this epoch (METHOD: 1 - epoch / epochs)."""
-        constant = self.distiller is not None and self.distiller.config.attenuation == "constant"
-        return 1.0 if constant else 1 - self.epoch / self.config.epochs
+        """Factor of global and local losses in this epoch."""
+        form = self.distiller.config.attenuation if self.distiller is not None else "constant"
+        return attenuation(form, self.epoch, self.config.epochs)
+
+    @property
+    def finished(self) -> bool:
+        """Whether all epochs are done, or `patience` evaluations in a row brought nothing better."""
+        patience = self.config.patience
+        impatient = patience is not None and self._evaluations_without_gain >= patience
+        return impatient or self.epoch == self.config.epochs
+
+    @property
+    def _evaluations_without_gain(self) -> int:
+        every, best = self.config.evaluate_every, self.published.get(self.files[0])
+        return self.epoch // every - best.epoch // every if best is not None else 0
+
+    def is_best(self, metrics: dict[str, float]) -> bool:
+        """Whether an evaluation beats all before it, or is the first. -1, which is not known, beats nothing."""
+        best = self.published.get(self.files[0])
+        return best is None or metrics[self.config.best_by] > best.metrics[self.config.best_by]
+
+    @property
+    def account(self) -> Account:
+        """How it went so far; there was an evaluation."""
+        return Account(self.epoch, self.published[self.files[0]].epoch, self.accumulated)
 
     @property
     def files(self) -> tuple[str, str]:
@@ -109,8 +170,11 @@ class Training:
     def train_step(self, batch: Sequence[Sample]) -> dict[str, Tensor]:
         """One optimiser step over `accumulate` micro-batches.
 
+        Args:
+            batch: this process's pictures.
+
         Returns:
-            The named losses, detached, mean over micro-batches.
+            The named losses, detached, mean over micro-batches and processes.
 
         Raises:
             DivergedError: a loss is NaN or infinite; weights are as before the step.
@@ -121,45 +185,85 @@ class Training:
         set_learning_rate(self.optimizer, rate)
         self.optimizer.zero_grad(set_to_none=True)
         size = -(-len(batch) // self.config.accumulate)
-        parts = [batch[start : start + size] for start in range(0, len(batch), size)]
         losses: dict[str, Tensor] = {}
-        for part in parts:
-            for name, value in self._backward(part, len(part) / len(batch)).items():
+        for start in range(0, len(batch), size):
+            part = batch[start : start + size]
+            for name, value in self._backward(part, start, len(part) / len(batch)).items():
                 losses[name] = losses.get(name, 0) + value
-        norm = nn.utils.clip_grad_norm_(self._trained.parameters(), self.config.optimizer.clip_norm)
-        if not torch.isfinite(norm):
-            raise self._diverged({"gradient": norm, **losses})
-        self.optimizer.step()
-        if self.average is not None:
-            self.average.update_parameters(self.detector)
+        losses = self.world.average_gradients(self._trained.parameters(), losses)
+        self._follow_gradients(losses)
         self.step_in_epoch += 1
         return losses
 
-    def _backward(self, part: Sequence[Sample], share: float) -> dict[str, Tensor]:
-        """Add the gradients of a micro-batch, which is `share` of the batch."""
-        self.detector.train()
-        pictures = [sample.image.to(self.device).float() / 255 for sample in part]
-        targets = [{name: s.target[name].to(self.device) for name in ("boxes", "labels")} for s in part]
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
-            if self.distiller is not None:
-                losses = self.distiller(pictures, targets, self.attenuation)
-            else:
-                losses = self.detector(pictures, targets)
+    def _backward(self, part: Sequence[Sample], start: int, share: float) -> dict[str, Tensor]:
+        """Add the gradients of a micro-batch, which begins at `start` and is `share` of the batch."""
+        pictures, targets = self._on_device(part)
+        with (
+            autocast(self.device, self.config.precision),
+            self.batch_share.of_step(self.step, start, pictures),
+        ):
+            losses = self.batch_share.scaled(self._losses(pictures, targets))
         weighted = {name: loss * share for name, loss in losses.items()}
         total = torch.stack(list(weighted.values())).sum()
         if not torch.isfinite(total):
             raise self._diverged(losses)
-        total.backward()
+        self.scaler.scale(total).backward()
+        if self.distiller is not None:
+            self.distiller.harvest([sample.target for sample in part], self.epoch)
         return {name: loss.detach() for name, loss in weighted.items()}
+
+    def _on_device(self, part: Sequence[Sample]) -> tuple[list[Tensor], Targets]:
+        """Pictures in 0..1 and targets of a micro-batch, where they are needed."""
+        pictures = to_device([sample.image for sample in part], self.device)
+        boxes = to_device([sample.target["boxes"] for sample in part], self.device)
+        labels = to_device([sample.target["labels"] for sample in part], self.device)
+        targets = [{"boxes": b, "labels": n} for b, n in zip(boxes, labels, strict=True)]
+        return [picture.float() / 255 for picture in pictures], targets
+
+    def _losses(self, pictures: list[Tensor], targets: Targets) -> dict[str, Tensor]:
+        """The named losses of a micro-batch.
+
+        Raises:
+            SpecError: batch norm has nothing to take a mean over.
+        """
+        self.detector.train()
+        try:
+            if self.distiller is not None and self.distiller.is_on(self.epoch):
+                return self.distiller(pictures, targets, self.attenuation)
+            return self.detector(pictures, targets)
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):  # torch's words for it
+                raise
+            raise _too_small_for_batch_norm(pictures) from error
+
+    def _follow_gradients(self, losses: dict[str, Tensor]) -> None:
+        """One step of the optimiser and of the average.
+
+        With float16 gradients that overflow cost the step, and the losses are scaled less from then on.
+
+        Raises:
+            DivergedError: gradients are NaN or infinite, and no scale is to blame.
+        """
+        self.scaler.unscale_(self.optimizer)
+        clip = self.config.optimizer.clip_norm or math.inf
+        norm = nn.utils.clip_grad_norm_(self._trained.parameters(), clip)
+        if torch.isfinite(norm):
+            self.optimizer.step()
+            if self.average is not None:
+                self.average.update_parameters(self.detector)
+        elif self.scaler.get_scale() <= 1:  # without float16 it is 1
+            raise self._diverged({"gradient": norm, **losses})
+        self.scaler.update()
 
     def _diverged(self, losses: dict[str, Tensor]) -> DivergedError:
         values = ", ".join(
             f"{name} {float(loss.detach()):g}" for name, loss in losses.items() if not torch.isfinite(loss)
         )
-        return DivergedError(
-            f"step {self.step + 1} of {self.steps} ({self.name}, epoch {self.epoch + 1}): {values}",
-            "Lower train.optimizer.lr, or lengthen train.schedule.warmup_epochs.",
-        )
+        hint = "Lower train.optimizer.lr, or lengthen train.schedule.warmup_epochs."
+        if self.config.precision == "float16":
+            hint += " float16 ends at 65504: train.precision bfloat16 and float32 do not."
+        where = f"step {self.step + 1} of {self.steps} ({self.name}, epoch {self.epoch + 1})"
+        return DivergedError(f"{where}: {values}", hint)
 
     @property
     def _trained(self) -> nn.Module:
@@ -173,8 +277,9 @@ class Training:
     # ---- saving and restoring ----------------------------------------------------------------------------
 
     def save(self, folder: Path) -> None:
-        """Write everything that resuming needs."""
-        save_state(folder, self.name, self.step, self._state())
+        """Write everything that resuming needs; all processes have it, the first one writes."""
+        if self.world.first:
+            save_state(folder, self.name, self.step, self._state())
 
     def restore(self, folder: Path, warn: Callable[[str], None]) -> bool:
         """Go back to where a killed run stood; False when it left nothing."""
@@ -183,6 +288,7 @@ class Training:
             return False
         self._trained.load_state_dict(state["trained"])
         self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
         if self.average is not None:
             self.average.load_state_dict(state["average"])
         if self.distiller is not None:
@@ -190,10 +296,15 @@ class Training:
                 Prototypes(**{name: tensor.to(self.device) for name, tensor in level.items()})
                 for level in state["prototypes"]
             ]
+            bank = state["bank"]
+            self.distiller.bank = Bank.of_state(bank, self.device) if bank else None
         self.prototypes_epoch = state["prototypes_epoch"]
         self.epoch, self.step_in_epoch = state["epoch"], state["step_in_epoch"]
         self.published = {file: Scored(**scored) for file, scored in state["published"].items()}
         self.done = state["done"]
+        before = state["accumulated"]
+        goes_on_alike = self.done or before[-1] == self.config.accumulate
+        self.accumulated = before if goes_on_alike else before + self.accumulated
         torch.set_rng_state(state["random"])
         if self.device.type == "cuda" and state["random_cuda"] is not None:
             torch.cuda.set_rng_state(state["random_cuda"], self.device)
@@ -201,16 +312,33 @@ class Training:
 
     def _state(self) -> dict[str, Any]:
         prototypes = self.distiller.prototypes if self.distiller is not None else []
+        bank = self.distiller.bank if self.distiller is not None else None
         return {
             "trained": self._trained.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
             "average": self.average.state_dict() if self.average is not None else None,
             "prototypes": [level._asdict() for level in prototypes],
+            "bank": bank.state() if bank is not None else None,
             "prototypes_epoch": self.prototypes_epoch,
             "epoch": self.epoch,
             "step_in_epoch": self.step_in_epoch,
             "published": {file: scored._asdict() for file, scored in self.published.items()},
             "done": self.done,
+            "accumulated": self.accumulated,
             "random": torch.get_rng_state(),
             "random_cuda": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
         }
+
+
+def _too_small_for_batch_norm(pictures: list[Tensor]) -> SpecError:
+    height, width = pictures[0].shape[-2:]
+    message = (
+        f"a micro-batch of one picture of {width} x {height} pixels ends as a single cell, "
+        "and batch norm cannot learn a spread from one value"
+    )
+    hint = (
+        "Let two pictures come together (raise train.batch_size or lower train.accumulate), raise train.image_size or "
+        "the lower end of train.augment.scale, or set norm to group."
+    )
+    return SpecError([Problem(loc=("train", "accumulate"), message=message, hint=hint)])

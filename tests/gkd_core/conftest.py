@@ -10,7 +10,7 @@ from gkd_core.config import DistillRun, TrainRun, run_config
 from gkd_core.data.shapes import draw_shapes
 from gkd_core.train import train
 
-TINY = {"fpn": {"channels": 16}, "head": {"depth": 1}}
+TINY = {"backbone_width": 0.125, "fpn": {"channels": 16}, "head": {"depth": 1}}
 RECIPE = {
     "epochs": 2,
     "batch_size": 4,
@@ -44,7 +44,7 @@ def config(shapes: Path, **changes: Any) -> TrainRun | DistillRun:
     return run_config.validate_python(spec)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def distill(shapes: Path, teacher: Path) -> Make:
     """Makes a distill run: `distill(epochs=3, distill={...})`; unknown names belong to the recipe."""
 
@@ -56,7 +56,7 @@ def distill(shapes: Path, teacher: Path) -> Make:
     return make
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def plain(shapes: Path) -> Make:
     """Makes a train run: `plain(epochs=3, model={...})`; other names belong to the recipe."""
 

@@ -3,9 +3,9 @@
 import json
 import random
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -17,12 +17,12 @@ from gkd_core.data.reading import load
 from gkd_core.data.records import DataSet
 from gkd_core.errors import DataError, DivergedError, FailureClass, SpecError, StoppedError
 from gkd_core.evaluate import detect_batches
-from gkd_core.events import Event, Report
+from gkd_core.events import Event, Progress, Report
 from gkd_core.model_card import read_card
 from gkd_core.process import StopRequest, serve_run
 from gkd_core.run_dir import FAILED, RunDir
+from gkd_core.session import Session
 from gkd_core.train import train
-from gkd_core.training import Training
 
 Make = Callable[..., TrainRun | DistillRun]
 
@@ -35,17 +35,27 @@ def hashes(folder: Path) -> dict[str, str]:
     return {path.name: sha256_of(path) for path in folder.glob("*.safetensors")}
 
 
+class Whole(NamedTuple):
+    """A run that nobody disturbed."""
+
+    folder: Path
+    events: list[Event]
+    hashes: dict[str, str]
+
+
+def carried_out(run: TrainRun | DistillRun, folder: Path) -> Whole:
+    events = list(train(run, folder))
+    return Whole(folder, events, hashes(folder))
+
+
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, str]]:
-    return {}
+def distilled(distill: Make, tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    return carried_out(distill(), tmp_path_factory.mktemp("distilled"))
 
 
-def reference(cache: dict[str, dict[str, str]], run: TrainRun | DistillRun, folder: Path) -> dict[str, str]:
-    """The files that a run leaves when nobody disturbs it; made once."""
-    if run.kind not in cache:
-        list(train(run, folder / "undisturbed"))
-        cache[run.kind] = hashes(folder / "undisturbed")
-    return cache[run.kind]
+@pytest.fixture(scope="module")
+def trained(plain: Make, tmp_path_factory: pytest.TempPathFactory) -> Whole:
+    return carried_out(plain(), tmp_path_factory.mktemp("trained"))
 
 
 # ---- what comes out --------------------------------------------------------------------------------------
@@ -64,28 +74,24 @@ def test_the_recipe_says_how_much_memory_decoded_pictures_take(
         list(train(plain(cache_mb=7), tmp_path))
 
 
-def test_a_distill_run_reports_teacher_student_and_control(distill: Make, tmp_path: Path) -> None:
-    events = list(train(distill(), tmp_path))
-    (report,) = of_kind(events, "report")
+def test_a_distill_run_reports_teacher_student_and_control(distilled: Whole) -> None:
+    (report,) = of_kind(distilled.events, "report")
     assert list(report.models) == ["teacher", "student", "control"]
     assert report.gain is not None
     student = report.models["student"]
-    assert student.sha256 == sha256_of(tmp_path / "student.safetensors")
+    assert student.sha256 == distilled.hashes["student.safetensors"]
     assert student.parameters > 1e5
     assert student.gflops > 0
     assert 0 < student.latency_ms.low <= student.latency_ms.median <= student.latency_ms.high
     assert report.gain.ap == pytest.approx(student.metrics["AP"] - report.models["control"].metrics["AP"])
-    assert Report.model_validate(RunDir(tmp_path).read_report()) == report
+    assert Report.model_validate(RunDir(distilled.folder).read_report()) == report
 
 
-def test_losses_are_named_and_weighted_and_prototypes_are_counted_by_class(
-    distill: Make, tmp_path: Path
-) -> None:
-    events = list(train(distill(), tmp_path))
-    student = [event for event in of_kind(events, "progress") if event.run == "student"]
+def test_losses_are_named_and_weighted_and_prototypes_are_counted_by_class(distilled: Whole) -> None:
+    student = [event for event in of_kind(distilled.events, "progress") if event.run == "student"]
     named = {name for event in student for name in event.losses}
     assert {"distill_global", "distill_foreground", "distill_background", "distill_response"} <= named
-    selected = of_kind(events, "prototypes")
+    selected = of_kind(distilled.events, "prototypes")
     assert [event.epoch for event in selected] == [0, 1]
     assert all(0 < count <= 10 for count in selected[0].prototypes.values())
     assert set(selected[0].reconstruction_error) == {"8", "16", "32", "64", "128"}
@@ -110,8 +116,8 @@ def test_prototypes_can_be_looked_at(distill: Make, shapes: Path, tmp_path: Path
         assert any(prototype["share"] > 0.01 for prototype in prototypes)
 
 
-def test_progress_only_grows_and_tells_when_work_is_safe(distill: Make, tmp_path: Path) -> None:
-    progress = [e for e in of_kind(list(train(distill(), tmp_path)), "progress") if e.run != "teacher"]
+def test_progress_only_grows_and_tells_when_work_is_safe(distilled: Whole) -> None:
+    progress = [e for e in of_kind(distilled.events, "progress") if e.run != "teacher"]
     trained = [event for event in progress if event.activity == "train"]
     fractions = [event.fraction for event in trained]
     assert fractions == sorted(fractions)
@@ -123,14 +129,14 @@ def test_progress_only_grows_and_tells_when_work_is_safe(distill: Make, tmp_path
     ]
 
 
-def test_the_best_and_the_last_model_are_kept(plain: Make, tmp_path: Path) -> None:
-    checkpoints = of_kind(list(train(plain(), tmp_path)), "checkpoint")
+def test_the_best_and_the_last_model_are_kept(trained: Whole) -> None:
+    checkpoints = of_kind(trained.events, "checkpoint")
     assert {event.file for event in checkpoints} == {"model.safetensors", "model-last.safetensors"}
     newest = {event.file: event for event in checkpoints}
     for file, event in newest.items():
-        assert event.sha256 == sha256_of(tmp_path / file)
-        assert event.size == (tmp_path / file).stat().st_size
-        load_model(tmp_path / file)
+        assert event.sha256 == trained.hashes[file]
+        assert event.size == (trained.folder / file).stat().st_size
+        load_model(trained.folder / file)
     scores = [event.metrics["AP"] for event in checkpoints if event.best]
     assert newest["model.safetensors"].metrics["AP"] == max(scores)
 
@@ -163,24 +169,20 @@ def test_what_a_teacher_finds_is_scored_under_the_labels_of_the_data(
 
 
 def test_a_student_without_any_distilling_loss_is_the_plain_student(
-    distill: Make, plain: Make, tmp_path: Path
+    distill: Make, trained: Whole, tmp_path: Path
 ) -> None:
     off = {"global": {"weight": 0}, "local": {"weight": 0}, "response": {"weight": 0}}
-    list(train(distill(distill=off), tmp_path / "distill"))
-    list(train(plain(), tmp_path / "train"))
-    made = hashes(tmp_path / "distill")
-    assert made["student.safetensors"] == made["control.safetensors"]
-    assert made["student.safetensors"] == hashes(tmp_path / "train")["model.safetensors"]
+    made = carried_out(distill(distill=off), tmp_path).hashes
+    for which in ("", "-last"):
+        plain = trained.hashes[f"model{which}.safetensors"]
+        assert made[f"student{which}.safetensors"] == made[f"control{which}.safetensors"] == plain
 
 
-def test_distilling_changes_the_student_and_not_the_control(
-    distill: Make, plain: Make, tmp_path: Path
-) -> None:
-    list(train(distill(), tmp_path / "distill"))
-    list(train(plain(), tmp_path / "train"))
-    made = hashes(tmp_path / "distill")
-    assert made["student.safetensors"] != made["control.safetensors"]
-    assert made["control.safetensors"] == hashes(tmp_path / "train")["model.safetensors"]
+def test_distilling_changes_the_student_and_not_the_control(distilled: Whole, trained: Whole) -> None:
+    made = distilled.hashes
+    for which in ("", "-last"):
+        assert made[f"student{which}.safetensors"] != made[f"control{which}.safetensors"]
+        assert made[f"control{which}.safetensors"] == trained.hashes[f"model{which}.safetensors"]
 
 
 def test_until_distillation_starts_the_student_is_its_control_to_the_bit(
@@ -235,60 +237,51 @@ def go_on_until_done(run: TrainRun | DistillRun, folder: Path, patience: Iterato
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_a_run_that_is_stopped_at_random_steps_ends_with_the_same_bits(
-    distill: Make, tmp_path: Path, undisturbed: dict[str, dict[str, str]], seed: int
+    distill: Make, tmp_path: Path, distilled: Whole, seed: int
 ) -> None:
-    run = distill()
-    expected = reference(undisturbed, run, tmp_path)
     draw = random.Random(seed)
     patience = iter(lambda: draw.randint(8, 24), None)
-    attempts = go_on_until_done(run, tmp_path / "stopped", patience)
-    assert attempts > 1
-    assert hashes(tmp_path / "stopped") == expected
+    assert go_on_until_done(distill(), tmp_path, patience) > 1
+    assert hashes(tmp_path) == distilled.hashes
 
 
 def test_a_run_that_is_killed_between_events_ends_with_the_same_bits(
-    distill: Make, tmp_path: Path, undisturbed: dict[str, dict[str, str]]
+    distill: Make, tmp_path: Path, distilled: Whole
 ) -> None:
-    run = distill()
-    expected = reference(undisturbed, run, tmp_path)
     for killed_after in (1, 4, 7, 11):  # dropping the generator is as sudden as a kill, seen from the files
-        events = train(run, tmp_path / "killed")
+        events = train(distill(), tmp_path)
         for _ in range(killed_after):
             next(events, None)
         events.close()
-    list(train(run, tmp_path / "killed"))
-    assert hashes(tmp_path / "killed") == expected
+    list(train(distill(), tmp_path))
+    assert hashes(tmp_path) == distilled.hashes
 
 
 def test_a_torn_newest_checkpoint_is_reported_and_changes_no_bit(
-    plain: Make, tmp_path: Path, undisturbed: dict[str, dict[str, str]]
+    plain: Make, tmp_path: Path, trained: Whole
 ) -> None:
-    run = plain()
-    expected = reference(undisturbed, run, tmp_path)
-    events = train(run, tmp_path / "torn")
+    events = train(plain(), tmp_path)
     saved = 0
     while saved < 2:
         saved += getattr(next(events), "saved", False)
     events.close()
-    newest = sorted((tmp_path / "torn" / "checkpoints").glob("*.pt"))[-1]
+    newest = sorted((tmp_path / "checkpoints").glob("*.pt"))[-1]
     newest.write_bytes(newest.read_bytes()[: newest.stat().st_size // 2])
-    events_again = list(train(run, tmp_path / "torn"))
+    events_again = list(train(plain(), tmp_path))
     assert "cannot be read" in of_kind(events_again, "warning")[0].message
-    assert hashes(tmp_path / "torn") == expected
+    assert hashes(tmp_path) == trained.hashes
 
 
-def test_a_finished_run_is_finished(plain: Make, tmp_path: Path) -> None:
-    list(train(plain(epochs=1), tmp_path))
-    before = hashes(tmp_path)
-    again = list(train(plain(epochs=1), tmp_path))
-    assert not [event for event in of_kind(again, "progress") if event.activity == "train"]
-    assert of_kind(again, "report")
-    assert hashes(tmp_path) == before
-
-
-def test_a_run_that_goes_on_tells_again_of_the_files_as_they_stand(plain: Make, tmp_path: Path) -> None:
-    told = of_kind(list(train(plain(epochs=1), tmp_path)), "checkpoint")
-    assert of_kind(list(train(plain(epochs=1), tmp_path)), "checkpoint") == told
+def test_a_finished_run_is_finished_and_tells_again_of_the_files_as_they_stand(
+    plain: Make, trained: Whole, tmp_path: Path
+) -> None:
+    shutil.copytree(trained.folder, tmp_path, dirs_exist_ok=True)
+    again = carried_out(plain(), tmp_path)
+    assert not [event for event in of_kind(again.events, "progress") if event.activity == "train"]
+    assert of_kind(again.events, "report")
+    assert again.hashes == trained.hashes
+    newest = {event.file: event for event in of_kind(trained.events, "checkpoint")}
+    assert {event.file: event for event in of_kind(again.events, "checkpoint")} == newest
 
 
 @pytest.mark.parametrize("architecture", ["retinanet", "faster_rcnn"])
@@ -326,6 +319,81 @@ def test_a_stop_while_evaluating_costs_no_step(plain: Make, tmp_path: Path) -> N
     assert (
         min(event.step for event in of_kind(again, "progress") if event.run == "model" and event.steps) == 3
     )
+
+
+# ---- when it is over -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def scores(monkeypatch: pytest.MonkeyPatch) -> dict[tuple[str, int], float]:
+    """The AP of an evaluation by run and epoch, for those that a test cares about; the others are real."""
+    planned: dict[tuple[str, int], float] = {}
+    evaluate = Session.evaluate
+
+    def planned_score(self: Session, detector: object, base: Progress, *rest: Any) -> Generator:
+        found = yield from evaluate(self, detector, base, *rest)
+        ap = planned.get((base.run, base.epoch), found.metrics["AP"])
+        return found._replace(metrics=found.metrics | {"AP": ap})
+
+    monkeypatch.setattr(Session, "evaluate", planned_score)
+    return planned
+
+
+def test_student_and_control_stop_early_each_by_itself(
+    distill: Make, tmp_path: Path, scores: dict[tuple[str, int], float]
+) -> None:
+    scores |= {("student", epoch): ap for epoch, ap in enumerate((0.2, 0.3, 0.1, 0.3), start=1)}
+    scores |= {("control", epoch): ap for epoch, ap in enumerate((0.3, 0.1, 0.2), start=1)}
+    whole = carried_out(distill(epochs=6, patience=2), tmp_path)
+    told = [event.message for event in of_kind(whole.events, "warning")][-2:]
+    assert told[0].startswith(
+        "the student stopped after epoch 4 of 6: 2 evaluations in a row brought no better AP"
+    )
+    assert told[1].startswith("the control stopped after epoch 3 of 6")
+    notes = of_kind(whole.events, "report")[0].notes
+    assert all(any(message in note for note in notes) for message in told)
+    last = {event.file: event.epoch for event in of_kind(whole.events, "checkpoint")}
+    assert last == {
+        "student.safetensors": 2,
+        "student-last.safetensors": 4,
+        "control.safetensors": 1,
+        "control-last.safetensors": 3,
+    }
+    saved = [event for event in of_kind(whole.events, "progress") if event.saved]
+    ends = {event.run: (event.epoch, event.epochs, event.fraction) for event in saved}
+    assert ends == {"student": (4, 6, 0.5), "control": (3, 6, 1.0)}
+
+
+def test_a_run_that_stops_early_does_so_after_being_resumed_too(
+    plain: Make, tmp_path: Path, scores: dict[tuple[str, int], float]
+) -> None:
+    scores |= {("model", epoch): ap for epoch, ap in enumerate((0.2, 0.3, 0.1, 0.2), start=1)}
+    run = plain(epochs=6, patience=2)
+    undisturbed = carried_out(run, tmp_path / "undisturbed")
+    assert go_on_until_done(run, tmp_path / "stopped", iter([4, 4, 4, 5, 10**6])) == 5
+    assert hashes(tmp_path / "stopped") == undisturbed.hashes
+
+
+def test_the_best_is_by_the_number_that_was_asked_for(plain: Make, tmp_path: Path) -> None:
+    whole = carried_out(plain(epochs=3, best_by="AR100"), tmp_path)
+    evaluations = {event.epoch: event.metrics["AR100"] for event in of_kind(whole.events, "evaluation")}
+    best = of_kind(whole.events, "report")[0].models["model"].metrics["AR100"]
+    assert best == pytest.approx(max(evaluations.values()))
+    assert "best epoch by AR100" in " ".join(of_kind(whole.events, "report")[0].notes)
+
+
+def test_a_number_that_the_data_cannot_give_cannot_choose_the_best(plain: Make, tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match=r"train\.best_by: no epoch can be the best by APl"):
+        next(train(plain(best_by="APl"), tmp_path))
+
+
+def test_a_control_with_other_micro_batches_is_told(distill: Make, tmp_path: Path) -> None:
+    events = train(distill(epochs=1), tmp_path)
+    while not getattr(next(events), "saved", False):  # the student is done; then the memory does not suffice
+        pass
+    events.close()
+    (report,) = of_kind(list(train(distill(epochs=1, accumulate=2), tmp_path)), "report")
+    assert any("the student with 1, the control with 2" in note for note in report.notes)
 
 
 # ---- what stops it ---------------------------------------------------------------------------------------
@@ -396,22 +464,9 @@ def test_a_gpu_that_is_not_there_is_said(plain: Make, tmp_path: Path) -> None:
 # ---- variants --------------------------------------------------------------------------------------------
 
 
-def test_micro_batches_train_on_every_picture(
-    plain: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    backward, parts = Training._backward, []
-
-    def remember(self: Training, part: list, start: int, share: float) -> dict:
-        parts.append((len(part), share))
-        return backward(self, part, start, share)
-
-    monkeypatch.setattr(Training, "_backward", remember)
-    list(train(plain(epochs=1, accumulate=2), tmp_path))
-    assert parts == [(2, 0.5)] * 6  # three batches of four
-
-
-def test_bfloat16_trains_and_publishes_float32(plain: Make, tmp_path: Path) -> None:
-    list(train(plain(epochs=1, precision="bfloat16"), tmp_path))
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_half_precision_trains_and_publishes_float32(plain: Make, tmp_path: Path, precision: str) -> None:
+    list(train(plain(epochs=1, precision=precision), tmp_path))
     weights = load_model(tmp_path / "model.safetensors")[0].state_dict().values()
     assert all(value.dtype in (torch.float32, torch.int64) for value in weights)
 

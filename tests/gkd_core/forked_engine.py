@@ -1,0 +1,30 @@
+"""Engine processes without the seconds that importing torch takes: `python forked_engine.py`.
+
+Each line on stdin names a run directory. A fork then is what `python -m gkd_core.train` is after its imports; stdout
+tells its process id, and its exit status once it has ended. Nothing of torch may have run before a fork, since threads
+do not survive one; with OMP_NUM_THREADS=1 and OPENBLAS_NUM_THREADS=1 importing starts none.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+from gkd_core.train import main
+
+
+def carry_out(folder: str) -> None:
+    """What the fork does; it never comes back."""
+    log = os.open(Path(folder) / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    code = main([folder])
+    sys.stdout.flush()
+    os._exit(code)
+
+
+assert len(os.listdir("/proc/self/task")) == 1, "threads are not forked"
+for line in sys.stdin:
+    if not (child := os.fork()):
+        carry_out(line.strip())
+    print(child, flush=True)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
