@@ -111,7 +111,7 @@ def _draw_part(
     names = [f"{at_most(shown(classes[i], i + 1), LETTERS)} ({objects[i]})" for i in part]
     axes.set_yticks(range(len(part)), names, color="black")
     axes.set_ylim(rows - 0.5, -0.5)
-    axes.set_xlim(0, (1.08 if written else 1) * end)
+    axes.set_xlim(0, (1.12 if written else 1) * end)
     axes.set_xticks(np.linspace(0, end, 6))
     axes.set_xlabel("AP, 0 to 1")
     axes.grid(visible=False, axis="y")
