@@ -23,8 +23,9 @@ ARCHITECTURES: dict[str, Architecture] = {
     "RetinaNet": "retinanet",
     "FasterRCNN": "faster_rcnn",
     "FCOS": "fcos",
+    "AlignedFCOS": "fcos",
 }
-"""By torchvision's class."""
+"""By class: torchvision's, and our own FCOS."""
 
 
 class Instances(NamedTuple):

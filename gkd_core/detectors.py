@@ -3,7 +3,8 @@
 torchvision's contract holds: a list of pictures and targets in, a dict of named losses out; labels run from 1
 (0 is background) in all three families, so that the last dimension of every score is `classes + 1`.
 What differs from torchvision's own builders: normalisation that learns, in backbone, FPN and heads; FPN
-channels, head depth and head width are free; anchors fit the picture size; the pictures come resized.
+channels, head depth and head width are free; anchors fit the picture size; FCOS assigns and scores by quality
+(`fcos.py`); the pictures come resized.
 The layouts `torchvision` and `torchvision_v2` differ only in the last point (`torchvision_layout.py`).
 
 Shapes: B images, A anchors (or locations) of a picture, C classes, L levels.
@@ -18,7 +19,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torchvision.models.detection import FCOS, FasterRCNN, RetinaNet
+from torchvision.models.detection import FasterRCNN, RetinaNet
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, FastRCNNPredictor
 from torchvision.models.detection.fcos import FCOSHead
@@ -30,6 +31,7 @@ from torchvision.ops import MultiScaleRoIAlign
 from torchvision.ops.poolers import initLevelMapper
 
 from gkd_core.config import DetectorConfig
+from gkd_core.fcos import AlignedFCOS, AlignedHead
 from gkd_core.fpn import Backbone, build_backbone, separable
 from gkd_core.norms import group_norm
 from gkd_core.torchvision_layout import build_as_torchvision
@@ -47,8 +49,8 @@ IMAGE_MEAN, IMAGE_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 """Of ImageNet, in 0..1 RGB, as torchvision's published weights expect."""
 
 CELLS_PER_BOX = {"retinanet": 4.0, "fcos": 4.0, "faster_rcnn": 14.0}
-"""A box belongs to the level on which it is at least this many cells wide: four strides is RetinaNet's anchor
-and FCOS's lower bound, 14 follows from FPN's canonical 224 pixels on stride 16 (Lin et al. 2017, eq. 1)."""
+"""A box belongs to the level on which it is at least this many cells wide: four strides is RetinaNet's anchor and
+the published FCOS's lower bound, 14 follows from FPN's canonical 224 pixels on stride 16 (Lin et al. 2017, eq. 1)."""
 
 
 Detector = Any
@@ -215,8 +217,8 @@ def _tower_convolution(in_channels: int, width: int, config: DetectorConfig) -> 
     return convolution
 
 
-def _set_towers(head: RetinaNetHead | FCOSHead, config: DetectorConfig) -> None:
-    """Give a torchvision head, built for `width` input channels, towers of the wanted depth."""
+def _set_towers(head: RetinaNetHead | AlignedHead, config: DetectorConfig) -> None:
+    """Give a head, built for `width` input channels, towers of the wanted depth."""
     branches: list[Any] = [head.classification_head, head.regression_head]
     for branch in branches:
         branch.conv = _tower(config.fpn.channels, _head_width(config), config)
@@ -248,14 +250,11 @@ def _retinanet(config: DetectorConfig, backbone: Backbone, scores: int, image_si
     return RetinaNet(backbone, num_classes=scores, anchor_generator=anchors, head=head)
 
 
-def _fcos(config: DetectorConfig, backbone: Backbone, scores: int, image_size: int) -> FCOS:
+def _fcos(config: DetectorConfig, backbone: Backbone, scores: int, image_size: int) -> AlignedFCOS:
     # FCOS has no anchors to fit: its one size per level is the stride and places the locations
-    head = FCOSHead(_head_width(config), 1, scores, num_convs=0)
+    head = AlignedHead(_head_width(config), scores)
     _set_towers(head, config)
-    # torchvision passes distances through a ReLU. From its zero start they can all fall below it, where no gradient
-    # brings them back and the box loss stays at 1; so boxes start four strides wide
-    nn.init.constant_(head.regression_head.bbox_reg.bias, 2.0)
-    return FCOS(backbone, num_classes=scores, head=head, nms_thresh=0.6)
+    return AlignedFCOS(backbone, num_classes=scores, head=head, score_thresh=0.05, nms_thresh=0.65)
 
 
 def _faster_rcnn(config: DetectorConfig, backbone: Backbone, scores: int, image_size: int) -> FasterRCNN:
