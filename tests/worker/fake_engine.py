@@ -19,16 +19,16 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from gkd_core.config import DistillRun, TrainRun
+from gkd_core.config import AnyRun, DistillRun, TrainRun
 from gkd_core.errors import StoppedError
-from gkd_core.events import Checkpoint, Event, Latency, ModelReport, Progress, Report
+from gkd_core.events import Checkpoint, Event, FileWritten, Latency, ModelReport, Progress, Report
 from gkd_core.process import serve_run
 from gkd_core.run_dir import RunDir, write_atomically
 
 PLAN = {"epochs": 3, "seconds": 0.1, **json.loads(os.environ.get("FAKE_ENGINE", "{}"))}
 
 
-def strike(epoch: int, attempt: int, config: TrainRun | DistillRun, run_dir: Path) -> None:
+def strike(epoch: int, attempt: int, config: AnyRun, run_dir: Path) -> None:
     """Do the faults of this epoch."""
     if PLAN.get("only_attempt", attempt) != attempt:
         return
@@ -46,9 +46,7 @@ def strike(epoch: int, attempt: int, config: TrainRun | DistillRun, run_dir: Pat
 def train_by_attempt(attempt: int) -> Callable[..., Iterator[Event]]:
     """The `run` for `serve_run`."""
 
-    def train(
-        config: TrainRun | DistillRun, run_dir: Path, should_stop: Callable[[], bool]
-    ) -> Iterator[Event]:
+    def train(config: AnyRun, run_dir: Path, should_stop: Callable[[], bool]) -> Iterator[Event]:
         epochs, state = PLAN["epochs"], run_dir / "checkpoints" / "state.json"
         done = json.loads(state.read_text()) if state.exists() else 0
         print(f"attempt {attempt} starts at epoch {done}", flush=True)
@@ -61,7 +59,10 @@ def train_by_attempt(attempt: int) -> Callable[..., Iterator[Event]]:
                     raise StoppedError("asked to stop")
             write_atomically(state, str(epoch + 1).encode())
             yield progress(epoch + 1, epochs)
-            yield checkpoint(run_dir, epoch + 1)
+            if isinstance(config, TrainRun | DistillRun):
+                yield checkpoint(run_dir, epoch + 1)
+        if config.kind == "export":
+            yield exported(run_dir)
         yield report(run_dir, config)
 
     return train
@@ -89,8 +90,20 @@ def checkpoint(run_dir: Path, epoch: int) -> Checkpoint:
     )
 
 
-def report(run_dir: Path, config: TrainRun | DistillRun) -> Report:
-    weights = (run_dir / "model.safetensors").read_bytes()
+def exported(run_dir: Path) -> FileWritten:
+    content = b"a network"
+    write_atomically(run_dir / "model.onnx", content)
+    digest = hashlib.sha256(content).hexdigest()
+    return FileWritten(run="model", file="model.onnx", title="a network", size=len(content), sha256=digest)
+
+
+def report(run_dir: Path, config: AnyRun) -> Report:
+    event = Report(models=models(run_dir, config))
+    write_atomically(run_dir / "report.json", event.model_dump_json().encode())
+    return event
+
+
+def models(run_dir: Path, config: AnyRun) -> dict[str, ModelReport]:
     model = ModelReport(
         architecture="fcos",
         backbone="resnet18",
@@ -99,14 +112,20 @@ def report(run_dir: Path, config: TrainRun | DistillRun) -> Report:
         latency_ms=Latency(median=1.0, low=1.0, high=1.0, device="none"),
         metrics={"AP": 0.1},
         per_class={},
-        file="model.safetensors",
-        sha256=hashlib.sha256(weights).hexdigest(),
-        size=len(weights),
     )
-    roles = ("teacher", "control", "student") if isinstance(config, DistillRun) else ("model",)
-    event = Report(models=dict.fromkeys(roles, model))
-    write_atomically(run_dir / "report.json", event.model_dump_json().encode())
-    return event
+    roles = {
+        "train": ("model",),
+        "distill": ("teacher", "control", "student"),
+        "evaluate": ("model",),
+        "prototypes": (),
+        "export": ("model", "onnx"),
+    }[config.kind]
+    if isinstance(config, TrainRun | DistillRun):
+        weights = (run_dir / "model.safetensors").read_bytes()
+        digest = hashlib.sha256(weights).hexdigest()
+        file = {"file": "model.safetensors", "sha256": digest, "size": len(weights)}
+        model = model.model_copy(update=file)
+    return dict.fromkeys(roles, model)
 
 
 if __name__ == "__main__":

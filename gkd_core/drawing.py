@@ -1,0 +1,121 @@
+"""Boxes on a picture: readable on any background, by any eye, with any name. No torch here.
+
+Colours are those of Okabe and Ito, which differ for every kind of colour vision, each with a dark edge; every box
+carries its class and score in letters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageColor, ImageDraw, ImageFont
+
+from gkd_core.figures.style import BLUE, GREEN, INK, ORANGE, SERIES, VERMILLION, YELLOW, at_most, font_file
+
+COLOURS = (BLUE, ORANGE, GREEN, SERIES[3][0], SERIES[4][0], VERMILLION, YELLOW)
+"""By label, again and again: the letters tell classes of one colour apart."""
+NAME_LETTERS = 40
+"""Longer names are shortened."""
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+
+
+def draw_boxes(
+    image: Image.Image, boxes: np.ndarray, labels: np.ndarray, scores: np.ndarray, classes: Sequence[str]
+) -> Image.Image:
+    """A copy of a picture with boxes, the best on top.
+
+    Args:
+        image: RGB.
+        boxes: (N, 4) x1, y1, x2, y2 in its pixels.
+        labels: (N,) from 1.
+        scores: (N,) in 0..1.
+        classes: the names; label 1 is the first.
+    """
+    drawn = image.copy()
+    draw = ImageDraw.Draw(drawn)
+    longer = max(image.size)
+    width, letters = max(2, round(longer / 400)), max(11, round(longer / 45))
+    for index in np.argsort(scores, kind="stable"):
+        label = int(labels[index])
+        colour = COLOURS[(label - 1) % len(COLOURS)]
+        left, top, right, bottom = _ordered(boxes[index], image.size)
+        draw.rectangle((left - 1, top - 1, right + 1, bottom + 1), outline=INK, width=width + 2)
+        draw.rectangle((left, top, right, bottom), outline=colour, width=width)
+        name, file = lettering(classes[label - 1], label)
+        _write(draw, (left, top), f"{name} {scores[index]:.2f}", _font(file, letters), colour)
+    return drawn
+
+
+def _ordered(box: np.ndarray, size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """Whole pixels inside the picture, for a box that may be thinner than one."""
+    x1, y1, x2, y2 = (round(float(value)) for value in box)
+    left, top = min(max(x1, 0), size[0] - 1), min(max(y1, 0), size[1] - 1)
+    return left, top, max(left, min(x2, size[0] - 1)), max(top, min(y2, size[1] - 1))
+
+
+def _write(draw: ImageDraw.ImageDraw, corner: tuple[int, int], text: str, font: Font, colour: str) -> None:
+    """Letters on a plate of the box's colour, above the box, or inside where there is no room above it."""
+    width, height = (round(value) for value in draw.textbbox((0, 0), text, font=font)[2:])
+    left = max(0, min(corner[0], draw.im.size[0] - width - 5))
+    top = corner[1] - height - 5 if corner[1] >= height + 5 else corner[1]
+    draw.rectangle((left, top, left + width + 4, top + height + 4), fill=colour, outline=INK)
+    draw.text((left + 2, top + 1), text, fill=readable_on(colour), font=font)
+
+
+def readable_on(colour: str) -> str:
+    """Black or white, whichever stands out more on a colour (WCAG 2.2, relative luminance)."""
+    shares = np.array(ImageColor.getrgb(colour)[:3]) / 255
+    linear = np.where(shares <= 0.04045, shares / 12.92, ((shares + 0.055) / 1.055) ** 2.4)
+    luminance = float(linear @ [0.2126, 0.7152, 0.0722])
+    return "black" if (luminance + 0.05) / 0.05 > 1.05 / (luminance + 0.05) else "white"
+
+
+# ---- letters ---------------------------------------------------------------------------------------------
+
+
+@cache
+def lettering(name: str, label: int) -> tuple[str, Path | None]:
+    """What to write for a class, and the font that has its letters (None: Pillow's own).
+
+    A name that no font of this machine can write becomes `#` and its label, with the letters that can be written.
+    """
+    text = at_most(" ".join(name.split()), NAME_LETTERS)
+    for file in _fonts():
+        if text and all(_has(file, letter) for letter in text):
+            return text, file
+    first = next(_fonts())
+    return f"#{label} {''.join(letter for letter in text if _has(first, letter))}".strip(), first
+
+
+def _fonts() -> Iterator[Path | None]:
+    """matplotlib's font, and those of the machine; without matplotlib Pillow's own, which knows ASCII only."""
+    try:
+        yield font_file()
+        from matplotlib.font_manager import findSystemFonts
+    except ImportError:
+        yield None
+    else:
+        yield from map(Path, sorted(findSystemFonts()))
+
+
+@cache
+def _has(file: Path | None, letter: str) -> bool:
+    """Whether a font has a letter: it would draw another picture than for one that no font has."""
+    try:
+        return letter.isprintable() and (letter == " " or _drawn(file, letter) != _drawn(file, "\U0010ffff"))
+    except OSError:  # a font that Pillow cannot read
+        return False
+
+
+@cache
+def _drawn(file: Path | None, letter: str) -> bytes:
+    mask = _font(file, 16).getmask(letter)
+    return repr(mask.size).encode() + bytes(mask)
+
+
+@cache
+def _font(file: Path | None, size: int) -> Font:
+    return ImageFont.load_default(size) if file is None else ImageFont.truetype(str(file), size)
