@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated
 
 from fastapi import Depends, Request
@@ -10,6 +11,7 @@ from fastapi import Depends, Request
 from jobs.artifacts import Artifacts
 from jobs.errors import UnknownJob
 from jobs.job import Job
+from jobs.keys import ANYBODY, Principal
 from jobs.queue import Doorbell
 from jobs.resolve import resolve
 from jobs.settings import Settings
@@ -26,17 +28,21 @@ class Services:
     doorbell: Doorbell
     settings: Settings
 
-    def resolve(self, spec: JobSpec) -> Resolved:
+    def resolve(self, spec: JobSpec, tenant: str | None = None) -> Resolved:
         """A spec with nothing left to be looked up, its data set checked.
+
+        Args:
+            spec: A well-formed spec.
+            tenant: Whose it is: what it names of another tenant's is unknown.
 
         Raises:
             SpecError: it cannot be carried out; `problems` says all that is wrong.
         """
-        return resolve(spec, roots=self.settings.data_roots, find_job=self._find)
+        return resolve(spec, roots=self.settings.data_roots, find_job=partial(self._find, tenant))
 
-    def _find(self, job_id: str) -> Job | None:
+    def _find(self, tenant: str | None, job_id: str) -> Job | None:
         try:
-            return self.store.get(job_id)
+            return self.store.get(job_id, tenant=tenant)
         except UnknownJob:
             return None
 
@@ -46,4 +52,17 @@ async def _services(request: Request) -> Services:
     return services
 
 
+async def _principal(request: Request) -> Principal:
+    principal: Principal = request.scope["state"].get("principal", ANYBODY)
+    return principal
+
+
+async def _tenant(principal: Annotated[Principal, Depends(_principal)]) -> str:
+    return principal.tenant
+
+
 ServicesDep = Annotated[Services, Depends(_services)]
+PrincipalDep = Annotated[Principal, Depends(_principal)]
+"""Who asks, and what he may."""
+TenantDep = Annotated[str, Depends(_tenant)]
+"""Whose things may be seen and changed; pass it to every verb of the store."""

@@ -13,6 +13,7 @@ from sqlalchemy.exc import IntegrityError
 from jobs.database import now
 from jobs.errors import IdempotencyConflict, NotAllowed
 from jobs.job import Desired, Job, State, queue_for
+from jobs.keys import DEFAULT_TENANT
 from jobs.spec import AnySpec, Resolved
 from jobs.store_moves import RING_AGAIN_SECONDS, fail_waiting, is_job, move, write_event
 from jobs.store_reading import Reading, read_job
@@ -23,14 +24,20 @@ class Asking(Reading):
     """The verbs of people."""
 
     def submit(
-        self, spec: AnySpec, resolved: Resolved, *, idempotency_key: str | None = None
+        self,
+        spec: AnySpec,
+        resolved: Resolved,
+        *,
+        idempotency_key: str | None = None,
+        tenant: str = DEFAULT_TENANT,
     ) -> tuple[Job, bool]:
         """Queue a job.
 
         Args:
             spec: What was asked for.
             resolved: What `jobs.resolve` made of it.
-            idempotency_key: The same key and spec give the same job, however often they come.
+            idempotency_key: The same key and spec of one tenant give the same job, however often they come.
+            tenant: Whose job it is.
 
         Returns:
             The job, and whether it was created by this call.
@@ -38,26 +45,29 @@ class Asking(Reading):
         Raises:
             IdempotencyConflict: the key came with another spec before.
         """
-        if earlier := self.submitted(spec, idempotency_key):
+        if earlier := self.submitted(spec, idempotency_key, tenant=tenant):
             return earlier, False
         try:
             with self.database.write() as connection:
-                job_id = _insert(connection, spec, resolved, idempotency_key)
+                job_id = _insert(connection, spec, resolved, idempotency_key, tenant)
                 return read_job(connection, job_id), True
         except IntegrityError:  # the same key came twice at the same moment, and the other one was first
-            if earlier := self.submitted(spec, idempotency_key):
+            if earlier := self.submitted(spec, idempotency_key, tenant=tenant):
                 return earlier, False
             raise
 
-    def submitted(self, spec: AnySpec, idempotency_key: str | None) -> Job | None:
-        """The job that this key and spec made earlier, None where there is none.
+    def submitted(
+        self, spec: AnySpec, idempotency_key: str | None, *, tenant: str = DEFAULT_TENANT
+    ) -> Job | None:
+        """The job that this key and spec of the tenant made earlier, None where there is none.
 
         Raises:
             IdempotencyConflict: the key came with another spec.
         """
         if idempotency_key is None:
             return None
-        query = select(jobs.c.id, jobs.c.spec_digest).where(jobs.c.idempotency_key == idempotency_key)
+        key = _stored_key(idempotency_key, tenant)
+        query = select(jobs.c.id, jobs.c.spec_digest).where(jobs.c.idempotency_key == key)
         with self.database.read() as connection:
             row = connection.execute(query).one_or_none()
             if row is None:
@@ -66,7 +76,7 @@ class Asking(Reading):
                 raise IdempotencyConflict(idempotency_key, row.id)
             return read_job(connection, row.id)
 
-    def cancel_requested(self, job_id: str) -> Job:
+    def cancel_requested(self, job_id: str, *, tenant: str | None = None) -> Job:
         """Cancel a job: at once when it does not run, otherwise its worker is asked to.
 
         Raises:
@@ -74,7 +84,7 @@ class Asking(Reading):
             NotAllowed: it has ended.
         """
         with self.database.write() as connection:
-            job = _ask(connection, job_id, "cancel")
+            job = _ask(connection, job_id, "cancel", tenant)
             if job.state is State.RUNNING:
                 _want(connection, job, Desired.CANCEL)
             else:
@@ -82,7 +92,7 @@ class Asking(Reading):
                 fail_waiting(connection, job_id, State.CANCELLED)
             return read_job(connection, job_id)
 
-    def pause_requested(self, job_id: str) -> Job:
+    def pause_requested(self, job_id: str, *, tenant: str | None = None) -> Job:
         """Ask the worker of a running job to stop after a checkpoint and give its place free.
 
         Raises:
@@ -90,11 +100,11 @@ class Asking(Reading):
             NotAllowed: it does not run, or is being cancelled.
         """
         with self.database.write() as connection:
-            job = _ask(connection, job_id, "pause", unless=Desired.PAUSE)
+            job = _ask(connection, job_id, "pause", tenant, unless=Desired.PAUSE)
             _want(connection, job, Desired.PAUSE)
             return read_job(connection, job_id)
 
-    def resume(self, job_id: str) -> Job:
+    def resume(self, job_id: str, *, tenant: str | None = None) -> Job:
         """Put a paused job back into the queue; it goes on from its checkpoint.
 
         Raises:
@@ -102,15 +112,17 @@ class Asking(Reading):
             NotAllowed: it is not paused.
         """
         with self.database.write() as connection:
-            _ask(connection, job_id, "resume")
+            _ask(connection, job_id, "resume", tenant)
             move(connection, State.QUEUED, is_job(job_id), reason="resumed")
             return read_job(connection, job_id)
 
 
-def _ask(connection: Connection, job_id: str, action: str, unless: Desired | None = None) -> Job:
+def _ask(
+    connection: Connection, job_id: str, action: str, tenant: str | None, unless: Desired | None = None
+) -> Job:
     """The job, locked until the transaction ends, when this may be asked of it (or was, already)."""
-    connection.execute(select(jobs.c.id).where(is_job(job_id)).with_for_update())
-    job = read_job(connection, job_id)
+    connection.execute(select(jobs.c.id).where(is_job(job_id, tenant)).with_for_update())
+    job = read_job(connection, job_id, tenant)
     already = job.state is State.RUNNING and job.desired is unless
     if action not in job.actions and not already:
         raise NotAllowed(job_id, action, job.state.value, job.actions)
@@ -133,7 +145,12 @@ def _want(connection: Connection, job: Job, desired: Desired) -> None:
 # ---- submit ----------------------------------------------------------------------------------------------
 
 
-def _insert(connection: Connection, spec: AnySpec, resolved: Resolved, key: str | None) -> str:
+def _stored_key(key: str | None, tenant: str) -> str | None:
+    """Two tenants may send the same key and mean two jobs; a tenant's name has no colon."""
+    return None if key is None else f"{tenant}:{key}"
+
+
+def _insert(connection: Connection, spec: AnySpec, resolved: Resolved, key: str | None, tenant: str) -> str:
     job_id = secrets.token_hex(6)
     row = connection.execute(
         insert(jobs)
@@ -149,7 +166,9 @@ def _insert(connection: Connection, spec: AnySpec, resolved: Resolved, key: str 
             queue=queue_for(spec.resources.gpus),
             spec=_as_sent(spec),
             resolved=resolved.config.model_dump(mode="json", by_alias=True),
-            idempotency_key=key,
+            idempotency_key=_stored_key(key, tenant),
+            tenant=tenant,
+            gpus=spec.resources.gpus,
             spec_digest=_digest(spec),
             created_at=now(),
             queued_at=now(),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Row, and_, insert, select, update
 
 from gkd_core.errors import Failure, FailureClass
 from jobs.database import now, storable
@@ -21,9 +21,10 @@ RING_AGAIN_SECONDS = 15.0
 Condition = ColumnElement[bool]
 
 
-def is_job(job_id: str) -> Condition:
-    """The row of this job."""
-    return jobs.c.id == storable(job_id)
+def is_job(job_id: str, tenant: str | None = None) -> Condition:
+    """The row of this job; where a tenant is named, only if it is that tenant's."""
+    same = jobs.c.id == storable(job_id)
+    return same if tenant is None else and_(same, jobs.c.tenant == tenant)
 
 
 def is_in(state: State) -> Condition:

@@ -32,14 +32,18 @@ class Reading:
 
     database: Database
 
-    def get(self, job_id: str) -> Job:
+    def get(self, job_id: str, *, tenant: str | None = None) -> Job:
         """One job.
+
+        Args:
+            job_id: The job.
+            tenant: Who asks; what belongs to another tenant is unknown. None: who may see everybody's.
 
         Raises:
             UnknownJob: there is none of this id.
         """
         with self.database.read() as connection:
-            return read_job(connection, job_id)
+            return read_job(connection, job_id, tenant)
 
     def list_jobs(
         self,
@@ -49,6 +53,7 @@ class Reading:
         tag: str | None = None,
         after: str | None = None,
         limit: int = 50,
+        tenant: str | None = None,
     ) -> Page:
         """Jobs, newest first.
 
@@ -58,11 +63,14 @@ class Reading:
             tag: Only jobs with this tag: `key` or `key:value`.
             after: The `next` of the page before.
             limit: Jobs in a page at most.
+            tenant: Only jobs of this tenant.
 
         Raises:
             UnknownJob: `after` is not the `next` of an earlier page.
         """
         query = _with_place().order_by(jobs.c.number.desc()).limit(limit + 1)
+        if tenant is not None:
+            query = query.where(jobs.c.tenant == tenant)
         if state is not None:
             query = query.where(jobs.c.state == storable(state))
         if kind is not None:
@@ -71,11 +79,13 @@ class Reading:
             query = query.where(_tagged(tag))
         with self.database.read() as connection:
             if after is not None:
-                query = query.where(jobs.c.number < _row(connection, after).number)
+                query = query.where(jobs.c.number < _row(connection, after, tenant).number)
             rows = connection.execute(query).all()
             return Page(_jobs(connection, rows[:limit]), rows[limit - 1].id if len(rows) > limit else None)
 
-    def events(self, job_id: str, *, after: int = 0, limit: int = 1000) -> tuple[StoredEvent, ...]:
+    def events(
+        self, job_id: str, *, after: int = 0, limit: int = 1000, tenant: str | None = None
+    ) -> tuple[StoredEvent, ...]:
         """Events of a job with numbers above `after`, in order.
 
         Raises:
@@ -83,11 +93,11 @@ class Reading:
         """
         query = select(events).where(events.c.job_id == job_id, events.c.number > after)
         with self.database.read() as connection:
-            _row(connection, job_id)
+            _row(connection, job_id, tenant)
             rows = connection.execute(query.order_by(events.c.number).limit(limit)).all()
         return tuple(_event(row) for row in rows)
 
-    def artifacts(self, job_id: str) -> tuple[Artifact, ...]:
+    def artifacts(self, job_id: str, *, tenant: str | None = None) -> tuple[Artifact, ...]:
         """Files that a job has published, by name.
 
         Raises:
@@ -95,10 +105,10 @@ class Reading:
         """
         query = select(artifacts).where(artifacts.c.job_id == job_id).order_by(artifacts.c.name)
         with self.database.read() as connection:
-            _row(connection, job_id)
+            _row(connection, job_id, tenant)
             return tuple(_artifact(row) for row in connection.execute(query))
 
-    def artifact(self, job_id: str, name: str) -> Artifact:
+    def artifact(self, job_id: str, name: str, *, tenant: str | None = None) -> Artifact:
         """One published file.
 
         Raises:
@@ -107,30 +117,30 @@ class Reading:
         """
         query = select(artifacts).where(artifacts.c.job_id == job_id, artifacts.c.name == storable(name))
         with self.database.read() as connection:
-            _row(connection, job_id)
+            _row(connection, job_id, tenant)
             row = connection.execute(query).one_or_none()
         if row is None:
             raise UnknownArtifact(job_id, name)
         return _artifact(row)
 
-    def report(self, job_id: str) -> dict[str, Any] | None:
+    def report(self, job_id: str, *, tenant: str | None = None) -> dict[str, Any] | None:
         """The report of a job, None while there is none.
 
         Raises:
             UnknownJob: there is none of this id.
         """
         with self.database.read() as connection:
-            report: dict[str, Any] | None = _row(connection, job_id).report
+            report: dict[str, Any] | None = _row(connection, job_id, tenant).report
         return report
 
 
-def read_job(connection: Connection, job_id: str) -> Job:
-    """One job, inside a transaction.
+def read_job(connection: Connection, job_id: str, tenant: str | None = None) -> Job:
+    """One job, inside a transaction; where a tenant is named, only if it is that tenant's.
 
     Raises:
         UnknownJob: there is none of this id.
     """
-    row = connection.execute(_with_place().where(is_job(job_id))).one_or_none()
+    row = connection.execute(_with_place().where(is_job(job_id, tenant))).one_or_none()
     if row is None:
         raise UnknownJob(job_id)
     return _jobs(connection, [row])[0]
@@ -146,8 +156,8 @@ def is_ready(table: FromClause = jobs) -> Condition:
 # ---- rows to values --------------------------------------------------------------------------------------
 
 
-def _row(connection: Connection, job_id: str) -> Row[Any]:
-    row = connection.execute(select(jobs).where(is_job(job_id))).one_or_none()
+def _row(connection: Connection, job_id: str, tenant: str | None) -> Row[Any]:
+    row = connection.execute(select(jobs).where(is_job(job_id, tenant))).one_or_none()
     if row is None:
         raise UnknownJob(job_id)
     return row

@@ -27,6 +27,13 @@ from sqlalchemy import Engine, create_engine, event, make_url, text
 from jobs.store import Store
 
 
+_TABLES = (
+    *("uses", "artifacts", "events", "attempts", "waits", "jobs"),
+    *("resources", "keys", "tenants", "workers"),
+)
+"""Those that others point to come after them."""
+
+
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[str]:
     """URL of a PostgreSQL server on which databases may be created."""
@@ -95,7 +102,7 @@ def postgres_url(postgres_database: str) -> str:
     _administrate(
         postgres_database,
         f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {others}",
-        *(f"DELETE FROM {table}" for table in ("artifacts", "events", "attempts", "waits", "jobs")),
+        *(f"DELETE FROM {table}" for table in _TABLES),
     )
     return postgres_database
 

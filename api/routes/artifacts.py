@@ -10,7 +10,7 @@ from fastapi.responses import FileResponse
 from starlette.datastructures import Headers
 from starlette.types import Message, Receive, Scope, Send
 
-from api.deps import ServicesDep
+from api.deps import ServicesDep, TenantDep
 from api.errors import problem
 from jobs.job import Artifact
 
@@ -54,18 +54,22 @@ def _refuse_range(scope: Scope, message: Message) -> Response:
 
 
 @router.get("")
-def artifacts(job_id: str, services: ServicesDep) -> tuple[Artifact, ...]:
+def artifacts(job_id: str, services: ServicesDep, tenant: TenantDep) -> tuple[Artifact, ...]:
     """What a job has published so far, with sizes, SHA-256 and metrics."""
-    return services.store.artifacts(job_id)
+    return services.store.artifacts(job_id, tenant=tenant)
 
 
 @router.head("/{name}", include_in_schema=False)
 @router.get("/{name}", response_class=FileResponse, responses=_DOWNLOADS)
 def download(
-    job_id: str, name: str, services: ServicesDep, if_none_match: Annotated[str | None, Header()] = None
+    job_id: str,
+    name: str,
+    services: ServicesDep,
+    tenant: TenantDep,
+    if_none_match: Annotated[str | None, Header()] = None,
 ) -> Response:
     """One file. Its ETag is its SHA-256; Range, If-Range and If-None-Match are understood."""
-    artifact = services.store.artifact(job_id, name)
+    artifact = services.store.artifact(job_id, name, tenant=tenant)
     headers = {
         "ETag": f'"{artifact.sha256}"',
         "Cache-Control": "no-cache",  # a name may be published anew ("best"), so it is asked for again each time

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Query
 from fastapi.responses import PlainTextResponse
 from pydantic import BaseModel, ConfigDict
 
-from api.deps import ServicesDep
+from api.deps import ServicesDep, TenantDep
 from gkd_core.run_dir import RunDir
 from jobs.job import StoredEvent
 
@@ -36,13 +36,14 @@ class EventPage(BaseModel):
 def events(
     job_id: str,
     services: ServicesDep,
+    tenant: TenantDep,
     after: Annotated[
         int, Query(ge=0, le=MOST_EVENTS, description="number of the last event that is known")
     ] = 0,
     limit: Annotated[int, Query(ge=1, le=10_000)] = 1000,
 ) -> EventPage:
     """What happened to a job since event number `after`."""
-    items = services.store.events(job_id, after=after, limit=limit)
+    items = services.store.events(job_id, after=after, limit=limit, tenant=tenant)
     return EventPage(items=items, next=items[-1].number if items else after)
 
 
@@ -50,10 +51,13 @@ def events(
 def log(
     job_id: str,
     services: ServicesDep,
+    tenant: TenantDep,
     offset: Annotated[int, Query(description="bytes from the start; negative: from the end")] = 0,
 ) -> PlainTextResponse:
     """The engine's log from `offset` on; the header X-Next-Offset says where the next piece starts."""
-    job = services.store.get(job_id)  # an id that the store knows cannot leave the folder of runs
+    job = services.store.get(
+        job_id, tenant=tenant
+    )  # an id that the store knows cannot leave the folder of runs
     text, following = _read(RunDir(services.settings.runs / job.id).log, offset)
     return PlainTextResponse(text, headers={"X-Next-Offset": str(following), "Cache-Control": "no-cache"})
 

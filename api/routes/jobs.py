@@ -11,7 +11,7 @@ from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel, ConfigDict
 
-from api.deps import Services, ServicesDep
+from api.deps import Services, ServicesDep, TenantDep
 from api.errors import ApiError
 from jobs.errors import UnknownJob
 from jobs.job import END_STATES, Job, State
@@ -37,28 +37,30 @@ def submit(
     spec: JobSpec,
     response: Response,
     services: ServicesDep,
+    tenant: TenantDep,
     idempotency_key: Annotated[str | None, Header(min_length=1, max_length=200)] = None,
 ) -> Job:
     """Check a spec and queue it. The same Idempotency-Key and spec give the same job again."""
-    job = services.store.submitted(
-        spec, idempotency_key
-    )  # first: the answer stays, even if the data has gone since
+    # first: the answer stays, even if the data has gone since
+    job = services.store.submitted(spec, idempotency_key, tenant=tenant)
     if job is None:
-        job, _ = services.store.submit(spec, services.resolve(spec), idempotency_key=idempotency_key)
+        resolved = services.resolve(spec, tenant)
+        job, _ = services.store.submit(spec, resolved, idempotency_key=idempotency_key, tenant=tenant)
     services.doorbell.ring(job)  # after the commit; where the broker is away, a worker's sweep rings again
     response.headers["Location"] = f"/jobs/{job.id}"
     return job
 
 
 @router.post("/jobs/validate")
-def validate(spec: JobSpec, services: ServicesDep) -> Resolved:
+def validate(spec: JobSpec, services: ServicesDep, tenant: TenantDep) -> Resolved:
     """What a spec comes to and what was found in its data set, or what is wrong with it. Nothing is queued."""
-    return services.resolve(spec)
+    return services.resolve(spec, tenant)
 
 
 @router.get("/jobs")
 def list_jobs(
     services: ServicesDep,
+    tenant: TenantDep,
     state: State | None = None,
     kind: Kind | None = None,
     tag: Annotated[str | None, Query(description="key, or key:value")] = None,
@@ -67,7 +69,9 @@ def list_jobs(
 ) -> JobPage:
     """Jobs, newest first."""
     try:
-        page = services.store.list_jobs(state=state, kind=kind, tag=tag, after=after, limit=limit)
+        page = services.store.list_jobs(
+            state=state, kind=kind, tag=tag, after=after, limit=limit, tenant=tenant
+        )
     except UnknownJob:
         detail = f"{after!r} is not the `next` of an earlier page"
         raise ApiError(422, "invalid_request", detail) from None
@@ -81,6 +85,7 @@ async def get_job(
     job_id: str,
     request: Request,
     services: ServicesDep,
+    tenant: TenantDep,
     wait: Annotated[float, Query(ge=0, le=60, description="seconds")] = 0,
     if_none_match: Annotated[str | None, Header()] = None,
 ) -> Response:
@@ -91,7 +96,7 @@ async def get_job(
     """
     deadline = time.monotonic() + wait
     while True:
-        job = await run_in_threadpool(services.store.get, job_id)
+        job = await run_in_threadpool(services.store.get, job_id, tenant=tenant)
         body = job.model_dump_json().encode()
         tag = f'W/"{hashlib.sha256(body).hexdigest()[:32]}"'
         known = tag in (if_none_match or "")
@@ -106,36 +111,36 @@ async def get_job(
 
 
 @router.post("/jobs/{job_id}/cancel", status_code=202)
-def cancel(job_id: str, services: ServicesDep) -> Job:
+def cancel(job_id: str, services: ServicesDep, tenant: TenantDep) -> Job:
     """End a job: at once where it does not run, otherwise as soon as its worker hears of it."""
-    return services.store.cancel_requested(job_id)
+    return services.store.cancel_requested(job_id, tenant=tenant)
 
 
 @router.post("/jobs/{job_id}/pause", status_code=202)
-def pause(job_id: str, services: ServicesDep) -> Job:
+def pause(job_id: str, services: ServicesDep, tenant: TenantDep) -> Job:
     """Stop a running job after a checkpoint and free its device until it is resumed."""
-    return services.store.pause_requested(job_id)
+    return services.store.pause_requested(job_id, tenant=tenant)
 
 
 @router.post("/jobs/{job_id}/resume", status_code=202)
-def resume(job_id: str, services: ServicesDep) -> Job:
+def resume(job_id: str, services: ServicesDep, tenant: TenantDep) -> Job:
     """Queue a paused job again; it goes on from its checkpoint."""
-    job = services.store.resume(job_id)
+    job = services.store.resume(job_id, tenant=tenant)
     services.doorbell.ring(job)
     return job
 
 
 @router.get("/jobs/{job_id}/report")
-def get_report(job_id: str, services: ServicesDep) -> dict[str, Any]:
+def get_report(job_id: str, services: ServicesDep, tenant: TenantDep) -> dict[str, Any]:
     """Teacher, control and student side by side, and what distillation gained."""
-    report = services.store.report(job_id)
+    report = services.store.report(job_id, tenant=tenant)
     if report is None:
-        raise ApiError(404, "no_report", _why_no_report(services, job_id))
+        raise ApiError(404, "no_report", _why_no_report(services, job_id, tenant))
     return report
 
 
-def _why_no_report(services: Services, job_id: str) -> str:
-    job = services.store.get(job_id)
+def _why_no_report(services: Services, job_id: str, tenant: str) -> str:
+    job = services.store.get(job_id, tenant=tenant)
     return f"job {job_id} has no report, which is written at its end; now: {job.reason}"
 
 

@@ -16,6 +16,8 @@ def upgrade() -> None:
     op.add_column("jobs", sa.Column("gpus", sa.Integer, nullable=False, server_default="0"))
     op.add_column("jobs", sa.Column("retry_of", sa.String(32)))
     op.create_index("jobs_by_tenant", "jobs", ["tenant", "state"])
+    # Idempotency keys are each tenant's own from now on.
+    op.execute("UPDATE jobs SET idempotency_key = 'default:' || idempotency_key")
     _create_tenants()
     _create_resources()
     op.create_table(
@@ -36,6 +38,7 @@ def downgrade() -> None:
     for table in ("workers", "uses", "resources", "keys", "tenants"):
         op.drop_table(table)
     op.drop_index("jobs_by_tenant", "jobs")
+    op.execute("UPDATE jobs SET idempotency_key = substr(idempotency_key, length(tenant) + 2)")
     with op.batch_alter_table("jobs") as jobs:
         for column in ("retry_of", "gpus", "tenant"):
             jobs.drop_column(column)
