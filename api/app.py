@@ -11,10 +11,12 @@ from typing import Any
 from fastapi import FastAPI
 
 from api import errors
-from api.border import LOOPBACK, Border
+from api.auth import OPEN, Entrance
+from api.border import Border
 from api.deps import Services
+from api.feeds import Feeds
 from api.routes import artifacts as artifact_routes
-from api.routes import events, health, jobs
+from api.routes import events, health, jobs, metrics, stream
 from jobs.artifacts import Artifacts
 from jobs.queue import Doorbell, make_app
 from jobs.settings import Settings
@@ -29,8 +31,10 @@ class _App(FastAPI):
     def openapi(self) -> dict[str, Any]:
         """The description at /openapi.json."""
         description = super().openapi()
-        for path in description["paths"].values():
-            for operation in path.values():
+        description["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+        for path, operations in description["paths"].items():
+            for operation in operations.values():
+                operation["security"] = [] if path in OPEN else [{"key": []}]
                 for status in ("4XX", "422"):  # else it says what the route gives: JSON, text or a file
                     operation["responses"][status]["content"] = {errors.MEDIA_TYPE: {"schema": _PROBLEM}}
         return description
@@ -46,11 +50,18 @@ def create_app(store: Store, artifacts: Artifacts, doorbell: Doorbell, settings:
         responses={"4XX": refusal, 422: refusal},
     )
     app.state.services = Services(store, artifacts, doorbell, settings)
-    app.add_middleware(Border, hosts=None if settings.insecure_listen else LOOPBACK)
+    app.state.feeds = Feeds(store)
+    app.add_middleware(Entrance, store=store, settings=settings)
+    app.add_middleware(Border)  # added last, passed first
     errors.install(app)
-    for routes in (jobs, events, artifact_routes, health):
+    for routes in (jobs, events, stream, metrics, artifact_routes, health):
         app.include_router(routes.router)
     return app
+
+
+def end_streams(app: FastAPI) -> None:
+    """End what would go on for ever: a server that waits for its answers to end calls this first, in its loop."""
+    app.state.feeds.close()
 
 
 def from_environment() -> FastAPI:

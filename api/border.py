@@ -1,8 +1,7 @@
 """What every request passes first: it gets an id, a limit on its size, and a look at where it comes from.
 
-The last matters because the service has no keys yet and listens on the loopback: any page open in a browser on
-the same machine could talk to it. A browser says where a request comes from (`Sec-Fetch-Site`) and which name it
-looked up (`Host`); both must be this machine's.
+The last matters where the service listens on the loopback without keys: any page open in a browser on the same
+machine could talk to it. A browser says where a request comes from (`Sec-Fetch-Site`). Who asks is `auth.py`'s.
 """
 
 from __future__ import annotations
@@ -20,17 +19,14 @@ from api.errors import problem
 BODY_LIMIT = 1024 * 1024
 """Bytes. A job spec has a few thousand."""
 
-LOOPBACK = frozenset({"127.0.0.1", "localhost", "[::1]"})
-
 _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
 class Border:
-    """ASGI middleware; `hosts` are the names under which the service may be asked for, None: any."""
+    """ASGI middleware."""
 
-    def __init__(self, app: ASGIApp, hosts: frozenset[str] | None = LOOPBACK) -> None:
+    def __init__(self, app: ASGIApp) -> None:
         self.app = app
-        self.hosts = hosts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request through, or answer 403 or 413."""
@@ -46,20 +42,15 @@ class Border:
                 MutableHeaders(scope=message)["X-Request-ID"] = request_id
             await send(message)
 
-        if refusal := self._refusal(headers, scope["method"]):
+        if _from_another_site(headers) and scope["method"] not in ("GET", "HEAD", "OPTIONS"):
+            refusal = "a page of another site may not change anything here"
             await problem(Request(scope), 403, "forbidden", refusal)(scope, receive, named)
             return
         await self.app(scope, _limited(receive), named)
 
-    def _refusal(self, headers: Headers, method: str) -> str | None:
-        host = headers.get("host", "")
-        name = re.sub(r":\d+$", "", host).lower()
-        if self.hosts is not None and name not in self.hosts:
-            return f"this service answers to {', '.join(sorted(self.hosts))} only, not to {host[:80]!r}"
-        foreign = headers.get("sec-fetch-site", "none") not in ("none", "same-origin")
-        if foreign and method not in ("GET", "HEAD", "OPTIONS"):
-            return "a page of another site may not change anything here"
-        return None
+
+def _from_another_site(headers: Headers) -> bool:
+    return headers.get("sec-fetch-site", "none") not in ("none", "same-origin")
 
 
 def _request_id(headers: Headers) -> str:

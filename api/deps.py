@@ -8,10 +8,12 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
+from api.errors import lacks
+from api.feeds import Feeds
 from jobs.artifacts import Artifacts
 from jobs.errors import UnknownJob
 from jobs.job import Job
-from jobs.keys import ANYBODY, Principal
+from jobs.keys import Principal, Scope
 from jobs.queue import Doorbell
 from jobs.resolve import resolve
 from jobs.settings import Settings
@@ -52,8 +54,13 @@ async def _services(request: Request) -> Services:
     return services
 
 
+async def _feeds(request: Request) -> Feeds:
+    feeds: Feeds = request.app.state.feeds
+    return feeds
+
+
 async def _principal(request: Request) -> Principal:
-    principal: Principal = request.scope["state"].get("principal", ANYBODY)
+    principal: Principal = request.scope["state"]["principal"]  # of `Entrance`, except on the few open paths
     return principal
 
 
@@ -61,8 +68,17 @@ async def _tenant(principal: Annotated[Principal, Depends(_principal)]) -> str:
     return principal.tenant
 
 
+async def _admin(principal: Annotated[Principal, Depends(_principal)]) -> Principal:
+    if not principal.may(Scope.ADMIN):
+        raise lacks(Scope.ADMIN)
+    return principal
+
+
 ServicesDep = Annotated[Services, Depends(_services)]
+FeedsDep = Annotated[Feeds, Depends(_feeds)]
 PrincipalDep = Annotated[Principal, Depends(_principal)]
 """Who asks, and what he may."""
+AdminDep = Annotated[Principal, Depends(_admin)]
+"""Who asks for what concerns the whole service, and may."""
 TenantDep = Annotated[str, Depends(_tenant)]
 """Whose things may be seen and changed; pass it to every verb of the store."""

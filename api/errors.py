@@ -15,7 +15,16 @@ from starlette.exceptions import HTTPException
 
 from gkd_core.errors import DataError, Problem, SpecError
 from jobs import mistakes
-from jobs.errors import IdempotencyConflict, NotAllowed, StoreAway, UnknownArtifact, UnknownJob
+from jobs.errors import (
+    IdempotencyConflict,
+    InvalidTenant,
+    NotAllowed,
+    QuotaExceeded,
+    StoreAway,
+    UnknownArtifact,
+    UnknownJob,
+    UnknownKey,
+)
 
 log = logging.getLogger(__name__)
 
@@ -51,11 +60,17 @@ class ProblemDetails(BaseModel):
 class ApiError(Exception):
     """An error that only HTTP knows, such as a report that is not there yet."""
 
-    def __init__(self, status: int, code: str, detail: str) -> None:
+    def __init__(self, status: int, code: str, detail: str, *, headers: dict[str, str] | None = None) -> None:
         super().__init__(detail)
         self.status = status
         self.code = code
         self.detail = detail
+        self.headers = headers
+
+
+def lacks(scope: str) -> ApiError:
+    """The refusal for who has a good key that does not allow this."""
+    return ApiError(403, "missing_scope", f"this key lacks the scope {scope}, which this request needs")
 
 
 def problem(
@@ -90,6 +105,13 @@ def problem(
     headers = {**(headers or {}), "X-Request-ID": request_id}
     text = json.dumps(content)  # in ASCII: what is quoted may hold halves of characters, which UTF-8 refuses
     return Response(text, status, headers=headers, media_type=MEDIA_TYPE)
+
+
+def away(request: Request, error: StoreAway) -> Response:
+    """The answer while the database is away."""
+    log.warning("request %s: %s", request.scope["state"]["request_id"], error)
+    detail = "the database does not answer; try again in a few seconds"
+    return problem(request, 503, "database_away", detail, headers={"Retry-After": "5"})
 
 
 def install(app: FastAPI) -> None:
@@ -133,15 +155,25 @@ def install(app: FastAPI) -> None:
     async def _conflict(request: Request, error: IdempotencyConflict) -> Response:
         return problem(request, 422, "idempotency_conflict", str(error))
 
+    @app.exception_handler(QuotaExceeded)
+    async def _too_much(request: Request, error: QuotaExceeded) -> Response:
+        return problem(request, 403, "quota_exceeded", str(error))
+
+    @app.exception_handler(UnknownKey)
+    async def _unknown_key(request: Request, error: UnknownKey) -> Response:
+        return problem(request, 404, "unknown_key", str(error))
+
+    @app.exception_handler(InvalidTenant)
+    async def _invalid_tenant(request: Request, error: InvalidTenant) -> Response:
+        return problem(request, 422, "invalid_request", str(error))
+
     @app.exception_handler(StoreAway)
     async def _away(request: Request, error: StoreAway) -> Response:
-        log.warning("request %s: %s", request.scope["state"]["request_id"], error)
-        detail = "the database does not answer; try again in a few seconds"
-        return problem(request, 503, "database_away", detail, headers={"Retry-After": "5"})
+        return away(request, error)
 
     @app.exception_handler(ApiError)
     async def _api_error(request: Request, error: ApiError) -> Response:
-        return problem(request, error.status, error.code, error.detail)
+        return problem(request, error.status, error.code, error.detail, headers=error.headers)
 
     @app.exception_handler(HTTPException)
     async def _http(request: Request, error: HTTPException) -> Response:

@@ -13,7 +13,7 @@ import uvicorn
 from fastapi import FastAPI
 from rich.console import Console
 
-from api.app import create_app
+from api.app import create_app, end_streams
 from gkd_core.errors import GkdError
 from jobs.artifacts import Artifacts
 from jobs.queue import Doorbell, make_app
@@ -22,10 +22,8 @@ from jobs.store import Store
 from worker.home import HomeInUse
 from worker.tasks import WorkerThread, work
 
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
-
 GRACE_SECONDS = 3
-"""For requests under way, most of them long polls, once the server is asked to stop."""
+"""For requests under way once the server is asked to stop; streams and long polls end at once."""
 
 
 class NotServed(GkdError):
@@ -41,7 +39,8 @@ def serve(settings: Settings, console: Console) -> None:
     if settings.broker_url != "memory://":
         hint = "Unset GKD_BROKER_URL, or start `gkd api` and `gkd worker`."
         raise NotServed(
-            f"`gkd serve` brings its own queue, but GKD_BROKER_URL is {settings.broker_url}", hint
+            f"`gkd serve` brings its own queue, but GKD_BROKER_URL names {settings.broker_url.split('://')[0]}://",
+            hint,
         )
     _configure_logging(
         queue=logging.ERROR
@@ -100,10 +99,7 @@ def _need_broker(settings: Settings, command: str) -> None:
 @contextmanager
 def _listening(settings: Settings) -> Iterator[socket.socket]:
     """The bound socket; bound before anything else starts, so that a taken port costs nothing."""
-    if settings.host not in LOOPBACK and not settings.insecure_listen:
-        message = f"refusing to listen on {settings.host}: there are no API keys yet, so anybody could use this machine"
-        hint = "Listen on 127.0.0.1 and put a proxy that authenticates in front of it."
-        raise NotServed(message, hint)
+    _must_be_guarded(settings)
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -115,6 +111,18 @@ def _listening(settings: Settings) -> Iterator[socket.socket]:
                 f"cannot listen on {settings.host}:{settings.port}: {error.strerror}", hint
             ) from error
         yield listener
+
+
+def _must_be_guarded(settings: Settings) -> None:
+    if settings.on_loopback or settings.admin_key is not None:
+        return
+    with closing(Store.of(settings)) as store:
+        if store.has_keys():
+            return
+    message = (
+        f"refusing to listen on {settings.host}: there are no API keys, so anybody could use this machine"
+    )
+    raise NotServed(message, "Make one with `gkd keys create`, or set GKD_ADMIN_KEY, or listen on 127.0.0.1.")
 
 
 @contextmanager
@@ -139,18 +147,24 @@ def _ended_by_signals() -> Iterator[None]:
 class _Server(uvicorn.Server):
     """uvicorn's, but it also ends when what it stands in front of has ended."""
 
-    def __init__(self, config: uvicorn.Config, while_: Callable[[], bool]) -> None:
+    def __init__(self, http: FastAPI, config: uvicorn.Config, while_: Callable[[], bool]) -> None:
         super().__init__(config)
+        self._http = http
         self._while = while_
 
     async def on_tick(self, counter: int) -> bool:
         """Whether to end now; asked ten times a second."""
         return await super().on_tick(counter) or not self._while()
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop; streams and long polls have to end first, they would be waited for."""
+        end_streams(self._http)
+        await super().shutdown(sockets)
+
 
 def _run(http: FastAPI, listener: socket.socket, *, while_: Callable[[], bool] = lambda: True) -> None:
     config = uvicorn.Config(http, log_config=None, access_log=False, timeout_graceful_shutdown=GRACE_SECONDS)
-    _Server(config, while_).run(sockets=[listener])
+    _Server(http, config, while_).run(sockets=[listener])
 
 
 def _announce(listener: socket.socket, settings: Settings, console: Console) -> None:

@@ -49,6 +49,42 @@ class IdempotencyConflict(JobsError):
         self.job_id = job_id
 
 
+class UnknownKey(JobsError):
+    """There is no such API key."""
+
+    def __init__(self, key_id: str) -> None:
+        super().__init__(f"there is no API key {key_id!r}; `gkd keys list` shows all")
+
+
+class InvalidTenant(JobsError):
+    """No tenant can be called so."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"{name[:80]!r} is no name of a tenant: at most 63 of a-z, 0-9 and -, and no - at the start"
+        )
+
+
+class QuotaExceeded(JobsError):
+    """A tenant has as much of the service as it may; `limit` is the field of `Limits`."""
+
+    def __init__(self, limit: str, allowed: float, used: float) -> None:
+        super().__init__(
+            f"this tenant may have {limit} {allowed:.12g} and has {used:.12g}; {_MAKES_ROOM[limit]}"
+        )
+        self.limit = limit
+        self.allowed = allowed
+        self.used = used
+
+
+_MAKES_ROOM = {
+    "queued_jobs": "wait until some have started, or cancel some",
+    "stored_bytes": "delete jobs, data sets or models that nobody needs",
+    "gpu_hours": "those of the last 30 days count; jobs without a GPU are still taken in",
+}
+"""What helps, by limit."""
+
+
 class StaleTicket(JobsError):
     """The job is no longer this attempt's: whoever holds the ticket must stop and publish nothing."""
 

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import os
+import re
+from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from urllib.parse import unquote, urlsplit
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import ByteSize, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from jobs.job import QUEUES
+
+_GPU = re.compile(r"\d+|(GPU|MIG)-[\w/-]+")
+"""How `CUDA_VISIBLE_DEVICES` names a GPU, or a part of one."""
 
 
 def _in_home(name: str) -> Any:
@@ -19,6 +26,14 @@ def _in_home(name: str) -> Any:
 def _scheme(url: str) -> str:
     """As much of a URL as may be shown: what follows may hold a password."""
     return url.split("://")[0][:40]
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches an address."""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 class Settings(BaseSettings):
@@ -33,9 +48,11 @@ class Settings(BaseSettings):
 
     home: Path = Path("~/.gkd")
     """Everything that the service writes lies here, unless a setting below says otherwise."""
-    database_url: str = Field(default_factory=lambda fields: f"sqlite:///{fields['home'] / 'gkd.db'}")
+    database_url: str = Field(
+        default_factory=lambda fields: f"sqlite:///{fields['home'] / 'gkd.db'}", repr=False
+    )
     """`sqlite:///FILE`, or `postgresql://...` when several machines work together."""
-    broker_url: str = "memory://"
+    broker_url: str = Field(default="memory://", repr=False)
     """`memory://` when API and worker share one process, else `redis://...`."""
     artifacts_url: Annotated[Path, NoDecode] = _in_home("artifacts")
     """Folder (or `file://` URL) of published files; every API and worker must see the same one."""
@@ -48,19 +65,39 @@ class Settings(BaseSettings):
     """How often a worker gives a sign of life: six chances within a lease."""
     sweep_seconds: float = Field(default=15.0, gt=0)
     """How often lost jobs and lost rings are looked for."""
-    stop_seconds: float = Field(default=30.0, gt=0)
-    """Grace of an engine that was asked to stop until SIGTERM, and once more until SIGKILL."""
+    stop_seconds: float = Field(default=20.0, gt=0)
+    """Grace of an engine that was asked to stop until SIGTERM, and once more until SIGKILL. Twice this and
+    `renew_seconds` pass at most until a cancelled job's process is gone: less than a minute."""
     max_attempts: int = Field(default=3, ge=1)
     """Attempts in a row that saved nothing, after which a job fails for good."""
-    gpus: int | None = Field(default=None, ge=0)
-    """GPUs that the worker may use; None: count them."""
+    gpus: Annotated[int | tuple[str, ...] | None, NoDecode] = None
+    """GPUs that the worker has: so many, the first ones; or these, by index or UUID (`0,1`; a single one as `1,`).
+    None: all. One worker for each set: what one has, no other may have."""
+    queues: Annotated[tuple[str, ...] | None, NoDecode] = None
+    """Queues that the worker listens to, what it prefers first. None: all for which it has the GPUs, those that need
+    most first, so that a GPU is not kept waiting by a job that needs none while one that needs it is there."""
+    free_bytes: ByteSize = Field(default=ByteSize(2 * 1024**3), ge=0)
+    """Space that must be free where runs and published files lie; with less no job is begun, and a running one is
+    paused until there is room. `5GiB` can be written so."""
+    keep_states: Literal["never", "ended"] | float = "ended"
+    """How long the states from which an ended job could go on are kept: `never`; `ended`: until it has ended for good,
+    so that one which its machine failed can be tried again; or so many days after any end."""
+    keep_runs_days: float | None = Field(default=None, ge=0)
+    """Days after its end for which a job's run directory (log, figures, raw events) is kept. None: for ever. Events,
+    report and published files are kept elsewhere and stay."""
     host: str = "127.0.0.1"
     """Address to listen on."""
     port: int = Field(default=8000, ge=0, le=65535)
     """Port to listen on; 0 takes a free one."""
-    insecure_listen: bool = False
-    """Listen on other addresses than the loopback though there are no keys: only for a container whose port is
-    not published without a proxy that authenticates."""
+    admin_key: SecretStr | None = Field(default=None, min_length=32)
+    """A key of the tenant `default` that allows everything, for where no command can make the first one, such as in
+    containers. At least 32 characters, drawn at random: it is as good as the machine. With it, or with a key in the
+    database, the API may listen beyond the loopback."""
+
+    @property
+    def on_loopback(self) -> bool:
+        """Whether only this machine reaches the API."""
+        return is_loopback(self.host)
 
     @property
     def runs(self) -> Path:
@@ -102,6 +139,49 @@ class Settings(BaseSettings):
     @classmethod
     def _absolute_artifacts(cls, folder: Path) -> Path:
         return folder.expanduser().absolute()
+
+    @field_validator("gpus", mode="before")
+    @classmethod
+    def _count_or_list(cls, value: Any) -> Any:
+        if not isinstance(value, str) or value.strip().isdecimal():
+            return value
+        return tuple(name.strip() for name in value.split(",") if name.strip())
+
+    @field_validator("gpus")
+    @classmethod
+    def _real_gpus(cls, gpus: int | tuple[str, ...] | None) -> int | tuple[str, ...] | None:
+        if isinstance(gpus, tuple) and not all(_GPU.fullmatch(name) for name in gpus):
+            raise ValueError(
+                f"needs a count, or indices or UUIDs of GPUs with commas between, got {','.join(gpus)!r}"
+            )
+        if isinstance(gpus, int) and gpus < 0:
+            raise ValueError(f"a worker cannot have {gpus} GPUs")
+        if isinstance(gpus, tuple) and len(set(gpus)) < len(gpus):
+            raise ValueError(f"names a GPU twice: {','.join(gpus)}")
+        return gpus
+
+    @field_validator("queues", mode="before")
+    @classmethod
+    def _split_queues(cls, value: Any) -> Any:
+        return (
+            tuple(name.strip() for name in value.split(",") if name.strip())
+            if isinstance(value, str)
+            else value
+        )
+
+    @field_validator("queues")
+    @classmethod
+    def _known_queues(cls, queues: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if queues is not None and (not queues or not set(queues) <= set(QUEUES)):
+            raise ValueError(f"needs one or more of {', '.join(QUEUES)}, got {','.join(queues)!r}")
+        return queues
+
+    @field_validator("keep_states")
+    @classmethod
+    def _real_days(cls, keep: str | float) -> str | float:
+        if isinstance(keep, float) and not 0 <= keep < float("inf"):
+            raise ValueError("needs never, ended or a number of days")
+        return keep
 
     @field_validator("data_roots", mode="before")
     @classmethod

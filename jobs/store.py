@@ -1,7 +1,8 @@
 """The one store: every verb of the state machine, each a transaction that writes its event.
 
-The verbs lie in four modules, by who asks: `store_reading` (everybody), `store_asking` (people), `store_working`
-(workers) and `store_sweeping`. `store_moves` is where a state is written, `store_tickets` what the last two share.
+The verbs lie in six modules, by who asks: `store_reading` (everybody), `store_following` (those who watch),
+`store_asking` (people), `store_keys` (who administrates), `store_working` (workers) and `store_sweeping`.
+`store_moves` is where a state is written, `store_tickets` what the last two share, `store_quotas` who may have more.
 Callers need this module only.
 """
 
@@ -21,12 +22,17 @@ from jobs.errors import (
 )
 from jobs.settings import Settings
 from jobs.store_asking import Asking
+from jobs.store_following import Following, Head
+from jobs.store_keys import Admitted, Keys
 from jobs.store_reading import Page
 from jobs.store_sweeping import Sweeping
+from jobs.store_workers import Workers
 from jobs.store_working import Claim, Working
 
 __all__ = [
+    "Admitted",
     "Claim",
+    "Head",
     "IdempotencyConflict",
     "JobsError",
     "NotAllowed",
@@ -39,7 +45,7 @@ __all__ = [
 ]
 
 
-class Store(Asking, Working, Sweeping):
+class Store(Asking, Following, Working, Sweeping, Keys, Workers):
     """Jobs in a database. Threads and processes may share it; every verb may raise `StoreAway`.
 
     Args:

@@ -16,6 +16,7 @@ from jobs.job import Desired, Job, State, queue_for
 from jobs.keys import DEFAULT_TENANT
 from jobs.spec import AnySpec, Resolved
 from jobs.store_moves import RING_AGAIN_SECONDS, fail_waiting, is_job, move, write_event
+from jobs.store_quotas import must_queue
 from jobs.store_reading import Reading, read_job
 from jobs.tables import jobs, waits
 
@@ -44,6 +45,7 @@ class Asking(Reading):
 
         Raises:
             IdempotencyConflict: the key came with another spec before.
+            QuotaExceeded: the tenant has as many jobs, bytes or GPU hours as it may.
         """
         if earlier := self.submitted(spec, idempotency_key, tenant=tenant):
             return earlier, False
@@ -151,6 +153,7 @@ def _stored_key(key: str | None, tenant: str) -> str | None:
 
 
 def _insert(connection: Connection, spec: AnySpec, resolved: Resolved, key: str | None, tenant: str) -> str:
+    must_queue(connection, tenant, spec.resources.gpus)
     job_id = secrets.token_hex(6)
     row = connection.execute(
         insert(jobs)

@@ -14,6 +14,7 @@ from jobs.database import Database, storable
 from jobs.errors import UnknownArtifact, UnknownJob
 from jobs.job import QUEUES, Artifact, Attempt, Job, State, StoredEvent
 from jobs.store_moves import Condition, is_job
+from jobs.store_quotas import shares
 from jobs.tables import artifacts, attempts, events, jobs, waits
 
 _TAG = re.compile(r"(?P<key>[\w.-]+)(:(?P<value>.*))?", re.ASCII | re.DOTALL)
@@ -79,7 +80,7 @@ class Reading:
             query = query.where(_tagged(tag))
         with self.database.read() as connection:
             if after is not None:
-                query = query.where(jobs.c.number < _row(connection, after, tenant).number)
+                query = query.where(jobs.c.number < read_row(connection, after, tenant).number)
             rows = connection.execute(query).all()
             return Page(_jobs(connection, rows[:limit]), rows[limit - 1].id if len(rows) > limit else None)
 
@@ -93,7 +94,7 @@ class Reading:
         """
         query = select(events).where(events.c.job_id == job_id, events.c.number > after)
         with self.database.read() as connection:
-            _row(connection, job_id, tenant)
+            read_row(connection, job_id, tenant)
             rows = connection.execute(query.order_by(events.c.number).limit(limit)).all()
         return tuple(_event(row) for row in rows)
 
@@ -105,7 +106,7 @@ class Reading:
         """
         query = select(artifacts).where(artifacts.c.job_id == job_id).order_by(artifacts.c.name)
         with self.database.read() as connection:
-            _row(connection, job_id, tenant)
+            read_row(connection, job_id, tenant)
             return tuple(_artifact(row) for row in connection.execute(query))
 
     def artifact(self, job_id: str, name: str, *, tenant: str | None = None) -> Artifact:
@@ -117,7 +118,7 @@ class Reading:
         """
         query = select(artifacts).where(artifacts.c.job_id == job_id, artifacts.c.name == storable(name))
         with self.database.read() as connection:
-            _row(connection, job_id, tenant)
+            read_row(connection, job_id, tenant)
             row = connection.execute(query).one_or_none()
         if row is None:
             raise UnknownArtifact(job_id, name)
@@ -130,7 +131,7 @@ class Reading:
             UnknownJob: there is none of this id.
         """
         with self.database.read() as connection:
-            report: dict[str, Any] | None = _row(connection, job_id, tenant).report
+            report: dict[str, Any] | None = read_row(connection, job_id, tenant).report
         return report
 
 
@@ -156,7 +157,7 @@ def is_ready(table: FromClause = jobs) -> Condition:
 # ---- rows to values --------------------------------------------------------------------------------------
 
 
-def _row(connection: Connection, job_id: str, tenant: str | None) -> Row[Any]:
+def read_row(connection: Connection, job_id: str, tenant: str | None) -> Row[Any]:
     row = connection.execute(select(jobs).where(is_job(job_id, tenant))).one_or_none()
     if row is None:
         raise UnknownJob(job_id)
@@ -193,26 +194,29 @@ def _jobs(connection: Connection, rows: Sequence[Row[Any]]) -> tuple[Job, ...]:
     needs = select(waits.c.job_id, waits.c.waits_for, jobs.c.state).join(jobs, jobs.c.id == waits.c.waits_for)
     for row in connection.execute(needs.where(waits.c.job_id.in_(ids)).order_by(jobs.c.number)):
         waited[row.job_id][row.waits_for] = row.state
-    return tuple(_job(row, tuple(tried[row.id]), waited[row.id]) for row in rows)
+    held = shares(connection, {row.tenant for row in rows if row.state == State.QUEUED.value})
+    return tuple(_job(row, tuple(tried[row.id]), waited[row.id], held.get(row.tenant)) for row in rows)
 
 
-def _job(row: Row[Any], tried: tuple[Attempt, ...], waited: dict[str, str]) -> Job:
+def _job(row: Row[Any], tried: tuple[Attempt, ...], waited: dict[str, str], held: str | None) -> Job:
     fields = {name: getattr(row, name) for name in Job.model_fields if hasattr(row, name)}
     times = ("lease_until", "created_at", "started_at", "finished_at")
     return Job.model_validate(
         fields
         | {name: _time(getattr(row, name)) for name in times}
-        | {"reason": _reason(row, waited), "waits_for": tuple(waited), "attempts": tried}
+        | {"reason": _reason(row, waited, held), "waits_for": tuple(waited), "attempts": tried}
     )
 
 
-def _reason(row: Row[Any], waited: dict[str, str]) -> str:
+def _reason(row: Row[Any], waited: dict[str, str], held: str | None) -> str:
     """Why a job is where it is. For a queued one that changes with the others, so it is found out on reading."""
     if row.state != State.QUEUED.value:
         return str(row.reason)
     before = f" ({row.reason})" if row.reason else ""
     if unfinished := [job_id for job_id, state in waited.items() if state != State.SUCCEEDED.value]:
         return f"queued: waits for job {' and '.join(unfinished)}{before}"
+    if held:
+        return f"queued: {held}{before}"
     place = f"{row.ahead} ahead" if row.ahead else "next"
     return f"queued: {place}, waiting for a worker{_with_gpus(QUEUES[row.queue])}{before}"
 

@@ -8,7 +8,8 @@ from sqlalchemy import case, select, update
 from gkd_core.errors import Failure, FailureClass
 from jobs.database import now
 from jobs.job import State, Ticket
-from jobs.store_moves import RING_AGAIN_SECONDS, Condition, fail_waiting, holds, is_in
+from jobs.store_moves import RING_AGAIN_SECONDS, Condition, fail_waiting, holds, is_in, is_job, move
+from jobs.store_quotas import has_share
 from jobs.store_reading import Reading, is_ready
 from jobs.store_tickets import BrokenOff, give_back, lock
 from jobs.tables import artifacts, jobs, waits
@@ -49,6 +50,34 @@ class Sweeping(Reading):
             self._take_back(ticket, held, "it was started again")
         with self.database.write() as connection:
             connection.execute(update(jobs).where(is_in(State.QUEUED)).values(ring_at=now()))
+
+    def make_use_of_room(self, free: int) -> tuple[str, ...]:
+        """Let those jobs go on that were paused, or not begun, for want of space.
+
+        Args:
+            free: Bytes that are free where the caller keeps runs and published files.
+
+        Returns:
+            Their ids: ring for them.
+        """
+        enough = jobs.c.needs_free <= free
+        with (
+            self.database.read() as connection
+        ):  # most of the time there are none, and nothing is to be written
+            waiting = connection.execute(
+                select(jobs.c.id, jobs.c.state).where(enough).order_by(jobs.c.number)
+            ).all()
+        return tuple(row.id for row in waiting if self._let_go_on(row.id, State(row.state), enough))
+
+    def _let_go_on(self, job_id: str, state: State, enough: Condition) -> bool:
+        where = (is_job(job_id), is_in(state), enough)
+        with self.database.write() as connection:
+            if state is State.PAUSED:
+                return (
+                    move(connection, State.QUEUED, *where, reason="resumed: there is room again") is not None
+                )
+            told = update(jobs).where(*where).values(reason="", needs_free=None)
+            return state is State.QUEUED and connection.execute(told).rowcount == 1
 
     def published(self) -> frozenset[str]:
         """SHA-256 of every file that a job names; what else lies among the artifacts is of no use any more."""
@@ -99,7 +128,12 @@ class Sweeping(Reading):
             else_=age,
         )
         due = [jobs.c.ring_at <= now()] if only_due else []
-        statement = update(jobs).where(is_in(State.QUEUED), is_ready(), *due).values(ring_at=now() + pause)
+        # One whose tenant has its share running keeps its old `ring_at`: the first sweep after there is room rings.
+        statement = (
+            update(jobs)
+            .where(is_in(State.QUEUED), is_ready(), has_share(), *due)
+            .values(ring_at=now() + pause)
+        )
         with self.database.write() as connection:
             rows = connection.execute(statement.returning(jobs.c.id, jobs.c.priority, jobs.c.queued_at)).all()
         return tuple(row.id for row in sorted(rows, key=lambda row: (-row.priority, row.queued_at)))

@@ -10,13 +10,14 @@ import json
 import math
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, delete, func, insert, select
+from sqlalchemy import Connection, delete, func, insert, select, update
 
 from gkd_core.errors import Failure
 from gkd_core.events import Evaluation, Event, Progress, Report
 from jobs.database import now
 from jobs.job import Artifact, Desired, Job, State, Ticket
 from jobs.store_moves import is_in, is_job, move, write_event
+from jobs.store_quotas import has_share, lock_share, next_in_share
 from jobs.store_reading import Reading, is_ready, read_job
 from jobs.store_tickets import BrokenOff, cancel, end, fail, give_back, hold, write
 from jobs.tables import artifacts, attempts, jobs, waits
@@ -45,14 +46,17 @@ class Working(Reading):
             worker: Who asks; the same name after a restart may `release` what it held.
 
         Returns:
-            None when there is nothing to do: the job is not queued, or waits for another one.
+            None when there is nothing to do: the job is not queued, waits for another one, or its tenant has its
+            share running.
         """
         with self.database.write() as connection:
+            lock_share(connection, job_id)
             row = move(
                 connection,
                 State.RUNNING,
                 is_job(job_id),
                 is_ready(),
+                has_share(),
                 reason=f"running on {worker}",
                 attempt=jobs.c.attempt + 1,
                 desired=Desired.RUN.value,
@@ -67,6 +71,16 @@ class Working(Reading):
                 insert(attempts).values(job_id=job_id, attempt=row.attempt, worker=worker, started_at=now())
             )
             return Claim(Ticket(job_id, row.attempt), read_job(connection, job_id), row.event_offset)
+
+    def next_of_tenant(self, job_id: str) -> tuple[str, ...]:
+        """Jobs that may run now that this one does not any more, because its tenant has room in its share again.
+
+        Returns:
+            Ids, the first in line of each queue: ring for them. None for a tenant without a share: its jobs were
+            never held back.
+        """
+        with self.database.read() as connection:
+            return next_in_share(connection, job_id, is_ready())
 
     def renew(self, ticket: Ticket) -> Desired:
         """Give a sign of life: the lease runs for its full time again.
@@ -152,14 +166,27 @@ class Working(Reading):
         with self.database.write() as connection:
             cancel(connection, ticket)
 
-    def pause(self, ticket: Ticket) -> None:
-        """Put a job aside that was asked to pause, once its engine has stopped.
+    def pause(
+        self, ticket: Ticket, *, reason: str = "paused on request", needs_free: int | None = None
+    ) -> None:
+        """Put a job aside, once its engine has stopped.
+
+        Args:
+            ticket: The claim.
+            reason: Why, in words.
+            needs_free: Bytes: with so much space it goes on by itself (`make_use_of_room`). None: people resume it.
 
         Raises:
             StaleTicket: the job is somebody else's, or has ended.
         """
         with self.database.write() as connection:
-            end(connection, ticket, State.PAUSED, "paused on request", outcome="paused")
+            end(connection, ticket, State.PAUSED, reason, outcome="paused", needs_free=needs_free)
+
+    def hold_back(self, job_id: str, reason: str, *, needs_free: int) -> None:
+        """Say of a queued job why a worker that could run it does not; forgotten once there is so much space."""
+        values = {"reason": reason, "needs_free": needs_free}
+        with self.database.write() as connection:
+            connection.execute(update(jobs).where(is_job(job_id), is_in(State.QUEUED)).values(values))
 
     def requeue(
         self,

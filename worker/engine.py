@@ -24,7 +24,7 @@ from gkd_core.run_dir import PARENT, Control, RunDir
 
 log = logging.getLogger(__name__)
 
-SECRETS = ("GKD_DATABASE_URL", "GKD_BROKER_URL")
+SECRETS = ("GKD_DATABASE_URL", "GKD_BROKER_URL", "GKD_ADMIN_KEY", "GKD_API_KEY")
 """What the engine has no business to know."""
 
 

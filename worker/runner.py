@@ -80,6 +80,7 @@ class Runner:
         self._note(job_id, running=True)
         try:
             self.ring(_Run(self, claim).carry_out())
+            self._ring_next(job_id)
             drop_states_if_possible(self.store, self.settings.runs, job_id)
         finally:
             self._note(job_id, running=False)
@@ -113,6 +114,13 @@ class Runner:
                 self._doorbell.ring(self.store.get(job_id))
             except JobsError as error:  # a ring that is lost costs a delay: the next sweep rings again
                 log.warning("cannot ring for job %s: %s", job_id, error)
+
+    def _ring_next(self, job_id: str) -> None:
+        """Ring for jobs that were held back because their tenant had its share running."""
+        try:
+            self.ring(self.store.next_of_tenant(job_id))
+        except JobsError as error:
+            log.warning("cannot look for the next job of that tenant: %s; a sweep will", error)
 
     def _note(self, job_id: str, *, running: bool) -> None:
         with self._changed:

@@ -247,7 +247,7 @@ def test_a_defect_shows_its_request_id_and_no_traceback(service, monkeypatch: py
 
 
 def test_a_database_that_is_away_is_a_503_that_asks_to_come_back(service, monkeypatch: pytest.MonkeyPatch):
-    def away(job_id: str) -> None:
+    def away(job_id: str, **_: object) -> None:
         raise StoreAway(OSError("connection refused to db.internal"))
 
     monkeypatch.setattr(service.store, "get", away)

@@ -1,0 +1,223 @@
+"""Who asks? Everything but health and the description of the API needs a key, once there is one.
+
+While there is none and the service listens on the loopback, everybody on this machine may do everything. Any page
+open in a browser on it could then talk to the service, so the name that it was looked up by (`Host`) must be this
+machine's; with keys any name will do, since no page of another site knows one.
+
+Keys are remembered for `REMEMBERED_SECONDS`, so that asking with one costs no query; a revoked key works for so
+long, too, and so does the open door after the first key was made.
+"""
+
+from __future__ import annotations
+
+import hmac
+import re
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+from fastapi import Request
+from fastapi.concurrency import run_in_threadpool
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from api.errors import ApiError, away, lacks, problem
+from jobs import keys
+from jobs.errors import StoreAway
+from jobs.keys import ADMIN_KEY_ID, ANYBODY, DEFAULT_TENANT, Principal
+from jobs.settings import Settings, is_loopback
+from jobs.store import Admitted, Store
+
+OPEN = frozenset(
+    {"/healthz", "/readyz", "/docs", "/docs/oauth2-redirect", "/redoc", "/openapi.json", "/favicon.ico"}
+)
+"""Paths for everybody. What is not listed needs a key: a new route cannot be forgotten."""
+
+LOOPBACK = frozenset({"127.0.0.1", "localhost", "[::1]"})
+
+REMEMBERED_SECONDS = 3.0
+
+_MOST_REMEMBERED = 4096
+"""Keys and wrong keys; then the oldest are forgotten."""
+
+_READS = frozenset({"GET", "HEAD", "OPTIONS"})
+
+
+class Entrance:
+    """ASGI middleware: lets a request through with its principal in `scope["state"]`, or answers 401, 403, 429.
+
+    Args:
+        app: What lies behind it.
+        store: Where the keys are.
+        settings: The address listened on, and the key of the environment.
+    """
+
+    def __init__(self, app: ASGIApp, store: Store, settings: Settings) -> None:
+        self.app = app
+        self._doors = _Doors(store, settings)
+        self._rates: dict[str, _Rate] = {}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Let a request through, or say why not."""
+        if scope["type"] != "http" or scope["path"] in OPEN:
+            await self.app(scope, receive, send)
+            return
+        request = Request(scope)
+        try:
+            admitted = await self._doors.admit(Headers(scope=scope), scope.get("server"))
+            _must_allow(admitted.principal, scope["method"])
+            send = self._rated(admitted, send)
+        except ApiError as error:
+            answer = problem(request, error.status, error.code, error.detail, headers=error.headers)
+            await answer(scope, receive, send)
+        except StoreAway as error:
+            await away(request, error)(scope, receive, send)
+        else:
+            scope["state"]["principal"] = admitted.principal
+            await self.app(scope, receive, send)
+
+    def _rated(self, admitted: Admitted, send: Send) -> Send:
+        """`send`, which also tells how much may still be asked; raises where that is nothing."""
+        if (limit := admitted.limits.requests_per_minute) is None:
+            return send
+        headers = self._rate(admitted.principal, limit).take()
+
+        async def telling(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).update(headers)
+            await send(message)
+
+        return telling
+
+    def _rate(self, principal: Principal, limit: int) -> _Rate:
+        name = principal.key_id or ""
+        rate = self._rates.get(name)
+        if rate is None or rate.limit != limit:
+            rate = self._rates[name] = _Rate(limit)
+        return rate
+
+
+class _Remembered(NamedTuple):
+    until: float
+    admitted: Admitted | None
+
+
+class _Doors:
+    """Finds out who asks, and remembers it for a short time."""
+
+    def __init__(self, store: Store, settings: Settings) -> None:
+        self._store = store
+        secret = settings.admin_key
+        self._admin = None if secret is None else keys.digest(secret.get_secret_value())
+        self._loopback = settings.on_loopback
+        self._remembered: dict[str, _Remembered] = {}
+
+    async def admit(self, headers: Headers, server: tuple[str, int | None] | None) -> Admitted:
+        """Who asks, and what his tenant may.
+
+        Args:
+            headers: Of the request.
+            server: The address of this machine at which it arrived.
+
+        Raises:
+            ApiError: nobody may ask like this.
+            StoreAway: the database, which knows the keys, does not answer.
+        """
+        sent = headers.get("authorization")
+        if sent is not None:
+            return await self._holder(sent)
+        anybody = await self._once("", self._anybody)
+        if anybody is None or not self._loopback or not _arrived_here(server):
+            raise _unknown("send an API key: Authorization: Bearer gkd_...")
+        _must_be_this_machine(headers.get("host", ""))
+        return anybody
+
+    async def _holder(self, sent: str) -> Admitted:
+        scheme, _, text = sent.partition(" ")
+        if scheme.lower() != "bearer":
+            raise _unknown("send the API key as Authorization: Bearer gkd_...")
+        sha256 = keys.digest(text.strip())
+        admitted = await self._once(sha256, lambda: self._holds(text.strip(), sha256))
+        if admitted is None:
+            raise _unknown("this API key is unknown, expired or revoked")
+        return admitted
+
+    def _holds(self, text: str, sha256: str) -> Admitted | None:
+        if self._admin is not None and hmac.compare_digest(self._admin, sha256):
+            principal = Principal(DEFAULT_TENANT, ADMIN_KEY_ID, ANYBODY.scopes)
+            return Admitted(principal, self._store.limits(DEFAULT_TENANT))
+        key_id = keys.id_in(text)
+        return None if key_id is None else self._store.admit(key_id, sha256)
+
+    def _anybody(self) -> Admitted | None:
+        if self._admin is not None or self._store.has_keys():
+            return None
+        return Admitted(ANYBODY, self._store.limits(DEFAULT_TENANT))
+
+    async def _once(self, name: str, find: Callable[[], Admitted | None]) -> Admitted | None:
+        """What `find` found a short time ago, or finds now."""
+        known = self._remembered.get(name)
+        if known is None or known.until < time.monotonic():
+            found = await run_in_threadpool(find)
+            known = _Remembered(time.monotonic() + REMEMBERED_SECONDS, found)
+            self._remembered.pop(name, None)  # so that the dictionary's first is the one found longest ago
+            self._remembered[name] = known
+            if len(self._remembered) > _MOST_REMEMBERED:
+                del self._remembered[next(iter(self._remembered))]
+        return known.admitted
+
+
+class _Rate:
+    """A bucket that holds a minute's requests and fills evenly."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self._left = float(limit)
+        self._at = time.monotonic()
+
+    def take(self) -> dict[str, str]:
+        """Take one request out.
+
+        Returns:
+            Headers that say how many are left, and in how many seconds the bucket is full again.
+
+        Raises:
+            ApiError: it is empty.
+        """
+        now = time.monotonic()
+        self._left = min(float(self.limit), self._left + (now - self._at) * self.limit / 60)
+        self._at = now
+        if self._left < 1:
+            seconds = int((1 - self._left) * 60 / self.limit) + 1
+            detail = f"this key may send {self.limit} requests a minute; the next one in {seconds} s"
+            raise ApiError(
+                429, "too_many_requests", detail, headers={"Retry-After": str(seconds), **self._told()}
+            )
+        self._left -= 1
+        return self._told()
+
+    def _told(self) -> dict[str, str]:
+        full = int((self.limit - self._left) * 60 / self.limit) + 1
+        left = f'"minute";r={int(self._left)};t={full}'
+        return {"RateLimit-Policy": f'"minute";q={self.limit};w=60', "RateLimit": left}
+
+
+def _must_allow(principal: Principal, method: str) -> None:
+    needed = keys.Scope.READ if method in _READS else keys.Scope.WRITE
+    if not principal.may(needed):
+        raise lacks(needed)
+
+
+def _unknown(detail: str) -> ApiError:
+    return ApiError(401, "unauthorized", detail, headers={"WWW-Authenticate": 'Bearer realm="gkd"'})
+
+
+def _must_be_this_machine(host: str) -> None:
+    if re.sub(r":\d+$", "", host).lower() not in LOOPBACK:
+        detail = f"this service answers to {', '.join(sorted(LOOPBACK))} only, not to {host[:80]!r}"
+        raise ApiError(403, "forbidden", detail)
+
+
+def _arrived_here(server: tuple[str, int | None] | None) -> bool:
+    """Whether a request came in by the loopback: who starts the app may listen elsewhere than the settings say."""
+    return server is None or server[1] is None or is_loopback(server[0])
