@@ -61,8 +61,13 @@ def move(connection: Connection, to: State, *where: Condition, reason: str, **va
 def _arrival(to: State) -> dict[str, Any]:
     """What holds for every job that arrives in a state, wherever it comes from."""
     if to is State.RUNNING:
-        return {}
-    values: dict[str, Any] = {"worker": None, "lease_until": None, "desired": Desired.RUN.value}
+        return {"needs_free": None}
+    values: dict[str, Any] = {
+        "worker": None,
+        "lease_until": None,
+        "desired": Desired.RUN.value,
+        "needs_free": None,
+    }
     if to is State.QUEUED:
         values |= {"queued_at": now(), "ring_at": now() + RING_AGAIN_SECONDS}
     if to in END_STATES:

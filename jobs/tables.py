@@ -64,9 +64,12 @@ jobs = Table(
     Column("tenant", String(64), nullable=False, server_default="default"),
     Column("gpus", Integer, nullable=False, server_default="0"),
     Column("retry_of", String(32)),  # the job that this one does again
+    # Bytes that must be free before a job that was paused for want of them goes on by itself; null: people paused it.
+    Column("needs_free", BigInteger),
     Index("jobs_by_state", "state", "queue"),
     Index("jobs_by_worker", "worker"),
     Index("jobs_by_tenant", "tenant", "state"),
+    Index("jobs_by_needs_free", "needs_free"),
 )
 
 waits = Table(
@@ -165,11 +168,10 @@ workers = Table(
     metadata,
     Column("name", Text, primary_key=True),
     Column("host", Text, nullable=False),
-    Column("state", String(16), nullable=False),  # idle, busy or draining
+    Column("version", Text, nullable=False),
     Column("queues", _JSON, nullable=False),
     Column("gpus", _JSON, nullable=False),
-    Column("job_id", String(32)),
-    Column("version", Text, nullable=False),
+    Column("draining", Boolean, nullable=False),  # it takes no job any more; what it runs say the jobs
     Column("started_at", Double, nullable=False),
     Column("seen_at", Double, nullable=False),
 )

@@ -15,7 +15,9 @@ def upgrade() -> None:
     op.add_column("jobs", sa.Column("tenant", sa.String(64), nullable=False, server_default="default"))
     op.add_column("jobs", sa.Column("gpus", sa.Integer, nullable=False, server_default="0"))
     op.add_column("jobs", sa.Column("retry_of", sa.String(32)))
+    op.add_column("jobs", sa.Column("needs_free", sa.BigInteger))
     op.create_index("jobs_by_tenant", "jobs", ["tenant", "state"])
+    op.create_index("jobs_by_needs_free", "jobs", ["needs_free"])
     # Idempotency keys are each tenant's own from now on.
     op.execute("UPDATE jobs SET idempotency_key = 'default:' || idempotency_key")
     _create_tenants()
@@ -24,11 +26,10 @@ def upgrade() -> None:
         "workers",
         sa.Column("name", sa.Text, primary_key=True),
         sa.Column("host", sa.Text, nullable=False),
-        sa.Column("state", sa.String(16), nullable=False),
+        sa.Column("version", sa.Text, nullable=False),
         sa.Column("queues", _JSON, nullable=False),
         sa.Column("gpus", _JSON, nullable=False),
-        sa.Column("job_id", sa.String(32)),
-        sa.Column("version", sa.Text, nullable=False),
+        sa.Column("draining", sa.Boolean, nullable=False),
         sa.Column("started_at", sa.Double, nullable=False),
         sa.Column("seen_at", sa.Double, nullable=False),
     )
@@ -38,9 +39,10 @@ def downgrade() -> None:
     for table in ("workers", "uses", "resources", "keys", "tenants"):
         op.drop_table(table)
     op.drop_index("jobs_by_tenant", "jobs")
+    op.drop_index("jobs_by_needs_free", "jobs")
     op.execute("UPDATE jobs SET idempotency_key = substr(idempotency_key, length(tenant) + 2)")
     with op.batch_alter_table("jobs") as jobs:
-        for column in ("retry_of", "gpus", "tenant"):
+        for column in ("needs_free", "retry_of", "gpus", "tenant"):
             jobs.drop_column(column)
 
 
