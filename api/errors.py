@@ -35,6 +35,10 @@ _CODES = {400: "invalid_json", 404: "not_found", 405: "method_not_allowed", 413:
 """Of the errors that the framework raises by itself."""
 
 
+_TAKE_SPECS = ("/jobs", "/jobs/validate")
+"""Routes whose body is a job spec; mistakes in one are worded with more care."""
+
+
 class ProblemDetails(BaseModel):
     """What every answer of status 400 and above holds."""
 
@@ -125,6 +129,8 @@ def install(app: FastAPI) -> None:
             return problem(request, 400, "invalid_json", f"the body is not JSON; {where}")
         if errors[0]["loc"][0] != "body":
             return _not_understood(request, [Problem(loc=tuple(e["loc"]), message=e["msg"]) for e in errors])
+        if request.url.path not in _TAKE_SPECS:
+            return _not_understood(request, [Problem(loc=e["loc"][1:], message=e["msg"]) for e in errors])
         if isinstance(error.body, bytes) or "json" not in request.headers.get("content-type", ""):
             detail = "a job spec is sent as JSON with the header Content-Type: application/json"
             return problem(request, 415, "unsupported_media_type", detail)
@@ -207,5 +213,5 @@ def _not_a_spec(request: Request, errors: list[Problem]) -> Response:
 
 
 def _not_understood(request: Request, errors: list[Problem]) -> Response:
-    detail = "; ".join(f"{e.loc[-1]}: {e.message}" for e in errors)
+    detail = "; ".join(f"{'.'.join(map(str, e.loc)) or 'the body'}: {e.message}" for e in errors)
     return problem(request, 422, "invalid_request", detail, errors=tuple(errors))

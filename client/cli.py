@@ -6,7 +6,6 @@ wrong; 75 `gkd run` was stopped and can go on; 130 interrupted.
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -18,11 +17,11 @@ import typer
 from rich.text import Text
 from typer.core import TyperGroup
 
+from client.cli_keys import keys, limit_table
 from client.terminal import console
+from client.terminal import print_json as _print_json
 
 if TYPE_CHECKING:
-    from pydantic import BaseModel
-
     from client.client import Client
     from jobs.settings import Settings
 
@@ -90,6 +89,7 @@ app = typer.Typer(
 )
 data = typer.Typer(no_args_is_help=True, help="Data sets.")
 app.add_typer(data, name="data")
+app.add_typer(keys, name="keys")
 
 Url = Annotated[str, typer.Option("--url", envvar="GKD_URL", help="Address of the service.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
@@ -108,7 +108,7 @@ Port = Annotated[int | None, typer.Option(help="Port; GKD_PORT, otherwise 8000; 
 
 @app.command()
 def serve(host: Host = None, port: Port = None) -> None:
-    """Run the whole service in one process: API, worker, SQLite. For one machine, loopback only."""
+    """Run the whole service in one process: API, worker, SQLite. For one machine; other machines need keys."""
     from client import serve
 
     serve.serve(_settings(host, port), out)
@@ -116,8 +116,7 @@ def serve(host: Host = None, port: Port = None) -> None:
 
 @app.command()
 def api(host: Host = None, port: Port = None) -> None:
-    """Run the API alone; needs GKD_BROKER_URL. GKD_INSECURE_LISTEN=1 allows other addresses than the loopback:
-    only for a container whose port is not published without a proxy that authenticates."""
+    """Run the API alone; needs GKD_BROKER_URL. Listens beyond the loopback only once there are keys: see `gkd keys`."""
     from client import serve
 
     serve.api(_settings(host, port), out)
@@ -129,6 +128,26 @@ def worker() -> None:
     from client import serve
 
     serve.worker(_settings(None, None))
+
+
+@app.command()
+def migrate() -> None:
+    """Bring the database up to date. Every other part does so at its start; this does nothing else."""
+    from jobs.store import Store
+
+    Store.of(_settings(None, None)).close()
+
+
+@app.command()
+def whoami(url: Url = HERE, as_json: AsJson = False) -> None:
+    """Say who the service takes you for, what you may have and what you have."""
+    with _client(url) as client:
+        asker = client.whoami()
+    if as_json:
+        _print_json(asker)
+    else:
+        out.print(Text(f"key {asker.key_id or 'none'}: {', '.join(asker.scopes)}"), soft_wrap=True)
+        out.print(limit_table((asker.tenant,)))
 
 
 def _settings(host: str | None, port: int | None) -> Settings:
@@ -387,11 +406,6 @@ def _watch(client: Client, job_id: str, as_json: bool) -> None:
         err.print(Text(f"{job.failure.failure_class}: {job.failure.message}{hint}"), soft_wrap=True)
     if job.state is not State.SUCCEEDED:
         raise typer.Exit(1)
-
-
-def _print_json(value: BaseModel | Any) -> None:
-    dumped = value.model_dump(mode="json", by_alias=True) if hasattr(value, "model_dump") else value
-    print(json.dumps(dumped, indent=2, ensure_ascii=False))
 
 
 if __name__ == "__main__":

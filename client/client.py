@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -17,6 +17,7 @@ from gkd_core.errors import Problem
 from gkd_core.events import Report
 from gkd_core.run_dir import publish_file
 from jobs.job import END_STATES, Artifact, Job, State, StoredEvent
+from jobs.keys import DEFAULT_TENANT, Asker, Key, Scope
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 
@@ -60,9 +61,10 @@ class Client:
     Args:
         url: Address of the service.
         timeout: Seconds that an answer may take, beyond the time that was asked to wait.
+        api_key: Sent with every request; None: that in `GKD_API_KEY`, where there is one.
     """
 
-    def __init__(self, url: str = DEFAULT_URL, *, timeout: float = 60.0) -> None:
+    def __init__(self, url: str = DEFAULT_URL, *, timeout: float = 60.0, api_key: str | None = None) -> None:
         self.url = url.rstrip("/")
         self._timeout = timeout
         own = httpx.URL(self.url).host in (
@@ -70,7 +72,9 @@ class Client:
             "localhost",
             "::1",
         )  # no proxy leads back to this machine
-        self._http = httpx.Client(base_url=self.url, timeout=timeout, trust_env=not own)
+        key = (api_key or os.environ.get("GKD_API_KEY", "")).strip()
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        self._http = httpx.Client(base_url=self.url, timeout=timeout, trust_env=not own, headers=headers)
 
     def __enter__(self) -> Self:
         return self
@@ -213,6 +217,31 @@ class Client:
         """A piece of the log from byte `offset` (negative: from the end), and where the next piece starts."""
         answer = self._ask("GET", _path(job_id, "log"), params={"offset": offset})
         return answer.text, int(answer.headers["X-Next-Offset"])
+
+    def whoami(self) -> Asker:
+        """Who the service takes you for, what your tenant may have and has."""
+        return Asker.model_validate_json(self._ask("GET", "/whoami").content)
+
+    def keys(self) -> tuple[Key, ...]:
+        """Every key there ever was; needs the scope admin."""
+        return tuple(map(Key.model_validate, self._ask("GET", "/keys").json()))
+
+    def create_key(
+        self,
+        name: str,
+        *,
+        tenant: str = DEFAULT_TENANT,
+        scopes: Iterable[Scope | str] = (Scope.READ, Scope.WRITE),
+        expires_in_days: float | None = 90,
+    ) -> tuple[Key, str]:
+        """Make a key; needs the scope admin. The key, and its secret, which cannot be read again."""
+        wanted = {"name": name, "tenant": tenant, "scopes": list(scopes), "expires_in_days": expires_in_days}
+        made = self._json("POST", "/keys", json=wanted)
+        return Key.model_validate(made["key"]), made["secret"]
+
+    def revoke_key(self, key_id: str) -> Key:
+        """End a key; needs the scope admin."""
+        return Key.model_validate(self._json("DELETE", f"/keys/{quote(key_id, safe='')}"))
 
     def ready(self) -> bool:
         """Whether the service answers and all its parts do."""

@@ -94,6 +94,17 @@ class Tenant(BaseModel):
     use: Use
 
 
+class Asker(BaseModel):
+    """Who asks, and what his tenant may have and has."""
+
+    model_config = ConfigDict(frozen=True)
+
+    key_id: str | None
+    """Null: nobody has made keys, and this machine asks."""
+    scopes: tuple[Scope, ...]
+    tenant: Tenant
+
+
 class Key(BaseModel):
     """An API key, without its secret, which nobody knows but who holds it."""
 
