@@ -3,11 +3,11 @@ which files are still named."""
 
 from __future__ import annotations
 
-from sqlalchemy import case, select, update
+from sqlalchemy import case, exists, select, update
 
 from gkd_core.errors import Failure, FailureClass
 from jobs.database import now
-from jobs.job import State, Ticket
+from jobs.job import END_STATES, State, Ticket
 from jobs.store_moves import RING_AGAIN_SECONDS, Condition, fail_waiting, holds, is_in, is_job, move
 from jobs.store_quotas import has_share
 from jobs.store_reading import Reading, is_ready
@@ -83,6 +83,19 @@ class Sweeping(Reading):
         """SHA-256 of every file that a job names; what else lies among the artifacts is of no use any more."""
         with self.database.read() as connection:
             return frozenset(connection.scalars(select(artifacts.c.sha256).distinct()))
+
+    def ended(self, seconds: float) -> tuple[str, ...]:
+        """Ids of the jobs that ended longer ago than this."""
+        query = select(jobs.c.id).where(jobs.c.finished_at < now() - seconds)
+        with self.database.read() as connection:
+            return tuple(connection.scalars(query))
+
+    def is_being_retried(self, job_id: str) -> bool:
+        """Whether a job that has not ended does this one again, and may go on from where it was."""
+        open_states = [state.value for state in State if state not in END_STATES]
+        query = exists().where(jobs.c.retry_of == job_id, jobs.c.state.in_(open_states))
+        with self.database.read() as connection:
+            return bool(connection.scalar(select(query)))
 
     def origin(self) -> str | None:
         """Id of the first job: tells this database from every other one. None while there is none."""

@@ -22,6 +22,8 @@ from jobs.store_reading import Reading, is_ready, read_job
 from jobs.store_tickets import BrokenOff, cancel, end, fail, give_back, hold, write
 from jobs.tables import artifacts, attempts, jobs, waits
 
+_PAUSED = "paused on request"
+
 
 class Claim(NamedTuple):
     """A job that is now the worker's."""
@@ -166,10 +168,8 @@ class Working(Reading):
         with self.database.write() as connection:
             cancel(connection, ticket)
 
-    def pause(
-        self, ticket: Ticket, *, reason: str = "paused on request", needs_free: int | None = None
-    ) -> None:
-        """Put a job aside, once its engine has stopped.
+    def pause(self, ticket: Ticket, *, reason: str = _PAUSED, needs_free: int | None = None) -> None:
+        """Put a job aside, once its engine has stopped. What somebody asked for meanwhile counts more.
 
         Args:
             ticket: The claim.
@@ -180,13 +180,23 @@ class Working(Reading):
             StaleTicket: the job is somebody else's, or has ended.
         """
         with self.database.write() as connection:
+            row = hold(connection, ticket)
+            if row.desired == Desired.CANCEL.value:
+                return cancel(connection, ticket)
+            if row.desired == Desired.PAUSE.value:
+                reason, needs_free = _PAUSED, None
             end(connection, ticket, State.PAUSED, reason, outcome="paused", needs_free=needs_free)
 
-    def hold_back(self, job_id: str, reason: str, *, needs_free: int) -> None:
-        """Say of a queued job why a worker that could run it does not; forgotten once there is so much space."""
+    def hold_back(self, job_id: str, reason: str, *, needs_free: int) -> bool:
+        """Say of a queued job why a worker that could run it does not; forgotten once there is so much space.
+
+        Returns:
+            Whether it is queued.
+        """
         values = {"reason": reason, "needs_free": needs_free}
+        told = update(jobs).where(is_job(job_id), is_in(State.QUEUED)).values(values)
         with self.database.write() as connection:
-            connection.execute(update(jobs).where(is_job(job_id), is_in(State.QUEUED)).values(values))
+            return connection.execute(told).rowcount == 1
 
     def requeue(
         self,

@@ -14,6 +14,9 @@ from jobs.presence import Gpu
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 """Environment variable that says which GPUs a process may use, by index or UUID."""
 
+ORDER = "CUDA_DEVICE_ORDER"
+"""Environment variable that says what an index means; the driver's library counts along the PCI bus."""
+
 
 def count_gpus() -> int:
     """GPUs of this machine; 0 without a driver."""

@@ -9,9 +9,10 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 
 from gkd_core.config import run_config
@@ -32,14 +33,19 @@ from worker.endings import (
     pictures_at_a_time,
 )
 from worker.engine import Engine
+from worker.gpus import ORDER, VISIBLE
 from worker.lease import Lease
-from worker.tidying import drop_states_if_possible, tidy
+from worker.room import Lack, Room
+from worker.tidying import Keep, drop_states_if_possible, tidy
 from worker.weights import find_weights
 
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.1
 """How often the engine is looked at; a person who watches should not notice it."""
+
+_NO_ROOM_SECONDS = 5.0
+"""How long a worker without room keeps a ring before it rings again, so that the two do not chase each other."""
 
 T = TypeVar("T")
 Rung = tuple[str, ...]
@@ -55,15 +61,24 @@ class Runner:
         doorbell: Rung for jobs that can go on when one has ended.
         settings: Folders and patience.
         worker: The name under which jobs are claimed.
+        gpus: What the engines may use, as `CUDA_VISIBLE_DEVICES` names them; each gets as many as its job asked for.
     """
 
     def __init__(
-        self, store: Store, artifacts: Artifacts, doorbell: Doorbell, settings: Settings, worker: str
+        self,
+        store: Store,
+        artifacts: Artifacts,
+        doorbell: Doorbell,
+        settings: Settings,
+        worker: str,
+        gpus: Sequence[str] = (),
     ) -> None:
         self.store = store
         self.artifacts = artifacts
         self.settings = settings
         self.worker = worker
+        self.gpus = gpus
+        self.room = Room(_folders(settings), settings.free_bytes)
         self.stopping = threading.Event()
         self._doorbell = doorbell
         self._swept = False
@@ -72,16 +87,16 @@ class Runner:
 
     def run(self, job_id: str) -> None:
         """Run a job to its end if it is there to be run; for a job that is not, a call does nothing."""
-        if self.stopping.is_set():
-            return
-        claim = self.store.claim(job_id, self.worker)
-        if claim is None:
-            return
-        self._note(job_id, running=True)
+        self._note(job_id, running=True)  # first of all: whoever stops this worker waits for it from here on
         try:
+            if self.stopping.is_set() or self._held_back(job_id):
+                return
+            claim = self.store.claim(job_id, self.worker)
+            if claim is None:
+                return
             self.ring(_Run(self, claim).carry_out())
             self._ring_next(job_id)
-            drop_states_if_possible(self.store, self.settings.runs, job_id)
+            drop_states_if_possible(self.store, self.settings.runs, job_id, Keep(self.settings.keep_states))
         finally:
             self._note(job_id, running=False)
 
@@ -100,12 +115,15 @@ class Runner:
 
         Rings from before the start of this worker may be lost with their queue.
         """
+        self.ring(self.store.make_use_of_room(self.room.free()))
         self.ring(self.store.sweep(only_due=self._swept))
         self._swept = True
 
     def tidy(self) -> None:
-        """Give disk space back that nobody needs any more."""
-        tidy(self.store, self.artifacts, self.settings.runs)
+        """Give disk space back that nobody needs any more, and forget workers that are long gone."""
+        self.store.forget_workers()
+        keep = Keep(self.settings.keep_states, self.settings.keep_runs_days)
+        tidy(self.store, self.artifacts, self.settings.runs, keep)
 
     def ring(self, job_ids: Iterable[str]) -> None:
         """Ring for each of these jobs."""
@@ -122,10 +140,26 @@ class Runner:
         except JobsError as error:
             log.warning("cannot look for the next job of that tenant: %s; a sweep will", error)
 
+    def _held_back(self, job_id: str) -> bool:
+        """Whether there is too little room here to begin this job. Another worker may have more: it is rung again."""
+        lack = self.room.lack(RunDir(self.settings.runs / job_id))
+        if lack is None or not self.store.hold_back(job_id, str(lack), needs_free=lack.needs_free):
+            return False
+        log.warning("job %s is not begun: %s", job_id, lack)
+        self.stopping.wait(_NO_ROOM_SECONDS)
+        self.ring([job_id])
+        return True
+
     def _note(self, job_id: str, *, running: bool) -> None:
         with self._changed:
             (self._running.add if running else self._running.discard)(job_id)
             self._changed.notify_all()
+
+
+def _folders(settings: Settings) -> list[Path]:
+    """What jobs fill on this machine's disks."""
+    published = settings.artifacts_url
+    return [settings.runs, *([published] if isinstance(published, Path) else [])]
 
 
 class _Run:
@@ -140,6 +174,8 @@ class _Run:
         self._offset = claim.offset
         self._dir = RunDir(self._settings.runs / claim.job.id)
         self._unpublished: set[str] = set()
+        self._lack: Lack | None = None
+        self._looked_for_room_at = time.monotonic()
         self._lease = Lease(
             self._store,
             claim.ticket,
@@ -168,7 +204,7 @@ class _Run:
             return self._fail(error.failure())
         except OSError as error:  # a disk of this machine; another one may do better
             failure = infrastructure(f"the worker met {error!r}")
-            return self._requeue(failure.message, failure=failure)
+            return () if self._pause_for_room() else self._requeue(failure.message, failure=failure)
         except Exception as error:
             log.exception("job %s", self._job.id)
             return self._fail(Failure(failure_class=FailureClass.BUG, message=f"the worker met {error!r}"))
@@ -184,10 +220,20 @@ class _Run:
         # Fewer bytes than were recorded: this is another disk, or one that lost its last writes.
         self._offset = min(self._offset, self._dir.size_of_events())
         engine = Engine.start(
-            self._dir, self._ticket.attempt, device=config.device, stop_seconds=self._settings.stop_seconds
+            self._dir,
+            self._ticket.attempt,
+            device=config.device,
+            env=self._own_gpus(),
+            stop_seconds=self._settings.stop_seconds,
         )
         self._lease.guard(engine)
         return engine
+
+    def _own_gpus(self) -> dict[str, str]:
+        """The engine sees as many GPUs as its job asked for, of those that are this worker's."""
+        wanted = self._job.spec.get("resources", {}).get("gpus", 0)
+        mine = self._runner.gpus[:wanted]
+        return {VISIBLE: ",".join(mine), ORDER: "PCI_BUS_ID"} if mine else {}
 
     # ---- follow ------------------------------------------------------------------------------------------
 
@@ -198,12 +244,23 @@ class _Run:
             self._record_news(engine)
             if code is not None:
                 return code
+            self._look_for_room()
             if self._wanted_to_stop():
                 engine.stop()
             time.sleep(POLL_SECONDS)
 
     def _wanted_to_stop(self) -> bool:
-        return self._lease.desired is not Desired.RUN or self._lease.lost or self._runner.stopping.is_set()
+        asked = self._lease.desired is not Desired.RUN or self._runner.stopping.is_set()
+        return asked or self._lease.lost or self._lack is not None
+
+    def _look_for_room(self) -> None:
+        """Now and then, while there still is room for a last state; see `room.py`."""
+        if self._lack or time.monotonic() < self._looked_for_room_at + self._settings.renew_seconds:
+            return
+        self._looked_for_room_at = time.monotonic()
+        self._lack = self._runner.room.lack(self._dir)
+        if self._lack:
+            log.warning("job %s is being paused: %s", self._job.id, self._lack)
 
     def _record_news(self, engine: Engine) -> None:
         for event, offset in engine.events(self._offset):
@@ -251,9 +308,20 @@ class _Run:
             return self._fail(failure)
         if self._lease.desired is Desired.PAUSE:
             return self._insist(self._store.pause) or ()
+        if self._pause_for_room(looked=failure is None):
+            return ()
         if failure is not None:
             return self._requeue(failure.message, failure=failure)
         return self._requeue("the worker is shutting down")
+
+    def _pause_for_room(self, *, looked: bool = False) -> bool:
+        """Whether the job was put aside because there is too little room; a sweep lets it go on."""
+        lack = self._lack if looked else self._lack or self._runner.room.lack(self._dir)
+        if lack is None:
+            return False
+        pause = partial(self._store.pause, reason=f"paused: {lack}", needs_free=lack.needs_free)
+        self._insist(lambda ticket: pause(ticket))
+        return True
 
     def _failure(self, code: int) -> Failure | None:
         if code == COMPLETE and self._unpublished:

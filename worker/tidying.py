@@ -7,7 +7,10 @@ says what is still needed; whatever it does not answer for stays.
 from __future__ import annotations
 
 import logging
+import shutil
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import NamedTuple
 
 from gkd_core.errors import FailureClass
 from gkd_core.run_dir import RunDir
@@ -20,17 +23,29 @@ log = logging.getLogger(__name__)
 
 TIDY_SECONDS = 600.0
 """Between two times that a worker tidies."""
+DAY_SECONDS = 86_400.0
 UNNAMED_SECONDS = 3600.0
 """How old a file without a job must be. Between a file and its row in the store lie seconds."""
 
 
-def tidy(store: Store, artifacts: Artifacts, runs: Path) -> None:
+class Keep(NamedTuple):
+    """How long what may still be of use is kept; see `GKD_KEEP_STATES` and `GKD_KEEP_RUNS_DAYS`."""
+
+    states: str | float = "ended"
+    runs_days: float | None = None
+
+
+AS_LONG_AS_USEFUL = Keep()
+
+
+def tidy(store: Store, artifacts: Artifacts, runs: Path, keep: Keep = AS_LONG_AS_USEFUL) -> None:
     """Remove everything that nobody needs any more.
 
     Args:
         store: Says what is needed.
         artifacts: The published files.
         runs: Folder of the run directories.
+        keep: What is kept beyond its end.
 
     Raises:
         StoreAway: The database does not answer; the next time finds the same.
@@ -38,12 +53,14 @@ def tidy(store: Store, artifacts: Artifacts, runs: Path) -> None:
     """
     for path in runs.glob("*/checkpoints"):
         if any(path.iterdir()):
-            drop_states(store, runs, path.parent.name)
+            drop_states(store, runs, path.parent.name, keep)
+    if keep.runs_days is not None:
+        drop_runs(store, runs, keep.runs_days)
     remove_unnamed(store, artifacts)
 
 
-def drop_states(store: Store, runs: Path, job_id: str) -> None:
-    """Remove the resume states of a job, if it has ended for good. Events, log, report and models stay.
+def drop_states(store: Store, runs: Path, job_id: str, keep: Keep = AS_LONG_AS_USEFUL) -> None:
+    """Remove the resume states of a job that nothing can go on from any more. Events, log, report and models stay.
 
     Raises:
         StoreAway: The database does not answer.
@@ -53,14 +70,29 @@ def drop_states(store: Store, runs: Path, job_id: str) -> None:
         job = store.get(job_id)
     except UnknownJob:  # the folder of another database, or of somebody's own
         return
-    if _is_over(job):
+    if _is_over(job, keep.states) and not store.is_being_retried(job_id):
         RunDir(runs / job_id).drop_states()
 
 
-def drop_states_if_possible(store: Store, runs: Path, job_id: str) -> None:
+def drop_runs(store: Store, runs: Path, days: float) -> None:
+    """Remove the run directories of jobs that ended so many days ago. What they published is kept elsewhere.
+
+    Raises:
+        StoreAway: The database does not answer.
+        OSError: The disk does not.
+    """
+    for job_id in store.ended(days * DAY_SECONDS):
+        path = runs / job_id
+        if path.is_dir() and not store.is_being_retried(job_id):
+            shutil.rmtree(
+                path, ignore_errors=True
+            )  # another worker may be at it too; what stays goes next time
+
+
+def drop_states_if_possible(store: Store, runs: Path, job_id: str, keep: Keep = AS_LONG_AS_USEFUL) -> None:
     """As `drop_states`; what fails is told in the log and left to the next `tidy`."""
     try:
-        drop_states(store, runs, job_id)
+        drop_states(store, runs, job_id, keep)
     except (JobsError, OSError) as error:
         log.warning("cannot remove the resume states of job %s yet: %s", job_id, error)
 
@@ -83,7 +115,11 @@ def remove_unnamed(store: Store, artifacts: Artifacts) -> None:
         artifacts.remove(sha256, UNNAMED_SECONDS)
 
 
-def _is_over(job: Job) -> bool:
-    """Whether the job can never go on. One that its machine failed may be wanted again from where it was."""
+def _is_over(job: Job, keep: str | float) -> bool:
+    """Whether the policy lets the job's states go. One that its machine failed may be tried again from there."""
+    if job.state not in END_STATES or job.finished_at is None:
+        return False
+    if isinstance(keep, float | int):
+        return datetime.now(UTC) - job.finished_at > timedelta(days=keep)
     failed_by_machine = job.failure is not None and job.failure.failure_class is FailureClass.INFRASTRUCTURE
-    return job.state in END_STATES and not failed_by_machine
+    return keep == "never" or not failed_by_machine

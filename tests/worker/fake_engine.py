@@ -1,7 +1,8 @@
 """An engine that trains nothing: the real process around it, the real files and events, and faults on demand.
 
 `FAKE_ENGINE` holds JSON: `epochs`, `seconds` (per epoch), and the faults, each by the epoch in which it strikes:
-`die` (SIGKILL to itself), `fail` (a bug), `oom` (while accumulate is below `oom_until`, by default 2), `tear` (half
+`die` (SIGKILL to itself), `fail` (a bug), `fail_for_room` (ENOSPC), `oom` (while accumulate is below `oom_until`, by
+default 2), `tear` (half
 a line, then SIGKILL); `only_attempt` limits them to one attempt. `deaf` ignores every request to stop, SIGTERM
 included; `child` leaves a process behind. Resuming works as in the real one: epochs done stand in checkpoints/.
 """
@@ -9,6 +10,7 @@ included; `child` leaves a process behind. Resuming works as in the real one: ep
 from __future__ import annotations
 
 import argparse
+import errno
 import hashlib
 import json
 import os
@@ -34,6 +36,8 @@ def strike(epoch: int, attempt: int, config: AnyRun, run_dir: Path) -> None:
         return
     if PLAN.get("oom") == epoch and config.train.accumulate < PLAN.get("oom_until", 2):
         raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
+    if PLAN.get("fail_for_room") == epoch:
+        raise OSError(errno.ENOSPC, "No space left on device")
     if PLAN.get("fail") == epoch:
         raise ZeroDivisionError(f"a bug of epoch {epoch}")
     if PLAN.get("tear") == epoch:
