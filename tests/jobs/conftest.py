@@ -12,6 +12,7 @@ from gkd_core.config import DataConfig, DistillRun, Split, TeacherConfig, TrainR
 from gkd_core.errors import Failure, FailureClass
 from gkd_core.events import Progress
 from jobs.job import Job, State, Ticket
+from jobs.keys import DEFAULT_TENANT
 from jobs.spec import Resolved, job_spec
 from jobs.store import Store
 
@@ -25,10 +26,17 @@ class Asker:
 
     store: Store
 
-    def submit(self, *, key: str | None = None, warnings: tuple[str, ...] = (), **fields: Any) -> Job:
+    def submit(
+        self,
+        *,
+        key: str | None = None,
+        warnings: tuple[str, ...] = (),
+        tenant: str = DEFAULT_TENANT,
+        **fields: Any,
+    ) -> Job:
         spec = job_spec.validate_python({"kind": "train", "data": "cells"} | fields)
         resolved = Resolved(config=TrainRun(data=DATA), warnings=warnings)
-        return self.store.submit(spec, resolved, idempotency_key=key)[0]
+        return self.store.submit(spec, resolved, idempotency_key=key, tenant=tenant)[0]
 
     def submit_student(self, teacher: Job, **fields: Any) -> Job:
         """A job that waits for its teacher."""
