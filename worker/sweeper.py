@@ -25,6 +25,7 @@ class Repeated:
         self._act = act
         self._seconds = seconds
         self._left = threading.Event()
+        self._woken = threading.Event()
         self._name = getattr(act, "__name__", "repeated")
         self._thread = threading.Thread(target=self._keep, daemon=True, name=self._name)
 
@@ -34,7 +35,12 @@ class Repeated:
 
     def __exit__(self, *_: object) -> None:
         self._left.set()
+        self._woken.set()
         self._thread.join()
+
+    def hurry(self) -> None:
+        """Do it now instead of later."""
+        self._woken.set()
 
     def _keep(self) -> None:
         while not self._left.is_set():
@@ -42,4 +48,5 @@ class Repeated:
                 self._act()
             except Exception as error:  # the database may be away for a while; the next time finds the same
                 log.warning("cannot %s: %s", self._name, error)
-            self._left.wait(self._seconds)
+            self._woken.wait(self._seconds)
+            self._woken.clear()

@@ -7,13 +7,14 @@ beside the API and in `gkd worker` alone, so that there is one way in which it s
 from __future__ import annotations
 
 import logging
-import os
 import signal
-import socket
 import threading
-from contextlib import ExitStack, closing
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
+from typing import Any
 
-from celery import Celery
+from celery import Celery, bootsteps
 from celery.worker import WorkController, state
 
 from jobs.artifacts import Artifacts
@@ -21,13 +22,20 @@ from jobs.job import QUEUES
 from jobs.queue import TASK, Doorbell, make_app
 from jobs.settings import Settings
 from jobs.store import Store
-from worker.gpus import count_gpus
+from worker.gpus import own_gpus
 from worker.home import hold
+from worker.presence import SignsOfLife
 from worker.runner import Runner
+from worker.slots import Slot, take_slot
 from worker.sweeper import Repeated
 from worker.tidying import TIDY_SECONDS
 
 log = logging.getLogger(__name__)
+
+_ASK_SECONDS = 10.0
+"""A loop that goes round every second and has not for so long makes one ask whether the broker is there."""
+_STUCK_SECONDS = 60.0
+"""Longer than Celery waits between two tries to reach a broker that comes back (30 s)."""
 
 
 def work(settings: Settings) -> None:
@@ -46,11 +54,14 @@ def work(settings: Settings) -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, end)
-    name = f"{socket.gethostname()}-{os.getpid()}"
-    with WorkerThread(settings, make_app(settings.broker_url), name=name) as worker:
+    with (
+        take_slot(settings.home) as slot,
+        WorkerThread(settings, make_app(settings.broker_url), slot=slot) as worker,
+    ):
         while not asked_to_end.wait(1.0):
             if not worker.is_listening():
                 raise SystemExit(1)
+            slot.sign()
 
 
 class WorkerThread:
@@ -59,18 +70,21 @@ class WorkerThread:
     Args:
         settings: Where everything is; the tables are brought up to date at the start.
         app: What `jobs.queue.make_app` made.
-        name: Under which jobs are claimed; no two workers may share one. None: the home's own worker, of which
-            there is never a second, so that it takes back at once what an earlier one held.
+        slot: The worker's place among others of this machine. None: it is the home's own worker, of which there is
+            never a second. Either way what the one before it held is taken back at once.
 
     Raises:
         HomeInUse: On entering, when another process is this home's own worker.
     """
 
-    def __init__(self, settings: Settings, app: Celery, *, name: str | None = None) -> None:
-        self.name = name or f"serve@{settings.home}"
-        self.queues = _queues(settings.gpus if settings.gpus is not None else count_gpus())
+    def __init__(self, settings: Settings, app: Celery, *, slot: Slot | None = None) -> None:
+        self.name = slot.name if slot else f"serve@{settings.home}"
+        self.gpus = own_gpus(settings.gpus)
+        self.queues = list(settings.queues or _queues(len(self.gpus)))
+        self._earlier = slot.earlier if slot else self.name
         self._settings = settings
-        self._owns_home = name is None
+        self._owns_home = slot is None
+        self._draining = threading.Event()
         self._app = app
         self._open = ExitStack()
 
@@ -83,12 +97,15 @@ class WorkerThread:
             listening = _Listening(self._app, runner, self.queues)
             opening.enter_context(Repeated(runner.sweep, self._settings.sweep_seconds))
             opening.enter_context(Repeated(runner.tidy, TIDY_SECONDS))
+            opening.enter_context(self._seen(runner))
             self._listening = opening.enter_context(listening)
             self._open = opening.pop_all()
         log.info("worker %s takes jobs from %s", self.name, ", ".join(self.queues))
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._draining.set()
+        self._signs.hurry()  # that it is draining is to be seen before the job is saved
         self._open.close()
         log.info("worker %s has ended", self.name)
 
@@ -99,10 +116,23 @@ class WorkerThread:
     def _make_runner(self, opening: ExitStack) -> Runner:
         settings = self._settings
         store = opening.enter_context(closing(Store.of(settings)))
-        if self._owns_home:
-            store.release(self.name)
+        if self._earlier:
+            store.release(self._earlier)
+            store.vanish(self._earlier)
         artifacts = Artifacts(settings.artifacts_url)
-        return Runner(store, artifacts, Doorbell(self._app), settings, self.name)
+        return Runner(store, artifacts, Doorbell(self._app), settings, self.name, self.gpus)
+
+    @contextmanager
+    def _seen(self, runner: Runner) -> Iterator[None]:
+        """Give signs of life, and take this worker off the list at the end."""
+        life = SignsOfLife(
+            runner.store, self.name, queues=self.queues, gpus=self.gpus, draining=self._draining
+        )
+        try:
+            with Repeated(life.appear, self._settings.renew_seconds) as self._signs:
+                yield
+        finally:
+            life.vanish()
 
 
 class _Listening:
@@ -113,6 +143,15 @@ class _Listening:
         self._app = app
         app.task(name=TASK, shared=False)(runner.run)
         app.set_default()  # the pool's threads look the task up there
+        self._pulse = pulse = _Pulse(Doorbell(app))
+
+        class Beat(bootsteps.StartStopStep):  # type: ignore[misc]  # a step: Celery drops timers when it connects again
+            requires = ("celery.worker.consumer.tasks:Tasks",)
+
+            def start(self, consumer: Any) -> None:
+                consumer.timer.call_repeatedly(1.0, pulse.beat)
+
+        app.steps["consumer"] = {Beat}
         self._controller = WorkController(
             app=app,
             hostname=f"gkd@{runner.worker}",
@@ -139,9 +178,34 @@ class _Listening:
         state.should_stop = None
 
     def is_alive(self) -> bool:
-        return self._thread.is_alive()
+        return self._thread.is_alive() and self._pulse.is_felt()
+
+
+class _Pulse:
+    """Whether Celery's loop still goes round. While the broker is away it does not, and need not."""
+
+    def __init__(self, doorbell: Doorbell) -> None:
+        self._doorbell = doorbell
+        self._beat_at = self._fine_at = self._asked_at = time.monotonic()
+
+    def beat(self) -> None:
+        """The loop went round."""
+        self._beat_at = time.monotonic()
+
+    def is_felt(self) -> bool:
+        """False once it has not gone round for `_STUCK_SECONDS` during which the broker always answered."""
+        now = time.monotonic()
+        if now - self._beat_at < _ASK_SECONDS:
+            self._fine_at = now
+        elif now - self._asked_at > _ASK_SECONDS:
+            self._asked_at = now
+            try:
+                self._doorbell.ping()
+            except ConnectionError:
+                self._fine_at = now
+        return now - self._fine_at < _STUCK_SECONDS
 
 
 def _queues(gpus: int) -> list[str]:
-    """The queues whose jobs find enough GPUs here."""
-    return [name for name, needed in QUEUES.items() if needed <= gpus]
+    """The queues whose jobs find enough GPUs here, those that need most first: a worker prefers what few can run."""
+    return [name for name, needed in reversed(QUEUES.items()) if needed <= gpus]

@@ -5,6 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from contextlib import closing
 
@@ -13,8 +14,10 @@ import redis
 
 from gkd_core.run_dir import RunDir
 from jobs.job import State
+from jobs.presence import WorkerState
 from jobs.queue import Doorbell, make_app
 from worker.home import HomeInUse
+from worker.slots import take_slot
 from worker.tasks import WorkerThread
 
 from .conftest import ROOT, wait_until
@@ -125,12 +128,70 @@ class TestOnSqlite:
         with WorkerThread(no_more_sweeps(service), app):
             wait_until(lambda: not any(run_dir.checkpoints.iterdir()))
 
-    def test_gpu_jobs_are_for_workers_with_gpus(self, service, app):
-        def queues(gpus):
-            return WorkerThread(service.settings.model_copy(update={"gpus": gpus}), app).queues
+    def test_gpu_jobs_are_for_workers_with_gpus_and_go_first_there(self, service, app):
+        def queues(**settings):
+            return WorkerThread(service.settings.model_copy(update=settings), app).queues
 
-        assert queues(0) == ["cpu"]
-        assert queues(1) == ["cpu", "gpu"]
+        assert queues(gpus=0) == ["cpu"]
+        assert queues(gpus=1) == ["gpu", "cpu"]
+        assert queues(gpus=("2", "3", "5")) == ["gpu2", "gpu", "cpu"]
+        assert queues(gpus=1, queues=("gpu",)) == ["gpu"]
+
+    def test_a_worker_is_seen_while_it_lives_with_what_it_runs(self, service, plan, app):
+        plan(epochs=500)
+        with WorkerThread(no_more_sweeps(service), app) as worker:
+            wait_until(lambda: service.store.workers())
+            [seen] = service.store.workers()
+            assert (seen.name, seen.state, seen.queues) == (worker.name, WorkerState.IDLE, ("cpu",))
+            job_id = service.submit()
+            Doorbell(app).ring(service.job(job_id))
+            wait_until(lambda: service.store.workers()[0].job_id == job_id)
+        assert service.store.workers() == ()
+
+    def test_a_worker_that_ends_is_seen_draining_until_its_job_is_saved(self, service, plan, app):
+        plan(epochs=500, deaf=True)
+        job_id = service.submit()
+        seen = []
+        with WorkerThread(no_more_sweeps(service), app):
+            wait_until(lambda: service.job(job_id).progress)
+            looking = threading.Thread(target=lambda: seen.extend(draining(service)))
+            looking.start()
+        looking.join()
+        assert [each.job_id for each in seen] == [job_id]
+
+    def test_what_a_killed_worker_of_this_place_held_is_taken_back_at_once(self, service, plan, app):
+        plan(epochs=1)
+        job_id = service.submit()
+        settings = service.settings.model_copy(update={"lease_seconds": 3600.0})
+        with take_slot(settings.home) as dead:
+            service.store.claim(job_id, dead.name)
+            kept = (settings.home / "workers").glob("*")
+            left = {path: path.read_text() for path in kept}
+        for path, text in left.items():  # as a killed one leaves it
+            path.write_text(text)
+        with take_slot(settings.home) as slot, WorkerThread(no_more_sweeps(service), app, slot=slot):
+            wait_until(in_state(service, job_id, State.SUCCEEDED))
+        assert service.outcomes(job_id) == ["lost", "succeeded"]
+
+    def test_a_worker_whose_loop_stands_still_says_so(self, service, app, monkeypatch):
+        monkeypatch.setattr("worker.tasks._ASK_SECONDS", 1.5)
+        monkeypatch.setattr("worker.tasks._STUCK_SECONDS", 3.0)
+        with WorkerThread(no_more_sweeps(service), app) as worker:
+            for _ in range(10):
+                time.sleep(0.3)
+                assert worker.is_listening()
+            monkeypatch.setattr("worker.tasks._Pulse.beat", lambda self: None)
+            wait_until(lambda: not worker.is_listening())
+
+
+def draining(service):
+    """The worker's row, once it says that it takes no job any more."""
+    deadline = time.monotonic() + 15
+    while time.monotonic() < deadline:
+        if found := [each for each in service.store.workers() if each.state is WorkerState.DRAINING]:
+            return found
+        time.sleep(0.02)
+    return []
 
 
 @pytest.fixture

@@ -2,9 +2,9 @@
 
 `FAKE_ENGINE` holds JSON: `epochs`, `seconds` (per epoch), and the faults, each by the epoch in which it strikes:
 `die` (SIGKILL to itself), `fail` (a bug), `fail_for_room` (ENOSPC), `oom` (while accumulate is below `oom_until`, by
-default 2), `tear` (half
-a line, then SIGKILL); `only_attempt` limits them to one attempt. `deaf` ignores every request to stop, SIGTERM
-included; `child` leaves a process behind. Resuming works as in the real one: epochs done stand in checkpoints/.
+default 2), `tear` (half a line, then SIGKILL); `only_attempt` limits them to one attempt. `deaf` ignores every
+request to stop, SIGTERM included; `child` leaves a process behind. Resuming works as in the real one: epochs done
+stand in checkpoints/.
 """
 
 from __future__ import annotations

@@ -35,3 +35,11 @@ def test_leaving_does_not_wait_for_the_next_time():
     with Repeated(lambda: None, 3600.0):
         pass
     assert time.monotonic() - started < 5
+
+
+def test_it_can_be_hurried():
+    times = []
+    with Repeated(lambda: times.append(1), 3600.0) as repeated:
+        wait_until(lambda: len(times) == 1)
+        repeated.hurry()
+        wait_until(lambda: len(times) == 2)
