@@ -18,6 +18,7 @@ from gkd_core.events import Report
 from gkd_core.run_dir import publish_file
 from jobs.job import END_STATES, Artifact, Job, State, StoredEvent
 from jobs.keys import DEFAULT_TENANT, Asker, Key, Scope
+from jobs.presence import Worker
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 
@@ -222,7 +223,7 @@ class Client:
         """Who the service takes you for, what your tenant may have and has."""
         return Asker.model_validate_json(self._ask("GET", "/whoami").content)
 
-    def keys(self) -> tuple[Key, ...]:
+    def list_keys(self) -> tuple[Key, ...]:
         """Every key there ever was; needs the scope admin."""
         return tuple(map(Key.model_validate, self._ask("GET", "/keys").json()))
 
@@ -242,6 +243,10 @@ class Client:
     def revoke_key(self, key_id: str) -> Key:
         """End a key; needs the scope admin."""
         return Key.model_validate(self._json("DELETE", f"/keys/{quote(key_id, safe='')}"))
+
+    def workers(self) -> tuple[Worker, ...]:
+        """Every worker of the service, by name."""
+        return tuple(map(Worker.model_validate, self._ask("GET", "/workers").json()))
 
     def ready(self) -> bool:
         """Whether the service answers and all its parts do."""

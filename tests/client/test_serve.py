@@ -6,6 +6,7 @@ import signal
 import socket
 import threading
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -13,10 +14,12 @@ from celery.worker import state
 from rich.console import Console
 
 from client import serve as services
-from client.client import Client
+from client.client import ApiError, Client
 from client.serve import NotServed
 from jobs.job import State
+from jobs.keys import Scope
 from jobs.settings import Settings
+from jobs.store import Store
 from worker.home import hold
 
 
@@ -70,10 +73,21 @@ def test_api_and_worker_as_processes_of_their_own(
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.org"])
-def test_it_does_not_listen_beyond_the_loopback(settings: Settings, host: str):
+def test_without_keys_it_does_not_listen_beyond_the_loopback(settings: Settings, host: str):
     with pytest.raises(NotServed, match="no API keys"):
         services.serve(settings.model_copy(update={"host": host}), Console(quiet=True))
-    assert not settings.home.exists()
+
+
+def test_once_there_are_keys_it_listens_beyond_the_loopback(serve, data: Path, tmp_path: Path, port: int):
+    with closing(Store.of(Settings(home=tmp_path / "home"))) as store:
+        _, secret = store.create_key("lab", "k", {Scope.READ})
+    with serve(tmp_path / "home", data, port, GKD_HOST="0.0.0.0"):
+        url = f"http://127.0.0.1:{port}"
+        with Client(url) as client, pytest.raises(ApiError) as error:
+            client.jobs()
+        assert error.value.status == 401
+        with Client(url, api_key=secret.text) as client:
+            assert client.jobs() == ()
 
 
 def test_a_taken_port_is_said_so(settings: Settings):

@@ -166,9 +166,10 @@ def test_a_job_without_gpu_sees_none(run_dir, monkeypatch, device, hidden):
     assert str({"CUDA_VISIBLE_DEVICES": "" if hidden else "3"}) in run_dir.log.read_text()
 
 
-def test_the_engine_is_not_told_where_the_database_is(run_dir, monkeypatch):
-    monkeypatch.setenv("GKD_DATABASE_URL", "postgresql://user:secret@host/gkd")
-    with Engine.start(run_dir, 1, env={"SHOW": "GKD_DATABASE_URL"}, command=SHOW_ENV) as engine:
+@pytest.mark.parametrize("name", ["GKD_DATABASE_URL", "GKD_BROKER_URL", "GKD_ADMIN_KEY", "GKD_API_KEY"])
+def test_the_engine_is_told_no_secret(run_dir, monkeypatch, name: str):
+    monkeypatch.setenv(name, "postgresql://user:secret@host/gkd")
+    with Engine.start(run_dir, 1, env={"SHOW": name}, command=SHOW_ENV) as engine:
         wait_for_end(engine)
     assert "None" in run_dir.log.read_text()
 
