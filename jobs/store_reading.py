@@ -158,6 +158,7 @@ def is_ready(table: FromClause = jobs) -> Condition:
 
 
 def read_row(connection: Connection, job_id: str, tenant: str | None) -> Row[Any]:
+    """The row of a job, as `read_job`."""
     row = connection.execute(select(jobs).where(is_job(job_id, tenant))).one_or_none()
     if row is None:
         raise UnknownJob(job_id)

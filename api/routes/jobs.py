@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import time
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel, ConfigDict
 
-from api.deps import Services, ServicesDep, TenantDep
+from api.deps import FeedsDep, Services, ServicesDep, TenantDep
 from api.errors import ApiError
+from api.feeds import happened
 from jobs.errors import UnknownJob
 from jobs.job import END_STATES, Job, State
 from jobs.spec import JobSpec, Kind, Resolved, job_spec
 
 router = APIRouter(tags=["jobs"])
 
-POLL_SECONDS = 0.25
-"""Between two looks at a job while a long poll waits."""
+LOOK_SECONDS = 1.0
+"""Between two looks at a job while a long poll waits and no event comes: its place in the queue changes without."""
 
 
 class JobPage(BaseModel):
@@ -85,6 +85,7 @@ async def get_job(
     job_id: str,
     request: Request,
     services: ServicesDep,
+    feeds: FeedsDep,
     tenant: TenantDep,
     wait: Annotated[float, Query(ge=0, le=60, description="seconds")] = 0,
     if_none_match: Annotated[str | None, Header()] = None,
@@ -94,20 +95,38 @@ async def get_job(
     With `wait` the answer comes as soon as the job is no longer as If-None-Match says, or, without that header,
     as soon as it has ended; after `wait` seconds at the latest.
     """
+    seen = await _look(services, job_id, tenant)
+
+    def arrived() -> bool:
+        return seen.tag not in if_none_match if if_none_match else seen.ended
+
     deadline = time.monotonic() + wait
-    while True:
-        job = await run_in_threadpool(services.store.get, job_id, tenant=tenant)
-        body = job.model_dump_json().encode()
-        tag = f'W/"{hashlib.sha256(body).hexdigest()[:32]}"'
-        known = tag in (if_none_match or "")
-        arrived = not known if if_none_match else job.state in END_STATES
-        if arrived or time.monotonic() >= deadline or await request.is_disconnected():
-            break
-        await asyncio.sleep(POLL_SECONDS)
-    headers = {"ETag": tag, "Cache-Control": "no-cache"}
-    if known:
+    if wait and not arrived():
+        with feeds.follow(job_id) as feed:
+            while not arrived() and (left := deadline - time.monotonic()) > 0:
+                if feeds.closed or await request.is_disconnected():
+                    break
+                await happened(feed.news, min(LOOK_SECONDS, left))
+                if if_none_match or feed.ended:
+                    seen = await _look(services, job_id, tenant)
+    headers = {"ETag": seen.tag, "Cache-Control": "no-cache"}
+    if seen.tag in (if_none_match or ""):
         return Response(status_code=304, headers=headers)
-    return Response(body, headers=headers, media_type="application/json")
+    return Response(seen.body, headers=headers, media_type="application/json")
+
+
+class _Seen(NamedTuple):
+    """A job as it was a moment ago."""
+
+    ended: bool
+    body: bytes
+    tag: str
+
+
+async def _look(services: Services, job_id: str, tenant: str) -> _Seen:
+    job = await run_in_threadpool(services.store.get, job_id, tenant=tenant)
+    body = job.model_dump_json().encode()
+    return _Seen(job.state in END_STATES, body, f'W/"{hashlib.sha256(body).hexdigest()[:32]}"')
 
 
 @router.post("/jobs/{job_id}/cancel", status_code=202)

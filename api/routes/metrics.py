@@ -1,0 +1,20 @@
+"""How losses and scores went: curves for people to look at."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+
+from api.deps import ServicesDep, TenantDep
+from jobs.curves import LEAST_POINTS, MOST_POINTS, JobCurves
+
+router = APIRouter(prefix="/jobs/{job_id}", tags=["following"])
+
+Points = Annotated[int, Query(ge=LEAST_POINTS, le=MOST_POINTS, description="of each curve, at most")]
+
+
+@router.get("/metrics")
+def metrics(job_id: str, services: ServicesDep, tenant: TenantDep, points: Points = 500) -> JobCurves:
+    """Losses, learning rate and speed over steps, scores over epochs, thinned so that every spike stays."""
+    return services.store.curves(job_id, points=points, tenant=tenant)

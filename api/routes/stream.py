@@ -1,0 +1,106 @@
+"""Events as they happen: Server-Sent Events, for browsers, `gkd watch` and everything that reads lines."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Header, Query, Response
+from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import StreamingResponse
+from starlette.types import Send
+
+from api.deps import FeedsDep, ServicesDep, TenantDep
+from api.feeds import Feeds, happened
+from api.routes.events import MOST_EVENTS
+from jobs.errors import StoreAway, UnknownJob
+from jobs.job import END_STATES
+
+router = APIRouter(prefix="/jobs/{job_id}", tags=["following"])
+
+HEARTBEAT_SECONDS = 15.0
+"""Of silence, after which a comment says that the stream is alive; proxies cut what is silent for a minute."""
+LONGEST_SECONDS = 3600
+"""Of one stream. Who reads on comes back, and shows his key anew."""
+RETRY_MILLISECONDS = 1000
+"""After which a browser comes back."""
+PATIENCE_SECONDS = 1.0
+"""Before the database is asked again after it did not answer."""
+
+
+class EventStream(StreamingResponse):
+    """A stream whose generator is closed as soon as its reader has gone, wherever it was."""
+
+    media_type = "text/event-stream"
+    body_iterator: AsyncGenerator[str, None]
+
+    def __init__(self, lines: AsyncGenerator[str, None]) -> None:
+        # The second asks nginx not to hold lines back.
+        super().__init__(lines, headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
+
+    async def stream_response(self, send: Send) -> None:
+        """Send line after line."""
+        async with aclosing(self.body_iterator):
+            await super().stream_response(send)
+
+
+_ANSWERS: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "events, each with `id` (its number), `event` (its kind) and `data` (as in /events)",
+        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+    },
+    204: {"description": "the job has ended and all its events are known: do not come back"},
+}
+
+Number = Annotated[int, Query(ge=0, le=MOST_EVENTS, description="number of the last event that is known")]
+LastEventId = Annotated[
+    int | None, Header(ge=0, le=MOST_EVENTS, description="the same, as browsers send it; it wins")
+]
+Seconds = Annotated[int, Query(ge=0, le=LONGEST_SECONDS, description="seconds until the stream ends anyhow")]
+
+
+@router.get("/stream", response_class=StreamingResponse, responses=_ANSWERS)
+async def stream(
+    job_id: str,
+    services: ServicesDep,
+    feeds: FeedsDep,
+    tenant: TenantDep,
+    after: Number = 0,
+    last_event_id: LastEventId = None,
+    wait: Seconds = LONGEST_SECONDS,
+) -> Response:
+    """The events of a job as they happen, to the one that ends it. Come back with Last-Event-ID to miss nothing."""
+    job = await run_in_threadpool(services.store.get, job_id, tenant=tenant)
+    seen = after if last_event_id is None else last_event_id
+    if job.state in END_STATES and not await run_in_threadpool(
+        services.store.events, job_id, after=seen, limit=1, tenant=tenant
+    ):
+        return Response(status_code=204)
+    return EventStream(_lines(feeds, job_id, seen, time.monotonic() + wait))
+
+
+async def _lines(feeds: Feeds, job_id: str, after: int, deadline: float) -> AsyncGenerator[str, None]:
+    yield f"retry: {RETRY_MILLISECONDS}\n\n"
+    with feeds.follow(job_id) as feed:
+        if feed.last is None:
+            await happened(feed.news, HEARTBEAT_SECONDS)  # the first look
+        while True:
+            news = feed.news  # taken first: what changes while we look is not slept through
+            try:
+                told = await feeds.since(job_id, feed, after)
+            except UnknownJob:
+                return
+            except StoreAway:
+                told = []
+                await asyncio.sleep(PATIENCE_SECONDS)
+            for number, text in told:
+                yield text
+                after = number
+            left = deadline - time.monotonic()
+            if feeds.closed or left <= 0 or (feed.ended and after >= (feed.last or 0)):
+                return
+            if not told and not await happened(news, min(HEARTBEAT_SECONDS, left)):
+                yield ": still there\n\n"
