@@ -16,7 +16,7 @@ from api.border import Border
 from api.deps import Services
 from api.feeds import Feeds
 from api.routes import artifacts as artifact_routes
-from api.routes import events, health, jobs, keys, metrics, stream
+from api.routes import events, health, jobs, keys, metrics, stream, workers
 from jobs.artifacts import Artifacts
 from jobs.queue import Doorbell, make_app
 from jobs.settings import Settings
@@ -54,7 +54,7 @@ def create_app(store: Store, artifacts: Artifacts, doorbell: Doorbell, settings:
     app.add_middleware(Entrance, store=store, settings=settings)
     app.add_middleware(Border)  # added last, passed first
     errors.install(app)
-    for routes in (jobs, events, stream, metrics, artifact_routes, keys, health):
+    for routes in (jobs, events, stream, metrics, artifact_routes, keys, health, workers):
         app.include_router(routes.router)
     return app
 

@@ -87,6 +87,8 @@ app = typer.Typer(
     help="Distils object detectors, and proves what that gained against a control.",
     epilog="Exit codes: 0 done, 1 it went wrong, 2 wrong command line, 75 `gkd run` was stopped and can go on.",
 )
+health = typer.Typer(no_args_is_help=True, help="Whether it is alive; for those who watch over containers.")
+app.add_typer(health, name="health")
 data = typer.Typer(no_args_is_help=True, help="Data sets.")
 app.add_typer(data, name="data")
 app.add_typer(keys, name="keys")
@@ -136,6 +138,41 @@ def migrate() -> None:
     from jobs.store import Store
 
     Store.of(_settings(None, None)).close()
+
+
+@health.command(name="worker")
+def health_of_worker() -> None:
+    """Exit with 0 while the workers of this machine (on this GKD_HOME) give signs of life, with 1 otherwise."""
+    from client.health import trouble_with_worker
+
+    _end_if(trouble_with_worker(_settings(None, None)))
+
+
+@health.command(name="api")
+def health_of_api(port: Port = None) -> None:
+    """Exit with 0 when this machine's API can take jobs in, with 1 otherwise."""
+    from client.health import trouble_with_api
+
+    _end_if(trouble_with_api(_settings(None, port)))
+
+
+def _end_if(trouble: str | None) -> None:
+    if trouble:
+        err.print(Text(trouble), soft_wrap=True)
+        raise typer.Exit(1)
+
+
+@app.command()
+def workers(url: Url = HERE, as_json: AsJson = False) -> None:
+    """List workers: what each listens to, what it does, how its GPUs are."""
+    from client import show
+
+    with _client(url) as client:
+        found = client.workers()
+    if as_json:
+        _print_json([worker.model_dump(mode="json") for worker in found])
+    else:
+        out.print(show.workers_table(found) if found else "no workers: start one with `gkd worker`")
 
 
 @app.command()

@@ -24,6 +24,7 @@ from gkd_core.events import (
     events,
 )
 from jobs.job import Artifact, Job, State, StoredEvent
+from jobs.presence import Gpu, Worker, WorkerState
 
 if TYPE_CHECKING:  # the check needs numpy, the other commands do not
     from gkd_core.data.check import DataReport
@@ -156,6 +157,29 @@ def jobs_table(jobs: tuple[Job, ...]) -> Table:
             job.id, Text(job.name), job.kind, _state(job), Text(job.reason), done, age(job.created_at)
         )
     return table
+
+
+def workers_table(workers: tuple[Worker, ...]) -> Table:
+    """Workers, one line each, and below each its GPUs."""
+    table = Table("worker", "state", "runs", "listens to", "seen", box=None, pad_edge=False)
+    table.columns[0].no_wrap = True
+    for worker in workers:
+        state = Text(worker.state, style="red" if worker.state is WorkerState.LOST else "")
+        runs, queues = worker.job_id or "", ", ".join(worker.queues)
+        table.add_row(Text(worker.name), state, runs, queues, age(worker.seen_at))
+        for gpu in worker.gpus:
+            table.add_row(Text(f"  {gpu.index}  {gpu.name}"), "", "", _gpu(gpu), "")
+    return table
+
+
+def _gpu(gpu: Gpu) -> str:
+    known = {
+        "at work {} %": gpu.utilisation,
+        "{:.1f} GB": None if gpu.memory_used is None else gpu.memory_used / 1e9,
+        "of {:.1f}": None if gpu.memory_total is None else gpu.memory_total / 1e9,
+        "{} °C": gpu.temperature,
+    }
+    return " ".join(words.format(value) for words, value in known.items() if value is not None)
 
 
 def _state(job: Job) -> Text:

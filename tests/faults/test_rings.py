@@ -180,8 +180,12 @@ class TestOnSqlite:
             for _ in range(10):
                 time.sleep(0.3)
                 assert worker.is_listening()
-            monkeypatch.setattr("worker.tasks._Pulse.beat", lambda self: None)
-            wait_until(lambda: not worker.is_listening())
+            go_on = threading.Event()
+            worker._listening._controller.timer.call_after(0, go_on.wait, (30,))
+            try:
+                wait_until(lambda: not worker.is_listening())
+            finally:
+                go_on.set()
 
 
 def draining(service):
