@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, FromClause, case, exists, func, select
+from sqlalchemy import ColumnElement, Connection, FromClause, case, exists, func, insert, select
 
 from jobs.database import now
 from jobs.errors import QuotaExceeded
 from jobs.job import State
 from jobs.keys import Limits, Use
 from jobs.store_moves import Condition, is_job
-from jobs.tables import artifacts, attempts, jobs, resources, tenants
+from jobs.tables import artifacts, attempts, jobs, resources, spent, tenants
 
 GPU_SECONDS_BACK = 30 * 86400.0
 """How long GPU hours count: thirty days, which, unlike a calendar month, never start anew overnight."""
@@ -99,13 +99,23 @@ def _stored_bytes(connection: Connection, tenant: str) -> int:
 
 
 def _gpu_hours(connection: Connection, tenant: str) -> float:
-    """One query over the attempts of the last thirty days; what runs counts until now."""
+    """Of the attempts of the last thirty days, what runs until now, and of jobs that were deleted since."""
     since = now() - GPU_SECONDS_BACK
     ended = func.coalesce(attempts.c.ended_at, now())
     started = case((attempts.c.started_at < since, since), else_=attempts.c.started_at)
     query = select(func.sum((ended - started) * jobs.c.gpus)).join(jobs, jobs.c.id == attempts.c.job_id)
-    mine = (jobs.c.tenant == tenant, jobs.c.gpus > 0, ended > since)
-    return max(0.0, float(connection.scalar(query.where(*mine)) or 0.0)) / 3600
+    there = query.where(jobs.c.tenant == tenant, jobs.c.gpus > 0, ended > since)
+    gone = select(func.sum(spent.c.gpu_seconds)).where(spent.c.tenant == tenant, spent.c.ended_at > since)
+    return max(0.0, sum(float(connection.scalar(each) or 0.0) for each in (there, gone))) / 3600
+
+
+def keep_gpu_hours(connection: Connection, job_id: str) -> None:
+    """Keep what a job that is about to be deleted has spent, or deleting jobs would make hours new."""
+    seconds = (attempts.c.ended_at - attempts.c.started_at) * jobs.c.gpus
+    attempted = select(jobs.c.tenant, attempts.c.ended_at, seconds).join(jobs, jobs.c.id == attempts.c.job_id)
+    lately = attempts.c.ended_at > now() - GPU_SECONDS_BACK
+    rows = attempted.where(is_job(job_id), jobs.c.gpus > 0, lately)
+    connection.execute(insert(spent).from_select(["tenant", "ended_at", "gpu_seconds"], rows))
 
 
 # ---- running ---------------------------------------------------------------------------------------------

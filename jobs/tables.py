@@ -122,6 +122,16 @@ tenants = Table(
     Column("created_at", Double, nullable=False),
 )
 
+spent = Table(  # by jobs that were deleted since
+    "spent",
+    metadata,
+    Column("id", _LONG, primary_key=True, autoincrement=True),
+    Column("tenant", String(64), nullable=False),
+    Column("ended_at", Double, nullable=False),
+    Column("gpu_seconds", Double, nullable=False),
+    Index("spent_by_tenant", "tenant", "ended_at"),
+)
+
 keys = Table(
     "keys",
     metadata,

@@ -29,7 +29,7 @@ from jobs.store import Store
 
 _TABLES = (
     *("uses", "artifacts", "events", "attempts", "waits", "jobs"),
-    *("resources", "keys", "tenants", "workers"),
+    *("resources", "keys", "spent", "tenants", "workers"),
 )
 """Those that others point to come after them."""
 

@@ -36,7 +36,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    for table in ("workers", "uses", "resources", "keys", "tenants"):
+    for table in ("workers", "uses", "resources", "keys", "spent", "tenants"):
         op.drop_table(table)
     op.drop_index("jobs_by_tenant", "jobs")
     op.drop_index("jobs_by_needs_free", "jobs")
@@ -53,6 +53,19 @@ def _create_tenants() -> None:
         sa.Column("limits", _JSON, nullable=False),
         sa.Column("created_at", sa.Double, nullable=False),
     )
+    op.create_table(
+        "spent",
+        sa.Column(
+            "id",
+            sa.BigInteger().with_variant(sa.Integer, "sqlite"),
+            primary_key=True,
+            autoincrement=True,
+        ),
+        sa.Column("tenant", sa.String(64), nullable=False),
+        sa.Column("ended_at", sa.Double, nullable=False),
+        sa.Column("gpu_seconds", sa.Double, nullable=False),
+    )
+    op.create_index("spent_by_tenant", "spent", ["tenant", "ended_at"])
     op.create_table(
         "keys",
         sa.Column("id", sa.String(32), primary_key=True),
