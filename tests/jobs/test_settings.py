@@ -77,3 +77,44 @@ def test_a_setting_that_cannot_work_is_refused(
 def test_settings_do_not_change() -> None:
     with pytest.raises(ValidationError, match="frozen"):
         Settings().port = 1
+
+
+@pytest.mark.parametrize(
+    ("given", "gpus"),
+    [("2", 2), ("0", 0), ("0,3", ("0", "3")), ("1,", ("1",)), ("GPU-5a, MIG-7/1/0", ("GPU-5a", "MIG-7/1/0"))],
+)
+def test_gpus_are_a_count_or_a_list(monkeypatch: pytest.MonkeyPatch, given: str, gpus: object) -> None:
+    monkeypatch.setenv("GKD_GPUS", given)
+    assert Settings().gpus == gpus
+
+
+@pytest.mark.parametrize("given", ["-1", "all", "0,0", "0;1"])
+def test_what_names_no_gpu_is_refused(monkeypatch: pytest.MonkeyPatch, given: str) -> None:
+    monkeypatch.setenv("GKD_GPUS", given)
+    with pytest.raises(ValidationError, match="gpus"):
+        Settings()
+
+
+def test_a_worker_may_be_told_its_queues(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GKD_QUEUES", "gpu2, gpu")
+    assert Settings().queues == ("gpu2", "gpu")
+    monkeypatch.setenv("GKD_QUEUES", "gpu,fast")
+    with pytest.raises(ValidationError, match="cpu, gpu, gpu2"):
+        Settings()
+
+
+def test_sizes_and_policies_are_read_as_people_write_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GKD_FREE_BYTES", "5GiB")
+    assert (Settings().free_bytes, Settings().keep_states) == (5 * 1024**3, "ended")
+    monkeypatch.setenv("GKD_KEEP_STATES", "7.5")
+    assert Settings().keep_states == 7.5
+    for wrong in ("often", "-1", "inf", "nan"):
+        monkeypatch.setenv("GKD_KEEP_STATES", wrong)
+        with pytest.raises(ValidationError, match="keep_states"):
+            Settings()
+
+
+def test_a_cancelled_jobs_process_is_gone_within_a_minute_unless_somebody_chose_otherwise() -> None:
+    settings = Settings()
+    longest_to_hear, looks = settings.renew_seconds, 1.0
+    assert longest_to_hear + 2 * settings.stop_seconds + looks < 60

@@ -1,10 +1,12 @@
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import pynvml
 import pytest
 
-from worker.gpus import count_gpus
+from jobs.presence import Gpu
+from worker.gpus import VISIBLE, count_gpus, look_at, own_gpus
 
 
 def test_a_machine_without_a_driver_has_none(monkeypatch):
@@ -15,7 +17,73 @@ def test_a_machine_without_a_driver_has_none(monkeypatch):
     assert count_gpus() == 0
 
 
+@pytest.fixture
+def driver(monkeypatch):
+    """A driver with two GPUs, of which the second knows no temperature."""
+
+    def no_temperature(handle, sensor):
+        if handle == 1:
+            raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
+        return 40
+
+    def by_index(index):
+        if index > 1:
+            raise pynvml.NVMLError(pynvml.NVML_ERROR_INVALID_ARGUMENT)
+        return index
+
+    answers = {
+        "nvmlInit": lambda: None,
+        "nvmlShutdown": lambda: None,
+        "nvmlDeviceGetCount": lambda: 2,
+        "nvmlDeviceGetHandleByIndex": by_index,
+        "nvmlDeviceGetHandleByUUID": lambda uuid: int(uuid[-1]),
+        "nvmlDeviceGetIndex": lambda handle: handle,
+        "nvmlDeviceGetUUID": lambda handle: f"GPU-{handle}",
+        "nvmlDeviceGetName": lambda handle: "H200",
+        "nvmlDeviceGetMemoryInfo": lambda handle: SimpleNamespace(total=100, used=30),
+        "nvmlDeviceGetUtilizationRates": lambda handle: SimpleNamespace(gpu=70),
+        "nvmlDeviceGetTemperature": no_temperature,
+    }
+    for name, answer in answers.items():
+        monkeypatch.setattr(pynvml, name, answer)
+    monkeypatch.delenv(VISIBLE, raising=False)
+
+
+def test_a_worker_has_all_gpus_so_many_of_them_or_those_that_are_named(driver):
+    assert own_gpus(None) == ("0", "1")
+    assert own_gpus(1) == ("0",)
+    assert own_gpus(("1",)) == ("1",)
+
+
+def test_what_a_batch_system_hides_is_not_had(driver, monkeypatch):
+    monkeypatch.setenv(VISIBLE, "3, GPU-5a")
+    assert own_gpus(None) == ("3", "GPU-5a")
+    assert own_gpus(1) == ("3",)
+    for nothing in ("", "-1"):
+        monkeypatch.setenv(VISIBLE, nothing)
+        assert own_gpus(None) == ()
+
+
+def test_gpus_are_looked_at_by_index_and_by_uuid(driver):
+    first, second = look_at(["0", "GPU-1"])
+    assert first == Gpu(
+        index=0, uuid="GPU-0", name="H200", memory_total=100, memory_used=30, utilisation=70, temperature=40
+    )
+    assert (second.index, second.temperature) == (1, None)
+
+
+def test_a_gpu_that_the_driver_does_not_know_is_left_out(driver):
+    assert [gpu.index for gpu in look_at(["7", "1"])] == [1]
+
+
+def test_without_a_driver_there_is_nothing_to_look_at():
+    if count_gpus() == 0:
+        assert look_at(["0"]) == ()
+
+
 @pytest.mark.skipif(not Path("/dev/nvidiactl").exists(), reason="needs an NVIDIA GPU")
 def test_it_counts_what_the_driver_shows():
     listed = subprocess.check_output(["nvidia-smi", "--list-gpus"], text=True)
     assert count_gpus() == len(listed.splitlines()) > 0
+    for gpu in look_at(own_gpus(None)):
+        assert 0 <= gpu.memory_used <= gpu.memory_total
