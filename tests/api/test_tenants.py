@@ -11,6 +11,7 @@ from sqlalchemy import text
 from gkd_core.events import Checkpoint
 from jobs.job import Artifact
 from jobs.keys import Scope
+from jobs.presence import Presence
 
 OURS = {
     "GET /jobs",
@@ -18,6 +19,7 @@ OURS = {
     "POST /jobs/validate",
     "GET /schema/job",
     "GET /whoami",
+    "GET /workers",
     "GET /healthz",
     "GET /readyz",
 }
@@ -62,6 +64,7 @@ def theirs(service, keys, train_spec) -> dict[str, str]:
     )
     artifact = Artifact(name=SECRET, size=blob.size, sha256=blob.sha256, created_at=datetime.now(UTC))
     service.store.record(ticket, event, 1, artifact)
+    service.store.appear(Presence(name="a-worker", host="node", version="1", queues=("cpu",)))
     log = service.settings.runs / job["id"] / "log.txt"
     log.parent.mkdir(parents=True, exist_ok=True)
     log.write_text(SECRET)
@@ -130,6 +133,14 @@ def test_their_job_is_no_origin_of_weights_for_us(service, keys, theirs, train_s
         assert answer.status_code == 422
         assert f"there is no job '{theirs['job_id']}'" in answer.json()["detail"]
     assert service.http.post("/jobs/validate", json=spec, headers=keys["theirs"]).status_code == 200
+
+
+def test_a_worker_is_busy_but_not_with_what(service, keys, theirs):
+    seen = {
+        tenant: service.http.get("/workers", headers=headers).json()[0] for tenant, headers in keys.items()
+    }
+    assert [worker["state"] for worker in seen.values()] == ["busy", "busy"]
+    assert (seen["ours"]["job_id"], seen["theirs"]["job_id"]) == (None, theirs["job_id"])
 
 
 def test_their_job_is_no_place_in_our_list(service, keys, theirs):
