@@ -20,6 +20,7 @@ OURS = {
     "GET /schema/job",
     "GET /whoami",
     "GET /workers",
+    "GET /workers",
     "GET /healthz",
     "GET /readyz",
 }

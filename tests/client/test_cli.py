@@ -195,3 +195,9 @@ def test_help_is_quick_and_needs_neither_torch_nor_the_service():
         "assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_workers_are_listed_with_what_they_do(gkd):
+    [worker] = json.loads(gkd("workers", "--json").stdout)
+    assert (worker["state"], worker["queues"], worker["gpus"]) == ("idle", ["cpu"], [])
+    assert worker["name"][:20] in gkd("workers").stdout

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import shutil
+from datetime import UTC, datetime
 from pathlib import Path
 
 from rich.console import Console
@@ -15,6 +16,7 @@ from gkd_core.config import DataConfig
 from gkd_core.data.examine import examine
 from gkd_core.data.shapes import draw_shapes
 from gkd_core.events import Gain, Latency, ModelReport, Progress, Report
+from jobs.presence import Gpu, Worker, WorkerState
 
 
 def shown(renderable: object) -> str:
@@ -118,3 +120,27 @@ def test_a_data_set_shows_its_oddities_and_what_its_splits_share(tmp_path: Path)
     assert "7 of 12 pictures of val are in train, too, byte for byte: 00001.jpg and 00001.jpg;" in text
     assert "; and more, see --json" in " ".join(text.split())
     assert "train at 64" in text
+
+
+def test_workers_are_shown_with_their_gpus():
+    gpu = Gpu(
+        index=3, uuid="GPU-1", name="H200", memory_total=140 * 10**9, memory_used=7 * 10**9, utilisation=93
+    )
+    now = datetime.now(UTC)
+    worker = Worker(
+        name="node-0",
+        host="node",
+        version="1",
+        queues=("gpu", "cpu"),
+        gpus=(gpu,),
+        state=WorkerState.BUSY,
+        job_id="cafe",
+        started_at=now,
+        seen_at=now,
+    )
+    text = shown(show.workers_table((worker,)))
+    assert "node-0" in text
+    assert "busy" in text
+    assert "cafe" in text
+    assert "3  H200" in text
+    assert "at work 93 % 7.0 GB of 140.0" in text

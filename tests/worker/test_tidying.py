@@ -4,6 +4,7 @@ import os
 import time
 
 import pytest
+from sqlalchemy import update
 
 from gkd_core.config import DataConfig, TrainRun
 from gkd_core.errors import Failure, FailureClass
@@ -13,7 +14,8 @@ from jobs.artifacts import Artifacts
 from jobs.job import Artifact
 from jobs.spec import Resolved, job_spec
 from jobs.store import Store
-from worker.tidying import drop_states_if_possible, tidy
+from jobs.tables import jobs
+from worker.tidying import Keep, drop_states_if_possible, tidy
 
 RUN = TrainRun(data=DataConfig(path="/data"))
 
@@ -121,6 +123,63 @@ def test_a_database_that_is_away_costs_no_more_than_a_delay(runs, caplog):
     store = Store("postgresql://nobody@127.0.0.1:1/gkd")
     drop_states_if_possible(store, runs, "a-job")
     assert "cannot remove the resume states of job a-job yet" in caplog.text
+
+
+def test_states_may_go_with_any_end_or_stay_for_some_days(store, artifacts, runs, ticket):
+    store.fail(ticket, broken(FailureClass.INFRASTRUCTURE))
+    tidy(store, artifacts, runs, Keep(states=2.0))
+    assert len(states(runs, ticket)) == 2
+    ended_ago(store, days=2.1)
+    tidy(store, artifacts, runs, Keep(states="ended"))
+    assert len(states(runs, ticket)) == 2
+    tidy(store, artifacts, runs, Keep(states=2.0))
+    assert states(runs, ticket) == []
+
+
+def test_states_that_are_never_kept_go_when_the_machine_failed_the_job_too(store, artifacts, runs, ticket):
+    store.fail(ticket, broken(FailureClass.INFRASTRUCTURE))
+    tidy(store, artifacts, runs, Keep(states="never"))
+    assert states(runs, ticket) == []
+
+
+@pytest.mark.parametrize("keep", [Keep("never"), Keep(0.0), Keep(runs_days=0.0)])
+@pytest.mark.parametrize("stay", [None, "pause", "retry"])
+def test_no_policy_takes_what_a_job_may_still_need(store, artifacts, runs, ticket, keep, stay):
+    if stay == "pause":
+        store.pause(ticket)
+    if stay == "retry":
+        store.fail(ticket, broken(FailureClass.INFRASTRUCTURE))
+        again = start(store, runs)
+        with store.database.write() as connection:
+            connection.execute(update(jobs).where(jobs.c.id == again.job_id).values(retry_of=ticket.job_id))
+        ended_ago(store, days=1)
+    tidy(store, artifacts, runs, keep)
+    assert len(states(runs, ticket)) == 2
+
+
+def test_run_directories_go_some_days_after_the_end_and_published_files_stay(
+    store, artifacts, runs, ticket, tmp_path
+):
+    model = publish(store, artifacts, ticket, tmp_path, "epoch 1", 10)
+    store.succeed(ticket)
+    young = start(store, runs)
+    ended_ago(store, days=31)
+    store.succeed(young)
+    make_old(model)
+    tidy(store, artifacts, runs, Keep(runs_days=None))
+    assert (runs / ticket.job_id).exists()
+    tidy(store, artifacts, runs, Keep(runs_days=30))
+    assert not (runs / ticket.job_id).exists()
+    assert (runs / young.job_id).exists()
+    assert model.exists()
+    assert store.events(ticket.job_id)
+
+
+def ended_ago(store, days):
+    """Let the jobs that have ended have done so so many days ago."""
+    ended = jobs.c.finished_at.is_not(None)
+    with store.database.write() as connection:
+        connection.execute(update(jobs).where(ended).values(finished_at=jobs.c.finished_at - days * 86_400))
 
 
 # ---- published files -------------------------------------------------------------------------------------
