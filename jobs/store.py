@@ -1,7 +1,8 @@
 """The one store: every verb of the state machine, each a transaction that writes its event.
 
-The verbs lie in six modules, by who asks: `store_reading` (everybody), `store_following` (those who watch),
-`store_asking` (people), `store_keys` (who administrates), `store_working` (workers) and `store_sweeping`.
+The verbs lie in seven modules, by who asks: `store_reading` (everybody), `store_following` (those who watch),
+`store_asking` (people), `store_keys` (who administrates), `store_working` (workers), `store_workers` (what workers
+say of themselves) and `store_sweeping`.
 `store_moves` is where a state is written, `store_tickets` what the last two share, `store_quotas` who may have more.
 Callers need this module only.
 """
