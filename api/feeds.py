@@ -179,5 +179,6 @@ class Feeds:
 async def happened(event: asyncio.Event, seconds: float) -> bool:
     """Whether an event was set within so many seconds."""
     with suppress(TimeoutError):
-        await asyncio.wait_for(event.wait(), max(seconds, 0.0))
+        async with asyncio.timeout(seconds):
+            await event.wait()
     return event.is_set()

@@ -16,6 +16,8 @@ def test_its_description_names_every_route_and_what_errors_look_like(service):
         "/jobs/{job_id}",
         "/jobs/{job_id}/cancel",
         "/jobs/{job_id}/events",
+        "/jobs/{job_id}/stream",
+        "/jobs/{job_id}/metrics",
         "/jobs/{job_id}/log",
         "/jobs/{job_id}/report",
         "/jobs/{job_id}/artifacts/{name}",
@@ -24,7 +26,7 @@ def test_its_description_names_every_route_and_what_errors_look_like(service):
         "/readyz",
     } <= set(paths)
     spec = paths["/jobs"]["post"]["requestBody"]["content"]["application/json"]["schema"]
-    assert set(spec["discriminator"]["mapping"]) == {"train", "distill"}
+    assert set(spec["discriminator"]["mapping"]) == {"train", "distill", "evaluate", "prototypes", "export"}
     assert "actions" in description["components"]["schemas"]["Job"]["properties"]
     refusal = paths["/jobs"]["post"]["responses"]["422"]["content"]
     assert refusal["application/problem+json"]["schema"]["$ref"].endswith("/ProblemDetails")
