@@ -17,6 +17,7 @@ from gkd_core.errors import DataError, Problem, SpecError
 from jobs import mistakes
 from jobs.errors import (
     IdempotencyConflict,
+    InUse,
     InvalidTenant,
     NotAllowed,
     QuotaExceeded,
@@ -156,6 +157,10 @@ def install(app: FastAPI) -> None:
     @app.exception_handler(NotAllowed)
     async def _not_allowed(request: Request, error: NotAllowed) -> Response:
         return problem(request, 409, "not_allowed", str(error), actions=error.actions)
+
+    @app.exception_handler(InUse)
+    async def _in_use(request: Request, error: InUse) -> Response:
+        return problem(request, 409, "in_use", str(error))
 
     @app.exception_handler(IdempotencyConflict)
     async def _conflict(request: Request, error: IdempotencyConflict) -> Response:

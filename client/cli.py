@@ -23,6 +23,7 @@ from client.terminal import print_json as _print_json
 
 if TYPE_CHECKING:
     from client.client import Client
+    from jobs.job import Job
     from jobs.settings import Settings
 
 out = console()
@@ -99,6 +100,8 @@ JobId = Annotated[str, typer.Argument(metavar="ID", help="The job's id.")]
 SpecFile = Annotated[
     Path, typer.Argument(metavar="SPEC", help="A job spec in JSON; - reads it from the input.")
 ]
+Key = Annotated[str | None, typer.Option(help="Idempotency key: sent twice, queued once.")]
+Follow = Annotated[bool, typer.Option("--watch", help="Then follow the job.")]
 HERE = "http://127.0.0.1:8000"
 
 
@@ -200,9 +203,9 @@ def _settings(host: str | None, port: int | None) -> Settings:
 @app.command()
 def submit(
     spec: SpecFile,
-    key: Annotated[str | None, typer.Option(help="Idempotency key: sent twice, queued once.")] = None,
+    key: Key = None,
     check: Annotated[bool, typer.Option("--check", help="Only say whether it could run.")] = False,
-    follow: Annotated[bool, typer.Option("--watch", help="Then follow the job.")] = False,
+    follow: Follow = False,
     url: Url = HERE,
     as_json: AsJson = False,
 ) -> None:
@@ -212,20 +215,16 @@ def submit(
         if check:
             _print_json(client.validate(value))
             return
-        job = client.submit(value, idempotency_key=key)
-        if as_json:
-            _print_json(job)
-        else:
-            out.print(Text(f"{job.id}  {job.name}: {job.reason}"), soft_wrap=True)
-        if follow:
-            _watch(client, job.id, as_json)
+        _print_new(client, client.submit(value, idempotency_key=key), follow, as_json)
 
 
 @app.command()
 def jobs(
     state: Annotated[str | None, typer.Option(help="Only those in this state.")] = None,
     kind: Annotated[str | None, typer.Option(help="Only those of this kind.")] = None,
-    tag: Annotated[str | None, typer.Option(help="Only those with this tag: key, or key:value.")] = None,
+    tag: Annotated[
+        list[str] | None, typer.Option(help="Only those with this tag: key, or key:value. May be repeated.")
+    ] = None,
     limit: Annotated[int, typer.Option(min=1, help="At most so many, the newest.")] = 20,
     url: Url = HERE,
     as_json: AsJson = False,
@@ -275,8 +274,89 @@ def pause(job_id: JobId, url: Url = HERE, as_json: AsJson = False) -> None:
 
 @app.command()
 def resume(job_id: JobId, url: Url = HERE, as_json: AsJson = False) -> None:
-    """Let a paused job go on."""
+    """Let a paused job go on, or take back that a running one was asked to pause."""
     _ask("resume", job_id, url, as_json)
+
+
+@app.command()
+def retry(
+    job_id: JobId, key: Key = None, follow: Follow = False, url: Url = HERE, as_json: AsJson = False
+) -> None:
+    """Do a failed or cancelled job again, from its last state if one is left. It gets a new id."""
+    with _client(url) as client:
+        _print_new(client, client.retry(job_id, idempotency_key=key), follow, as_json)
+
+
+@app.command()
+def clone(
+    job_id: JobId,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="FIELD=VALUE", help="What is different, e.g. train.epochs=24. May be repeated."
+        ),
+    ] = None,
+    key: Key = None,
+    follow: Follow = False,
+    url: Url = HERE,
+    as_json: AsJson = False,
+) -> None:
+    """Queue a job of another one's spec. Values are JSON, or text; null takes a field away."""
+    from client.spec_file import changed
+
+    with _client(url) as client:
+        _print_new(client, client.clone(job_id, changed(changes or []), idempotency_key=key), follow, as_json)
+
+
+@app.command()
+def edit(
+    job_id: JobId,
+    name: Annotated[str | None, typer.Option(help="Its name from now on.")] = None,
+    tag: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="A tag; KEY= takes it away. May be repeated."),
+    ] = None,
+    priority: Annotated[
+        int | None, typer.Option(min=0, max=9, help="9 goes first; while it is queued.")
+    ] = None,
+    url: Url = HERE,
+    as_json: AsJson = False,
+) -> None:
+    """Change a job's name, tags or priority."""
+    tags = {key: value or None for key, _, value in (each.partition("=") for each in tag or ())}
+    given = {"name": name, "tags": tags or None, "priority": priority}
+    with _client(url) as client:
+        job = client.change(job_id, **{field: value for field, value in given.items() if value is not None})
+    _print_job(job, as_json)
+
+
+@app.command()
+def delete(job_id: JobId, url: Url = HERE, as_json: AsJson = False) -> None:
+    """Take a job that has ended away for good, with its files."""
+    with _client(url) as client:
+        client.delete(job_id)
+    if as_json:
+        _print_json({"deleted": job_id})
+    else:
+        out.print(Text(f"{job_id}  deleted"))
+
+
+@app.command()
+def metrics(
+    job_id: JobId,
+    points: Annotated[int, typer.Option(min=10, max=10_000, help="Of each curve, at most.")] = 500,
+    url: Url = HERE,
+    as_json: AsJson = False,
+) -> None:
+    """Say how losses and scores went. With --json the curves themselves."""
+    from client import show
+
+    with _client(url) as client:
+        found = client.metrics(job_id, points=points)
+    if as_json:
+        _print_json(found)
+    else:
+        out.print(show.curves_table(found) if found.runs else "nothing has been measured yet")
 
 
 @app.command()
@@ -417,10 +497,23 @@ def _spec(path: Path) -> Any:
 
 
 def _ask(verb: str, job_id: str, url: str, as_json: bool) -> None:
-    from client import show
-
     with _client(url) as client:
         job = getattr(client, verb)(job_id)
+    _print_job(job, as_json)
+
+
+def _print_new(client: Client, job: Job, follow: bool, as_json: bool) -> None:
+    if as_json:
+        _print_json(job)
+    else:
+        out.print(Text(f"{job.id}  {job.name}: {job.reason}"), soft_wrap=True)
+    if follow:
+        _watch(client, job.id, as_json)
+
+
+def _print_job(job: Job, as_json: bool) -> None:
+    from client import show
+
     if as_json:
         _print_json(job)
     else:

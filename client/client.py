@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -13,14 +13,19 @@ from urllib.parse import quote
 
 import httpx
 
+from client.stream import NoStream, NothingMore, listen
 from gkd_core.errors import Problem
 from gkd_core.events import Report
 from gkd_core.run_dir import publish_file
+from jobs.curves import JobCurves
 from jobs.job import END_STATES, Artifact, Job, State, StoredEvent
 from jobs.keys import DEFAULT_TENANT, Asker, Key, Scope
 from jobs.presence import Worker
 
 DEFAULT_URL = "http://127.0.0.1:8000"
+
+PATIENCE_SECONDS = 60.0
+"""How long one who follows a job waits for a service that has gone away: long enough to start it anew."""
 
 WAIT_SECONDS = 20.0
 """One long poll; shorter than what proxies usually cut off."""
@@ -99,8 +104,7 @@ class Client:
         Raises:
             ApiError: the spec is wrong; `problems` names every field.
         """
-        headers = {"Idempotency-Key": idempotency_key} if idempotency_key else {}
-        return Job.model_validate_json(self._ask("POST", "/jobs", json=spec, headers=headers).content)
+        return self._new("/jobs", spec, idempotency_key)
 
     def validate(self, spec: Mapping[str, Any]) -> dict[str, Any]:
         """What a spec comes to: `config`, `waits_for`, `warnings`, `report` on the data. Nothing is queued."""
@@ -115,10 +119,10 @@ class Client:
         *,
         state: State | str | None = None,
         kind: str | None = None,
-        tag: str | None = None,
+        tag: str | Sequence[str] | None = None,
         limit: int = 50,
     ) -> tuple[Job, ...]:
-        """The newest jobs, at most `limit`; `tag` is `key` or `key:value`."""
+        """The newest jobs, at most `limit`; `tag` is `key` or `key:value`, of several each must be there."""
         wanted = {"state": state, "kind": kind, "tag": tag}
         params: dict[str, Any] = {name: value for name, value in wanted.items() if value is not None}
         found: list[Job] = []
@@ -135,22 +139,67 @@ class Client:
     ) -> Iterator[StoredEvent]:
         """The events of a job, from number `after` + 1 on; with `follow` until the job has ended.
 
+        Following outlasts a service that is started anew, and proxies that cut or swallow streams: what was heard is
+        not asked for again.
+
         Args:
             job_id: The job.
             after: Number of the last event that is known.
             follow: Wait for what is still to come.
-            every: Seconds between two looks.
+            every: Seconds before it is asked again: where nothing streams, or after a break.
+
+        Raises:
+            Unreachable: nobody answers, or has not for a minute.
+            ApiError: the service refused.
         """
+        if not follow:
+            yield from self._pages(job_id, after)
+            return
+        met, lost_at = False, 0.0
         while True:
-            ended = (
-                not follow or self.job(job_id).state in END_STATES
-            )  # asked first: an end has no later events
-            while (page := self._json("GET", _path(job_id, "events"), params={"after": after}))["items"]:
-                yield from map(StoredEvent.model_validate, page["items"])
-                after = page["next"]
+            try:
+                for event in self._listen(job_id, after):
+                    met, lost_at = True, 0.0
+                    if event is not None:
+                        after = event.number
+                        yield event
+                        if _is_last(event):
+                            return
+            except NothingMore:
+                return
+            except NoStream:
+                yield from self._polled(job_id, after, every)
+                return
+            except (Unreachable, ApiError) as error:
+                lost_at = lost_at or time.monotonic()
+                if not met or _is_final(error) or time.monotonic() > lost_at + PATIENCE_SECONDS:
+                    raise
+            time.sleep(every)
+
+    def _listen(self, job_id: str, after: int) -> Iterator[StoredEvent | None]:
+        try:
+            yield from listen(self._http, _path(job_id, "stream"), after)
+        except httpx.HTTPStatusError as error:
+            raise _refusal(error.response) from error
+        except httpx.HTTPError as error:
+            raise self._unreachable(error) from error
+
+    def _polled(self, job_id: str, after: int, every: float) -> Iterator[StoredEvent]:
+        """As `events`, by asking again and again."""
+        while True:
+            ended = self.job(job_id).state in END_STATES  # asked first: an end has no later events
+            for event in self._pages(job_id, after):
+                after = event.number
+                yield event
             if ended:
                 return
             time.sleep(every)
+
+    def _pages(self, job_id: str, after: int) -> Iterator[StoredEvent]:
+        """What is there now."""
+        while (page := self._json("GET", _path(job_id, "events"), params={"after": after}))["items"]:
+            yield from map(StoredEvent.model_validate, page["items"])
+            after = page["next"]
 
     def wait(self, job_id: str, *, timeout: float | None = None) -> Job:
         """The job once it has ended, or as it is after `timeout` seconds."""
@@ -164,6 +213,38 @@ class Client:
             if job.state in END_STATES or time.monotonic() >= deadline:
                 return job
 
+    def retry(self, job_id: str, *, idempotency_key: str | None = None) -> Job:
+        """Do a failed or cancelled job again; the new job."""
+        return self._new(_path(job_id, "retry"), None, idempotency_key)
+
+    def clone(
+        self, job_id: str, changes: Mapping[str, Any] | None = None, *, idempotency_key: str | None = None
+    ) -> Job:
+        """A new job of an old one's spec.
+
+        Args:
+            job_id: The old one.
+            changes: What is different, as a JSON merge patch: None takes a field away.
+            idempotency_key: Sending the same key and changes again gives the same job.
+
+        Raises:
+            ApiError: the changed spec is wrong; `problems` names every field.
+        """
+        return self._new(_path(job_id, "clone"), dict(changes or {}), idempotency_key)
+
+    def change(self, job_id: str, **changes: Any) -> Job:
+        """Change `name`, `tags` (a tag that is None goes) or, while it is queued, `priority`."""
+        return Job.model_validate_json(self._ask("PATCH", _path(job_id), json=changes).content)
+
+    def delete(self, job_id: str) -> None:
+        """Take a job that has ended away for good."""
+        self._ask("DELETE", _path(job_id))
+
+    def metrics(self, job_id: str, *, points: int = 500) -> JobCurves:
+        """How losses and scores went; no curve has more than so many points."""
+        answer = self._ask("GET", _path(job_id, "metrics"), params={"points": points})
+        return JobCurves.model_validate_json(answer.content)
+
     def cancel(self, job_id: str) -> Job:
         """Ask for the end of a job."""
         return self._verb(job_id, "cancel")
@@ -173,7 +254,7 @@ class Client:
         return self._verb(job_id, "pause")
 
     def resume(self, job_id: str) -> Job:
-        """Queue a paused job again."""
+        """Queue a paused job again, or take back that it was asked to pause."""
         return self._verb(job_id, "resume")
 
     def report(self, job_id: str) -> Report:
@@ -258,6 +339,10 @@ class Client:
     def _verb(self, job_id: str, verb: str) -> Job:
         return Job.model_validate_json(self._ask("POST", _path(job_id, verb)).content)
 
+    def _new(self, path: str, body: Mapping[str, Any] | None, idempotency_key: str | None) -> Job:
+        headers = {"Idempotency-Key": idempotency_key} if idempotency_key else {}
+        return Job.model_validate_json(self._ask("POST", path, json=body, headers=headers).content)
+
     def _json(self, method: str, path: str, **how: Any) -> dict[str, Any]:
         answer: dict[str, Any] = self._ask(method, path, **how).json()
         return answer
@@ -291,6 +376,15 @@ class Client:
     def _unreachable(self, error: httpx.HTTPError) -> Unreachable:
         hint = "Start it with `gkd serve`, or give another address with --url or GKD_URL."
         return Unreachable(f"no answer from {self.url}: {error or type(error).__name__}", hint)
+
+
+def _is_last(event: StoredEvent) -> bool:
+    return event.kind == "state" and event.body["state"] in END_STATES
+
+
+def _is_final(error: ClientError) -> bool:
+    """Whether asking again would be answered alike."""
+    return isinstance(error, ApiError) and error.status not in (429, 502, 503, 504)
 
 
 def _path(job_id: str, *parts: str) -> str:

@@ -23,6 +23,7 @@ from gkd_core.events import (
     Report,
     events,
 )
+from jobs.curves import Curve, JobCurves, RunCurves
 from jobs.job import Artifact, Job, State, StoredEvent
 from jobs.presence import Gpu, Worker, WorkerState
 
@@ -54,7 +55,7 @@ def event_of(stored: StoredEvent) -> Event | None:
     """The engine's event in a stored one; None where it tells of a move or a request."""
     return (
         None
-        if stored.kind in ("state", "request")
+        if stored.kind in ("state", "request", "change")
         else events.validate_python({"kind": stored.kind, **stored.body})
     )
 
@@ -64,7 +65,16 @@ def stored_line(stored: StoredEvent) -> str:
     if event := event_of(stored):
         return line(event)
     if stored.kind == "request":
-        return f"asked to {stored.body['desired']}"
+        return (
+            "no longer asked to pause"
+            if stored.body["desired"] == "run"
+            else f"asked to {stored.body['desired']}"
+        )
+    if stored.kind == "change":
+        tags = ", ".join(f"{key}:{value}" for key, value in stored.body["tags"].items())
+        return (
+            f"changed: name {stored.body['name']}, priority {stored.body['priority']}, tags {tags or 'none'}"
+        )
     return told(stored.body["state"], stored.body["reason"])
 
 
@@ -159,6 +169,33 @@ def jobs_table(jobs: tuple[Job, ...]) -> Table:
     return table
 
 
+def curves_table(found: JobCurves) -> Table:
+    """How each number went: where it began and is, and its ends."""
+    table = Table("run", "", "from", "to", "first", "lowest", "highest", "last", box=None, pad_edge=False)
+    for column in table.columns[2:]:
+        column.justify = "right"
+    for run, curves in found.runs.items():
+        for name, unit, curve in _curves(curves):
+            places = (f"{unit} {curve.x[0]}", f"{unit} {curve.x[-1]}")
+            numbers = (curve.y[0], min(curve.y), max(curve.y), curve.y[-1])
+            table.add_row(Text(run), Text(name), *places, *(f"{value:.4g}" for value in numbers))
+    return table
+
+
+def _curves(run: RunCurves) -> Iterator[tuple[str, str, Curve]]:
+    for name, curve in run.losses.items():
+        yield name, "step", curve
+    for name, single in (("lr", run.lr), ("images per second", run.images_per_second)):
+        if single:
+            yield name, "step", single
+    errors = {
+        f"reconstruction error, level {level}": curve for level, curve in run.reconstruction_error.items()
+    }
+    per_class = {f"AP {name}": curve for name, curve in run.per_class.items()}
+    for name, curve in {**errors, **run.evaluation, **per_class}.items():
+        yield name, "epoch", curve
+
+
 def workers_table(workers: tuple[Worker, ...]) -> Table:
     """Workers, one line each, and below each its GPUs."""
     table = Table("worker", "state", "runs", "listens to", "seen", box=None, pad_edge=False)
@@ -199,8 +236,10 @@ def job_card(job: Job, artifacts: tuple[Artifact, ...] = ()) -> RenderableType:
         "created": f"{job.created_at:%Y-%m-%d %H:%M:%S} ({age(job.created_at)})",
         "worker": job.worker,
         "waits for": ", ".join(job.waits_for),
+        "does again": job.retry_of,
         "tags": ", ".join(f"{key}:{value}" for key, value in job.tags.items()),
         "progress": _progress(Progress.model_validate(job.progress)) if job.progress and under_way else None,
+        "done about": f"{job.estimated_end.astimezone():%Y-%m-%d %H:%M}" if job.estimated_end else None,
         "evaluation": line(Evaluation.model_validate(job.evaluation))
         if job.evaluation and under_way
         else None,

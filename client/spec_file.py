@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -32,3 +33,33 @@ def read(path: Path) -> Any:
 
 def _refuse(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is no JSON; write a number or leave the field out")
+
+
+def changed(settings: Iterable[str]) -> dict[str, Any]:
+    """A merge patch out of `train.epochs=24`: values are JSON, or else text; null takes a field away.
+
+    Raises:
+        SpecError: one of them is no FIELD=VALUE.
+    """
+    patch: dict[str, Any] = {}
+    for setting in settings:
+        path, equals, text = setting.partition("=")
+        *parents, name = path.split(".")
+        if not equals or not all((*parents, name)):
+            hint = "Write it as train.epochs=24 or name=cells."
+            raise SpecError([Problem(loc=(), message=f"{setting!r} is no FIELD=VALUE", hint=hint)])
+        here = patch
+        for parent in parents:
+            deeper = here.setdefault(parent, {})
+            if not isinstance(deeper, dict):
+                deeper = here[parent] = {}
+            here = deeper
+        here[name] = _value(text)
+    return patch
+
+
+def _value(text: str) -> Any:
+    try:
+        return json.loads(text, parse_constant=_refuse)
+    except ValueError:
+        return text

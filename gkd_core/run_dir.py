@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Literal
 
@@ -66,6 +67,18 @@ def publish_file(temporary: Path, path: Path) -> None:
         os.close(folder)
 
 
+def _link(source: Path, target: Path) -> None:
+    """The same file under a second name; a copy where the disk allows no such thing. No file of a run is ever changed
+    in place, only replaced."""
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    temporary.unlink(missing_ok=True)
+    try:
+        temporary.hardlink_to(source)
+    except OSError:
+        shutil.copyfile(source, temporary)
+    publish_file(temporary, target)
+
+
 class RunDir:
     """Paths and small files of one run."""
 
@@ -97,6 +110,31 @@ class RunDir:
         """
         control = Control.model_validate_json(self.control.read_bytes())
         return control.attempt < attempt or (control.attempt == attempt and control.wanted == "run")
+
+    def take_states(self, other: RunDir) -> int:
+        """Go on from where another run of the same config stopped: its states, its events, and the files they name.
+
+        Nothing is taken where this run has states of its own, or that one has none. States come last, so that a
+        crash in between leaves none, and the next call takes everything again.
+
+        Returns:
+            Bytes at the start of the events that are the other run's.
+        """
+        self.checkpoints.mkdir(parents=True, exist_ok=True)
+        states = sorted(other.checkpoints.glob("[!.]*"))
+        told = other.whole_events()
+        if states and not any(self.checkpoints.iterdir()):
+            for file in (*other.path.glob("*.safetensors"), *other.path.glob("*-prototypes.json")):
+                _link(file, self.path / file.name)
+            write_atomically(self.events, told)
+            for state in states:
+                _link(state, self.checkpoints / state.name)
+        return len(told) if states and self.whole_events().startswith(told) else 0
+
+    def whole_events(self) -> bytes:
+        """The events so far, without a line that is still being written, or never was to its end."""
+        content = self.events.read_bytes() if self.events.exists() else b""
+        return content[: content.rfind(b"\n") + 1]
 
     def drop_states(self) -> None:
         """Remove what resuming needs: this run will not go on. Harmless twice, and from several processes."""

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from array import array
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 KINDS = ("progress", "evaluation", "prototypes")
@@ -74,9 +73,8 @@ class _Points:
         self.y.append(y)
 
     def curve(self, points: int) -> Curve:
-        kept = thin(np.asarray(self.y), points)
-        xs, ys = np.asarray(self.x)[kept], np.asarray(self.y)[kept]
-        return Curve.model_construct(x=tuple(xs.tolist()), y=tuple(ys.tolist()))
+        kept = thin(self.y, points)
+        return Curve(x=tuple(self.x[n] for n in kept), y=tuple(self.y[n] for n in kept))
 
 
 _Measured = dict[tuple[str, str], _Points]  # by field of RunCurves and name in it
@@ -103,26 +101,26 @@ class Measurements:
         )
 
 
-def thin(values: np.ndarray[Any, Any], points: int) -> np.ndarray[Any, Any]:
+def thin(values: Sequence[float], points: int) -> list[int]:
     """Which of many values to show: first and last, and of each stretch between them the lowest and the highest.
 
     Args:
-        values: (N,), in order.
+        values: In order.
         points: How many at most, 4 or more.
 
     Returns:
-        Indices in rising order, all of them where N is small enough.
+        Indices in rising order, all of them where there are few enough.
     """
     count = len(values)
     if count <= points:
-        return np.arange(count)
-    ends = np.linspace(1, count - 1, (points - 2) // 2 + 1).astype(int)
-    inner = [
-        start + place
-        for start, end in pairwise(ends)
-        for place in (int(values[start:end].argmin()), int(values[start:end].argmax()))
-    ]
-    return np.unique([0, *inner, count - 1])
+        return list(range(count))
+    stretches = (points - 2) // 2
+    ends = [1 + (count - 2) * n // stretches for n in range(stretches + 1)]
+    kept = {0, count - 1}
+    for start, end in pairwise(ends):
+        stretch = values[start:end]
+        kept |= {start + stretch.index(min(stretch)), start + stretch.index(max(stretch))}
+    return sorted(kept)
 
 
 def _run(measured: _Measured, points: int) -> RunCurves:

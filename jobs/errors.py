@@ -37,6 +37,20 @@ class NotAllowed(JobsError):
         self.actions = actions
 
 
+class InUse(JobsError):
+    """The job's model is wanted by jobs that have not ended."""
+
+    def __init__(self, job_id: str, users: tuple[str, ...]) -> None:
+        super().__init__(
+            f"cannot delete job {job_id}: its model is wanted by job {' and '.join(users[:_SHOWN])}"
+            f"{' and others' if len(users) > _SHOWN else ''}; let them end, or cancel them first"
+        )
+        self.users = users
+
+
+_SHOWN = 3
+
+
 class IdempotencyConflict(JobsError):
     """The same idempotency key came with another spec."""
 

@@ -10,7 +10,7 @@ paused --------------------> cancelled
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any, NamedTuple
 
@@ -104,7 +104,8 @@ class StoredEvent(BaseModel):
     time: datetime
     kind: str
     """An engine event's kind; "state" for a move, with `state` and `reason` in its body; or "request" when
-    somebody asked a running job to pause or cancel, with `desired` in its body."""
+    somebody asked a running job to pause or cancel or took that back, with `desired` in its body; or "change" when
+    somebody changed its name, tags or priority, with what they are now."""
     body: dict[str, Any]
 
 
@@ -133,8 +134,10 @@ class Job(BaseModel):
     finished_at: datetime | None
     waits_for: tuple[str, ...]
     """Jobs that must succeed first."""
+    retry_of: str | None = None
+    """The job that this one does again; it goes on from where that one was, if anything of that was left."""
     spec: dict[str, Any]
-    """As it was sent."""
+    """As it was sent, with name, tags and priority as they were changed since."""
     resolved: dict[str, Any]
     """The engine's config with every default filled in; `job:<id>` still stands for a teacher that is not there yet."""
     progress: dict[str, Any] | None
@@ -154,9 +157,32 @@ class Job(BaseModel):
     @computed_field  # type: ignore[prop-decorator]
     @property
     def actions(self) -> tuple[str, ...]:
-        """What may be asked of the job now."""
+        """What may be asked of the job now. Cloning it may always be asked for, and asks nothing of it."""
         return {
             State.QUEUED: ("cancel",),
-            State.RUNNING: ("cancel", "pause") if self.desired is Desired.RUN else ("cancel",),
+            State.RUNNING: _OF_RUNNING[self.desired],
             State.PAUSED: ("resume", "cancel"),
-        }.get(self.state, ())
+            State.SUCCEEDED: ("delete",),
+            State.FAILED: ("retry", "delete"),
+            State.CANCELLED: ("retry", "delete"),
+        }[self.state]
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def estimated_end(self) -> datetime | None:
+        """When a running job will probably be done, by its latest progress; None while nobody can say."""
+        if self.state is not State.RUNNING or not self.progress or not self.attempts:
+            return None
+        told, left = float(self.progress.get("time") or 0.0), self.progress.get("seconds_left")
+        if left is None or told < self.attempts[-1].started_at.timestamp():  # it is an earlier attempt's
+            return None
+        return datetime.fromtimestamp(told, UTC) + timedelta(seconds=min(left, _LONGEST_SECONDS))
+
+
+_OF_RUNNING = {
+    Desired.RUN: ("cancel", "pause"),
+    Desired.PAUSE: ("resume", "cancel"),  # to resume takes the request back
+    Desired.CANCEL: ("cancel",),
+}
+_LONGEST_SECONDS = 10 * 365 * 86_400.0
+"""What an estimate may come to; the first steps of a run can suggest anything, and dates end somewhere."""

@@ -6,7 +6,7 @@ into the store.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter
 
@@ -62,6 +62,17 @@ class JobFields(Strict):
     """9 goes first, 0 last; equals run in the order they came."""
     resources: Resources = Resources()
     """What a worker must have."""
+
+
+class JobChange(Strict):
+    """What can be changed of a job, as a JSON merge patch (RFC 7396): null takes away, what is not named stays."""
+
+    name: Name | None = None
+    """Null or empty: made from kind and id."""
+    tags: dict[TagKey, TagValue | None] | None = Field(default=None, max_length=64)
+    """Null takes a tag away; null instead of the object takes away all."""
+    priority: int | None = Field(default=None, ge=0, le=9)
+    """Only while the job is queued."""
 
 
 class TrainSpec(JobFields):
@@ -214,6 +225,19 @@ AnySpec = TrainSpec | DistillSpec | EvaluateSpec | PrototypesSpec | ExportSpec
 JobSpec = Annotated[AnySpec, Field(discriminator="kind")]
 job_spec: TypeAdapter[AnySpec] = TypeAdapter(JobSpec)
 """Reads a spec: `job_spec.validate_json(text)`; its JSON Schema: `job_spec.json_schema()`."""
+
+
+def merged(value: Any, patch: Any) -> Any:
+    """A value changed by a JSON merge patch (RFC 7396)."""
+    if not isinstance(patch, dict):
+        return patch
+    result = dict(value) if isinstance(value, dict) else {}
+    for key, change in patch.items():
+        if change is None:
+            result.pop(key, None)
+        else:
+            result[key] = merged(result.get(key), change)
+    return result
 
 
 class Resolved(BaseModel):

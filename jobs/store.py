@@ -14,6 +14,7 @@ from sqlalchemy import select
 from jobs.database import Database
 from jobs.errors import (
     IdempotencyConflict,
+    InUse,
     JobsError,
     NotAllowed,
     StaleTicket,
@@ -23,6 +24,7 @@ from jobs.errors import (
 )
 from jobs.settings import Settings
 from jobs.store_asking import Asking
+from jobs.store_editing import Editing
 from jobs.store_following import Following, Head
 from jobs.store_keys import Admitted, Keys
 from jobs.store_reading import Page
@@ -35,6 +37,7 @@ __all__ = [
     "Claim",
     "Head",
     "IdempotencyConflict",
+    "InUse",
     "JobsError",
     "NotAllowed",
     "Page",
@@ -46,7 +49,7 @@ __all__ = [
 ]
 
 
-class Store(Asking, Following, Working, Sweeping, Keys, Workers):
+class Store(Asking, Editing, Following, Working, Sweeping, Keys, Workers):
     """Jobs in a database. Threads and processes may share it; every verb may raise `StoreAway`.
 
     Args:

@@ -1,4 +1,4 @@
-"""What people ask of the store: submit, cancel, pause, resume."""
+"""What people ask of the store: submit, retry, cancel, pause, resume."""
 
 from __future__ import annotations
 
@@ -46,6 +46,7 @@ class Asking(Reading):
         Raises:
             IdempotencyConflict: the key came with another spec before.
             QuotaExceeded: the tenant has as many jobs, bytes or GPU hours as it may.
+            UnknownJob: a job that it would wait for has been deleted a moment ago.
         """
         if earlier := self.submitted(spec, idempotency_key, tenant=tenant):
             return earlier, False
@@ -56,6 +57,7 @@ class Asking(Reading):
         except IntegrityError:  # the same key came twice at the same moment, and the other one was first
             if earlier := self.submitted(spec, idempotency_key, tenant=tenant):
                 return earlier, False
+            self._must_know(resolved.waits_for)
             raise
 
     def submitted(
@@ -68,15 +70,78 @@ class Asking(Reading):
         """
         if idempotency_key is None:
             return None
-        key = _stored_key(idempotency_key, tenant)
-        query = select(jobs.c.id, jobs.c.spec_digest).where(jobs.c.idempotency_key == key)
+        return self._earlier(idempotency_key, _digest(spec), tenant)
+
+    def retried(
+        self, job_id: str, idempotency_key: str | None, *, tenant: str = DEFAULT_TENANT
+    ) -> Job | None:
+        """The job that does this one again and was asked for with this key, None where there is none.
+
+        Raises:
+            IdempotencyConflict: the key came with something else.
+        """
+        return (
+            None
+            if idempotency_key is None
+            else self._earlier(idempotency_key, _digest_of_retry(job_id), tenant)
+        )
+
+    def retry(
+        self,
+        job_id: str,
+        spec: AnySpec,
+        resolved: Resolved,
+        *,
+        idempotency_key: str | None = None,
+        tenant: str = DEFAULT_TENANT,
+    ) -> Job:
+        """Queue a job that does a failed or cancelled one again; that one stays as it is.
+
+        Args:
+            job_id: What to do again.
+            spec: Its spec.
+            resolved: What that comes to now.
+            idempotency_key: The same key gives the same new job, however often it comes.
+            tenant: Whose job it is.
+
+        Raises:
+            UnknownJob: there is none of this id.
+            NotAllowed: it has not ended, or has succeeded.
+            IdempotencyConflict: the key came with something else before.
+            QuotaExceeded: the tenant has as much as it may.
+        """
+        if earlier := self.retried(job_id, idempotency_key, tenant=tenant):
+            return earlier
+        again = {"retry_of": job_id, "spec_digest": _digest_of_retry(job_id)}
+        try:
+            with self.database.write() as connection:
+                ask(connection, job_id, "retry", tenant)
+                new = _insert(connection, spec, resolved, idempotency_key, tenant, **again)
+                return read_job(connection, new)
+        except IntegrityError:  # as in `submit`
+            if earlier := self.retried(job_id, idempotency_key, tenant=tenant):
+                return earlier
+            self._must_know(resolved.waits_for)
+            raise
+
+    def _earlier(self, key: str, digest: str, tenant: str) -> Job | None:
+        """What this key was sent with before."""
+        query = select(jobs.c.id, jobs.c.spec_digest).where(
+            jobs.c.idempotency_key == _stored_key(key, tenant)
+        )
         with self.database.read() as connection:
             row = connection.execute(query).one_or_none()
             if row is None:
                 return None
-            if row.spec_digest != _digest(spec):
-                raise IdempotencyConflict(idempotency_key, row.id)
+            if row.spec_digest != digest:
+                raise IdempotencyConflict(key, row.id)
             return read_job(connection, row.id)
+
+    def _must_know(self, job_ids: tuple[str, ...]) -> None:
+        """Find what was deleted between looking it up and naming it."""
+        with self.database.read() as connection:
+            for job_id in job_ids:
+                read_job(connection, job_id)
 
     def cancel_requested(self, job_id: str, *, tenant: str | None = None) -> Job:
         """Cancel a job: at once when it does not run, otherwise its worker is asked to.
@@ -86,7 +151,7 @@ class Asking(Reading):
             NotAllowed: it has ended.
         """
         with self.database.write() as connection:
-            job = _ask(connection, job_id, "cancel", tenant)
+            job = ask(connection, job_id, "cancel", tenant)
             if job.state is State.RUNNING:
                 _want(connection, job, Desired.CANCEL)
             else:
@@ -102,31 +167,43 @@ class Asking(Reading):
             NotAllowed: it does not run, or is being cancelled.
         """
         with self.database.write() as connection:
-            job = _ask(connection, job_id, "pause", tenant, unless=Desired.PAUSE)
+            job = ask(connection, job_id, "pause", tenant, unless=Desired.PAUSE)
             _want(connection, job, Desired.PAUSE)
             return read_job(connection, job_id)
 
     def resume(self, job_id: str, *, tenant: str | None = None) -> Job:
-        """Put a paused job back into the queue; it goes on from its checkpoint.
+        """Put a paused job back into the queue; it goes on from its checkpoint. Of one that was asked to pause and
+        still runs the request is taken back.
 
         Raises:
             UnknownJob: there is none of this id.
-            NotAllowed: it is not paused.
+            NotAllowed: it is neither paused nor asked to.
         """
         with self.database.write() as connection:
-            _ask(connection, job_id, "resume", tenant)
-            move(connection, State.QUEUED, is_job(job_id), reason="resumed")
+            job = ask(connection, job_id, "resume", tenant)
+            if job.state is State.RUNNING:
+                _want(connection, job, Desired.RUN)
+            else:
+                move(connection, State.QUEUED, is_job(job_id), reason="resumed")
             return read_job(connection, job_id)
 
 
-def _ask(
-    connection: Connection, job_id: str, action: str, tenant: str | None, unless: Desired | None = None
+def ask(
+    connection: Connection, job_id: str, action: str | None, tenant: str | None, unless: Desired | None = None
 ) -> Job:
-    """The job, locked until the transaction ends, when this may be asked of it (or was, already)."""
+    """The job, locked until the transaction ends, when this may be asked of it (or was, already).
+
+    Args:
+        connection: In a transaction that writes.
+        job_id: The job.
+        action: One of `Job.actions`; None: what may always be asked for.
+        tenant: Whose job it must be; None: anybody's.
+        unless: What was asked already, if this is asking it again.
+    """
     connection.execute(select(jobs.c.id).where(is_job(job_id, tenant)).with_for_update())
     job = read_job(connection, job_id, tenant)
     already = job.state is State.RUNNING and job.desired is unless
-    if action not in job.actions and not already:
+    if action is not None and action not in job.actions and not already:
         raise NotAllowed(job_id, action, job.state.value, job.actions)
     return job
 
@@ -135,9 +212,10 @@ def _want(connection: Connection, job: Job, desired: Desired) -> None:
     """Leave word for the worker; asking the same twice is asking once."""
     if job.desired is desired:
         return
+    where = f"running on {job.worker}"
     values = {
         "desired": desired.value,
-        "reason": f"{job.reason}; asked to {desired.value}",
+        "reason": where if desired is Desired.RUN else f"{where}; asked to {desired.value}",
         "event_count": jobs.c.event_count + 1,
     }
     row = connection.execute(update(jobs).where(is_job(job.id)).values(values).returning(jobs)).one()
@@ -152,7 +230,9 @@ def _stored_key(key: str | None, tenant: str) -> str | None:
     return None if key is None else f"{tenant}:{key}"
 
 
-def _insert(connection: Connection, spec: AnySpec, resolved: Resolved, key: str | None, tenant: str) -> str:
+def _insert(
+    connection: Connection, spec: AnySpec, resolved: Resolved, key: str | None, tenant: str, **more: Any
+) -> str:
     must_queue(connection, tenant, spec.resources.gpus)
     job_id = secrets.token_hex(6)
     row = connection.execute(
@@ -172,11 +252,11 @@ def _insert(connection: Connection, spec: AnySpec, resolved: Resolved, key: str 
             idempotency_key=_stored_key(key, tenant),
             tenant=tenant,
             gpus=spec.resources.gpus,
-            spec_digest=_digest(spec),
             created_at=now(),
             queued_at=now(),
             ring_at=now() + RING_AGAIN_SECONDS,
             event_count=1,
+            **{"spec_digest": _digest(spec), **more},
         )
         .returning(jobs)
     ).one()
@@ -203,3 +283,7 @@ def _as_sent(spec: AnySpec) -> dict[str, Any]:
 
 def _digest(spec: AnySpec) -> str:
     return hashlib.sha256(json.dumps(_as_sent(spec), sort_keys=True).encode()).hexdigest()
+
+
+def _digest_of_retry(job_id: str) -> str:
+    return hashlib.sha256(f"retry {job_id}".encode()).hexdigest()

@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, FromClause, Row, Select, and_, exists, func, or_, select
+from sqlalchemy import ColumnElement, Connection, Row, select
 
 from jobs.database import Database, storable
 from jobs.errors import UnknownArtifact, UnknownJob
-from jobs.job import QUEUES, Artifact, Attempt, Job, State, StoredEvent
+from jobs.job import Artifact, Attempt, Job, StoredEvent
 from jobs.store_moves import Condition, is_job
-from jobs.store_quotas import shares
+from jobs.store_reasons import Reasons, with_place
 from jobs.tables import artifacts, attempts, events, jobs, waits
 
 _TAG = re.compile(r"(?P<key>[\w.-]+)(:(?P<value>.*))?", re.ASCII | re.DOTALL)
@@ -51,7 +51,7 @@ class Reading:
         *,
         state: str | None = None,
         kind: str | None = None,
-        tag: str | None = None,
+        tags: Sequence[str] = (),
         after: str | None = None,
         limit: int = 50,
         tenant: str | None = None,
@@ -61,7 +61,7 @@ class Reading:
         Args:
             state: Only jobs in this state.
             kind: Only jobs of this kind.
-            tag: Only jobs with this tag: `key` or `key:value`.
+            tags: Only jobs with all of these tags, each `key` or `key:value`.
             after: The `next` of the page before.
             limit: Jobs in a page at most.
             tenant: Only jobs of this tenant.
@@ -69,15 +69,14 @@ class Reading:
         Raises:
             UnknownJob: `after` is not the `next` of an earlier page.
         """
-        query = _with_place().order_by(jobs.c.number.desc()).limit(limit + 1)
+        query = with_place().order_by(jobs.c.number.desc()).limit(limit + 1)
         if tenant is not None:
             query = query.where(jobs.c.tenant == tenant)
         if state is not None:
             query = query.where(jobs.c.state == storable(state))
         if kind is not None:
             query = query.where(jobs.c.kind == storable(kind))
-        if tag is not None:
-            query = query.where(_tagged(tag))
+        query = query.where(*map(_tagged, tags))
         with self.database.read() as connection:
             if after is not None:
                 query = query.where(jobs.c.number < read_row(connection, after, tenant).number)
@@ -141,17 +140,10 @@ def read_job(connection: Connection, job_id: str, tenant: str | None = None) -> 
     Raises:
         UnknownJob: there is none of this id.
     """
-    row = connection.execute(_with_place().where(is_job(job_id, tenant))).one_or_none()
+    row = connection.execute(with_place().where(is_job(job_id, tenant))).one_or_none()
     if row is None:
         raise UnknownJob(job_id)
     return _jobs(connection, [row])[0]
-
-
-def is_ready(table: FromClause = jobs) -> Condition:
-    """Whether everything that a job of this table waits for has succeeded."""
-    other = jobs.alias()
-    unfinished = and_(waits.c.waits_for == other.c.id, other.c.state != State.SUCCEEDED.value)
-    return ~exists().where(waits.c.job_id == table.c.id, unfinished).correlate(table)
 
 
 # ---- rows to values --------------------------------------------------------------------------------------
@@ -173,18 +165,6 @@ def _tagged(tag: str) -> Condition:
     return value.is_not(None) if match["value"] is None else value == match["value"]
 
 
-def _with_place() -> Select[Any]:
-    """Rows of jobs, each with the number of ready jobs before it in its queue."""
-    other = jobs.alias("other")
-    sooner = or_(
-        other.c.priority > jobs.c.priority,
-        and_(other.c.priority == jobs.c.priority, other.c.queued_at < jobs.c.queued_at),
-    )
-    queued = other.c.state == State.QUEUED.value
-    ahead = select(func.count()).where(queued, other.c.queue == jobs.c.queue, is_ready(other), sooner)
-    return select(jobs, ahead.correlate(jobs).scalar_subquery().label("ahead"))
-
-
 def _jobs(connection: Connection, rows: Sequence[Row[Any]]) -> tuple[Job, ...]:
     ids = [row.id for row in rows]
     tried: dict[str, list[Attempt]] = defaultdict(list)
@@ -195,35 +175,18 @@ def _jobs(connection: Connection, rows: Sequence[Row[Any]]) -> tuple[Job, ...]:
     needs = select(waits.c.job_id, waits.c.waits_for, jobs.c.state).join(jobs, jobs.c.id == waits.c.waits_for)
     for row in connection.execute(needs.where(waits.c.job_id.in_(ids)).order_by(jobs.c.number)):
         waited[row.job_id][row.waits_for] = row.state
-    held = shares(connection, {row.tenant for row in rows if row.state == State.QUEUED.value})
-    return tuple(_job(row, tuple(tried[row.id]), waited[row.id], held.get(row.tenant)) for row in rows)
+    reasons = Reasons.at_hand(connection, rows)
+    return tuple(_job(row, tuple(tried[row.id]), waited[row.id], reasons) for row in rows)
 
 
-def _job(row: Row[Any], tried: tuple[Attempt, ...], waited: dict[str, str], held: str | None) -> Job:
+def _job(row: Row[Any], tried: tuple[Attempt, ...], waited: dict[str, str], reasons: Reasons) -> Job:
     fields = {name: getattr(row, name) for name in Job.model_fields if hasattr(row, name)}
     times = ("lease_until", "created_at", "started_at", "finished_at")
     return Job.model_validate(
         fields
         | {name: _time(getattr(row, name)) for name in times}
-        | {"reason": _reason(row, waited, held), "waits_for": tuple(waited), "attempts": tried}
+        | {"reason": reasons.of(row, waited), "waits_for": tuple(waited), "attempts": tried}
     )
-
-
-def _reason(row: Row[Any], waited: dict[str, str], held: str | None) -> str:
-    """Why a job is where it is. For a queued one that changes with the others, so it is found out on reading."""
-    if row.state != State.QUEUED.value:
-        return str(row.reason)
-    before = f" ({row.reason})" if row.reason else ""
-    if unfinished := [job_id for job_id, state in waited.items() if state != State.SUCCEEDED.value]:
-        return f"queued: waits for job {' and '.join(unfinished)}{before}"
-    if held:
-        return f"queued: {held}{before}"
-    place = f"{row.ahead} ahead" if row.ahead else "next"
-    return f"queued: {place}, waiting for a worker{_with_gpus(QUEUES[row.queue])}{before}"
-
-
-def _with_gpus(count: int) -> str:
-    return "" if count == 0 else f" with {count} GPU{'s' if count > 1 else ''}"
 
 
 def _attempt(row: Row[Any]) -> Attempt:

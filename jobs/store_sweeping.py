@@ -3,6 +3,8 @@ which files are still named."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from sqlalchemy import case, exists, select, update
 
 from gkd_core.errors import Failure, FailureClass
@@ -10,9 +12,10 @@ from jobs.database import now
 from jobs.job import END_STATES, State, Ticket
 from jobs.store_moves import RING_AGAIN_SECONDS, Condition, fail_waiting, holds, is_in, is_job, move
 from jobs.store_quotas import has_share
-from jobs.store_reading import Reading, is_ready
+from jobs.store_reading import Reading
+from jobs.store_reasons import is_ready
 from jobs.store_tickets import BrokenOff, give_back, lock
-from jobs.tables import artifacts, jobs, waits
+from jobs.tables import artifacts, deleted, jobs, waits
 
 _LONGEST_RING_PAUSE = 600.0
 """Seconds between two rings for the same job, at most. Rings for one that waits long would else fill the queue."""
@@ -98,10 +101,24 @@ class Sweeping(Reading):
             return bool(connection.scalar(select(query)))
 
     def origin(self) -> str | None:
-        """Id of the first job: tells this database from every other one. None while there is none."""
+        """Id of the first job, deleted or not: tells this database from every other one. None while there is none."""
         with self.database.read() as connection:
-            job_id: str | None = connection.scalar(select(jobs.c.id).order_by(jobs.c.number).limit(1))
-        return job_id
+            firsts = [
+                connection.execute(
+                    select(table.c.number, table.c.id).order_by(table.c.number).limit(1)
+                ).first()
+                for table in (
+                    deleted,
+                    jobs,
+                )  # SQLite gives the number of the newest, once deleted, to another one
+            ]
+        return min(filter(None, firsts), key=lambda row: row.number, default=(0, None))[1]
+
+    def deleted(self, job_ids: Iterable[str]) -> frozenset[str]:
+        """Those of these jobs that were there and were deleted; a job of another database was not."""
+        query = select(deleted.c.id).where(deleted.c.id.in_(job_ids))
+        with self.database.read() as connection:
+            return frozenset(connection.scalars(query))
 
     def _held(self, condition: Condition) -> list[Ticket]:
         with self.database.read() as connection:

@@ -18,7 +18,8 @@ from jobs.database import now
 from jobs.job import Artifact, Desired, Job, State, Ticket
 from jobs.store_moves import is_in, is_job, move, write_event
 from jobs.store_quotas import has_share, lock_share, next_in_share
-from jobs.store_reading import Reading, is_ready, read_job
+from jobs.store_reading import Reading, read_job
+from jobs.store_reasons import is_ready
 from jobs.store_tickets import BrokenOff, cancel, end, fail, give_back, hold, write
 from jobs.tables import artifacts, attempts, jobs, waits
 
@@ -168,13 +169,19 @@ class Working(Reading):
         with self.database.write() as connection:
             cancel(connection, ticket)
 
-    def pause(self, ticket: Ticket, *, reason: str = _PAUSED, needs_free: int | None = None) -> None:
+    def pause(
+        self, ticket: Ticket, *, reason: str = _PAUSED, needs_free: int | None = None
+    ) -> tuple[str, ...]:
         """Put a job aside, once its engine has stopped. What somebody asked for meanwhile counts more.
 
         Args:
             ticket: The claim.
             reason: Why, in words.
-            needs_free: Bytes: with so much space it goes on by itself (`make_use_of_room`). None: people resume it.
+            needs_free: Bytes: with so much space it goes on by itself (`make_use_of_room`). None: people asked for
+                this, and resume it.
+
+        Returns:
+            Ids of jobs to ring for: this one, where the request to pause was taken back while its engine stopped.
 
         Raises:
             StaleTicket: the job is somebody else's, or has ended.
@@ -182,10 +189,15 @@ class Working(Reading):
         with self.database.write() as connection:
             row = hold(connection, ticket)
             if row.desired == Desired.CANCEL.value:
-                return cancel(connection, ticket)
+                cancel(connection, ticket)
+                return ()
+            if row.desired == Desired.RUN.value and needs_free is None:
+                end(connection, ticket, State.QUEUED, "no longer asked to pause", outcome="requeued")
+                return (ticket.job_id,)
             if row.desired == Desired.PAUSE.value:
                 reason, needs_free = _PAUSED, None
             end(connection, ticket, State.PAUSED, reason, outcome="paused", needs_free=needs_free)
+            return ()
 
     def hold_back(self, job_id: str, reason: str, *, needs_free: int) -> bool:
         """Say of a queued job why a worker that could run it does not; forgotten once there is so much space.

@@ -66,10 +66,19 @@ jobs = Table(
     Column("retry_of", String(32)),  # the job that this one does again
     # Bytes that must be free before a job that was paused for want of them goes on by itself; null: people paused it.
     Column("needs_free", BigInteger),
-    Index("jobs_by_state", "state", "queue"),
+    Index("jobs_by_state", "state", "queue", "priority", "queued_at"),
     Index("jobs_by_worker", "worker"),
     Index("jobs_by_tenant", "tenant", "state"),
+    Index("jobs_by_retry_of", "retry_of"),
     Index("jobs_by_needs_free", "needs_free"),
+)
+
+deleted = Table(  # jobs that are gone: what lies on disks under their ids may go, too
+    "deleted",
+    metadata,
+    Column("id", String(32), primary_key=True),
+    Column("number", BigInteger, nullable=False),
+    Column("deleted_at", Double, nullable=False),
 )
 
 waits = Table(

@@ -26,9 +26,8 @@ from sqlalchemy import Engine, create_engine, event, make_url, text
 
 from jobs.store import Store
 
-
 _TABLES = (
-    *("uses", "artifacts", "events", "attempts", "waits", "jobs"),
+    *("deleted", "uses", "artifacts", "events", "attempts", "waits", "jobs"),
     *("resources", "keys", "spent", "tenants", "workers"),
 )
 """Those that others point to come after them."""

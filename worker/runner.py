@@ -20,7 +20,7 @@ from gkd_core.errors import Failure, FailureClass, GkdError
 from gkd_core.events import Checkpoint, Event, FileWritten, Report
 from gkd_core.run_dir import COMPLETE, RunDir
 from jobs.artifacts import Artifacts
-from jobs.errors import JobsError, StaleTicket, StoreAway, WrongContent
+from jobs.errors import JobsError, StaleTicket, StoreAway, UnknownJob, WrongContent
 from jobs.job import Artifact, Desired, State, Ticket
 from jobs.queue import Doorbell
 from jobs.settings import Settings
@@ -216,6 +216,7 @@ class _Run:
         config = run_config.validate_python(self._job.resolved)
         config = self._insist(lambda _: find_weights(config, self._store, self._runner.artifacts))
         self._insist(self._store.renew)  # a last look: the directory may be another attempt's by now
+        self._go_on_from_before()
         self._dir.prepare(config, self._ticket.attempt)
         # Fewer bytes than were recorded: this is another disk, or one that lost its last writes.
         self._offset = min(self._offset, self._dir.size_of_events())
@@ -228,6 +229,19 @@ class _Run:
         )
         self._lease.guard(engine)
         return engine
+
+    def _go_on_from_before(self) -> None:
+        """A job that does another one again begins with what that one saved, if it is the same to the last setting."""
+        if self._job.retry_of is None or self._offset:
+            return
+        try:
+            before = self._insist(lambda _: self._store.get(str(self._job.retry_of)))
+            if before.resolved == self._job.resolved:
+                self._offset = self._dir.take_states(RunDir(self._settings.runs / before.id))
+        except UnknownJob:
+            log.info("job %s starts anew: job %s was deleted", self._job.id, self._job.retry_of)
+        except FileNotFoundError as error:  # tidied away at this moment, or never on this disk
+            log.info("job %s starts anew: %s", self._job.id, error)
 
     def _own_gpus(self) -> dict[str, str]:
         """The engine sees as many GPUs as its job asked for, of those that are this worker's."""
@@ -307,7 +321,7 @@ class _Run:
         if failure is not None and failure.failure_class is not FailureClass.INFRASTRUCTURE:
             return self._fail(failure)
         if self._lease.desired is Desired.PAUSE:
-            return self._insist(self._store.pause) or ()
+            return self._insist(self._store.pause)
         if self._pause_for_room(looked=failure is None):
             return ()
         if failure is not None:

@@ -27,6 +27,9 @@ DAY_SECONDS = 86_400.0
 UNNAMED_SECONDS = 3600.0
 """How old a file without a job must be. Between a file and its row in the store lie seconds."""
 
+_AT_ONCE = 500
+"""Folders that are looked up in one query."""
+
 
 class Keep(NamedTuple):
     """How long what may still be of use is kept; see `GKD_KEEP_STATES` and `GKD_KEEP_RUNS_DAYS`."""
@@ -54,6 +57,7 @@ def tidy(store: Store, artifacts: Artifacts, runs: Path, keep: Keep = AS_LONG_AS
     for path in runs.glob("*/checkpoints"):
         if any(path.iterdir()):
             drop_states(store, runs, path.parent.name, keep)
+    drop_deleted(store, runs)
     if keep.runs_days is not None:
         drop_runs(store, runs, keep.runs_days)
     remove_unnamed(store, artifacts)
@@ -72,6 +76,19 @@ def drop_states(store: Store, runs: Path, job_id: str, keep: Keep = AS_LONG_AS_U
         return
     if _is_over(job, keep.states) and not store.is_being_retried(job_id):
         RunDir(runs / job_id).drop_states()
+
+
+def drop_deleted(store: Store, runs: Path) -> None:
+    """Remove the run directories of jobs that were deleted. Folders of another database's jobs, or of somebody's own,
+    are not among them: the store remembers which jobs it had.
+
+    Raises:
+        StoreAway: The database does not answer.
+    """
+    names = [path.name for path in runs.glob("*/")]
+    for first in range(0, len(names), _AT_ONCE):
+        for job_id in store.deleted(names[first : first + _AT_ONCE]):
+            shutil.rmtree(runs / job_id, ignore_errors=True)  # what is still being written goes next time
 
 
 def drop_runs(store: Store, runs: Path, days: float) -> None:

@@ -1,4 +1,4 @@
-"""Asking for jobs: submit, look, list, cancel, pause, resume."""
+"""Asking for jobs: submit, look, list, cancel, pause, resume, retry, clone, change, delete."""
 
 from __future__ import annotations
 
@@ -6,21 +6,25 @@ import hashlib
 import time
 from typing import Annotated, Any, NamedTuple
 
-from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi import APIRouter, Body, Header, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel, ConfigDict
 
 from api.deps import FeedsDep, Services, ServicesDep, TenantDep
 from api.errors import ApiError
 from api.feeds import happened
-from jobs.errors import UnknownJob
+from jobs import mistakes
+from jobs.errors import NotAllowed, UnknownJob
 from jobs.job import END_STATES, Job, State
-from jobs.spec import JobSpec, Kind, Resolved, job_spec
+from jobs.spec import AnySpec, JobChange, JobSpec, Kind, Resolved, job_spec, merged
 
 router = APIRouter(tags=["jobs"])
 
 LOOK_SECONDS = 1.0
 """Between two looks at a job while a long poll waits and no event comes: its place in the queue changes without."""
+
+
+IdempotencyKey = Annotated[str | None, Header(min_length=1, max_length=200)]
 
 
 class JobPage(BaseModel):
@@ -38,14 +42,21 @@ def submit(
     response: Response,
     services: ServicesDep,
     tenant: TenantDep,
-    idempotency_key: Annotated[str | None, Header(min_length=1, max_length=200)] = None,
+    idempotency_key: IdempotencyKey = None,
 ) -> Job:
     """Check a spec and queue it. The same Idempotency-Key and spec give the same job again."""
-    # first: the answer stays, even if the data has gone since
-    job = services.store.submitted(spec, idempotency_key, tenant=tenant)
-    if job is None:
+    return _submit(spec, response, services, tenant, idempotency_key)
+
+
+def _submit(spec: AnySpec, response: Response, services: Services, tenant: str, key: str | None) -> Job:
+    job = services.store.submitted(spec, key, tenant=tenant)
+    if job is None:  # asked first: the answer stays, even if the data has gone since
         resolved = services.resolve(spec, tenant)
-        job, _ = services.store.submit(spec, resolved, idempotency_key=idempotency_key, tenant=tenant)
+        job, _ = services.store.submit(spec, resolved, idempotency_key=key, tenant=tenant)
+    return _rung(job, services, response)
+
+
+def _rung(job: Job, services: Services, response: Response) -> Job:
     services.doorbell.ring(job)  # after the commit; where the broker is away, a worker's sweep rings again
     response.headers["Location"] = f"/jobs/{job.id}"
     return job
@@ -63,14 +74,16 @@ def list_jobs(
     tenant: TenantDep,
     state: State | None = None,
     kind: Kind | None = None,
-    tag: Annotated[str | None, Query(description="key, or key:value")] = None,
+    tag: Annotated[
+        list[str] | None, Query(max_length=32, description="key, or key:value; of several each must be there")
+    ] = None,
     after: Annotated[str | None, Query(description="`next` of the page before")] = None,
     limit: Annotated[int, Query(ge=1, le=500)] = 50,
 ) -> JobPage:
     """Jobs, newest first."""
     try:
         page = services.store.list_jobs(
-            state=state, kind=kind, tag=tag, after=after, limit=limit, tenant=tenant
+            state=state, kind=kind, tags=tag or (), after=after, limit=limit, tenant=tenant
         )
     except UnknownJob:
         detail = f"{after!r} is not the `next` of an earlier page"
@@ -147,6 +160,59 @@ def resume(job_id: str, services: ServicesDep, tenant: TenantDep) -> Job:
     job = services.store.resume(job_id, tenant=tenant)
     services.doorbell.ring(job)
     return job
+
+
+@router.post("/jobs/{job_id}/retry", status_code=202)
+def retry(
+    job_id: str,
+    response: Response,
+    services: ServicesDep,
+    tenant: TenantDep,
+    idempotency_key: IdempotencyKey = None,
+) -> Job:
+    """Do a failed or cancelled job again: a new job of the same spec, which goes on from the last state kept."""
+    job = services.store.retried(job_id, idempotency_key, tenant=tenant)
+    if job is None:
+        old = services.store.get(job_id, tenant=tenant)
+        if "retry" not in old.actions:
+            raise NotAllowed(job_id, "retry", old.state.value, old.actions)
+        spec = mistakes.read_spec(old.spec)
+        resolved = services.resolve(spec, tenant)
+        job = services.store.retry(job_id, spec, resolved, idempotency_key=idempotency_key, tenant=tenant)
+    return _rung(job, services, response)
+
+
+@router.post("/jobs/{job_id}/clone", status_code=201)
+def clone(
+    job_id: str,
+    response: Response,
+    services: ServicesDep,
+    tenant: TenantDep,
+    changes: Annotated[dict[str, Any] | None, Body(examples=[{"train": {"epochs": 24}}])] = None,
+    idempotency_key: IdempotencyKey = None,
+) -> Job:
+    """A new job of this one's spec, changed by a JSON merge patch (RFC 7396) where one is sent."""
+    old = services.store.get(job_id, tenant=tenant)
+    try:
+        value = merged(old.spec, changes or {})
+    except RecursionError:
+        raise ApiError(400, "invalid_json", "the body is nested too deeply") from None
+    return _submit(mistakes.read_spec(value), response, services, tenant, idempotency_key)
+
+
+@router.patch("/jobs/{job_id}")
+def change(job_id: str, wanted: JobChange, services: ServicesDep, tenant: TenantDep) -> Job:
+    """Change name, tags or, while it is queued, priority: what is named takes its new value, null takes away."""
+    job = services.store.change(job_id, wanted, tenant=tenant)
+    if "priority" in wanted.model_fields_set and job.state is State.QUEUED:
+        services.doorbell.ring(job)  # the old ring stands where the old priority put it
+    return job
+
+
+@router.delete("/jobs/{job_id}", status_code=204)
+def delete(job_id: str, services: ServicesDep, tenant: TenantDep) -> None:
+    """Take a job that has ended away, with its events, its log and the files that no other job names."""
+    services.store.delete(job_id, tenant=tenant)
 
 
 @router.get("/jobs/{job_id}/report")

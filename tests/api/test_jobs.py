@@ -110,7 +110,7 @@ def test_a_queued_job_is_cancelled_at_once_and_stays_so(service, train_spec: Spe
     answer = service.http.post(f"/jobs/{job['id']}/cancel")
     assert (answer.status_code, answer.json()["state"]) == (202, "cancelled")
     again = service.http.post(f"/jobs/{job['id']}/cancel")
-    assert (again.status_code, again.json()["actions"]) == (409, [])
+    assert (again.status_code, again.json()["actions"]) == (409, ["retry", "delete"])
 
 
 def test_what_a_state_does_not_allow_is_answered_with_what_it_does(service, train_spec: Spec):

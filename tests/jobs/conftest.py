@@ -64,6 +64,7 @@ class Asker:
     def _drive(self, ticket: Ticket, state: State) -> None:
         match state:
             case State.PAUSED:
+                self.store.pause_requested(ticket.job_id)
                 self.store.pause(ticket)
             case State.SUCCEEDED:
                 self.store.succeed(ticket)

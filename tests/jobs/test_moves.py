@@ -21,7 +21,7 @@ VERBS: dict[str, Callable[[Store, Job], Any]] = {
     "succeed": lambda store, job: store.succeed(job.ticket),
     "fail": lambda store, job: store.fail(job.ticket, FAILURE),
     "cancel": lambda store, job: store.cancel(job.ticket),
-    "pause": lambda store, job: store.pause(job.ticket),
+    "pause": lambda store, job: store.pause(job.ticket, reason="paused: no space", needs_free=1),
     "requeue": lambda store, job: store.requeue(job.ticket, "shutting down"),
     "cancel_requested": lambda store, job: store.cancel_requested(job.id),
     "pause_requested": lambda store, job: store.pause_requested(job.id),

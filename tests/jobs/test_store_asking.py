@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import statistics
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
-from jobs.job import Desired, State
+from gkd_core.config import run_config
+from jobs.job import Desired, Job, State
+from jobs.spec import Resolved, job_spec
 from jobs.store import IdempotencyConflict, NotAllowed, Store, UnknownJob
 
 
@@ -115,3 +119,77 @@ def test_an_unknown_job_is_unknown_to_every_verb(store: Store, ask: Any, job_id:
         with pytest.raises(UnknownJob, match="there is no job"):
             verb(job_id)
     assert store.claim(job_id, "ada") is None
+
+
+def test_a_request_to_pause_can_be_taken_back_while_the_job_runs(store: Store, ask: Any) -> None:
+    ticket = ask.running()
+    assert store.pause_requested(ticket.job_id).actions == ("resume", "cancel")
+    job = store.resume(ticket.job_id)
+    assert (job.state, job.desired, job.reason) == (State.RUNNING, Desired.RUN, "running on ada")
+    assert store.renew(ticket) is Desired.RUN
+    assert [event.body.get("desired") for event in store.events(job.id)][-2:] == ["pause", "run"]
+    with pytest.raises(NotAllowed):
+        store.resume(ticket.job_id)
+
+
+def test_a_pause_that_is_taken_back_too_late_queues_the_job_again(store: Store, ask: Any) -> None:
+    ticket = ask.running()
+    store.pause_requested(ticket.job_id)
+    store.resume(ticket.job_id)
+    assert store.pause(ticket) == (ticket.job_id,), "its engine has stopped by now; ring for it"
+    job = store.get(ticket.job_id)
+    assert (job.state, job.attempts[0].outcome) == (State.QUEUED, "requeued")
+
+
+def test_a_cancel_that_comes_while_a_job_pauses_is_not_lost(store: Store, ask: Any) -> None:
+    ticket = ask.running()
+    store.pause_requested(ticket.job_id)
+    store.cancel_requested(ticket.job_id)
+    assert store.pause(ticket) == ()
+    assert store.get(ticket.job_id).state is State.CANCELLED
+
+
+# ---- again -----------------------------------------------------------------------------------------------
+
+
+def again(store: Store, job: Job, key: str | None = None) -> Job:
+    resolved = Resolved(config=run_config.validate_python(job.resolved))
+    return store.retry(job.id, job_spec.validate_python(job.spec), resolved, idempotency_key=key)
+
+
+@pytest.mark.parametrize("state", [State.FAILED, State.CANCELLED])
+def test_a_retry_is_a_new_job_and_the_old_one_stays_as_it_is(store: Store, ask: Any, state: State) -> None:
+    old = ask.job_in(state)
+    assert "retry" in old.actions
+    new = again(store, old)
+    assert (new.state, new.retry_of, new.spec, new.resolved) == (State.QUEUED, old.id, old.spec, old.resolved)
+    assert new.id != old.id
+    assert store.get(old.id) == old
+
+
+@pytest.mark.parametrize("state", [State.QUEUED, State.RUNNING, State.PAUSED, State.SUCCEEDED])
+def test_what_has_not_gone_wrong_is_not_done_again(store: Store, ask: Any, state: State) -> None:
+    with pytest.raises(NotAllowed, match="cannot retry"):
+        again(store, ask.job_in(state))
+
+
+def test_one_key_makes_one_retry(store: Store, ask: Any) -> None:
+    old = ask.job_in(State.FAILED)
+    with ThreadPoolExecutor(8) as pool:
+        ids = set(pool.map(lambda _: again(store, old, "k").id, range(8)))
+    assert len(ids) == 1
+    assert len(store.list_jobs().items) == 2
+    with pytest.raises(IdempotencyConflict):
+        again(store, ask.job_in(State.FAILED), "k")
+    with pytest.raises(IdempotencyConflict):
+        ask.submit(key="k")
+
+
+def test_cancelling_is_quick_in_every_state(store: Store, ask: Any) -> None:
+    for state in (State.QUEUED, State.RUNNING, State.PAUSED):
+        seconds = []
+        for job in [ask.job_in(state) for _ in range(20)]:
+            started = time.monotonic()
+            store.cancel_requested(job.id)
+            seconds.append(time.monotonic() - started)
+        assert statistics.median(seconds) < 0.2, state

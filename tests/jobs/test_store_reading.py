@@ -6,9 +6,14 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from sqlalchemy import update
 
-from jobs.job import Artifact, State
+from gkd_core.events import Progress
+from jobs.database import now
+from jobs.job import Artifact, Job, State, Ticket
+from jobs.presence import Presence
 from jobs.store import Store, UnknownArtifact, UnknownJob
+from jobs.tables import workers
 
 
 def test_pages_show_every_job_once_newest_first(store: Store, ask: Any) -> None:
@@ -45,9 +50,10 @@ def test_lists_can_be_narrowed(store: Store, ask: Any) -> None:
     def ids(**narrow: Any) -> list[str]:
         return [job.id for job in store.list_jobs(**narrow).items]
 
-    assert ids(tag="team:lab") == [lab.id]
-    assert ids(tag="team") == [shop.id, lab.id]
-    assert ids(tag="a.b:x:y") == ids(tag="size:größer 🐱") == [lab.id]
+    assert ids(tags=["team:lab"]) == [lab.id]
+    assert ids(tags=["team"]) == [shop.id, lab.id]
+    assert ids(tags=["a.b:x:y"]) == ids(tags=["size:größer 🐱"]) == ids(tags=["team", "size"]) == [lab.id]
+    assert ids(tags=["team:shop", "size"]) == []
     assert ids(kind="distill") == [student.id]
     assert ids(state="running") == [ticket.job_id]
     assert ids(state="queued", kind="train") == [lab.id]
@@ -56,7 +62,7 @@ def test_lists_can_be_narrowed(store: Store, ask: Any) -> None:
 @pytest.mark.parametrize("tag", ["", ":", "team:nobody", 'te"am:lab', "team'--:lab", "team\0", "$[0]"])
 def test_an_odd_tag_finds_nothing(store: Store, ask: Any, tag: str) -> None:
     ask.submit(tags={"team": "lab"})
-    assert store.list_jobs(tag=tag).items == ()
+    assert store.list_jobs(tags=[tag]).items == ()
 
 
 def test_a_queued_job_says_how_many_are_ahead(store: Store, ask: Any) -> None:
@@ -73,6 +79,53 @@ def test_a_queued_job_says_how_many_are_ahead(store: Store, ask: Any) -> None:
         gpu.id: "queued: next, waiting for a worker with 1 GPU",
     }
     assert store.get(second.id).reason == reasons[second.id]
+
+
+def test_a_long_queue_is_counted_only_so_far(store: Store, ask: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jobs.store_reasons._COUNTED", 2)
+    made = [ask.submit(priority=priority) for priority in (5, 7, 5, 5)]
+    places = [store.get(job.id).reason.removeprefix("queued: ").split(",")[0] for job in made]
+    assert places == ["1 ahead", "next", "2 ahead", "more than 2 ahead"]
+
+
+def test_a_queue_that_no_live_worker_serves_is_said_so(store: Store, ask: Any) -> None:
+    job = ask.submit(resources={"gpus": 2})
+    assert store.get(job.id).reason == "queued: next, waiting for a worker with 2 GPUs", (
+        "nobody was ever seen"
+    )
+    small = Presence(name="small", host="node", version="1", queues=("gpu", "cpu"))
+    store.appear(small)
+    assert store.get(job.id).reason == "queued: next, but no worker serves queue gpu2"
+    big = Presence(name="big", host="node", version="1", queues=("gpu2", "gpu", "cpu"))
+    store.appear(big)
+    assert store.get(job.id).reason == "queued: next, waiting for a worker with 2 GPUs"
+    store.appear(big.model_copy(update={"draining": True}))
+    assert store.get(job.id).reason == "queued: next, but no worker serves queue gpu2"
+    store.appear(big)
+    with store.database.write() as connection:
+        connection.execute(update(workers).where(workers.c.name == "big").values(seen_at=now() - 181))
+    assert store.get(job.id).reason == "queued: next, but no worker serves queue gpu2"
+
+
+def test_the_end_is_estimated_from_the_latest_progress_of_this_attempt(store: Store, ask: Any) -> None:
+    ticket = ask.running()
+    assert store.get(ticket.job_id).estimated_end is None
+    told = datetime.now(UTC) + timedelta(seconds=1)
+
+    def tell(offset: int, **fields: Any) -> Job:
+        where = {"run": "model", "epoch": 0, "epochs": 1, "step": 1, "steps": 2, "fraction": 0.5}
+        event = Progress(time=told.timestamp(), **(where | fields))
+        store.record(Ticket(ticket.job_id, store.get(ticket.job_id).attempt), event, offset)
+        return store.get(ticket.job_id)
+
+    assert tell(1).estimated_end is None, "the engine cannot say yet"
+    assert tell(2, seconds_left=60.0).estimated_end == told + timedelta(seconds=60)
+    assert tell(3, seconds_left=1e300).estimated_end is not None
+    store.requeue(ticket, "the worker is shutting down")
+    assert store.get(ticket.job_id).estimated_end is None
+    ask.claim(store.get(ticket.job_id))
+    told = datetime.now(UTC) - timedelta(hours=1)
+    assert tell(4, seconds_left=60.0).estimated_end is None, "that was told an attempt ago"
 
 
 def test_a_job_says_what_it_waits_for_even_afterwards(store: Store, ask: Any) -> None:

@@ -103,6 +103,7 @@ def test_a_job_that_was_paused_for_want_of_space_goes_on_when_there_is_enough(st
 
 def test_a_job_that_people_paused_stays_paused(store, ask):
     ticket = ask.running()
+    store.pause_requested(ticket.job_id)
     store.pause(ticket)
     assert store.make_use_of_room(10**18) == ()
     assert store.get(ticket.job_id).state is State.PAUSED
@@ -112,7 +113,9 @@ def test_a_job_that_people_resumed_and_paused_again_stays_paused(store, ask):
     ticket = ask.running()
     store.pause(ticket, reason="paused: no space", needs_free=10)
     store.resume(ticket.job_id)
-    store.pause(ask.claim(store.get(ticket.job_id)))
+    again = ask.claim(store.get(ticket.job_id))
+    store.pause_requested(again.job_id)
+    store.pause(again)
     assert store.make_use_of_room(10**18) == ()
 
 

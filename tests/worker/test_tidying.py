@@ -50,6 +50,11 @@ def start(store, runs):
     return store.claim(job.id, "worker").ticket
 
 
+def pause(store, ticket):
+    store.pause_requested(ticket.job_id)
+    store.pause(ticket)
+
+
 def states(runs, ticket):
     return sorted(path.name for path in (runs / ticket.job_id / "checkpoints").iterdir())
 
@@ -84,7 +89,7 @@ def broken(failure_class):
     [
         lambda store, ticket: store.succeed(ticket),
         lambda store, ticket: store.cancel(ticket),
-        lambda store, ticket: (store.pause(ticket), store.cancel_requested(ticket.job_id)),
+        lambda store, ticket: (pause(store, ticket), store.cancel_requested(ticket.job_id)),
         lambda store, ticket: store.fail(ticket, broken(FailureClass.DIVERGED)),
     ],
     ids=["succeeded", "cancelled", "cancelled while paused", "diverged"],
@@ -101,7 +106,7 @@ def test_a_job_that_has_ended_keeps_all_but_its_resume_states(store, artifacts, 
     "stay",
     [
         lambda store, ticket: None,
-        lambda store, ticket: store.pause(ticket),
+        lambda store, ticket: pause(store, ticket),
         lambda store, ticket: store.requeue(ticket, "the worker is shutting down"),
         lambda store, ticket: store.fail(ticket, broken(FailureClass.INFRASTRUCTURE)),
     ],
@@ -146,7 +151,7 @@ def test_states_that_are_never_kept_go_when_the_machine_failed_the_job_too(store
 @pytest.mark.parametrize("stay", [None, "pause", "retry"])
 def test_no_policy_takes_what_a_job_may_still_need(store, artifacts, runs, ticket, keep, stay):
     if stay == "pause":
-        store.pause(ticket)
+        pause(store, ticket)
     if stay == "retry":
         store.fail(ticket, broken(FailureClass.INFRASTRUCTURE))
         again = start(store, runs)
@@ -267,3 +272,37 @@ def test_files_of_another_database_are_left_alone(
     ours.close()
     assert theirs.exists()
     assert "another database names its files" in caplog.text
+
+
+# ---- deleted jobs ----------------------------------------------------------------------------------------
+
+
+def test_what_lies_on_the_disk_of_a_deleted_job_goes_and_nothing_else(
+    store, artifacts, runs, ticket, tmp_path
+):
+    kept = start(store, runs)
+    for folder in ("0123456789ab", "somebody-s-own"):  # of another database, or of nobody here
+        RunDir(runs / folder).prepare(RUN, attempt=1)
+    file = publish(store, artifacts, ticket, tmp_path, "weights", 1)
+    make_old(file)
+    store.succeed(ticket)
+    store.delete(ticket.job_id)
+    tidy(store, artifacts, runs)
+    assert sorted(path.name for path in runs.iterdir()) == sorted(
+        ["0123456789ab", kept.job_id, "somebody-s-own"]
+    )
+    assert not file.exists()
+
+
+def test_deleting_the_first_job_does_not_make_the_folder_somebody_elses(
+    store, artifacts, runs, ticket, tmp_path
+):
+    store.fail(ticket, broken(FailureClass.BUG))
+    tidy(store, artifacts, runs)  # the folder is this database's from now on
+    store.delete(ticket.job_id)
+    later = start(store, runs)
+    first = publish(store, artifacts, later, tmp_path, "first", 1)
+    publish(store, artifacts, later, tmp_path, "second", 2)
+    make_old(first)
+    tidy(store, artifacts, runs)
+    assert not first.exists()

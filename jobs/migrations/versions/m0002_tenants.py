@@ -17,11 +17,20 @@ def upgrade() -> None:
     op.add_column("jobs", sa.Column("retry_of", sa.String(32)))
     op.add_column("jobs", sa.Column("needs_free", sa.BigInteger))
     op.create_index("jobs_by_tenant", "jobs", ["tenant", "state"])
+    op.create_index("jobs_by_retry_of", "jobs", ["retry_of"])
+    op.drop_index("jobs_by_state", "jobs")  # jobs are counted by their place in the queue
+    op.create_index("jobs_by_state", "jobs", ["state", "queue", "priority", "queued_at"])
     op.create_index("jobs_by_needs_free", "jobs", ["needs_free"])
     # Idempotency keys are each tenant's own from now on.
     op.execute("UPDATE jobs SET idempotency_key = 'default:' || idempotency_key")
     _create_tenants()
     _create_resources()
+    op.create_table(
+        "deleted",
+        sa.Column("id", sa.String(32), primary_key=True),
+        sa.Column("number", sa.BigInteger, nullable=False),
+        sa.Column("deleted_at", sa.Double, nullable=False),
+    )
     op.create_table(
         "workers",
         sa.Column("name", sa.Text, primary_key=True),
@@ -36,9 +45,12 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    for table in ("workers", "uses", "resources", "keys", "spent", "tenants"):
+    for table in ("deleted", "workers", "uses", "resources", "keys", "spent", "tenants"):
         op.drop_table(table)
     op.drop_index("jobs_by_tenant", "jobs")
+    op.drop_index("jobs_by_retry_of", "jobs")
+    op.drop_index("jobs_by_state", "jobs")
+    op.create_index("jobs_by_state", "jobs", ["state", "queue"])
     op.drop_index("jobs_by_needs_free", "jobs")
     op.execute("UPDATE jobs SET idempotency_key = substr(idempotency_key, length(tenant) + 2)")
     with op.batch_alter_table("jobs") as jobs:

@@ -1,0 +1,55 @@
+"""Events as Server-Sent Events: one connection, and how to tell that something in between swallows streams."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import httpx
+
+from jobs.job import StoredEvent
+
+SILENCE_SECONDS = 60.0
+"""After which a stream is given up: the service breaks its silence every 15 s."""
+
+
+class NoStream(Exception):
+    """What answers does not stream: an older service, or a proxy that holds answers back until they are whole."""
+
+
+class NothingMore(Exception):
+    """The job has ended, and all its events are known."""
+
+
+def listen(http: httpx.Client, path: str, after: int) -> Iterator[StoredEvent | None]:
+    """The events of a job after number `after`, for as long as the connection holds; None is a mere sign of life.
+
+    Raises:
+        NoStream: ask for pages of events instead.
+        NothingMore: do not come back.
+        httpx.HTTPError: there is no connection (any more), or the service refused.
+    """
+    timeout = httpx.Timeout(SILENCE_SECONDS)
+    heard = False
+    try:
+        with http.stream("GET", path, headers={"Last-Event-ID": str(after)}, timeout=timeout) as answer:
+            _must_stream(answer)
+            for line in answer.iter_lines():
+                heard = True
+                data = line.startswith("data:")
+                yield StoredEvent.model_validate_json(line.removeprefix("data:")) if data else None
+    except httpx.ReadTimeout as error:
+        if not heard:
+            raise NoStream from error
+        raise
+
+
+def _must_stream(answer: httpx.Response) -> None:
+    if answer.is_error:
+        answer.read()
+        if answer.status_code == 404 and "unknown_job" not in answer.text:
+            raise NoStream
+        answer.raise_for_status()
+    if answer.status_code == 204:
+        raise NothingMore
+    if "text/event-stream" not in answer.headers.get("Content-Type", ""):
+        raise NoStream

@@ -1,0 +1,106 @@
+"""Why a job is where it is, in a sentence. A queued one's changes with the others, so it is found out on reading."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    FromClause,
+    Row,
+    Select,
+    and_,
+    case,
+    exists,
+    func,
+    literal,
+    select,
+)
+
+from jobs.database import now
+from jobs.job import QUEUES, State
+from jobs.store_moves import Condition
+from jobs.store_quotas import shares
+from jobs.tables import jobs, waits, workers
+
+_COUNTED = 1000
+"""Jobs ahead that are counted; more are told as more, so that a long queue costs no more than a short one."""
+_LIVE_SECONDS = 180.0
+"""How long after its last sign of life a worker still counts as there: three leases."""
+
+
+def is_ready(table: FromClause = jobs) -> Condition:
+    """Whether everything that a job of this table waits for has succeeded."""
+    other = jobs.alias()
+    unfinished = and_(waits.c.waits_for == other.c.id, other.c.state != State.SUCCEEDED.value)
+    return ~exists().where(waits.c.job_id == table.c.id, unfinished).correlate(table)
+
+
+def with_place() -> Select[Any]:
+    """Rows of jobs, each queued one with the number of ready jobs before it in its queue, as far as `_COUNTED`."""
+    other = jobs.alias("other")
+    more_urgent = _counted(other, other.c.priority > jobs.c.priority)
+    sooner = _counted(other, other.c.priority == jobs.c.priority, other.c.queued_at < jobs.c.queued_at)
+    ahead = case((jobs.c.state == State.QUEUED.value, more_urgent + sooner), else_=0)
+    return select(jobs, ahead.label("ahead"))
+
+
+def _counted(other: FromClause, *where: Condition) -> ColumnElement[int]:
+    """How many ready jobs of the same queue fulfil the conditions; each is one stretch of an index."""
+    same_queue = (other.c.state == State.QUEUED.value, other.c.queue == jobs.c.queue)
+    found = select(literal(1).label("found")).where(*same_queue, *where, is_ready(other))
+    some = found.correlate(jobs).limit(_COUNTED + 1).subquery()
+    return select(func.count()).select_from(some).scalar_subquery()
+
+
+@dataclass(frozen=True)
+class Reasons:
+    """What the reasons of some jobs depend on beside the jobs themselves."""
+
+    held: Mapping[str, str]
+    """Why a tenant's jobs cannot run, by tenant."""
+    served: frozenset[str] | None
+    """Queues that workers listen to; None where no worker was ever seen, or nobody needs to know."""
+
+    @classmethod
+    def at_hand(cls, connection: Connection, rows: Sequence[Row[Any]]) -> Reasons:
+        """What is needed for these rows of jobs."""
+        queued = [row for row in rows if row.state == State.QUEUED.value]
+        return cls(
+            shares(connection, {row.tenant for row in queued}), _served(connection) if queued else None
+        )
+
+    def of(self, row: Row[Any], waited: Mapping[str, str]) -> str:
+        """The reason of one job; `waited` has the state of each job that it waits for."""
+        if row.state != State.QUEUED.value:
+            return str(row.reason)
+        before = f" ({row.reason})" if row.reason else ""
+        return f"queued: {self._of_queued(row, waited)}{before}"
+
+    def _of_queued(self, row: Row[Any], waited: Mapping[str, str]) -> str:
+        if unfinished := [job_id for job_id, state in waited.items() if state != State.SUCCEEDED.value]:
+            return f"waits for job {' and '.join(unfinished)}"
+        if held := self.held.get(row.tenant):
+            return held
+        if self.served is not None and row.queue not in self.served:
+            return f"{_place(row.ahead)}, but no worker serves queue {row.queue}"
+        return f"{_place(row.ahead)}, waiting for a worker{_with_gpus(QUEUES[row.queue])}"
+
+
+def _served(connection: Connection) -> frozenset[str] | None:
+    listening = and_(workers.c.seen_at > now() - _LIVE_SECONDS, workers.c.draining.is_(False))
+    rows = connection.execute(select(workers.c.queues, listening.label("listening"))).all()
+    return frozenset(queue for row in rows if row.listening for queue in row.queues) if rows else None
+
+
+def _place(ahead: int) -> str:
+    if ahead > _COUNTED:
+        return f"more than {_COUNTED} ahead"
+    return f"{ahead} ahead" if ahead else "next"
+
+
+def _with_gpus(count: int) -> str:
+    return "" if count == 0 else f" with {count} GPU{'s' if count > 1 else ''}"
