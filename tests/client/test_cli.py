@@ -131,7 +131,7 @@ def test_a_wrong_command_line_is_exit_code_2(gkd):
 def test_watching_a_job_that_was_cancelled_is_exit_code_1(gkd, spec: Spec):
     waiting = {**spec, "resources": {"gpus": 1}}  # the server has none
     job_id = json.loads(gkd("submit", "-", "--json", given=json.dumps(waiting)).stdout)["id"]
-    assert "with 1 GPU" in gkd("show", job_id).stdout
+    assert "no worker serves queue gpu" in gkd("show", job_id).stdout
     gkd("cancel", job_id)
     assert "cancelled" in gkd("watch", job_id, code=1).stdout
 
@@ -201,3 +201,45 @@ def test_workers_are_listed_with_what_they_do(gkd):
     [worker] = json.loads(gkd("workers", "--json").stdout)
     assert (worker["state"], worker["queues"], worker["gpus"]) == ("idle", ["cpu"], [])
     assert worker["name"][:20] in gkd("workers").stdout
+
+
+# ---- again, changed, gone ----------------------------------------------------------------------------------
+
+
+def test_a_job_is_cloned_with_changes_and_deleted(gkd, spec_file: str):
+    first = submit(gkd, spec_file)
+    gkd("watch", first)
+    changes = ("--set", "name=wide", "--set", "train.epochs=3", "--set", 'tags={"team": "lab"}')
+    clone = json.loads(gkd("clone", first, *changes, "--json").stdout)
+    assert (clone["name"], clone["spec"]["train"]["epochs"], clone["tags"]) == ("wide", 3, {"team": "lab"})
+    assert "wide" in gkd("jobs", "--tag", "team:lab", "--tag", "team").stdout
+    edited = json.loads(
+        gkd("edit", clone["id"], "--name", "wider", "--tag", "round=2", "--tag", "team=", "--json").stdout
+    )
+    assert (edited["name"], edited["tags"]) == ("wider", {"round": "2"})
+    gkd("watch", clone["id"])
+    assert json.loads(gkd("delete", clone["id"], "--json").stdout) == {"deleted": clone["id"]}
+    assert "there is no job" in gkd("show", clone["id"], code=1).output
+    assert "train.epoch" in gkd("clone", first, "--set", "train.epoch=3", code=1).output
+    assert "FIELD=VALUE" in gkd("clone", first, "--set", "train.epochs", code=1).output
+
+
+def test_a_job_that_was_cancelled_is_done_again(gkd, spec: Spec, tmp_path: Path):
+    teacher = tmp_path / "teacher.json"
+    teacher.write_text(json.dumps(spec))
+    job_id = submit(gkd, str(teacher))
+    gkd("cancel", job_id)
+    gkd("watch", job_id, code=1)
+    watched = gkd("retry", job_id, "--watch").stdout
+    assert "succeeded" in watched.splitlines()[-1]
+    assert "allowed now: delete" in gkd("retry", watched.split()[0], code=1).output
+    assert job_id in gkd("show", watched.split()[0]).stdout
+
+
+def test_how_numbers_went_is_told(gkd, url: str, spec_file: str):
+    job_id = submit(gkd, spec_file)
+    gkd("watch", job_id)
+    assert json.loads(gkd("metrics", job_id, "--json").stdout) == {"runs": {}}, (
+        "the fake engine measures nothing"
+    )
+    assert "nothing" in gkd("metrics", job_id).stdout

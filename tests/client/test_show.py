@@ -16,6 +16,8 @@ from gkd_core.config import DataConfig
 from gkd_core.data.examine import examine
 from gkd_core.data.shapes import draw_shapes
 from gkd_core.events import Gain, Latency, ModelReport, Progress, Report
+from jobs.curves import Curve, JobCurves, RunCurves
+from jobs.job import StoredEvent
 from jobs.presence import Gpu, Worker, WorkerState
 
 
@@ -144,3 +146,29 @@ def test_workers_are_shown_with_their_gpus():
     assert "cafe" in text
     assert "3  H200" in text
     assert "at work 93 % 7.0 GB of 140.0" in text
+
+
+def test_curves_are_told_by_where_they_began_and_are_and_their_ends():
+    run = RunCurves(
+        losses={"loss_cls": Curve(x=(10, 20, 30), y=(2.0, 0.5, 1.0))},
+        evaluation={"AP": Curve(x=(1, 2), y=(0.25, 0.5))},
+        per_class={"cat": Curve(x=(1,), y=(0.125,))},
+    )
+    rows = [line.split() for line in shown(show.curves_table(JobCurves(runs={"student": run}))).splitlines()]
+    assert rows[1:] == [
+        ["student", "loss_cls", "step", "10", "step", "30", "2", "0.5", "2", "1"],
+        ["student", "AP", "epoch", "1", "epoch", "2", "0.25", "0.25", "0.5", "0.5"],
+        ["student", "AP", "cat", "epoch", "1", "epoch", "1", "0.125", "0.125", "0.125", "0.125"],
+    ]
+
+
+def test_what_people_changed_of_a_job_is_part_of_its_story():
+    def line(kind: str, **body: object) -> str:
+        time = datetime(2026, 1, 1, tzinfo=UTC)
+        return show.stored_line(StoredEvent(number=1, attempt=1, time=time, kind=kind, body=body))
+
+    assert line("change", name="cells", priority=9, tags={"team": "lab"}) == (
+        "changed: name cells, priority 9, tags team:lab"
+    )
+    assert line("request", desired="run") == "no longer asked to pause"
+    assert line("request", desired="pause") == "asked to pause"
