@@ -113,7 +113,9 @@ class _Job(Session):
         yield from super().check_data()
         best_by = self.config.train.best_by
         if score(self.data.val.images, self.classes, {}).metrics[best_by] < 0:  # finding nothing would be 0
-            message = f"no epoch can be the best by {best_by}: the validation split has no object that it counts"
+            message = (
+                f"no epoch can be the best by {best_by}: the validation split has no object that it counts"
+            )
             raise SpecError([Problem(loc=("train", "best_by"), message=message, hint="AP always counts.")])
 
     def meet_teacher(self) -> Iterator[Event]:
