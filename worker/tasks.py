@@ -17,7 +17,7 @@ from celery import Celery
 from celery.worker import WorkController, state
 
 from jobs.artifacts import Artifacts
-from jobs.job import QUEUES
+from jobs.job import queues_heard
 from jobs.queue import TASK, Doorbell, make_app
 from jobs.settings import Settings
 from jobs.store import Store
@@ -68,7 +68,7 @@ class WorkerThread:
 
     def __init__(self, settings: Settings, app: Celery, *, name: str | None = None) -> None:
         self.name = name or f"serve@{settings.home}"
-        self.queues = _queues(settings.gpus if settings.gpus is not None else count_gpus())
+        self.queues = queues_heard(settings.gpus if settings.gpus is not None else count_gpus())
         self._settings = settings
         self._owns_home = name is None
         self._app = app
@@ -140,8 +140,3 @@ class _Listening:
 
     def is_alive(self) -> bool:
         return self._thread.is_alive()
-
-
-def _queues(gpus: int) -> list[str]:
-    """The queues whose jobs find enough GPUs here."""
-    return [name for name, needed in QUEUES.items() if needed <= gpus]
