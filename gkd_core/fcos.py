@@ -68,8 +68,7 @@ class _BoxHead(nn.Module):
         self.conv = nn.Sequential()
         self.bbox_reg = nn.Conv2d(channels, 4 * BINS, 3, padding=1)
         nn.init.normal_(self.bbox_reg.weight, std=0.01)
-        with torch.no_grad():
-            self.bbox_reg.bias.copy_(-START * torch.arange(BINS).repeat(4))
+        self.bbox_reg.bias = nn.Parameter(-START * torch.arange(BINS).repeat(4))
 
     def forward(self, maps: list[Tensor]) -> Tensor:
         sides = [self.bbox_reg(self.conv(level)) for level in maps]
