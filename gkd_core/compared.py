@@ -23,7 +23,6 @@ ARCHITECTURES: dict[str, Architecture] = {
     "RetinaNet": "retinanet",
     "FasterRCNN": "faster_rcnn",
     "FCOS": "fcos",
-    "AlignedFCOS": "fcos",
 }
 """By class: torchvision's, and our own FCOS."""
 

@@ -31,7 +31,7 @@ from torchvision.ops import MultiScaleRoIAlign
 from torchvision.ops.poolers import initLevelMapper
 
 from gkd_core.config import DetectorConfig
-from gkd_core.fcos import AlignedFCOS, AlignedHead
+from gkd_core.fcos import FCOS, AlignedHead
 from gkd_core.fpn import Backbone, build_backbone, separable
 from gkd_core.norms import group_norm
 from gkd_core.torchvision_layout import build_as_torchvision
@@ -250,11 +250,11 @@ def _retinanet(config: DetectorConfig, backbone: Backbone, scores: int, image_si
     return RetinaNet(backbone, num_classes=scores, anchor_generator=anchors, head=head)
 
 
-def _fcos(config: DetectorConfig, backbone: Backbone, scores: int, image_size: int) -> AlignedFCOS:
+def _fcos(config: DetectorConfig, backbone: Backbone, scores: int, image_size: int) -> FCOS:
     # FCOS has no anchors to fit: its one size per level is the stride and places the locations
     head = AlignedHead(_head_width(config), scores)
     _set_towers(head, config)
-    return AlignedFCOS(backbone, num_classes=scores, head=head, score_thresh=0.05, nms_thresh=0.65)
+    return FCOS(backbone, num_classes=scores, head=head, score_thresh=0.05, nms_thresh=0.65)
 
 
 def _faster_rcnn(config: DetectorConfig, backbone: Backbone, scores: int, image_size: int) -> FasterRCNN:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.models.detection import FCOS
+from torchvision.models import detection
 from torchvision.models.detection._utils import _topk_min
 from torchvision.models.detection.fcos import FCOSClassificationHead
 from torchvision.ops import batched_nms, clip_boxes_to_image, generalized_box_iou_loss
@@ -75,7 +75,7 @@ class _BoxHead(nn.Module):
         return torch.cat([level.flatten(2).transpose(1, 2) for level in sides], dim=1)
 
 
-class AlignedFCOS(FCOS):
+class FCOS(detection.FCOS):
     """torchvision's FCOS with another assignment, other losses and another score."""
 
     def compute_loss(
