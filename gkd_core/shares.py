@@ -72,9 +72,8 @@ class BatchShare:
         places = [(start + index) * world.size + world.rank for index in range(len(pictures))]
         for sampler in self._samplers:
             sampler.keys = [(self._seed, step, place) for place in places]
-        if (
-            world.size > 1
-        ):  # whatever else draws, such as stochastic depth: apart by process, and alike after resuming
+        if world.size > 1:
+            # for whatever else draws, such as stochastic depth: apart by process, and alike after resuming
             torch.manual_seed(seed_of(self._seed, step, start, world.rank))
         height, width = world.largest(*(max(picture.shape[side] for picture in pictures) for side in (1, 2)))
         with padded_to(height, width, *self._detectors):

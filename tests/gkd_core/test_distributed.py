@@ -311,6 +311,26 @@ def test_both_choose_the_same_prototypes_and_train_the_same_model(whole_runs: tu
         torch.testing.assert_close(two[name], weights, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+def test_two_gpus_learn_one_batch_norm(tmp_path: Path) -> None:
+    data, teacher = tmp_path / "data", tmp_path / "teacher.safetensors"
+    draw_shapes(data, train=8, val=3, size=96, seed=0)
+    make_teacher("retinanet", load(DataConfig(path=str(data))).classes, teacher)
+    losses = []
+    for processes in (1, 2):
+        run = distill_run("retinanet", data, teacher, processes, epochs=5, evaluate_every=5)
+        student = run.student.model_copy(update={"norm": "batch"})
+        directory = RunDir(tmp_path / str(processes))
+        directory.prepare(run.model_copy(update={"student": student, "device": "cuda"}), attempt=1)
+        with Engine.start(directory, 1, device="cuda") as engine:
+            while engine.poll() is None:
+                time.sleep(0.1)
+            assert engine.poll() == COMPLETE, directory.log.read_text()
+        losses.append([event.losses for event in told(directory, Progress) if event.saved])
+    for one, two in zip(*losses, strict=True):
+        assert two == pytest.approx(one, rel=1e-3)
+
+
 # ---- what is refused ---------------------------------------------------------------------------------------
 
 
@@ -342,6 +362,14 @@ def test_a_process_that_was_started_without_the_others_says_so(monkeypatch: pyte
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     with pytest.raises(SpecError, match="2 processes"):
         World.join(2, torch.device("cpu"))
+
+
+def test_fewer_gpus_than_processes_are_a_mistake_of_the_spec(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.setenv("RANK", "3")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(SpecError, match="4 GPUs are asked for, and torch sees 2"):
+        World.join(4, torch.device("cuda"))
 
 
 # ---- small things ------------------------------------------------------------------------------------------
