@@ -54,6 +54,8 @@ def select_prototypes(
 class _Selection(Session):
     """One such run."""
 
+    passes_are_all = True
+
     def __init__(self, config: PrototypesRun, run_dir: Path, should_stop: Callable[[], bool]) -> None:
         self.config = config
         self.student, card = open_part(config.student, RUN, find_device(config.device))
@@ -70,6 +72,7 @@ class _Selection(Session):
         plan = DistillConfig(prototypes=wanted, response=ResponseConfig(weight=0))
         self.distiller = Distiller(self.student, teacher.detector, plan, teacher.columns).to(self.device)
         images = self.data.train.images
+        self.clock.start(0.0)
         choice = choose_instances(images, len(self.classes), self.image_size, wanted, wanted.seed)
         return (yield from renew_prototypes(self, self.distiller, choice, START, seed=wanted.seed))
 

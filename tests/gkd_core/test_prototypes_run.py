@@ -12,6 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from gkd_core.checkpoint import load_model, publish_model, sha256_of
+from gkd_core.clock import Clock
 from gkd_core.config import run_config
 from gkd_core.errors import SpecError, StoppedError
 from gkd_core.events import Event, Report
@@ -114,6 +115,15 @@ def test_a_teacher_that_lacks_a_class_is_refused(
     select(
         teacher, tmp_path / "strange.safetensors", shapes, tmp_path / "run"
     )  # only features count of a student
+
+
+def test_progress_grows_with_the_pictures(
+    teacher: Path, student: Path, shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Clock, "progress_due", lambda clock: True)
+    events = select(teacher, student, shapes, tmp_path / "run", batch_size=4)
+    told = [event for event in events if event.kind == "progress" and event.activity == "prototypes"]
+    assert [event.fraction for event in told] == [4 / 14, 8 / 14, 12 / 14, 1.0]
 
 
 def test_it_stops_when_asked(teacher: Path, student: Path, shapes: Path, tmp_path: Path) -> None:
