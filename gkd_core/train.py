@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from gkd_core import launch
-from gkd_core.checkpoint import load_model, publish_model, sha256_of
+from gkd_core.checkpoint import publish_model, sha256_of
 from gkd_core.config import (
     AnyRun,
     DetectorConfig,
@@ -19,6 +19,7 @@ from gkd_core.config import (
     EvaluateRun,
     ExportRun,
     PrototypesRun,
+    TeacherConfig,
     TrainRun,
 )
 from gkd_core.data.loading import TrainLoader, steps_per_epoch
@@ -38,7 +39,7 @@ from gkd_core.run_dir import RunDir
 from gkd_core.selection import renew_prototypes
 from gkd_core.session import Session
 from gkd_core.shares import require_equal_shares
-from gkd_core.teacher import Teacher
+from gkd_core.teacher import Teacher, open_model
 from gkd_core.training import Account, Scored, Training
 
 Run = TrainRun | DistillRun
@@ -289,13 +290,13 @@ class _Job(Session):
     def report(self) -> Iterator[Event]:
         """Evaluate the published files side by side and write the report."""
         entries = {}
-        for role, path in self.published():
-            detector, card = load_model(path, self.device)
+        for role, model in self.published():
+            detector, card = open_model(model, self.device)
             epochs = self.config.train.epochs
             end = Progress(run=role, epoch=epochs, epochs=epochs, step=0, steps=0, fraction=1)
             labels = self.teacher.labels if self.teacher and role == "teacher" else None
             found = yield from self.measure(detector, end, labels)
-            entries[role] = Entry(detector, card, found, path if role != "teacher" else None)
+            entries[role] = Entry(detector, card, found, Path(model.weights) if role != "teacher" else None)
         first, self.world = self.world.first, self.world.leave()
         if not first:
             return
@@ -305,12 +306,13 @@ class _Job(Session):
         images = self.data.val.images
         yield make_report(self.config, entries, images, self.folder, self.device, notes, drawn)
 
-    def published(self) -> list[tuple[str, Path]]:
-        """Role and file of each model that the report compares."""
-        files = [(name, self.folder / f"{name}.safetensors") for name, _ in self.trainings()]
+    def published(self) -> list[tuple[str, TeacherConfig]]:
+        """Role and whereabouts of each model that the report compares."""
+        names = [name for name, _ in self.trainings()]
+        models = [(name, TeacherConfig(weights=str(self.folder / f"{name}.safetensors"))) for name in names]
         if isinstance(self.config, DistillRun):
-            files.insert(0, ("teacher", Path(self.config.teacher.weights)))
-        return files
+            models.insert(0, ("teacher", self.config.teacher))
+        return models
 
 
 # ---- small questions -------------------------------------------------------------------------------------
