@@ -14,11 +14,13 @@ from torchvision.models import get_model, get_weight
 
 from gkd_core import published
 from gkd_core.checkpoint import publish_model
-from gkd_core.config import DetectorConfig, TeacherConfig
+from gkd_core.config import DetectorConfig, TeacherConfig, run_config
+from gkd_core.data.shapes import CLASSES as CLASSES_DRAWN
 from gkd_core.detectors import Detector, build_detector, detect
 from gkd_core.errors import SpecError
 from gkd_core.model_card import ModelCard
 from gkd_core.teacher import open_model
+from gkd_core.train import train
 from gkd_core.weights import load_weights
 
 SMALL = DetectorConfig(backbone="resnet18", fpn={"channels": 16}, head={"depth": 1})
@@ -270,3 +272,30 @@ def test_a_plain_state_dict_must_say_what_it_is(tmp_path: Path) -> None:
 def test_a_backbone_is_no_teacher() -> None:
     with pytest.raises(SpecError, match="fills no detector"):
         open_model(TeacherConfig(weights="ResNet18_Weights.IMAGENET1K_V1"))
+
+
+def test_torchvisions_own_detector_teaches_a_whole_run_from_a_plain_state_dict(
+    tmp_path: Path, shapes: Path
+) -> None:
+    layout = {"architecture": "faster_rcnn", "backbone": "mobilenet_v3_large", "layout": "torchvision"}
+    torch.save(
+        build_detector(DetectorConfig(**layout, norm="frozen"), 5, 64).state_dict(), tmp_path / "big.pth"
+    )
+    run = {
+        "kind": "distill",
+        "data": str(shapes),
+        "device": "cpu",
+        "teacher": {
+            "weights": str(tmp_path / "big.pth"),
+            **layout,
+            "classes": ["blob", *CLASSES_DRAWN],
+        },
+        "student": {"backbone_width": 0.125, "fpn": {"channels": 16}, "head": {"depth": 1}},
+        "train": {"epochs": 1, "batch_size": 8, "image_size": 64, "workers": 0},
+        "distill": {"control": False},
+    }
+    (tmp_path / "run").mkdir()
+    events = list(train(run_config.validate_python(run), tmp_path / "run"))
+    told = [event.losses for event in events if event.kind == "progress" and event.losses]
+    assert told[-1]["distill_global"] > 0
+    assert list(events[-1].models) == ["teacher", "student"]
