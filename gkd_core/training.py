@@ -111,9 +111,9 @@ class Training:
         self.world.start_alike(self._trained)
 
     def _compile(self) -> None:
-        compile_backbone(self.detector)
-        if self.distiller is not None:
-            compile_backbone(self.distiller.teacher)
+        compile_backbone(self.detector, memory_format(self.config))
+        if self.distiller is not None:  # a teacher is loaded in this order, whatever the recipe
+            compile_backbone(self.distiller.teacher, torch.channels_last)
 
     # ---- where it stands ---------------------------------------------------------------------------------
 

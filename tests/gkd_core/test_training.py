@@ -134,7 +134,7 @@ def test_one_transfer_to_a_gpu_keeps_every_value() -> None:
 
 
 def overflowing(training: Training) -> None:
-    """Make every gradient infinite from now on."""
+    """Make every gradient infinite or NaN from now on."""
     for parameter in training.detector.parameters():
         parameter.register_hook(lambda gradient: gradient * torch.inf)
 
