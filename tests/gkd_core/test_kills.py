@@ -1,4 +1,7 @@
-"""Engines killed at the worst moments, again and again, end with the bits of an undisturbed one."""
+"""Engines killed at the worst moments, again and again, end with the bits of an undisturbed one.
+
+`GKD_KILLS` says how often, 20 by default. Files are looked at from outside; docs/decisions/0051 says why forks are killed.
+"""
 
 import json
 import os
