@@ -16,7 +16,7 @@ from gkd_core.data.classes import is_name
 try:
     import yaml
 except ModuleNotFoundError:  # where little is installed, COCO and VOC are read all the same
-    yaml = None  # type: ignore[assignment]
+    yaml = None
 
 MAX_BYTES = 256 * 1024
 """Refused above: the 1203 classes of LVIS take 30 KB, and reading this much takes about two seconds."""
