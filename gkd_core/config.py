@@ -186,7 +186,9 @@ class DetectorConfig(Strict):
     @model_validator(mode="after")
     def _what_widths_there_are(self) -> DetectorConfig:
         if self.backbone.startswith("timm:") and self.backbone_width != 1:
-            raise ValueError(f"`backbone_width` of {self.backbone} can only be 1; timm's models have their widths")
+            raise ValueError(
+                f"`backbone_width` of {self.backbone} can only be 1; timm's models have their widths"
+            )
         if self.backbone.startswith("resnext") and self.backbone_width < 0.25:
             raise ValueError(f"`backbone_width` of {self.backbone} starts at 0.25, one channel in each group")
         return self
@@ -205,7 +207,9 @@ class DetectorConfig(Strict):
             if getattr(self, field) != type(self).model_fields[field].default:
                 raise ValueError(f"`{field}` is torchvision's own in layout {self.layout!r}; leave it out")
         if self.norm == "group":
-            raise ValueError(f"`norm` in layout {self.layout!r} is `batch` or `frozen`; torchvision has no group norm")
+            raise ValueError(
+                f"`norm` in layout {self.layout!r} is `batch` or `frozen`; torchvision has no group norm"
+            )
         return self
 
 
@@ -477,7 +481,8 @@ class TrainConfig(Strict):
     channels_last: bool = True
     """Memory order of pictures and weights; a tenth faster, also on a CPU."""
     compile: bool = False
-    """Compile the backbones with `torch.compile`: minutes at the start, faster steps after; needs a C++ compiler."""
+    """Compile body and pyramid with `torch.compile`, for GPUs: minutes at the start, then faster steps. On a processor
+    steps were not faster (docs/decisions/0050). Needs a C++ compiler; a resumed run need not end with the same bits."""
     evaluate_every: int = Field(default=1, ge=1)
     """Epochs; the last epoch is always evaluated."""
     best_by: Metric = "AP"
