@@ -24,7 +24,7 @@ from gkd_core import published
 from gkd_core.backbones import published_name
 from gkd_core.detectors import Detector
 from gkd_core.errors import Problem, SpecError
-from gkd_core.model_card import carries_card, read_card
+from gkd_core.model_card import carries_card, is_safetensors, read_card
 
 State = OrderedDict[str, Tensor]
 
@@ -80,7 +80,7 @@ def read_state(weights: str) -> State:
     if published.is_name(weights):
         return _published(weights)
     try:
-        if Path(weights).suffix == ".safetensors":
+        if is_safetensors(weights):
             return OrderedDict(load_file(weights))
         found = torch.load(weights, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:

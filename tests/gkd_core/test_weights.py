@@ -138,6 +138,14 @@ def test_as_many_but_other_classes_are_other_classes(tmp_path: Path) -> None:
     assert torch.equal(rows(target), fresh)
 
 
+def test_a_model_is_known_by_its_content_not_by_its_name(tmp_path: Path) -> None:
+    source, target = small(), small()
+    path = Path(saved(tmp_path / "m.safetensors", source)).rename(tmp_path / "21db2d6d")
+    assert load_weights(target, str(path), CLASSES) == []
+    assert torch.equal(rows(target), rows(source))
+    assert open_model(TeacherConfig(weights=str(path)))[1].classes == CLASSES
+
+
 def test_the_same_classes_keep_their_heads(tmp_path: Path) -> None:
     source, target = small(), small()
     assert load_weights(target, saved(tmp_path / "m.safetensors", source), CLASSES) == []
