@@ -10,7 +10,17 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from gkd_core.errors import Problem, SpecError
 
@@ -57,6 +67,19 @@ class Strict(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", allow_inf_nan=False, populate_by_name=True, use_attribute_docstrings=True
     )
+
+
+def _wrong_at(**messages: str) -> ValidationError:
+    """What a validator raises to point at fields under its own: what is wrong, by field; `a__b` is `b` in `a`."""
+    details = [
+        InitErrorDetails(
+            type=PydanticCustomError("value_error", "{message}", {"message": message}),
+            loc=tuple(field.split("__")),
+            input=None,
+        )
+        for field, message in messages.items()
+    ]
+    return ValidationError.from_exception_data("config", details)
 
 
 # ---- data ------------------------------------------------------------------------------------------------
@@ -178,6 +201,11 @@ class DetectorConfig(Strict):
     """How many stages of the backbone keep the weights and the statistics that they start with: 0 from scratch; 2 is
     usual with published weights and little data. Stage n is what gives maps of stride 2**n, and the stem is stage 1:
     in a ResNet the stem, layer1, layer2, layer3 and layer4."""
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    """Of each channel (RGB in 0..1), taken off the pixels; ImageNet's, as nearly all published weights expect. A few of
+    timm's were trained with 0.5 in all three."""
+    std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = (0.229, 0.224, 0.225)
+    """Of each channel, what they are divided by; see `mean`. Teacher and student may differ."""
     weights: str | None = None
     """Start from these weights instead of from scratch: a safetensors file of GKD, a plain state dict (`.pth` or
     `.safetensors`) of a backbone or of a whole detector, or torchvision's name of published weights such as
@@ -211,6 +239,29 @@ class DetectorConfig(Strict):
                 f"`norm` in layout {self.layout!r} is `batch` or `frozen`; torchvision has no group norm"
             )
         return self
+
+
+def _can_learn(detector: DetectorConfig) -> DetectorConfig:
+    if detector.weights is not None:
+        return detector
+    wrong = {}
+    if detector.norm == "frozen":
+        wrong["norm"] = (
+            "frozen norms keep the statistics of loaded weights, and there are none: give `weights`, or set `norm` to "
+            "batch or group"
+        )
+    if detector.frozen_stages:
+        wrong["frozen_stages"] = (
+            "frozen stages keep the weights that they start with, and these would be random: give `weights`, or set "
+            "`frozen_stages` to 0"
+        )
+    if wrong:
+        raise _wrong_at(**wrong)
+    return detector
+
+
+DetectorToTrain = Annotated[DetectorConfig, AfterValidator(_can_learn)]
+"""A detector that is about to be trained: what is frozen in it has weights to start with."""
 
 
 class TeacherConfig(Strict):
@@ -325,8 +376,9 @@ class DistillConfig(Strict):
     @model_validator(mode="after")
     def _starts_before_it_stops(self) -> DistillConfig:
         if self.stop_epoch is not None and self.stop_epoch <= self.start_epoch:
-            raise ValueError(
-                f"distillation would stop at epoch {self.stop_epoch} before it starts at {self.start_epoch}"
+            raise _wrong_at(
+                stop_epoch=f"distillation would stop at epoch {self.stop_epoch} and start at {self.start_epoch} only: "
+                "raise `stop_epoch`, or leave it out"
             )
         return self
 
@@ -502,6 +554,19 @@ class TrainConfig(Strict):
         return self
 
 
+def require_beginning(distill: DistillConfig, train: TrainConfig) -> None:
+    """For validators of runs and specs that distil.
+
+    Raises:
+        ValidationError: all epochs are over before distillation begins.
+    """
+    if distill.start_epoch >= train.epochs:
+        raise _wrong_at(
+            distill__start_epoch=f"distillation would start at epoch {distill.start_epoch}, and epochs 0 to "
+            f"{train.epochs - 1} are all there are: lower `start_epoch`, or raise `train.epochs`"
+        )
+
+
 # ---- the other kinds -------------------------------------------------------------------------------------
 
 
@@ -555,7 +620,7 @@ class TrainRun(Strict):
 
     kind: Literal["train"] = "train"
     data: DataConfig
-    model: DetectorConfig = DetectorConfig()
+    model: DetectorToTrain = DetectorConfig()
     train: TrainConfig = TrainConfig()
     device: Device = "auto"
     processes: int = Field(default=1, ge=1, le=64)
@@ -568,12 +633,17 @@ class DistillRun(Strict):
     kind: Literal["distill"] = "distill"
     data: DataConfig
     teacher: TeacherConfig
-    student: DetectorConfig = DetectorConfig()
+    student: DetectorToTrain = DetectorConfig()
     distill: DistillConfig = DistillConfig()
     train: TrainConfig = TrainConfig()
     device: Device = "auto"
     processes: int = Field(default=1, ge=1, le=64)
     """How many train together, each on a GPU of its own (on a CPU: for tests)."""
+
+    @model_validator(mode="after")
+    def _distils_at_all(self) -> DistillRun:
+        require_beginning(self.distill, self.train)
+        return self
 
 
 class EvaluateRun(Strict):

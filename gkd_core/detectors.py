@@ -45,9 +45,6 @@ STRIDES = {
 }
 """Pixels per cell of each pyramid level, finest first."""
 
-IMAGE_MEAN, IMAGE_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
-"""Of ImageNet, in 0..1 RGB, as torchvision's published weights expect."""
-
 CELLS_PER_BOX = {"retinanet": 4.0, "fcos": 4.0, "faster_rcnn": 14.0}
 """A box belongs to the level on which it is at least this many cells wide: four strides is RetinaNet's anchor and
 the published FCOS's lower bound, 14 follows from FPN's canonical 224 pixels on stride 16 (Lin et al. 2017, eq. 1)."""
@@ -80,7 +77,7 @@ def build_detector(config: DetectorConfig, num_classes: int, image_size: int) ->
 
 def _finished(detector: Detector, config: DetectorConfig, strides: tuple[int, ...]) -> Detector:
     """What all layouts have in common, none of it seen in a state dict."""
-    detector.transform = _Normalize(0, 0, IMAGE_MEAN, IMAGE_STD)
+    detector.transform = _Normalize(0, 0, list(config.mean), list(config.std))
     if hasattr(detector, "roi_heads"):
         _fix_scales(detector.roi_heads.box_roi_pool, strides[:-1])
     _remember(detector)

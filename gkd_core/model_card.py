@@ -30,6 +30,8 @@ class ModelCard(Strict):
     backbone_width: float = 1.0
     fpn: FpnConfig
     head: HeadConfig
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     norm: Literal["batch", "group", "frozen"]
     classes: tuple[str, ...]
     """Label 1 is the first."""

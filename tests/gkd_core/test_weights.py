@@ -307,3 +307,36 @@ def test_torchvisions_own_detector_teaches_a_whole_run_from_a_plain_state_dict(
     told = [event.losses for event in events if event.kind == "progress" and event.losses]
     assert told[-1]["distill_global"] > 0
     assert list(events[-1].models) == ["teacher", "student"]
+
+
+def test_a_plain_state_dict_of_free_widths_is_refused(tmp_path: Path) -> None:
+    torch.save(small().state_dict(), tmp_path / "plain.pth")
+    said = {"architecture": "fcos", "backbone": "resnet18", "layout": "gkd", "classes": CLASSES}
+    with pytest.raises(SpecError, match="carries no card"):
+        open_model(TeacherConfig(weights=str(tmp_path / "plain.pth"), **said))
+
+
+def test_published_detectors_are_at_home_at_the_size_that_they_were_trained_at() -> None:
+    assert published.image_size("FasterRCNN_MobileNet_V3_Large_320_FPN_Weights.COCO_V1") == 416
+    assert published.image_size("RetinaNet_ResNet50_FPN_Weights.COCO_V1") == 1088
+
+
+def test_a_file_as_torchvision_calls_it_needs_no_name_to_lose_its_epsilon(tmp_path: Path) -> None:
+    layout = {"architecture": "faster_rcnn", "backbone": "resnet50", "layout": "torchvision"}
+    source = build_detector(DetectorConfig(**layout, norm="frozen"), 2, 64)
+    variances = {}
+    for file in ("fasterrcnn_resnet50_fpn_coco-258fb6c6.pth", "mine.pth"):
+        torch.save(source.state_dict(), tmp_path / file)
+        detector, _ = open_model(TeacherConfig(weights=str(tmp_path / file), **layout, classes=CLASSES))
+        variances[file] = float(detector.backbone.body.bn1.running_var[0])
+    assert variances["mine.pth"] == 1
+    assert variances["fasterrcnn_resnet50_fpn_coco-258fb6c6.pth"] == pytest.approx(1 - 1e-5, abs=1e-7)
+
+
+def test_a_detector_normalises_as_its_config_says_also_from_its_file(tmp_path: Path) -> None:
+    config = SMALL.model_copy(update={"mean": (0.5, 0.5, 0.5), "std": (0.25, 0.5, 1.0)})
+    detector = build_detector(config, 2, 64)
+    publish_model(tmp_path / "m.safetensors", detector.state_dict(), ModelCard.of(config, CLASSES, 64))
+    for each in (detector, open_model(TeacherConfig(weights=str(tmp_path / "m.safetensors")))[0]):
+        seen, _ = each.transform([torch.ones(3, 64, 64)])
+        assert seen.tensors[0, :, 0, 0].tolist() == [2.0, 1.0, 0.5]
