@@ -304,7 +304,9 @@ class _Job(Session):
         drawn = yield from draw_training(self, scores, self.config.train.best_by, end)
         notes = training_notes(self.accounts, self.config.train)
         images = self.data.val.images
-        yield make_report(self.config, entries, images, self.folder, self.device, notes, drawn)
+        yield make_report(
+            self.config, entries, images, self.folder, self.device, notes, drawn, self.stop_if_asked
+        )
 
     def published(self) -> list[tuple[str, TeacherConfig]]:
         """Role and whereabouts of each model that the report compares."""
