@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import ClassVar
 
@@ -147,12 +148,29 @@ def open_part(
     Raises:
         SpecError: it cannot be read, or is not what the config declares.
     """
-    try:
+    with fields_under(part):
         return open_model(model, device)
+
+
+@contextmanager
+def fields_under(part: str) -> Iterator[None]:
+    """Let errors about a detector name its fields under the part of the config that describes it.
+
+    Args:
+        part: "model", "teacher" or "student".
+
+    Raises:
+        SpecError: the block did; fields of other sections, such as `train`, keep their names.
+    """
+    try:
+        yield
     except SpecError as error:
-        raise SpecError(
-            [problem.model_copy(update={"loc": (part, problem.loc[-1])}) for problem in error.problems]
-        ) from None
+        raise SpecError([_under(part, problem) for problem in error.problems]) from None
+
+
+def _under(part: str, problem: Problem) -> Problem:
+    of_a_detector = len(problem.loc) == 1 or problem.loc[0] in ("model", "teacher", "student")
+    return problem.model_copy(update={"loc": (part, problem.loc[-1])}) if of_a_detector else problem
 
 
 def find_device(wanted: str) -> torch.device:

@@ -37,7 +37,7 @@ from gkd_core.prototypes_run import select_prototypes
 from gkd_core.report import Entry, early_stop, make_report, training_notes
 from gkd_core.run_dir import RunDir
 from gkd_core.selection import renew_prototypes
-from gkd_core.session import Session
+from gkd_core.session import Session, fields_under
 from gkd_core.shares import require_equal_shares
 from gkd_core.teacher import Teacher, open_model
 from gkd_core.training import Account, Scored, Training
@@ -123,7 +123,8 @@ class _Job(Session):
         """Load the teacher and, the first time, tell how good it is on the validation split."""
         if not isinstance(self.config, DistillRun):
             return
-        self.teacher = Teacher.load(self.config.teacher, self.classes, self.device)
+        with fields_under("teacher"):
+            self.teacher = Teacher.load(self.config.teacher, self.classes, self.device)
         if any(self.states.iterdir()):
             return
         start = Progress(run="teacher", epoch=0, epochs=0, step=0, steps=0, fraction=0)
@@ -154,8 +155,9 @@ class _Job(Session):
         recipe = self.config.train
         require_equal_shares(len(self.data.train.images), recipe, self.world.size)
         steps = steps_per_epoch(len(self.data.train.images), recipe)
-        make = self.joined_with_teacher if name == "student" and _distils(self.config) else None
-        training = Training(name, recipe, detector, self.classes, steps, self.device, make, self.world)
+        make = self.joined_with_teacher if name == "student" else None
+        with fields_under("model" if name == "model" else "student"):
+            training = Training(name, recipe, detector, self.classes, steps, self.device, make, self.world)
         torn: list[str] = []
         resumed = training.restore(self.states, torn.append)
         yield from (Warning(message=message) for message in torn + (training.remarks if not resumed else []))
@@ -315,17 +317,6 @@ class _Job(Session):
         if isinstance(self.config, DistillRun):
             models.insert(0, ("teacher", self.config.teacher))
         return models
-
-
-# ---- small questions -------------------------------------------------------------------------------------
-
-
-def _distils(config: Run) -> bool:
-    """Whether any loss of distillation has a weight; without one a student trains exactly as in kind `train`."""
-    if not isinstance(config, DistillRun):
-        return False
-    parts = config.distill
-    return any((parts.global_.weight, parts.local.weight, parts.response.weight))
 
 
 def main(arguments: list[str] | None = None) -> int:
