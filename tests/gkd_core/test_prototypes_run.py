@@ -129,3 +129,12 @@ def test_progress_grows_with_the_pictures(
 def test_it_stops_when_asked(teacher: Path, student: Path, shapes: Path, tmp_path: Path) -> None:
     with pytest.raises(StoppedError):
         select(teacher, student, shapes, tmp_path / "run", stop=True)
+
+
+@pytest.mark.parametrize("part", ["teacher", "student"])
+def test_a_model_that_cannot_be_read_is_named_by_its_part(
+    teacher: Path, shapes: Path, tmp_path: Path, part: str
+) -> None:
+    models = {"teacher": teacher, "student": teacher, part: tmp_path / "none.safetensors"}
+    with pytest.raises(SpecError, match=rf"^{part}\.weights: "):
+        select(data=shapes, folder=tmp_path / "run", **models)
