@@ -10,6 +10,7 @@
     *.safetensors  out   published models
     report.json    out   the report
     *.png          out   what people look at: curves, galleries, pictures with boxes
+    model.onnx     out   an exported network
     *-prototypes.json  out   the prototypes in use, by level, and what is seen least alike: class, picture and box
 
 Exit codes of the engine process: 0 the run is complete, 1 it failed (`failure.json`), 75 it was asked to

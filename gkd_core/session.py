@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -27,6 +29,9 @@ from gkd_core.teacher import open_model
 
 class Session:
     """One run at work."""
+
+    passes_are_all: ClassVar[bool] = False
+    """Whether a pass over the pictures is the whole job; in training it stands still meanwhile."""
 
     def __init__(
         self,
@@ -107,15 +112,18 @@ class Session:
             detections.update(found)
             self.stop_if_asked()
             if self.clock.progress_due():
-                yield self.while_detecting(base, len(detections) * self.world.size)
+                yield self.meanwhile(base, "evaluate", len(detections) / len(images))
         for _ in range(share.idle):
             self.stop_if_asked()
         found = dict(pair for part in self.world.gathered(detections) for pair in part.items())
         return {image.image_id: found[image.image_id] for image in self.data.val.images}
 
-    def while_detecting(self, base: Progress, done: int) -> Progress:
-        """What to tell when so many pictures are done; here the share of the whole job stands still meanwhile."""
-        return base.model_copy(update={"activity": "evaluate"})
+    def meanwhile(self, base: Progress, activity: str, share: float) -> Progress:
+        """What to tell in the midst of a pass over pictures of which a share, 0 to 1, is done."""
+        news: dict[str, object] = {"activity": activity}
+        if self.passes_are_all:
+            news |= {"fraction": share, "seconds_left": self.clock.tell(share)[2]}
+        return base.model_copy(update=news)
 
     def stop_if_asked(self) -> None:
         """For work that needs no saving.
@@ -140,12 +148,29 @@ def open_part(
     Raises:
         SpecError: it cannot be read, or is not what the config declares.
     """
-    try:
+    with fields_under(part):
         return open_model(model, device)
+
+
+@contextmanager
+def fields_under(part: str) -> Iterator[None]:
+    """Let errors about a detector name its fields under the part of the config that describes it.
+
+    Args:
+        part: "model", "teacher" or "student".
+
+    Raises:
+        SpecError: the block did; fields of other sections, such as `train`, keep their names.
+    """
+    try:
+        yield
     except SpecError as error:
-        raise SpecError(
-            [problem.model_copy(update={"loc": (part, problem.loc[-1])}) for problem in error.problems]
-        ) from None
+        raise SpecError([_under(part, problem) for problem in error.problems]) from None
+
+
+def _under(part: str, problem: Problem) -> Problem:
+    of_a_detector = len(problem.loc) == 1 or problem.loc[0] in ("model", "teacher", "student")
+    return problem.model_copy(update={"loc": (part, problem.loc[-1])}) if of_a_detector else problem
 
 
 def find_device(wanted: str) -> torch.device:

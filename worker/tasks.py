@@ -18,7 +18,7 @@ from celery import Celery, bootsteps
 from celery.worker import WorkController, state
 
 from jobs.artifacts import Artifacts
-from jobs.job import QUEUES
+from jobs.job import queues_heard
 from jobs.queue import TASK, Doorbell, make_app
 from jobs.settings import Settings
 from jobs.store import Store

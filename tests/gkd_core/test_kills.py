@@ -1,4 +1,7 @@
-"""Engines killed at the worst moments, again and again, end with the bits of an undisturbed one."""
+"""Engines killed at the worst moments, again and again, end with the bits of an undisturbed one.
+
+`GKD_KILLS` says how often, 20 by default; docs/decisions/0051 says why it is forks that are killed.
+"""
 
 import json
 import os
@@ -174,7 +177,7 @@ def test_a_run_that_is_killed_twenty_times_ends_with_the_same_bits(
             killed.tear_newest()
     killed.remember()
     assert engines.run(killed.folder) == 0
-    assert killed.torn == len(range(3, KILLS, 5)) > 0
+    assert killed.torn >= len(range(3, KILLS, 5)) > 0  # again by an engine that was killed before it saved
     assert published(killed) == published(undisturbed)
 
 
