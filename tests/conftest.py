@@ -26,7 +26,6 @@ from sqlalchemy import Engine, create_engine, event, make_url, text
 
 from jobs.store import Store
 
-
 _TABLES = (
     *("uses", "artifacts", "events", "attempts", "waits", "jobs"),
     *("resources", "keys", "spent", "tenants", "workers"),

@@ -20,7 +20,6 @@ OURS = {
     "GET /schema/job",
     "GET /whoami",
     "GET /workers",
-    "GET /workers",
     "GET /healthz",
     "GET /readyz",
 }
