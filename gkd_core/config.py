@@ -7,6 +7,7 @@ paths are absolute and nothing is left to be looked up (`jobs.resolve` does that
 
 from __future__ import annotations
 
+import difflib
 import re
 from typing import Annotated, Any, Literal
 
@@ -39,9 +40,11 @@ TORCHVISION_BACKBONES = (
 def _known_backbone(name: str) -> str:
     if name in TORCHVISION_BACKBONES or re.fullmatch(r"timm:[A-Za-z0-9_.]+", name):
         return name
+    close = difflib.get_close_matches(name, TORCHVISION_BACKBONES, n=1)
+    meant = f"did you mean `{close[0]}`? " if close else ""
     raise ValueError(
-        f"there is no backbone {name!r}; torchvision's are {', '.join(TORCHVISION_BACKBONES)}, "
-        "and any timm model that gives features is timm:<name>"
+        f"there is no backbone {name!r}; {meant}Torchvision's are {', '.join(TORCHVISION_BACKBONES)}; "
+        "any timm model that gives features is timm:<name>"
     )
 
 

@@ -42,6 +42,7 @@ class _Evaluation(Session):
     """One such run."""
 
     passes_are_all = True
+    decodes = ("val",)
 
     def __init__(self, config: EvaluateRun, run_dir: Path, should_stop: Callable[[], bool]) -> None:
         self.config = config

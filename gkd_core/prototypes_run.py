@@ -55,6 +55,7 @@ class _Selection(Session):
     """One such run."""
 
     passes_are_all = True
+    decodes = ("train",)
 
     def __init__(self, config: PrototypesRun, run_dir: Path, should_stop: Callable[[], bool]) -> None:
         self.config = config

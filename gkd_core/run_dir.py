@@ -7,6 +7,7 @@
     log.txt        out   text, appended
     failure.json   out   why the run failed, a `Failure`; absent otherwise
     checkpoints/   own   what resuming needs; for the engine alone
+    decoded.json   own   that the pictures were decoded once, and which of them are broken
     *.safetensors  out   published models
     report.json    out   the report
     *.png          out   what people look at: curves, galleries, pictures with boxes

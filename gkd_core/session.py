@@ -5,11 +5,12 @@ The kinds themselves are `train.py` (train and distil), `evaluation_run.py`, `pr
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -18,13 +19,18 @@ from gkd_core.clock import Clock
 from gkd_core.config import AnyRun, TeacherConfig, Workers
 from gkd_core.data.loading import CACHE_MB, PictureCache, eval_batches
 from gkd_core.data.reading import load
+from gkd_core.data.records import DataSet
 from gkd_core.detectors import Detector
 from gkd_core.distributed import World
 from gkd_core.errors import DataError, Problem, SpecError, StoppedError
 from gkd_core.evaluate import Detections, Score, detect_batches, score
 from gkd_core.events import Evaluation, Event, Progress, Warning
 from gkd_core.model_card import ModelCard
+from gkd_core.run_dir import write_atomically
 from gkd_core.teacher import open_model
+
+DECODED = "decoded.json"
+"""File of the run directory: that every picture was decoded, and which of them cannot be."""
 
 
 class Session:
@@ -32,6 +38,9 @@ class Session:
 
     passes_are_all: ClassVar[bool] = False
     """Whether a pass over the pictures is the whole job; in training it stands still meanwhile."""
+
+    decodes: ClassVar[tuple[Literal["train", "val"], ...]] = ("train", "val")
+    """The splits whose pictures are used; the annotations of the other are read all the same, for the classes."""
 
     def __init__(
         self,
@@ -68,7 +77,7 @@ class Session:
 
     def check_data(self) -> Iterator[Event]:
         """Read the annotations and decode every picture once, so that broken files are known before the work."""
-        self.data = self.world.from_first(lambda: load(self._data, decode=True))
+        self.data = self.world.from_first(self._read_data)
         for problem in self.data.warnings:
             yield Warning(message=problem.message, hint=problem.hint)
         self.classes = self.data.classes
@@ -77,6 +86,16 @@ class Session:
                 message = f"every box of the {name} split is a crowd region or difficult"
                 hint = "There is nothing to learn or to find; use another split."
                 raise DataError([Problem(loc=("data", name, "annotations"), message=message, hint=hint)])
+
+    def _read_data(self) -> DataSet:
+        """The data set without broken pictures; those that an earlier attempt has found are not looked for again."""
+        path, wanted = self.folder / DECODED, self._data.model_dump(mode="json")
+        if path.exists() and (found := json.loads(path.read_bytes()))["data"] == wanted:
+            return load(self._data, broken={Path(name) for name in found["broken"]})
+        data = load(self._data, decode=self.decodes)
+        broken = [str(name) for split in (data.train, data.val) for name in split.left_out]
+        write_atomically(path, json.dumps({"data": wanted, "broken": broken}).encode())
+        return data
 
     def evaluate(
         self, detector: Detector, base: Progress, labels: np.ndarray | None = None

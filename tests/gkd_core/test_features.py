@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from gkd_core.features import (
     assign_levels,
@@ -133,6 +134,50 @@ def test_spare_slots_change_nothing():
     tight = pool_boxes(features, boxes, image_index, STRIDE, most_per_image=4)
 
     torch.testing.assert_close(pool_boxes(features, boxes, image_index, STRIDE, most_per_image=7), tight)
+
+
+@pytest.mark.parametrize("most", [None, 40])
+@pytest.mark.parametrize("pool", [pool_boxes, pool_reference])
+def test_boxes_pooled_some_at_a_time_are_pooled_alike(monkeypatch, pool, most):
+    features, boxes, image_index = batch(boxes_per_image=(40, 0, 25))
+    features.requires_grad_()
+    weigh = torch.randn(len(boxes), features.shape[1])
+    whole = pool(features, boxes, image_index, STRIDE, most)
+    (gradient,) = torch.autograd.grad((whole * weigh).sum(), features)
+    monkeypatch.setattr("gkd_core.features.WEIGHTS_AT_ONCE", 16 * features[:, 0].numel())
+
+    parts = pool(features, boxes, image_index, STRIDE, most)
+
+    torch.testing.assert_close(parts, whole)
+    torch.testing.assert_close(torch.autograd.grad((parts * weigh).sum(), features)[0], gradient)
+
+
+class Largest(TorchDispatchMode):
+    """Remembers the most bytes that one operation gave."""
+
+    most = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        if isinstance(result, torch.Tensor):
+            self.most = max(self.most, result.nbytes)
+        return result
+
+
+def test_thousands_of_boxes_take_little_memory():
+    features, boxes, image_index = batch(boxes_per_image=(1500,) * 4, channels=2, height=80, width=80)
+    kept = 0
+
+    def keep(tensor):
+        nonlocal kept
+        kept += tensor.nbytes
+        return tensor
+
+    with Largest() as seen, torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        pool_boxes(features.requires_grad_(), boxes, image_index, STRIDE, 1500).sum().backward()
+
+    assert seen.most <= 4 * 2**23  # all weights at once would be 154 MB
+    assert kept < 20e6
 
 
 @pytest.mark.parametrize("pool", [pool_boxes, pool_reference])
