@@ -287,15 +287,12 @@ class TeacherConfig(Strict):
 # ---- distillation ----------------------------------------------------------------------------------------
 
 
-class PrototypesConfig(Strict):
-    """PGM: prototype generation (docs/method.md)."""
+class PrototypeChoice(Strict):
+    """PGM: which instances are pooled, and how prototypes are chosen among them (docs/method.md)."""
 
     selection: Literal["orthogonal", "reference", "kmeans", "random"] = "orthogonal"
     """`orthogonal`: distinct, jointly re-fitted, any class size. `reference`: the authors' pursuit, repeats and all.
     `kmeans`: the instances nearest to cluster centres of the joint space. `random`: what any choice must beat."""
-    source: Literal["pass", "bank"] = "pass"
-    """Where the features come from: `pass` runs teacher and student over the chosen pictures as they are, `bank` keeps
-    those that the training steps of the last epoch computed anyway, augmented pictures and all, at no cost."""
     per_class: int = Field(default=10, ge=1, le=100)
     """K of the paper."""
     alpha: float = Field(default=10.0, ge=0)
@@ -305,6 +302,14 @@ class PrototypesConfig(Strict):
     min_box_side: float = Field(default=8.0, ge=0)
     """Shorter side of a box, in pixels of the resized picture, from which its features are worth pooling:
     one cell of the finest level. The authors ask for 30 on pictures of 1333 x 800."""
+
+
+class PrototypesConfig(PrototypeChoice):
+    """PGM in a training: how prototypes are chosen, from what, and when."""
+
+    source: Literal["pass", "bank"] = "pass"
+    """Where the features come from: `pass` runs teacher and student over the chosen pictures as they are, `bank` keeps
+    those that the training steps of the last epoch computed anyway, augmented pictures and all, at no cost."""
     every: int = Field(default=1, ge=1)
     """Epochs between two renewals."""
 
@@ -599,8 +604,8 @@ class ExportConfig(Strict):
     """Largest difference of a score that passes."""
 
 
-class PrototypesRunConfig(PrototypesConfig):
-    """PGM alone: how prototypes are chosen, and from which pictures."""
+class PrototypesRunConfig(PrototypeChoice):
+    """PGM alone: how prototypes are chosen, and from which pictures. There are no epochs, so there is no `every`."""
 
     source: Literal["pass"] = "pass"
     """There are no training steps to take features from."""
@@ -677,7 +682,8 @@ class ExportRun(Strict):
     data: DataConfig
     model: TeacherConfig
     export: ExportConfig = ExportConfig()
-    device: Device = "auto"
+    device: Literal["auto", "cpu"] = "auto"
+    """The CPU either way: there torch and onnxruntime compute the same."""
 
 
 AnyRun = TrainRun | DistillRun | EvaluateRun | PrototypesRun | ExportRun

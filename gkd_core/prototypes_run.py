@@ -18,7 +18,13 @@ from pathlib import Path
 from safetensors.torch import save_file
 
 from gkd_core.checkpoint import sha256_of
-from gkd_core.config import DistillConfig, PrototypesRun, ResponseConfig
+from gkd_core.config import (
+    DistillConfig,
+    PrototypeChoice,
+    PrototypesConfig,
+    PrototypesRun,
+    ResponseConfig,
+)
 from gkd_core.distiller import Distiller
 from gkd_core.events import Event, FileWritten, Progress, PrototypesSelected, Report
 from gkd_core.figures.draw import draw, prototype_figures
@@ -71,7 +77,10 @@ class _Selection(Session):
         with fields_under("teacher"):
             teacher = Teacher.load(self.config.teacher, self.classes, self.device)
         wanted = self.config.prototypes
-        plan = DistillConfig(prototypes=wanted, response=ResponseConfig(weight=0))
+        prototypes = PrototypesConfig(
+            **{name: getattr(wanted, name) for name in PrototypeChoice.model_fields}
+        )
+        plan = DistillConfig(prototypes=prototypes, response=ResponseConfig(weight=0))
         self.distiller = Distiller(self.student, teacher.detector, plan, teacher.columns).to(self.device)
         images = self.data.train.images
         self.clock.start(0.0)
