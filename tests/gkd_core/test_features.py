@@ -92,6 +92,25 @@ def test_no_box_gives_nan(pool):
     assert pooled.isfinite().all()
 
 
+odd_sides = st.floats(-1e7, 1e7, width=32) | st.sampled_from([0.0, -0.0, 1e-30, 3e38, -3e38])
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    st.lists(st.lists(odd_sides, min_size=4, max_size=4), min_size=1, max_size=5),
+    st.sampled_from([4, 8, 7.5]),
+    st.sampled_from([pool_boxes, pool_reference]),
+)
+def test_whatever_the_boxes_pooling_stays_within_the_map(boxes, stride, pool):
+    features = torch.arange(24.0).view(2, 1, 3, 4)
+    image_index = torch.arange(len(boxes)) % 2
+
+    pooled = pool(features, torch.tensor(boxes), image_index, stride)
+
+    low, high = features.flatten(1).aminmax(dim=1)
+    assert ((pooled[:, 0] >= low[image_index] - 1e-4) & (pooled[:, 0] <= high[image_index] + 1e-4)).all()
+
+
 @pytest.mark.parametrize(
     ("box", "cell"),
     [
@@ -223,6 +242,14 @@ def square(side):
 )
 def test_a_level_starts_at_four_of_its_cells(side, level):
     assert assign_levels(torch.tensor([square(side)]), STRIDES).tolist() == [level]
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.lists(odd_sides, min_size=4, max_size=4), st.integers(1, 5), st.sampled_from([4.0, 14.0]))
+def test_whatever_the_box_it_has_a_level(box, levels, cells):
+    (level,) = assign_levels(torch.tensor([box]), STRIDES[:levels], cells).tolist()
+
+    assert 0 <= level < levels
 
 
 def test_two_stage_detectors_ask_for_fourteen_cells():
