@@ -95,8 +95,8 @@ class BatchShare:
                 rows = head.quality if aligned else (torch.stack(head.matched) >= 0).sum()
                 return dict.fromkeys(names, self._world.share(rows))
             case "faster_rcnn":  # over the drawn anchors, and over the drawn proposals
-                rows = [sampler.rows for sampler in self._samplers]
-                anchors, proposals = self._world.share(torch.tensor(rows, device=self._world.device))
+                rows = [sampler.rows.to(self._world.device) for sampler in self._samplers]
+                anchors, proposals = self._world.share(torch.stack(rows))
                 of_anchors = ("loss_objectness", "loss_rpn_box_reg")
                 return {name: anchors if name in of_anchors else proposals for name in names}
             case _:
