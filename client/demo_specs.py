@@ -11,6 +11,9 @@ DRAWING = {"train": 320, "val": 80, "size": 128, "seed": 7}
 _SHORT = {"augment": {"mosaic": 0, "scale": [0.8, 1.2]}, "ema": 0.99, "optimizer": {"lr": 1e-3}}
 """For a few hundred steps: no mosaic, which needs longer than that to pay, and an average that forgets sooner."""
 
+_OWN = {"batch_size": 4, "precision": "auto"}
+"""Few pictures: smaller batches are more steps, which is what a network that starts from scratch needs."""
+
 _RECIPES: dict[str, dict[str, Any]] = {
     "shapes": {
         "model": {"backbone": "resnet18", "fpn": {"channels": 128}, "head": {"depth": 2}},
@@ -20,8 +23,8 @@ _RECIPES: dict[str, dict[str, Any]] = {
     },
     "own": {
         "model": {"backbone": "resnet34", "fpn": {"channels": 128}, "head": {"depth": 2}},
-        "teacher": {"epochs": 24, "image_size": 320, "evaluate_every": 4, "precision": "auto"},
-        "student": {"epochs": 36, "image_size": 320, "evaluate_every": 6, "precision": "auto"},
+        "teacher": {"epochs": 24, "image_size": 320, "evaluate_every": 4, **_OWN, "optimizer": {"lr": 1e-3}},
+        "student": {"epochs": 30, "image_size": 320, "evaluate_every": 6, **_OWN, "optimizer": {"lr": 2e-3}},
         "prototypes": {"every": 6},
     },
 }

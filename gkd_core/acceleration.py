@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -39,14 +40,15 @@ def memory_format(config: TrainConfig) -> torch.memory_format:
     return torch.channels_last if config.channels_last else torch.contiguous_format
 
 
-def compile_backbone(detector: Detector, backend: str = "inductor") -> None:
+def compile_backbone(detector: Detector, order: torch.memory_format, backend: str = "inductor") -> None:
     """Compile body and pyramid of a detector, each where it stands: names of weights and hooks stay.
 
     Not the backbone as a whole: distilling hooks it for one call at a time, and compiled code may leave out a hook
-    that was not there when it was compiled. Copies of the detector (the averaged one) are not compiled.
+    that was not there when it was compiled. Copies that were made before (the averaged one) are not compiled.
 
     Args:
         detector: it may be compiled already.
+        order: that of its weights in memory; pictures are brought into it before they enter compiled code.
         backend: torch's name of what makes the code.
 
     Raises:
@@ -56,8 +58,14 @@ def compile_backbone(detector: Detector, backend: str = "inductor") -> None:
         message = f"compiling needs a C++ compiler; none of {', '.join(_COMPILERS)} is on the PATH"
         hint = "Set train.compile to false, or install one: apt-get install g++."
         raise SpecError([Problem(loc=("train", "compile"), message=message, hint=hint)])
+    detector.backbone.register_forward_pre_hook(partial(_in_order, order=order))
     for part in detector.backbone.children():
         nn.Module.compile(part, backend=backend, dynamic=True)  # scale jitter: no two batches have one size
+
+
+def _in_order(_module: nn.Module, inputs: tuple[Tensor], order: torch.memory_format) -> tuple[Tensor]:
+    """A hook. Left to reorder pictures itself, compiled code takes the strides of the first for those of all (2.11)."""
+    return (inputs[0].contiguous(memory_format=order),)
 
 
 def _has_compiler() -> bool:

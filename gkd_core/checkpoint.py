@@ -7,9 +7,11 @@ so that one torn file costs an epoch and not the run.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 from collections.abc import Callable
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +19,15 @@ import torch
 from safetensors.torch import save_file
 
 from gkd_core.detectors import Detector, build_detector
+from gkd_core.errors import FailureClass, InfrastructureError
 from gkd_core.model_card import ModelCard, read_card
+from gkd_core.process import failure_of
 from gkd_core.run_dir import publish_file
 from gkd_core.weights import load_weights
 
 _STATES_KEPT = 2
+_TORN = (None, errno.EINVAL)
+"""Codes of an `OSError` of a file cut short: its directory points to before its start."""
 
 
 # ---- published models ------------------------------------------------------------------------------------
@@ -69,20 +75,48 @@ def save_state(folder: Path, run: str, step: int, state: dict[str, Any]) -> None
 
 
 def load_state(folder: Path, run: str, warn: Callable[[str], None]) -> dict[str, Any] | None:
-    """The newest readable resume state of a run; None when there is none. Unreadable ones are reported."""
+    """The newest resume state of a run; None when there is none. Torn ones are reported and removed.
+
+    A torn file must go, or it keeps the place of a good one until training has passed its step.
+
+    Raises:
+        InfrastructureError: the disk does not give a state that may be whole.
+        MemoryError: there is no room for it.
+    """
     for path in _states(folder, run):
         try:
             state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        except FileNotFoundError:
+            continue  # torn, and another of several processes has removed it
         except Exception as error:  # torch raises a different class for every way in which a file can be torn
+            _raise_if_not_torn(path, error)
             warn(f"{path.name} cannot be read ({type(error).__name__}); going back to the one before it")
+            path.unlink(missing_ok=True)
         else:
             return state
     return None
 
 
+def _raise_if_not_torn(path: Path, error: Exception) -> None:
+    """Let errors through that say something of the machine: what is on disk may be whole, and a run is at stake."""
+    if isinstance(error, OSError) and error.errno not in _TORN:
+        raise _not_now(path, error) from error
+    if failure_of(error).failure_class != FailureClass.BUG:
+        raise error
+
+
 def _states(folder: Path, run: str) -> list[Path]:
     """Newest first."""
-    return sorted(folder.glob(f"{run}-*.pt"), reverse=True)
+    try:
+        names = os.listdir(folder)  # `Path.glob` sees an empty folder where it cannot look
+    except OSError as error:
+        raise _not_now(folder, error) from error
+    return [folder / name for name in sorted(names, reverse=True) if fnmatch(name, f"{run}-*.pt")]
+
+
+def _not_now(path: Path, error: OSError) -> InfrastructureError:
+    hint = "The run goes on once it can be read; look at the disk and at who may read it."
+    return InfrastructureError(f"{path} cannot be read now: {error.strerror}", hint)
 
 
 def _sync(path: Path) -> None:

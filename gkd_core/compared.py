@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
+from torchvision.models.detection.fcos import FCOSHead
 
 from gkd_core.config import Architecture
 from gkd_core.detectors import Detector, Targets
@@ -23,7 +25,6 @@ ARCHITECTURES: dict[str, Architecture] = {
     "RetinaNet": "retinanet",
     "FasterRCNN": "faster_rcnn",
     "FCOS": "fcos",
-    "AlignedFCOS": "fcos",
 }
 """By class: torchvision's, and our own FCOS."""
 
@@ -106,6 +107,21 @@ def level_of_places(maps: Sequence[Tensor], places: int) -> Tensor:
     return torch.cat(levels).to(maps[0].device)
 
 
+def scores_of_places(outputs: dict[str, Tensor], ranked: bool) -> Tensor:
+    """(B, A, C) logits of what a one-stage head says of each class.
+
+    Args:
+        outputs: of the head.
+        ranked: by what boxes are ranked. torchvision's FCOS ranks by sqrt(class score x centre-ness), and its class
+            score alone says nothing of the box; in the other heads it is the class score.
+    """
+    logits = outputs["cls_logits"]
+    if not ranked or "bbox_ctrness" not in outputs:
+        return logits
+    log_score = (functional.logsigmoid(logits) + functional.logsigmoid(outputs["bbox_ctrness"])) / 2
+    return log_score - log_score.clamp(max=-1e-6).expm1().neg().log()
+
+
 # ---- what kind of detector it is ---------------------------------------------------------------------------
 
 
@@ -117,6 +133,11 @@ def architecture_of(detector: Detector) -> Architecture:
 def is_two_stage(detector: Detector) -> bool:
     """Whether a detector scores proposals (Faster R-CNN) or every place (RetinaNet, FCOS)."""
     return hasattr(detector, "roi_heads")
+
+
+def has_centre_ness(detector: Detector) -> bool:
+    """Whether it is torchvision's FCOS, which says apart from the class how good a box is; ours says both."""
+    return not is_two_stage(detector) and isinstance(detector.head, FCOSHead)
 
 
 def scoring_head(detector: Detector) -> nn.Module:

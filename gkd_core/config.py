@@ -7,10 +7,21 @@ paths are absolute and nothing is left to be looked up (`jobs.resolve` does that
 
 from __future__ import annotations
 
+import difflib
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from gkd_core.errors import Problem, SpecError
 
@@ -29,9 +40,11 @@ TORCHVISION_BACKBONES = (
 def _known_backbone(name: str) -> str:
     if name in TORCHVISION_BACKBONES or re.fullmatch(r"timm:[A-Za-z0-9_.]+", name):
         return name
+    close = difflib.get_close_matches(name, TORCHVISION_BACKBONES, n=1)
+    meant = f"did you mean `{close[0]}`? " if close else ""
     raise ValueError(
-        f"there is no backbone {name!r}; torchvision's are {', '.join(TORCHVISION_BACKBONES)}, "
-        "and any timm model that gives features is timm:<name>"
+        f"there is no backbone {name!r}; {meant}Torchvision's are {', '.join(TORCHVISION_BACKBONES)}; "
+        "any timm model that gives features is timm:<name>"
     )
 
 
@@ -57,6 +70,19 @@ class Strict(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", allow_inf_nan=False, populate_by_name=True, use_attribute_docstrings=True
     )
+
+
+def _wrong_at(**messages: str) -> ValidationError:
+    """What a validator raises to point at fields under its own: what is wrong, by field; `a__b` is `b` in `a`."""
+    details = [
+        InitErrorDetails(
+            type=PydanticCustomError("value_error", "{message}", {"message": message}),
+            loc=tuple(field.split("__")),
+            input=None,
+        )
+        for field, message in messages.items()
+    ]
+    return ValidationError.from_exception_data("config", details)
 
 
 # ---- data ------------------------------------------------------------------------------------------------
@@ -178,6 +204,11 @@ class DetectorConfig(Strict):
     """How many stages of the backbone keep the weights and the statistics that they start with: 0 from scratch; 2 is
     usual with published weights and little data. Stage n is what gives maps of stride 2**n, and the stem is stage 1:
     in a ResNet the stem, layer1, layer2, layer3 and layer4."""
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    """Of each channel (RGB in 0..1), taken off the pixels; ImageNet's, as nearly all published weights expect. A few of
+    timm's were trained with 0.5 in all three."""
+    std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = (0.229, 0.224, 0.225)
+    """Of each channel, what they are divided by; see `mean`. Teacher and student may differ."""
     weights: str | None = None
     """Start from these weights instead of from scratch: a safetensors file of GKD, a plain state dict (`.pth` or
     `.safetensors`) of a backbone or of a whole detector, or torchvision's name of published weights such as
@@ -186,7 +217,9 @@ class DetectorConfig(Strict):
     @model_validator(mode="after")
     def _what_widths_there_are(self) -> DetectorConfig:
         if self.backbone.startswith("timm:") and self.backbone_width != 1:
-            raise ValueError(f"`backbone_width` of {self.backbone} can only be 1; timm's models have their widths")
+            raise ValueError(
+                f"`backbone_width` of {self.backbone} can only be 1; timm's models have their widths"
+            )
         if self.backbone.startswith("resnext") and self.backbone_width < 0.25:
             raise ValueError(f"`backbone_width` of {self.backbone} starts at 0.25, one channel in each group")
         return self
@@ -205,8 +238,33 @@ class DetectorConfig(Strict):
             if getattr(self, field) != type(self).model_fields[field].default:
                 raise ValueError(f"`{field}` is torchvision's own in layout {self.layout!r}; leave it out")
         if self.norm == "group":
-            raise ValueError(f"`norm` in layout {self.layout!r} is `batch` or `frozen`; torchvision has no group norm")
+            raise ValueError(
+                f"`norm` in layout {self.layout!r} is `batch` or `frozen`; torchvision has no group norm"
+            )
         return self
+
+
+def _can_learn(detector: DetectorConfig) -> DetectorConfig:
+    if detector.weights is not None:
+        return detector
+    wrong = {}
+    if detector.norm == "frozen":
+        wrong["norm"] = (
+            "frozen norms keep the statistics of loaded weights, and there are none: give `weights`, or set `norm` to "
+            "batch or group"
+        )
+    if detector.frozen_stages:
+        wrong["frozen_stages"] = (
+            "frozen stages keep the weights that they start with, and these would be random: give `weights`, or set "
+            "`frozen_stages` to 0"
+        )
+    if wrong:
+        raise _wrong_at(**wrong)
+    return detector
+
+
+DetectorToTrain = Annotated[DetectorConfig, AfterValidator(_can_learn)]
+"""A detector that is about to be trained: what is frozen in it has weights to start with."""
 
 
 class TeacherConfig(Strict):
@@ -229,15 +287,12 @@ class TeacherConfig(Strict):
 # ---- distillation ----------------------------------------------------------------------------------------
 
 
-class PrototypesConfig(Strict):
-    """PGM: prototype generation (docs/method.md)."""
+class PrototypeChoice(Strict):
+    """PGM: which instances are pooled, and how prototypes are chosen among them (docs/method.md)."""
 
     selection: Literal["orthogonal", "reference", "kmeans", "random"] = "orthogonal"
     """`orthogonal`: distinct, jointly re-fitted, any class size. `reference`: the authors' pursuit, repeats and all.
     `kmeans`: the instances nearest to cluster centres of the joint space. `random`: what any choice must beat."""
-    source: Literal["pass", "bank"] = "pass"
-    """Where the features come from: `pass` runs teacher and student over the chosen pictures as they are, `bank` keeps
-    those that the training steps of the last epoch computed anyway, augmented pictures and all, at no cost."""
     per_class: int = Field(default=10, ge=1, le=100)
     """K of the paper."""
     alpha: float = Field(default=10.0, ge=0)
@@ -247,6 +302,14 @@ class PrototypesConfig(Strict):
     min_box_side: float = Field(default=8.0, ge=0)
     """Shorter side of a box, in pixels of the resized picture, from which its features are worth pooling:
     one cell of the finest level. The authors ask for 30 on pictures of 1333 x 800."""
+
+
+class PrototypesConfig(PrototypeChoice):
+    """PGM in a training: how prototypes are chosen, from what, and when."""
+
+    source: Literal["pass", "bank"] = "pass"
+    """Where the features come from: `pass` runs teacher and student over the chosen pictures as they are, `bank` keeps
+    those that the training steps of the last epoch computed anyway, augmented pictures and all, at no cost."""
     every: int = Field(default=1, ge=1)
     """Epochs between two renewals."""
 
@@ -321,8 +384,9 @@ class DistillConfig(Strict):
     @model_validator(mode="after")
     def _starts_before_it_stops(self) -> DistillConfig:
         if self.stop_epoch is not None and self.stop_epoch <= self.start_epoch:
-            raise ValueError(
-                f"distillation would stop at epoch {self.stop_epoch} before it starts at {self.start_epoch}"
+            raise _wrong_at(
+                stop_epoch=f"distillation would stop at epoch {self.stop_epoch} and start at {self.start_epoch} only: "
+                "raise `stop_epoch`, or leave it out"
             )
         return self
 
@@ -477,7 +541,8 @@ class TrainConfig(Strict):
     channels_last: bool = True
     """Memory order of pictures and weights; a tenth faster, also on a CPU."""
     compile: bool = False
-    """Compile the backbones with `torch.compile`: minutes at the start, faster steps after; needs a C++ compiler."""
+    """Compile body and pyramid with `torch.compile`, for GPUs: minutes at the start, then faster steps. On a processor
+    steps were not faster (docs/decisions/0050). Needs a C++ compiler; a resumed run need not end with the same bits."""
     evaluate_every: int = Field(default=1, ge=1)
     """Epochs; the last epoch is always evaluated."""
     best_by: Metric = "AP"
@@ -495,6 +560,19 @@ class TrainConfig(Strict):
         if self.batch_size % self.accumulate:
             raise ValueError(f"accumulate {self.accumulate} does not divide batch_size {self.batch_size}")
         return self
+
+
+def require_beginning(distill: DistillConfig, train: TrainConfig) -> None:
+    """For validators of runs and specs that distil.
+
+    Raises:
+        ValidationError: all epochs are over before distillation begins.
+    """
+    if distill.start_epoch >= train.epochs:
+        raise _wrong_at(
+            distill__start_epoch=f"distillation would start at epoch {distill.start_epoch}, and epochs 0 to "
+            f"{train.epochs - 1} are all there are: lower `start_epoch`, or raise `train.epochs`"
+        )
 
 
 # ---- the other kinds -------------------------------------------------------------------------------------
@@ -526,8 +604,8 @@ class ExportConfig(Strict):
     """Largest difference of a score that passes."""
 
 
-class PrototypesRunConfig(PrototypesConfig):
-    """PGM alone: how prototypes are chosen, and from which pictures."""
+class PrototypesRunConfig(PrototypeChoice):
+    """PGM alone: how prototypes are chosen, and from which pictures. There are no epochs, so there is no `every`."""
 
     source: Literal["pass"] = "pass"
     """There are no training steps to take features from."""
@@ -550,7 +628,7 @@ class TrainRun(Strict):
 
     kind: Literal["train"] = "train"
     data: DataConfig
-    model: DetectorConfig = DetectorConfig()
+    model: DetectorToTrain = DetectorConfig()
     train: TrainConfig = TrainConfig()
     device: Device = "auto"
     processes: int = Field(default=1, ge=1, le=64)
@@ -563,12 +641,17 @@ class DistillRun(Strict):
     kind: Literal["distill"] = "distill"
     data: DataConfig
     teacher: TeacherConfig
-    student: DetectorConfig = DetectorConfig()
+    student: DetectorToTrain = DetectorConfig()
     distill: DistillConfig = DistillConfig()
     train: TrainConfig = TrainConfig()
     device: Device = "auto"
     processes: int = Field(default=1, ge=1, le=64)
     """How many train together, each on a GPU of its own (on a CPU: for tests)."""
+
+    @model_validator(mode="after")
+    def _distils_at_all(self) -> DistillRun:
+        require_beginning(self.distill, self.train)
+        return self
 
 
 class EvaluateRun(Strict):
@@ -599,7 +682,8 @@ class ExportRun(Strict):
     data: DataConfig
     model: TeacherConfig
     export: ExportConfig = ExportConfig()
-    device: Device = "auto"
+    device: Literal["auto", "cpu"] = "auto"
+    """The CPU either way: there torch and onnxruntime compute the same."""
 
 
 AnyRun = TrainRun | DistillRun | EvaluateRun | PrototypesRun | ExportRun

@@ -31,7 +31,7 @@ from torchvision.ops import MultiScaleRoIAlign
 from torchvision.ops.poolers import initLevelMapper
 
 from gkd_core.config import DetectorConfig
-from gkd_core.fcos import AlignedFCOS, AlignedHead
+from gkd_core.fcos import FCOS, AlignedHead
 from gkd_core.fpn import Backbone, build_backbone, separable
 from gkd_core.norms import group_norm
 from gkd_core.torchvision_layout import build_as_torchvision
@@ -44,9 +44,6 @@ STRIDES = {
     "faster_rcnn": (4, 8, 16, 32, 64),
 }
 """Pixels per cell of each pyramid level, finest first."""
-
-IMAGE_MEAN, IMAGE_STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
-"""Of ImageNet, in 0..1 RGB, as torchvision's published weights expect."""
 
 CELLS_PER_BOX = {"retinanet": 4.0, "fcos": 4.0, "faster_rcnn": 14.0}
 """A box belongs to the level on which it is at least this many cells wide: four strides is RetinaNet's anchor and
@@ -80,7 +77,7 @@ def build_detector(config: DetectorConfig, num_classes: int, image_size: int) ->
 
 def _finished(detector: Detector, config: DetectorConfig, strides: tuple[int, ...]) -> Detector:
     """What all layouts have in common, none of it seen in a state dict."""
-    detector.transform = _Normalize(0, 0, IMAGE_MEAN, IMAGE_STD)
+    detector.transform = _Normalize(0, 0, list(config.mean), list(config.std))
     if hasattr(detector, "roi_heads"):
         _fix_scales(detector.roi_heads.box_roi_pool, strides[:-1])
     _remember(detector)
@@ -250,11 +247,11 @@ def _retinanet(config: DetectorConfig, backbone: Backbone, scores: int, image_si
     return RetinaNet(backbone, num_classes=scores, anchor_generator=anchors, head=head)
 
 
-def _fcos(config: DetectorConfig, backbone: Backbone, scores: int, image_size: int) -> AlignedFCOS:
+def _fcos(config: DetectorConfig, backbone: Backbone, scores: int, image_size: int) -> FCOS:
     # FCOS has no anchors to fit: its one size per level is the stride and places the locations
     head = AlignedHead(_head_width(config), scores)
     _set_towers(head, config)
-    return AlignedFCOS(backbone, num_classes=scores, head=head, score_thresh=0.05, nms_thresh=0.65)
+    return FCOS(backbone, num_classes=scores, head=head, score_thresh=0.05, nms_thresh=0.65)
 
 
 def _faster_rcnn(config: DetectorConfig, backbone: Backbone, scores: int, image_size: int) -> FasterRCNN:

@@ -24,10 +24,12 @@ from gkd_core.compared import (
     Instances,
     Positives,
     architecture_of,
+    has_centre_ness,
     is_two_stage,
     level_of_places,
     outputs_of,
     positives_of,
+    scores_of_places,
     scoring_head,
 )
 from gkd_core.config import DistillConfig, incomparable_scores, response_weight
@@ -54,6 +56,11 @@ from gkd_core.prototypes import (
     select_orthogonal,
     select_random,
     select_reference,
+)
+
+LOCAL_LOSSES = ("distill_foreground", "distill_background")
+NOTHING_TAUGHT = (
+    "nothing is distilled, every weight under distill is 0: the student trains as its control does"
 )
 
 
@@ -97,7 +104,7 @@ class Distiller(nn.Module):
     def __init__(
         self, student: Detector, teacher: Detector, config: DistillConfig, teacher_columns: Tensor
     ) -> None:
-        """Match the two pyramids by stride.
+        """Match the two pyramids by stride, the first map of a stride with the first.
 
         Args:
             student: trains.
@@ -112,7 +119,8 @@ class Distiller(nn.Module):
         self.student = student
         self._teacher = (teacher.eval().requires_grad_(False),)  # in a tuple: no part of the module's state
         self.config = config
-        self.strides = tuple(stride for stride in student.strides if stride in teacher.strides)
+        # once each: torchvision's MobileNet has two maps of stride 32, and levels are named by their strides
+        self.strides = tuple(dict.fromkeys(s for s in student.strides if s in teacher.strides))
         if not self.strides:
             message = f"pyramid strides {student.strides} and {teacher.strides} have none in common"
             raise SpecError([Problem(loc=("student", "architecture"), message=message)])
@@ -120,7 +128,7 @@ class Distiller(nn.Module):
         self.teacher_levels = [teacher.strides.index(stride) for stride in self.strides]
         incomparable = _incomparable(student, teacher)
         self.response_weight = response_weight(config.response.weight, incomparable)
-        self.remarks = _remarks(config, incomparable)
+        self.remarks = _remarks(config, incomparable) + ([] if self.teaches else [NOTHING_TAUGHT])
         columns = torch.cat([torch.zeros(1, dtype=torch.int64), teacher_columns])  # background stays first
         self.register_buffer("teacher_columns", columns, persistent=False)
         self.adapters = nn.ModuleList(
@@ -136,6 +144,11 @@ class Distiller(nn.Module):
     def teacher(self) -> Detector:
         """The frozen teacher."""
         return self._teacher[0]
+
+    @property
+    def teaches(self) -> bool:
+        """Whether any loss of distillation has a weight; without one a student trains exactly as in kind `train`."""
+        return any((self.config.global_.weight, *_local_weights(self.config), self.response_weight))
 
     @property
     def pooling(self) -> Pooling:
@@ -170,10 +183,10 @@ class Distiller(nn.Module):
         omega = self._robustness(pooled, instances.labels)
         if self.config.global_.weight:
             losses["distill_global"] = attenuation * self._global_loss(pair, instances, pooled, omega)
-        if self.config.local.weight:
-            foreground, background = self._local_losses(pair, instances, omega)
-            losses["distill_foreground"] = attenuation * foreground
-            losses["distill_background"] = attenuation * background
+        weights = _local_weights(self.config)
+        if any(weights):
+            found = zip(LOCAL_LOSSES, weights, self._local_losses(pair, instances, omega), strict=True)
+            losses.update({name: attenuation * (weight * loss) for name, weight, loss in found if weight})
         if self.response_weight:
             losses["distill_response"] = self._response_loss(pair, instances, omega)
         return losses
@@ -185,9 +198,9 @@ class Distiller(nn.Module):
 
         Args:
             untrained: the student has seen no picture, so its batch norms have no statistics; a copy of it then
-                runs with those of each batch, as it does in training.
+                runs with those of each batch.
         """
-        student = keep_norms_apart(copy.deepcopy(self.student).train(), self.world) if untrained else None
+        student = keep_norms_apart(_with_batch_statistics(self.student), self.world) if untrained else None
         return InstancePool(
             teacher=self.teacher,
             student=student or self.student.eval(),
@@ -301,7 +314,7 @@ class Distiller(nn.Module):
             sizes.append(2 * student.shape[1] * torch.stack([cells, (mask == 0).sum()]))
         parts = list(torch.stack(parts) * self.world.share(torch.stack(sizes)))
         foreground, background = self._over_levels(parts)
-        return local.weight * local.foreground * foreground, local.weight * local.background * background
+        return foreground, background
 
     def _levels_of(self, boxes: Tensor) -> Tensor:
         """(N,) which of the common levels each box belongs to."""
@@ -338,11 +351,18 @@ class Distiller(nn.Module):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Of student and teacher (M, C) at the matched anchors or locations, and the level (M,) of each."""
         at = positives.image_index, positives.place
-        scores = pair.student_scores["cls_logits"]
+        ranked = has_centre_ness(self.student) != has_centre_ness(self.teacher)
+        scores = scores_of_places(pair.student_scores, ranked)
         with torch.inference_mode():
-            teacher = self.teacher.head.classification_head(pair.teacher_maps)[at][:, self.teacher_columns]
+            teacher = self._teacher_scores_of_places(pair.teacher_maps, ranked)[at][:, self.teacher_columns]
         levels = level_of_places(pair.teacher_maps, scores.shape[1])
         return scores[at][:, 1:], teacher[:, 1:].clone(), levels[positives.place]
+
+    def _teacher_scores_of_places(self, maps: list[Tensor], ranked: bool) -> Tensor:
+        """Teacher scores (B, A, C + 1); boxes are only predicted where the scores need them."""
+        head = self.teacher.head
+        outputs = head(maps) if ranked else {"cls_logits": head.classification_head(maps)}
+        return scores_of_places(outputs, ranked)
 
     def _proposal_scores(
         self, pair: Pair, positives: Positives, instances: Instances
@@ -361,6 +381,15 @@ class Distiller(nn.Module):
         named = OrderedDict((str(level), feature) for level, feature in enumerate(maps))
         scores, _ = heads.box_predictor(heads.box_head(heads.box_roi_pool(named, chosen, sizes)))
         return scores[:, self.teacher_columns]
+
+
+def _with_batch_statistics(detector: Detector) -> Detector:
+    """A copy whose batch norms alone are in training: stochastic depth and dropout would draw random numbers, which the
+    control does not, and blur the features."""
+    twin = copy.deepcopy(detector).train()  # frozen stages know that they stay as they are
+    for module in twin.modules():
+        module.training &= isinstance(module, nn.modules.batchnorm._BatchNorm)
+    return twin
 
 
 def _selection(name: str, generator: torch.Generator) -> Selection:
@@ -382,6 +411,12 @@ def _incomparable(student: Detector, teacher: Detector) -> Problem | None:
 def _finest_anchor(retinanet: Detector) -> float:
     """Pixels; the other levels follow by powers of two."""
     return float(retinanet.anchor_generator.sizes[0][0])
+
+
+def _local_weights(config: DistillConfig) -> tuple[float, float]:
+    """Of the local loss inside and outside of boxes."""
+    local = config.local
+    return local.weight * local.foreground, local.weight * local.background
 
 
 def _remarks(config: DistillConfig, incomparable: Problem | None) -> list[str]:

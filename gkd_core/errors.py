@@ -110,6 +110,12 @@ class DivergedError(GkdError):
     failure_class = FailureClass.DIVERGED
 
 
+class InfrastructureError(GkdError):
+    """The machine or a disk does not give what was there; trying again later may help."""
+
+    failure_class = FailureClass.INFRASTRUCTURE
+
+
 class StoppedError(GkdError):
     """The run was asked to stop and did, after writing a checkpoint; not a failure."""
 

@@ -1,4 +1,4 @@
-"""How good a detector is: the numbers of COCO and of Pascal VOC, and what two detectors differ by.
+"""How good a detector is: the numbers of COCO and of Pascal VOC.
 
 Detections are made on resized pictures and scored in the frame of the originals. The COCO numbers come from
 faster-coco-eval, a C++ implementation of pycocotools' arithmetic; VOC's are counted in `matching.py`.
@@ -6,11 +6,9 @@ faster-coco-eval, a C++ implementation of pycocotools' arithmetic; VOC's are cou
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-import faster_coco_eval.faster_eval_api_cpp as coco_cpp
 import numpy as np
 import torch
 from faster_coco_eval import COCO, COCOeval_faster
@@ -36,7 +34,7 @@ class Score(NamedTuple):
     per_class_voc: dict[str, dict[str, float]]
     """AP50 by class name for `VOC07` and `VOC12`; -1 where the split has no such object."""
     evaluation: COCOeval_faster
-    """COCO's matching of every picture, for `bootstrap_gain`."""
+    """COCO's matching of every picture, for `bootstrap.py`."""
     matches: Matches
     """VOC's matching, for pictures with boxes."""
     detections: Detections
@@ -80,38 +78,6 @@ def score(images: Sequence[ImageRecord], classes: Sequence[str], detections: Det
     metrics |= {name: _average_precision(values) for name, values in voc.items()}
     per_class_voc = {name: dict(zip(classes, ap.tolist(), strict=True)) for name, ap in voc.items()}
     return Score(metrics, per_class, per_class_voc, evaluation, matches, detections)
-
-
-def bootstrap_gain(student: Score, control: Score, *, draws: int = 400, seed: int = 0) -> tuple[float, float]:
-    """95 % interval of AP(student) - AP(control), by drawing validation pictures with replacement.
-
-    Both are scored on the same draws. The interval tells how much the choice of validation pictures matters;
-    it does not tell how much the training seed matters.
-    """
-    random = np.random.default_rng(seed)
-    count = len(student.evaluation.params.imgIds)
-    differences = []
-    for _ in range(draws):
-        drawn = random.integers(0, count, count)
-        differences.append(
-            _resampled_ap(student.evaluation, drawn) - _resampled_ap(control.evaluation, drawn)
-        )
-    low, high = np.percentile(differences, [2.5, 97.5])
-    return float(low), float(high)
-
-
-def _resampled_ap(evaluation: COCOeval_faster, drawn: np.ndarray) -> float:
-    params = copy.copy(evaluation.params)
-    count, kept = len(params.imgIds), evaluation._evalImgs_cpp  # class by area by picture, flat
-    groups, areas = range(len(params.catIds)), len(params.areaRng)
-    params.imgIds = [params.imgIds[index] for index in drawn]
-    params.areaRng, params.areaRngLbl, params.maxDets = params.areaRng[:1], params.areaRngLbl[:1], [100]
-    chosen = [
-        kept[group * areas * count + index] for group in groups for index in drawn
-    ]  # all areas: the first
-    accumulated = coco_cpp.COCOevalAccumulate(params, chosen)
-    precision = np.asarray(accumulated["precision"]).reshape(accumulated["counts"])
-    return _average_precision(precision[:, :, :, 0, -1])
 
 
 def _average_precision(precision: np.ndarray) -> float:

@@ -41,6 +41,9 @@ START = Progress(run=RUN, activity="evaluate", epoch=0, epochs=0, step=0, steps=
 class _Evaluation(Session):
     """One such run."""
 
+    passes_are_all = True
+    decodes = ("val",)
+
     def __init__(self, config: EvaluateRun, run_dir: Path, should_stop: Callable[[], bool]) -> None:
         self.config = config
         self.detector, self.card = open_part(config.model, RUN, find_device(config.device))
@@ -64,12 +67,6 @@ class _Evaluation(Session):
             hint = "Take a model that knows them, or leave them out with data.only."
             yield Warning(message=_lacking(self.missing), hint=hint)
         self.clock.start(0.0)
-
-    def while_detecting(self, base: Progress, done: int) -> Progress:
-        """The pictures are the job."""
-        fraction = done / len(self.data.val.images)
-        _, _, left = self.clock.tell(fraction)
-        return base.model_copy(update={"fraction": fraction, "seconds_left": left})
 
     def report(self, found: Score) -> Report:
         """Write the report: the one model, and what to know about its figures."""

@@ -71,6 +71,8 @@ def export(config: ExportRun, run_dir: Path, should_stop: Callable[[], bool]) ->
 class _Export(Session):
     """One such run."""
 
+    decodes = ("val",)
+
     def __init__(self, config: ExportRun, run_dir: Path, should_stop: Callable[[], bool]) -> None:
         self.wanted = config.export
         self.detector, self.card = open_part(config.model, RUN)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.models.detection import FCOS
+from torchvision.models import detection
 from torchvision.models.detection._utils import _topk_min
 from torchvision.models.detection.fcos import FCOSClassificationHead
 from torchvision.ops import batched_nms, clip_boxes_to_image, generalized_box_iou_loss
@@ -68,15 +68,14 @@ class _BoxHead(nn.Module):
         self.conv = nn.Sequential()
         self.bbox_reg = nn.Conv2d(channels, 4 * BINS, 3, padding=1)
         nn.init.normal_(self.bbox_reg.weight, std=0.01)
-        with torch.no_grad():
-            self.bbox_reg.bias.copy_(-START * torch.arange(BINS).repeat(4))
+        self.bbox_reg.bias = nn.Parameter(-START * torch.arange(BINS).repeat(4))
 
     def forward(self, maps: list[Tensor]) -> Tensor:
         sides = [self.bbox_reg(self.conv(level)) for level in maps]
         return torch.cat([level.flatten(2).transpose(1, 2) for level in sides], dim=1)
 
 
-class AlignedFCOS(FCOS):
+class FCOS(detection.FCOS):
     """torchvision's FCOS with another assignment, other losses and another score."""
 
     def compute_loss(

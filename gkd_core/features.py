@@ -12,6 +12,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from gkd_core.precision import full_precision
 
@@ -19,6 +20,8 @@ REFERENCE_FINEST = 56.0
 """Pixels: the published code puts boxes of up to twice this size on the finest level."""
 COVERED = 1e-6
 """Share of a cell below which a box counts as covering nothing."""
+WEIGHTS_AT_ONCE = 2**23
+"""Weights of boxes, one a cell, that are in memory at a time: 32 MiB. The objects of a batch seldom need as many."""
 
 
 # ---- pooling ---------------------------------------------------------------------------------------------
@@ -111,21 +114,42 @@ def _inclusive_share(low: Tensor, high: Tensor, stride: float, cells: int) -> Te
 def _weighted_mean(
     features: Tensor, rows: Tensor, columns: Tensor, image_index: Tensor, most_per_image: int | None
 ) -> Tensor:
-    """One matrix product per image: its boxes' weights (padded to the same number) by its map."""
-    images = len(features)
+    """The mean of each box, padded to the same number for every image.
+
+    Of many boxes some at a time, whose weights are computed anew for the gradient: kept, they would fill the memory.
+    """
+    images, _, height, width = features.shape
     slot = _slot_in_image(image_index)
     slots = _bound(slot) if most_per_image is None else most_per_image
-    weights = (rows[:, :, None] * columns[:, None, :]).flatten(1).to(features.dtype)  # (M, H * W)
-    padded = weights.new_zeros(images, slots, weights.shape[1])
-    padded[image_index, slot] = weights
-    pooled = padded @ features.flatten(2).mT  # (B, slots, C)
-    return pooled[image_index, slot]
+    rows, columns = (_padded(shares, image_index, slot, images, slots) for shares in (rows, columns))
+    size = max(1, WEIGHTS_AT_ONCE // max(1, images * height * width))
+    if slots <= size:
+        return _means(features, rows, columns)[image_index, slot]
+    parts = zip(rows.split(size, dim=1), columns.split(size, dim=1), strict=True)
+    means = [
+        checkpoint(_means, features, *part, use_reentrant=False, preserve_rng_state=False) for part in parts
+    ]
+    return torch.cat(means, dim=1)[image_index, slot]
+
+
+def _padded(shares: Tensor, image_index: Tensor, slot: Tensor, images: int, slots: int) -> Tensor:
+    """(M, cells) as (B, slots, cells), filled up with zeros."""
+    padded = shares.new_zeros(images, slots, shares.shape[1])
+    padded[image_index, slot] = shares
+    return padded
+
+
+def _means(features: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """(B, slots, C): one matrix product per image, its boxes' weights by its map."""
+    weights = (rows[..., :, None] * columns[..., None, :]).flatten(2)  # (B, slots, H * W)
+    return weights.to(features.dtype) @ features.flatten(2).mT
 
 
 def _slot_in_image(image_index: Tensor) -> Tensor:
     """(M,) how many earlier boxes the same image has."""
-    same = image_index[:, None] == image_index[None, :]
-    return same.tril(-1).sum(1)
+    in_order, order = image_index.sort(stable=True)
+    slot = torch.arange(len(order), device=order.device) - torch.searchsorted(in_order, in_order)
+    return torch.empty_like(slot).scatter_(0, order, slot)
 
 
 def _bound(slot: Tensor) -> int:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gkd_core.config import PrototypesConfig
+from gkd_core.config import PrototypeChoice
 from gkd_core.data.loading import EvalSample
 from gkd_core.data.records import ImageRecord
 from gkd_core.detectors import Detector, pyramid
@@ -29,7 +29,7 @@ Choice = dict[int, np.ndarray]
 
 
 def choose_instances(
-    images: Sequence[ImageRecord], num_classes: int, image_size: int, config: PrototypesConfig, seed: int
+    images: Sequence[ImageRecord], num_classes: int, image_size: int, config: PrototypeChoice, seed: int
 ) -> Choice:
     """Decide which boxes are pooled: per class at most `max_instances`, in a random order that the seed fixes.
 

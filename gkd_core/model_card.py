@@ -30,6 +30,8 @@ class ModelCard(Strict):
     backbone_width: float = 1.0
     fpn: FpnConfig
     head: HeadConfig
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     norm: Literal["batch", "group", "frozen"]
     classes: tuple[str, ...]
     """Label 1 is the first."""
@@ -75,13 +77,18 @@ def carries_card(path: Path | str) -> bool:
 
 def holds_tensors(path: Path | str) -> bool:
     """Whether a file looks like a state dict: a safetensors file with tensors, or what `torch.save` writes."""
-    if Path(path).suffix == ".safetensors":
-        return any(isinstance(entry, dict) and "data_offsets" in entry for entry in _header(path).values())
+    if is_safetensors(path):
+        return True
     try:
         with Path(path).open("rb") as file:
             return file.read(2) in (b"PK", b"\x80\x02")
     except OSError:
         return False
+
+
+def is_safetensors(path: Path | str) -> bool:
+    """Whether a file is a safetensors file with tensors in it, whatever its name: published files have none."""
+    return any(isinstance(entry, dict) and "data_offsets" in entry for entry in _header(path).values())
 
 
 def _header(path: Path | str) -> dict[str, object]:

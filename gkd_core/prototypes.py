@@ -200,8 +200,8 @@ def select_orthogonal(teacher: Tensor, student: Tensor, num_prototypes: int, alp
 def _exchange(space: _JointSpace, chosen: list[int], position: int) -> None:
     """Replace one choice in place if another instance lowers the error more."""
     others = chosen[:position] + chosen[position + 1 :]
-    candidate, explained = space.best_addition(others)
-    if explained > space.explained(chosen) + TIE * len(space.self_product):
+    candidate, gains = space.best_addition(others)
+    if gains[candidate] > gains[chosen[position]] + TIE * len(gains):
         chosen[position] = candidate
 
 
@@ -421,21 +421,12 @@ class _JointSpace(NamedTuple):
         ties = torch.kron(torch.eye(len(chosen)).to(self.tie), self.tie)
         return columns[chosen].flatten(0, 1) + ties
 
-    def explained(self, chosen: list[int]) -> Tensor:
-        """How much of |T|^2 + |S|^2 the best coefficients of the chosen atoms explain."""
-        if not chosen:
-            return self.tie.new_zeros(())
-        normal = self.normal_matrix(self.columns(chosen), chosen)
-        fitted: Tensor = torch.linalg.solve(normal, self.responses(chosen)[chosen].flatten(0, 1))
-        return fitted.diagonal().sum()
-
     def best_addition(self, chosen: list[int]) -> tuple[int, Tensor]:
-        """The atom that explains most together with the chosen ones, and what they then explain."""
+        """The atom that adds most to what the chosen ones explain, and what each (N,) would add."""
         gains = self.gains(chosen)
         gains[chosen] = -1.0
         best = gains.max()
-        first = int((gains >= best - TIE * len(gains)).int().argmax())
-        return first, self.explained(chosen) + gains[first]
+        return int((gains >= best - TIE * len(gains)).int().argmax()), gains
 
     def gains(self, chosen: list[int]) -> Tensor:
         """(N,) how much more is explained when an atom is added and all coefficients are fitted anew.

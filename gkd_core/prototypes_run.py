@@ -18,7 +18,13 @@ from pathlib import Path
 from safetensors.torch import save_file
 
 from gkd_core.checkpoint import sha256_of
-from gkd_core.config import DistillConfig, PrototypesRun, ResponseConfig
+from gkd_core.config import (
+    DistillConfig,
+    PrototypeChoice,
+    PrototypesConfig,
+    PrototypesRun,
+    ResponseConfig,
+)
 from gkd_core.distiller import Distiller
 from gkd_core.events import Event, FileWritten, Progress, PrototypesSelected, Report
 from gkd_core.figures.draw import draw, prototype_figures
@@ -26,7 +32,7 @@ from gkd_core.instances import choose_instances
 from gkd_core.report import write_report
 from gkd_core.run_dir import publish_file
 from gkd_core.selection import renew_prototypes
-from gkd_core.session import Session, find_device, open_part
+from gkd_core.session import Session, fields_under, find_device, open_part
 from gkd_core.teacher import Teacher
 
 RUN = "student"
@@ -54,6 +60,9 @@ def select_prototypes(
 class _Selection(Session):
     """One such run."""
 
+    passes_are_all = True
+    decodes = ("train",)
+
     def __init__(self, config: PrototypesRun, run_dir: Path, should_stop: Callable[[], bool]) -> None:
         self.config = config
         self.student, card = open_part(config.student, RUN, find_device(config.device))
@@ -65,11 +74,16 @@ class _Selection(Session):
 
     def choose(self) -> Generator[Event, None, PrototypesSelected]:
         """PGM, as in a distill job whose student is trained already."""
-        teacher = Teacher.load(self.config.teacher, self.classes, self.device)
+        with fields_under("teacher"):
+            teacher = Teacher.load(self.config.teacher, self.classes, self.device)
         wanted = self.config.prototypes
-        plan = DistillConfig(prototypes=wanted, response=ResponseConfig(weight=0))
+        prototypes = PrototypesConfig(
+            **{name: getattr(wanted, name) for name in PrototypeChoice.model_fields}
+        )
+        plan = DistillConfig(prototypes=prototypes, response=ResponseConfig(weight=0))
         self.distiller = Distiller(self.student, teacher.detector, plan, teacher.columns).to(self.device)
         images = self.data.train.images
+        self.clock.start(0.0)
         choice = choose_instances(images, len(self.classes), self.image_size, wanted, wanted.seed)
         return (yield from renew_prototypes(self, self.distiller, choice, START, seed=wanted.seed))
 

@@ -58,6 +58,22 @@ DETECTORS: dict[str, DetectorConfig] = {
 }
 """By name, the detector that the weights fill; all know `COCO_CLASSES`."""
 
+WITHOUT_EPSILON = {
+    "RetinaNet_ResNet50_FPN_Weights.COCO_V1": "retinanet_resnet50_fpn_coco-eeacb38b.pth",
+    "FasterRCNN_ResNet50_FPN_Weights.COCO_V1": "fasterrcnn_resnet50_fpn_coco-258fb6c6.pth",
+}
+"""Names and files of weights that were trained with frozen norms that add nothing to the variance."""
+
+IMAGE_SIZE = 1088
+"""Longer side, in pixels, of a 4:3 picture whose shorter side is 800, as torchvision's detectors were trained."""
+SMALL_IMAGE_SIZE = 416
+"""The same for the one that was trained with a shorter side of 320."""
+
+
+def image_size(name: str) -> int:
+    """Longer side, in pixels, that published weights are at home at."""
+    return SMALL_IMAGE_SIZE if "_320_" in name else IMAGE_SIZE
+
 
 def is_name(weights: str) -> bool:
     """Whether that is a name of published weights and no path."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -13,13 +13,14 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from gkd_core.bootstrap import DRAWS, bootstrap_gain, draws_for
 from gkd_core.checkpoint import sha256_of
 from gkd_core.config import DataConfig, DistillRun, Metric, TrainConfig, TrainRun
 from gkd_core.data.find import find_layout
 from gkd_core.data.loading import eval_batches
 from gkd_core.data.records import ImageRecord
 from gkd_core.detectors import Detector, count_parameters, detect
-from gkd_core.evaluate import Score, bootstrap_gain
+from gkd_core.evaluate import Score
 from gkd_core.events import Gain, Latency, ModelReport, Report
 from gkd_core.model_card import ModelCard
 from gkd_core.run_dir import write_atomically
@@ -49,6 +50,7 @@ def make_report(
     device: torch.device,
     notes: Sequence[str] = (),
     figures: Sequence[str] = (),
+    stop_if_asked: Callable[[], None] = lambda: None,
 ) -> Report:
     """Measure what is not measured yet, and write `report.json` into the folder.
 
@@ -60,19 +62,21 @@ def make_report(
         device: where latency is measured.
         notes: what else a reader must know.
         figures: files with pictures that were drawn.
+        stop_if_asked: called often in what takes long; raises when somebody wants the run to stop.
     """
     models = report_models(entries, images, config.train.image_size, device)
-    gain = (
-        _gain(entries["student"].score, entries["control"].score, len(images))
-        if "control" in entries
-        else None
-    )
+    gain, draws = None, DRAWS
+    if "control" in entries:
+        student, control = entries["student"].score, entries["control"].score
+        draws = draws_for(student, control)
+        interval = bootstrap_gain(student, control, draws=draws, between=stop_if_asked)
+        gain = _gain(student, control, interval, len(images))
     report = Report(
         time=time.time(),
         models=models,
         gain=gain,
         headline=headline(config.data, config.train.best_by),
-        notes=(*_notes(config, len(images), gain), *_proposals(entries), *notes),
+        notes=(*_notes(config, len(images), gain), *_few_draws(draws), *_proposals(entries), *notes),
         figures=tuple(figures),
     )
     return write_report(report, folder)
@@ -184,8 +188,8 @@ def _milliseconds(detector: Detector, picture: Tensor) -> float:
     return (time.perf_counter() - began) * 1000
 
 
-def _gain(student: Score, control: Score, pictures: int) -> Gain:
-    low, high = bootstrap_gain(student, control)
+def _gain(student: Score, control: Score, interval: tuple[float, float], pictures: int) -> Gain:
+    low, high = interval
     ap = student.metrics["AP"] - control.metrics["AP"]
     return Gain(
         ap=ap,
@@ -223,6 +227,13 @@ def _notes(config: TrainRun | DistillRun, pictures: int, gain: Gain | None) -> t
     elif isinstance(config, DistillRun):
         notes.append("Without a control nobody can say what distillation gained.")
     return tuple(notes)
+
+
+def _few_draws(draws: int) -> list[str]:
+    """Why the interval is a little less sure than usual."""
+    if draws >= DRAWS:
+        return []
+    return [f"The interval is of {draws} draws and not of {DRAWS}: the validation split is large."]
 
 
 def _proposals(entries: dict[str, Entry]) -> list[str]:

@@ -7,9 +7,11 @@
     log.txt        out   text, appended
     failure.json   out   why the run failed, a `Failure`; absent otherwise
     checkpoints/   own   what resuming needs; for the engine alone
+    decoded.json   own   that the pictures were decoded once, and which of them are broken
     *.safetensors  out   published models
     report.json    out   the report
     *.png          out   what people look at: curves, galleries, pictures with boxes
+    model.onnx     out   an exported network
     *-prototypes.json  out   the prototypes in use, by level, and what is seen least alike: class, picture and box
 
 Exit codes of the engine process: 0 the run is complete, 1 it failed (`failure.json`), 75 it was asked to

@@ -27,12 +27,14 @@ Key = tuple[int, ...]
 class KeyedSampler(BalancedPositiveNegativeSampler):
     """torchvision's sampler of positives and negatives, with a random stream of its own for each picture."""
 
-    rows: int = 0
-    """How many were drawn the last time, over all pictures: what the head's losses are means over."""
+    rows: Tensor
+    """Scalar int64: how many were drawn the last time, over all pictures; what the head's losses are means over. On
+    the device: reading it would wait, and only several processes need it."""
 
     def __init__(self, sampler: BalancedPositiveNegativeSampler, use: int) -> None:
         super().__init__(sampler.batch_size_per_image, sampler.positive_fraction)
         self.keys: Sequence[Key] | None = None
+        self.rows = torch.tensor(0)
         self._use = use
 
     def __call__(self, matched_idxs: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
@@ -41,7 +43,7 @@ class KeyedSampler(BalancedPositiveNegativeSampler):
             return super().__call__(matched_idxs)
         drawn = [self._draw(key, labels) for key, labels in zip(self.keys, matched_idxs, strict=True)]
         positives, negatives = [positive for positive, _ in drawn], [negative for _, negative in drawn]
-        self.rows = int(torch.stack([mask.sum() for mask in (*positives, *negatives)]).sum())
+        self.rows = torch.stack([mask.sum() for mask in (*positives, *negatives)]).sum()
         return positives, negatives
 
     def _draw(self, key: Key, labels: Tensor) -> tuple[Tensor, Tensor]:

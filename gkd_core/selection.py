@@ -100,11 +100,13 @@ def _fill(session: Session, pool: InstancePool, choice: Choice, base: Progress) 
     chosen = [(session.data.train.images[position], choice[position]) for position in mine]
     images, parts = [image for image, _ in chosen], iter(chosen)
     batches = eval_batches(images, session.image_size, session.batch_size, session.workers, session.cache)
+    done = 0
     for batch in batches:
         pool.add(batch, list(islice(parts, len(batch))))
+        done += len(batch)
         session.stop_if_asked()
         if session.clock.progress_due():
-            yield base.model_copy(update={"activity": "prototypes"})
+            yield session.meanwhile(base, "prototypes", done / len(images))
     for _ in range(share.idle):
         session.stop_if_asked()
 

@@ -5,9 +5,12 @@ The kinds themselves are `train.py` (train and distil), `evaluation_run.py`, `pr
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -16,17 +19,28 @@ from gkd_core.clock import Clock
 from gkd_core.config import AnyRun, TeacherConfig, Workers
 from gkd_core.data.loading import CACHE_MB, PictureCache, eval_batches
 from gkd_core.data.reading import load
+from gkd_core.data.records import DataSet
 from gkd_core.detectors import Detector
 from gkd_core.distributed import World
 from gkd_core.errors import DataError, Problem, SpecError, StoppedError
 from gkd_core.evaluate import Detections, Score, detect_batches, score
 from gkd_core.events import Evaluation, Event, Progress, Warning
 from gkd_core.model_card import ModelCard
+from gkd_core.run_dir import write_atomically
 from gkd_core.teacher import open_model
+
+DECODED = "decoded.json"
+"""File of the run directory: that every picture was decoded, and which of them cannot be."""
 
 
 class Session:
     """One run at work."""
+
+    passes_are_all: ClassVar[bool] = False
+    """Whether a pass over the pictures is the whole job; in training it stands still meanwhile."""
+
+    decodes: ClassVar[tuple[Literal["train", "val"], ...]] = ("train", "val")
+    """The splits whose pictures are used; the annotations of the other are read all the same, for the classes."""
 
     def __init__(
         self,
@@ -63,7 +77,7 @@ class Session:
 
     def check_data(self) -> Iterator[Event]:
         """Read the annotations and decode every picture once, so that broken files are known before the work."""
-        self.data = self.world.from_first(lambda: load(self._data, decode=True))
+        self.data = self.world.from_first(self._read_data)
         for problem in self.data.warnings:
             yield Warning(message=problem.message, hint=problem.hint)
         self.classes = self.data.classes
@@ -72,6 +86,16 @@ class Session:
                 message = f"every box of the {name} split is a crowd region or difficult"
                 hint = "There is nothing to learn or to find; use another split."
                 raise DataError([Problem(loc=("data", name, "annotations"), message=message, hint=hint)])
+
+    def _read_data(self) -> DataSet:
+        """The data set without broken pictures; those that an earlier attempt has found are not looked for again."""
+        path, wanted = self.folder / DECODED, self._data.model_dump(mode="json")
+        if path.exists() and (found := json.loads(path.read_bytes()))["data"] == wanted:
+            return load(self._data, broken={Path(name) for name in found["broken"]})
+        data = load(self._data, decode=self.decodes)
+        broken = [str(name) for split in (data.train, data.val) for name in split.left_out]
+        write_atomically(path, json.dumps({"data": wanted, "broken": broken}).encode())
+        return data
 
     def evaluate(
         self, detector: Detector, base: Progress, labels: np.ndarray | None = None
@@ -107,15 +131,18 @@ class Session:
             detections.update(found)
             self.stop_if_asked()
             if self.clock.progress_due():
-                yield self.while_detecting(base, len(detections) * self.world.size)
+                yield self.meanwhile(base, "evaluate", len(detections) / len(images))
         for _ in range(share.idle):
             self.stop_if_asked()
         found = dict(pair for part in self.world.gathered(detections) for pair in part.items())
         return {image.image_id: found[image.image_id] for image in self.data.val.images}
 
-    def while_detecting(self, base: Progress, done: int) -> Progress:
-        """What to tell when so many pictures are done; here the share of the whole job stands still meanwhile."""
-        return base.model_copy(update={"activity": "evaluate"})
+    def meanwhile(self, base: Progress, activity: str, share: float) -> Progress:
+        """What to tell in the midst of a pass over pictures of which a share, 0 to 1, is done."""
+        news: dict[str, object] = {"activity": activity}
+        if self.passes_are_all:
+            news |= {"fraction": share, "seconds_left": self.clock.tell(share)[2]}
+        return base.model_copy(update=news)
 
     def stop_if_asked(self) -> None:
         """For work that needs no saving.
@@ -140,12 +167,29 @@ def open_part(
     Raises:
         SpecError: it cannot be read, or is not what the config declares.
     """
-    try:
+    with fields_under(part):
         return open_model(model, device)
+
+
+@contextmanager
+def fields_under(part: str) -> Iterator[None]:
+    """Let errors about a detector name its fields under the part of the config that describes it.
+
+    Args:
+        part: "model", "teacher" or "student".
+
+    Raises:
+        SpecError: the block did; fields of other sections, such as `train`, keep their names.
+    """
+    try:
+        yield
     except SpecError as error:
-        raise SpecError(
-            [problem.model_copy(update={"loc": (part, problem.loc[-1])}) for problem in error.problems]
-        ) from None
+        raise SpecError([_under(part, problem) for problem in error.problems]) from None
+
+
+def _under(part: str, problem: Problem) -> Problem:
+    of_a_detector = len(problem.loc) == 1 or problem.loc[0] in ("model", "teacher", "student")
+    return problem.model_copy(update={"loc": (part, problem.loc[-1])}) if of_a_detector else problem
 
 
 def find_device(wanted: str) -> torch.device:

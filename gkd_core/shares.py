@@ -14,9 +14,32 @@ import torch
 from torch import Tensor
 
 from gkd_core.compared import architecture_of
+from gkd_core.config import TrainConfig
 from gkd_core.detectors import Detector, padded_to
 from gkd_core.distributed import World
+from gkd_core.errors import Problem, SpecError
+from gkd_core.fcos import AlignedHead
 from gkd_core.sampling import key_samplers, seed_of
+
+
+def require_equal_shares(images: int, recipe: TrainConfig, processes: int) -> None:
+    """Several processes average their losses, so each must have as many pictures as the others.
+
+    Raises:
+        SpecError: a micro-batch cannot be shared out evenly, or the split has too few pictures to fill a batch.
+    """
+    if processes == 1:
+        return
+    together, whole = recipe.batch_size // recipe.accumulate, processes * recipe.accumulate
+    if together % processes:
+        message = f"{together} pictures at a time cannot be shared out evenly to {processes} processes"
+        hint = f"Take a multiple of {whole}, or another number of GPUs."
+    elif images < recipe.batch_size:
+        message = f"{processes} processes share whole batches, and {images} pictures are less than one"
+        hint = f"Take a multiple of {whole} that is at most {images}, or one GPU."
+    else:
+        return
+    raise SpecError([Problem(loc=("train", "batch_size"), message=message, hint=hint)])
 
 
 class BatchShare:
@@ -49,9 +72,8 @@ class BatchShare:
         places = [(start + index) * world.size + world.rank for index in range(len(pictures))]
         for sampler in self._samplers:
             sampler.keys = [(self._seed, step, place) for place in places]
-        if (
-            world.size > 1
-        ):  # whatever else draws, such as stochastic depth: apart by process, and alike after resuming
+        if world.size > 1:
+            # for whatever else draws, such as stochastic depth: apart by process, and alike after resuming
             torch.manual_seed(seed_of(self._seed, step, start, world.rank))
         height, width = world.largest(*(max(picture.shape[side] for picture in pictures) for side in (1, 2)))
         with padded_to(height, width, *self._detectors):
@@ -67,12 +89,14 @@ class BatchShare:
     def _factors(self, names: Sequence[str]) -> dict[str, Tensor]:
         """RetinaNet's losses are means over pictures, of which all processes have the same number."""
         match architecture_of(self._student):
-            case "fcos":  # over the matched locations of the batch
-                matched = torch.stack(self._student.head.matched)
-                return dict.fromkeys(names, self._world.share((matched >= 0).sum()))
+            case "fcos":  # over the summed quality of the batch; torchvision's own over its matched locations
+                head = self._student.head
+                aligned = isinstance(head, AlignedHead)
+                rows = head.quality if aligned else (torch.stack(head.matched) >= 0).sum()
+                return dict.fromkeys(names, self._world.share(rows))
             case "faster_rcnn":  # over the drawn anchors, and over the drawn proposals
-                rows = [sampler.rows for sampler in self._samplers]
-                anchors, proposals = self._world.share(torch.tensor(rows, device=self._world.device))
+                rows = [sampler.rows.to(self._world.device) for sampler in self._samplers]
+                anchors, proposals = self._world.share(torch.stack(rows))
                 of_anchors = ("loss_objectness", "loss_rpn_box_reg")
                 return {name: anchors if name in of_anchors else proposals for name in names}
             case _:

@@ -15,13 +15,11 @@ from gkd_core.config import DetectorConfig, TeacherConfig
 from gkd_core.detectors import Detector, build_detector
 from gkd_core.errors import Problem, SpecError
 from gkd_core.model_card import ModelCard, carries_card
-from gkd_core.published import COCO_CLASSES, DETECTORS, is_name
+from gkd_core.published import COCO_CLASSES, DETECTORS, IMAGE_SIZE, image_size, is_name
 from gkd_core.weights import load_weights
 
 DECLARED = ("architecture", "backbone", "layout", "classes")
 """What a spec may say of a model, and must where its file says nothing."""
-PUBLISHED_IMAGE_SIZE = 1344
-"""Longer side, in pixels, of the pictures that torchvision's detectors were trained on: 1333, in whole strides."""
 
 
 class Teacher(NamedTuple):
@@ -72,7 +70,7 @@ def open_model(config: TeacherConfig, device: torch.device | str = "cpu") -> tup
 def _card_of_others(config: TeacherConfig) -> ModelCard:
     """The card of a detector whose file carries none."""
     if config.weights in DETECTORS:
-        return ModelCard.of(DETECTORS[config.weights], COCO_CLASSES, PUBLISHED_IMAGE_SIZE)
+        return ModelCard.of(DETECTORS[config.weights], COCO_CLASSES, image_size(config.weights))
     if is_name(config.weights):
         message = f"{config.weights} fills no detector; torchvision's are {', '.join(DETECTORS)}"
         raise SpecError([Problem(loc=("weights",), message=message)])
@@ -81,9 +79,13 @@ def _card_of_others(config: TeacherConfig) -> ModelCard:
         message = f"{config.weights} is a plain state dict, which says nothing of its {', '.join(missing)}"
         hint = "Declare architecture, backbone, layout and classes (in label order) beside the weights."
         raise SpecError([Problem(loc=(missing[0],), message=message, hint=hint)])
+    if config.layout == "gkd":
+        message = f"{config.weights} carries no card, and layout 'gkd' leaves widths and anchors open"
+        hint = "Use the .safetensors file that a GKD job published."
+        raise SpecError([Problem(loc=("layout",), message=message, hint=hint)])
     declared = {field: getattr(config, field) for field in DECLARED if field != "classes"}
     detector = DetectorConfig(**declared, norm="batch" if config.layout == "torchvision_v2" else "frozen")
-    return ModelCard.of(detector, config.classes or (), PUBLISHED_IMAGE_SIZE)
+    return ModelCard.of(detector, config.classes or (), IMAGE_SIZE)
 
 
 def match_classes(known: Sequence[str], wanted: Sequence[str]) -> Tensor:

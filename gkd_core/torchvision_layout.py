@@ -17,7 +17,6 @@ from torchvision.models.detection import (
     retinanet_resnet50_fpn,
     retinanet_resnet50_fpn_v2,
 )
-from torchvision.models.detection._utils import overwrite_eps
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 from gkd_core.config import DetectorConfig
@@ -37,9 +36,6 @@ _BUILDERS: dict[tuple[str, str, str], tuple[Any, tuple[int, ...]]] = {
 """What builds a layout, and the strides of its pyramid, finest first. torchvision takes two maps of MobileNet that
 are both at stride 32, one from within and one from its end."""
 
-_WITHOUT_EPSILON = (("retinanet", "resnet50"), ("faster_rcnn", "resnet50"))
-"""Weights `COCO_V1` of these were trained with frozen norms that add nothing to the variance."""
-
 
 def build_as_torchvision(config: DetectorConfig, scores: int) -> tuple[Any, tuple[int, ...]]:
     """The detector of a torchvision builder, freshly initialised.
@@ -55,14 +51,8 @@ def build_as_torchvision(config: DetectorConfig, scores: int) -> tuple[Any, tupl
     detector = builder(weights=None, weights_backbone=None, num_classes=scores)
     backbone = detector.backbone
     if config.norm == "frozen":
-        _freeze_norms(backbone, config)
+        exchange_norms(backbone, "frozen")
     extra = backbone.fpn.extra_blocks  # gains a method and no parameter, so it stays the object it is
     extra.__class__ = CoarseLevels if isinstance(extra, LastLevelP6P7) else CoarsestLevel
     detector.backbone = Backbone(backbone.body, backbone.fpn, backbone.out_channels, config.frozen_stages)
     return detector, strides
-
-
-def _freeze_norms(backbone: Any, config: DetectorConfig) -> None:
-    exchange_norms(backbone, "frozen")
-    if config.layout == "torchvision" and (config.architecture, config.backbone) in _WITHOUT_EPSILON:
-        overwrite_eps(backbone, 0.0)

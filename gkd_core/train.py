@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from gkd_core import launch
-from gkd_core.checkpoint import load_model, publish_model, sha256_of
+from gkd_core.checkpoint import publish_model, sha256_of
 from gkd_core.config import (
     AnyRun,
     DetectorConfig,
@@ -19,6 +19,7 @@ from gkd_core.config import (
     EvaluateRun,
     ExportRun,
     PrototypesRun,
+    TeacherConfig,
     TrainRun,
 )
 from gkd_core.data.loading import TrainLoader, steps_per_epoch
@@ -36,9 +37,9 @@ from gkd_core.prototypes_run import select_prototypes
 from gkd_core.report import Entry, early_stop, make_report, training_notes
 from gkd_core.run_dir import RunDir
 from gkd_core.selection import renew_prototypes
-from gkd_core.session import Session
+from gkd_core.session import Session, fields_under
 from gkd_core.shares import require_equal_shares
-from gkd_core.teacher import Teacher
+from gkd_core.teacher import Teacher, open_model
 from gkd_core.training import Account, Scored, Training
 
 Run = TrainRun | DistillRun
@@ -113,14 +114,17 @@ class _Job(Session):
         yield from super().check_data()
         best_by = self.config.train.best_by
         if score(self.data.val.images, self.classes, {}).metrics[best_by] < 0:  # finding nothing would be 0
-            message = f"no epoch can be the best by {best_by}: the validation split has no object that it counts"
+            message = (
+                f"no epoch can be the best by {best_by}: the validation split has no object that it counts"
+            )
             raise SpecError([Problem(loc=("train", "best_by"), message=message, hint="AP always counts.")])
 
     def meet_teacher(self) -> Iterator[Event]:
         """Load the teacher and, the first time, tell how good it is on the validation split."""
         if not isinstance(self.config, DistillRun):
             return
-        self.teacher = Teacher.load(self.config.teacher, self.classes, self.device)
+        with fields_under("teacher"):
+            self.teacher = Teacher.load(self.config.teacher, self.classes, self.device)
         if any(self.states.iterdir()):
             return
         start = Progress(run="teacher", epoch=0, epochs=0, step=0, steps=0, fraction=0)
@@ -151,8 +155,9 @@ class _Job(Session):
         recipe = self.config.train
         require_equal_shares(len(self.data.train.images), recipe, self.world.size)
         steps = steps_per_epoch(len(self.data.train.images), recipe)
-        make = self.joined_with_teacher if name == "student" and _distils(self.config) else None
-        training = Training(name, recipe, detector, self.classes, steps, self.device, make, self.world)
+        make = self.joined_with_teacher if name == "student" else None
+        with fields_under("model" if name == "model" else "student"):
+            training = Training(name, recipe, detector, self.classes, steps, self.device, make, self.world)
         torn: list[str] = []
         resumed = training.restore(self.states, torn.append)
         yield from (Warning(message=message) for message in torn + (training.remarks if not resumed else []))
@@ -287,13 +292,13 @@ class _Job(Session):
     def report(self) -> Iterator[Event]:
         """Evaluate the published files side by side and write the report."""
         entries = {}
-        for role, path in self.published():
-            detector, card = load_model(path, self.device)
+        for role, model in self.published():
+            detector, card = open_model(model, self.device)
             epochs = self.config.train.epochs
             end = Progress(run=role, epoch=epochs, epochs=epochs, step=0, steps=0, fraction=1)
             labels = self.teacher.labels if self.teacher and role == "teacher" else None
             found = yield from self.measure(detector, end, labels)
-            entries[role] = Entry(detector, card, found, path if role != "teacher" else None)
+            entries[role] = Entry(detector, card, found, Path(model.weights) if role != "teacher" else None)
         first, self.world = self.world.first, self.world.leave()
         if not first:
             return
@@ -301,25 +306,17 @@ class _Job(Session):
         drawn = yield from draw_training(self, scores, self.config.train.best_by, end)
         notes = training_notes(self.accounts, self.config.train)
         images = self.data.val.images
-        yield make_report(self.config, entries, images, self.folder, self.device, notes, drawn)
+        yield make_report(
+            self.config, entries, images, self.folder, self.device, notes, drawn, self.stop_if_asked
+        )
 
-    def published(self) -> list[tuple[str, Path]]:
-        """Role and file of each model that the report compares."""
-        files = [(name, self.folder / f"{name}.safetensors") for name, _ in self.trainings()]
+    def published(self) -> list[tuple[str, TeacherConfig]]:
+        """Role and whereabouts of each model that the report compares."""
+        names = [name for name, _ in self.trainings()]
+        models = [(name, TeacherConfig(weights=str(self.folder / f"{name}.safetensors"))) for name in names]
         if isinstance(self.config, DistillRun):
-            files.insert(0, ("teacher", Path(self.config.teacher.weights)))
-        return files
-
-
-# ---- small questions -------------------------------------------------------------------------------------
-
-
-def _distils(config: Run) -> bool:
-    """Whether any loss of distillation has a weight; without one a student trains exactly as in kind `train`."""
-    if not isinstance(config, DistillRun):
-        return False
-    parts = config.distill
-    return any((parts.global_.weight, parts.local.weight, parts.response.weight))
+            models.insert(0, ("teacher", self.config.teacher))
+        return models
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -73,7 +73,7 @@ class Training:
             classes: the C names in label order, without background.
             steps_per_epoch: optimiser steps in an epoch.
             device: where to train.
-            make_distiller: turns the detector into a distiller; None trains it plainly.
+            make_distiller: turns the detector into a distiller; None, or one without a loss, trains it plainly.
             world: the processes that train it together; None: this one alone.
         """
         self.world = world or World(device)
@@ -86,10 +86,9 @@ class Training:
         self.detector.to(device, memory_format=memory_format(config))
         self.remarks = load_weights(self.detector, detector.weights, classes) if detector.weights else []
         self.detector = synchronise_norms(self.detector, self.world)
-        self.distiller = make_distiller(self.detector).to(device) if make_distiller else None
+        self.distiller = self._joined(make_distiller) if make_distiller else None
         self._share_batches()
         self.average = averaged(self.detector, config.ema) if config.ema is not None else None
-        self.remarks += self.distiller.remarks if self.distiller is not None else []
         self.optimizer = build_optimizer(self._trained.parameters(), config.optimizer)
         self.scaler = gradient_scaler(device, config.precision)
         if config.compile:
@@ -102,6 +101,12 @@ class Training:
         self.done = False
         torch.manual_seed(config.seed)  # adapters drew numbers too; from here on both kinds draw alike
 
+    def _joined(self, make_distiller: MakeDistiller) -> Distiller | None:
+        """The distiller, unless it would only watch: then the teacher need not run."""
+        distiller = make_distiller(self.detector).to(self.device)
+        self.remarks += distiller.remarks
+        return distiller if distiller.teaches else None
+
     def _share_batches(self) -> None:
         """Begin alike in all processes, and make each one's part of a batch fit the others'."""
         teacher = None
@@ -111,9 +116,9 @@ class Training:
         self.world.start_alike(self._trained)
 
     def _compile(self) -> None:
-        compile_backbone(self.detector)
-        if self.distiller is not None:
-            compile_backbone(self.distiller.teacher)
+        compile_backbone(self.detector, memory_format(self.config))
+        if self.distiller is not None:  # a teacher is loaded in this order, whatever the recipe
+            compile_backbone(self.distiller.teacher, torch.channels_last)
 
     # ---- where it stands ---------------------------------------------------------------------------------
 
@@ -245,8 +250,7 @@ class Training:
             DivergedError: gradients are NaN or infinite, and no scale is to blame.
         """
         self.scaler.unscale_(self.optimizer)
-        clip = self.config.optimizer.clip_norm or math.inf
-        norm = nn.utils.clip_grad_norm_(self._trained.parameters(), clip)
+        norm = self._clip_gradients()
         if torch.isfinite(norm):
             self.optimizer.step()
             if self.average is not None:
@@ -254,6 +258,15 @@ class Training:
         elif self.scaler.get_scale() <= 1:  # without float16 it is 1
             raise self._diverged({"gradient": norm, **losses})
         self.scaler.update()
+
+    def _clip_gradients(self) -> Tensor:
+        """Scale gradients down to `clip_norm`; their norm before. Adapters are scaled apart, or the student would move
+        less because they have far to go."""
+        clip = self.config.optimizer.clip_norm or math.inf
+        norm = nn.utils.clip_grad_norm_(self.detector.parameters(), clip)
+        if self.distiller is None:
+            return norm
+        return norm + nn.utils.clip_grad_norm_(self.distiller.adapters.parameters(), clip)
 
     def _diverged(self, losses: dict[str, Tensor]) -> DivergedError:
         values = ", ".join(

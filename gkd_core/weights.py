@@ -19,12 +19,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torchvision.models import get_weight
+from torchvision.ops import FrozenBatchNorm2d
 
 from gkd_core import published
 from gkd_core.backbones import published_name
 from gkd_core.detectors import Detector
 from gkd_core.errors import Problem, SpecError
-from gkd_core.model_card import carries_card, read_card
+from gkd_core.model_card import carries_card, is_safetensors, read_card
+from gkd_core.published import WITHOUT_EPSILON
 
 State = OrderedDict[str, Tensor]
 
@@ -56,6 +58,8 @@ def load_weights(detector: Detector, weights: str, classes: tuple[str, ...] | No
         return _fill_body(detector, state, weights)
     renewed = _class_tensors(detector, state, known) if classes not in (None, known) else []
     _fill(detector, state, weights, renewed)
+    if weights in WITHOUT_EPSILON or Path(weights).name in WITHOUT_EPSILON.values():
+        _take_epsilon_out(detector)
     if not renewed:
         return []
     return [f"{weights} was made for other classes: {len(renewed)} tensors of the heads start from scratch"]
@@ -80,7 +84,7 @@ def read_state(weights: str) -> State:
     if published.is_name(weights):
         return _published(weights)
     try:
-        if Path(weights).suffix == ".safetensors":
+        if is_safetensors(weights):
             return OrderedDict(load_file(weights))
         found = torch.load(weights, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
@@ -170,6 +174,13 @@ def _class_tensors(detector: Detector, state: State, known: tuple[str, ...] | No
         and own[name].shape[1:] == state[name].shape[1:]
         and (known is not None or own[name].shape != state[name].shape)
     ]
+
+
+def _take_epsilon_out(detector: Detector) -> None:
+    """Variance + epsilon becomes the variance that the weights were trained with."""
+    for module in detector.modules():
+        if isinstance(module, FrozenBatchNorm2d):
+            module.running_var -= module.eps
 
 
 # ---- refusing --------------------------------------------------------------------------------------------

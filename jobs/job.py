@@ -49,6 +49,11 @@ def queue_for(gpus: int) -> str:
     return next(name for name, has in QUEUES.items() if has >= gpus)
 
 
+def queues_heard(gpus: int) -> list[str]:
+    """The queues whose jobs find enough GPUs on a worker that has so many."""
+    return [name for name, needed in QUEUES.items() if needed <= gpus]
+
+
 END_STATES = frozenset(state for state, moves in MOVES.items() if not moves)
 
 

@@ -67,6 +67,10 @@ class Origin:
     def _undeclared(self, role: str, wanted: Mapping[str, object]) -> list[Problem]:
         """What nobody says of a model whose file says nothing."""
         missing = [field for field, value in wanted.items() if value is None]
+        if wanted.get("layout") == "gkd" and "classes" in wanted:  # a model that is used as it is
+            message = f"{self.weights} carries no card, and layout 'gkd' leaves widths and anchors open"
+            hint = "Use the .safetensors file that a GKD job published."
+            return [Problem(loc=(role, "layout"), message=message, hint=hint)]
         if not missing:
             return []
         message = f"{self.weights} is a plain state dict, which says nothing of its {', '.join(missing)}"

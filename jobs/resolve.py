@@ -275,15 +275,15 @@ def _incomparable(spec: DistillSpec, teacher: Origin | None) -> Problem | None:
     anchors = None
     if teacher and teacher.detector:
         family = teacher.detector.architecture
-        anchors = _finest_anchors(spec, teacher.detector, teacher.image_size)
+        anchors = _finest_anchors(spec, teacher.detector.layout, teacher.image_size)
+    elif spec.teacher.layout:
+        anchors = _finest_anchors(spec, spec.teacher.layout, None)
     return incomparable_scores(spec.student.architecture, family, anchors) if family else None
 
 
-def _finest_anchors(
-    spec: DistillSpec, teacher: DetectorConfig, image_size: int | None
-) -> tuple[float, float] | None:
+def _finest_anchors(spec: DistillSpec, layout: str, image_size: int | None) -> tuple[float, float] | None:
     """Sides of student's and teacher's, in pixels; None where the teacher's are not known."""
-    if image_size is None and teacher.layout == "gkd":
+    if image_size is None and layout == "gkd":
         return None
     mine = finest_anchor(spec.student.layout, spec.train.image_size)
-    return mine, finest_anchor(teacher.layout, image_size or 0)
+    return mine, finest_anchor(layout, image_size or 0)

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 
 from gkd_core.config import (
     AnyRun,
     DataConfig,
     DetectorConfig,
+    DetectorToTrain,
     DistillConfig,
     EvaluateConfig,
     ExportConfig,
@@ -21,6 +22,7 @@ from gkd_core.config import (
     Strict,
     TeacherConfig,
     TrainConfig,
+    require_beginning,
 )
 from gkd_core.data.check import DataReport
 
@@ -96,7 +98,7 @@ class TrainSpec(JobFields):
     """Tells the kinds of jobs apart."""
     data: DataConfig
     """What to learn from: a folder, or both splits spelt out."""
-    model: DetectorConfig = DetectorConfig()
+    model: DetectorToTrain = DetectorConfig()
     """The detector to train."""
     train: TrainConfig = TrainConfig()
     """The training recipe."""
@@ -127,12 +129,17 @@ class DistillSpec(JobFields):
     """What to learn from: a folder, or both splits spelt out."""
     teacher: TeacherConfig
     """Who teaches: weights are `job:<id>` or a path under a data root."""
-    student: DetectorConfig = DetectorConfig()
+    student: DetectorToTrain = DetectorConfig()
     """The detector that people get."""
     distill: DistillConfig = DistillConfig()
     """What is distilled, and how strongly."""
     train: TrainConfig = TrainConfig()
     """The recipe, shared by student and control."""
+
+    @model_validator(mode="after")
+    def _distils_at_all(self) -> DistillSpec:
+        require_beginning(self.distill, self.train)
+        return self
 
 
 class EvaluateSpec(JobFields):

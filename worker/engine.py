@@ -2,6 +2,8 @@
 
 The engine runs in a session of its own, so that a crash or a stuck loader cannot take the worker along and the
 whole group can be ended at once. It dies with the thread that started it (`gkd_core.process`).
+One of several processes is started like any other: it starts the others itself, and they die with it
+(`gkd_core.launch`).
 """
 
 from __future__ import annotations

@@ -70,7 +70,7 @@ def missing(home: Path) -> str | None:
         return f"no worker of {socket.gethostname()} runs with GKD_HOME={home}"
     for place, (sign, *_) in signs.items():
         age = time.monotonic() - float(sign)
-        if not 0 <= age < STALE_SECONDS:  # in the future: from before the machine was started
+        if not -1 <= age < STALE_SECONDS:  # far in the future: from before the machine was started
             return (
                 f"the worker in {home / 'workers' / place} has given no sign of life for {STALE_SECONDS:g} s"
             )

@@ -18,7 +18,7 @@ from celery import Celery, bootsteps
 from celery.worker import WorkController, state
 
 from jobs.artifacts import Artifacts
-from jobs.job import QUEUES
+from jobs.job import queues_heard
 from jobs.queue import TASK, Doorbell, make_app
 from jobs.settings import Settings
 from jobs.store import Store
@@ -80,7 +80,7 @@ class WorkerThread:
     def __init__(self, settings: Settings, app: Celery, *, slot: Slot | None = None) -> None:
         self.name = slot.name if slot else f"serve@{settings.home}"
         self.gpus = own_gpus(settings.gpus)
-        self.queues = list(settings.queues or _queues(len(self.gpus)))
+        self.queues = list(settings.queues or queues_heard(len(self.gpus))[::-1])
         self._earlier = slot.earlier if slot else self.name
         self._settings = settings
         self._owns_home = slot is None
@@ -204,8 +204,3 @@ class _Pulse:
             except ConnectionError:
                 self._fine_at = now
         return now - self._fine_at < _STUCK_SECONDS
-
-
-def _queues(gpus: int) -> list[str]:
-    """The queues whose jobs find enough GPUs here, those that need most first: a worker prefers what few can run."""
-    return [name for name, needed in reversed(QUEUES.items()) if needed <= gpus]

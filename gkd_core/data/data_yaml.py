@@ -11,9 +11,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import yaml
-
 from gkd_core.data.classes import is_name
+
+try:
+    import yaml
+except ModuleNotFoundError:  # where little is installed, COCO and VOC are read all the same
+    yaml = None
 
 MAX_BYTES = 256 * 1024
 """Refused above: the 1203 classes of LVIS take 30 KB, and reading this much takes about two seconds."""
@@ -99,6 +102,8 @@ def parse(text: str) -> _Tree:
     Raises:
         NamesError: it is no YAML, nests too deep, repeats a key, or uses aliases.
     """
+    if yaml is None:
+        raise NamesError("is YAML, and PyYAML is not installed")
     events = yaml.parse(text, Loader=yaml.BaseLoader)
     try:
         for event in events:

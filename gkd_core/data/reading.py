@@ -7,7 +7,7 @@ with a warning.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from gkd_core import config as spec
@@ -29,20 +29,30 @@ READERS: dict[str, Callable[[spec.Split, Findings], WrittenSplit]] = {
 }
 
 
-def load(config: DataConfig, *, headers: int | None = None, decode: bool = False) -> DataSet:
+def load(
+    config: DataConfig,
+    *,
+    headers: int | None = None,
+    decode: bool | Collection[str] = False,
+    broken: Collection[Path] = (),
+) -> DataSet:
     """Read both splits.
 
     Args:
         config: the data set; its paths are absolute or relative to the working directory.
         headers: look into at most so many pictures of a split, evenly spread, and into those without a declared
             size; the others only have to exist. None: into all.
-        decode: also decode each picture looked into, so that broken ones are left out before any work begins.
+        decode: also decode each picture looked into, so that broken ones are left out before any work begins; of
+            both splits, or of those that are named.
+        broken: pictures that are left out, since an earlier reading found that they cannot be decoded.
 
     Raises:
         DataError: with everything that is wrong in both splits, as far as it can be known.
     """
     config = find_layout(config)
     splits = {"train": config.train, "val": config.val}
+    if isinstance(decode, bool):
+        decode = splits.keys() if decode else ()
     findings = {name: Findings(name, split.annotations) for name, split in splits.items() if split}
     written: dict[str, WrittenSplit] = {}
     settled: dict[str, Split] = {}
@@ -57,7 +67,14 @@ def load(config: DataConfig, *, headers: int | None = None, decode: bool = False
     classes, remarks = agree(written["train"].classes, written["val"].classes, config.classes)
     for name in splits:
         with errors.step():
-            settled[name] = settle(written[name], classes, findings[name], headers=headers, decode=decode)
+            settled[name] = settle(
+                written[name],
+                classes,
+                findings[name],
+                headers=headers,
+                decode=name in decode,
+                broken=broken,
+            )
     errors.stop()
     train, val = settled["train"], settled["val"]
     warnings = [*findings["train"].problems(), *findings["val"].problems(), *remarks, *_shared(train, val)]

@@ -53,6 +53,8 @@ class Split:
 
     classes: tuple[str, ...]
     images: tuple[ImageRecord, ...]
+    left_out: tuple[Path, ...] = ()
+    """Pictures that cannot be decoded, as far as anybody tried."""
 
 
 @dataclass(frozen=True)

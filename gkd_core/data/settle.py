@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -48,14 +48,19 @@ def settle(
     *,
     headers: int | None = None,
     decode: bool = False,
+    broken: Collection[Path] = (),
 ) -> Split:
-    """The split as records, with labels that follow `classes`.
+    """The split as records, with labels that follow `classes`; arguments as in `reading.load`.
 
     Raises:
         DataError: pictures are missing or unreadable, or there is not one box.
     """
     _refuse_missing(written, findings)
     looks = _look_at(written.images, headers, decode)
+    looks = [
+        look._replace(broken=image.path.name) if image.path in broken else look
+        for image, look in zip(written.images, looks, strict=True)
+    ]
     _refuse_unreadable([look.unreadable for look in looks if look.unreadable], findings)
     label_of = np.array([0, *(classes.index(name) + 1 for name in written.classes)], dtype=np.int64)
     records = []
@@ -68,7 +73,8 @@ def settle(
             records.append(_record(image, look.size, label_of, findings))
     _refuse_empty(records, findings)
     _remark_on_classes(records, classes, findings)
-    return Split(classes, tuple(records))
+    left_out = [image.path for image, look in zip(written.images, looks, strict=True) if look.broken]
+    return Split(classes, tuple(records), tuple(left_out))
 
 
 # ---- files -----------------------------------------------------------------------------------------------

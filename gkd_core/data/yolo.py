@@ -161,10 +161,11 @@ def possible_places(root: Path, entry: str) -> Iterator[Path]:
 def _several(root: Path, entries: Sequence[str], findings: Findings) -> Iterator[Path]:
     """The pictures of all entries that data.yaml gives for a split."""
     for entry in entries:
-        place = next((place for place in possible_places(root, entry) if os.path.exists(place)), None)
-        if place is None:
+        there = next((place for place in possible_places(root, entry) if os.path.exists(place)), None)
+        if there is None:
             raise findings.error(f"there is no {entry!r} in {root}, which data.yaml names", field="images")
-        if not place.is_relative_to(root):
+        place = _inside(there, root)
+        if place is None:
             raise _leads_out(f"data.yaml names {entry!r}", root, findings)
         if place.is_dir():
             yield from walk(place)
@@ -185,10 +186,22 @@ def _listed(file: Path, root: Path, findings: Findings) -> Iterator[Path]:
         raise findings.error(f"{file} is not UTF-8 at byte {error.start}", hint, field="images") from error
     for line in filter(None, map(str.strip, lines)):
         places = [Path(os.path.normpath(folder / line)) for folder in (file.parent, root)]
-        inside = [place for place in places if place.is_relative_to(root)]
-        if not inside or "\0" in line:
+        inside = [place for place in (_inside(place, root) for place in places) if place]
+        if not inside:
             raise _leads_out(f"{file} names {line!r:.200}", root, findings)
         yield next((place for place in inside if os.path.exists(place)), inside[0])
+
+
+def _inside(place: Path, root: Path) -> Path | None:
+    """The path below `root`, also where it was written with another name of that folder; None if it lies elsewhere."""
+    if "\0" in str(place):
+        return None
+    if place.is_relative_to(root):
+        return place
+    real_root = Path(os.path.realpath(root))
+    named = place if place.is_dir() else place.parent  # a picture may itself be a link
+    real = Path(os.path.realpath(named), "" if named == place else place.name)
+    return root / real.relative_to(real_root) if real.is_relative_to(real_root) else None
 
 
 def _must_lie_in(root: Path, files: Iterable[Path], findings: Findings) -> None:

@@ -179,7 +179,7 @@ def _draw_metric(
         {"AP": "AP (mean over overlaps 0.50 to 0.95)", "AP50": "AP50 (overlap 0.50)"}.get(metric, metric)
     )
     axes.set_ylabel(f"{metric}, 0 to 1")
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, min(1.0, 1.1 * axes.get_ylim()[1]) or 1)
 
 
 def _draw_errors(axes: Axes, errors: Mapping[int, Mapping[str, float]]) -> None:

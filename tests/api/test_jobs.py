@@ -7,7 +7,10 @@ import threading
 import time
 from typing import Any
 
+import pytest
+
 from gkd_core.errors import Failure, FailureClass
+from gkd_core.events import Report
 
 Spec = dict[str, Any]
 
@@ -173,6 +176,36 @@ def test_a_report_that_is_not_there_is_a_404_that_says_why(service, train_spec: 
     answer = service.http.get(f"/jobs/{job_id}/report")
     assert (answer.status_code, answer.json()["code"]) == (404, "no_report")
     assert "queued" in answer.json()["detail"]
+
+
+def other_kind(kind: str, weights: str) -> Spec:
+    parts = ("teacher", "student") if kind == "prototypes" else ("model",)
+    return {"kind": kind, "data": "discs"} | {part: {"weights": weights} for part in parts}
+
+
+@pytest.mark.parametrize("kind", ["evaluate", "prototypes", "export"])
+def test_a_job_that_trains_nothing_waits_for_its_model_and_reports(service, train_spec: Spec, kind: str):
+    model = service.submit(train_spec)
+    job = service.submit(other_kind(kind, f"job:{model['id']}"))
+    assert (job["kind"], job["queue"], job["name"]) == (kind, "cpu", f"{kind}-{job['id']}")
+    assert f"waits for job {model['id']}" in job["reason"]
+    service.store.succeed(service.claim(model["id"]))
+    ticket = service.claim(job["id"])
+    service.store.record(ticket, Report(models={}, notes=("all is well",)), 10)
+    report = service.http.get(f"/jobs/{job['id']}/report").json()
+    assert (report["models"], report["notes"]) == ({}, ["all is well"])
+    answer = service.http.post("/jobs", json=other_kind("evaluate", f"job:{job['id']}"))
+    (error,) = answer.json()["errors"]
+    assert (answer.status_code, error["loc"]) == (422, ["model", "weights"])
+    assert f"of kind {kind}, which makes no model" in error["message"]
+    assert [each["id"] for each in service.http.get(f"/jobs?kind={kind}").json()["items"]] == [job["id"]]
+
+
+def test_a_job_of_several_gpus_waits_for_a_worker_that_has_them(service, train_spec: Spec):
+    recipe = {**train_spec["train"], "batch_size": 6}
+    job = service.submit({**train_spec, "train": recipe, "resources": {"gpus": 3}})
+    assert (job["queue"], job["resolved"]["processes"]) == ("gpu4", 3)
+    assert "waiting for a worker with 4 GPUs" in job["reason"]
 
 
 def test_the_schema_of_a_job_names_every_field(service):

@@ -57,6 +57,25 @@ def test_of_two_places_with_equal_boxes_the_one_with_the_better_score_is_asked_f
     assert quality[quality > 0].min() == pytest.approx(0.5)  # (0.1 / 0.4) ** 0.5
 
 
+def test_a_better_box_counts_for_more_than_a_better_score() -> None:
+    scores, boxes = torch.full((64, 3), 0.04), torch.zeros(64, 4)
+    middle, corner = (9 * side // 8 for side in (16, 8))  # rows of eight
+    boxes[middle] = torch.tensor([4.0, 4, 28, 25])  # overlaps seven eighths
+    boxes[corner] = torch.tensor([4.0, 4, 28, 16])  # a half
+    scores[corner, 1] = 1.0
+    _, quality = assigned(scores, boxes, OBJECTS[:1], LABELS[:1])
+    assert quality[middle] == pytest.approx(7 / 8)
+    assert quality[corner] == pytest.approx(7 / 8 * (1 / 0.04) ** 0.5 * (4 / 7) ** 6)
+
+
+def test_a_place_goes_to_the_object_it_overlaps_more_even_if_it_takes_it_for_the_other() -> None:
+    objects = torch.tensor([[4.0, 4, 28, 28], [4, 4, 44, 44]])
+    boxes = torch.tensor([4.0, 4, 40, 40]).expand(64, 4)
+    scores = torch.tensor([0.0, 0.99, 0.0001]).expand(64, 3)
+    matched, _ = assigned(scores, boxes, objects, count=64)
+    assert set(matched.tolist()) == {-1, 1}
+
+
 def test_the_score_of_another_class_does_not_count() -> None:
     boxes = OBJECTS[:1].expand(64, 4)
     scores = torch.full((64, 3), 0.1)

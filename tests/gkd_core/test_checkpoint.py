@@ -1,6 +1,9 @@
 """Published models and resume states."""
 
+import errno
+import resource
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -8,7 +11,7 @@ import torch
 from gkd_core.checkpoint import load_model, load_state, publish_model, save_state, sha256_of
 from gkd_core.config import DetectorConfig
 from gkd_core.detectors import build_detector
-from gkd_core.errors import SpecError
+from gkd_core.errors import InfrastructureError, SpecError
 from gkd_core.model_card import ModelCard, read_card
 
 CONFIG = DetectorConfig(fpn={"channels": 16}, head={"depth": 1})
@@ -84,6 +87,61 @@ def test_a_torn_newest_state_costs_one_step_back_and_a_warning(tmp_path: Path) -
     assert state is not None
     assert state["step"] == 1
     assert "student-000000002.pt cannot be read" in warnings[0]
+
+
+def test_a_torn_state_is_removed_so_that_it_keeps_no_place(tmp_path: Path) -> None:
+    for step in (8, 9):
+        save_state(tmp_path, "student", step, {"step": step})
+        (tmp_path / f"student-{step:09d}.pt").write_bytes(b"torn")
+    warnings: list[str] = []
+    assert load_state(tmp_path, "student", warnings.append) is None
+    assert len(warnings) == 2
+    save_state(tmp_path, "student", 1, {"step": 1})
+    assert load_state(tmp_path, "student", pytest.fail) == {"step": 1}
+
+
+@pytest.mark.parametrize("cut", range(0, 1500, 50))
+def test_a_state_cut_short_anywhere_is_torn(tmp_path: Path, cut: int) -> None:
+    save_state(tmp_path, "student", 1, {"step": 1, "tensor": torch.arange(10)})
+    path = tmp_path / "student-000000001.pt"
+    path.write_bytes(path.read_bytes()[:cut])
+    assert load_state(tmp_path, "student", lambda message: None) is None
+
+
+@pytest.mark.parametrize(
+    ("error", "raised"),
+    [
+        (OSError(errno.EIO, "Input/output error"), InfrastructureError),
+        (OSError(errno.EMFILE, "Too many open files"), InfrastructureError),
+        (PermissionError(errno.EACCES, "Permission denied"), InfrastructureError),
+        (MemoryError(), MemoryError),
+        (
+            RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"),
+            RuntimeError,
+        ),
+    ],
+)
+def test_a_state_that_the_machine_does_not_give_is_neither_passed_over_nor_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, raised: type[Exception]
+) -> None:
+    for step in (1, 2):
+        save_state(tmp_path, "student", step, {"step": step})
+    with monkeypatch.context() as broken:
+        broken.setattr(torch, "load", Mock(side_effect=error))
+        with pytest.raises(raised):
+            load_state(tmp_path, "student", pytest.fail)
+    assert load_state(tmp_path, "student", pytest.fail) == {"step": 2}
+
+
+def test_a_process_without_a_free_descriptor_does_not_begin_anew(tmp_path: Path) -> None:
+    save_state(tmp_path, "student", 1, {"step": 1})
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+    try:
+        with pytest.raises(InfrastructureError, match="Too many open files"):
+            load_state(tmp_path, "student", pytest.fail)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_runs_do_not_see_each_others_states(tmp_path: Path) -> None:

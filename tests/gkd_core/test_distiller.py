@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from gkd_core.compared import outputs_of
+from gkd_core.compared import outputs_of, scores_of_places
 from gkd_core.config import RESPONSE_WEIGHT, DetectorConfig, DistillConfig, finest_anchor
-from gkd_core.detectors import build_detector
+from gkd_core.detectors import build_detector, pyramid
 from gkd_core.distiller import Distiller
 from gkd_core.errors import SpecError
 from gkd_core.features import pool_boxes
@@ -96,6 +96,14 @@ def test_a_weight_of_zero_leaves_its_loss_out() -> None:
     assert list(distilling(distiller(PICTURES, TARGETS, 1.0))) == ["distill_response"]
 
 
+def test_of_the_local_loss_each_part_can_be_left_out() -> None:
+    config = DistillConfig.model_validate({"global": {"weight": 0}, "local": {"foreground": 0}})
+    distiller = with_random_prototypes(
+        Distiller(detector("fcos", 16, 0), detector("fcos", 16, 1), config, IN_ORDER)
+    )
+    assert list(distilling(distiller(PICTURES, TARGETS, 1.0))) == ["distill_background", "distill_response"]
+
+
 def test_the_local_loss_does_not_depend_on_the_size_of_the_teachers_features() -> None:
     teacher = detector("fcos", 16, 0)
     louder = copy.deepcopy(teacher)
@@ -131,6 +139,16 @@ def test_levels_are_matched_by_stride() -> None:
     assert distiller.strides == (8, 16, 32, 64)
     assert distiller.student_levels == [0, 1, 2, 3]
     assert distiller.teacher_levels == [1, 2, 3, 4]
+
+
+def test_of_two_maps_of_a_stride_the_first_is_matched_with_the_first() -> None:
+    pair = (detector("faster_rcnn", 16, 0), detector("faster_rcnn", 16, 1))
+    for either, strides in zip(pair, ((32, 32, 64), (16, 32, 32, 64)), strict=True):
+        either.strides = strides  # torchvision's MobileNet has the first
+    distiller = Distiller(*pair, DistillConfig(), IN_ORDER)
+    assert distiller.strides == (32, 64)
+    assert distiller.student_levels == [0, 2]
+    assert distiller.teacher_levels == [1, 3]
 
 
 ASKED = DistillConfig.model_validate({"response": {"weight": 1.0}})
@@ -242,10 +260,74 @@ def test_prototypes_of_an_untrained_student_come_from_batch_statistics_and_leave
     before = copy.deepcopy(student.state_dict())
     distiller = Distiller(student, detector("fcos", 16, 0), DistillConfig(), IN_ORDER)
     pool = distiller.instance_pool(untrained=True)
-    assert pool.student.training
-    pool.student(PICTURES, TARGETS)
+    assert {type(module) for module in pool.student.modules() if module.training} == {nn.BatchNorm2d}
+    pyramid(pool.student, PICTURES)
     assert all(torch.equal(value, before[name]) for name, value in student.state_dict().items())
-    assert not distiller.instance_pool().student.training
+    assert not any(module.training for module in distiller.instance_pool().student.modules())
+
+
+def test_prototypes_of_an_untrained_student_draw_no_random_number() -> None:
+    config = {
+        "backbone": "efficientnet_b0",
+        "backbone_width": 0.25,
+        "fpn": {"channels": 16},
+        "head": {"depth": 1},
+    }
+    student = build_detector(DetectorConfig.model_validate(config), 2, 128)
+    distiller = Distiller(student, detector("fcos", 16, 0), DistillConfig(), IN_ORDER)
+    before = torch.get_rng_state()
+    pyramid(distiller.instance_pool(untrained=True).student, PICTURES)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+# ---- scores that mean another thing ---------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def torchvisions_fcos() -> Any:
+    torch.manual_seed(0)
+    return build_detector(
+        DetectorConfig(architecture="fcos", backbone="resnet50", layout="torchvision"), 2, 128
+    )
+
+
+def test_centre_ness_belongs_to_the_score_of_torchvisions_fcos(
+    torchvisions_fcos: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compared: list[torch.Tensor] = []
+    monkeypatch.setattr(
+        "gkd_core.distiller.response_sigmoid", lambda s, t, *_: compared.append(t) or s.sum() * 0
+    )
+    student = detector("fcos", 16, 1)
+    distiller = with_random_prototypes(Distiller(student, torchvisions_fcos, DistillConfig(), IN_ORDER))
+    distiller(PICTURES, TARGETS, 1.0)
+    with torch.no_grad():
+        said = torchvisions_fcos.head(pyramid(torchvisions_fcos, PICTURES)[0])
+    at = torch.stack(student.head.matched) >= 0
+    expected = (said["cls_logits"].sigmoid() * said["bbox_ctrness"].sigmoid()).sqrt()[at][:, 1:]
+    assert torch.allclose(compared[0].sigmoid(), expected, atol=1e-6)
+
+
+def test_two_heads_with_centre_ness_are_compared_by_class_alone(
+    torchvisions_fcos: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[bool] = []
+
+    def remember(outputs: dict[str, torch.Tensor], ranked: bool) -> torch.Tensor:
+        asked.append(ranked)
+        return scores_of_places(outputs, ranked)
+
+    monkeypatch.setattr("gkd_core.distiller.scores_of_places", remember)
+    pair = (copy.deepcopy(torchvisions_fcos), torchvisions_fcos)
+    with_random_prototypes(Distiller(*pair, DistillConfig(), IN_ORDER))(PICTURES, TARGETS, 1.0)
+    assert asked == [False, False]
+    both = {"cls_logits": torch.randn(1, 4, 3), "bbox_ctrness": torch.randn(1, 4, 1)}
+    assert scores_of_places(both, ranked=False) is both["cls_logits"]
+
+
+def test_scores_near_one_stay_finite() -> None:
+    sure = {"cls_logits": torch.full((1, 1, 2), 500.0), "bbox_ctrness": torch.full((1, 1, 1), 500.0)}
+    assert scores_of_places(sure, ranked=True).isfinite().all()
 
 
 # ---- which instances, and how they weigh ---------------------------------------------------------------------

@@ -1,21 +1,28 @@
 """The numbers of COCO and VOC, against published implementations too, and the bootstrap of a difference."""
 
 import contextlib
+import copy
 import io
 import os
+import time
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
+import faster_coco_eval.faster_eval_api_cpp as coco_cpp
 import numpy as np
 import pytest
 import torch
+from faster_coco_eval import COCOeval_faster
 
+from gkd_core import bootstrap
+from gkd_core.bootstrap import Resampled, bootstrap_gain, draws_for
 from gkd_core.config import DataConfig
 from gkd_core.data.loading import EvalSample
 from gkd_core.data.reading import load
 from gkd_core.data.records import ImageRecord
-from gkd_core.evaluate import COCO_METRICS, METRICS, _truth, bootstrap_gain, detect_batches, score
+from gkd_core.errors import StoppedError
+from gkd_core.evaluate import COCO_METRICS, METRICS, Score, _truth, detect_batches, score
 from gkd_core.matching import Detections, best_threshold, match
 
 CLASSES = ("cat", "dog")
@@ -389,18 +396,85 @@ def test_a_clear_difference_leaves_zero_outside_the_interval() -> None:
     assert bootstrap_gain(worse, better, draws=100) == pytest.approx((-high, -low))
 
 
-def test_a_draw_of_every_picture_once_gives_the_score_itself() -> None:
-    from gkd_core.evaluate import _resampled_ap
+def resampled(result: Score, drawn: Sequence[int]) -> float:
+    times = np.bincount(drawn, minlength=len(result.evaluation.params.imgIds))
+    return Resampled.of(result.evaluation).average_precision(times)
 
+
+def accumulated_by_coco(evaluation: COCOeval_faster, drawn: np.ndarray) -> float:
+    """AP of the library itself, given the pictures again and again."""
+    params = copy.copy(evaluation.params)
+    count, kept = len(params.imgIds), evaluation._evalImgs_cpp  # class by area by picture, flat
+    params.imgIds = [params.imgIds[index] for index in drawn]
+    chosen = [kept[group * 4 * count + index] for group in range(len(params.catIds)) for index in drawn]
+    params.areaRng, params.areaRngLbl, params.maxDets = params.areaRng[:1], params.areaRngLbl[:1], [100]
+    accumulated = coco_cpp.COCOevalAccumulate(params, chosen)
+    precision = np.asarray(accumulated["precision"]).reshape(accumulated["counts"])[:, :, :, 0, -1]
+    return float(precision[precision > -1].mean())
+
+
+@pytest.mark.parametrize("crowds", [0.0, 0.3])
+@pytest.mark.parametrize("seed", range(3))
+def test_every_draw_has_the_ap_that_cocos_own_accumulation_gives_it(seed: int, crowds: float) -> None:
+    images, detections = drawn(seed, crowds=crowds)
+    result = score(images, THREE, detections)
+    random = np.random.default_rng(seed)
+    for _ in range(10):
+        draw = random.integers(0, len(images), len(images))
+        assert resampled(result, draw) == pytest.approx(
+            accumulated_by_coco(result.evaluation, draw), abs=1e-10
+        )
+
+
+def test_a_draw_of_every_picture_once_gives_the_score_itself() -> None:
     result = score(IMAGES, CLASSES, {image.image_id: as_found(image, 0.2) for image in IMAGES[:3]})
-    assert _resampled_ap(result.evaluation, np.arange(len(IMAGES))) == pytest.approx(result.metrics["AP"])
+    assert resampled(result, range(len(IMAGES))) == pytest.approx(result.metrics["AP"])
+
+
+def test_a_draw_without_objects_is_unknown_and_without_detections_zero() -> None:
+    result = score(IMAGES, CLASSES, {})
+    assert resampled(result, [2, 2, 2, 2]) == -1
+    assert resampled(result, [0, 1, 2, 3]) == 0
 
 
 def test_a_picture_drawn_twice_weighs_twice() -> None:
-    from gkd_core.evaluate import _resampled_ap
-
     images = [record(1, [[10, 10, 50, 50]], [1]), record(2, [[10, 10, 50, 50]], [1])]
     result = score(images, ("cat",), {1: as_found(images[0])})
     assert result.metrics["AP"] == pytest.approx(51 / 101)
-    assert _resampled_ap(result.evaluation, np.array([0, 0])) == pytest.approx(1.0)
-    assert _resampled_ap(result.evaluation, np.array([1, 1])) == 0.0
+    assert resampled(result, [0, 0]) == pytest.approx(1.0)
+    assert resampled(result, [1, 1]) == 0.0
+
+
+def test_a_bootstrap_ends_between_two_draws_when_it_is_asked_to() -> None:
+    result = score(MANY, ("cat",), some(0.7, 0))
+    asked = iter([None, None, StoppedError("asked to stop")])
+
+    def stop_if_asked() -> None:
+        if error := next(asked):
+            raise error
+
+    with pytest.raises(StoppedError):
+        bootstrap_gain(result, result, draws=10, between=stop_if_asked)
+    assert next(asked, "all were asked") == "all were asked"
+
+
+@pytest.mark.parametrize(("work", "draws"), [(10**9, 400), (300 * 28, 300), (1, 100)])
+def test_a_bootstrap_of_many_detections_takes_fewer_draws(
+    monkeypatch: pytest.MonkeyPatch, work: int, draws: int
+) -> None:
+    many, none = score(MANY, ("cat",), some(1.0, 0)), score(MANY, ("cat",), {})
+    monkeypatch.setattr(bootstrap, "_WORK", work * 40 // 28)
+    assert draws_for(none, many) == draws_for(many, none) == draws
+
+
+def test_forty_classes_on_four_hundred_pictures_take_milliseconds_a_draw() -> None:
+    random = np.random.default_rng(0)
+    images = [
+        record(n, boxes_in(200, 100, 8, random).tolist(), random.integers(1, 41, 8).tolist())
+        for n in range(400)
+    ]
+    classes = [str(number) for number in range(40)]
+    result = score(images, classes, {image.image_id: perturbed(image, random, 40) for image in images})
+    began = time.monotonic()
+    bootstrap_gain(result, result, draws=50)
+    assert time.monotonic() - began < 5  # 50 accumulations of the library alone take ten

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 
 from gkd_core import export as module
 from gkd_core.agreement import NOTHING
@@ -69,6 +70,13 @@ def export(model: Path, data: Path, stop: bool = False, **settings: Any) -> list
     """An export job in the folder of the model."""
     spec = {"kind": "export", "data": str(data), "model": {"weights": str(model)}, "export": settings}
     return list(carry_out(run_config.validate_python(spec), model.parent, lambda: stop))
+
+
+def test_a_gpu_is_refused_since_none_would_be_used() -> None:
+    spec = {"kind": "export", "data": "data", "model": {"weights": "model"}, "device": "cuda"}
+    with pytest.raises(ValidationError, match="'auto' or 'cpu'") as raised:
+        run_config.validate_python(spec)
+    assert raised.value.errors()[0]["loc"] == ("export", "device")
 
 
 def report_of(events: list[Event]) -> Report:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from gkd_core.features import (
     assign_levels,
@@ -91,6 +92,25 @@ def test_no_box_gives_nan(pool):
     assert pooled.isfinite().all()
 
 
+odd_sides = st.floats(-1e7, 1e7, width=32) | st.sampled_from([0.0, -0.0, 1e-30, 3e38, -3e38])
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    st.lists(st.lists(odd_sides, min_size=4, max_size=4), min_size=1, max_size=5),
+    st.sampled_from([4, 8, 7.5]),
+    st.sampled_from([pool_boxes, pool_reference]),
+)
+def test_whatever_the_boxes_pooling_stays_within_the_map(boxes, stride, pool):
+    features = torch.arange(24.0).view(2, 1, 3, 4)
+    image_index = torch.arange(len(boxes)) % 2
+
+    pooled = pool(features, torch.tensor(boxes), image_index, stride)
+
+    low, high = features.flatten(1).aminmax(dim=1)
+    assert ((pooled[:, 0] >= low[image_index] - 1e-4) & (pooled[:, 0] <= high[image_index] + 1e-4)).all()
+
+
 @pytest.mark.parametrize(
     ("box", "cell"),
     [
@@ -133,6 +153,50 @@ def test_spare_slots_change_nothing():
     tight = pool_boxes(features, boxes, image_index, STRIDE, most_per_image=4)
 
     torch.testing.assert_close(pool_boxes(features, boxes, image_index, STRIDE, most_per_image=7), tight)
+
+
+@pytest.mark.parametrize("most", [None, 40])
+@pytest.mark.parametrize("pool", [pool_boxes, pool_reference])
+def test_boxes_pooled_some_at_a_time_are_pooled_alike(monkeypatch, pool, most):
+    features, boxes, image_index = batch(boxes_per_image=(40, 0, 25))
+    features.requires_grad_()
+    weigh = torch.randn(len(boxes), features.shape[1])
+    whole = pool(features, boxes, image_index, STRIDE, most)
+    (gradient,) = torch.autograd.grad((whole * weigh).sum(), features)
+    monkeypatch.setattr("gkd_core.features.WEIGHTS_AT_ONCE", 16 * features[:, 0].numel())
+
+    parts = pool(features, boxes, image_index, STRIDE, most)
+
+    torch.testing.assert_close(parts, whole)
+    torch.testing.assert_close(torch.autograd.grad((parts * weigh).sum(), features)[0], gradient)
+
+
+class Largest(TorchDispatchMode):
+    """Remembers the most bytes that one operation gave."""
+
+    most = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        if isinstance(result, torch.Tensor):
+            self.most = max(self.most, result.nbytes)
+        return result
+
+
+def test_thousands_of_boxes_take_little_memory():
+    features, boxes, image_index = batch(boxes_per_image=(1500,) * 4, channels=2, height=80, width=80)
+    kept = 0
+
+    def keep(tensor):
+        nonlocal kept
+        kept += tensor.nbytes
+        return tensor
+
+    with Largest() as seen, torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        pool_boxes(features.requires_grad_(), boxes, image_index, STRIDE, 1500).sum().backward()
+
+    assert seen.most <= 4 * 2**23  # all weights at once would be 154 MB
+    assert kept < 20e6
 
 
 @pytest.mark.parametrize("pool", [pool_boxes, pool_reference])
@@ -178,6 +242,14 @@ def square(side):
 )
 def test_a_level_starts_at_four_of_its_cells(side, level):
     assert assign_levels(torch.tensor([square(side)]), STRIDES).tolist() == [level]
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.lists(odd_sides, min_size=4, max_size=4), st.integers(1, 5), st.sampled_from([4.0, 14.0]))
+def test_whatever_the_box_it_has_a_level(box, levels, cells):
+    (level,) = assign_levels(torch.tensor([box]), STRIDES[:levels], cells).tolist()
+
+    assert 0 <= level < levels
 
 
 def test_two_stage_detectors_ask_for_fourteen_cells():

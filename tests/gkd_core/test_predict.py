@@ -87,9 +87,8 @@ def test_pictures_are_drawn_and_detections_written(
     assert {result["image_id"] for result in results} == {1, 2}
     assert all(result["category"] == CLASSES[result["category_id"] - 1] for result in results)
     assert all(result["score"] >= 0.3 and min(result["bbox"]) >= 0 for result in results)
-    assert (
-        max(result["bbox"][0] + result["bbox"][2] for result in results) > 64
-    )  # pixels of the picture itself
+    rightmost = max(result["bbox"][0] + result["bbox"][2] for result in results)
+    assert rightmost > 70  # pixels of the picture itself, not of the 64 that the model sees
 
 
 def test_both_kinds_of_files_find_the_same(models: dict[str, Path], pictures: Path) -> None:

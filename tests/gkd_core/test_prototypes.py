@@ -145,6 +145,22 @@ def test_the_default_beats_reference_random_medoids_and_sketch_on_golden_instanc
     assert error <= SKETCHED[name] + 5e-4
 
 
+@settings(deadline=None, max_examples=30, derandomize=True)
+@given(st.integers(0, 10**6), st.integers(1, 12), st.integers(1, 16), st.sampled_from([0.0, 10.0]))
+def test_any_number_of_instances_gives_distinct_ones_no_worse_than_by_lot(seed, instances, k, alpha):
+    teacher, student = clustered(seed, instances=instances, groups=3)
+
+    chosen = select_orthogonal(teacher, student, k, alpha)
+
+    assert len(chosen) == len(set(chosen.tolist())) == min(k, instances)
+    assert 0 <= chosen.min() <= chosen.max() < instances
+    draws = [select_random(teacher, student, k, alpha, seeded(draw)) for draw in range(5)]
+    error, *others = (
+        joint_reconstruction_error(teacher, student, choice, alpha).item() for choice in (chosen, *draws)
+    )
+    assert error <= sum(others) / len(others) + 1e-6
+
+
 @settings(max_examples=15, deadline=None)
 @given(st.integers(0, 10_000), st.integers(1, 12), st.sampled_from([0.0, 1.0, 10.0]))
 def test_the_default_is_distinct_and_never_far_behind_a_rival(seed, k, alpha):

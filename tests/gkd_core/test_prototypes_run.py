@@ -12,6 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from gkd_core.checkpoint import load_model, publish_model, sha256_of
+from gkd_core.clock import Clock
 from gkd_core.config import run_config
 from gkd_core.errors import SpecError, StoppedError
 from gkd_core.events import Event, Report
@@ -116,6 +117,24 @@ def test_a_teacher_that_lacks_a_class_is_refused(
     )  # only features count of a student
 
 
+def test_progress_grows_with_the_pictures(
+    teacher: Path, student: Path, shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Clock, "progress_due", lambda clock: True)
+    events = select(teacher, student, shapes, tmp_path / "run", batch_size=4)
+    told = [event for event in events if event.kind == "progress" and event.activity == "prototypes"]
+    assert [event.fraction for event in told] == [4 / 14, 8 / 14, 12 / 14, 1.0]
+
+
 def test_it_stops_when_asked(teacher: Path, student: Path, shapes: Path, tmp_path: Path) -> None:
     with pytest.raises(StoppedError):
         select(teacher, student, shapes, tmp_path / "run", stop=True)
+
+
+@pytest.mark.parametrize("part", ["teacher", "student"])
+def test_a_model_that_cannot_be_read_is_named_by_its_part(
+    teacher: Path, shapes: Path, tmp_path: Path, part: str
+) -> None:
+    models = {"teacher": teacher, "student": teacher, part: tmp_path / "none.safetensors"}
+    with pytest.raises(SpecError, match=rf"^{part}\.weights: "):
+        select(data=shapes, folder=tmp_path / "run", **models)

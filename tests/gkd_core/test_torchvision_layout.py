@@ -10,7 +10,6 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 from torchvision.models import detection
-from torchvision.models.detection._utils import overwrite_eps
 from torchvision.models.detection.generalized_rcnn import GeneralizedRCNN
 from torchvision.ops import FrozenBatchNorm2d
 
@@ -26,8 +25,6 @@ BUILDERS: dict[tuple[str, str, str], Any] = {
     ("torchvision_v2", "retinanet", "resnet50"): detection.retinanet_resnet50_fpn_v2,
     ("torchvision_v2", "faster_rcnn", "resnet50"): detection.fasterrcnn_resnet50_fpn_v2,
 }
-WITHOUT_EPSILON = (("torchvision", "retinanet", "resnet50"), ("torchvision", "faster_rcnn", "resnet50"))
-"""torchvision sets the epsilon of the frozen norms to 0 when it loads COCO_V1 of these."""
 Which = tuple[str, str, str]
 PICTURE = torch.rand(3, 96, 128, generator=torch.Generator().manual_seed(0))
 TARGETS = [{"boxes": torch.tensor([[10.0, 10, 50, 60], [30, 20, 60, 40]]), "labels": torch.tensor([1, 3])}]
@@ -102,11 +99,8 @@ def test_frozen_norms_are_those_that_torchvision_gives_its_published_weights(
     frozen, expected = ours(which, norm="frozen").eval(), copy.deepcopy(built)
     frozen.load_state_dict(built.state_dict())  # frozen norms drop the count of batches by themselves
     exchange_norms(expected.backbone, "frozen")
-    if which in WITHOUT_EPSILON:
-        overwrite_eps(expected, 0.0)
     require_same_boxes(frozen, expected)
-    eps = {module.eps for module in frozen.modules() if isinstance(module, FrozenBatchNorm2d)}
-    assert eps == ({0.0} if which in WITHOUT_EPSILON else {1e-5})
+    assert {module.eps for module in frozen.modules() if isinstance(module, FrozenBatchNorm2d)} == {1e-5}
 
 
 def test_the_strides_are_what_the_maps_have(mine: nn.Module) -> None:

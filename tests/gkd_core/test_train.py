@@ -168,14 +168,36 @@ def test_what_a_teacher_finds_is_scored_under_the_labels_of_the_data(
 # ---- same start, same order ------------------------------------------------------------------------------
 
 
+NO_GLOBAL = {"global": {"weight": 0}}
+NO_PARTS = {"local": {"foreground": 0, "background": 0}}
+
+
+@pytest.mark.parametrize("local", [{"local": {"weight": 0}}, NO_PARTS], ids=["weight", "parts"])
 def test_a_student_without_any_distilling_loss_is_the_plain_student(
-    distill: Make, trained: Whole, tmp_path: Path
+    distill: Make, trained: Whole, tmp_path: Path, local: dict
 ) -> None:
-    off = {"global": {"weight": 0}, "local": {"weight": 0}, "response": {"weight": 0}}
-    made = carried_out(distill(distill=off), tmp_path).hashes
+    whole = carried_out(distill(distill={**NO_GLOBAL, **local, "response": {"weight": 0}}), tmp_path)
+    assert not of_kind(whole.events, "prototypes")
+    assert any("nothing is distilled" in event.message for event in of_kind(whole.events, "warning"))
     for which in ("", "-last"):
         plain = trained.hashes[f"model{which}.safetensors"]
-        assert made[f"student{which}.safetensors"] == made[f"control{which}.safetensors"] == plain
+        assert whole.hashes[f"student{which}.safetensors"] == plain
+        assert whole.hashes[f"control{which}.safetensors"] == plain
+
+
+def test_where_the_only_loss_is_one_that_cannot_be_the_student_is_its_control(
+    distill: Make, tmp_path: Path
+) -> None:
+    student = {
+        "architecture": "retinanet",
+        "backbone_width": 0.125,
+        "fpn": {"channels": 16},
+        "head": {"depth": 1},
+    }
+    parts = {**NO_GLOBAL, "local": {"weight": 0}, "response": {"weight": "auto"}}
+    whole = carried_out(distill(epochs=1, student=student, distill=parts), tmp_path)
+    assert not of_kind(whole.events, "prototypes")
+    assert whole.hashes["student.safetensors"] == whole.hashes["control.safetensors"]
 
 
 def test_distilling_changes_the_student_and_not_the_control(distilled: Whole, trained: Whole) -> None:
@@ -450,8 +472,23 @@ def test_weights_in_another_class_order_are_refused(plain: Make, tmp_path: Path,
     run = plain(model={"weights": str(teacher)})
     order = tuple(reversed(read_card(teacher).classes))
     data = run.data.model_copy(update={"classes": order})
-    with pytest.raises(SpecError, match=r"weights: the weights know circle, .*; the data has cross"):
+    with pytest.raises(SpecError, match=r"model\.weights: the weights know circle, .*; the data has cross"):
         list(train(run.model_copy(update={"data": data}), tmp_path))
+
+
+def test_a_teacher_that_cannot_be_read_is_named_as_the_teacher(distill: Make, tmp_path: Path) -> None:
+    run = distill()
+    nowhere = run.teacher.model_copy(update={"weights": str(tmp_path / "none.safetensors")})
+    with pytest.raises(SpecError, match=r"^teacher\.weights: "):
+        list(train(run.model_copy(update={"teacher": nowhere}), tmp_path))
+
+
+def test_a_student_that_cannot_be_built_is_named_as_the_student(distill: Make, tmp_path: Path) -> None:
+    (tmp_path / "torn.pth").write_bytes(b"half")
+    run = distill()
+    student = run.student.model_copy(update={"weights": str(tmp_path / "torn.pth")})
+    with pytest.raises(SpecError, match=r"^student\.weights: "):
+        list(train(run.model_copy(update={"student": student}), tmp_path))
 
 
 def test_a_gpu_that_is_not_there_is_said(plain: Make, tmp_path: Path) -> None:

@@ -89,6 +89,17 @@ def test_gradients_are_scaled_down_to_the_norm_unless_there_is_none(norm: float 
     assert total == pytest.approx(1e-3, rel=1e-3) if norm else total > 0.1
 
 
+def test_adapters_with_far_to_go_do_not_hold_the_student_back() -> None:
+    calm, loud = (make(make_distiller=distilled, optimizer={"clip_norm": 1.0}) for _ in range(2))
+    for adapter in loud.distiller.adapters.parameters():
+        adapter.register_hook(lambda gradient: 1e4 * gradient)
+    for training in (calm, loud):
+        training.train_step(batch())
+    assert same(weights(calm), weights(loud))
+    adapters = [p.grad for p in loud.distiller.adapters.parameters()]
+    assert float(torch.nn.utils.get_total_norm(adapters)) == pytest.approx(1.0, rel=1e-3)
+
+
 def test_the_average_follows_every_step_and_is_what_is_evaluated() -> None:
     training = make(ema=0.5)
     training.train_step(batch())
@@ -134,7 +145,7 @@ def test_one_transfer_to_a_gpu_keeps_every_value() -> None:
 
 
 def overflowing(training: Training) -> None:
-    """Make every gradient infinite from now on."""
+    """Make every gradient infinite or NaN from now on."""
     for parameter in training.detector.parameters():
         parameter.register_hook(lambda gradient: gradient * torch.inf)
 
@@ -306,6 +317,27 @@ def test_a_step_after_resuming_is_the_step_without(tmp_path: Path, optimizer: st
     assert again.scaler.get_scale() == training.scaler.get_scale()
     for one in (training, again):
         one.train_step(batch())
+    assert same(weights(training), weights(again))
+
+
+def test_frozen_stages_stay_as_they_are_through_decay_averaging_and_resuming(tmp_path: Path) -> None:
+    """resnet: the stem is stage 1, layer1 stage 2."""
+    model = TINY.model_copy(update={"frozen_stages": 2})
+    recipe = {"optimizer": {"lr": 1e-2, "weight_decay": 0.5}, "ema": 0.5}
+    training = make(model, **recipe)
+    before = {name: value.clone() for name, value in training.detector.state_dict().items()}
+    training.train_step(batch())
+    training.save(tmp_path)
+    again = make(model, **recipe)
+    assert again.restore(tmp_path, pytest.fail)
+    again.train_step(batch())
+    still = ("backbone.body.conv1.", "backbone.body.bn1.", "backbone.body.layer1.")
+    for detector in (again.detector, again.evaluated):
+        unmoved = {n for n, v in detector.state_dict().items() if torch.equal(v, before[n])}
+        assert {name for name in before if name.startswith(still)} <= unmoved
+        moving = {name for name, _ in detector.named_parameters() if not name.startswith(still)}
+        assert not moving & unmoved
+    training.train_step(batch())
     assert same(weights(training), weights(again))
 
 

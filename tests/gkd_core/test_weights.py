@@ -14,11 +14,13 @@ from torchvision.models import get_model, get_weight
 
 from gkd_core import published
 from gkd_core.checkpoint import publish_model
-from gkd_core.config import DetectorConfig, TeacherConfig
+from gkd_core.config import DetectorConfig, TeacherConfig, run_config
+from gkd_core.data.shapes import CLASSES as CLASSES_DRAWN
 from gkd_core.detectors import Detector, build_detector, detect
 from gkd_core.errors import SpecError
 from gkd_core.model_card import ModelCard
 from gkd_core.teacher import open_model
+from gkd_core.train import train
 from gkd_core.weights import load_weights
 
 SMALL = DetectorConfig(backbone="resnet18", fpn={"channels": 16}, head={"depth": 1})
@@ -134,6 +136,14 @@ def test_as_many_but_other_classes_are_other_classes(tmp_path: Path) -> None:
     fresh = rows(target).clone()
     assert load_weights(target, saved(tmp_path / "m.safetensors", source, ("a", "b")), CLASSES)
     assert torch.equal(rows(target), fresh)
+
+
+def test_a_model_is_known_by_its_content_not_by_its_name(tmp_path: Path) -> None:
+    source, target = small(), small()
+    path = Path(saved(tmp_path / "m.safetensors", source)).rename(tmp_path / "21db2d6d")
+    assert load_weights(target, str(path), CLASSES) == []
+    assert torch.equal(rows(target), rows(source))
+    assert open_model(TeacherConfig(weights=str(path)))[1].classes == CLASSES
 
 
 def test_the_same_classes_keep_their_heads(tmp_path: Path) -> None:
@@ -270,3 +280,63 @@ def test_a_plain_state_dict_must_say_what_it_is(tmp_path: Path) -> None:
 def test_a_backbone_is_no_teacher() -> None:
     with pytest.raises(SpecError, match="fills no detector"):
         open_model(TeacherConfig(weights="ResNet18_Weights.IMAGENET1K_V1"))
+
+
+def test_torchvisions_own_detector_teaches_a_whole_run_from_a_plain_state_dict(
+    tmp_path: Path, shapes: Path
+) -> None:
+    layout = {"architecture": "faster_rcnn", "backbone": "mobilenet_v3_large", "layout": "torchvision"}
+    torch.save(
+        build_detector(DetectorConfig(**layout, norm="frozen"), 5, 64).state_dict(), tmp_path / "big.pth"
+    )
+    run = {
+        "kind": "distill",
+        "data": str(shapes),
+        "device": "cpu",
+        "teacher": {
+            "weights": str(tmp_path / "big.pth"),
+            **layout,
+            "classes": ["blob", *CLASSES_DRAWN],
+        },
+        "student": {"backbone_width": 0.125, "fpn": {"channels": 16}, "head": {"depth": 1}},
+        "train": {"epochs": 1, "batch_size": 8, "image_size": 64, "workers": 0},
+        "distill": {"control": False},
+    }
+    (tmp_path / "run").mkdir()
+    events = list(train(run_config.validate_python(run), tmp_path / "run"))
+    told = [event.losses for event in events if event.kind == "progress" and event.losses]
+    assert told[-1]["distill_global"] > 0
+    assert list(events[-1].models) == ["teacher", "student"]
+
+
+def test_a_plain_state_dict_of_free_widths_is_refused(tmp_path: Path) -> None:
+    torch.save(small().state_dict(), tmp_path / "plain.pth")
+    said = {"architecture": "fcos", "backbone": "resnet18", "layout": "gkd", "classes": CLASSES}
+    with pytest.raises(SpecError, match="carries no card"):
+        open_model(TeacherConfig(weights=str(tmp_path / "plain.pth"), **said))
+
+
+def test_published_detectors_are_at_home_at_the_size_that_they_were_trained_at() -> None:
+    assert published.image_size("FasterRCNN_MobileNet_V3_Large_320_FPN_Weights.COCO_V1") == 416
+    assert published.image_size("RetinaNet_ResNet50_FPN_Weights.COCO_V1") == 1088
+
+
+def test_a_file_as_torchvision_calls_it_needs_no_name_to_lose_its_epsilon(tmp_path: Path) -> None:
+    layout = {"architecture": "faster_rcnn", "backbone": "resnet50", "layout": "torchvision"}
+    source = build_detector(DetectorConfig(**layout, norm="frozen"), 2, 64)
+    variances = {}
+    for file in ("fasterrcnn_resnet50_fpn_coco-258fb6c6.pth", "mine.pth"):
+        torch.save(source.state_dict(), tmp_path / file)
+        detector, _ = open_model(TeacherConfig(weights=str(tmp_path / file), **layout, classes=CLASSES))
+        variances[file] = float(detector.backbone.body.bn1.running_var[0])
+    assert variances["mine.pth"] == 1
+    assert variances["fasterrcnn_resnet50_fpn_coco-258fb6c6.pth"] == pytest.approx(1 - 1e-5, abs=1e-7)
+
+
+def test_a_detector_normalises_as_its_config_says_also_from_its_file(tmp_path: Path) -> None:
+    config = SMALL.model_copy(update={"mean": (0.5, 0.5, 0.5), "std": (0.25, 0.5, 1.0)})
+    detector = build_detector(config, 2, 64)
+    publish_model(tmp_path / "m.safetensors", detector.state_dict(), ModelCard.of(config, CLASSES, 64))
+    for each in (detector, open_model(TeacherConfig(weights=str(tmp_path / "m.safetensors")))[0]):
+        seen, _ = each.transform([torch.ones(3, 64, 64)])
+        assert seen.tensors[0, :, 0, 0].tolist() == [2.0, 1.0, 0.5]

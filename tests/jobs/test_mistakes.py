@@ -70,6 +70,23 @@ def test_a_value_of_the_wrong_shape_is_told_in_words_of_json(change: dict, loc: 
     assert message in problem.message
 
 
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"distill": {"start_epoch": 30}}, ("distill", "start_epoch")),
+        ({"distill": {"start_epoch": 2, "stop_epoch": 2}}, ("distill", "stop_epoch")),
+        ({"student": {"norm": "frozen"}}, ("student", "norm")),
+        ({"student": {"frozen_stages": 1}}, ("student", "frozen_stages")),
+    ],
+)
+def test_what_fits_together_badly_is_told_at_one_field(change: dict, field: tuple):
+    with pytest.raises(SpecError) as caught:
+        read_spec({"kind": "distill", "data": "cells", "teacher": {"weights": "x"}, **change})
+    (problem,) = caught.value.problems
+    assert problem.loc == field
+    assert f"`{field[-1]}`" in problem.message  # what to do with it
+
+
 def test_a_long_value_is_not_repeated_in_full():
     with pytest.raises(SpecError) as caught:
         read_spec({**SPEC, "priority": "x" * 10_000})

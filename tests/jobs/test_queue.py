@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from kombu.simple import SimpleQueue
 
+from jobs.job import QUEUES, queue_for, queues_heard
 from jobs.queue import TASK, Doorbell, make_app
 from jobs.store import Store
 
@@ -33,7 +34,7 @@ def broker_url(request: pytest.FixtureRequest) -> str:
 def app(broker_url: str) -> Iterator[Any]:
     with closing(make_app(broker_url)) as app:
         with app.connection_for_write() as connection:
-            for queue in ("cpu", "gpu"):
+            for queue in QUEUES:
                 app.amqp.queues[queue](connection.default_channel).declare()
                 app.amqp.queues[queue](connection.default_channel).purge()
         yield app
@@ -51,6 +52,34 @@ def heard(app: Any, queue: str) -> list[dict[str, Any]]:
             return messages
         finally:
             waiting.close()
+
+
+@pytest.mark.parametrize("needed", range(9))
+def test_a_job_is_heard_by_workers_with_enough_gpus_only(needed: int) -> None:
+    hearing = [gpus for gpus in range(17) if queue_for(needed) in queues_heard(gpus)]
+    assert min(hearing) >= needed
+    assert hearing == list(range(min(hearing), 17))
+    assert max(hearing) >= 8
+
+
+@pytest.mark.parametrize(
+    ("gpus", "queues"),
+    [
+        (0, ["cpu"]),
+        (1, ["cpu", "gpu"]),
+        (3, ["cpu", "gpu", "gpu2"]),
+        (8, ["cpu", "gpu", "gpu2", "gpu4", "gpu8"]),
+    ],
+)
+def test_a_worker_hears_what_it_can_run(gpus: int, queues: list[str]) -> None:
+    assert queues_heard(gpus) == queues
+
+
+def test_a_job_of_three_gpus_is_rung_for_in_the_queue_of_four(app: Any, ask: Any) -> None:
+    job = ask.submit(resources={"gpus": 3})
+    Doorbell(app).ring(job)
+    (message,) = heard(app, "gpu4")
+    assert message.payload[0] == [job.id]
 
 
 def test_a_ring_carries_a_job_id_and_nothing_else(app: Any, ask: Any) -> None:

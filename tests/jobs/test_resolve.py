@@ -356,6 +356,27 @@ def test_a_model_that_knows_no_class_of_the_data_is_not_scored(root: Path) -> No
     assert resolved(root, **of_kind("export", "birds.safetensors"))  # needs the pictures, not the classes
 
 
+def test_a_plain_teacher_of_other_anchors_leaves_the_response_loss_out_and_says_so(root: Path) -> None:
+    (root / "plain.pth").write_bytes(b"PK")
+    said = {
+        "architecture": "retinanet",
+        "backbone": "resnet50",
+        "layout": "torchvision",
+        "classes": ["cat", "dog"],
+    }
+    spec = distill("plain.pth", student={"architecture": "retinanet"}) | {"train": {"image_size": 320}}
+    answer = resolved(root, **spec | {"teacher": {"weights": "plain.pth", **said}})
+    assert (weight_of(answer), len(answer.warnings)) == (0, 1)
+    assert "the finest anchors of teacher and student differ: 32 and 16 pixels" in answer.warnings[0]
+
+
+def test_a_plain_model_of_free_widths_is_refused(root: Path) -> None:
+    (root / "plain.pth").write_bytes(b"PK")
+    said = {"architecture": "fcos", "backbone": "resnet18", "layout": "gkd", "classes": ["cat", "dog"]}
+    found = problems(root, **of_kind("evaluate", model={"weights": "plain.pth", **said}))
+    assert set(found) == {"model.layout"}
+
+
 def test_a_plain_state_dict_declares_its_classes(root: Path) -> None:
     (root / "plain.pth").write_bytes(b"PK")
     declared = {"architecture": "fcos", "backbone": "resnet50", "layout": "torchvision", "classes": ["dog"]}

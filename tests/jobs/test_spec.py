@@ -97,6 +97,10 @@ def test_the_examples_of_the_schema_are_specs() -> None:
             {"kind": "prototypes", **PAIR, "prototypes": {"source": "bank"}},
             ("prototypes", "prototypes", "source"),
         ),
+        (
+            {"kind": "prototypes", **PAIR, "prototypes": {"every": 2}},
+            ("prototypes", "prototypes", "every"),
+        ),
     ],
 )
 def test_the_other_kinds_are_as_strict(fields: dict[str, Any], loc: tuple[str, ...]) -> None:

@@ -214,7 +214,7 @@ def shared_run(tmp_path: Path) -> RunDir:
 
 
 def start_two(run_dir: RunDir, *, stop_seconds: float = 5.0, **plan: object) -> Engine:
-    env = {"FAKE_RANKS": json.dumps(plan)}
+    env = {"FAKE_RANKS": json.dumps(plan), "TMPDIR": str(run_dir.path.parent)}  # who is killed cannot tidy
     return Engine.start(run_dir, 1, env=env, command=RANKS, stop_seconds=stop_seconds)
 
 

@@ -94,6 +94,15 @@ def test_flat_and_broken_pictures_are_like_nothing(tmp_path: Path, picture: Any)
     ] == []
 
 
+def test_nearly_black_pictures_are_like_nothing(tmp_path: Path) -> None:
+    corner = np.linspace(0, 4, 64)[None, :, None] + np.zeros((64, 1, 3))  # the same dim light on all
+    for name, place in (("a", 10), ("b", 40)):
+        pixels = corner.copy()
+        pixels[place, place] += 30  # a single star, elsewhere in each
+        Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / f"{name}.png")
+    assert pairs([tmp_path / "a.png"], [tmp_path / "b.png"]) == []
+
+
 def test_copies_are_grouped_by_their_bytes(train: list[Path], tmp_path: Path) -> None:
     for number in (1, 2):
         shutil.copy(train[5], tmp_path / f"copy{number}.png")

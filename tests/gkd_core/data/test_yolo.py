@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from gkd_core.config import DataConfig, Split
@@ -298,6 +299,21 @@ def test_a_folder_that_is_one_of_several_must_lie_in_the_data_set(yolo: YoloFold
         load(yolo.config())
 
 
+@pytest.mark.parametrize(
+    "train", ["[images/train, {alias}/images/val]", "{alias}/list.txt", "[{alias}, list.txt]"]
+)
+def test_the_folder_may_be_called_by_another_name(yolo: YoloFolder, tmp_path: Path, train: str) -> None:
+    alias = (
+        tmp_path / "alias"
+    )  # such as a root that is a link, and paths that were written before it was followed
+    alias.symlink_to(yolo.folder)
+    (yolo.folder / "list.txt").write_text(f"{alias}/images/train/a.png")
+    yolo.yaml(f"train: {train.format(alias=alias)}\nval: images/val\nnames: [square, disc]")
+    records = load(yolo.config()).train.images
+    assert records[0].path == yolo.folder / "images" / "train" / "a.png"
+    assert all(len(record.boxes) == 2 for record in records)
+
+
 def test_pictures_may_lie_deeper_and_share_no_labels(yolo: YoloFolder) -> None:
     yolo.add("images/train/night/a.png", DISC)
     yolo.add("images/train/b.jpg", None)
@@ -334,6 +350,11 @@ def test_classes_txt_does_where_there_is_no_data_yaml(yolo: YoloFolder) -> None:
     (yolo.folder / "data.yaml").unlink()
     (yolo.folder / "labels" / "classes.txt").write_text("square\ndisc\n")
     assert load(yolo.config()).classes == ("square", "disc")
+
+
+def test_a_text_among_the_pictures_is_not_taken_for_labels(yolo: YoloFolder) -> None:
+    (yolo.folder / "images" / "train" / "README.txt").write_text("0 0.5 0.5 1 1")
+    assert train_boxes(yolo) == [[10, 12, 34, 40], [50, 20, 82, 52]]
 
 
 def test_labels_may_lie_beside_their_pictures(tmp_path: Path, picture: Callable[..., None]) -> None:
@@ -393,3 +414,24 @@ def test_everything_that_is_read_lies_in_what_the_resolved_config_names(yolo: Yo
     for record in load(found).train.images:
         assert any(record.path.is_relative_to(path) for path in allowed)
     assert check(found) == check(yolo.config())
+
+
+@pytest.mark.parametrize("name", ["data.yaml", "train.txt", "labels/train/a.txt"])
+def test_any_byte_may_be_odd_without_a_traceback(yolo: YoloFolder, name: str) -> None:
+    (yolo.folder / "train.txt").write_text("images/train/a.png\nimages/train/b.png\n")
+    yolo.yaml(
+        "path: .\ntrain: [train.txt, images/val]\nval: images/val\nnc: 2\nnames: {0: square, 1: disc}\n"
+    )
+    sound = (yolo.folder / name).read_bytes()
+    for seed in range(150):
+        rng = np.random.default_rng(seed)
+        content = bytearray(sound)
+        for position in rng.integers(0, len(content), rng.integers(1, 5)):
+            content[position] = rng.choice(list(b"\0\n .,:-[]{}&*!?/0189eEnN~\x80\xff"))
+        (yolo.folder / name).write_bytes(content)
+        try:
+            data = load(yolo.config())
+        except DataError as error:
+            assert error.problems  # noqa: PT017
+        else:
+            assert all(np.isfinite(record.boxes).all() for record in data.train.images)
