@@ -28,8 +28,8 @@ check: $(INSTALLED)  ## style, types, import rules
 	$(VENV)/bin/lint-imports
 	$(PY) -c "import api.app, jobs.store, client.cli, worker.runner, sys; assert 'torch' not in sys.modules"
 
-test: $(INSTALLED)  ## every test, with a real PostgreSQL and a real Redis (ARGS=... goes to pytest)
-	$(PY) -m pytest $(ARGS)
+test: $(INSTALLED)  ## every test, two files at a time, with a real PostgreSQL and a real Redis (ARGS=... goes to pytest)
+	OMP_WAIT_POLICY=PASSIVE $(PY) -m pytest -n 2 --dist loadfile $(ARGS)
 
 bench: $(INSTALLED)  ## the measurements in bench/, each prints JSON
 	@shopt -s nullglob; scripts=(bench/*.py); \
