@@ -26,17 +26,24 @@ from jobs.store_moves import Condition
 from jobs.store_quotas import shares
 from jobs.tables import jobs, waits, workers
 
-_COUNTED = 1000
+_COUNTED = 100
 """Jobs ahead that are counted; more are told as more, so that a long queue costs no more than a short one."""
 _LIVE_SECONDS = 180.0
 """How long after its last sign of life a worker still counts as there: three leases."""
 
 
-def is_ready(table: FromClause = jobs) -> Condition:
-    """Whether everything that a job of this table waits for has succeeded."""
+def is_ready(table: FromClause = jobs, *, for_few: bool = False) -> Condition:
+    """Whether everything that a job of this table waits for has succeeded.
+
+    Args:
+        table: Jobs, or an alias of them.
+        for_few: Look it up for one row after the other. PostgreSQL would join all jobs with all, which is quicker
+            for all of them and takes seconds where only a few are wanted; an OFFSET keeps it from that.
+    """
     other = jobs.alias()
     unfinished = and_(waits.c.waits_for == other.c.id, other.c.state != State.SUCCEEDED.value)
-    return ~exists().where(waits.c.job_id == table.c.id, unfinished).correlate(table)
+    query = select(literal(1)).where(waits.c.job_id == table.c.id, unfinished)
+    return ~exists((query.limit(1).offset(0) if for_few else query).correlate(table))
 
 
 def with_place() -> Select[Any]:
@@ -51,8 +58,9 @@ def with_place() -> Select[Any]:
 def _counted(other: FromClause, *where: Condition) -> ColumnElement[int]:
     """How many ready jobs of the same queue fulfil the conditions; each is one stretch of an index."""
     same_queue = (other.c.state == State.QUEUED.value, other.c.queue == jobs.c.queue)
-    found = select(literal(1).label("found")).where(*same_queue, *where, is_ready(other))
-    some = found.correlate(jobs).limit(_COUNTED + 1).subquery()
+    found = select(literal(1).label("found")).where(*same_queue, *where, is_ready(other, for_few=True))
+    in_order = found.order_by(other.c.priority, other.c.queued_at)  # as in the index, so that it is used
+    some = in_order.correlate(jobs).limit(_COUNTED + 1).subquery()
     return select(func.count()).select_from(some).scalar_subquery()
 
 
