@@ -41,11 +41,13 @@ def _draw(curves: list[dict], beside: list[str], out: Path) -> None:
     for point in beside:
         name, minutes, ap = point.rsplit(":", 2)
         axes.plot(float(minutes), float(ap), "k*", markersize=12)
-        axes.annotate(name, (float(minutes), float(ap)), xytext=(8, -4), textcoords="offset points")
+        axes.annotate(
+            name, (float(minutes), float(ap)), xytext=(0, 9), textcoords="offset points", ha="center"
+        )
     axes.set_xlabel("minutes of training (processor time of one thread; stars: wall clock of two cores)")
     axes.set_ylabel("AP on the validation split")
     axes.set_title("From scratch: 3 to 4 million parameters, 320 px")
-    axes.set_xlim(left=0)
+    axes.set_xlim(0, 1.1 * axes.get_xlim()[1])
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right")
     figure.savefig(out)
