@@ -29,7 +29,7 @@ FAKE_ENGINE = ROOT / "tests" / "worker" / "fake_engine.py"
 RUN_ONE = Path(__file__).with_name("run_one.py")
 
 
-def wait_until(condition: Callable[[], object], seconds: float = 15.0) -> None:
+def wait_until(condition: Callable[[], object], seconds: float = 40.0) -> None:
     """Wait for something that must come."""
     deadline = time.monotonic() + seconds
     while not condition():
