@@ -71,7 +71,7 @@ def _spec(options: argparse.Namespace) -> dict[str, Any]:
 def _curve(spec: dict[str, Any], folder: Path) -> Any:
     """Epoch, minutes of training and AP at every evaluation."""
     evaluating, began, spent = False, time.process_time(), 0.0
-    for event in train(run_config.validate_python(spec), folder):  # type: ignore[arg-type]
+    for event in train(run_config.validate_python(spec), folder):
         now = time.process_time()
         if event.kind == "progress" and event.activity == "evaluate" and not evaluating:
             evaluating, spent = True, spent + now - began

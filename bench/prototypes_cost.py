@@ -33,7 +33,7 @@ WAYS: dict[str, dict[str, Any]] = {
 def seconds_of_epochs(spec: dict[str, Any], folder: Path) -> list[float]:
     """Processor seconds of each epoch but the first and the last."""
     ends: dict[int, float] = {}  # when the first word came that this many epochs are finished
-    for event in train(run_config.validate_python(spec), folder):  # type: ignore[arg-type]
+    for event in train(run_config.validate_python(spec), folder):
         if event.kind == "progress" and event.run == "student":
             ends.setdefault(event.epoch, time.process_time())
     return [round(ends[epoch] - ends[epoch - 1], 2) for epoch in range(2, max(ends, default=0))]

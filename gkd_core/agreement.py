@@ -9,7 +9,7 @@ Shapes: N and M detections of one picture.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import torch
@@ -164,6 +164,6 @@ def _just_kept(own: Found, index: int, limits: Limits) -> bool:
     return bool((overlap >= limits.overlap - OVERLAP_EDGE).any())
 
 
-def as_found(arrays: dict[str, object]) -> Found:
+def as_found(arrays: Mapping[str, object]) -> Found:
     """Tensors from numpy arrays."""
     return {name: torch.as_tensor(values) for name, values in arrays.items()}

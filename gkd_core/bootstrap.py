@@ -135,7 +135,8 @@ class Resampled(NamedTuple):
         known = total > 0
         if not known.any():
             return -1.0
-        best, hits = self._best_precision(times), self._hits(times)
+        hits = self._hits(times)
+        best = self._best_precision(times, hits)
         wanted = _objects_for(self.recalls, total)  # (G, R)
         apart = np.arange(len(total)) * (total.max() + 1)  # keeps the hits of one group from another's
         at = np.searchsorted(hits + apart[self.group], wanted + apart[:, None])
@@ -148,13 +149,14 @@ class Resampled(NamedTuple):
         found = _sums(times[self.picture[self.hit]])
         return found[1:] - found[self.hit_start[self.group]]
 
-    def _best_precision(self, times: Ints) -> NDArray[np.float64]:
-        """(H,) precision at each hit or at a later one of its group, whichever is best."""
+    def _best_precision(self, times: Ints, hits: Ints) -> NDArray[np.float64]:
+        """(H,) precision at each hit or at a later one of its group, whichever is best; `hits` as `_hits` gives
+        them."""
         seen, ignored = _sums(times[self.picture]), _sums(times[self.picture[self.ignored]])
         first = self.class_start[self.class_of[self.group]]
         counted = seen[self.hit + 1] - seen[first]
         counted -= ignored[self.ignored_before] - ignored[self.ignored_start[self.group]]
-        precision = self._hits(times) / np.maximum(counted, 1)
+        precision = hits / np.maximum(counted, 1)
         apart = 2.0 * (len(self.class_of) - self.group)  # what comes later in the file is never better
         return np.maximum.accumulate((precision + apart)[::-1])[::-1] - apart
 

@@ -33,13 +33,18 @@ _TORN = (None, errno.EINVAL)
 # ---- published models ------------------------------------------------------------------------------------
 
 
-def publish_model(path: Path, weights: dict[str, torch.Tensor], card: ModelCard) -> None:
-    """Write weights and card as one safetensors file, atomically. The same weights give the same bytes."""
+def publish_tensors(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
+    """Write tensors as one safetensors file, atomically. With one entry of metadata the same give the same bytes."""
     temporary = path.with_name(f".{path.name}.tmp")
-    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in weights.items()}
-    save_file(tensors, temporary, metadata={"gkd": card.model_dump_json()})
+    kept = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    save_file(kept, temporary, metadata=metadata)
     _sync(temporary)
     publish_file(temporary, path)
+
+
+def publish_model(path: Path, weights: dict[str, torch.Tensor], card: ModelCard) -> None:
+    """Write weights and card as one safetensors file, atomically. The same weights give the same bytes."""
+    publish_tensors(path, weights, {"gkd": card.model_dump_json()})
 
 
 def load_model(path: Path | str, device: torch.device | str = "cpu") -> tuple[Detector, ModelCard]:

@@ -268,8 +268,8 @@ DetectorToTrain = Annotated[DetectorConfig, AfterValidator(_can_learn)]
 
 
 class TeacherConfig(Strict):
-    """The teacher: a published checkpoint. A file of GKD knows its own architecture and classes, and so does a name of
-    torchvision's; of a plain state dict all four fields below must be said."""
+    """A trained detector: a teacher, or what is evaluated or exported. A file of GKD knows its own architecture and
+    classes, and so does a name of torchvision's; of a plain state dict all four fields below must be said."""
 
     weights: str
     """Path of a safetensors file of GKD, a plain state dict of a torchvision detector (`.pth` or `.safetensors`), or

@@ -1,8 +1,8 @@
 """Several processes that train one model, each on a GPU of its own; on a CPU for tests.
 
 Every process runs the whole flow on its share of each batch. After a step all of them hold the same bits: gradients
-are averaged, and what only one can decide (whether to stop, which prototypes, how good the model is) the first one
-decides and tells. It alone writes files and events. With one process nothing here does anything.
+are averaged, and what only one can decide (whether to stop, which pictures are broken, which prototypes) the first
+one decides and tells. It alone writes files and events. With one process nothing here does anything.
 
 The mean of the processes' losses is the loss of the whole batch only if each is divided by the same number, so a loss
 that is a mean over rows is scaled by `World.share` of its rows. docs/decisions/0057 says why not
@@ -28,7 +28,7 @@ from gkd_core.errors import Problem, SpecError
 from gkd_core.launch import RENDEZVOUS
 
 PATIENCE = timedelta(hours=2)
-"""How long processes wait for each other: the first may score a large split alone. A process that died is noticed by
+"""How long processes wait for each other: the first decodes every picture alone. A process that died is noticed by
 its closed connections at once, whatever this says."""
 
 _T = TypeVar("_T")

@@ -98,12 +98,6 @@ class DataError(GkdError):
         self.problems = tuple(problems)
 
 
-class OutOfMemoryError(GkdError):
-    """The device ran out of memory."""
-
-    failure_class = FailureClass.OUT_OF_MEMORY
-
-
 class DivergedError(GkdError):
     """A loss became NaN or infinite."""
 
@@ -117,6 +111,6 @@ class InfrastructureError(GkdError):
 
 
 class StoppedError(GkdError):
-    """The run was asked to stop and did, after writing a checkpoint; not a failure."""
+    """The run was asked to stop and did, after a checkpoint where there was something to save; not a failure."""
 
     failure_class = FailureClass.INFRASTRUCTURE

@@ -9,14 +9,13 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
-
 from gkd_core.config import EvaluateRun
 from gkd_core.errors import Problem, SpecError
 from gkd_core.evaluate import Score
 from gkd_core.events import Event, Progress, Report, Warning
 from gkd_core.report import Entry, headline, report_models, write_report
 from gkd_core.session import Session, find_device, open_part
+from gkd_core.teacher import labels_of
 
 RUN = "model"
 """The one role in such a run."""
@@ -85,16 +84,6 @@ class _Evaluation(Session):
             "pictures of that size, on a machine that may have had other work."
         )
         return (figures, f"{_lacking(self.missing)}.") if self.missing else (figures,)
-
-
-def labels_of(known: Sequence[str], wanted: Sequence[str]) -> np.ndarray:
-    """(len(known) + 1,) for each label of a model, from 0 for background, that of the data; 0: none.
-
-    Args:
-        known: the model's classes; label 1 is the first.
-        wanted: the data's classes, likewise.
-    """
-    return np.array([0, *(wanted.index(name) + 1 if name in wanted else 0 for name in known)], dtype=np.int64)
 
 
 def _lacking(missing: Sequence[str]) -> str:

@@ -1,8 +1,8 @@
 """What comes out of the engine: one stream of frozen values, told apart by `kind`.
 
 The engine appends them as JSON lines to `RUN_DIR/events.jsonl`; the store numbers and keeps them;
-HTTP shows them. `run` names the training that an event belongs to: "model" in a train job; "student",
-"control" and, where it is evaluated, "teacher" in a distill job.
+HTTP shows them. `run` names the training that an event belongs to: "model" in a train, evaluate or export
+job; "student", "control" and, where it is evaluated, "teacher" in a distill job; "student" in a prototypes job.
 """
 
 from __future__ import annotations

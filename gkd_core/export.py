@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -40,6 +41,8 @@ from gkd_core.onnx_file import INPUT, OUTPUTS, OnnxDetector, missing_extra
 from gkd_core.report import count_gflops, write_report
 from gkd_core.run_dir import write_atomically
 from gkd_core.session import Session, open_part
+
+_T = TypeVar("_T")
 
 FILE = "model.onnx"
 RUN = "model"
@@ -91,8 +94,8 @@ class _Export(Session):
             picture = batch.image.float() / 255
             pixels = picture.numpy()
             for _ in range(_WARM_UP if done == 0 else 1):
-                by_torch, first = _timed(lambda: detect(self.detector, [picture])[0])  # noqa: B023
-                by_onnx, second = _timed(lambda: exported(pixels))  # noqa: B023
+                (by_torch,), first = _timed(detect, self.detector, [picture])
+                by_onnx, second = _timed(exported, pixels)
             self.milliseconds.append((first, second))
             seen = compare(without_background(by_torch), as_found(by_onnx), limits, tolerance)
             self.agreement = self.agreement.and_(seen)
@@ -313,9 +316,10 @@ def _notes(check: ExportCheck, image_size: int) -> tuple[str, ...]:
     return tuple(told)
 
 
-def _timed(run: Callable[[], dict]) -> tuple[dict, float]:
+def _timed(run: Callable[..., _T], *arguments: Any) -> tuple[_T, float]:
+    """What a call gives, and its milliseconds."""
     began = time.perf_counter()
-    result = run()
+    result = run(*arguments)
     return result, (time.perf_counter() - began) * 1000
 
 

@@ -39,8 +39,6 @@ class AlignedHead(nn.Module):
 
     matched: list[Tensor]
     """B tensors (A,): which object of its picture each place learnt in the last step, -1 for none."""
-    anchors: list[Tensor]
-    """B tensors (A, 4): squares around the places, as wide as their stride."""
     quality: Tensor
     """The summed quality of the last step, which its losses are relative to."""
 
@@ -87,7 +85,7 @@ class FCOS(detection.FCOS):
         boxes = decode(sides, points, strides)
         found = self._assign(logits.detach().sigmoid(), boxes.detach(), points, float(strides.min()), targets)
         quality = torch.stack([assignment.quality for assignment in found])  # (B, A)
-        self.head.matched, self.head.anchors = [assignment.matched for assignment in found], anchors
+        self.head.matched = [assignment.matched for assignment in found]
         self.head.quality = quality.sum()
         picture, place = (torch.stack(self.head.matched) >= 0).nonzero(as_tuple=True)
         objects = torch.cat(

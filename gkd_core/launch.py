@@ -113,11 +113,12 @@ def conclude(run_dir: RunDir, ended: Mapping[int, int], processes: int) -> int:
 
 
 def _failure(killed: Mapping[int, int], ended: Mapping[int, int], processes: int) -> Failure:
-    """Of the others one reads only that somebody closed a connection."""
-    for rank, number in killed.items():
+    """Word of the process that was killed, or of exit codes that nobody explained; the others only saw a connection
+    close."""
+    if killed:
+        rank, number = next(iter(killed.items()))
         message = f"process {rank + 1} of {processes} was ended by {signal.Signals(number).name}"
         hint = "Look at the end of the log and at the machine: memory, disk, device."
-        break
     else:
         codes = ", ".join(f"process {rank + 1} with exit code {code}" for rank, code in ended.items())
         message, hint = f"the engine could not start or go on: {codes}", "The end of the log says why."

@@ -1,8 +1,9 @@
 """The engine process seen from inside: everything around a run that is not training. No torch at import.
 
-`serve_run` is the whole of `python -m gkd_core.train RUN_DIR --attempt N`: it holds the run directory's lock,
-writes each event as one line, notices when it should stop, and says by failure.json and its exit code how the
-run ended. The other side of the border is `worker/engine.py`.
+`serve_run` is the whole of `python -m gkd_core.train RUN_DIR --attempt N` where one process does the run
+(`gkd_core.launch` starts several; `follow_run` is one of the others): it holds the run directory's lock, writes each
+event as one line, notices when it should stop, and says by failure.json and its exit code how the run ended. The other
+side of the border is `worker/engine.py`.
 
 A process that was started with `GKD_PARENT` in its environment dies with that parent. Alone in a terminal it
 does not, and Ctrl-C means: stop after a checkpoint; a second one ends it at once.
@@ -40,7 +41,7 @@ from gkd_core.events import Event, Progress
 from gkd_core.run_dir import COMPLETE, FAILED, LAUNCHED, PARENT, STOPPED, RunDir
 
 Run = Callable[[AnyRun, Path, Callable[[], bool]], Iterator[Event]]
-"""`train(config, run_dir, should_stop)`: yields events, raises `StoppedError` once it has stopped as asked."""
+"""`carry_out(config, run_dir, should_stop)`: yields events, raises `StoppedError` once it has stopped as asked."""
 
 LOCK_SECONDS = 60.0
 """How long to wait for an engine of an earlier attempt to leave; it sees within a second that it must."""

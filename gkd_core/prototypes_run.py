@@ -10,14 +10,11 @@ Read `select_prototypes` from top to bottom. Nothing is saved to go on from; a r
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
-from safetensors.torch import save_file
-
-from gkd_core.checkpoint import sha256_of
+from gkd_core.checkpoint import publish_tensors, sha256_of
 from gkd_core.config import (
     DistillConfig,
     PrototypeChoice,
@@ -30,7 +27,6 @@ from gkd_core.events import Event, FileWritten, Progress, PrototypesSelected, Re
 from gkd_core.figures.draw import draw, prototype_figures
 from gkd_core.instances import choose_instances
 from gkd_core.report import write_report
-from gkd_core.run_dir import publish_file
 from gkd_core.selection import renew_prototypes
 from gkd_core.session import Session, fields_under, find_device, open_part
 from gkd_core.teacher import Teacher
@@ -92,15 +88,11 @@ class _Selection(Session):
         yield self._told(f"{RUN}-prototypes.json", "which objects the prototypes are")
         path = self.folder / f"{RUN}-prototypes.safetensors"
         tensors = {
-            f"{stride}.{name}": tensor.detach().cpu().contiguous().clone()
+            f"{stride}.{name}": tensor
             for stride, prototypes in zip(self.distiller.strides, self.distiller.prototypes, strict=True)
             for name, tensor in prototypes._asdict().items()
         }
-        temporary = path.with_name(f".{path.name}.tmp")
-        save_file(tensors, temporary, metadata={"classes": json.dumps(self.classes, ensure_ascii=False)})
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        publish_file(temporary, path)
+        publish_tensors(path, tensors, {"classes": json.dumps(self.classes, ensure_ascii=False)})
         yield self._told(path.name, "the prototypes' features in teacher and student, level by level")
 
     def _told(self, file: str, title: str) -> FileWritten:

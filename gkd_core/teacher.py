@@ -27,17 +27,10 @@ class Teacher(NamedTuple):
 
     detector: Detector
     """In evaluation mode, without gradients."""
-    known: int
-    """How many classes it knows."""
     columns: Tensor
     """(C,) for each class of the data, its label in the teacher's scores."""
-
-    @property
-    def labels(self) -> np.ndarray:
-        """(known classes + 1,) for each label of the teacher, that of the data; 0 for a class the data lacks."""
-        labels = np.zeros(self.known + 1, dtype=np.int64)
-        labels[self.columns.numpy()] = np.arange(1, len(self.columns) + 1)
-        return labels
+    labels: np.ndarray
+    """(known classes + 1,) for each label of the teacher, that of the data; 0 for a class the data lacks."""
 
     @classmethod
     def load(cls, config: TeacherConfig, classes: Sequence[str], device: torch.device) -> Teacher:
@@ -47,7 +40,8 @@ class Teacher(NamedTuple):
             SpecError: the file is no model, is not what the spec declares, or lacks a class of the data.
         """
         detector, card = open_model(config, device)
-        return cls(detector.requires_grad_(False), len(card.classes), match_classes(card.classes, classes))
+        columns = match_classes(card.classes, classes)
+        return cls(detector.requires_grad_(False), columns, labels_of(card.classes, classes))
 
 
 def open_model(config: TeacherConfig, device: torch.device | str = "cpu") -> tuple[Detector, ModelCard]:
@@ -88,6 +82,16 @@ def _card_of_others(config: TeacherConfig) -> ModelCard:
     return ModelCard.of(detector, config.classes or (), IMAGE_SIZE)
 
 
+def labels_of(known: Sequence[str], wanted: Sequence[str]) -> np.ndarray:
+    """(len(known) + 1,) for each label of a model, from 0 for background, that of the data; 0: none.
+
+    Args:
+        known: the model's classes; label 1 is the first.
+        wanted: the data's classes, likewise.
+    """
+    return np.array([0, *(wanted.index(name) + 1 if name in wanted else 0 for name in known)], dtype=np.int64)
+
+
 def match_classes(known: Sequence[str], wanted: Sequence[str]) -> Tensor:
     """(C,) the label, from 1, that a teacher who knows `known` gives to each wanted class; matched by name.
 
@@ -103,11 +107,11 @@ def match_classes(known: Sequence[str], wanted: Sequence[str]) -> Tensor:
 
 
 def _require_as_declared(config: TeacherConfig, card: ModelCard) -> None:
-    """A teacher that is not what the spec says is a mistake that somebody wants to hear of."""
+    """A model that is not what the spec says is a mistake that somebody wants to hear of."""
     for field in DECLARED:
         declared, found = getattr(config, field), getattr(card, field)
         if declared not in (None, found):
-            message = f"the spec says {_shown(declared)}, the teacher's file says {_shown(found)}"
+            message = f"the spec says {_shown(declared)}, the file says {_shown(found)}"
             raise SpecError([Problem(loc=("teacher", field), message=message, hint="Leave the field out.")])
 
 

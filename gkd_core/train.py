@@ -163,7 +163,7 @@ class _Job(Session):
         yield from (Warning(message=message) for message in torn + (training.remarks if not resumed else []))
         self.clock.start(self.fraction(training))
         while not training.done:
-            if training.distiller is not None and self.renewal_due(training):
+            if training.distiller is not None and self.renewal_due(training, training.distiller):
                 yield from self.renew_prototypes(training, training.distiller)
             yield from self.train_epoch(training)
             if self.evaluation_due(training.epoch):
@@ -238,10 +238,10 @@ class _Job(Session):
 
     # ---- prototypes --------------------------------------------------------------------------------------
 
-    def renewal_due(self, training: Training) -> bool:
+    def renewal_due(self, training: Training, distiller: Distiller) -> bool:
         """Before the first epoch that distils, and `prototypes.every` epochs after the last renewal."""
-        distiller, last = training.distiller, training.prototypes_epoch
-        if distiller is None or not distiller.is_on(training.epoch):
+        last = training.prototypes_epoch
+        if not distiller.is_on(training.epoch):
             return False
         return last < 0 or training.epoch - last >= distiller.config.prototypes.every
 

@@ -69,7 +69,11 @@ def _thinned(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndar
     """At most `POINTS` points, each the mean of a few that follow each other."""
     together = _together(len(steps))
     starts = range(0, len(steps), together)
-    return tuple(np.array([of[s : s + together].mean() for s in starts]) for of in (steps, values))  # type: ignore[return-value]
+
+    def means(of: np.ndarray) -> np.ndarray:
+        return np.array([of[start : start + together].mean() for start in starts])
+
+    return means(steps), means(values)
 
 
 def _together(points: int) -> int:

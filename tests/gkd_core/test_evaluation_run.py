@@ -16,10 +16,10 @@ from gkd_core.data.reading import load
 from gkd_core.detectors import build_detector
 from gkd_core.errors import SpecError, StoppedError
 from gkd_core.evaluate import Detections, detect_batches, score
-from gkd_core.evaluation_run import labels_of
 from gkd_core.events import Event, Report
 from gkd_core.model_card import ModelCard
 from gkd_core.run_dir import COMPLETE, RunDir
+from gkd_core.teacher import labels_of
 from gkd_core.train import carry_out, main
 
 
