@@ -30,7 +30,7 @@ class Services:
     doorbell: Doorbell
     settings: Settings
 
-    def resolve(self, spec: JobSpec, tenant: str | None = None) -> Resolved:
+    def resolve(self, spec: JobSpec, tenant: str) -> Resolved:
         """A spec with nothing left to be looked up, its data set checked.
 
         Args:
@@ -42,7 +42,7 @@ class Services:
         """
         return resolve(spec, roots=self.settings.data_roots, find_job=partial(self._find, tenant))
 
-    def _find(self, tenant: str | None, job_id: str) -> Job | None:
+    def _find(self, tenant: str, job_id: str) -> Job | None:
         try:
             return self.store.get(job_id, tenant=tenant)
         except UnknownJob:

@@ -145,7 +145,7 @@ def migrate() -> None:
 
 @health.command(name="worker")
 def health_of_worker() -> None:
-    """Exit with 0 while the workers of this machine (on this GKD_HOME) give signs of life, with 1 otherwise."""
+    """Exit with 0 while each `gkd worker` of this machine (on this GKD_HOME) gives signs of life, with 1 otherwise."""
     from client.health import trouble_with_worker
 
     _end_if(trouble_with_worker(_settings(None, None)))

@@ -19,7 +19,7 @@ from gkd_core.events import Report
 from gkd_core.run_dir import publish_file
 from jobs.curves import JobCurves
 from jobs.job import END_STATES, Artifact, Job, State, StoredEvent
-from jobs.keys import DEFAULT_TENANT, Asker, Key, Scope
+from jobs.keys import DEFAULT_TENANT, Asker, Key, Limits, Scope, Tenant
 from jobs.presence import Worker
 
 DEFAULT_URL = "http://127.0.0.1:8000"
@@ -109,6 +109,10 @@ class Client:
     def validate(self, spec: Mapping[str, Any]) -> dict[str, Any]:
         """What a spec comes to: `config`, `waits_for`, `warnings`, `report` on the data. Nothing is queued."""
         return self._json("POST", "/jobs/validate", json=spec)
+
+    def schema(self) -> dict[str, Any]:
+        """The JSON schema of a job spec."""
+        return self._json("GET", "/schema/job")
 
     def job(self, job_id: str) -> Job:
         """A job as it is now."""
@@ -324,6 +328,15 @@ class Client:
     def revoke_key(self, key_id: str) -> Key:
         """End a key; needs the scope admin."""
         return Key.model_validate(self._json("DELETE", f"/keys/{quote(key_id, safe='')}"))
+
+    def tenants(self) -> tuple[Tenant, ...]:
+        """Everybody, with limits and use; needs the scope admin."""
+        return tuple(map(Tenant.model_validate, self._ask("GET", "/tenants").json()))
+
+    def set_limits(self, tenant: str, limits: Limits) -> Tenant:
+        """Say what a tenant may have, in place of what it might before; needs the scope admin."""
+        path = f"/tenants/{quote(tenant, safe='')}/limits"
+        return Tenant.model_validate(self._json("PUT", path, json=limits.model_dump()))
 
     def workers(self) -> tuple[Worker, ...]:
         """Every worker of the service, by name."""

@@ -45,7 +45,6 @@ class InUse(JobsError):
             f"cannot delete job {job_id}: its model is wanted by job {' and '.join(users[:_SHOWN])}"
             f"{' and others' if len(users) > _SHOWN else ''}; let them end, or cancel them first"
         )
-        self.users = users
 
 
 _SHOWN = 3
@@ -80,20 +79,23 @@ class InvalidTenant(JobsError):
 
 
 class QuotaExceeded(JobsError):
-    """A tenant has as much of the service as it may; `limit` is the field of `Limits`."""
+    """A tenant has as much of the service as it may.
+
+    Args:
+        limit: The field of `Limits`.
+        allowed: Its value.
+        used: How much of that the tenant has.
+    """
 
     def __init__(self, limit: str, allowed: float, used: float) -> None:
         super().__init__(
             f"this tenant may have {limit} {allowed:.12g} and has {used:.12g}; {_MAKES_ROOM[limit]}"
         )
-        self.limit = limit
-        self.allowed = allowed
-        self.used = used
 
 
 _MAKES_ROOM = {
     "queued_jobs": "wait until some have started, or cancel some",
-    "stored_bytes": "delete jobs, data sets or models that nobody needs",
+    "stored_bytes": "delete jobs that have ended, or uploads, which nobody needs any more",
     "gpu_hours": "those of the last 30 days count; jobs without a GPU are still taken in",
 }
 """What helps, by limit."""

@@ -31,7 +31,7 @@ class Scope(StrEnum):
     WRITE = "write"
     """To submit, change and delete in its tenant."""
     ADMIN = "admin"
-    """What concerns the whole service: keys, limits, metrics, machines. Includes the others: who may make keys could
+    """What concerns the whole service: keys, tenants and their limits. Includes the others: who may make keys could
     make himself one for them."""
 
 

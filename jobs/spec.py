@@ -40,6 +40,9 @@ def _plain(key: str) -> str:
     return key
 
 
+MOST_TAGS = 32
+"""Of one job."""
+
 Name = Annotated[str, Field(max_length=100), AfterValidator(_printable)]
 TagKey = Annotated[str, Field(min_length=1, max_length=64), AfterValidator(_plain)]
 TagValue = Annotated[str, Field(max_length=200), AfterValidator(_printable)]
@@ -58,7 +61,7 @@ class JobFields(Strict):
 
     name: Name = ""
     """For people, need not be unique; empty: made from kind and id."""
-    tags: dict[TagKey, TagValue] = Field(default={}, max_length=32)
+    tags: dict[TagKey, TagValue] = Field(default={}, max_length=MOST_TAGS)
     """Free labels such as `{"team": "lab"}`; jobs can be listed by them."""
     priority: int = Field(default=5, ge=0, le=9)
     """9 goes first, 0 last; equals run in the order they came."""

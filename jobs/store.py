@@ -1,9 +1,11 @@
 """The one store: every verb of the state machine, each a transaction that writes its event.
 
-The verbs lie in seven modules, by who asks: `store_reading` (everybody), `store_following` (those who watch),
-`store_asking` (people), `store_keys` (who administrates), `store_working` (workers), `store_workers` (what workers
-say of themselves) and `store_sweeping`.
-`store_moves` is where a state is written, `store_tickets` what the last two share, `store_quotas` who may have more.
+The verbs lie in eight modules, by who asks: `store_reading` (everybody), `store_following` (those who watch),
+`store_asking` and `store_editing` (people), `store_keys` (who administrates), `store_working` (workers),
+`store_workers` (what workers say of themselves) and `store_sweeping`.
+
+Their transactions are made of functions in four more: `store_moves` (where a state is written), `store_tickets` (what
+the holder of a ticket may do), `store_quotas` (who may have more) and `store_reasons` (why a job is where it is).
 Callers need this module only.
 """
 

@@ -9,16 +9,13 @@ from sqlalchemy import delete, insert, select, update
 from gkd_core.errors import Problem, SpecError
 from jobs.database import now
 from jobs.errors import InUse, NotAllowed
-from jobs.job import END_STATES, Job, State
-from jobs.spec import JobChange, JobFields, merged
+from jobs.job import Job, State
+from jobs.spec import MOST_TAGS, JobChange, JobFields, merged
 from jobs.store_asking import ask
-from jobs.store_moves import RING_AGAIN_SECONDS, is_job, write_event
+from jobs.store_moves import RING_AGAIN_SECONDS, is_job, is_open, write_event
 from jobs.store_quotas import keep_gpu_hours
 from jobs.store_reading import Reading, read_job
 from jobs.tables import artifacts, attempts, deleted, events, jobs, uses, waits
-
-_OPEN = [state.value for state in State if state not in END_STATES]
-_MOST_TAGS = 32
 
 
 class Editing(Reading):
@@ -62,7 +59,7 @@ class Editing(Reading):
         with self.database.write() as connection:
             job = ask(connection, job_id, "delete", tenant)
             users = select(waits.c.job_id).join(jobs, jobs.c.id == waits.c.job_id)
-            users = users.where(waits.c.waits_for == job.id, jobs.c.state.in_(_OPEN)).order_by(jobs.c.number)
+            users = users.where(waits.c.waits_for == job.id, is_open()).order_by(jobs.c.number)
             if found := tuple(connection.scalars(users)):
                 raise InUse(job_id, found)
             keep_gpu_hours(connection, job.id)
@@ -76,8 +73,8 @@ class Editing(Reading):
 
 def _columns(job: Job, spec: dict[str, Any]) -> dict[str, Any]:
     """What is not yet as the spec has it now."""
-    if len(spec.get("tags", {})) > _MOST_TAGS:
-        message = f"the job would have {len(spec['tags'])} tags, and may have {_MOST_TAGS}"
+    if len(spec.get("tags", {})) > MOST_TAGS:
+        message = f"the job would have {len(spec['tags'])} tags, and may have {MOST_TAGS}"
         raise SpecError(
             [Problem(loc=("tags",), message=message, hint="Take some away: null as their value.")]
         )

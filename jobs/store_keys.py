@@ -5,7 +5,6 @@ from __future__ import annotations
 import hmac
 import re
 from collections.abc import Collection, Mapping
-from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, Connection, Row, and_, exists, insert, or_, select, update
@@ -15,7 +14,7 @@ from jobs.database import now, storable
 from jobs.errors import InvalidTenant, UnknownKey
 from jobs.keys import TENANT, Key, Limits, Principal, Scope, Secret, Tenant, digest, new_secret
 from jobs.store_quotas import limits_of, must_store, use_of
-from jobs.store_reading import Reading
+from jobs.store_reading import Reading, moment
 from jobs.tables import jobs, keys, tenants
 
 _USED_EVERY_SECONDS = 60.0
@@ -194,8 +193,4 @@ def _tenant(connection: Connection, name: str) -> Tenant:
 def _key(row: Row[Any]) -> Key:
     fields = {name: getattr(row, name) for name in ("id", "tenant", "name", "scopes")}
     times = ("created_at", "expires_at", "revoked_at", "used_at")
-    return Key.model_validate(fields | {name: _moment(getattr(row, name)) for name in times})
-
-
-def _moment(seconds: float | None) -> datetime | None:
-    return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
+    return Key.model_validate(fields | {name: moment(getattr(row, name)) for name in times})

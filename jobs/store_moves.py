@@ -32,6 +32,11 @@ def is_in(state: State) -> Condition:
     return jobs.c.state == state.value
 
 
+def is_open() -> Condition:
+    """Rows of jobs that have not ended."""
+    return jobs.c.state.in_([state.value for state in State if state not in END_STATES])
+
+
 def holds(ticket: Ticket) -> tuple[Condition, ...]:
     """The row of a running job, as long as the ticket is good."""
     return is_job(ticket.job_id), jobs.c.attempt == ticket.attempt, is_in(State.RUNNING)

@@ -184,25 +184,26 @@ def _job(row: Row[Any], tried: tuple[Attempt, ...], waited: dict[str, str], reas
     times = ("lease_until", "created_at", "started_at", "finished_at")
     return Job.model_validate(
         fields
-        | {name: _time(getattr(row, name)) for name in times}
+        | {name: moment(getattr(row, name)) for name in times}
         | {"reason": reasons.of(row, waited), "waits_for": tuple(waited), "attempts": tried}
     )
 
 
 def _attempt(row: Row[Any]) -> Attempt:
     fields = {name: getattr(row, name) for name in ("attempt", "worker", "outcome", "message")}
-    return Attempt(started_at=_time(row.started_at), ended_at=_time(row.ended_at), **fields)
+    return Attempt(started_at=moment(row.started_at), ended_at=moment(row.ended_at), **fields)
 
 
 def _event(row: Row[Any]) -> StoredEvent:
     fields = {name: getattr(row, name) for name in ("number", "attempt", "kind", "body")}
-    return StoredEvent(time=_time(row.time), **fields)
+    return StoredEvent(time=moment(row.time), **fields)
 
 
 def _artifact(row: Row[Any]) -> Artifact:
     fields = {name: getattr(row, name) for name in ("name", "size", "sha256", "metrics")}
-    return Artifact(created_at=_time(row.created_at), **fields)
+    return Artifact(created_at=moment(row.created_at), **fields)
 
 
-def _time(seconds: float | None) -> Any:
+def moment(seconds: float | None) -> Any:
+    """A time of the database, in seconds, as people write it: a `datetime`, or None where there is none."""
     return None if seconds is None else datetime.fromtimestamp(seconds, UTC)

@@ -9,8 +9,8 @@ from sqlalchemy import case, exists, select, update
 
 from gkd_core.errors import Failure, FailureClass
 from jobs.database import now
-from jobs.job import END_STATES, State, Ticket
-from jobs.store_moves import RING_AGAIN_SECONDS, Condition, fail_waiting, holds, is_in, is_job, move
+from jobs.job import State, Ticket
+from jobs.store_moves import RING_AGAIN_SECONDS, Condition, fail_waiting, holds, is_in, is_job, is_open, move
 from jobs.store_quotas import has_share
 from jobs.store_reading import Reading
 from jobs.store_reasons import is_ready
@@ -44,9 +44,9 @@ class Sweeping(Reading):
         return self._to_ring(only_due)
 
     def release(self, worker: str) -> None:
-        """Take back at once what a worker of this name held: it has started again, so it holds nothing.
+        """Take back at once what a worker of this name held. For who knows that it is dead: it would go on writing.
 
-        Rings in its memory are gone too: every queued job is due at the next sweep.
+        Rings that it had taken from the queue died with it, so every queued job is due at the next sweep.
         """
         held = jobs.c.worker == worker
         for ticket in self._held(held):
@@ -95,8 +95,7 @@ class Sweeping(Reading):
 
     def is_being_retried(self, job_id: str) -> bool:
         """Whether a job that has not ended does this one again, and may go on from where it was."""
-        open_states = [state.value for state in State if state not in END_STATES]
-        query = exists().where(jobs.c.retry_of == job_id, jobs.c.state.in_(open_states))
+        query = exists().where(jobs.c.retry_of == job_id, is_open())
         with self.database.read() as connection:
             return bool(connection.scalar(select(query)))
 

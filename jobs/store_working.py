@@ -49,8 +49,8 @@ class Working(Reading):
             worker: Who asks; the same name after a restart may `release` what it held.
 
         Returns:
-            None when there is nothing to do: the job is not queued, waits for another one, or its tenant has its
-            share running.
+            None when there is nothing to do: the job is not there or not queued, waits for another one, or its
+            tenant has its share running.
         """
         with self.database.write() as connection:
             lock_share(connection, job_id)
@@ -76,11 +76,11 @@ class Working(Reading):
             return Claim(Ticket(job_id, row.attempt), read_job(connection, job_id), row.event_offset)
 
     def next_of_tenant(self, job_id: str) -> tuple[str, ...]:
-        """Jobs that may run now that this one does not any more, because its tenant has room in its share again.
+        """Jobs of the same tenant that may run now that this one does not any more, where the tenant has a share.
 
         Returns:
-            Ids, the first in line of each queue: ring for them. None for a tenant without a share: its jobs were
-            never held back.
+            Ids, of each queue as many as there is room for, first in line first: ring for them. Empty for a tenant
+            without a share: its jobs were never held back.
         """
         with self.database.read() as connection:
             return next_in_share(connection, job_id, is_ready())

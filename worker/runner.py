@@ -333,8 +333,7 @@ class _Run:
         lack = self._lack if looked else self._lack or self._runner.room.lack(self._dir)
         if lack is None:
             return False
-        pause = partial(self._store.pause, reason=f"paused: {lack}", needs_free=lack.needs_free)
-        self._insist(lambda ticket: pause(ticket))
+        self._insist(partial(self._store.pause, reason=f"paused: {lack}", needs_free=lack.needs_free))
         return True
 
     def _failure(self, code: int) -> Failure | None:
@@ -352,10 +351,9 @@ class _Run:
     def _requeue(
         self, reason: str, *, failure: Failure | None = None, config: dict[str, Any] | None = None
     ) -> Rung:
-        requeue = partial(
-            self._store.requeue, failure=failure, config=config, log_tail=log_tail(self._dir.log)
-        )
-        state = self._insist(lambda ticket: requeue(ticket, reason))
+        tail = log_tail(self._dir.log)
+        requeue = partial(self._store.requeue, reason=reason, failure=failure, config=config, log_tail=tail)
+        state = self._insist(requeue)
         return (self._job.id,) if state is State.QUEUED else ()
 
     def _fail(self, failure: Failure) -> Rung:

@@ -1,7 +1,8 @@
-"""What a worker does beside its jobs, in threads of its own: sweeping for lost jobs and rings, and tidying the disk.
+"""What a worker does beside its jobs, each in a thread of its own: sweeping for lost jobs and rings, tidying the disk,
+and giving signs of life.
 
-Each worker does both, at its start and then again and again. That several do it at once harms nobody; the store's
-transactions see to that, and `tidying.py` to the files.
+Each worker does all three, at its start and then again and again. That several do so at once harms nobody: the
+store's transactions see to that, and `tidying.py` to the files.
 """
 
 from __future__ import annotations

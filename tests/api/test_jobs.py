@@ -164,6 +164,26 @@ def test_a_long_poll_answers_as_soon_as_the_job_ends(service, train_spec: Spec):
     assert 0.2 < time.monotonic() - started < 10
 
 
+def test_a_long_poll_for_a_change_answers_as_soon_as_a_worker_takes_the_job(service, train_spec: Spec):
+    job_id = service.submit(train_spec)["id"]
+    tag = service.http.get(f"/jobs/{job_id}").headers["ETag"]
+    timer = threading.Timer(0.3, service.claim, [job_id])
+    timer.start()
+    started = time.monotonic()
+    answer = service.http.get(f"/jobs/{job_id}", params={"wait": 30}, headers={"If-None-Match": tag})
+    timer.join()
+    assert (answer.status_code, answer.json()["state"]) == (200, "running")
+    assert answer.headers["ETag"] != tag
+    assert 0.2 < time.monotonic() - started < 20
+
+
+def test_a_long_poll_for_a_change_that_does_not_come_is_a_304(service, train_spec: Spec):
+    job_id = service.submit(train_spec)["id"]
+    tag = service.http.get(f"/jobs/{job_id}").headers["ETag"]
+    answer = service.http.get(f"/jobs/{job_id}", params={"wait": 0.3}, headers={"If-None-Match": tag})
+    assert (answer.status_code, answer.content, answer.headers["ETag"]) == (304, b"", tag)
+
+
 def test_a_long_poll_gives_up_after_its_time(service, train_spec: Spec):
     job_id = service.submit(train_spec)["id"]
     started = time.monotonic()

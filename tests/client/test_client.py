@@ -9,6 +9,7 @@ import pytest
 
 from client.client import ApiError, Client, DamagedDownload, Unreachable
 from jobs.job import State
+from jobs.keys import Limits
 
 
 def test_a_job_is_followed_from_its_spec_to_its_files(client: Client, spec, tmp_path: Path):
@@ -122,3 +123,13 @@ def test_a_proxy_for_the_world_is_not_asked_for_this_machine(url: str, monkeypat
     monkeypatch.delenv("NO_PROXY", raising=False)
     with Client(url) as client:
         assert client.ready()
+
+
+def test_limits_of_tenants_are_set_and_listed(client: Client):
+    lab = client.set_limits("lab", Limits(running_jobs=2))
+    assert (lab.name, lab.limits.running_jobs, lab.use.running_jobs) == ("lab", 2, 0)
+    assert lab in client.tenants()
+
+
+def test_the_schema_of_a_job_says_what_may_be_sent(client: Client, spec):
+    assert spec["kind"] in client.schema()["discriminator"]["mapping"]

@@ -23,7 +23,7 @@ NOT_READY = {"status": "not ready", "parts": {"database": "ready", "broker": "no
 def answering(status: int, body: bytes):
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            self.send_response(status)
+            self.send_response(status if self.path == "/readyz" else 404)
             self.end_headers()
             self.wfile.write(body)
 

@@ -14,7 +14,6 @@ from gkd_core.events import Checkpoint
 from jobs.errors import QuotaExceeded
 from jobs.job import Artifact, State
 from jobs.store import Store, UnknownJob
-from jobs.store_quotas import keep_gpu_hours
 
 
 def backdate(store: Store, **seconds: float) -> None:
@@ -142,9 +141,7 @@ def test_deleting_a_job_makes_no_hours_new(store: Store, ask: Any) -> None:
     job = ask.submit(tenant="lab", resources={"gpus": 2})
     store.succeed(ask.claim(job))
     backdate(store, started_at=3600)
-    with store.database.write() as connection:
-        keep_gpu_hours(connection, job.id)
-        connection.execute(text("DELETE FROM attempts"))
+    store.delete(job.id)
     assert store.tenant("lab").use.gpu_hours == pytest.approx(2, abs=0.01)
     with store.database.write() as connection:
         connection.execute(text("UPDATE spent SET ended_at = ended_at - 31 * 86400.0"))

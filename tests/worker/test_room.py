@@ -43,6 +43,16 @@ def test_what_is_missing_is_said_with_folder_and_sizes(tmp_path, run_dir, free):
     assert lack.needs_free > lack.needed
 
 
+def test_the_fullest_folder_counts(tmp_path, run_dir, monkeypatch):
+    free = {tmp_path / "runs": 3000, tmp_path / "published": 500}
+    for folder in free:
+        folder.mkdir(exist_ok=True)
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: Usage(10**12, 0, free[folder]))
+    room = Room(free, 1000)
+    assert room.free() == 500
+    assert room.lack(run_dir).folder == tmp_path / "published"
+
+
 def test_a_large_state_needs_more_than_the_least(tmp_path, run_dir, free):
     (run_dir.checkpoints / "old.pt").write_bytes(b"0" * 5000)
     (run_dir.checkpoints / "new.pt").write_bytes(b"0" * 700)
