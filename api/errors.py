@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -19,6 +20,7 @@ from jobs.errors import (
     IdempotencyConflict,
     InUse,
     InvalidTenant,
+    JobsError,
     NotAllowed,
     QuotaExceeded,
     StoreAway,
@@ -31,10 +33,20 @@ log = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
 
+_REFUSALS: dict[type[JobsError], tuple[int, str]] = {
+    UnknownJob: (404, "unknown_job"),
+    UnknownArtifact: (404, "unknown_artifact"),
+    UnknownKey: (404, "unknown_key"),
+    NotAllowed: (409, "not_allowed"),
+    InUse: (409, "in_use"),
+    QuotaExceeded: (403, "quota_exceeded"),
+    IdempotencyConflict: (422, "idempotency_conflict"),
+    InvalidTenant: (422, "invalid_request"),
+}
+"""Status and code of what the store refuses; the sentence is the error's own."""
 
 _CODES = {400: "invalid_json", 404: "not_found", 405: "method_not_allowed", 413: "too_large"}
 """Of the errors that the framework raises by itself."""
-
 
 _TAKE_SPECS = ("/jobs", "/jobs/validate")
 """Routes whose body is a job spec; mistakes in one are worded with more care."""
@@ -121,83 +133,69 @@ def away(request: Request, error: StoreAway) -> Response:
 
 def install(app: FastAPI) -> None:
     """Teach an app what each error means in HTTP."""
+    app.exception_handler(RequestValidationError)(_invalid)
+    for wrong_spec in (SpecError, DataError):
+        app.exception_handler(wrong_spec)(_impossible)
+    for refusal in _REFUSALS:
+        app.exception_handler(refusal)(_refused)
+    app.exception_handler(StoreAway)(_away)
+    app.exception_handler(ApiError)(_api_error)
+    app.exception_handler(HTTPException)(_http)
+    app.exception_handler(Exception)(_bug)
 
-    @app.exception_handler(RequestValidationError)
-    async def _invalid(request: Request, error: RequestValidationError) -> Response:
-        errors = error.errors()
-        if errors[0]["type"] == "json_invalid":
-            where = f"character {errors[0]['loc'][-1]}: {errors[0]['ctx']['error']}"
-            return problem(request, 400, "invalid_json", f"the body is not JSON; {where}")
-        if errors[0]["loc"][0] != "body":
-            return _not_understood(request, [Problem(loc=tuple(e["loc"]), message=e["msg"]) for e in errors])
-        if request.url.path not in _TAKE_SPECS:
-            return _not_understood(request, [Problem(loc=e["loc"][1:], message=e["msg"]) for e in errors])
-        if isinstance(error.body, bytes) or "json" not in request.headers.get("content-type", ""):
-            detail = "a job spec is sent as JSON with the header Content-Type: application/json"
-            return problem(request, 415, "unsupported_media_type", detail)
-        if error.body is None:
-            return _not_a_spec(
-                request, [Problem(loc=(), message="the body is empty, or null", hint=mistakes.EXAMPLE)]
-            )
-        return _not_a_spec(request, mistakes.problems([{**e, "loc": e["loc"][1:]} for e in errors]))
 
-    @app.exception_handler(SpecError)
-    @app.exception_handler(DataError)
-    async def _impossible(request: Request, error: SpecError | DataError) -> Response:
-        return _not_a_spec(request, list(error.problems))
+async def _invalid(request: Request, error: RequestValidationError) -> Response:
+    first, *_ = errors = error.errors()
+    if first["type"] == "json_invalid":
+        where = f"character {first['loc'][-1]}: {first['ctx']['error']}"
+        return problem(request, 400, "invalid_json", f"the body is not JSON; {where}")
+    if first["loc"][0] != "body":
+        return _not_understood(request, [Problem(loc=tuple(e["loc"]), message=e["msg"]) for e in errors])
+    if request.url.path in _TAKE_SPECS:
+        return _no_spec(request, error)
+    return _not_understood(request, [Problem(loc=e["loc"][1:], message=e["msg"]) for e in errors])
 
-    @app.exception_handler(UnknownJob)
-    async def _unknown_job(request: Request, error: UnknownJob) -> Response:
-        return problem(request, 404, "unknown_job", str(error))
 
-    @app.exception_handler(UnknownArtifact)
-    async def _unknown_artifact(request: Request, error: UnknownArtifact) -> Response:
-        return problem(request, 404, "unknown_artifact", str(error))
+def _no_spec(request: Request, error: RequestValidationError) -> Response:
+    """A body that should have been a spec and is none."""
+    if isinstance(error.body, bytes) or "json" not in request.headers.get("content-type", ""):
+        detail = "a job spec is sent as JSON with the header Content-Type: application/json"
+        return problem(request, 415, "unsupported_media_type", detail)
+    if error.body is None:
+        empty = Problem(loc=(), message="the body is empty, or null", hint=mistakes.EXAMPLE)
+        return _wrong_spec(request, [empty])
+    return _wrong_spec(request, mistakes.problems([{**e, "loc": e["loc"][1:]} for e in error.errors()]))
 
-    @app.exception_handler(NotAllowed)
-    async def _not_allowed(request: Request, error: NotAllowed) -> Response:
-        return problem(request, 409, "not_allowed", str(error), actions=error.actions)
 
-    @app.exception_handler(InUse)
-    async def _in_use(request: Request, error: InUse) -> Response:
-        return problem(request, 409, "in_use", str(error))
+async def _impossible(request: Request, error: SpecError | DataError) -> Response:
+    return _wrong_spec(request, error.problems)
 
-    @app.exception_handler(IdempotencyConflict)
-    async def _conflict(request: Request, error: IdempotencyConflict) -> Response:
-        return problem(request, 422, "idempotency_conflict", str(error))
 
-    @app.exception_handler(QuotaExceeded)
-    async def _too_much(request: Request, error: QuotaExceeded) -> Response:
-        return problem(request, 403, "quota_exceeded", str(error))
+async def _refused(request: Request, error: JobsError) -> Response:
+    status, code = _REFUSALS[type(error)]
+    actions = error.actions if isinstance(error, NotAllowed) else None
+    return problem(request, status, code, str(error), actions=actions)
 
-    @app.exception_handler(UnknownKey)
-    async def _unknown_key(request: Request, error: UnknownKey) -> Response:
-        return problem(request, 404, "unknown_key", str(error))
 
-    @app.exception_handler(InvalidTenant)
-    async def _invalid_tenant(request: Request, error: InvalidTenant) -> Response:
-        return problem(request, 422, "invalid_request", str(error))
+async def _away(request: Request, error: StoreAway) -> Response:
+    return away(request, error)
 
-    @app.exception_handler(StoreAway)
-    async def _away(request: Request, error: StoreAway) -> Response:
-        return away(request, error)
 
-    @app.exception_handler(ApiError)
-    async def _api_error(request: Request, error: ApiError) -> Response:
-        return problem(request, error.status, error.code, error.detail, headers=error.headers)
+async def _api_error(request: Request, error: ApiError) -> Response:
+    return problem(request, error.status, error.code, error.detail, headers=error.headers)
 
-    @app.exception_handler(HTTPException)
-    async def _http(request: Request, error: HTTPException) -> Response:
-        headers = dict(error.headers or {})
-        code = _CODES.get(error.status_code, f"http_{error.status_code}")
-        return problem(request, error.status_code, code, _detail(request, error, headers), headers=headers)
 
-    @app.exception_handler(Exception)
-    async def _bug(request: Request, error: Exception) -> Response:
-        request_id = request.scope["state"]["request_id"]
-        log.error("request %s: %s %s failed", request_id, request.method, request.url.path, exc_info=error)
-        detail = "a defect of GKD; the server's log has the details under this request id"
-        return problem(request, 500, "internal_error", detail)
+async def _http(request: Request, error: HTTPException) -> Response:
+    headers = dict(error.headers or {})
+    code = _CODES.get(error.status_code, f"http_{error.status_code}")
+    return problem(request, error.status_code, code, _detail(request, error, headers), headers=headers)
+
+
+async def _bug(request: Request, error: Exception) -> Response:
+    request_id = request.scope["state"]["request_id"]
+    log.error("request %s: %s %s failed", request_id, request.method, request.url.path, exc_info=error)
+    detail = "a defect of GKD; the server's log has the details under this request id"
+    return problem(request, 500, "internal_error", detail)
 
 
 def _detail(request: Request, error: HTTPException, headers: dict[str, str]) -> str:
@@ -212,11 +210,16 @@ def _detail(request: Request, error: HTTPException, headers: dict[str, str]) -> 
     return str(error.detail)
 
 
-def _not_a_spec(request: Request, errors: list[Problem]) -> Response:
-    detail = "; ".join(f"{'.'.join(map(str, e.loc))}: {e.message}" if e.loc else e.message for e in errors)
-    return problem(request, 422, "invalid_spec", detail, errors=tuple(errors))
+def _wrong_spec(request: Request, errors: Sequence[Problem]) -> Response:
+    return problem(request, 422, "invalid_spec", _joined(errors), errors=tuple(errors))
 
 
-def _not_understood(request: Request, errors: list[Problem]) -> Response:
-    detail = "; ".join(f"{'.'.join(map(str, e.loc)) or 'the body'}: {e.message}" for e in errors)
-    return problem(request, 422, "invalid_request", detail, errors=tuple(errors))
+def _not_understood(request: Request, errors: Sequence[Problem]) -> Response:
+    return problem(request, 422, "invalid_request", _joined(errors, "the body: "), errors=tuple(errors))
+
+
+def _joined(errors: Sequence[Problem], whole: str = "") -> str:
+    """All that is wrong, in one line; `whole` stands before what concerns no single field."""
+    return "; ".join(
+        f"{'.'.join(map(str, e.loc))}: {e.message}" if e.loc else whole + e.message for e in errors
+    )

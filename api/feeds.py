@@ -147,9 +147,7 @@ class Feeds:
             self._joined.clear()
             try:
                 await self._look()
-            except (
-                Exception
-            ) as error:  # the database may be away for a while; followers get heartbeats meanwhile
+            except Exception as error:  # the database may be away; followers get heartbeats meanwhile
                 log.warning("cannot look for events: %s", error)
             await happened(self._joined, LOOK_SECONDS)
         self._looking = None

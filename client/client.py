@@ -24,6 +24,8 @@ from jobs.presence import Worker
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
 PATIENCE_SECONDS = 60.0
 """How long one who follows a job waits for a service that has gone away: long enough to start it anew."""
 
@@ -73,11 +75,7 @@ class Client:
     def __init__(self, url: str = DEFAULT_URL, *, timeout: float = 60.0, api_key: str | None = None) -> None:
         self.url = url.rstrip("/")
         self._timeout = timeout
-        own = httpx.URL(self.url).host in (
-            "127.0.0.1",
-            "localhost",
-            "::1",
-        )  # no proxy leads back to this machine
+        own = httpx.URL(self.url).host in LOOPBACK  # no proxy leads back to this machine
         key = (api_key or os.environ.get("GKD_API_KEY", "")).strip()
         headers = {"Authorization": f"Bearer {key}"} if key else {}
         self._http = httpx.Client(base_url=self.url, timeout=timeout, trust_env=not own, headers=headers)

@@ -49,9 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     data = parser.parse_args(arguments).data
     console = terminal.console()
-    signal.signal(
-        signal.SIGTERM, signal.default_int_handler
-    )  # ends like Ctrl-C: the server must not stay behind
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: the server must not stay behind
     try:
         demo(data, console)
     except KeyboardInterrupt:

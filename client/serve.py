@@ -42,9 +42,7 @@ def serve(settings: Settings, console: Console) -> None:
             f"`gkd serve` brings its own queue, but GKD_BROKER_URL names {settings.broker_url.split('://')[0]}://",
             hint,
         )
-    _configure_logging(
-        queue=logging.ERROR
-    )  # they remark that memory:// has no host and no prefetch to switch off
+    _configure_logging(queue=logging.ERROR)  # they remark that memory:// has no host and no prefetch
     with _listening(settings) as listener, closing(Store.of(settings)) as store:
         doorbell = Doorbell(make_app(settings.broker_url))
         http = create_app(store, Artifacts(settings.artifacts_url), doorbell, settings)

@@ -20,9 +20,7 @@ def read(path: Path) -> Any:
     try:
         text = sys.stdin.buffer.read() if path == Path("-") else path.read_bytes()
         value = json.loads(text, parse_constant=_refuse)
-        json.dumps(
-            value, ensure_ascii=False
-        ).encode()  # JSON can spell halves of characters, which cannot be sent
+        json.dumps(value, ensure_ascii=False).encode()  # halves of characters can be spelt, and not be sent
         return value
     except FileNotFoundError:
         problem = Problem(loc=(str(path),), message="there is no such file")

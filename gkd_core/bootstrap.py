@@ -175,9 +175,8 @@ class _Class(NamedTuple):
 
 
 def _class_of(evaluation: COCOeval_faster, number: int, pictures: int, thresholds: int) -> _Class:
-    first = (
-        number * len(evaluation.params.areaRng) * pictures
-    )  # class by area by picture; all areas: the first
+    # Class by area by picture; all areas: the first.
+    first = number * len(evaluation.params.areaRng) * pictures
     kept = [found.__getstate__() for found in evaluation._evalImgs_cpp[first : first + pictures]]
     matched, _, scores, crowd, ignored, *_ = ([state[part] for state in kept] for part in range(6))
     order = np.argsort(-_joined(scores, np.float64), kind="stable")

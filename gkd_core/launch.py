@@ -70,9 +70,7 @@ def launch(run_dir: RunDir, attempt: int, processes: int, command: Sequence[str]
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, start_processes
 
     die_with_parent()
-    run_dir.failure.unlink(
-        missing_ok=True
-    )  # the first process that fails writes it, and the others then do not
+    run_dir.failure.unlink(missing_ok=True)  # the first process that fails writes it, the others then do not
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # our log says how they ended
     line = (*command, str(run_dir.path), "--attempt", str(attempt))
     with _ended_by_signals(), tempfile.TemporaryDirectory(prefix="gkd-") as folder:

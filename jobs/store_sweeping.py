@@ -64,21 +64,17 @@ class Sweeping(Reading):
             Their ids: ring for them.
         """
         enough = jobs.c.needs_free <= free
-        with (
-            self.database.read() as connection
-        ):  # most of the time there are none, and nothing is to be written
-            waiting = connection.execute(
-                select(jobs.c.id, jobs.c.state).where(enough).order_by(jobs.c.number)
-            ).all()
+        held = select(jobs.c.id, jobs.c.state).where(enough).order_by(jobs.c.number)
+        with self.database.read() as connection:  # nearly always there are none, and nothing is to be written
+            waiting = connection.execute(held).all()
         return tuple(row.id for row in waiting if self._let_go_on(row.id, State(row.state), enough))
 
     def _let_go_on(self, job_id: str, state: State, enough: Condition) -> bool:
         where = (is_job(job_id), is_in(state), enough)
         with self.database.write() as connection:
             if state is State.PAUSED:
-                return (
-                    move(connection, State.QUEUED, *where, reason="resumed: there is room again") is not None
-                )
+                resumed = move(connection, State.QUEUED, *where, reason="resumed: there is room again")
+                return resumed is not None
             told = update(jobs).where(*where).values(reason="", needs_free=None)
             return state is State.QUEUED and connection.execute(told).rowcount == 1
 
@@ -101,16 +97,10 @@ class Sweeping(Reading):
 
     def origin(self) -> str | None:
         """Id of the first job, deleted or not: tells this database from every other one. None while there is none."""
+        tables = (deleted, jobs)  # in this order: SQLite gives a deleted one's number to another one
+        queries = [select(table.c.number, table.c.id).order_by(table.c.number).limit(1) for table in tables]
         with self.database.read() as connection:
-            firsts = [
-                connection.execute(
-                    select(table.c.number, table.c.id).order_by(table.c.number).limit(1)
-                ).first()
-                for table in (
-                    deleted,
-                    jobs,
-                )  # SQLite gives the number of the newest, once deleted, to another one
-            ]
+            firsts = [connection.execute(query).first() for query in queries]
         return min(filter(None, firsts), key=lambda row: row.number, default=(0, None))[1]
 
     def deleted(self, job_ids: Iterable[str]) -> frozenset[str]:

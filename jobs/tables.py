@@ -44,9 +44,8 @@ jobs = Table(
     Column("spec_digest", String(64), nullable=False),
     Column("attempt", Integer, nullable=False, default=0),
     Column("saved", Boolean, nullable=False, default=False),  # this attempt wrote a checkpoint to resume from
-    Column(
-        "fruitless", Integer, nullable=False, default=0
-    ),  # attempts in a row that broke off and saved nothing
+    # Attempts in a row that broke off and saved nothing.
+    Column("fruitless", Integer, nullable=False, default=0),
     Column("worker", Text),
     Column("lease_until", Double),
     Column("ring_at", Double),  # when a queued job is next worth a ring

@@ -55,12 +55,11 @@ def halve_micro_batch(job: Job) -> dict[str, Any] | None:
         return _halve_batch(job)
     train = job.resolved["train"]
     batch_size, accumulate = train["batch_size"], train["accumulate"]
+    processes = job.resolved.get("processes", 1)
     if accumulate > job.spec.get("train", {}).get("accumulate", 1):
         return None
     for more in range(2 * accumulate, batch_size + 1):
-        if (
-            batch_size % (more * job.resolved.get("processes", 1)) == 0
-        ):  # every process gets as many as the others
+        if batch_size % (more * processes) == 0:  # every process gets as many as the others
             return {**job.resolved, "train": {**train, "accumulate": more}}
     return None
 

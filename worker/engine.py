@@ -110,9 +110,8 @@ class Engine:
             if self._process.returncode is None:
                 self._press()
                 if os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
-                    self._signal(
-                        signal.SIGKILL
-                    )  # what the engine left behind; its id is ours until we reap it
+                    # To what the engine left behind; its id is ours until we reap it.
+                    self._signal(signal.SIGKILL)
                     self._process.wait()
             return self._process.returncode
 
@@ -122,9 +121,7 @@ class Engine:
             self._stopping_since = time.monotonic()
             try:
                 self._run_dir.ask(Control(attempt=self._attempt, wanted="stop"))
-            except (
-                OSError
-            ) as error:  # a full disk must not keep a job running: `poll` presses on without words
+            except OSError as error:  # a full disk must not keep a job running: `poll` presses on
                 log.warning("cannot ask the engine in %s to stop: %s", self._run_dir.path, error)
 
     def kill(self) -> None:

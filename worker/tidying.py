@@ -101,9 +101,7 @@ def drop_runs(store: Store, runs: Path, days: float) -> None:
     for job_id in store.ended(days * DAY_SECONDS):
         path = runs / job_id
         if path.is_dir() and not store.is_being_retried(job_id):
-            shutil.rmtree(
-                path, ignore_errors=True
-            )  # another worker may be at it too; what stays goes next time
+            shutil.rmtree(path, ignore_errors=True)  # others may be at it too; what stays goes next time
 
 
 def drop_states_if_possible(store: Store, runs: Path, job_id: str, keep: Keep = AS_LONG_AS_USEFUL) -> None:

@@ -55,9 +55,7 @@ def log(
     offset: Annotated[int, Query(description="bytes from the start; negative: from the end")] = 0,
 ) -> PlainTextResponse:
     """The engine's log from `offset` on; the header X-Next-Offset says where the next piece starts."""
-    job = services.store.get(
-        job_id, tenant=tenant
-    )  # an id that the store knows cannot leave the folder of runs
+    job = services.store.get(job_id, tenant=tenant)  # an id that the store knows leaves no folder
     text, following = _read(RunDir(services.settings.runs / job.id).log, offset)
     return PlainTextResponse(text, headers={"X-Next-Offset": str(following), "Cache-Control": "no-cache"})
 

@@ -115,9 +115,7 @@ def orientation(image: Image.Image) -> int:
     """The EXIF orientation of an opened, not yet decoded image, 1 to 8; unknown and broken tags count as 1."""
     if image.format == "TIFF":  # Pillow turns these itself
         return 1
-    if (
-        image.format == "PNG" and "exif" not in image.info
-    ):  # Pillow would decode everything to look for a late one
+    if image.format == "PNG" and "exif" not in image.info:  # to look for a late one Pillow decodes everything
         return 1
     try:
         value = image.getexif().get(ORIENTATION_TAG, 1)
@@ -158,9 +156,7 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         ) from error
     except Image.DecompressionBombError as error:
         raise PictureError(f"{path}: more than {MAX_PIXELS} pixels", "Cut or shrink it.") from error
-    except (
-        Exception
-    ) as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error, ValueError and others
+    except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error and others
         if isinstance(error, OSError) and error.errno in DISK_AND_NETWORK:
             raise OSError(error.errno, error.strerror, str(path)) from error  # reads do not name the file
         raise PictureError(f"{path}: cannot be decoded: {error}", "Is the file complete?") from error
