@@ -10,12 +10,15 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-from collections.abc import Callable
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from gkd_core.detectors import Detector, build_detector
@@ -35,11 +38,9 @@ _TORN = (None, errno.EINVAL)
 
 def publish_tensors(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
     """Write tensors as one safetensors file, atomically. With one entry of metadata the same give the same bytes."""
-    temporary = path.with_name(f".{path.name}.tmp")
     kept = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    save_file(kept, temporary, metadata=metadata)
-    _sync(temporary)
-    publish_file(temporary, path)
+    with _appearing(path) as temporary:
+        save_file(kept, temporary, metadata=metadata)
 
 
 def publish_model(path: Path, weights: dict[str, torch.Tensor], card: ModelCard) -> None:
@@ -71,10 +72,8 @@ def sha256_of(path: Path) -> str:
 def save_state(folder: Path, run: str, step: int, state: dict[str, Any]) -> None:
     """Write a resume state atomically and drop all but the last two of this run."""
     path = folder / f"{run}-{step:09d}.pt"
-    temporary = path.with_name(f".{path.name}.tmp")
-    torch.save(state, temporary)
-    _sync(temporary)
-    publish_file(temporary, path)
+    with _appearing(path) as temporary:
+        torch.save(state, temporary)
     for old in _states(folder, run)[_STATES_KEPT:]:
         old.unlink(missing_ok=True)
 
@@ -90,6 +89,7 @@ def load_state(folder: Path, run: str, warn: Callable[[str], None]) -> dict[str,
     """
     for path in _states(folder, run):
         try:
+            _require_whole(path)
             state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         except FileNotFoundError:
             continue  # torn, and another of several processes has removed it
@@ -100,6 +100,18 @@ def load_state(folder: Path, run: str, warn: Callable[[str], None]) -> dict[str,
         else:
             return state
     return None
+
+
+def _require_whole(path: Path) -> None:
+    """Compare a state with the sums that were written with it: torch does not look at them, and would go on with
+    zeros where a disk lost a block.
+
+    Raises:
+        BadZipFile: it is not what was written.
+    """
+    with zipfile.ZipFile(path) as file:
+        if (part := file.testzip()) is not None:
+            raise zipfile.BadZipFile(f"{part} is not what was written")
 
 
 def _raise_if_not_torn(path: Path, error: Exception) -> None:
@@ -122,6 +134,29 @@ def _states(folder: Path, run: str) -> list[Path]:
 def _not_now(path: Path, error: OSError) -> InfrastructureError:
     hint = "The run goes on once it can be read; look at the disk and at who may read it."
     return InfrastructureError(f"{path} cannot be read now: {error.strerror}", hint)
+
+
+# ---- on the disk -----------------------------------------------------------------------------------------
+
+
+@contextmanager
+def _appearing(path: Path) -> Iterator[Path]:
+    """A temporary file to be written, which then takes the place of `path`, synced.
+
+    Raises:
+        InfrastructureError: the disk did not take it. torch and safetensors have no `OSError` for that.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        yield temporary
+    except (RuntimeError, SafetensorError) as error:
+        temporary.unlink(missing_ok=True)  # what there is of it would keep a full disk full
+        if failure_of(error).failure_class != FailureClass.BUG:
+            raise
+        hint = "Look at the disk: is it full?"
+        raise InfrastructureError(f"{path} cannot be written: {error}", hint) from error
+    _sync(temporary)
+    publish_file(temporary, path)
 
 
 def _sync(path: Path) -> None:

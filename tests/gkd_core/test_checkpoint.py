@@ -2,13 +2,14 @@
 
 import errno
 import resource
+from collections.abc import Callable
 from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
 import torch
 
-from gkd_core.checkpoint import load_model, load_state, publish_model, save_state, sha256_of
+from gkd_core.checkpoint import load_model, load_state, publish_model, publish_tensors, save_state, sha256_of
 from gkd_core.config import DetectorConfig
 from gkd_core.detectors import build_detector
 from gkd_core.errors import InfrastructureError, SpecError
@@ -106,6 +107,42 @@ def test_a_state_cut_short_anywhere_is_torn(tmp_path: Path, cut: int) -> None:
     path = tmp_path / "student-000000001.pt"
     path.write_bytes(path.read_bytes()[:cut])
     assert load_state(tmp_path, "student", lambda message: None) is None
+
+
+@pytest.mark.parametrize("share", [0.3, 0.5, 0.7])
+def test_a_state_of_which_a_block_was_lost_is_torn_though_torch_reads_it(
+    tmp_path: Path, share: float
+) -> None:
+    for step in (1, 2):
+        save_state(tmp_path, "student", step, {"step": step, "tensor": torch.arange(1.0, 5000.0)})
+    newest = tmp_path / "student-000000002.pt"
+    with newest.open("r+b") as file:
+        file.seek(int(newest.stat().st_size * share))
+        file.write(bytes(512))
+    assert torch.load(newest, weights_only=True)["step"] == 2
+    warnings: list[str] = []
+    assert load_state(tmp_path, "student", warnings.append)["step"] == 1
+    assert "student-000000002.pt cannot be read" in warnings[0]
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda folder, tensors: save_state(folder, "student", 1, tensors),
+        lambda folder, tensors: publish_tensors(folder / "model.safetensors", tensors, {}),
+    ],
+)
+def test_a_disk_that_takes_no_more_is_the_machines_fault_and_keeps_no_half_file(
+    tmp_path: Path, write: Callable[[Path, dict[str, torch.Tensor]], None]
+) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        with pytest.raises(InfrastructureError, match="cannot be written"):
+            write(tmp_path, {"tensor": torch.zeros(50_000)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
