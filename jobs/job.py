@@ -72,6 +72,14 @@ class Ticket(NamedTuple):
     attempt: int
 
 
+class Ring(NamedTuple):
+    """What a ring for a queued job needs to know of it."""
+
+    id: str
+    queue: str
+    priority: int
+
+
 class Attempt(BaseModel):
     """One try at running a job."""
 

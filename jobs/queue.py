@@ -13,7 +13,7 @@ from typing import Any
 from celery import Celery
 from kombu.transport import memory
 
-from jobs.job import QUEUES, Job
+from jobs.job import QUEUES, Job, Ring
 
 log = logging.getLogger(__name__)
 
@@ -110,7 +110,7 @@ class Doorbell:
     def __init__(self, app: Celery) -> None:
         self.app = app
 
-    def ring(self, job: Job) -> bool:
+    def ring(self, job: Job | Ring) -> bool:
         """Tell the workers that a job is there. Never raises: the job is in the store already.
 
         Returns:

@@ -10,7 +10,7 @@ from sqlalchemy import Text, cast, select
 
 from jobs.curves import KINDS, JobCurves, Measurements
 from jobs.job import State
-from jobs.store_reading import Reading, read_row
+from jobs.store_reading import Reading, must_know
 from jobs.tables import events, jobs
 
 _ROWS = 2000
@@ -49,7 +49,7 @@ class Following(Reading):
         query = select(events.c.kind, body).where(events.c.job_id == job_id, events.c.kind.in_(KINDS))
         measured = Measurements()
         with self.database.read() as connection:
-            read_row(connection, job_id, tenant)
+            must_know(connection, job_id, tenant)
             rows = connection.execution_options(yield_per=_ROWS).execute(query.order_by(events.c.number))
             for kind, text in rows:
                 measured.add(kind, json.loads(text))

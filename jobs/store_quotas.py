@@ -6,6 +6,7 @@ with the tenant's row locked, so that two who ask at once do not both find the l
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, FromClause, case, exists, func, insert, select
@@ -128,6 +129,7 @@ def lock_share(connection: Connection, job_id: str) -> None:
     connection.execute(limited.with_for_update())
 
 
+@cache
 def has_share(table: FromClause = jobs) -> Condition:
     """Whether the tenant of a job of this table may have one more running."""
     other = jobs.alias()
@@ -136,6 +138,13 @@ def has_share(table: FromClause = jobs) -> Condition:
     )
     full = running.correlate(table).scalar_subquery() >= _SHARE
     return ~exists().where(tenants.c.name == table.c.tenant, _SHARE.is_not(None), full).correlate(table)
+
+
+def without_room(connection: Connection) -> list[str]:
+    """Tenants that have their share running."""
+    running = select(func.count()).where(jobs.c.tenant == tenants.c.name, jobs.c.state == State.RUNNING.value)
+    full = running.correlate(tenants).scalar_subquery() >= _SHARE
+    return list(connection.scalars(select(tenants.c.name).where(_SHARE.is_not(None), full)))
 
 
 def next_in_share(connection: Connection, job_id: str, ready: Condition) -> tuple[str, ...]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from sqlalchemy import (
@@ -12,8 +14,10 @@ from sqlalchemy import (
     FromClause,
     Row,
     Select,
+    Text,
     and_,
     case,
+    cast,
     exists,
     func,
     literal,
@@ -21,7 +25,7 @@ from sqlalchemy import (
 )
 
 from jobs.database import now
-from jobs.job import QUEUES, State
+from jobs.job import QUEUES, Job, State
 from jobs.store_moves import Condition
 from jobs.store_quotas import shares
 from jobs.tables import jobs, waits, workers
@@ -32,6 +36,7 @@ _LIVE_SECONDS = 180.0
 """How long after its last sign of life a worker still counts as there: three leases."""
 
 
+@cache  # an alias of jobs has forty columns: building one takes longer than the query that it is in
 def is_ready(table: FromClause = jobs, *, for_few: bool = False) -> Condition:
     """Whether everything that a job of this table waits for has succeeded.
 
@@ -46,20 +51,26 @@ def is_ready(table: FromClause = jobs, *, for_few: bool = False) -> Condition:
     return ~exists((query.limit(1).offset(0) if for_few else query).correlate(table))
 
 
+@cache
 def with_place() -> Select[Any]:
-    """Rows of jobs, each queued one with the number of ready jobs before it in its queue, as far as `_COUNTED`."""
+    """What people see of jobs, each queued one with the number of ready jobs before it in its queue, as far as
+    `_COUNTED`, and whether it waits for another job."""
     other = jobs.alias("other")
     more_urgent = _counted(other, other.c.priority > jobs.c.priority)
     sooner = _counted(other, other.c.priority == jobs.c.priority, other.c.queued_at < jobs.c.queued_at)
     ahead = case((jobs.c.state == State.QUEUED.value, more_urgent + sooner), else_=0)
-    return select(jobs, ahead.label("ahead"))
+    needs = exists().where(waits.c.job_id == jobs.c.id).correlate(jobs)
+    shown = [column for column in jobs.c if column.name in (*Job.model_fields, "tenant")]
+    return select(*shown, ahead.label("ahead"), needs.label("waits"))
 
 
 def _counted(other: FromClause, *where: Condition) -> ColumnElement[int]:
     """How many ready jobs of the same queue fulfil the conditions; each is one stretch of an index."""
     same_queue = (other.c.state == State.QUEUED.value, other.c.queue == jobs.c.queue)
     found = select(literal(1).label("found")).where(*same_queue, *where, is_ready(other, for_few=True))
-    in_order = found.order_by(other.c.priority, other.c.queued_at)  # as in the index, so that it is used
+    in_order = found.order_by(
+        other.c.priority.desc(), other.c.queued_at
+    )  # as in the index, so that it is used
     some = in_order.correlate(jobs).limit(_COUNTED + 1).subquery()
     return select(func.count()).select_from(some).scalar_subquery()
 
@@ -99,9 +110,19 @@ class Reasons:
 
 
 def _served(connection: Connection) -> frozenset[str] | None:
+    rows = connection.execute(_listening()).all()
+    return (
+        frozenset(queue for row in rows if row.listening for queue in json.loads(row.queues))
+        if rows
+        else None
+    )
+
+
+@cache
+def _listening() -> Select[str, bool]:
+    """What workers listen to, and whether any of those do now: a hundred workers are a few rows."""
     listening = and_(workers.c.seen_at > now() - _LIVE_SECONDS, workers.c.draining.is_(False))
-    rows = connection.execute(select(workers.c.queues, listening.label("listening"))).all()
-    return frozenset(queue for row in rows if row.listening for queue in row.queues) if rows else None
+    return select(cast(workers.c.queues, Text).label("queues"), listening.label("listening")).distinct()
 
 
 def _place(ahead: int) -> str:

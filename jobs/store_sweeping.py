@@ -3,22 +3,26 @@ which files are still named."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
-from sqlalchemy import case, exists, select, update
+from sqlalchemy import Connection, case, exists, select, update
+from sqlalchemy.dialects import postgresql, sqlite
 
 from gkd_core.errors import Failure, FailureClass
 from jobs.database import now
-from jobs.job import State, Ticket
+from jobs.job import QUEUES, Ring, State, Ticket
 from jobs.store_moves import RING_AGAIN_SECONDS, Condition, fail_waiting, holds, is_in, is_job, is_open, move
-from jobs.store_quotas import has_share
+from jobs.store_quotas import without_room
 from jobs.store_reading import Reading
 from jobs.store_reasons import is_ready
 from jobs.store_tickets import BrokenOff, give_back, lock
-from jobs.tables import artifacts, deleted, jobs, waits
+from jobs.tables import artifacts, deleted, jobs, turns, waits
 
 _LONGEST_RING_PAUSE = 600.0
 """Seconds between two rings for the same job, at most. Rings for one that waits long would else fill the queue."""
+_FRONT = 500
+"""Jobs at the front of each queue for which sweeps ring: more than there are workers that could come free before the
+next sweep. Rings for those behind would find nobody, and a long queue would fill Redis with them."""
 
 
 class Sweeping(Reading):
@@ -35,7 +39,8 @@ class Sweeping(Reading):
                 that rings for a long queue do not pile up.
 
         Returns:
-            Ids of queued jobs that are ready to run, first in line first: ring for them.
+            Ids of queued jobs that are ready to run, first in line first, as far as the front of each queue: ring for
+            them.
         """
         expired = jobs.c.lease_until < now()
         for ticket in self._held(expired):
@@ -52,7 +57,33 @@ class Sweeping(Reading):
         for ticket in self._held(held):
             self._take_back(ticket, held, "it was started again")
         with self.database.write() as connection:
-            connection.execute(update(jobs).where(is_in(State.QUEUED)).values(ring_at=now()))
+            connection.execute(
+                update(jobs).where(is_in(State.QUEUED), jobs.c.ring_at > now()).values(ring_at=now())
+            )
+
+    def take_turn(self, what: str, seconds: float) -> bool:
+        """Whether the caller is to do what many could do, and one of them should every so many seconds.
+
+        Args:
+            what: Its name.
+            seconds: How long nobody else is told to.
+        """
+        dialect = {"postgresql": postgresql, "sqlite": sqlite}[self.database.engine.dialect.name]
+        take = dialect.insert(turns).values(what=what, taken_until=now() + seconds)
+        until = {"taken_until": take.excluded.taken_until}
+        take = take.on_conflict_do_update(
+            index_elements=[turns.c.what], set_=until, where=turns.c.taken_until <= now()
+        )
+        with self.database.write() as connection:
+            return connection.execute(take.returning(turns.c.what)).one_or_none() is not None
+
+    def rings(self, job_ids: Sequence[str]) -> tuple[Ring, ...]:
+        """What the doorbell needs to know of those of these jobs that are queued, in the same order."""
+        place = {job_id: number for number, job_id in enumerate(job_ids)}
+        query = select(jobs.c.id, jobs.c.queue, jobs.c.priority).where(jobs.c.id.in_(job_ids))
+        with self.database.read() as connection:
+            rows = connection.execute(query.where(is_in(State.QUEUED))).all()
+        return tuple(sorted((Ring(*row) for row in rows), key=lambda ring: place[ring.id]))
 
     def make_use_of_room(self, free: int) -> tuple[str, ...]:
         """Let those jobs go on that were paused, or not begun, for want of space.
@@ -135,8 +166,10 @@ class Sweeping(Reading):
         pairs = select(other.c.id, other.c.state).join(waits, waits.c.waits_for == other.c.id)
         pairs = pairs.join(jobs, jobs.c.id == waits.c.job_id)
         query = pairs.where(other.c.state.in_(dead), is_in(State.QUEUED)).distinct()
-        with self.database.write() as connection:
-            for row in connection.execute(query).all():
+        with self.database.read() as connection:  # nearly always there are none
+            orphaned = connection.execute(query).all()
+        for row in orphaned:
+            with self.database.write() as connection:
                 fail_waiting(connection, row.id, State(row.state))
 
     def _to_ring(self, only_due: bool) -> tuple[str, ...]:
@@ -146,13 +179,26 @@ class Sweeping(Reading):
             (age > _LONGEST_RING_PAUSE, _LONGEST_RING_PAUSE),
             else_=age,
         )
+        with self.database.read() as connection:
+            front = _front(connection)
         due = [jobs.c.ring_at <= now()] if only_due else []
-        # One whose tenant has its share running keeps its old `ring_at`: the first sweep after there is room rings.
-        statement = (
-            update(jobs)
-            .where(is_in(State.QUEUED), is_ready(), has_share(), *due)
-            .values(ring_at=now() + pause)
-        )
+        # Those that somebody holds are left out: two sweeps that take them in other orders would wait for each other.
+        free = select(jobs.c.id).where(jobs.c.id.in_(front), is_in(State.QUEUED), *due)
+        free = free.with_for_update(skip_locked=True)
+        statement = update(jobs).where(jobs.c.id.in_(free)).values(ring_at=now() + pause)
         with self.database.write() as connection:
             rows = connection.execute(statement.returning(jobs.c.id, jobs.c.priority, jobs.c.queued_at)).all()
         return tuple(row.id for row in sorted(rows, key=lambda row: (-row.priority, row.queued_at)))
+
+
+def _front(connection: Connection) -> list[str]:
+    """Ids of the jobs that could run, the first in line of each queue.
+
+    One whose tenant has its share running is not among them: it keeps its old `ring_at`, and the first sweep after
+    there is room rings.
+    """
+    could_run = (is_in(State.QUEUED), is_ready(for_few=True), jobs.c.tenant.not_in(without_room(connection)))
+    in_line = (
+        select(jobs.c.id).where(*could_run).order_by(jobs.c.priority.desc(), jobs.c.queued_at).limit(_FRONT)
+    )
+    return [job_id for queue in QUEUES for job_id in connection.scalars(in_line.where(jobs.c.queue == queue))]

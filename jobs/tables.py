@@ -18,6 +18,7 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    text,
 )
 
 metadata = MetaData()
@@ -65,9 +66,13 @@ jobs = Table(
     Column("retry_of", String(32)),  # the job that this one does again
     # Bytes that must be free before a job that was paused for want of them goes on by itself; null: people paused it.
     Column("needs_free", BigInteger),
-    Index("jobs_by_state", "state", "queue", "priority", "queued_at"),
+    Index(
+        "jobs_by_state", "state", "queue", text("priority DESC"), "queued_at"
+    ),  # a queue, first in line first
     Index("jobs_by_worker", "worker"),
-    Index("jobs_by_tenant", "tenant", "state"),
+    Index("jobs_by_tenant", "tenant", "number"),  # these three: pages of a list, whatever is asked for
+    Index("jobs_by_tenant_state", "tenant", "state", "number"),
+    Index("jobs_by_tenant_kind", "tenant", "kind", "number"),
     Index("jobs_by_retry_of", "retry_of"),
     Index("jobs_by_needs_free", "needs_free"),
 )
@@ -192,4 +197,11 @@ workers = Table(
     Column("draining", Boolean, nullable=False),  # it takes no job any more; what it runs say the jobs
     Column("started_at", Double, nullable=False),
     Column("seen_at", Double, nullable=False),
+)
+
+turns = Table(  # of what many could do, and one of them should
+    "turns",
+    metadata,
+    Column("what", String(32), primary_key=True),
+    Column("taken_until", Double, nullable=False),
 )

@@ -28,7 +28,7 @@ from jobs.store import Store
 
 _TABLES = (
     *("deleted", "uses", "artifacts", "events", "attempts", "waits", "jobs"),
-    *("resources", "keys", "spent", "tenants", "workers"),
+    *("resources", "keys", "spent", "tenants", "workers", "turns"),
 )
 """Those that others point to come after them."""
 

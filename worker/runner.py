@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -111,12 +111,14 @@ class Runner:
             return self._changed.wait_for(lambda: not self._running, 2 * self.settings.stop_seconds + 5.0)
 
     def sweep(self) -> None:
-        """Take back what lost workers held, and ring for queued jobs: the first time all, then those that are due.
+        """Take back what lost workers held, and ring for queued jobs: the first time all in front, then those due.
 
-        Rings from before the start of this worker may be lost with their queue.
+        Rings from before the start of this worker may be lost with their queue. After that one worker sweeps for all,
+        whoever is first when it is time; only what is free on its own disk each sees for itself.
         """
         self.ring(self.store.make_use_of_room(self.room.free()))
-        self.ring(self.store.sweep(only_due=self._swept))
+        if not self._swept or self.store.take_turn("sweep", self.settings.sweep_seconds):
+            self.ring(self.store.sweep(only_due=self._swept))
         self._swept = True
 
     def tidy(self) -> None:
@@ -125,13 +127,13 @@ class Runner:
         keep = Keep(self.settings.keep_states, self.settings.keep_runs_days)
         tidy(self.store, self.artifacts, self.settings.runs, keep)
 
-    def ring(self, job_ids: Iterable[str]) -> None:
-        """Ring for each of these jobs."""
-        for job_id in job_ids:
-            try:
-                self._doorbell.ring(self.store.get(job_id))
-            except JobsError as error:  # a ring that is lost costs a delay: the next sweep rings again
-                log.warning("cannot ring for job %s: %s", job_id, error)
+    def ring(self, job_ids: Sequence[str]) -> None:
+        """Ring for those of these jobs that are queued."""
+        try:
+            for ring in self.store.rings(job_ids) if job_ids else ():
+                self._doorbell.ring(ring)
+        except JobsError as error:  # a ring that is lost costs a delay: the next sweep rings again
+            log.warning("cannot ring for jobs %s: %s", ", ".join(job_ids), error)
 
     def _ring_next(self, job_id: str) -> None:
         """Ring for jobs that were held back because their tenant had its share running."""

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import select, text
+from sqlalchemy import Connection, select, text
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.schema import CreateIndex
 
 from jobs.database import Database, now
 from jobs.store import Store, StoreAway
@@ -31,8 +32,18 @@ def test_migrations_lead_to_the_tables(empty_url: str) -> None:
     with closing(Database(empty_url)) as database:
         database.migrate()
         with database.read() as connection:
-            context = MigrationContext.configure(connection, opts={"compare_type": True})
-            assert compare_metadata(context, metadata) == []
+            options = {"compare_type": True, "include_object": _comparable(connection)}
+            assert compare_metadata(MigrationContext.configure(connection, opts=options), metadata) == []
+
+
+def _comparable(connection: Connection):
+    """All but the one index with a direction, which SQLite cannot tell; that one is looked at as text."""
+    if connection.dialect.name != "sqlite":
+        return lambda *_: True
+    made = connection.scalar(text("SELECT sql FROM sqlite_master WHERE name = 'jobs_by_state'"))
+    (meant,) = (index for index in metadata.tables["jobs"].indexes if index.name == "jobs_by_state")
+    assert made == str(CreateIndex(meant))
+    return lambda _, name, *__: name != "jobs_by_state"
 
 
 def test_several_processes_may_migrate_at_once_and_again(empty_url: str) -> None:

