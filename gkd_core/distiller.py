@@ -49,13 +49,11 @@ from gkd_core.losses.robustness import robustness
 from gkd_core.prototypes import (
     Prototypes,
     Selection,
-    explained_shares,
     generate,
-    joint_reconstruction_error,
     select_kmeans,
-    select_orthogonal,
     select_random,
     select_reference,
+    value,
 )
 
 LOCAL_LOSSES = ("distill_foreground", "distill_background")
@@ -240,14 +238,8 @@ class Distiller(nn.Module):
             teacher, student, pooled.labels, classes, wanted.per_class, wanted.alpha, select
         )
         self.prototypes[level : level + 1] = [prototypes]
-        error, shares = 0.0, torch.zeros(len(indices))
-        for label in pooled.labels.unique():
-            members = (pooled.labels == label).nonzero().squeeze(1)
-            own = pooled.labels[indices] == label
-            space = teacher[members], student[members], torch.searchsorted(members, indices[own])
-            error += float(joint_reconstruction_error(*space, wanted.alpha)) * len(members)
-            shares[own.cpu()] = explained_shares(*space, wanted.alpha).cpu()
-        return Chosen(indices, error / len(pooled.labels), shares)
+        error, shares = value(teacher, student, pooled.labels, indices, wanted.alpha)
+        return Chosen(indices, float(error), shares.cpu())
 
     # ---- parts -------------------------------------------------------------------------------------------
 
@@ -392,11 +384,12 @@ def _with_batch_statistics(detector: Detector) -> Detector:
     return twin
 
 
-def _selection(name: str, generator: torch.Generator) -> Selection:
-    """The function that chooses, by its name in the config."""
+def _selection(name: str, generator: torch.Generator) -> Selection | None:
+    """The function that chooses, by its name in the config; None for `generate`'s own, which takes many classes at
+    once."""
     if name in ("kmeans", "random"):
         return partial(select_kmeans if name == "kmeans" else select_random, generator=generator)
-    return select_reference if name == "reference" else select_orthogonal
+    return select_reference if name == "reference" else None
 
 
 def _incomparable(student: Detector, teacher: Detector) -> Problem | None:

@@ -10,13 +10,15 @@ Shapes: N instances, C_t and C_s channels of teacher and student, K prototypes o
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from gkd_core.errors import DivergedError
+from gkd_core.joint_space import Atoms, JointSpace, Worth, worth
 from gkd_core.precision import unit
 
 BANDWIDTH = 0.1
@@ -24,12 +26,14 @@ BANDWIDTH = 0.1
 QUANTILE = 0.4
 """Share of the instances that the density filter drops in each space."""
 EXCHANGE_ROUNDS = 2
-RIDGE = 1e-7
-"""Added to the diagonal of normal matrices: with alpha 0, or repeated choices, they may be singular."""
 KMEANS_ROUNDS = 50
 """At most; a few hundred instances settle within twenty."""
 TIE = 1e-9
 """Gains that differ by less, per instance, are equal, and the lowest index wins: rounding must not decide."""
+COSINES_AT_ONCE = 2**18
+"""Cosines between instances that are in memory at a time: 2 MiB, which a processor's cache holds."""
+ROWS_AT_ONCE = {"cpu": 2**13, "cuda": 2**18}
+"""Instances, with padding, whose classes are chosen from together: on a GPU many, to have few and large steps."""
 
 
 class Prototypes(NamedTuple):
@@ -79,20 +83,103 @@ def generate(
     Raises:
         DivergedError: a feature is NaN or infinite.
     """
-    select = selection or select_orthogonal
     teacher, student = teacher.detach().float(), student.detach().float()
     _require_finite(teacher, "teacher")
     _require_finite(student, "student")
-    chosen = []
-    for label in range(num_classes):
-        members = (labels == label).nonzero().squeeze(1)  # (N_c,)
-        found = len(members) > 0
-        chosen.append(
-            members[select(teacher[members], student[members], per_class, alpha)] if found else members
+    if len(labels):
+        _require_possible(teacher, student, per_class, alpha)
+    chosen: list[Tensor] = [labels.new_empty(0, dtype=torch.int64)] * num_classes
+    for batch in _classes_of(labels, num_classes):
+        choices = (
+            _choose_each(selection, batch, teacher, student, per_class, alpha)
+            if selection
+            else _pursue(batch.space(teacher, student, alpha), batch.sizes, per_class)
         )
+        for row, (label, choice) in enumerate(zip(batch.labels, choices, strict=True)):
+            chosen[label] = batch.instances[row, choice[choice >= 0]]
     indices = torch.cat([labels.new_empty(0, dtype=torch.int64), *chosen])  # (P,)
     ends = torch.tensor([0, *map(len, chosen)], device=labels.device).cumsum(0)
     return Prototypes(teacher[indices], student[indices], ends), indices
+
+
+class _Classes(NamedTuple):
+    """Some classes of like size, to be chosen from together."""
+
+    labels: list[int]
+    counts: list[int]
+    instances: Tensor
+    """(G, N) int64, -1 for padding."""
+
+    @property
+    def sizes(self) -> Tensor:
+        """(G,) instances of each."""
+        return torch.tensor(self.counts, device=self.instances.device)
+
+    def padded(self, features: Tensor) -> Tensor:
+        """(G, N, C) of (M, C) features of all instances."""
+        return features[self.instances.clamp_min(0)] * (self.instances >= 0)[..., None]
+
+    def space(self, teacher: Tensor, student: Tensor, alpha: float) -> JointSpace:
+        return JointSpace.of(self.padded(teacher), self.padded(student), alpha)
+
+
+def _classes_of(labels: Tensor, num_classes: int) -> Iterator[_Classes]:
+    """Every class that has instances once, the largest first; one look at the device."""
+    counts = labels.bincount(minlength=num_classes).tolist()
+    members = labels.argsort(stable=True).split(counts)
+    waiting = sorted(
+        (label for label in range(num_classes) if counts[label]), key=lambda label: -counts[label]
+    )
+    while waiting:
+        together = max(1, ROWS_AT_ONCE[labels.device.type] // counts[waiting[0]])
+        now, waiting = waiting[:together], waiting[together:]
+        instances = pad_sequence([members[label] for label in now], batch_first=True, padding_value=-1)
+        yield _Classes(now, [counts[label] for label in now], instances)
+
+
+def _choose_each(
+    select: Selection, classes: _Classes, teacher: Tensor, student: Tensor, per_class: int, alpha: float
+) -> Iterator[Tensor]:
+    for row, count in enumerate(classes.counts):
+        own = classes.instances[row, :count]
+        yield select(teacher[own], student[own], per_class, alpha)
+
+
+def value(
+    teacher: Tensor, student: Tensor, labels: Tensor, indices: Tensor, alpha: float
+) -> tuple[Tensor, Tensor]:
+    """What the choices on a level are worth.
+
+    Args:
+        teacher: (N, C_t) pooled features.
+        student: (N, C_s) of the same instances.
+        labels: (N,) int64, from 0.
+        indices: (P,) the choices, class by class, as `generate` gives them.
+        alpha: the paper's lambda, at least 0.
+
+    Returns:
+        Joint reconstruction error per instance over all classes, a scalar, and (P,) `explained_shares` of each
+        choice within its class.
+    """
+    classes = int(labels.max()) + 1 if len(labels) else 0
+    slot = _place_in_class(labels)
+    own = slot[indices].split(labels[indices].bincount(minlength=classes).tolist())
+    total, shares = teacher.new_zeros(()), [teacher.new_empty(0)] * classes
+    for batch in _classes_of(labels, classes):
+        chosen = pad_sequence([own[label] for label in batch.labels], batch_first=True, padding_value=-1)
+        found = worth(batch.padded(teacher), batch.padded(student), batch.sizes, chosen, alpha)
+        total = total + (found.errors * batch.sizes).sum()
+        for label, row in zip(batch.labels, found.shares, strict=True):
+            shares[label] = row[: len(own[label])]
+    return total / max(1, len(labels)), torch.cat([teacher.new_empty(0), *shares])
+
+
+def _place_in_class(labels: Tensor) -> Tensor:
+    """(N,) how many earlier instances have the same class."""
+    order = labels.argsort(stable=True)
+    in_order = labels[order]
+    place = torch.arange(len(labels), device=labels.device) - torch.searchsorted(in_order, in_order)
+    return torch.empty_like(place).scatter_(0, order, place)
 
 
 def _require_finite(features: Tensor, model: str) -> None:
@@ -122,47 +209,91 @@ def select_reference(teacher: Tensor, student: Tensor, num_prototypes: int, alph
     Returns:
         (K,) int64 indices into the N instances, in the order of choice.
     """
-    gram_t, gram_s = _gram_matrices(teacher, student, num_prototypes, alpha)
-    candidates = dense_candidates(gram_t, gram_s)  # (K_cand,)
-    a, b = gram_t[candidates], gram_s[candidates]  # (K_cand, N) correlations of atoms with residuals
+    _require_possible(teacher, student, num_prototypes, alpha)
+    t, s = _unit_features(teacher, student)
+    candidates = dense_candidates(t, s)  # (K_cand,)
+    pursuit = _Pursuit((t, s), (t[candidates], s[candidates]), alpha)
     chosen = []
     for _ in range(num_prototypes):
-        w_t, w_s = _tied_coefficients(a, b, alpha)
-        k = _pursuit_error(a, b, w_t, w_s, alpha).argmin()
+        k = pursuit.errors().argmin()
         chosen.append(candidates[k])
-        a = a - torch.outer(gram_t[candidates, candidates[k]], w_t[k])
-        b = b - torch.outer(gram_s[candidates, candidates[k]], w_s[k])
+        pursuit.subtract(k)
     return torch.stack(chosen)
 
 
-def dense_candidates(gram_t: Tensor, gram_s: Tensor) -> Tensor:
+def dense_candidates(teacher: Tensor, student: Tensor) -> Tensor:
     """The instances whose density lies above the quantile in both spaces; all of them if there are none.
 
     Args:
-        gram_t: (N, N) cosines between teacher features.
-        gram_s: (N, N) cosines between student features.
+        teacher: (N, C_t) of length 1.
+        student: (N, C_s) of length 1.
 
     Returns:
         (K_cand,) int64 indices, ascending.
     """
-    kept = _is_dense(gram_t) & _is_dense(gram_s)
+    kept = _is_dense(teacher) & _is_dense(student)
     return (kept | ~kept.any()).nonzero().squeeze(1)
 
 
-def _is_dense(gram: Tensor) -> Tensor:
-    density = (-((1 - gram) / BANDWIDTH).square()).exp().sum(1)  # (N,)
+def _is_dense(features: Tensor) -> Tensor:
+    rows = features.split(max(1, COSINES_AT_ONCE // len(features)))
+    density = torch.cat([_density(part, features) for part in rows])  # (N,)
     return density > density.sort().values[int(QUANTILE * len(density))]
 
 
-def _tied_coefficients(a: Tensor, b: Tensor, alpha: float) -> tuple[Tensor, Tensor]:
-    """The minimum of |r_t - w_t d_t|^2 + |r_s - w_s d_s|^2 + alpha (w_t - w_s)^2 for unit atoms."""
-    scale = 1 + 2 * alpha
-    return ((1 + alpha) * a + alpha * b) / scale, ((1 + alpha) * b + alpha * a) / scale
+def _density(part: Tensor, features: Tensor) -> Tensor:
+    """(M,) sum over all instances of exp(-((1 - cosine) / bandwidth)^2), in one buffer."""
+    cosines = part @ features.T
+    return cosines.sub_(1).div_(BANDWIDTH).square_().neg_().exp_().sum(1)
 
 
-def _pursuit_error(a: Tensor, b: Tensor, w_t: Tensor, w_s: Tensor, alpha: float) -> Tensor:
-    """(K_cand,) error of each candidate over all instances, up to a constant."""
-    return (w_t * (w_t - 2 * a) + w_s * (w_s - 2 * b) + alpha * (w_t - w_s).square()).sum(1)
+class _Pursuit:
+    """Joint matching pursuit without residuals: of each candidate's correlations a and b with the residuals of all
+    instances only the sums of squares and of products are kept, and what was subtracted is known by its steps.
+
+    Error of a candidate, up to a constant: -sum_i (a_i w_t,i + b_i w_s,i) = -(p (A + B) + 2 q C), with A, B and C the
+    sums over all instances of a^2, b^2 and a b, and w_t = p a + q b, w_s = p b + q a the best tied coefficients.
+    """
+
+    def __init__(self, spaces: tuple[Tensor, Tensor], atoms: tuple[Tensor, Tensor], alpha: float) -> None:
+        """Begin with the features as residuals; spaces are (N, C), atoms (K_cand, C) in each."""
+        self.spaces, self.atoms = spaces, atoms
+        self.p, self.q = (1 + alpha) / (1 + 2 * alpha), alpha / (1 + 2 * alpha)
+        (t, s), (d_t, d_s) = spaces, atoms
+        self.squares = [((d @ (x.T @ x)) * d).sum(1) for x, d in ((t, d_t), (s, d_s))]  # A and B, (K_cand,)
+        self.product = ((d_t @ (t.T @ s)) * d_s).sum(1)  # C, (K_cand,)
+        self.steps: list[tuple[Tensor, Tensor]] = []
+        """Of each space the (K_cand,) cosines with a chosen atom and the (N,) coefficients, step by step."""
+
+    def errors(self) -> Tensor:
+        """(K_cand,)."""
+        return -(self.p * (self.squares[0] + self.squares[1]) + 2 * self.q * self.product)
+
+    def subtract(self, k: Tensor) -> None:
+        """Take a candidate's share from the residuals."""
+        a, b = self._correlations(0, k), self._correlations(1, k)
+        w_t, w_s = self.p * a + self.q * b, self.p * b + self.q * a
+        g, h = (atoms @ atoms[k] for atoms in self.atoms)  # (K_cand,)
+        a_t, a_s = self._products(0, torch.stack([w_t, w_s], 1))
+        b_t, b_s = self._products(1, torch.stack([w_t, w_s], 1))
+        self.squares[0] += g * (g * (w_t @ w_t) - 2 * a_t)
+        self.squares[1] += h * (h * (w_s @ w_s) - 2 * b_s)
+        self.product += g * h * (w_t @ w_s) - h * a_s - g * b_t
+        self.steps.append((torch.stack([g, h]), torch.stack([w_t, w_s])))
+
+    def _correlations(self, space: int, k: Tensor) -> Tensor:
+        """(N,) of a candidate with the residuals."""
+        found = self.spaces[space] @ self.atoms[space][k]
+        for cosines, coefficients in self.steps:
+            found = found - cosines[space, k] * coefficients[space]
+        return found
+
+    def _products(self, space: int, weights: Tensor) -> Tensor:
+        """(2, K_cand) of each candidate's correlations with weights (N, 2)."""
+        found = self.atoms[space] @ (self.spaces[space].T @ weights)
+        for cosines, coefficients in self.steps:
+            found = found - torch.outer(cosines[space], coefficients[space] @ weights)
+        return found.T
 
 
 # ---- the default: orthogonal pursuit in the joint space, then exchanges -----------------------------------
@@ -184,25 +315,58 @@ def select_orthogonal(teacher: Tensor, student: Tensor, num_prototypes: int, alp
     Returns:
         (min(K, N),) int64 distinct indices into the N instances.
     """
-    space = _JointSpace.of(*_gram_matrices(teacher, student, num_prototypes, alpha), alpha)
-    chosen: list[int] = []
-    for _ in range(min(num_prototypes, len(teacher))):
-        chosen.append(space.best_addition(chosen)[0])
+    _require_possible(teacher, student, num_prototypes, alpha)
+    space = JointSpace.of(teacher[None], student[None], alpha)
+    chosen = _pursue(space, torch.tensor([len(teacher)], device=teacher.device), num_prototypes)[0]
+    return chosen[chosen >= 0]
+
+
+def _pursue(space: JointSpace, sizes: Tensor, num_prototypes: int) -> Tensor:
+    """(G, m) distinct choices of each class in the order of choice, m the most that one has; -1 behind the last.
+
+    Args:
+        space: features of G classes, padded.
+        sizes: (G,) instances of each.
+        num_prototypes: K >= 1.
+    """
+    chosen = sizes.new_empty(len(sizes), 0)
+    atoms = space.atoms(chosen)
+    for _ in range(min(num_prototypes, space.features[0].shape[1])):
+        best, gains = _best_addition(space, sizes, chosen, atoms)
+        found = torch.where(gains.amax(1) >= 0, best, -1)[:, None]
+        chosen, atoms = torch.cat([chosen, found], 1), atoms.and_(space.atoms(found))
     for _ in range(EXCHANGE_ROUNDS):
-        before = list(chosen)
-        for position in range(len(chosen)):
-            _exchange(space, chosen, position)
-        if chosen == before:
+        before = chosen.clone()
+        for position in range(chosen.shape[1]):
+            _exchange(space, sizes, chosen, atoms, position)
+        if torch.equal(before, chosen):
             break
-    return torch.tensor(chosen, device=teacher.device)
+    return chosen
 
 
-def _exchange(space: _JointSpace, chosen: list[int], position: int) -> None:
-    """Replace one choice in place if another instance lowers the error more."""
-    others = chosen[:position] + chosen[position + 1 :]
-    candidate, gains = space.best_addition(others)
-    if gains[candidate] > gains[chosen[position]] + TIE * len(gains):
-        chosen[position] = candidate
+def _best_addition(space: JointSpace, sizes: Tensor, chosen: Tensor, atoms: Atoms) -> tuple[Tensor, Tensor]:
+    """(G,) the instance that adds most to what the chosen ones explain, and what each (G, N) would add.
+
+    Who is chosen already, or padding, would add -1.
+    """
+    gains = space.gains(chosen, atoms)
+    place = torch.arange(gains.shape[1], device=gains.device)
+    taken = (place[None, :, None] == chosen[:, None, :]).any(2) | (place >= sizes[:, None])
+    gains = gains.clamp_min(0).masked_fill(taken, -1.0)
+    best = gains.amax(1, keepdim=True)
+    return (gains >= best - TIE * sizes[:, None]).int().argmax(1), gains
+
+
+def _exchange(space: JointSpace, sizes: Tensor, chosen: Tensor, atoms: Atoms, position: int) -> None:
+    """Replace one choice of each class in place if another instance lowers the error more."""
+    others = torch.cat([chosen[:, :position], chosen[:, position + 1 :]], 1)
+    best, gains = _best_addition(space, sizes, others, atoms.without(position))
+    now = chosen[:, position]
+    gain, before = (gains.gather(1, at[:, None])[:, 0] for at in (best, now.clamp_min(0)))
+    changed = ((now >= 0) & (gain > before + TIE * sizes)).nonzero().squeeze(1)
+    if len(changed):
+        chosen[changed, position] = best[changed]
+        atoms.put(position, changed, space.atoms(best[:, None]))
 
 
 # ---- rivals: what a choice has to beat ---------------------------------------------------------------------
@@ -301,9 +465,7 @@ def joint_reconstruction_error(teacher: Tensor, student: Tensor, indices: Tensor
     Returns:
         Scalar float32.
     """
-    normal, responses, energy = _least_squares(teacher, student, indices.unique(), alpha)
-    explained = torch.linalg.solve(normal, responses).diagonal().sum()
-    return ((energy - explained) / len(teacher)).clamp_min(0).float()
+    return _worth_of_one(teacher, student, indices, alpha).errors[0]
 
 
 def explained_shares(teacher: Tensor, student: Tensor, indices: Tensor, alpha: float) -> Tensor:
@@ -322,43 +484,16 @@ def explained_shares(teacher: Tensor, student: Tensor, indices: Tensor, alpha: f
     Returns:
         (K,) float32 in [0, 1].
     """
-    distinct, place, copies = indices.unique(return_inverse=True, return_counts=True)
-    normal, responses, energy = _least_squares(teacher, student, distinct, alpha)
-    inverse = torch.linalg.inv(normal)
-    # eliminating all others leaves of an atom the 2 x 2 product ((H^-1)_kk)^-1, as in `_JointSpace.gains`
-    lost = torch.linalg.solve(_own_blocks(inverse), _own_blocks(inverse @ responses @ inverse))
-    shares = lost.diagonal(dim1=1, dim2=2).sum(1) / energy.clamp_min(1)
-    return (shares * (copies == 1)).clamp(0, 1).float()[place]
+    return _worth_of_one(teacher, student, indices, alpha).shares[0]
 
 
-def _least_squares(
-    teacher: Tensor, student: Tensor, chosen: Tensor, alpha: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Normal matrix (2m, 2m) and responses (2m, 2m) of m atoms, each in both spaces, and what there is to explain."""
+def _worth_of_one(teacher: Tensor, student: Tensor, indices: Tensor, alpha: float) -> Worth:
     _require_possible(teacher, student, 1, alpha)
-    unit_t, unit_s = _unit_features(teacher, student)
-    correlations = torch.stack([unit_t[chosen] @ unit_t.T, unit_s[chosen] @ unit_s.T], 1)  # (m, 2, N)
-    spaces = torch.eye(2).to(correlations)[:, None, :]
-    products = (correlations[:, :, chosen, None] * spaces).flatten(2).flatten(0, 1)  # (2m, 2m)
-    ties = torch.kron(torch.eye(len(chosen)).to(correlations), _tie(alpha).to(correlations))
-    rows = correlations.flatten(0, 1)  # (2m, N)
-    return products + ties, rows @ rows.T, unit_t.square().sum() + unit_s.square().sum()
-
-
-def _own_blocks(matrix: Tensor) -> Tensor:
-    """(m, 2, 2) the blocks on the diagonal of (2m, 2m)."""
-    count = len(matrix) // 2
-    return matrix.view(count, 2, count, 2).diagonal(dim1=0, dim2=2).permute(2, 0, 1)
+    sizes = torch.tensor([len(teacher)], device=teacher.device)
+    return worth(teacher[None], student[None], sizes, indices[None], alpha)
 
 
 # ---- both spaces at once ---------------------------------------------------------------------------------
-
-
-def _gram_matrices(teacher: Tensor, student: Tensor, k: int, alpha: float) -> tuple[Tensor, Tensor]:
-    """(N, N) cosines in both spaces."""
-    _require_possible(teacher, student, k, alpha)
-    unit_t, unit_s = _unit_features(teacher, student)
-    return unit_t @ unit_t.T, unit_s @ unit_s.T
 
 
 def _unit_features(teacher: Tensor, student: Tensor) -> tuple[Tensor, Tensor]:
@@ -373,75 +508,3 @@ def _require_possible(teacher: Tensor, student: Tensor, k: int, alpha: float) ->
         )
     if k < 1 or alpha < 0:
         raise ValueError(f"num_prototypes {k} and alpha {alpha}: need at least 1 and at least 0")
-
-
-def _tie(alpha: float) -> Tensor:
-    """(2, 2) what alpha adds to an atom's own products, and the ridge."""
-    ones = torch.tensor([[1.0, -1.0], [-1.0, 1.0]], dtype=torch.float64)
-    return alpha * ones + RIDGE * torch.eye(2, dtype=torch.float64)
-
-
-class _JointSpace(NamedTuple):
-    """Least squares in both spaces at once, seen through Gram matrices.
-
-    Atom k is a pair of columns, t_k in the teacher's space and s_k in the student's, whose coefficients are
-    tied by alpha. Instance i is the target (t_i, s_i). Axis "2" below is (teacher, student).
-    """
-
-    grams: Tensor
-    """(2, N, N) products of atoms in each space; also of atoms with targets."""
-    self_product: Tensor
-    """(N, 2, 2) products of each atom's two columns, untied: diagonal."""
-    self_response: Tensor
-    """(N, 2, 2) products of each atom's two rows of correlations with all targets."""
-    tie: Tensor
-    """(2, 2) what alpha adds to an atom's own products."""
-    known: dict[int, Tensor]
-    """(N, 2, 2) `responses` of the atoms tried so far: exchanges ask for the same ones over and over."""
-
-    @classmethod
-    def of(cls, gram_t: Tensor, gram_s: Tensor, alpha: float) -> _JointSpace:
-        grams = torch.stack([gram_t, gram_s])
-        tie = _tie(alpha).to(grams)
-        self_product = torch.diag_embed(grams.diagonal(dim1=1, dim2=2).T)
-        return cls(grams, self_product, torch.einsum("ani,bni->nab", grams, grams), tie, {})
-
-    def columns(self, chosen: list[int]) -> Tensor:
-        """(N, 2, 2m) products of all atoms' columns with those of the m chosen."""
-        return torch.diag_embed(self.grams[:, :, chosen].permute(1, 2, 0)).transpose(1, 2).flatten(2)
-
-    def responses(self, chosen: list[int]) -> Tensor:
-        """(N, 2, 2m) products of all atoms' correlations with the targets and those of the m chosen."""
-        for k in set(chosen) - self.known.keys():
-            self.known[k] = torch.einsum("ani,bi->nab", self.grams, self.grams[:, k])
-        return torch.cat([self.known[k] for k in chosen], dim=2)
-
-    def normal_matrix(self, columns: Tensor, chosen: list[int]) -> Tensor:
-        """(2m, 2m) normal matrix of the least squares over the chosen atoms."""
-        ties = torch.kron(torch.eye(len(chosen)).to(self.tie), self.tie)
-        return columns[chosen].flatten(0, 1) + ties
-
-    def best_addition(self, chosen: list[int]) -> tuple[int, Tensor]:
-        """The atom that adds most to what the chosen ones explain, and what each (N,) would add."""
-        gains = self.gains(chosen)
-        gains[chosen] = -1.0
-        best = gains.max()
-        return int((gains >= best - TIE * len(gains)).int().argmax()), gains
-
-    def gains(self, chosen: list[int]) -> Tensor:
-        """(N,) how much more is explained when an atom is added and all coefficients are fitted anew.
-
-        The Schur complement of the chosen atoms leaves of each atom a 2 x 2 product S and, over all targets, a
-        2 x 2 response R; the gain is trace(S^-1 R).
-        """
-        product, response = self.self_product, self.self_response
-        if chosen:
-            columns, responses = self.columns(chosen), self.responses(chosen)
-            normal = self.normal_matrix(columns, chosen)
-            fit = torch.linalg.solve(normal, columns.flatten(0, 1), left=False).view_as(columns)  # (N, 2, 2m)
-            crossed = fit @ responses.mT
-            inner = responses[chosen].flatten(0, 1)  # (2m, 2m)
-            product = product - fit @ columns.mT
-            response = response - crossed - crossed.mT + fit @ inner @ fit.mT
-        solved: Tensor = torch.linalg.solve(product + self.tie, response)
-        return solved.diagonal(dim1=1, dim2=2).sum(1)

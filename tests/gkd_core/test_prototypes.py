@@ -102,7 +102,7 @@ def test_the_reference_chooses_as_the_published_code(name):
 def test_rank_one_updates_equal_explicit_residuals():
     teacher, student = clustered(seed=3)
     t, s, alpha = unit(teacher), unit(student), 2.0
-    candidates = dense_candidates(t @ t.T, s @ s.T)
+    candidates = dense_candidates(t, s)
     residual_t, residual_s, expected = t.clone(), s.clone(), []
     for _ in range(5):
         outcomes = []
