@@ -30,9 +30,9 @@ KMEANS_ROUNDS = 50
 """At most; a few hundred instances settle within twenty."""
 TIE = 1e-9
 """Gains that differ by less, per instance, are equal, and the lowest index wins: rounding must not decide."""
-COSINES_AT_ONCE = 2**18
-"""Cosines between instances that are in memory at a time: 2 MiB, which a processor's cache holds."""
-ROWS_AT_ONCE = {"cpu": 2**13, "cuda": 2**18}
+COSINES_AT_ONCE = 2**16
+"""Cosines between instances that are in memory at a time: half a MiB, which a processor's cache holds."""
+ROWS_AT_ONCE = {"cpu": 2**11, "cuda": 2**18}
 """Instances, with padding, whose classes are chosen from together: on a GPU many, to have few and large steps."""
 
 
@@ -211,8 +211,9 @@ def select_reference(teacher: Tensor, student: Tensor, num_prototypes: int, alph
     """
     _require_possible(teacher, student, num_prototypes, alpha)
     t, s = _unit_features(teacher, student)
-    candidates = dense_candidates(t, s)  # (K_cand,)
-    pursuit = _Pursuit((t, s), (t[candidates], s[candidates]), alpha)
+    survey = Survey.of(t, s)
+    candidates = survey.dense()  # (K_cand,)
+    pursuit = _Pursuit((t, s), candidates, survey, alpha)
     chosen = []
     for _ in range(num_prototypes):
         k = pursuit.errors().argmin()
@@ -221,30 +222,54 @@ def select_reference(teacher: Tensor, student: Tensor, num_prototypes: int, alph
     return torch.stack(chosen)
 
 
-def dense_candidates(teacher: Tensor, student: Tensor) -> Tensor:
-    """The instances whose density lies above the quantile in both spaces; all of them if there are none.
+class Survey(NamedTuple):
+    """What all cosines between instances add up to, each (N,) over the other instance."""
 
-    Args:
-        teacher: (N, C_t) of length 1.
-        student: (N, C_s) of length 1.
+    density_t: Tensor
+    """Sum of exp(-((1 - cosine) / bandwidth)^2) in the teacher's space."""
+    density_s: Tensor
+    """The same in the student's."""
+    squares_t: Tensor
+    """Sum of squared cosines."""
+    squares_s: Tensor
+    product: Tensor
+    """Sum of cosine in one space times cosine in the other."""
 
-    Returns:
-        (K_cand,) int64 indices, ascending.
-    """
-    kept = _is_dense(teacher) & _is_dense(student)
-    return (kept | ~kept.any()).nonzero().squeeze(1)
+    @classmethod
+    def of(cls, teacher: Tensor, student: Tensor) -> Survey:
+        """Look at every pair once, a few rows at a time.
+
+        Args:
+            teacher: (N, C_t) float64 of length 1.
+            student: (N, C_s) likewise.
+        """
+        count = len(teacher)
+        totals = teacher.new_zeros(len(cls._fields), count)
+        size = max(64, COSINES_AT_ONCE // count)
+        for first in range(0, count, size):
+            rows = slice(first, first + size)
+            cosines = [space[rows] @ space[first:].T for space in (teacher, student)]
+            for total, values in zip(totals, _per_pair(*cosines), strict=True):
+                total[rows] += values.sum(1)
+                total[first + size :] += values[:, size:].sum(0)
+        return cls(*totals)
+
+    def dense(self) -> Tensor:
+        """(K_cand,) ascending: who lies above the quantile of density in both spaces; everybody if nobody does."""
+        kept = _is_dense(self.density_t) & _is_dense(self.density_s)
+        return (kept | ~kept.any()).nonzero().squeeze(1)
 
 
-def _is_dense(features: Tensor) -> Tensor:
-    rows = features.split(max(1, COSINES_AT_ONCE // len(features)))
-    density = torch.cat([_density(part, features) for part in rows])  # (N,)
+def _per_pair(cosines_t: Tensor, cosines_s: Tensor) -> Iterator[Tensor]:
+    """In the order of `Survey`; the cosines are used up."""
+    squares_t, squares_s, product = cosines_t.square(), cosines_s.square(), cosines_t * cosines_s
+    for cosines in (cosines_t, cosines_s):
+        yield cosines.sub_(1).div_(BANDWIDTH).square_().neg_().exp_()
+    yield from (squares_t, squares_s, product)
+
+
+def _is_dense(density: Tensor) -> Tensor:
     return density > density.sort().values[int(QUANTILE * len(density))]
-
-
-def _density(part: Tensor, features: Tensor) -> Tensor:
-    """(M,) sum over all instances of exp(-((1 - cosine) / bandwidth)^2), in one buffer."""
-    cosines = part @ features.T
-    return cosines.sub_(1).div_(BANDWIDTH).square_().neg_().exp_().sum(1)
 
 
 class _Pursuit:
@@ -255,13 +280,14 @@ class _Pursuit:
     sums over all instances of a^2, b^2 and a b, and w_t = p a + q b, w_s = p b + q a the best tied coefficients.
     """
 
-    def __init__(self, spaces: tuple[Tensor, Tensor], atoms: tuple[Tensor, Tensor], alpha: float) -> None:
-        """Begin with the features as residuals; spaces are (N, C), atoms (K_cand, C) in each."""
-        self.spaces, self.atoms = spaces, atoms
+    def __init__(
+        self, spaces: tuple[Tensor, Tensor], candidates: Tensor, survey: Survey, alpha: float
+    ) -> None:
+        """Begin with the features, (N, C) in each space, as residuals."""
+        self.spaces, self.atoms = spaces, [space[candidates] for space in spaces]
         self.p, self.q = (1 + alpha) / (1 + 2 * alpha), alpha / (1 + 2 * alpha)
-        (t, s), (d_t, d_s) = spaces, atoms
-        self.squares = [((d @ (x.T @ x)) * d).sum(1) for x, d in ((t, d_t), (s, d_s))]  # A and B, (K_cand,)
-        self.product = ((d_t @ (t.T @ s)) * d_s).sum(1)  # C, (K_cand,)
+        self.squares = [survey.squares_t[candidates], survey.squares_s[candidates]]  # A and B, (K_cand,)
+        self.product = survey.product[candidates]  # C, (K_cand,)
         self.steps: list[tuple[Tensor, Tensor]] = []
         """Of each space the (K_cand,) cosines with a chosen atom and the (N,) coefficients, step by step."""
 

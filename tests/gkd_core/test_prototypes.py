@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from gkd_core.errors import DivergedError
 from gkd_core.prototypes import (
     Prototypes,
-    dense_candidates,
+    Survey,
     explained_shares,
     generate,
     joint_reconstruction_error,
@@ -102,7 +102,7 @@ def test_the_reference_chooses_as_the_published_code(name):
 def test_rank_one_updates_equal_explicit_residuals():
     teacher, student = clustered(seed=3)
     t, s, alpha = unit(teacher), unit(student), 2.0
-    candidates = dense_candidates(t, s)
+    candidates = Survey.of(t, s).dense()
     residual_t, residual_s, expected = t.clone(), s.clone(), []
     for _ in range(5):
         outcomes = []
