@@ -24,6 +24,7 @@ from gkd_core.losses import (
     foreground_mask_reference,
     global_loss,
     local_losses_reference,
+    positions,
     response_softmax,
     robustness,
 )
@@ -103,7 +104,8 @@ def level_values(case: Mapping[str, Tensor], level: int) -> dict[str, Tensor]:
     )
     pooled_s = pool_reference(student, boxes, image_index, stride)  # (M, C)
     pooled_t = pool_reference(teacher, boxes, image_index, stride)
-    omega = robustness(pooled_s, pooled_t, case["labels"], prototypes)  # (M,)
+    place = positions(pooled_s, pooled_t, prototypes)
+    omega = robustness(place, case["labels"], prototypes)  # (M,)
     on_level = assign_levels_reference(boxes, len(case["strides"])) == level
     images, _, height, width = student.shape
     mask = foreground_mask_reference(boxes, omega, image_index, on_level, stride, (images, height, width))
@@ -111,7 +113,7 @@ def level_values(case: Mapping[str, Tensor], level: int) -> dict[str, Tensor]:
     attenuation = case["attenuation"]
     return {
         "robustness": omega,
-        "global_loss": case["factor"] * attenuation * global_loss(pooled_s, pooled_t, omega, prototypes),
+        "global_loss": case["factor"] * attenuation * global_loss(place, omega),
         "mask": mask,
         "local_foreground": case["weight_foreground"] * attenuation * local.foreground,
         "local_background": case["weight_background"] * attenuation * local.background,

@@ -37,7 +37,7 @@ from gkd_core.detectors import Detector, Targets, pyramid
 from gkd_core.distributed import World, keep_norms_apart
 from gkd_core.errors import Problem, SpecError
 from gkd_core.instances import InstancePool, Pooled, Pooling
-from gkd_core.losses.global_knowledge import global_loss, global_projection_loss
+from gkd_core.losses.global_knowledge import Positions, global_loss, global_projection_loss, positions
 from gkd_core.losses.local import (
     foreground_mask,
     foreground_mask_reference,
@@ -178,9 +178,10 @@ class Distiller(nn.Module):
         instances = Instances.of(targets)
         pooled = self._pool(pair, instances.boxes, instances.image_index, instances.most)
         self._latest = [(student.detach(), teacher) for student, teacher in pooled]
-        omega = self._robustness(pooled, instances.labels)
+        places = self._positions(pooled)
+        omega = self._robustness(places, instances.labels)
         if self.config.global_.weight:
-            losses["distill_global"] = attenuation * self._global_loss(pair, instances, pooled, omega)
+            losses["distill_global"] = attenuation * self._global_loss(pair, instances, pooled, places, omega)
         weights = _local_weights(self.config)
         if any(weights):
             found = zip(LOCAL_LOSSES, weights, self._local_losses(pair, instances, omega), strict=True)
@@ -255,10 +256,16 @@ class Distiller(nn.Module):
             )
         ]
 
-    def _robustness(self, pooled: Sequence[PooledPair], labels: Tensor) -> Tensor:
+    def _positions(self, pooled: Sequence[PooledPair]) -> list[Positions]:
+        """Where each instance stands among the prototypes, level by level."""
+        return [
+            positions(*pair, prototypes) for pair, prototypes in zip(pooled, self.prototypes, strict=True)
+        ]
+
+    def _robustness(self, places: Sequence[Positions], labels: Tensor) -> Tensor:
         """(L, N) omega of each instance on each level."""
-        levels = zip(pooled, self.prototypes, strict=True)
-        return torch.stack([robustness(s, t, labels, prototypes) for (s, t), prototypes in levels])
+        levels = zip(places, self.prototypes, strict=True)
+        return torch.stack([robustness(place, labels, prototypes) for place, prototypes in levels])
 
     def _over_levels(self, losses: Sequence[Tensor]) -> Tensor:
         """Averaged in two-stage detectors, summed in one-stage ones, as published."""
@@ -266,16 +273,20 @@ class Distiller(nn.Module):
         return stacked.mean(0) if is_two_stage(self.student) else stacked.sum(0)
 
     def _global_loss(
-        self, pair: Pair, instances: Instances, pooled: list[PooledPair], omega: Tensor
+        self,
+        pair: Pair,
+        instances: Instances,
+        pooled: list[PooledPair],
+        places: list[Positions],
+        omega: Tensor,
     ) -> Tensor:
         if self.config.instances == "positives":
             positives = positives_of(self.student, instances)
-            pooled = self._pool_positives(pair, positives, pooled)
-            omega = self._robustness(pooled, instances.labels[positives.owner])
+            places = self._positions(self._pool_positives(pair, positives, pooled))
+            omega = self._robustness(places, instances.labels[positives.owner])
         weights = omega if self.config.global_.robust else torch.ones_like(omega)
         loss = global_loss if self.config.global_.form == "cosine" else global_projection_loss
-        levels = zip(pooled, weights, self.prototypes, strict=True)
-        found = self._over_levels([loss(s, t, w, p) for (s, t), w, p in levels])
+        found = self._over_levels([loss(place, w) for place, w in zip(places, weights, strict=True)])
         return self.config.global_.weight * self._of_the_whole(found, weights[0])
 
     def _pool_positives(self, pair: Pair, positives: Positives, pooled: list[PooledPair]) -> list[PooledPair]:
@@ -300,8 +311,8 @@ class Distiller(nn.Module):
             shape = (student.shape[0], *student.shape[-2:])
             where = (instances.image_index, assigned == level, stride, shape)
             mask = make_mask(instances.boxes, weights[level], *where)
-            scale = 1.0 if reference else self._unit_power(teacher)
-            parts.append(torch.stack(list(loss(student * scale, teacher * scale, mask))))
+            scale = 1.0 if reference else self._per_power(teacher)
+            parts.append(scale * torch.stack(list(loss(student, teacher, mask))))
             cells = mask.sum() if reference else (mask > 0).sum()
             sizes.append(2 * student.shape[1] * torch.stack([cells, (mask == 0).sum()]))
         parts = list(torch.stack(parts) * self.world.share(torch.stack(sizes)))
@@ -329,14 +340,14 @@ class Distiller(nn.Module):
         """A mean over this process's rows as a part of the mean over those of all."""
         return mean * self.world.share(mean.new_full((), len(rows)))
 
-    def _unit_power(self, teacher: Tensor) -> Tensor:
-        """What a teacher's map is multiplied with to have a mean square of 1, over the pictures of all processes.
+    def _per_power(self, teacher: Tensor) -> Tensor:
+        """1 / mean square of a teacher's map, over the pictures of all processes.
 
         The published code compares raw maps, whose size differs between teachers and levels by orders of magnitude, so
         that a weight that suits one pair drowns the detection losses of another. Relative to the teacher's own power
         one weight fits all: a student that gives zeros everywhere has a loss of 1/2 per level.
         """
-        return self.world.mean(teacher.float().square().mean()).clamp_min(1e-12).rsqrt()
+        return self.world.mean(teacher.float().square().mean()).clamp_min(1e-12).reciprocal()
 
     def _place_scores(
         self, pair: Pair, positives: Positives, _instances: Instances

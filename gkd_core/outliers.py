@@ -16,7 +16,7 @@ from torch import Tensor
 
 from gkd_core.features import assign_levels
 from gkd_core.instances import Pooled
-from gkd_core.losses.robustness import robustness
+from gkd_core.losses import positions, robustness
 from gkd_core.prototypes import Prototypes
 
 SHOWN = 24
@@ -66,7 +66,8 @@ def _by_class(pooled: Pooled, prototypes: Prototypes, level: int, members: Tenso
             prototypes.class_start.new_tensor([0, end - start]),
         )
         zeros = torch.zeros_like(pooled.labels[rows])
-        omega[own] = robustness(pooled.student[level][rows], pooled.teacher[level][rows], zeros, alone).cpu()
+        place = positions(pooled.student[level][rows], pooled.teacher[level][rows], alone)
+        omega[own] = robustness(place, zeros, alone).cpu()
     return omega
 
 

@@ -8,7 +8,7 @@ Read first: `robustness.py`, which turns the other three down where the models d
 """
 
 from gkd_core.losses.attenuation import attenuation
-from gkd_core.losses.global_knowledge import global_loss, global_projection_loss
+from gkd_core.losses.global_knowledge import Positions, global_loss, global_projection_loss, positions
 from gkd_core.losses.local import (
     LocalLosses,
     foreground_mask,
@@ -21,6 +21,7 @@ from gkd_core.losses.robustness import robustness
 
 __all__ = [
     "LocalLosses",
+    "Positions",
     "attenuation",
     "foreground_mask",
     "foreground_mask_reference",
@@ -28,6 +29,7 @@ __all__ = [
     "global_projection_loss",
     "local_losses",
     "local_losses_reference",
+    "positions",
     "response_sigmoid",
     "response_softmax",
     "robustness",

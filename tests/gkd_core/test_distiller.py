@@ -13,6 +13,7 @@ from gkd_core.detectors import build_detector, pyramid
 from gkd_core.distiller import Distiller
 from gkd_core.errors import SpecError
 from gkd_core.features import pool_boxes
+from gkd_core.losses import positions
 from gkd_core.prototypes import Prototypes
 
 FAMILIES = ("retinanet", "faster_rcnn", "fcos")
@@ -191,7 +192,7 @@ def test_a_response_row_weighs_what_its_own_instance_does(
     number = iter(range(100))  # level by level: the instance of index i weighs i, plus ten times the level
     monkeypatch.setattr(
         "gkd_core.distiller.robustness",
-        lambda s, t, labels, prototypes: torch.arange(len(labels)) + 10.0 * next(number),
+        lambda places, labels, prototypes: torch.arange(len(labels)) + 10.0 * next(number),
     )
     distiller(PICTURES, TARGETS, 1.0)
     assert rows[0].tolist() == expected_rows(distiller.student)
@@ -341,12 +342,13 @@ def compared_globally(architecture: str, monkeypatch: pytest.MonkeyPatch, **chan
     )
     got: list[dict[str, Any]] = []
     monkeypatch.setattr(
-        "gkd_core.distiller.global_loss",
-        lambda s, t, w, p: got.append({"student": s, "teacher": t, "weights": w}) or s.sum() * 0,
+        "gkd_core.distiller.positions",
+        lambda s, t, known: got.append({"student": s, "teacher": t}) or positions(s, t, known),
     )
     with outputs_of(distiller.student.backbone) as maps:
         distiller(PICTURES, TARGETS, 1.0)
-    return {**got[0], "distiller": distiller, "map": maps[0][next(iter(maps[0]))]}
+    of_positives = got[len(distiller.strides)]  # behind those of the objects, level by level
+    return {**of_positives, "distiller": distiller, "map": maps[0][next(iter(maps[0]))]}
 
 
 def test_positive_proposals_are_pooled_in_their_own_boxes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -396,7 +398,7 @@ def test_pictures_without_objects_have_no_positives_either(architecture: str) ->
 def test_each_loss_can_weigh_all_instances_alike(part: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Everybody disagrees about everything here: only what does not ask for robustness is left."""
     monkeypatch.setattr(
-        "gkd_core.distiller.robustness", lambda s, t, labels, p: torch.zeros_like(labels, dtype=s.dtype)
+        "gkd_core.distiller.robustness", lambda places, labels, p: torch.zeros_like(places.student[:, 0])
     )
     config = DistillConfig.model_validate({part: {"robust": False}})
     distiller = with_random_prototypes(

@@ -3,7 +3,7 @@
 import torch
 
 from gkd_core.instances import Pooled
-from gkd_core.losses.robustness import robustness
+from gkd_core.losses import positions, robustness
 from gkd_core.outliers import least_alike, own_levels
 from gkd_core.prototypes import Prototypes
 
@@ -35,7 +35,7 @@ def test_the_lowest_come_first_each_by_its_own_level() -> None:
     levels = torch.arange(30) % 2
     by_level = torch.stack(
         [
-            robustness(student, teacher, instances.labels, level)
+            robustness(positions(student, teacher, level), instances.labels, level)
             for student, teacher, level in zip(instances.student, instances.teacher, prototypes, strict=True)
         ]
     )

@@ -11,6 +11,7 @@ from gkd_core.losses import (
     global_projection_loss,
     local_losses,
     local_losses_reference,
+    positions,
     response_sigmoid,
     response_softmax,
     robustness,
@@ -40,10 +41,11 @@ def step(parts, student, teacher, boxes, image_index, labels, rows_t, rows_s, cl
     levels, pool, mask, local, in_space = parts
     known = Prototypes(rows_t, rows_s, class_start)
     pooled_s, pooled_t = (pool(maps, boxes, image_index, 8) for maps in (student, teacher))
-    omega = robustness(pooled_s, pooled_t, labels, known)
+    places = positions(pooled_s, pooled_t, known)
+    omega = robustness(places, labels, known)
     painted = mask(boxes, omega, image_index, levels(boxes, (8, 16)) == 0, 8, (2, 12, 12))
     response = response_softmax(pooled_s, pooled_t, omega) + response_sigmoid(pooled_s, pooled_t, omega)
-    return in_space(pooled_s, pooled_t, omega, known) + sum(local(student, teacher, painted)) + response
+    return in_space(places, omega) + sum(local(student, teacher, painted)) + response
 
 
 @pytest.mark.parametrize("parts", [DEFAULT, REFERENCE], ids=["default", "reference"])

@@ -4,8 +4,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gkd_core.losses import robustness
+from gkd_core.losses import positions, robustness
 from gkd_core.prototypes import Prototypes
+
+
+def omega_of(student, teacher, labels, known):
+    """From features instead of positions."""
+    return robustness(positions(student, teacher, known), labels, known)
 
 
 def prototypes(class_start=(0, 3, 3, 5), teacher_dim=6, student_dim=4, seed=0):
@@ -33,7 +38,7 @@ def test_robustness_is_its_formula_instance_by_instance():
         near_t = torch.cosine_similarity(t, known.teacher[own]).max()
         expected.append((1 - (near_s - near_t).abs()).clamp(0, 1))
 
-    torch.testing.assert_close(robustness(student, teacher, labels, known), torch.stack(expected))
+    torch.testing.assert_close(omega_of(student, teacher, labels, known), torch.stack(expected))
 
 
 def test_the_same_model_twice_is_fully_robust():
@@ -41,24 +46,24 @@ def test_the_same_model_twice_is_fully_robust():
     known = prototypes(student_dim=4)
     same = Prototypes(known.student, known.student, known.class_start)
 
-    assert torch.equal(robustness(student, student, torch.zeros(8, dtype=torch.int64), same), torch.ones(8))
+    assert torch.equal(omega_of(student, student, torch.zeros(8, dtype=torch.int64), same), torch.ones(8))
 
 
 def test_nothing_is_known_against_a_class_without_prototypes():
     student, teacher = instances()
     labels = torch.tensor([1, 0, 1, 0, 1, 0, 1, 0])  # class 1 owns no rows
 
-    weights = robustness(student, teacher, labels, prototypes())
+    weights = omega_of(student, teacher, labels, prototypes())
 
     assert torch.equal(weights[labels == 1], torch.ones(4))
     assert (weights[labels == 0] < 1).all()
-    assert torch.equal(robustness(student, teacher, labels, prototypes((0, 0, 0, 0))), torch.ones(8))
+    assert torch.equal(omega_of(student, teacher, labels, prototypes((0, 0, 0, 0))), torch.ones(8))
 
 
 def test_opposite_views_weigh_nothing():
     known = Prototypes(torch.tensor([[1.0, 0.0]]), torch.tensor([[1.0, 0.0]]), torch.tensor([0, 1]))
 
-    weights = robustness(torch.tensor([[-1.0, 0.0]]), torch.tensor([[1.0, 0.0]]), torch.tensor([0]), known)
+    weights = omega_of(torch.tensor([[-1.0, 0.0]]), torch.tensor([[1.0, 0.0]]), torch.tensor([0]), known)
 
     assert weights.tolist() == [0.0]
 
@@ -69,10 +74,10 @@ def test_weights_stay_in_range_and_ignore_the_length_of_features(seed, scale_s, 
     student, teacher = instances(seed)
     labels = torch.arange(8) % 3
 
-    weights = robustness(student, teacher, labels, prototypes())
+    weights = omega_of(student, teacher, labels, prototypes())
 
     assert ((weights >= 0) & (weights <= 1)).all()
-    scaled = robustness(scale_s * student, scale_t * teacher, labels, prototypes())
+    scaled = omega_of(scale_s * student, scale_t * teacher, labels, prototypes())
     torch.testing.assert_close(scaled, weights, atol=1e-5, rtol=1e-5)
 
 
@@ -80,13 +85,13 @@ def test_weights_are_detached_and_full_precision():
     student, teacher = instances()
     half = student.half().requires_grad_()
 
-    weights = robustness(half, teacher.half(), torch.zeros(8, dtype=torch.int64), prototypes())
+    weights = omega_of(half, teacher.half(), torch.zeros(8, dtype=torch.int64), prototypes())
 
     assert not weights.requires_grad
     assert weights.dtype is torch.float32
 
 
 def test_no_instances_have_no_weights():
-    weights = robustness(torch.rand(0, 4), torch.rand(0, 6), torch.zeros(0, dtype=torch.int64), prototypes())
+    weights = omega_of(torch.rand(0, 4), torch.rand(0, 6), torch.zeros(0, dtype=torch.int64), prototypes())
 
     assert weights.shape == (0,)
