@@ -21,12 +21,13 @@ setup: $(INSTALLED)  ## create .venv and install GKD with the tested versions (P
 demo: $(INSTALLED)  ## a teacher, a control and a distilled student, through the service (DATA=folder: on your own pictures)
 	$(PY) -m client.demo $(if $(DATA),--data "$(DATA)")
 
-check: $(INSTALLED)  ## style, types, import rules
+check: $(INSTALLED)  ## style, types, import rules, container files
 	$(PY) -m ruff check
 	$(PY) -m ruff format --check
 	$(PY) -m mypy
 	$(VENV)/bin/lint-imports
 	$(PY) -c "import api.app, jobs.store, client.cli, worker.runner, sys; assert 'torch' not in sys.modules"
+	docker/check.sh $(VENV)/bin
 
 test: $(INSTALLED)  ## every test, two files at a time, with a real PostgreSQL and a real Redis (ARGS=... goes to pytest)
 	OMP_WAIT_POLICY=PASSIVE $(PY) -m pytest -n 2 --dist loadfile $(ARGS)
@@ -38,11 +39,8 @@ bench: $(INSTALLED)  ## the measurements in bench/, each prints JSON
 	fi; \
 	for script in "$${scripts[@]}"; do echo "== $$script" >&2; $(PY) "$$script" || exit; done
 
-up:  ## the service on Redis and PostgreSQL, in containers
-	@[ -f docker-compose.yml ] || { \
-	    echo "make up: there is no docker-compose.yml yet; until it comes, see \"Three ways to run it\" in README.md" >&2; \
-	    exit 1; }
-	docker compose up
+up:  ## the service on Redis and PostgreSQL, in containers (DATA=folder of your data sets, the first time)
+	docker/up.sh "$(DATA)"
 
 # ---- set-up: once, and again whenever what to install has changed ----------------------------------------------
 
