@@ -103,7 +103,9 @@ def test_make_up_leaves_settings_that_are_there_as_they_are(up: Path):
     assert (up / ".env").read_text() == "MINE=1\n"
 
 
-@pytest.mark.parametrize(("data", "told"), [("", "make up DATA="), ("/no/such/folder", "/no/such/folder is no")])
+@pytest.mark.parametrize(
+    ("data", "told"), [("", "make up DATA="), ("/no/such/folder", "/no/such/folder is no")]
+)
 def test_make_up_says_what_it_needs(up: Path, data: str, told: str):
     with pytest.raises(subprocess.CalledProcessError) as refused:
         run_up(up, data)
