@@ -1,6 +1,6 @@
 """What the losses of RDM cost, forward and backward, against a form that loops over boxes in Python.
 
-    python bench/rdm.py [--runs 5] [--size 320]
+    python bench/rdm.py [--runs 5] [--sizes 320x320 800x1333]
 
 One step: 8 pictures, 64 positives each, 5 pyramid levels, 256 channels, 80 classes with 10 prototypes. Both forms
 pool features in the boxes, weigh each instance by its robustness, and add up global, local and response loss; the
@@ -15,7 +15,7 @@ import argparse
 from collections.abc import Callable
 
 import torch
-from measuring import RUNS, device, in_turn, ratio, report
+from figures import RUNS, Figure, device, in_turn, ratio, report
 from torch import Tensor
 from torch.nn import functional
 
@@ -37,14 +37,14 @@ STRIDES = (8, 16, 32, 64, 128)
 class Step:
     """What both detectors made of a batch, drawn by lot."""
 
-    def __init__(self, size: int) -> None:
-        """Draw it; `size` is the side of the pictures in pixels."""
+    def __init__(self, height: int, width: int) -> None:
+        """Draw it, for pictures of a size in pixels."""
         torch.manual_seed(0)
-        cells = [-(-size // stride) for stride in STRIDES]
-        self.teacher = [self._map(side) for side in cells]
-        self.student = [self._map(side).requires_grad_() for side in cells]
-        self.adapted = [self._map(side).requires_grad_() for side in cells]
-        count = IMAGES * POSITIVES
+        cells = [(-(-height // stride), -(-width // stride)) for stride in STRIDES]
+        self.teacher = [self._map(*level) for level in cells]
+        self.student = [self._map(*level).requires_grad_() for level in cells]
+        self.adapted = [self._map(*level).requires_grad_() for level in cells]
+        count, size = IMAGES * POSITIVES, torch.tensor([width, height])
         corner = torch.rand(count, 2) * size * 0.6
         side = torch.rand(count, 2) * size * 0.35 + 8
         self.boxes = torch.cat([corner, corner + side], 1).to(device())
@@ -55,8 +55,8 @@ class Step:
         self.scores = torch.randn(count, CLASSES + 1).to(device()).requires_grad_()
         self.teacher_scores = torch.randn(count, CLASSES + 1).to(device())
 
-    def _map(self, side: int) -> Tensor:
-        return torch.randn(IMAGES, CHANNELS, side, side).relu().to(device())
+    def _map(self, height: int, width: int) -> Tensor:
+        return torch.randn(IMAGES, CHANNELS, height, width).relu().to(device())
 
     def _rows(self, count: Tensor) -> Tensor:
         return torch.randn(int(count), CHANNELS).to(device())
@@ -170,18 +170,23 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--runs", type=int, default=RUNS)
-    parser.add_argument("--size", type=int, default=320)
+    parser.add_argument("--sizes", nargs="*", default=["320x320", "800x1333"])
     options = parser.parse_args()
-    step = Step(options.size)
+    report([compared(*map(int, size.split("x")), options.runs) for size in options.sizes])
+
+
+def compared(height: int, width: int, runs: int) -> Figure:
+    """Both forms in turn on one size of pictures."""
+    step = Step(height, width)
     ways = {"loop": stepping(looped, step), "ours": stepping(batched, step)}
     losses = {name: float(run()) for name, run in ways.items()}
     agreed = abs(losses["loop"] / losses["ours"] - 1) < 1e-4
-    taken = in_turn(ways, options.runs)
+    taken = in_turn(ways, runs, warm_up=0)  # both have run once
     wanted = (100 if torch.cuda.is_available() else 30) if agreed else float("inf")
     what = (
-        f"RDM losses, {IMAGES} x {POSITIVES} positives, {len(STRIDES)} levels, {options.size} px: loop / ours"
+        f"RDM losses, {IMAGES} x {POSITIVES} positives, {len(STRIDES)} levels, {height}x{width}: loop / ours"
     )
-    report([ratio(what, taken["loop"], taken["ours"], at_least=wanted, details={"losses": losses})])
+    return ratio(what, taken["loop"], taken["ours"], at_least=wanted, details={"losses": losses})
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import math
 from functools import partial
 
 import torch
-from measuring import RUNS, Figure, device, in_turn, peak_bytes, ratio, report, seconds, timed
+from figures import RUNS, Figure, device, in_turn, peak_bytes, ratio, report, seconds, timed
 from torch import Tensor
 
 from gkd_core.precision import unit

@@ -55,11 +55,11 @@ def foreground_mask(
     Returns:
         (B, H, W) in [0, 1], without gradient.
     """
-    images, height, width = shape
+    _, height, width = shape
     rows = _centres_inside(boxes[:, 1], boxes[:, 3], stride, height)  # (M, H)
     columns = _centres_inside(boxes[:, 0], boxes[:, 2], stride, width)  # (M, W)
-    painted = _outer(rows, columns, on_level) * weights.detach().clamp_min(FAINTEST)[:, None]  # (M, H * W)
-    return _largest_per_image(painted, image_index, images).view(shape)
+    value = weights.detach().clamp_min(FAINTEST) * on_level
+    return _largest(rows, columns * value[:, None], image_index, shape)
 
 
 @full_precision
@@ -84,12 +84,12 @@ def foreground_mask_reference(
     Returns:
         (B, H, W) in [0, 1], without gradient.
     """
-    images, height, width = shape
+    _, height, width = shape
     rows = _half_open(boxes[:, 1], boxes[:, 3], stride, height)  # (M, H)
     columns = _half_open(boxes[:, 0], boxes[:, 2], stride, width)  # (M, W)
-    turn = torch.arange(1, len(boxes) + 1, device=boxes.device)
-    latest = _largest_per_image(_outer(rows, columns, on_level) * turn[:, None], image_index, images)
-    return torch.cat([weights.new_zeros(1), weights.detach()])[latest].view(shape)
+    turn = torch.arange(1, len(boxes) + 1, device=boxes.device, dtype=boxes.dtype) * on_level
+    latest = _largest(rows, columns * turn[:, None], image_index, shape).long()
+    return torch.cat([weights.new_zeros(1), weights.detach()])[latest]
 
 
 def _centres_inside(low: Tensor, high: Tensor, stride: float, cells: int) -> Tensor:
@@ -107,15 +107,18 @@ def _half_open(low: Tensor, high: Tensor, stride: float, cells: int) -> Tensor:
     return (cell >= first) & (cell < end)
 
 
-def _outer(rows: Tensor, columns: Tensor, on_level: Tensor) -> Tensor:
-    """(M, H * W) bool: the cells of each box that is on the level."""
-    return (rows[:, :, None] & columns[:, None, :] & on_level[:, None, None]).flatten(1)
+def _largest(rows: Tensor, columns: Tensor, image_index: Tensor, shape: tuple[int, int, int]) -> Tensor:
+    """(B, H, W): of an image's boxes the largest product of a row's and a column's value, 0 without boxes.
 
-
-def _largest_per_image(painted: Tensor, image_index: Tensor, images: int) -> Tensor:
-    """(B, H * W): the largest of an image's values (M, H * W) in each cell, 0 without boxes."""
-    index = image_index[:, None].expand_as(painted)
-    return painted.new_zeros(images, painted.shape[1]).scatter_reduce(0, index, painted, "amax")
+    Args:
+        rows: (M, H) bool.
+        columns: (M, W), at least 0.
+        image_index: (M,) int64.
+        shape: B, H, W.
+    """
+    painted = rows[:, :, None] * columns[:, None, :]  # (M, H, W)
+    index = image_index[:, None, None].expand_as(painted)
+    return painted.new_zeros(shape).scatter_reduce(0, index, painted, "amax")
 
 
 # ---- losses ----------------------------------------------------------------------------------------------
