@@ -17,7 +17,7 @@ from api.deps import Services
 from api.feeds import Feeds
 from api.routes import artifacts as artifact_routes
 from api.routes import events, health, jobs, keys, metrics, stream, workers
-from jobs.artifacts import Artifacts
+from jobs.artifacts import Artifacts, open_artifacts
 from jobs.queue import Doorbell, make_app
 from jobs.settings import Settings
 from jobs.store import Store
@@ -67,5 +67,5 @@ def end_streams(app: FastAPI) -> None:
 def from_environment() -> FastAPI:
     """The app as `GKD_*` variables describe it, its database migrated."""
     settings = Settings()
-    artifacts, doorbell = Artifacts(settings.artifacts_url), Doorbell(make_app(settings.broker_url))
+    artifacts, doorbell = open_artifacts(settings.artifacts_url), Doorbell(make_app(settings.broker_url))
     return create_app(Store.of(settings), artifacts, doorbell, settings)

@@ -17,6 +17,9 @@ from starlette.exceptions import HTTPException
 from gkd_core.errors import DataError, Problem, SpecError
 from jobs import mistakes
 from jobs.errors import (
+    ArtifactsAway,
+    ArtifactsRefused,
+    ContentGone,
     IdempotencyConflict,
     InUse,
     InvalidTenant,
@@ -36,6 +39,7 @@ MEDIA_TYPE = "application/problem+json"
 _REFUSALS: dict[type[JobsError], tuple[int, str]] = {
     UnknownJob: (404, "unknown_job"),
     UnknownArtifact: (404, "unknown_artifact"),
+    ContentGone: (410, "artifact_gone"),
     UnknownKey: (404, "unknown_key"),
     NotAllowed: (409, "not_allowed"),
     InUse: (409, "in_use"),
@@ -139,6 +143,8 @@ def install(app: FastAPI) -> None:
     for refusal in _REFUSALS:
         app.exception_handler(refusal)(_refused)
     app.exception_handler(StoreAway)(_away)
+    for trouble in (ArtifactsAway, ArtifactsRefused):
+        app.exception_handler(trouble)(_no_artifacts)
     app.exception_handler(ApiError)(_api_error)
     app.exception_handler(HTTPException)(_http)
     app.exception_handler(Exception)(_bug)
@@ -179,6 +185,12 @@ async def _refused(request: Request, error: JobsError) -> Response:
 
 async def _away(request: Request, error: StoreAway) -> Response:
     return away(request, error)
+
+
+async def _no_artifacts(request: Request, error: ArtifactsAway | ArtifactsRefused) -> Response:
+    log.warning("request %s: %s", request.scope["state"]["request_id"], error)
+    detail = "published files cannot be reached now; /readyz and the server's log say why"
+    return problem(request, 503, "artifacts_away", detail, headers={"Retry-After": "5"})
 
 
 async def _api_error(request: Request, error: ApiError) -> Response:

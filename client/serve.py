@@ -15,7 +15,7 @@ from rich.console import Console
 
 from api.app import create_app, end_streams
 from gkd_core.errors import GkdError
-from jobs.artifacts import Artifacts
+from jobs.artifacts import open_artifacts
 from jobs.queue import Doorbell, make_app
 from jobs.settings import Settings
 from jobs.store import Store
@@ -45,7 +45,7 @@ def serve(settings: Settings, console: Console) -> None:
     _configure_logging(queue=logging.ERROR)  # they remark that memory:// has no host and no prefetch
     with _listening(settings) as listener, closing(Store.of(settings)) as store:
         doorbell = Doorbell(make_app(settings.broker_url))
-        http = create_app(store, Artifacts(settings.artifacts_url), doorbell, settings)
+        http = create_app(store, open_artifacts(settings.artifacts_url), doorbell, settings)
         with _ended_by_signals(), _worker(settings, doorbell) as worker:
             _announce(listener, settings, console)
             _run(http, listener, while_=worker.is_listening)
@@ -64,7 +64,7 @@ def api(settings: Settings, console: Console) -> None:
     with _listening(settings) as listener, closing(Store.of(settings)) as store, _ended_by_signals():
         doorbell = Doorbell(make_app(settings.broker_url))
         _announce(listener, settings, console)
-        _run(create_app(store, Artifacts(settings.artifacts_url), doorbell, settings), listener)
+        _run(create_app(store, open_artifacts(settings.artifacts_url), doorbell, settings), listener)
 
 
 def worker(settings: Settings) -> None:

@@ -6,6 +6,7 @@
     events.jsonl   out   one event per line, appended
     log.txt        out   text, appended
     failure.json   out   why the run failed, a `Failure`; absent otherwise
+    fetched/       in    files of other jobs that the config names, where they do not lie on this machine
     checkpoints/   own   what resuming needs; for the engine alone
     decoded.json   own   that the pictures were decoded once, and which of them are broken
     *.safetensors  out   published models
@@ -93,6 +94,7 @@ class RunDir:
         self.log = self.path / "log.txt"
         self.failure = self.path / "failure.json"
         self.checkpoints = self.path / "checkpoints"
+        self.fetched = self.path / "fetched"
 
     def prepare(self, config: AnyRun, attempt: int) -> None:
         """Take the directory over for an attempt: what an earlier one left stays, except its failure."""
@@ -138,9 +140,13 @@ class RunDir:
         content = self.events.read_bytes() if self.events.exists() else b""
         return content[: content.rfind(b"\n") + 1]
 
+    def has_states(self) -> bool:
+        """Whether anything lies there that `drop_states` would remove."""
+        return any(any(folder.glob("*")) for folder in (self.checkpoints, self.fetched))
+
     def drop_states(self) -> None:
         """Remove what resuming needs: this run will not go on. Harmless twice, and from several processes."""
-        for state in list(self.checkpoints.glob("*")):
+        for state in [*self.checkpoints.glob("*"), *self.fetched.glob("*")]:
             state.unlink(missing_ok=True)
 
     def read_config(self) -> AnyRun:

@@ -1,26 +1,33 @@
 """Published files, kept by what they hold: the SHA-256 is the name, so a file never changes and is there once.
 
-Names, sizes and metrics stand in the store; this is only where the bytes lie. Files that the store no longer names
-are removed (`worker/tidying.py`). Several processes on several machines may do all of this at once.
+Names, sizes and metrics stand in the store; this is only where the bytes lie: in a folder (`artifacts_folder.py`) or on
+S3 (`artifacts_s3.py`). Files that the store no longer names are removed (`worker/tidying.py`). Several processes on
+several machines may do all of this at once.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
-import tempfile
-import uuid
-from contextlib import suppress
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from gkd_core.run_dir import publish_file
-from jobs.errors import WrongContent
+from jobs.errors import ArtifactsRefused, WrongContent
 
-__all__ = ["Artifacts", "Blob", "WrongContent"]
+__all__ = [
+    "BLOCK_BYTES",
+    "Artifacts",
+    "Blob",
+    "WrongContent",
+    "blocks",
+    "check",
+    "measure",
+    "open_artifacts",
+    "written",
+]
 
-_CHUNK_BYTES = 1 << 20
-_INCOMING, _REMOVING, _OWNER = ".incoming-", ".removing-", ".owner"
+BLOCK_BYTES = 1 << 20
 
 
 class Blob(NamedTuple):
@@ -31,125 +38,150 @@ class Blob(NamedTuple):
     """Bytes."""
 
 
-class Artifacts:
-    """A folder of files named by their SHA-256. Every API and worker sees the same one.
+class Artifacts(ABC):
+    """Files named by their SHA-256. Every API and worker sees the same ones.
 
-    Args:
-        root: The folder; it is made when the first file comes.
+    Any method may raise:
+        ArtifactsAway: the place does not answer; what was asked may be asked again.
+        ArtifactsRefused: it answers that this is not to be; somebody has to change something first.
     """
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    place: str
+    """Where the files lie, for people; it holds no secret."""
 
+    @abstractmethod
     def put(self, path: Path, expected_sha256: str | None = None) -> Blob:
         """Copy a file in. Harmless twice; whoever reads meanwhile sees the whole file or none.
 
         A file that was there already counts as new: it stays for as long as one that came just now.
 
         Args:
-            path: The file; it may be replaced or deleted afterwards.
+            path: The file; it may be replaced or deleted meanwhile and afterwards, but not changed in place.
             expected_sha256: What it must hold; None takes whatever is there.
 
         Raises:
             WrongContent: it holds something else; nothing was kept.
             FileNotFoundError: there is no such file.
         """
-        with path.open("rb") as source:
-            self.root.mkdir(parents=True, exist_ok=True)
-            descriptor, name = tempfile.mkstemp(prefix=_INCOMING, dir=self.root)
-            temporary = Path(name)
-            try:
-                with os.fdopen(descriptor, "wb") as target:
-                    blob = _copy(source, target)
-                if expected_sha256 not in (None, blob.sha256):
-                    raise WrongContent(path.name, str(expected_sha256), blob.sha256)
-                self._keep(temporary, blob)
-            finally:
-                temporary.unlink(missing_ok=True)
-        return blob
 
-    def path(self, sha256: str) -> Path:
-        """Where a kept file lies; nothing lies there for a hash that was never put."""
-        return self.root / sha256[:2] / sha256
+    @abstractmethod
+    def size(self, sha256: str) -> int:
+        """Bytes of a kept file.
+
+        Raises:
+            ContentGone: no such file is kept.
+        """
+
+    @abstractmethod
+    def read(self, sha256: str, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
+        """A kept file, or a part of it, block by block; never whole in memory.
+
+        Args:
+            sha256: The file.
+            start: Its first byte, counted from 0.
+            stop: The byte behind its last; None: to the end.
+
+        Raises:
+            ContentGone: no such file is kept. Known with the first block, as is everything that can go wrong.
+        """
+
+    @abstractmethod
+    def fetch(self, sha256: str, folder: Path) -> Path:
+        """A file on this machine with this content, for those who need a path; it must not be changed.
+
+        Args:
+            sha256: The file.
+            folder: Where a copy may be made, with the hash as its name. One that was made before is used again.
+
+        Raises:
+            ContentGone: no such file is kept.
+            WrongContent: what is kept holds something else; no copy was made.
+        """
+
+    @abstractmethod
+    def ping(self) -> None:
+        """Find out whether files can be kept and read now."""
 
     # ---- what nobody needs any more ----------------------------------------------------------------------
 
+    @abstractmethod
     def belongs_to(self, owner: str) -> bool:
-        """Whether this folder is that of a database; the first one that asks gets it.
+        """Whether these files are those of a database; the first one that asks gets them.
 
-        Who removes what is not named must know all names, so a folder that two databases use is left alone.
+        Who removes what is not named must know all names, so a place that two databases use is left alone.
 
         Args:
             owner: What tells the database from others.
         """
-        self.root.mkdir(parents=True, exist_ok=True)
-        mark = self.root / _OWNER
-        with suppress(FileExistsError), mark.open("x") as file:
-            file.write(owner)
-        return mark.read_text() == owner
 
+    @abstractmethod
     def older_than(self, seconds: float) -> frozenset[str]:
-        """Hashes of the files that were last put longer ago than this."""
-        now = self._now()
-        return frozenset(path.name for path in self.root.glob("??/*") if _age(path, now) > seconds)
+        """Hashes of the files that were last put longer ago than this, by the clock that dates them."""
 
+    @abstractmethod
     def remove(self, sha256: str, older_than: float) -> None:
-        """Remove a file, unless it was put again within so many seconds. Harmless twice.
+        """Remove a file, unless it was put again within so many seconds. Harmless twice, and while it is being put."""
 
-        It is moved aside first: whoever puts it from then on finds it gone and keeps a copy of its own, and what
-        was put a moment before shows by its age.
-        """
-        aside = self.root / f"{_REMOVING}{sha256}.{uuid.uuid4().hex}"
-        with suppress(FileNotFoundError):  # somebody else was faster
-            self.path(sha256).rename(aside)
-            if _age(aside, self._now()) > older_than:
-                aside.unlink()
-            else:
-                self._put_back(aside)
-
+    @abstractmethod
     def clear_remains(self, older_than: float) -> None:
-        """Undo what processes left half done when they were killed: put back what was moved aside, drop half copies."""
-        for aside in self.root.glob(f"{_REMOVING}*"):
-            self._put_back(aside)
-        now = self._now()
-        for half in self.root.glob(f"{_INCOMING}*"):
-            if _age(half, now) > older_than:
-                half.unlink(missing_ok=True)
-
-    def _put_back(self, aside: Path) -> None:
-        with suppress(FileNotFoundError):  # whoever moved it aside is still there and has dealt with it
-            os.utime(aside)  # it may replace one that was put since then, and must not look older
-            aside.replace(self.path(aside.name.removeprefix(_REMOVING).partition(".")[0]))
-
-    def _keep(self, temporary: Path, blob: Blob) -> None:
-        final = self.path(blob.sha256)
-        try:
-            os.utime(final)
-        except OSError:  # it is not there, or not ours to change: then a new one takes its place
-            final.parent.mkdir(exist_ok=True)
-            temporary.chmod(0o644)  # made for its owner alone; API and worker may be different users
-            publish_file(temporary, final)
-
-    def _now(self) -> float:
-        """The time by the clock that dates the files: a file server's may differ from ours."""
-        with tempfile.TemporaryFile(dir=self.root) as file:
-            return os.fstat(file.fileno()).st_mtime
+        """Clear away what processes left half done when they were killed, so many seconds ago."""
 
 
-def _age(path: Path, now: float) -> float:
-    """Seconds since a file was last put; 0 when it is gone."""
+def open_artifacts(place: Path | str) -> Artifacts:
+    """The published files of a place.
+
+    Args:
+        place: A folder, or `s3://BUCKET/PREFIX`; see `GKD_ARTIFACTS_URL`.
+
+    Raises:
+        ArtifactsRefused: S3 is asked for, and its library is not installed.
+    """
+    if isinstance(place, Path):
+        from jobs.artifacts_folder import FolderArtifacts
+
+        return FolderArtifacts(place)
     try:
-        return now - path.stat().st_mtime
-    except FileNotFoundError:
-        return 0.0
+        from jobs.artifacts_s3 import S3Artifacts
+    except ImportError as error:
+        hint = "pip install 'gkd[s3]', or keep them in a folder (GKD_ARTIFACTS_URL)."
+        raise ArtifactsRefused(f"files on S3 need a library that is missing ({error.name})", hint) from error
+    return S3Artifacts(place)
 
 
-def _copy(source: BinaryIO, target: BinaryIO) -> Blob:
-    """Copy to the disk itself, not only to its cache."""
+def measure(source: Iterable[bytes]) -> Blob:
+    """What blocks hold together."""
     digest, size = hashlib.sha256(), 0
-    while chunk := source.read(_CHUNK_BYTES):
-        digest.update(chunk)
-        size += target.write(chunk)
-    target.flush()
-    os.fsync(target.fileno())
+    for block in source:
+        digest.update(block)
+        size += len(block)
     return Blob(digest.hexdigest(), size)
+
+
+def check(name: str, expected_sha256: str | None, seen: Blob) -> None:
+    """Compare content with what was announced; None: nothing was.
+
+    Raises:
+        WrongContent: they differ.
+    """
+    if expected_sha256 not in (None, seen.sha256):
+        raise WrongContent(name, str(expected_sha256), seen.sha256)
+
+
+def blocks(source: BinaryIO, size: int | None = None) -> Iterator[bytes]:
+    """A file from where it stands, in blocks.
+
+    Args:
+        source: The file.
+        size: Bytes to read at most; None: to its end.
+    """
+    left = size
+    while block := source.read(BLOCK_BYTES if left is None else min(BLOCK_BYTES, left)):
+        left = None if left is None else left - len(block)
+        yield block
+
+
+def written(source: Iterable[bytes], target: BinaryIO) -> Iterator[bytes]:
+    """The blocks, each written to a file before it is handed on."""
+    for block in source:
+        target.write(block)
+        yield block

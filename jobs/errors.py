@@ -123,3 +123,27 @@ class WrongContent(JobsError):
         super().__init__(
             f"{name} has the SHA-256 {seen}, announced was {expected}; it was replaced or damaged"
         )
+
+
+class ContentGone(JobsError):
+    """A file that was published is not where published files lie."""
+
+    def __init__(self, sha256: str) -> None:
+        super().__init__(f"the file with the SHA-256 {sha256} is gone from where published files are kept")
+
+
+class ArtifactsAway(JobsError):
+    """Where published files lie does not answer; what was asked may be asked again later."""
+
+    def __init__(self, place: str, cause: Exception) -> None:
+        words = str(cause).splitlines() or [type(cause).__name__]
+        super().__init__(f"{place} does not answer: {words[0]}")
+
+
+class ArtifactsRefused(JobsError):
+    """Published files cannot be kept or read before somebody changes something; `hint` says what."""
+
+    def __init__(self, message: str, hint: str) -> None:
+        super().__init__(f"{message}. {hint}")
+        self.message = message
+        self.hint = hint

@@ -17,6 +17,9 @@ from jobs.job import QUEUES
 _GPU = re.compile(r"\d+|(GPU|MIG)-[\w/-]+")
 """How `CUDA_VISIBLE_DEVICES` names a GPU, or a part of one."""
 
+_BUCKET = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[\w-][\w.-]*)*/?", re.ASCII)
+"""A bucket as S3 allows it, and a prefix that needs no quoting anywhere."""
+
 
 def _in_home(name: str) -> Any:
     """A default that lies in the home folder, wherever that is."""
@@ -54,8 +57,10 @@ class Settings(BaseSettings):
     """`sqlite:///FILE`, or `postgresql://...` when several machines work together."""
     broker_url: str = Field(default="memory://", repr=False)
     """`memory://` when API and worker share one process, else `redis://...`."""
-    artifacts_url: Annotated[Path, NoDecode] = _in_home("artifacts")
-    """Folder (or `file://` URL) of published files; every API and worker must see the same one."""
+    artifacts_url: Annotated[Path | str, NoDecode] = _in_home("artifacts")
+    """Where published files lie, the same for every API and worker: a folder (or `file://` URL), or
+    `s3://BUCKET/PREFIX`. Endpoint, region and credentials of S3 are set as for any AWS tool: `AWS_ENDPOINT_URL_S3`,
+    `AWS_DEFAULT_REGION`, `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, a profile, or the machine's role."""
     data_roots: Annotated[tuple[Path, ...], NoDecode] = (Path(),)
     """Folders under which jobs may read, separated as in `PATH`."""
 
@@ -125,20 +130,27 @@ class Settings(BaseSettings):
 
     @field_validator("artifacts_url", mode="before")
     @classmethod
-    def _folder_of_url(cls, value: Any) -> Any:
-        if not isinstance(value, str) or "://" not in value:
+    def _folder_or_bucket(cls, value: Any) -> Any:
+        if not isinstance(value, str) or value.startswith("s3://"):
             return value
+        if "://" not in value:
+            return Path(value)
         url = urlsplit(value)
         if url.scheme != "file":
-            raise ValueError(
-                f"artifacts are kept in a folder: give a path or file:// URL, not {url.scheme}://"
-            )
-        return unquote(url.path)
+            raise ValueError(f"needs a folder, a file:// URL or s3://BUCKET/PREFIX, not {url.scheme}://")
+        return Path(unquote(url.path))
 
     @field_validator("artifacts_url")
     @classmethod
-    def _absolute_artifacts(cls, folder: Path) -> Path:
-        return folder.expanduser().absolute()
+    def _definite_place(cls, place: Path | str) -> Path | str:
+        if isinstance(place, Path):
+            return place.expanduser().absolute()
+        if not _BUCKET.fullmatch(place):
+            raise ValueError(
+                "needs s3://BUCKET or s3://BUCKET/PREFIX, of letters, digits and . _ - only; "
+                "keys and endpoint of S3 are set by AWS_... variables"
+            )
+        return place.rstrip("/")
 
     @field_validator("gpus", mode="before")
     @classmethod

@@ -15,15 +15,19 @@ import subprocess
 import time
 import uuid
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from urllib.request import Request, urlopen
 
 import pytest
 import redis
 from sqlalchemy import Engine, create_engine, event, make_url, text
 
+from jobs.artifacts import Artifacts, open_artifacts
+from jobs.artifacts_folder import FolderArtifacts
 from jobs.store import Store
 
 _TABLES = (
@@ -150,6 +154,108 @@ def redis_url(redis_server: str) -> str:
     with closing(redis.Redis.from_url(redis_server)) as client:
         client.flushdb()
     return redis_server
+
+
+class S3Server:
+    """A server that speaks S3, on the loopback. What it keeps outlives a `stop`."""
+
+    def __init__(self, port: int) -> None:
+        self.url = f"http://127.0.0.1:{port}"
+        self._port = port
+        self._server: Any = None
+
+    def start(self) -> None:
+        """Begin to answer."""
+        from moto.server import ThreadedMotoServer
+
+        if self._server is not None:
+            return
+        self._server = ThreadedMotoServer(ip_address="127.0.0.1", port=self._port, verbose=False)
+        self._server.start()
+
+    def stop(self) -> None:
+        """Answer no more."""
+        if self._server is not None:
+            self._server.stop()
+        self._server = None
+
+    def keys(self) -> list[str]:
+        """Of every object, in every bucket."""
+        return sorted(key for bucket in self._buckets() for key in bucket.keys)
+
+    def uploads(self) -> list[Any]:
+        """Those that are under way, or were left half done."""
+        return [upload for bucket in self._buckets() for upload in bucket.multiparts.values()]
+
+    def make_old(self, text: str, seconds: float) -> None:
+        """Let objects and uploads whose keys hold this text be so much older."""
+        age = timedelta(seconds=seconds)
+        for bucket in self._buckets():
+            for name in [name for name in bucket.keys if text in name]:
+                bucket.keys[name].last_modified -= age
+        for upload in self.uploads():
+            if text in upload.key_name:
+                upload.initiated -= age
+
+    def _buckets(self) -> list[Any]:
+        from moto.s3.models import s3_backends
+
+        backends = (partition for account in s3_backends.values() for partition in account.values())
+        return [bucket for backend in backends for bucket in backend.buckets.values()]
+
+
+@pytest.fixture(scope="session")
+def s3_process() -> Iterator[S3Server]:
+    """A server that speaks S3."""
+    server = S3Server(_free_port())
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def s3(s3_process: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:
+    """A server that speaks S3 and holds one empty bucket, `models`; the environment says where it is."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    for name, value in {
+        "ENDPOINT_URL_S3": s3_process.url,
+        "ACCESS_KEY_ID": "test",
+        "SECRET_ACCESS_KEY": "test",
+        "DEFAULT_REGION": "us-east-1",
+    }.items():
+        monkeypatch.setenv(f"AWS_{name}", value)
+    s3_process.start()
+    for path in ("moto-api/reset", "models"):
+        method = "POST" if "/" in path else "PUT"
+        urlopen(Request(f"{s3_process.url}/{path}", method=method), timeout=30).close()
+    return s3_process
+
+
+@pytest.fixture(params=["folder", "s3"])
+def artifacts(request: pytest.FixtureRequest, tmp_path: Path) -> Artifacts:
+    """Published files: each test runs on a folder and on S3."""
+    if request.param == "folder":
+        return open_artifacts(tmp_path / "artifacts")
+    request.getfixturevalue("s3")
+    return open_artifacts("s3://models/of/gkd")
+
+
+MakeOld = Callable[[str, float], None]
+
+
+@pytest.fixture
+def make_old(artifacts: Artifacts, request: pytest.FixtureRequest) -> MakeOld:
+    """Lets a published file have been put so many seconds earlier."""
+    if not isinstance(artifacts, FolderArtifacts):
+        s3: S3Server = request.getfixturevalue("s3")
+        return s3.make_old
+
+    def make_old(sha256: str, seconds: float) -> None:
+        path = artifacts.path(sha256)
+        then = path.stat().st_mtime - seconds
+        os.utime(path, (then, then))
+
+    return make_old
 
 
 def _with_driver(url: str) -> str:

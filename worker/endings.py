@@ -40,9 +40,11 @@ def failure_of_exit(code: int, word: Failure | None, *, asked_to_stop: bool) -> 
     return infrastructure(f"the engine was ended by {_name_of(code)}")
 
 
-def infrastructure(message: str) -> Failure:
+_LOOK = "Look at the end of the job's log and at the machine: memory, disk, device."
+
+
+def infrastructure(message: str, hint: str = _LOOK) -> Failure:
     """A failure that is tried again."""
-    hint = "Look at the end of the job's log and at the machine: memory, disk, device."
     return Failure(failure_class=FailureClass.INFRASTRUCTURE, message=message, hint=hint)
 
 

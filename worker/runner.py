@@ -10,17 +10,26 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from gkd_core.config import run_config
+from gkd_core.config import AnyRun, run_config
 from gkd_core.errors import Failure, FailureClass, GkdError
 from gkd_core.events import Checkpoint, Event, FileWritten, Report
-from gkd_core.run_dir import COMPLETE, RunDir
-from jobs.artifacts import Artifacts
-from jobs.errors import JobsError, StaleTicket, StoreAway, UnknownJob, WrongContent
+from gkd_core.run_dir import COMPLETE, STOPPED, RunDir
+from jobs.artifacts import Artifacts, Blob
+from jobs.errors import (
+    ArtifactsAway,
+    ArtifactsRefused,
+    JobsError,
+    StaleTicket,
+    StoreAway,
+    UnknownJob,
+    WrongContent,
+)
 from jobs.job import Artifact, Desired, State, Ticket
 from jobs.queue import Doorbell
 from jobs.settings import Settings
@@ -44,8 +53,10 @@ log = logging.getLogger(__name__)
 POLL_SECONDS = 0.1
 """How often the engine is looked at; a person who watches should not notice it."""
 
+AWAY_SECONDS = 1.0
+"""Between two tries to reach published files that cannot be reached."""
 _NO_ROOM_SECONDS = 5.0
-"""How long a worker without room keeps a ring before it rings again, so that the two do not chase each other."""
+"""How long a worker that cannot begin a job keeps a ring before it rings again, so that two do not chase each other."""
 
 T = TypeVar("T")
 Rung = tuple[str, ...]
@@ -143,14 +154,25 @@ class Runner:
             log.warning("cannot look for the next job of that tenant: %s; a sweep will", error)
 
     def _held_back(self, job_id: str) -> bool:
-        """Whether there is too little room here to begin this job. Another worker may have more: it is rung again."""
-        lack = self.room.lack(RunDir(self.settings.runs / job_id))
-        if lack is None or not self.store.hold_back(job_id, str(lack), needs_free=lack.needs_free):
+        """Whether this job cannot be begun here. Another worker may be better off: it is rung again."""
+        why, needs_free = self._obstacle(job_id)
+        if not why or not self.store.hold_back(job_id, why, needs_free=needs_free):
             return False
-        log.warning("job %s is not begun: %s", job_id, lack)
+        log.warning("job %s is not begun: %s", job_id, why)
         self.stopping.wait(_NO_ROOM_SECONDS)
         self.ring([job_id])
         return True
+
+    def _obstacle(self, job_id: str) -> tuple[str, int]:
+        """Why a job cannot be begun here, "" when it can, and the bytes that must be free before it can."""
+        lack = self.room.lack(RunDir(self.settings.runs / job_id))
+        if lack is not None:
+            return str(lack), lack.needs_free
+        try:
+            self.artifacts.ping()
+        except (ArtifactsAway, ArtifactsRefused) as error:
+            return f"nothing could be published: {error}", 0
+        return "", 0
 
     def _note(self, job_id: str, *, running: bool) -> None:
         with self._changed:
@@ -178,6 +200,7 @@ class _Run:
         self._unpublished: set[str] = set()
         self._lack: Lack | None = None
         self._looked_for_room_at = time.monotonic()
+        self._publish_at = 0.0
         self._lease = Lease(
             self._store,
             claim.ticket,
@@ -200,6 +223,10 @@ class _Run:
         try:
             with self._start() as engine:
                 code = self._follow(engine)
+        except ArtifactsRefused as error:
+            return self._requeue(error.message, failure=infrastructure(error.message, error.hint))
+        except ArtifactsAway:  # and meanwhile the job is not wanted any more
+            return self._conclude(STOPPED)
         except JobsError:
             raise
         except GkdError as error:
@@ -215,8 +242,7 @@ class _Run:
     # ---- start -------------------------------------------------------------------------------------------
 
     def _start(self) -> Engine:
-        config = run_config.validate_python(self._job.resolved)
-        config = self._insist(lambda _: find_weights(config, self._store, self._runner.artifacts))
+        config = self._find_weights(run_config.validate_python(self._job.resolved))
         self._insist(self._store.renew)  # a last look: the directory may be another attempt's by now
         self._go_on_from_before()
         self._dir.prepare(config, self._ticket.attempt)
@@ -231,6 +257,19 @@ class _Run:
         )
         self._lease.guard(engine)
         return engine
+
+    def _find_weights(self, config: AnyRun) -> AnyRun:
+        """The config with files for the jobs that it names; waits while published files cannot be reached."""
+        while True:
+            try:
+                return self._insist(
+                    lambda _: find_weights(config, self._store, self._runner.artifacts, self._dir.fetched)
+                )
+            except ArtifactsAway as error:
+                log.warning("job %s: %s; trying again", self._job.id, error)
+                if self._wanted_to_stop():
+                    raise
+            time.sleep(AWAY_SECONDS)
 
     def _go_on_from_before(self) -> None:
         """A job that does another one again begins with what that one saved, if it is the same to the last setting."""
@@ -257,11 +296,13 @@ class _Run:
         """Carry events into the store until the engine has ended; its exit code."""
         while True:
             code = engine.poll()  # looked at first: what was written before the end is read below
-            self._record_news(engine)
-            if code is not None:
+            recorded = self._record_news(engine)
+            if code is not None and recorded:
                 return code
             self._look_for_room()
             if self._wanted_to_stop():
+                if code is not None:
+                    return STOPPED  # whatever it was: the rest of its events is for another attempt
                 engine.stop()
             time.sleep(POLL_SECONDS)
 
@@ -278,14 +319,25 @@ class _Run:
         if self._lack:
             log.warning("job %s is being paused: %s", self._job.id, self._lack)
 
-    def _record_news(self, engine: Engine) -> None:
-        for event, offset in engine.events(self._offset):
-            if self._lease.lost:
-                return  # the next attempt records the rest, from where the store knows
-            self._record(event, offset)
+    def _record_news(self, engine: Engine) -> bool:
+        """Record what the engine has written since; False while files cannot be published, and the engine goes on."""
+        if time.monotonic() < self._publish_at:
+            return False
+        try:
+            for event, offset in engine.events(self._offset):
+                if self._lease.lost:
+                    break  # the next attempt records the rest, from where the store knows
+                self._record(engine, event, offset)
+        except ArtifactsAway as error:
+            log.warning("job %s: %s; trying again", self._job.id, error)
+            self._publish_at = time.monotonic() + AWAY_SECONDS
+            return False
+        return True
 
-    def _record(self, event: Event, offset: int) -> None:
-        artifact = self._publish(event) if isinstance(event, Checkpoint | FileWritten | Report) else None
+    def _record(self, engine: Engine, event: Event, offset: int) -> None:
+        artifact = (
+            self._publish(engine, event) if isinstance(event, Checkpoint | FileWritten | Report) else None
+        )
         try:
             answer = self._lease.insist(lambda: self._store.record(self._ticket, event, offset, artifact))
         except StoreAway as error:
@@ -293,12 +345,12 @@ class _Run:
         else:
             self._lease.desired, self._offset = answer, offset
 
-    def _publish(self, event: Checkpoint | FileWritten | Report) -> Artifact | None:
+    def _publish(self, engine: Engine, event: Checkpoint | FileWritten | Report) -> Artifact | None:
         """Keep the file that an event names. None when the engine has replaced it: a later event names it again."""
         expected = None if isinstance(event, Report) else event.sha256
         metrics = event.metrics if isinstance(event, Checkpoint) else {}
         try:
-            blob = self._runner.artifacts.put(self._dir.path / event.file, expected)
+            blob = self._put(engine, self._dir.path / event.file, expected)
         except (WrongContent, FileNotFoundError) as error:
             log.info("job %s: not published yet: %s", self._ticket.job_id, error)
             self._unpublished.add(event.file)
@@ -306,6 +358,16 @@ class _Run:
         self._unpublished.discard(event.file)
         now = datetime.now(UTC)
         return Artifact(name=event.file, size=blob.size, sha256=blob.sha256, metrics=metrics, created_at=now)
+
+    def _put(self, engine: Engine, path: Path, expected_sha256: str | None) -> Blob:
+        """Keep a file. A large one takes long; who wants the engine to stop does not wait for it."""
+        with ThreadPoolExecutor(1) as pool:
+            kept = pool.submit(self._runner.artifacts.put, path, expected_sha256)
+            while not wait([kept], POLL_SECONDS).done:
+                if self._wanted_to_stop():
+                    engine.stop()
+                engine.poll()
+            return kept.result()
 
     # ---- end ---------------------------------------------------------------------------------------------
 

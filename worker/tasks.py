@@ -17,7 +17,7 @@ from typing import Any
 from celery import Celery, bootsteps
 from celery.worker import WorkController, state
 
-from jobs.artifacts import Artifacts
+from jobs.artifacts import open_artifacts
 from jobs.job import queues_heard
 from jobs.queue import TASK, Doorbell, make_app
 from jobs.settings import Settings
@@ -119,7 +119,7 @@ class WorkerThread:
         if self._earlier:
             store.release(self._earlier)
             store.vanish(self._earlier)
-        artifacts = Artifacts(settings.artifacts_url)
+        artifacts = open_artifacts(settings.artifacts_url)
         return Runner(store, artifacts, Doorbell(self._app), settings, self.name, self.gpus)
 
     @contextmanager

@@ -54,9 +54,9 @@ def tidy(store: Store, artifacts: Artifacts, runs: Path, keep: Keep = AS_LONG_AS
         StoreAway: The database does not answer; the next time finds the same.
         OSError: The disk does not, or something may not be removed.
     """
-    for path in runs.glob("*/checkpoints"):
-        if any(path.iterdir()):
-            drop_states(store, runs, path.parent.name, keep)
+    for path in runs.glob("*/"):
+        if RunDir(path).has_states():
+            drop_states(store, runs, path.name, keep)
     drop_deleted(store, runs)
     if keep.runs_days is not None:
         drop_runs(store, runs, keep.runs_days)
@@ -122,7 +122,7 @@ def remove_unnamed(store: Store, artifacts: Artifacts) -> None:
     if origin is None:
         return
     if not artifacts.belongs_to(origin):
-        log.warning("nothing is removed from %s: another database names its files", artifacts.root)
+        log.warning("nothing is removed from %s: another database names its files", artifacts.place)
         return
     artifacts.clear_remains(UNNAMED_SECONDS)
     old = artifacts.older_than(UNNAMED_SECONDS)

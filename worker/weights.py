@@ -11,7 +11,7 @@ from typing import Any
 from gkd_core.config import AnyRun
 from gkd_core.errors import Problem, SpecError
 from jobs.artifacts import Artifacts
-from jobs.errors import UnknownArtifact, UnknownJob
+from jobs.errors import ContentGone, UnknownArtifact, UnknownJob, WrongContent
 from jobs.store import Store
 
 SECTIONS = ("teacher", "student", "model")
@@ -21,11 +21,18 @@ MAKE_MODELS = ("train", "distill")
 """Kinds of jobs that make a model."""
 
 
-def find_weights(config: AnyRun, store: Store, artifacts: Artifacts) -> AnyRun:
+def find_weights(config: AnyRun, store: Store, artifacts: Artifacts, folder: Path) -> AnyRun:
     """The same config, with a file wherever it named a job.
 
+    Args:
+        config: What the engine is to do.
+        store: Knows what the jobs have published.
+        artifacts: Has the files.
+        folder: Where copies are made of those that lie elsewhere.
+
     Raises:
-        SpecError: A job published no model, or its file is gone.
+        SpecError: A job published no model, or its file is gone or damaged.
+        ArtifactsAway: The files cannot be reached now.
     """
     found: dict[str, Any] = {}
     for section in SECTIONS:
@@ -33,20 +40,22 @@ def find_weights(config: AnyRun, store: Store, artifacts: Artifacts) -> AnyRun:
         if part is not None and part.weights and part.weights.startswith(PREFIX):
             job_id = part.weights.removeprefix(PREFIX)
             try:
-                path = model_of(job_id, store, artifacts)
-            except (UnknownJob, UnknownArtifact, FileNotFoundError, LookupError) as error:
+                path = model_of(job_id, store, artifacts, folder)
+            except (UnknownJob, UnknownArtifact, ContentGone, WrongContent, LookupError) as error:
                 raise SpecError([_missing(section, job_id, error)]) from error
             found[section] = part.model_copy(update={"weights": str(path)})
     return config.model_copy(update=found)
 
 
-def model_of(job_id: str, store: Store, artifacts: Artifacts) -> Path:
+def model_of(job_id: str, store: Store, artifacts: Artifacts, folder: Path) -> Path:
     """The file of the model that a job is for: the student of a distill job, the model of a train job.
 
     Raises:
         UnknownJob: There is no such job.
         UnknownArtifact: It published no such model.
-        FileNotFoundError: The file is gone.
+        ContentGone: The file is gone.
+        WrongContent: It is damaged.
+        ArtifactsAway: It cannot be reached now.
         LookupError: It is of a kind that makes no model.
     """
     kind = store.get(job_id).kind
@@ -54,10 +63,7 @@ def model_of(job_id: str, store: Store, artifacts: Artifacts) -> Path:
         raise LookupError(f"it is of kind {kind}, which makes none")
     models = (store.report(job_id) or {}).get("models", {})
     model = models.get("student") or models.get("model") or {}
-    path = artifacts.path(store.artifact(job_id, model.get("file") or "a model").sha256)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is gone")
-    return path
+    return artifacts.fetch(store.artifact(job_id, model.get("file") or "a model").sha256, folder)
 
 
 def _missing(section: str, job_id: str, error: Exception) -> Problem:

@@ -9,6 +9,7 @@ from fastapi import APIRouter
 from fastapi.responses import JSONResponse
 
 from api.deps import Services, ServicesDep
+from jobs.errors import ArtifactsRefused
 
 router = APIRouter(tags=["health"])
 
@@ -23,10 +24,11 @@ async def healthz() -> dict[str, str]:
 
 @router.get("/readyz", responses={503: {"description": "the parts that are not ready, and why"}})
 def readyz(services: ServicesDep) -> JSONResponse:
-    """Whether jobs can be taken in and found: database, broker and data roots."""
+    """Whether jobs can be taken in and found: database, broker, published files and data roots."""
     checks: dict[str, Callable[[], None]] = {
         "database": services.store.ping,
         "broker": services.doorbell.ping,
+        "artifacts": services.artifacts.ping,
         "data_roots": lambda: _roots_exist(services),
     }
     parts = {name: _state(name, check) for name, check in checks.items()}
@@ -38,6 +40,9 @@ def readyz(services: ServicesDep) -> JSONResponse:
 def _state(name: str, check: Callable[[], None]) -> str:
     try:
         check()
+    except ArtifactsRefused as error:
+        log.warning("%s is not ready: %s", name, error)
+        return f"not ready: {error.message}"
     except Exception as error:  # whatever a driver throws: it is not ready
         log.warning("%s is not ready: %s", name, error)
         return f"not ready: {type(error).__name__}"

@@ -18,7 +18,7 @@ from PIL import Image
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api.app import create_app
-from jobs.artifacts import Artifacts
+from jobs.artifacts import Artifacts, open_artifacts
 from jobs.job import Job, Ticket
 from jobs.queue import Doorbell, make_app
 from jobs.settings import Settings
@@ -131,7 +131,7 @@ def service_on_postgresql(server: Server, settings: Settings, postgres_url: str)
 
 
 def running(server: Server, settings: Settings, broker_url: str = "memory://") -> Iterator[Service]:
-    store, artifacts = Store(settings.database_url), Artifacts(settings.artifacts_url)
+    store, artifacts = Store(settings.database_url), open_artifacts(settings.artifacts_url)
     server.app = create_app(store, artifacts, Doorbell(make_app(broker_url)), settings)
     with httpx.Client(base_url=server.url, timeout=40) as http:
         yield Service(http, store, artifacts, settings)

@@ -12,7 +12,7 @@ from sqlalchemy import event
 
 from api import auth
 from api.app import create_app
-from jobs.artifacts import Artifacts
+from jobs.artifacts import open_artifacts
 from jobs.keys import Scope
 from jobs.queue import Doorbell, make_app
 from jobs.settings import Settings
@@ -176,7 +176,7 @@ def test_the_key_of_the_environment_allows_everything(server, settings: Settings
     )
     store = Store(settings.database_url)
     server.app = create_app(
-        store, Artifacts(settings.artifacts_url), Doorbell(make_app("memory://")), guarded
+        store, open_artifacts(settings.artifacts_url), Doorbell(make_app("memory://")), guarded
     )
     with httpx.Client(base_url=server.url) as http:
         assert http.get("/jobs").status_code == 401
@@ -193,7 +193,7 @@ def test_without_keys_nobody_comes_in_where_other_machines_listen(server, settin
     store = Store(settings.database_url)
     elsewhere = settings.model_copy(update={"host": host})
     server.app = create_app(
-        store, Artifacts(settings.artifacts_url), Doorbell(make_app("memory://")), elsewhere
+        store, open_artifacts(settings.artifacts_url), Doorbell(make_app("memory://")), elsewhere
     )
     with httpx.Client(base_url=server.url) as http:
         assert http.get("/jobs").status_code == 401
@@ -203,7 +203,7 @@ def test_without_keys_nobody_comes_in_where_other_machines_listen(server, settin
 @pytest.mark.parametrize(("address", "status"), [("192.0.2.1", 401), ("127.0.0.1", 200)])
 def test_without_keys_nobody_comes_in_by_another_address(settings: Settings, address: str, status: int):
     store = Store(settings.database_url)
-    app = create_app(store, Artifacts(settings.artifacts_url), Doorbell(make_app("memory://")), settings)
+    app = create_app(store, open_artifacts(settings.artifacts_url), Doorbell(make_app("memory://")), settings)
 
     async def ask() -> int:
         transport = httpx.ASGITransport(app)

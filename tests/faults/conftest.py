@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from gkd_core.config import TrainRun
-from jobs.artifacts import Artifacts
+from jobs.artifacts import open_artifacts
 from jobs.job import Job, State
 from jobs.queue import Doorbell, make_app
 from jobs.settings import Settings
@@ -57,7 +57,7 @@ class Service:
             stop_seconds=1.0,
         )
         self.store = self.open_store(database_url)
-        self.artifacts = Artifacts(self.settings.artifacts_url)
+        self.artifacts = open_artifacts(self.settings.artifacts_url)
 
     def open_store(self, url: str) -> Store:
         return Store(url, lease_seconds=self.settings.lease_seconds)
@@ -121,7 +121,7 @@ class Service:
 
     def weights(self, job_id: str) -> bytes:
         artifact = self.store.artifact(job_id, "model.safetensors")
-        return self.artifacts.path(artifact.sha256).read_bytes()
+        return b"".join(self.artifacts.read(artifact.sha256))
 
     def sweep_until_queued(self, job_id: str) -> None:
         wait_until(lambda: self.store.sweep() and self.job(job_id).state is State.QUEUED)

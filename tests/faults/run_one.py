@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from jobs.artifacts import Artifacts
+from jobs.artifacts import open_artifacts
 from jobs.queue import Doorbell, make_app
 from jobs.settings import Settings
 from jobs.store import Store
@@ -14,5 +14,7 @@ if __name__ == "__main__":
     job_id, name = sys.argv[1:]
     settings = Settings()
     store = Store(settings.database_url, lease_seconds=settings.lease_seconds)
-    runner = Runner(store, Artifacts(settings.artifacts_url), Doorbell(make_app("memory://")), settings, name)
+    runner = Runner(
+        store, open_artifacts(settings.artifacts_url), Doorbell(make_app("memory://")), settings, name
+    )
     runner.run(job_id)

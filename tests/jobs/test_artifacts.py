@@ -1,24 +1,22 @@
-"""Files are kept whole, once, and under what they hold."""
+"""Files are kept whole, once, and under what they hold: in a folder and on S3."""
 
 from __future__ import annotations
 
 import hashlib
-import os
-import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-import jobs.artifacts
 from jobs.artifacts import Artifacts, WrongContent
+from jobs.errors import ContentGone
 
 BYTES = b"weights" * 300_000
+SHA256 = hashlib.sha256(BYTES).hexdigest()
+HOUR = 3600.0
 
-
-@pytest.fixture
-def artifacts(tmp_path: Path) -> Artifacts:
-    return Artifacts(tmp_path / "artifacts")
+MakeOld = Callable[[str, float], None]
 
 
 @pytest.fixture
@@ -28,156 +26,135 @@ def model(tmp_path: Path) -> Path:
     return path
 
 
-def kept(artifacts: Artifacts) -> list[Path]:
-    return [path for path in artifacts.root.rglob("*") if path.is_file()]
+def content(artifacts: Artifacts, sha256: str) -> bytes:
+    return b"".join(artifacts.read(sha256))
+
+
+def kept(artifacts: Artifacts) -> frozenset[str]:
+    """Hashes of all files, however young."""
+    return artifacts.older_than(-HOUR)
 
 
 def test_a_file_is_kept_under_its_hash(artifacts: Artifacts, model: Path) -> None:
-    blob = artifacts.put(model)
-    assert blob == (hashlib.sha256(BYTES).hexdigest(), len(BYTES))
-    assert artifacts.path(blob.sha256).read_bytes() == BYTES
+    assert artifacts.put(model) == (SHA256, len(BYTES))
+    assert content(artifacts, SHA256) == BYTES
+    assert artifacts.size(SHA256) == len(BYTES)
 
 
 def test_a_kept_file_outlives_the_original(artifacts: Artifacts, model: Path) -> None:
-    blob = artifacts.put(model)
+    artifacts.put(model)
     model.write_bytes(b"another model")
     model.unlink()
-    assert artifacts.path(blob.sha256).read_bytes() == BYTES
+    assert content(artifacts, SHA256) == BYTES
 
 
-def test_putting_twice_at_once_keeps_one_file(artifacts: Artifacts, model: Path) -> None:
-    with ThreadPoolExecutor(8) as pool:
-        blobs = set(pool.map(lambda _: artifacts.put(model), range(8)))
-    assert kept(artifacts) == [artifacts.path(blobs.pop().sha256)]
+def test_any_part_can_be_read(artifacts: Artifacts, model: Path) -> None:
+    artifacts.put(model)
+    for start, stop in [(0, 0), (0, 1), (5, 2_000_000), (1_048_576, None), (7, 10**9), (10**9, None)]:
+        assert b"".join(artifacts.read(SHA256, start, stop)) == BYTES[start:stop]
+
+
+def test_putting_twice_at_once_keeps_the_file(artifacts: Artifacts, model: Path) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        blobs = set(pool.map(lambda _: artifacts.put(model), range(4)))
+    assert kept(artifacts) == {blob.sha256 for blob in blobs} == {SHA256}
+    assert content(artifacts, SHA256) == BYTES
 
 
 def test_a_file_that_is_not_the_announced_one_is_refused(artifacts: Artifacts, model: Path) -> None:
     with pytest.raises(WrongContent, match=r"model\.safetensors has the SHA-256 .* replaced or damaged"):
         artifacts.put(model, "0" * 64)
-    assert kept(artifacts) == []
+    assert kept(artifacts) == frozenset()
 
 
 def test_the_announced_file_is_kept(artifacts: Artifacts, model: Path) -> None:
-    assert artifacts.put(model, hashlib.sha256(BYTES).hexdigest()).size == len(BYTES)
+    assert artifacts.put(model, SHA256).size == len(BYTES)
 
 
 def test_a_missing_file_leaves_nothing(artifacts: Artifacts, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         artifacts.put(tmp_path / "nothing")
-    assert kept(artifacts) == []
-
-
-def test_a_full_disk_leaves_no_half_file(
-    artifacts: Artifacts, model: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def full(descriptor: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("jobs.artifacts.os.fsync", full)
-    with pytest.raises(OSError, match="No space left"):
-        artifacts.put(model)
-    assert kept(artifacts) == []
+    assert artifacts.belongs_to("one")
+    assert kept(artifacts) == frozenset()
 
 
 def test_an_empty_file_is_a_file(artifacts: Artifacts, tmp_path: Path) -> None:
     empty = tmp_path / "empty"
     empty.touch()
-    assert artifacts.path(artifacts.put(empty).sha256).read_bytes() == b""
+    sha256, size = artifacts.put(empty)
+    assert (content(artifacts, sha256), size, artifacts.size(sha256)) == (b"", 0, 0)
+
+
+def test_a_file_that_was_never_put_is_gone(artifacts: Artifacts, tmp_path: Path) -> None:
+    for ask in (artifacts.size, lambda sha256: next(artifacts.read(sha256))):
+        with pytest.raises(ContentGone, match=SHA256):
+            ask(SHA256)
+    with pytest.raises(ContentGone):
+        artifacts.fetch(SHA256, tmp_path / "fetched")
+
+
+def test_a_fetched_file_is_a_file_of_this_machine(artifacts: Artifacts, model: Path, tmp_path: Path) -> None:
+    artifacts.put(model)
+    first, second = (artifacts.fetch(SHA256, tmp_path / "fetched") for _ in range(2))
+    assert first == second
+    assert first.read_bytes() == BYTES
+
+
+def test_a_place_that_is_empty_is_ready(artifacts: Artifacts) -> None:
+    artifacts.ping()
 
 
 # ---- what nobody needs any more --------------------------------------------------------------------------
 
-HOUR = 3600.0
 
-
-def aged(path: Path, seconds: float) -> Path:
-    """The file, as if it had been put so long ago."""
-    then = time.time() - seconds
-    os.utime(path, (then, then))
-    return path
-
-
-def test_files_are_told_by_their_age(artifacts: Artifacts, model: Path, tmp_path: Path) -> None:
-    old = artifacts.put(model).sha256
+def test_files_are_told_by_their_age(artifacts: Artifacts, model: Path, make_old: MakeOld) -> None:
+    artifacts.put(model)
+    make_old(SHA256, 2 * HOUR)
     model.write_bytes(b"a later one")
     artifacts.put(model)
-    aged(artifacts.path(old), 2 * HOUR)
-    assert artifacts.older_than(HOUR) == {old}
+    assert artifacts.older_than(HOUR) == {SHA256}
 
 
-def test_an_old_file_is_removed_and_may_be_put_again(artifacts: Artifacts, model: Path) -> None:
-    sha256 = artifacts.put(model).sha256
-    aged(artifacts.path(sha256), 2 * HOUR)
-    artifacts.remove(sha256, HOUR)
-    assert kept(artifacts) == []
-    artifacts.remove(sha256, HOUR)
+def test_an_old_file_is_removed_and_may_be_put_again(
+    artifacts: Artifacts, model: Path, make_old: MakeOld
+) -> None:
     artifacts.put(model)
-    assert artifacts.path(sha256).read_bytes() == BYTES
+    make_old(SHA256, 2 * HOUR)
+    artifacts.remove(SHA256, HOUR)
+    assert kept(artifacts) == frozenset()
+    artifacts.remove(SHA256, HOUR)
+    artifacts.put(model)
+    assert content(artifacts, SHA256) == BYTES
 
 
-def test_a_file_that_is_put_again_is_young_again_and_stays(artifacts: Artifacts, model: Path) -> None:
-    sha256 = artifacts.put(model).sha256
-    aged(artifacts.path(sha256), 2 * HOUR)
+def test_a_file_that_is_put_again_is_young_again_and_stays(
+    artifacts: Artifacts, model: Path, make_old: MakeOld
+) -> None:
+    artifacts.put(model)
+    make_old(SHA256, 2 * HOUR)
     artifacts.put(model)
     assert artifacts.older_than(HOUR) == frozenset()
-    artifacts.remove(sha256, HOUR)
-    assert kept(artifacts) == [artifacts.path(sha256)]
-
-
-def test_a_file_that_is_put_just_when_it_was_found_old_enough_stays(
-    artifacts: Artifacts, model: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    sha256 = artifacts.put(model).sha256
-    aged(artifacts.path(sha256), 2 * HOUR)
-    age_of = jobs.artifacts._age
-
-    def look_and_then_put(path: Path, now: float) -> float:
-        age = age_of(path, now)
-        artifacts.put(model)
-        return age
-
-    monkeypatch.setattr("jobs.artifacts._age", look_and_then_put)
-    artifacts.remove(sha256, HOUR)
-    assert kept(artifacts) == [artifacts.path(sha256)]
+    artifacts.remove(SHA256, HOUR)
+    assert content(artifacts, SHA256) == BYTES
 
 
 def test_a_file_that_many_remove_and_one_puts_at_once_is_there_in_the_end(
-    artifacts: Artifacts, model: Path
+    artifacts: Artifacts, model: Path, make_old: MakeOld
 ) -> None:
-    sha256 = artifacts.put(model).sha256
+    artifacts.put(model)
     with ThreadPoolExecutor(4) as pool:
-        for _ in range(30):
-            aged(artifacts.path(sha256), 2 * HOUR)
-            removals = [pool.submit(artifacts.remove, sha256, HOUR) for _ in range(3)]
+        for _ in range(10):
+            make_old(SHA256, 2 * HOUR)
+            removals = [pool.submit(artifacts.remove, SHA256, HOUR) for _ in range(3)]
             pool.submit(artifacts.put, model).result()
             for removal in removals:
                 removal.result()
-            assert kept(artifacts) == [artifacts.path(sha256)]
+            assert kept(artifacts) == {SHA256}
+            assert artifacts.size(SHA256) == len(BYTES)
 
 
-def test_what_a_killed_process_had_moved_aside_is_put_back_and_young(
-    artifacts: Artifacts, model: Path
-) -> None:
-    path = artifacts.path(artifacts.put(model).sha256)
-    aged(path, 2 * HOUR).rename(artifacts.root / f".removing-{path.name}.of-somebody")
-    artifacts.clear_remains(HOUR)
-    assert kept(artifacts) == [path]
-    assert artifacts.older_than(HOUR) == frozenset()
-
-
-def test_half_copies_of_killed_processes_go_and_those_under_way_stay(
-    artifacts: Artifacts, tmp_path: Path
-) -> None:
-    artifacts.root.mkdir()
-    dead, alive = artifacts.root / ".incoming-dead", artifacts.root / ".incoming-alive"
-    dead.touch()
-    alive.touch()
-    aged(dead, 2 * HOUR)
-    artifacts.clear_remains(HOUR)
-    assert kept(artifacts) == [alive]
-
-
-def test_a_folder_belongs_to_the_first_who_asks(artifacts: Artifacts) -> None:
+def test_a_place_belongs_to_the_first_who_asks(artifacts: Artifacts) -> None:
     assert artifacts.belongs_to("one")
     assert artifacts.belongs_to("one")
     assert not artifacts.belongs_to("another")
+    assert artifacts.older_than(-HOUR) == frozenset()

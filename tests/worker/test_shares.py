@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from gkd_core.config import DataConfig, Split, TrainRun
-from jobs.artifacts import Artifacts
+from jobs.artifacts import open_artifacts
 from jobs.job import Job
 from jobs.settings import Settings
 from jobs.spec import Resolved, job_spec
@@ -36,7 +36,7 @@ def bell() -> Bell:
 @pytest.fixture
 def runner(store: Store, tmp_path: Path, bell: Any) -> Runner:
     settings = Settings(home=tmp_path)
-    return Runner(store, Artifacts(settings.artifacts_url), bell, settings, "ada")
+    return Runner(store, open_artifacts(settings.artifacts_url), bell, settings, "ada")
 
 
 def submit(store: Store) -> str:

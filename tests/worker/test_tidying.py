@@ -10,7 +10,7 @@ from gkd_core.config import DataConfig, TrainRun
 from gkd_core.errors import Failure, FailureClass
 from gkd_core.events import Warning
 from gkd_core.run_dir import RunDir
-from jobs.artifacts import Artifacts
+from jobs.artifacts_folder import FolderArtifacts
 from jobs.job import Artifact
 from jobs.spec import Resolved, job_spec
 from jobs.store import Store
@@ -22,7 +22,7 @@ RUN = TrainRun(data=DataConfig(path="/data"))
 
 @pytest.fixture
 def artifacts(tmp_path):
-    return Artifacts(tmp_path / "artifacts")
+    return FolderArtifacts(tmp_path / "artifacts")
 
 
 @pytest.fixture

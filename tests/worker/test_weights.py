@@ -13,7 +13,7 @@ from gkd_core.config import (
 )
 from gkd_core.errors import SpecError
 from gkd_core.events import Latency, ModelReport, Report
-from jobs.artifacts import Artifacts
+from jobs.artifacts_folder import FolderArtifacts
 from jobs.job import Artifact
 from jobs.spec import Resolved, job_spec
 from worker.weights import find_weights
@@ -23,7 +23,7 @@ DATA = DataConfig(path="/data")
 
 @pytest.fixture
 def artifacts(tmp_path):
-    return Artifacts(tmp_path / "artifacts")
+    return FolderArtifacts(tmp_path / "artifacts")
 
 
 def finished_job(store, artifacts, folder, role="model", *, publish=True) -> str:
