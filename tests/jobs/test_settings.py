@@ -39,6 +39,21 @@ def test_the_environment_sets_what_it_names(monkeypatch: pytest.MonkeyPatch) -> 
     assert settings.data_roots == (Path("/data"), Path("/more"))
 
 
+@pytest.mark.parametrize(
+    ("given", "place"),
+    [
+        ("s3://models", "s3://models"),
+        ("s3://my.models-2/of/gkd_1/", "s3://my.models-2/of/gkd_1"),
+        ("/srv/models", Path("/srv/models")),
+    ],
+)
+def test_published_files_lie_in_a_folder_or_a_bucket(
+    monkeypatch: pytest.MonkeyPatch, given: str, place: object
+) -> None:
+    monkeypatch.setenv("GKD_ARTIFACTS_URL", given)
+    assert Settings().artifacts_url == place
+
+
 def test_an_empty_variable_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GKD_BROKER_URL", "")
     monkeypatch.setenv("GKD_GPUS", "")
@@ -55,7 +70,10 @@ def test_jobs_read_under_the_current_folder_by_default(
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("GKD_ARTIFACTS_URL", "s3://bucket", "not s3://"),
+        ("GKD_ARTIFACTS_URL", "gs://bucket", "not gs://"),
+        ("GKD_ARTIFACTS_URL", "s3://", "needs s3://BUCKET"),
+        ("GKD_ARTIFACTS_URL", "s3://key:secret@bucket", "AWS_... variables$"),
+        ("GKD_ARTIFACTS_URL", "s3://bucket/../other", "needs s3://BUCKET"),
         ("GKD_DATA_ROOTS", os.pathsep, "at least one folder"),
         ("GKD_LEASE_SECONDS", "15", "renew_seconds 10 must be at most half of lease_seconds 15"),
         ("GKD_MAX_ATTEMPTS", "0", "greater than or equal to 1"),

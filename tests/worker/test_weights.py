@@ -13,7 +13,6 @@ from gkd_core.config import (
 )
 from gkd_core.errors import SpecError
 from gkd_core.events import Latency, ModelReport, Report
-from jobs.artifacts_folder import FolderArtifacts
 from jobs.job import Artifact
 from jobs.spec import Resolved, job_spec
 from worker.weights import find_weights
@@ -21,9 +20,13 @@ from worker.weights import find_weights
 DATA = DataConfig(path="/data")
 
 
+pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+
+
 @pytest.fixture
-def artifacts(tmp_path):
-    return FolderArtifacts(tmp_path / "artifacts")
+def find(store, artifacts, tmp_path):
+    """Finds the weights of a config."""
+    return lambda config: find_weights(config, store, artifacts, tmp_path / "fetched")
 
 
 def finished_job(store, artifacts, folder, role="model", *, publish=True) -> str:
@@ -45,14 +48,14 @@ def finished_job(store, artifacts, folder, role="model", *, publish=True) -> str
     return job.id
 
 
-def test_a_job_stands_for_the_file_of_its_model(store, artifacts, tmp_path):
+def test_a_job_stands_for_the_file_of_its_model(store, artifacts, tmp_path, find):
     job_id = finished_job(store, artifacts, tmp_path)
     config = TrainRun(data=DATA, model=DetectorConfig(weights=f"job:{job_id}"))
-    found = find_weights(config, store, artifacts)
+    found = find(config)
     assert Path(found.model.weights).read_text() == f"weights of {job_id}"
 
 
-def test_a_distill_job_stands_for_its_student(store, artifacts, tmp_path):
+def test_a_distill_job_stands_for_its_student(store, artifacts, tmp_path, find):
     teacher = finished_job(store, artifacts, tmp_path)
     student = finished_job(store, artifacts, tmp_path, "student")
     config = DistillRun(
@@ -60,28 +63,28 @@ def test_a_distill_job_stands_for_its_student(store, artifacts, tmp_path):
         teacher=TeacherConfig(weights=f"job:{teacher}"),
         student=DetectorConfig(weights=f"job:{student}"),
     )
-    found = find_weights(config, store, artifacts)
+    found = find(config)
     texts = [Path(weights).read_text() for weights in (found.teacher.weights, found.student.weights)]
     assert texts == [f"weights of {teacher}", f"weights of {student}"]
 
 
-def test_paths_and_no_weights_stay_as_they_are(store, artifacts):
+def test_paths_and_no_weights_stay_as_they_are(find):
     config = DistillRun(data=DATA, teacher=TeacherConfig(weights="/models/teacher.safetensors"))
-    assert find_weights(config, store, artifacts) == config
+    assert find(config) == config
 
 
-def test_a_job_without_a_model_is_named(store, artifacts, tmp_path):
+def test_a_job_without_a_model_is_named(store, artifacts, tmp_path, find):
     job_id = finished_job(store, artifacts, tmp_path, publish=False)
     config = DistillRun(data=DATA, teacher=TeacherConfig(weights=f"job:{job_id}"))
     with pytest.raises(SpecError, match=f"job {job_id} has no model to start from") as raised:
-        find_weights(config, store, artifacts)
+        find(config)
     assert raised.value.problems[0].loc == ("teacher", "weights")
 
 
-def test_an_unknown_job_is_named(store, artifacts):
+def test_an_unknown_job_is_named(find):
     config = TrainRun(data=DATA, model=DetectorConfig(weights="job:none"))
     with pytest.raises(SpecError, match="there is no job 'none'"):
-        find_weights(config, store, artifacts)
+        find(config)
 
 
 @pytest.mark.parametrize("kind", ["evaluate", "prototypes", "export"])
@@ -93,22 +96,22 @@ def test_a_job_that_makes_no_model_is_named(store, kind):
     job, _ = store.submit(job_spec.validate_python(spec), Resolved(config=config))
     config = TrainRun(data=DATA, model=DetectorConfig(weights=f"job:{job.id}"))
     with pytest.raises(SpecError, match=f"no model to start from: it is of kind {kind}, which makes none"):
-        find_weights(config, store, None)
+        find_weights(config, store, None, None)
 
 
-def test_the_other_kinds_get_their_files_too(store, artifacts, tmp_path):
+def test_the_other_kinds_get_their_files_too(store, artifacts, tmp_path, find):
     job_id = finished_job(store, artifacts, tmp_path)
     model = TeacherConfig(weights=f"job:{job_id}")
-    found = find_weights(PrototypesRun(data=DATA, teacher=model, student=model), store, artifacts)
+    found = find(PrototypesRun(data=DATA, teacher=model, student=model))
     assert {Path(part.weights).read_text() for part in (found.teacher, found.student)} == {
         f"weights of {job_id}"
     }
 
 
-def test_a_file_that_is_gone_is_named(store, artifacts, tmp_path):
+def test_a_file_that_is_gone_is_named(store, artifacts, tmp_path, find):
     job_id = finished_job(store, artifacts, tmp_path)
     [artifact] = store.artifacts(job_id)
-    artifacts.path(artifact.sha256).unlink()
+    artifacts.remove(artifact.sha256, older_than=-1.0)
     config = TrainRun(data=DATA, model=DetectorConfig(weights=f"job:{job_id}"))
     with pytest.raises(SpecError, match="is gone"):
-        find_weights(config, store, artifacts)
+        find(config)
