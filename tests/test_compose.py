@@ -35,7 +35,7 @@ def test_no_container_may_do_more_than_it_must(name: str):
 def test_no_container_runs_as_root(name: str):
     service = SERVICES[name]
     if name in OURS:
-        recipe = (ROOT / service["build"]["dockerfile"]).read_text()
+        recipe = (ROOT / "docker" / f"{service['image'].removeprefix('gkd-')}.Dockerfile").read_text()
         assert re.findall(r"^USER (.*)$", recipe, flags=re.MULTILINE) == ["10001"]
     else:
         assert int(service["user"].split(":")[0]) > 0

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from client.client import Client
-from jobs.job import MOVES
+from jobs.job import END_STATES
 
 PATIENCE_SECONDS = 1200.0
 """For one job. A machine may be busy with other things."""
@@ -49,7 +49,7 @@ def until_saved(client: Client, job_id: str) -> dict[str, Any]:
     deadline = time.monotonic() + PATIENCE_SECONDS
     while not client.artifacts(job_id):
         job = client.job(job_id)
-        if not MOVES[job.state] or time.monotonic() > deadline:
+        if job.state in END_STATES or time.monotonic() > deadline:
             raise SystemExit(f"{job.name} is {job.state} and has saved nothing: {job.reason}")
         time.sleep(0.5)
     return _told(client, job_id)
@@ -76,8 +76,14 @@ def inventory(client: Client) -> dict[str, Any]:
 
 
 def _told(client: Client, job_id: str) -> dict[str, Any]:
+    """A job in short; `from_step` is where its last attempt began: above 0, it went on from what was saved."""
     job = client.job(job_id)
-    return {"id": job.id, "name": job.name, "state": job.state, "attempt": job.attempt}
+    steps = (
+        event.body["step"]
+        for event in client.events(job_id, follow=False)
+        if event.kind == "progress" and event.attempt == job.attempt
+    )
+    return {"name": job.name, "state": job.state, "attempt": job.attempt, "from_step": next(steps, None)}
 
 
 def _hashes(client: Client, job_id: str) -> dict[str, str]:
