@@ -6,55 +6,36 @@ uvicorn starts it with `uvicorn --factory api.app:from_environment`; `gkd api` a
 from __future__ import annotations
 
 from importlib.metadata import version
-from typing import Any
 
 from fastapi import FastAPI
 
 from api import errors
-from api.auth import OPEN, Entrance
+from api.auth import Entrance
 from api.border import Border
 from api.deps import Services
+from api.description import described
 from api.feeds import Feeds
+from api.figures import Figures
 from api.routes import artifacts as artifact_routes
-from api.routes import events, health, jobs, keys, metrics, stream, workers
+from api.routes import events, health, jobs, keys, metrics, reference, stream, workers
+from api.watch import Watched
 from jobs.artifacts import Artifacts, open_artifacts
 from jobs.queue import Doorbell, make_app
 from jobs.settings import Settings
 from jobs.store import Store
 
-_PROBLEM = {"$ref": "#/components/schemas/ProblemDetails"}
-
-
-class _App(FastAPI):
-    """FastAPI, but its description says of which media type the errors are."""
-
-    def openapi(self) -> dict[str, Any]:
-        """The description at /openapi.json."""
-        description = super().openapi()
-        description["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
-        for path, operations in description["paths"].items():
-            for operation in operations.values():
-                operation["security"] = [] if path in OPEN else [{"key": []}]
-                for status in ("4XX", "422"):  # else it says what the route gives: JSON, text or a file
-                    operation["responses"][status]["content"] = {errors.MEDIA_TYPE: {"schema": _PROBLEM}}
-        return description
-
 
 def create_app(store: Store, artifacts: Artifacts, doorbell: Doorbell, settings: Settings) -> FastAPI:
     """The HTTP service over a store. The caller migrates and closes the store."""
-    refusal: dict[str, Any] = {"model": errors.ProblemDetails, "description": "what is wrong (RFC 9457)"}
-    app = _App(
-        title="GKD",
-        version=version("gkd"),
-        description="Distils object detectors, and proves what that gained against a control.",
-        responses={"4XX": refusal, 422: refusal},
-    )
+    app = described(version("gkd"))
     app.state.services = Services(store, artifacts, doorbell, settings)
-    app.state.feeds = Feeds(store)
+    app.state.feeds = feeds = Feeds(store)
+    app.state.figures = figures = Figures(feeds)
     app.add_middleware(Entrance, store=store, settings=settings)
-    app.add_middleware(Border)  # added last, passed first
+    app.add_middleware(Border)
+    app.add_middleware(Watched, figures=figures)  # added last, passed first
     errors.install(app)
-    for routes in (jobs, events, stream, metrics, artifact_routes, keys, health, workers):
+    for routes in (jobs, events, stream, metrics, artifact_routes, keys, health, workers, reference):
         app.include_router(routes.router)
     return app
 

@@ -25,12 +25,11 @@ from api.errors import ApiError, away, lacks, problem
 from jobs import keys
 from jobs.errors import StoreAway
 from jobs.keys import ADMIN_KEY_ID, ANYBODY, DEFAULT_TENANT, Principal
+from jobs.logs import bound
 from jobs.settings import Settings, is_loopback
 from jobs.store import Admitted, Store
 
-OPEN = frozenset(
-    {"/healthz", "/readyz", "/docs", "/docs/oauth2-redirect", "/redoc", "/openapi.json", "/favicon.ico"}
-)
+OPEN = frozenset({"/healthz", "/readyz", "/docs", "/openapi.json", "/favicon.ico"})
 """Paths for everybody. What is not listed needs a key: a new route cannot be forgotten."""
 
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "[::1]"})
@@ -73,8 +72,9 @@ class Entrance:
         except StoreAway as error:
             await away(request, error)(scope, receive, send)
         else:
-            scope["state"]["principal"] = admitted.principal
-            await self.app(scope, receive, send)
+            scope["state"]["principal"] = principal = admitted.principal
+            with bound(tenant=principal.tenant, key_id=principal.key_id):
+                await self.app(scope, receive, send)
 
     def _rated(self, admitted: Admitted, send: Send) -> Send:
         """`send`, which also tells how much may still be asked; raises where that is nothing."""

@@ -59,7 +59,24 @@ _TAKE_SPECS = ("/jobs", "/jobs/validate")
 class ProblemDetails(BaseModel):
     """What every answer of status 400 and above holds."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(
+        frozen=True,
+        use_attribute_docstrings=True,
+        json_schema_extra={
+            "examples": [
+                {
+                    "type": "about:blank",
+                    "title": "Conflict",
+                    "status": 409,
+                    "detail": "cannot pause job 4f1c0a9be27d: it is queued; allowed now: cancel",
+                    "code": "not_allowed",
+                    "request_id": "0d9a5b6c1f7e4e0fb3a1c2d4e5f60718",
+                    "errors": [],
+                    "actions": ["cancel"],
+                }
+            ]
+        },
+    )
 
     type: str = "about:blank"
     """Always about:blank: `code` tells the problems apart."""
@@ -123,16 +140,22 @@ def problem(
         **more,
     )
     content = body.model_dump(mode="json", exclude_none=True)
-    headers = {**(headers or {}), "X-Request-ID": request_id}
     text = json.dumps(content)  # in ASCII: what is quoted may hold halves of characters, which UTF-8 refuses
     return Response(text, status, headers=headers, media_type=MEDIA_TYPE)
 
 
 def away(request: Request, error: StoreAway) -> Response:
     """The answer while the database is away."""
-    log.warning("request %s: %s", request.scope["state"]["request_id"], error)
+    log.warning("%s", error)
     detail = "the database does not answer; try again in a few seconds"
     return problem(request, 503, "database_away", detail, headers={"Retry-After": "5"})
+
+
+def defect(request: Request, error: Exception) -> Response:
+    """The answer to what nobody foresaw; what that was stands in the log alone."""
+    log.error("%s %s failed", request.method, request.url.path, exc_info=error)
+    detail = "a defect of GKD; the server's log has the details under this request id"
+    return problem(request, 500, "internal_error", detail)
 
 
 def install(app: FastAPI) -> None:
@@ -147,7 +170,6 @@ def install(app: FastAPI) -> None:
         app.exception_handler(trouble)(_no_artifacts)
     app.exception_handler(ApiError)(_api_error)
     app.exception_handler(HTTPException)(_http)
-    app.exception_handler(Exception)(_bug)
 
 
 async def _invalid(request: Request, error: RequestValidationError) -> Response:
@@ -188,7 +210,7 @@ async def _away(request: Request, error: StoreAway) -> Response:
 
 
 async def _no_artifacts(request: Request, error: ArtifactsAway | ArtifactsRefused) -> Response:
-    log.warning("request %s: %s", request.scope["state"]["request_id"], error)
+    log.warning("%s", error)
     detail = "published files cannot be reached now; /readyz and the server's log say why"
     return problem(request, 503, "artifacts_away", detail, headers={"Retry-After": "5"})
 
@@ -201,13 +223,6 @@ async def _http(request: Request, error: HTTPException) -> Response:
     headers = dict(error.headers or {})
     code = _CODES.get(error.status_code, f"http_{error.status_code}")
     return problem(request, error.status_code, code, _detail(request, error, headers), headers=headers)
-
-
-async def _bug(request: Request, error: Exception) -> Response:
-    request_id = request.scope["state"]["request_id"]
-    log.error("request %s: %s %s failed", request_id, request.method, request.url.path, exc_info=error)
-    detail = "a defect of GKD; the server's log has the details under this request id"
-    return problem(request, 500, "internal_error", detail)
 
 
 def _detail(request: Request, error: HTTPException, headers: dict[str, str]) -> str:

@@ -108,6 +108,10 @@ class Feeds:
         self._looking: asyncio.Task[None] | None = None
         self._joined = asyncio.Event()
 
+    def followers(self) -> int:
+        """How many follow jobs now."""
+        return sum(feed.followers for feed in tuple(self._feeds.values()))
+
     @contextmanager
     def follow(self, job_id: str) -> Iterator[Feed]:
         """The feed of a job, kept as long as anybody is in such a `with` block."""

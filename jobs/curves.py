@@ -23,7 +23,7 @@ LEAST_POINTS, MOST_POINTS = 10, 10_000
 class Curve(BaseModel):
     """One number over time: as many entries in `x` as in `y`, x rising."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
 
     x: tuple[int, ...]
     """Optimiser steps or epochs."""
@@ -33,7 +33,7 @@ class Curve(BaseModel):
 class RunCurves(BaseModel):
     """The curves of one training: of "model", or of "student" or "control"; of "teacher", where it is evaluated."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
 
     losses: dict[str, Curve] = {}
     """Each named loss, as it enters the sum, over steps."""
@@ -52,7 +52,7 @@ class RunCurves(BaseModel):
 class JobCurves(BaseModel):
     """Everything about a job that changes while it runs."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
 
     runs: dict[str, RunCurves]
     """By name of the training."""

@@ -83,7 +83,7 @@ class Ring(NamedTuple):
 class Attempt(BaseModel):
     """One try at running a job."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
 
     attempt: int
     worker: str
@@ -97,7 +97,7 @@ class Attempt(BaseModel):
 class Artifact(BaseModel):
     """A published file of a job."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
 
     name: str
     size: int
@@ -110,7 +110,7 @@ class Artifact(BaseModel):
 class StoredEvent(BaseModel):
     """An event with its number in the job: 1, 2, 3, ... without gaps."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
 
     number: int
     attempt: int
@@ -125,7 +125,7 @@ class StoredEvent(BaseModel):
 class Job(BaseModel):
     """A job as everybody sees it."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
 
     id: str
     name: str

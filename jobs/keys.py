@@ -59,6 +59,10 @@ ADMIN_KEY_ID = "environment"
 class Limits(Strict):
     """How much of the service one tenant may have; null: as much as there is."""
 
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"running_jobs": 2, "queued_jobs": 100, "gpu_hours": 500}]}
+    )
+
     requests_per_minute: int | None = Field(default=None, ge=1)
     """By each key, counted in each process of the API; as many at once."""
     running_jobs: int | None = Field(default=None, ge=0)
@@ -74,7 +78,7 @@ class Limits(Strict):
 class Use(BaseModel):
     """How much of the service a tenant has now."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
 
     running_jobs: int
     queued_jobs: int
@@ -87,7 +91,7 @@ class Use(BaseModel):
 class Tenant(BaseModel):
     """A tenant, what it may have and what it has."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
 
     name: str
     limits: Limits
@@ -97,7 +101,7 @@ class Tenant(BaseModel):
 class Asker(BaseModel):
     """Who asks, and what his tenant may have and has."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
 
     key_id: str | None
     """Null: nobody has made keys, and this machine asks."""
@@ -108,7 +112,7 @@ class Asker(BaseModel):
 class Key(BaseModel):
     """An API key, without its secret, which nobody knows but who holds it."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
 
     id: str
     tenant: str

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 class Gpu(BaseModel):
     """One GPU of a worker, as its driver tells. What the driver does not know is None."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
 
     index: int
     """The driver's number of it, in the order of the PCI bus."""
@@ -30,7 +30,7 @@ class Gpu(BaseModel):
 class Presence(BaseModel):
     """A worker's word about itself."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
 
     name: str
     host: str

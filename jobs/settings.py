@@ -99,6 +99,10 @@ class Settings(BaseSettings):
     containers. At least 32 characters, drawn at random: it is as good as the machine. With it, or with a key in the
     database, the API may listen beyond the loopback."""
 
+    log_format: Literal["json", "console"] | None = None
+    """How the service logs, on its standard error: `json`, a line of JSON for each thing, or `console`, for people.
+    None: for people on a terminal, JSON anywhere else."""
+
     @property
     def on_loopback(self) -> bool:
         """Whether only this machine reaches the API."""

@@ -72,6 +72,10 @@ class JobFields(Strict):
 class JobChange(Strict):
     """What can be changed of a job, as a JSON merge patch (RFC 7396): null takes away, what is not named stays."""
 
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"name": "cells-r18-again", "tags": {"team": "lab", "old": None}}]}
+    )
+
     name: Name | None = None
     """Null or empty: made from kind and id."""
     tags: dict[TagKey, TagValue | None] | None = Field(default=None, max_length=64)
@@ -253,7 +257,7 @@ def merged(value: Any, patch: Any) -> Any:
 class Resolved(BaseModel):
     """A spec that can be carried out: paths absolute, data checked, weights looked up."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
 
     config: AnyRun = Field(discriminator="kind")
     """What the engine gets, except that `job:<id>` still stands in weights until the job has run."""

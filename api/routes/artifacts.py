@@ -7,7 +7,7 @@ from itertools import chain
 from typing import Annotated, Any
 from urllib.parse import quote
 
-from fastapi import APIRouter, Header, Request, Response
+from fastapi import APIRouter, Header, Path, Request, Response
 from fastapi.responses import StreamingResponse
 
 from api.deps import ServicesDep, TenantDep
@@ -22,6 +22,26 @@ _DOWNLOADS: dict[int | str, dict[str, Any]] = {
     200: {**_FILE, "description": "the file"},
     206: {**_FILE, "description": "the part of it that Range asks for"},
     304: {"description": "still as If-None-Match says"},
+    400: {"description": "Range is none of bytes (`invalid_range`)"},
+    410: {"description": "the file was published and is not there any more (`artifact_gone`)"},
+    416: {"description": "Range lies beyond the end of the file (`range_not_satisfiable`)"},
+    503: {"description": "the database, or the place of published files, does not answer (`artifacts_away`)"},
+}
+_PARTS: dict[str, Any] = {  # read from the request itself, by `asked_part`
+    "parameters": [
+        {
+            "name": "Range",
+            "in": "header",
+            "description": "one part of the file",
+            "schema": {"type": "string", "examples": ["bytes=0-3"]},
+        },
+        {
+            "name": "If-Range",
+            "in": "header",
+            "description": "`ETag` of the file of which a part is wanted; of another one the whole is sent",
+            "schema": {"type": "string", "examples": ['"0"']},
+        },
+    ]
 }
 
 
@@ -32,14 +52,16 @@ def artifacts(job_id: str, services: ServicesDep, tenant: TenantDep) -> tuple[Ar
 
 
 @router.head("/{name}", include_in_schema=False)
-@router.get("/{name}", response_class=StreamingResponse, responses=_DOWNLOADS)
+@router.get("/{name}", response_class=StreamingResponse, responses=_DOWNLOADS, openapi_extra=_PARTS)
 def download(
     job_id: str,
-    name: str,
+    name: Annotated[str, Path(description="As `artifacts` lists it.", examples=["student.safetensors"])],
     request: Request,
     services: ServicesDep,
     tenant: TenantDep,
-    if_none_match: Annotated[str | None, Header()] = None,
+    if_none_match: Annotated[
+        str | None, Header(description="`ETag` of an answer before", examples=['"0"'])
+    ] = None,
 ) -> Response:
     """One file. Its ETag is its SHA-256; Range (one part), If-Range and If-None-Match are understood."""
     artifact = services.store.artifact(job_id, name, tenant=tenant)

@@ -26,7 +26,7 @@ MOST_EVENTS = 2**31 - 1
 class EventPage(BaseModel):
     """Events in order; `next` is the `after` that continues them."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
 
     items: tuple[StoredEvent, ...]
     next: int
@@ -38,9 +38,9 @@ def events(
     services: ServicesDep,
     tenant: TenantDep,
     after: Annotated[
-        int, Query(ge=0, le=MOST_EVENTS, description="number of the last event that is known")
+        int, Query(ge=0, le=MOST_EVENTS, description="number of the last event that is known", examples=[1])
     ] = 0,
-    limit: Annotated[int, Query(ge=1, le=10_000)] = 1000,
+    limit: Annotated[int, Query(ge=1, le=10_000, description="events in one answer", examples=[100])] = 1000,
 ) -> EventPage:
     """What happened to a job since event number `after`."""
     items = services.store.events(job_id, after=after, limit=limit, tenant=tenant)
@@ -52,7 +52,9 @@ def log(
     job_id: str,
     services: ServicesDep,
     tenant: TenantDep,
-    offset: Annotated[int, Query(description="bytes from the start; negative: from the end")] = 0,
+    offset: Annotated[
+        int, Query(description="bytes from the start; negative: from the end", examples=[-4096])
+    ] = 0,
 ) -> PlainTextResponse:
     """The engine's log from `offset` on; the header X-Next-Offset says where the next piece starts."""
     job = services.store.get(job_id, tenant=tenant)  # an id that the store knows leaves no folder

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from typing import Literal
 
-from fastapi import APIRouter
-from fastapi.responses import JSONResponse
+from fastapi import APIRouter, Response
+from pydantic import BaseModel, ConfigDict
 
 from api.deps import Services, ServicesDep
 from jobs.errors import ArtifactsRefused
@@ -16,15 +17,32 @@ router = APIRouter(tags=["health"])
 log = logging.getLogger(__name__)
 
 
+class Alive(BaseModel):
+    """The process answers."""
+
+    status: Literal["alive"] = "alive"
+
+
+class Readiness(BaseModel):
+    """Which parts of the service are ready."""
+
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
+
+    status: Literal["ready", "not ready"]
+    """Ready once every part is."""
+    parts: dict[str, str]
+    """By name: `ready`, or `not ready:` and what kind of error was met; the log says more."""
+
+
 @router.get("/healthz")
-async def healthz() -> dict[str, str]:
-    """The process answers. Says nothing about the parts that it needs; a restart would not help those."""
-    return {"status": "alive"}
+async def healthz() -> Alive:
+    """Say that the process answers. Nothing about the parts that it needs; a restart would not help those."""
+    return Alive()
 
 
-@router.get("/readyz", responses={503: {"description": "the parts that are not ready, and why"}})
-def readyz(services: ServicesDep) -> JSONResponse:
-    """Whether jobs can be taken in and found: database, broker, published files and data roots."""
+@router.get("/readyz", responses={503: {"model": Readiness, "description": "some part is not ready"}})
+def readyz(services: ServicesDep, response: Response) -> Readiness:
+    """Say whether jobs can be taken in and found: database, broker, published files and data roots."""
     checks: dict[str, Callable[[], None]] = {
         "database": services.store.ping,
         "broker": services.doorbell.ping,
@@ -32,9 +50,10 @@ def readyz(services: ServicesDep) -> JSONResponse:
         "data_roots": lambda: _roots_exist(services),
     }
     parts = {name: _state(name, check) for name, check in checks.items()}
-    ready = all(state == "ready" for state in parts.values())
-    body = {"status": "ready" if ready else "not ready", "parts": parts}
-    return JSONResponse(body, 200 if ready else 503)
+    if set(parts.values()) == {"ready"}:
+        return Readiness(status="ready", parts=parts)
+    response.status_code = 503
+    return Readiness(status="not ready", parts=parts)
 
 
 def _state(name: str, check: Callable[[], None]) -> str:

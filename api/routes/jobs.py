@@ -24,19 +24,34 @@ LOOK_SECONDS = 1.0
 """Between two looks at a job while a long poll waits and no event comes: its place in the queue changes without."""
 
 
-IdempotencyKey = Annotated[str | None, Header(min_length=1, max_length=200)]
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        min_length=1,
+        max_length=200,
+        description="Any text that is new for each job: sent again, with the same body, it gives the same job again.",
+        examples=["3f6c2a9e-cells-r18"],
+    ),
+]
+
+_NOT_NOW: dict[int | str, dict[str, Any]] = {
+    409: {"description": "the job's state does not allow that; `actions` are what it allows (`not_allowed`)"}
+}
+_NOT_JSON: dict[int | str, dict[str, Any]] = {
+    415: {"description": "the body is not sent as JSON (`unsupported_media_type`)"}
+}
 
 
 class JobPage(BaseModel):
     """Jobs, newest first; `next` is the `after` of the following page, null on the last."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
 
     items: tuple[Job, ...]
     next: str | None
 
 
-@router.post("/jobs", status_code=201)
+@router.post("/jobs", status_code=201, responses=_NOT_JSON)
 def submit(
     spec: JobSpec,
     response: Response,
@@ -62,7 +77,7 @@ def _rung(job: Job, services: Services, response: Response) -> Job:
     return job
 
 
-@router.post("/jobs/validate")
+@router.post("/jobs/validate", responses=_NOT_JSON)
 def validate(spec: JobSpec, services: ServicesDep, tenant: TenantDep) -> Resolved:
     """What a spec comes to and what was found in its data set, or what is wrong with it. Nothing is queued."""
     return services.resolve(spec, tenant)
@@ -72,13 +87,20 @@ def validate(spec: JobSpec, services: ServicesDep, tenant: TenantDep) -> Resolve
 def list_jobs(
     services: ServicesDep,
     tenant: TenantDep,
-    state: State | None = None,
-    kind: Kind | None = None,
+    state: Annotated[State | None, Query(description="only jobs in this state", examples=["running"])] = None,
+    kind: Annotated[Kind | None, Query(description="only jobs of this kind", examples=["distill"])] = None,
     tag: Annotated[
-        list[str] | None, Query(max_length=32, description="key, or key:value; of several each must be there")
+        list[str] | None,
+        Query(
+            max_length=32,
+            description="key, or key:value; of several each must be there",
+            examples=[["team:lab"]],
+        ),
     ] = None,
-    after: Annotated[str | None, Query(description="`next` of the page before")] = None,
-    limit: Annotated[int, Query(ge=1, le=500)] = 50,
+    after: Annotated[
+        str | None, Query(description="`next` of the page before", examples=["4f1c0a9be27d"])
+    ] = None,
+    limit: Annotated[int, Query(ge=1, le=500, description="jobs in one answer", examples=[20])] = 50,
 ) -> JobPage:
     """Jobs, newest first."""
     try:
@@ -100,8 +122,10 @@ async def get_job(
     services: ServicesDep,
     feeds: FeedsDep,
     tenant: TenantDep,
-    wait: Annotated[float, Query(ge=0, le=60, description="seconds")] = 0,
-    if_none_match: Annotated[str | None, Header()] = None,
+    wait: Annotated[float, Query(ge=0, le=60, description="seconds", examples=[0.5])] = 0,
+    if_none_match: Annotated[
+        str | None, Header(description="`ETag` of an answer before", examples=['W/"0"'])
+    ] = None,
 ) -> Response:
     """One job.
 
@@ -142,19 +166,19 @@ async def _look(services: Services, job_id: str, tenant: str) -> _Seen:
     return _Seen(job.state in END_STATES, body, f'W/"{hashlib.sha256(body).hexdigest()[:32]}"')
 
 
-@router.post("/jobs/{job_id}/cancel", status_code=202)
+@router.post("/jobs/{job_id}/cancel", status_code=202, responses=_NOT_NOW)
 def cancel(job_id: str, services: ServicesDep, tenant: TenantDep) -> Job:
     """End a job: at once where it does not run, otherwise as soon as its worker hears of it."""
     return services.store.cancel_requested(job_id, tenant=tenant)
 
 
-@router.post("/jobs/{job_id}/pause", status_code=202)
+@router.post("/jobs/{job_id}/pause", status_code=202, responses=_NOT_NOW)
 def pause(job_id: str, services: ServicesDep, tenant: TenantDep) -> Job:
     """Stop a running job after a checkpoint and free its device until it is resumed."""
     return services.store.pause_requested(job_id, tenant=tenant)
 
 
-@router.post("/jobs/{job_id}/resume", status_code=202)
+@router.post("/jobs/{job_id}/resume", status_code=202, responses=_NOT_NOW)
 def resume(job_id: str, services: ServicesDep, tenant: TenantDep) -> Job:
     """Queue a paused job again; it goes on from its checkpoint."""
     job = services.store.resume(job_id, tenant=tenant)
@@ -162,7 +186,7 @@ def resume(job_id: str, services: ServicesDep, tenant: TenantDep) -> Job:
     return job
 
 
-@router.post("/jobs/{job_id}/retry", status_code=202)
+@router.post("/jobs/{job_id}/retry", status_code=202, responses=_NOT_NOW)
 def retry(
     job_id: str,
     response: Response,
@@ -200,7 +224,7 @@ def clone(
     return _submit(mistakes.read_spec(value), response, services, tenant, idempotency_key)
 
 
-@router.patch("/jobs/{job_id}")
+@router.patch("/jobs/{job_id}", responses=_NOT_NOW)
 def change(job_id: str, wanted: JobChange, services: ServicesDep, tenant: TenantDep) -> Job:
     """Change name, tags or, while it is queued, priority: what is named takes its new value, null takes away."""
     job = services.store.change(job_id, wanted, tenant=tenant)
@@ -209,7 +233,13 @@ def change(job_id: str, wanted: JobChange, services: ServicesDep, tenant: Tenant
     return job
 
 
-@router.delete("/jobs/{job_id}", status_code=204)
+@router.delete(
+    "/jobs/{job_id}",
+    status_code=204,
+    responses={
+        409: {"description": "it has not ended (`not_allowed`), or other jobs want its model (`in_use`)"}
+    },
+)
 def delete(job_id: str, services: ServicesDep, tenant: TenantDep) -> None:
     """Take a job that has ended away, with its events, its log and the files that no other job names."""
     services.store.delete(job_id, tenant=tenant)

@@ -13,13 +13,19 @@ from jobs.keys import DEFAULT_TENANT, TENANT, Asker, Key, Limits, Scope, Tenant
 
 router = APIRouter(tags=["keys"])
 
-TenantName = Annotated[str, Path(pattern=f"^{TENANT}$")]
+TenantName = Annotated[str, Path(pattern=f"^{TENANT}$", description="Of a tenant.", examples=["lab"])]
 
 _DAY = 86400.0
 
 
 class NewKey(Strict):
     """A key to be made."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"name": "ci", "tenant": "lab", "scopes": ["read", "write"], "expires_in_days": 90}]
+        }
+    )
 
     name: str = Field(min_length=1, max_length=200)
     """What people call it."""
@@ -34,7 +40,7 @@ class NewKey(Strict):
 class MadeKey(BaseModel):
     """A new key."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
 
     key: Key
     secret: str

@@ -55,11 +55,16 @@ _ANSWERS: dict[int | str, dict[str, Any]] = {
     204: {"description": "the job has ended and all its events are known: do not come back"},
 }
 
-Number = Annotated[int, Query(ge=0, le=MOST_EVENTS, description="number of the last event that is known")]
-LastEventId = Annotated[
-    int | None, Header(ge=0, le=MOST_EVENTS, description="the same, as browsers send it; it wins")
+Number = Annotated[
+    int, Query(ge=0, le=MOST_EVENTS, description="number of the last event that is known", examples=[0])
 ]
-Seconds = Annotated[int, Query(ge=0, le=LONGEST_SECONDS, description="seconds until the stream ends anyhow")]
+LastEventId = Annotated[
+    int | None,
+    Header(ge=0, le=MOST_EVENTS, description="the same, as browsers send it; it wins", examples=[0]),
+]
+Seconds = Annotated[
+    int, Query(ge=0, le=LONGEST_SECONDS, description="seconds until the stream ends anyhow", examples=[1])
+]
 
 
 @router.get("/stream", response_class=StreamingResponse, responses=_ANSWERS)

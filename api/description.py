@@ -1,0 +1,159 @@
+"""The description at /openapi.json: what FastAPI derives from the routes, and what holds for all of them.
+
+A route says what is its own: `responses={409: {"description": ...}}`. What follows from the border, the entrance and
+the shape of a route is filled in here, so that a new route is never described too little.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.routing import APIRoute
+
+from api import errors
+from api.auth import OPEN
+
+_PROBLEM = {"$ref": "#/components/schemas/ProblemDetails"}
+
+_FRAMEWORKS_OWN = ("HTTPValidationError", "ValidationError")
+"""Shapes of errors that FastAPI would send; ours look otherwise."""
+
+ABOUT = """Distils object detectors, and proves what that gained against a control.
+
+- **Keys** go along as `Authorization: Bearer gkd_...`. Without any key in the database this machine alone may ask.
+- **Errors** are `application/problem+json` (RFC 9457): `code` is for programs, `detail` for people, and `request_id`
+  is found in the header `X-Request-ID` and in the server's log.
+- **Sending again** is safe: a `POST` that makes something takes an `Idempotency-Key`.
+"""
+
+TAGS = {
+    "jobs": "Asking for jobs, and for what becomes of them.",
+    "following": "What a job tells while it runs.",
+    "artifacts": "The files that a job publishes.",
+    "keys": "Who may ask for what.",
+    "workers": "What works for the service.",
+    "health": "Is it alive, is it ready, how does it do?",
+}
+
+_MEANS = {
+    400: "the body is not JSON (`invalid_json`)",
+    401: "no API key, or none that is good (`unauthorized`)",
+    403: "the key lacks a scope (`missing_scope`), the tenant has all that it may (`quota_exceeded`), or the request "
+    "comes from where it may not (`forbidden`)",
+    404: "there is no such thing, or it is another tenant's (`unknown_...`)",
+    413: "the body is too large (`too_large`)",
+    422: "something in the request cannot be right; `errors` names each field (`invalid_request`, `invalid_spec`)",
+    429: "this key asks too often; `Retry-After` says when to come back (`too_many_requests`)",
+    500: "a defect of GKD; its log has the details under the request id (`internal_error`)",
+    503: "the database does not answer; come back after `Retry-After` seconds (`database_away`)",
+}
+"""What a status says wherever nothing more exact is known of the route."""
+
+_IN_PATHS = {
+    "job_id": ("Id of a job, as `POST /jobs` gives it.", "4f1c0a9be27d"),
+    "key_id": ("Id of a key, as `GET /keys` lists it.", "8c2e51f0a7d3"),
+}
+
+
+class Described(FastAPI):
+    """FastAPI, but its description says all that may be answered, and how each route is called in a sentence."""
+
+    def openapi(self) -> dict[str, Any]:
+        """The description; made once."""
+        if self.openapi_schema is None:
+            description = super().openapi()
+            description["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+            for path, operations in description["paths"].items():
+                for method, operation in operations.items():
+                    _complete(path, method, operation, description["components"]["schemas"])
+            for name in _FRAMEWORKS_OWN:
+                description["components"]["schemas"].pop(name, None)
+        return super().openapi()
+
+
+def described(version: str) -> Described:
+    """An app without routes."""
+    refusal: dict[str, Any] = {"model": errors.ProblemDetails}
+    return Described(
+        title="GKD",
+        version=version,
+        description=ABOUT,
+        license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        openapi_tags=[{"name": name, "description": text} for name, text in TAGS.items()],
+        generate_unique_id_function=_name,
+        responses={422: refusal, 500: refusal},
+        docs_url=None,
+        redoc_url=None,
+    )
+
+
+def _name(route: APIRoute) -> str:
+    return route.name
+
+
+def _complete(path: str, method: str, operation: dict[str, Any], schemas: dict[str, Any]) -> None:
+    operation["summary"] = _first_sentence(operation["description"])
+    operation["security"] = [] if path in OPEN else [{"key": []}]
+    for parameter in operation.get("parameters", ()):
+        _explain(parameter)
+    if body := operation.get("requestBody"):
+        for content in body["content"].values():
+            content["examples"] = _examples(content["schema"], schemas)
+    _refuse(path, method, operation)
+
+
+def _first_sentence(text: str) -> str:
+    return re.split(r"[.:;](?:\s|$)", " ".join(text.split()), maxsplit=1)[0]
+
+
+def _explain(parameter: dict[str, Any]) -> None:
+    """Say of an id in a path what it is, once for all routes."""
+    if parameter["in"] == "path" and parameter["name"] in _IN_PATHS:
+        description, example = _IN_PATHS[parameter["name"]]
+        parameter.setdefault("description", description)
+        parameter["schema"].setdefault("examples", [example])
+
+
+def _examples(schema: dict[str, Any], schemas: dict[str, Any]) -> dict[str, Any]:
+    """Bodies that work, by name: those of the model, or of each model that it may be."""
+    if "$ref" in schema:
+        schema = schemas[schema["$ref"].rpartition("/")[-1]]
+    found = {
+        f"{schema['title']}{number or ''}": {"summary": schema.get("description", ""), "value": value}
+        for number, value in enumerate(schema.get("examples", ()))
+    }
+    for part in schema.get("oneOf", ()):
+        found |= _examples(part, schemas)
+    return found
+
+
+def _refuse(path: str, method: str, operation: dict[str, Any]) -> None:
+    """List what the route may be refused for, each as a problem."""
+    responses = operation["responses"]
+    possible = _possible(path, operation)
+    if 422 not in possible:
+        del responses["422"]
+    for status in possible:
+        responses.setdefault(str(status), {})
+    for status in [status for status in responses if status >= "400"]:
+        answer = responses[status]
+        if answer.get("description", "") in ("", "Unprocessable Content", "Internal Server Error"):
+            answer["description"] = _MEANS[int(status)]
+        if answer.get("content", {}).get("application/json", {}).get("schema", _PROBLEM) == _PROBLEM:
+            answer["content"] = {errors.MEDIA_TYPE: {"schema": _PROBLEM}}
+    operation["responses"] = dict(sorted(responses.items()))
+
+
+def _possible(path: str, operation: dict[str, Any]) -> set[int]:
+    possible = {500}
+    if path not in OPEN:
+        possible |= {401, 403, 429, 503}
+    if "requestBody" in operation:
+        possible |= {400, 413, 422}
+    if operation.get("parameters"):
+        possible |= {422}
+    if "{" in path:
+        possible |= {404}
+    return possible
