@@ -10,7 +10,7 @@ def test_a_service_with_all_its_parts_is_ready(service):
     assert service.http.get("/healthz").json() == {"status": "alive"}
     answer = service.http.get("/readyz")
     assert answer.status_code == 200
-    assert set(answer.json()["parts"]) == {"database", "broker", "data_roots"}
+    assert set(answer.json()["parts"]) == {"database", "broker", "artifacts", "data_roots"}
 
 
 def test_a_lost_data_root_makes_it_unready_but_not_dead(service, root: Path):
