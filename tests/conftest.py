@@ -31,8 +31,8 @@ from jobs.artifacts_folder import FolderArtifacts
 from jobs.store import Store
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-"""Before anything loads torch, here and in engines that tests start: on detectors this small, threads that wait for each
-other take twice the time of one."""
+"""Before anything loads torch, here and in engines that tests start: on detectors this small, threads that wait for
+each other take twice the time of one."""
 
 _TABLES = (
     *("deleted", "uses", "artifacts", "events", "attempts", "waits", "jobs"),

@@ -58,7 +58,7 @@ RECIPE: dict[str, Any] = {
     "epochs": 3,  # of two steps
     "batch_size": 8,
     "accumulate": 2,
-    "image_size": 96,  # pictures come padded to 64 or 96
+    "image_size": 64,  # pictures come padded to 32 or 64
     "workers": 0,
     "ema": None,
     "optimizer": {"name": "sgd", "lr": 0.01},  # AdamW makes whole steps of gradients that are rounding errors
