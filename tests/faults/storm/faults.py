@@ -1,0 +1,414 @@
+"""The faults: what each one breaks, and what it may and may not cost.
+
+Each is a function that strikes at a random moment and gives back what it hit. Drawn numbers come from one generator
+with a seed that is printed, so that a storm can be repeated, as far as real processes can.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+
+from jobs.job import Ticket
+from jobs.store import Store
+
+from .servers import wait_until
+from .service import LEASE_SECONDS, EngineSeen, Laptop, Node, Part, Service, pause
+
+RIVALS = 16
+"""Who claim one job at the same time."""
+
+
+@dataclass(frozen=True)
+class Hit:
+    """What a fault may cost: attempts that it can have broken off. Nothing else excuses one that did not succeed."""
+
+    told: str
+    """In words."""
+    engine: Ticket | None = None
+    """The attempt whose engine was killed. That attempt must have broken off."""
+    workers: tuple[str, ...] = ()
+    """Workers that were killed or frozen; what they ran may be lost."""
+    everybody: bool = False
+    """Whether any attempt that ran at that time may have been broken off, each job's once."""
+
+
+@dataclass
+class Scene:
+    """What a fault has to do with."""
+
+    service: Service
+    draw: Random
+    away_seconds: float
+    """How long a database is away."""
+    submit: Callable[[], str]
+    """Sends one more job, however long that takes; its id."""
+
+    def linger(self, least: float, most: float) -> None:
+        """Let a random time pass, in seconds."""
+        pause(self.draw.uniform(least, most))
+
+    def an_engine(self) -> EngineSeen:
+        """An engine that runs, at a random moment of its life."""
+        while True:
+            wait_until(self.service.engines, "an engine runs", 180)
+            engines = self.service.engines()
+            if not engines:
+                continue
+            engine = self.draw.choice(engines)
+            pause(self.draw.uniform(0, 6), while_=lambda engine=engine: engine.alive)
+            if engine.alive:
+                return engine
+
+    def a_worker(self) -> Part:
+        """A worker, more often than not one that has something to do."""
+        busy = [worker for worker in self.service.workers if worker.engines()]
+        some = busy if busy and self.draw.random() < 0.85 else self.service.workers
+        return self.draw.choice(some)
+
+
+# ---- processes -------------------------------------------------------------------------------------------
+
+
+def engine_killed(scene: Scene) -> Hit:
+    """kill -9 of an engine."""
+    engine = _hold(scene)
+    engine.process.kill()
+    return Hit(f"engine of {_told(engine)}", engine=engine.ticket)
+
+
+def worker_killed(scene: Scene) -> Hit:
+    """kill -9 of a worker. Its engine must die with it; it starts again soon, or after its leases have ended."""
+    scene.linger(0, 4)
+    worker = scene.a_worker()
+    name, engines = worker.worker, worker.engines()
+    worker.kill()
+    wait_until(lambda: not any(engine.alive for engine in engines), "the engines of a killed worker die", 20)
+    away = scene.draw.choice((scene.draw.uniform(0, 2), LEASE_SECONDS + scene.draw.uniform(1, 3)))
+    pause(away)
+    worker.start()
+    return Hit(f"{worker.name} with {len(engines)} engine(s), away {away:.1f} s", workers=_names(name))
+
+
+def api_killed(scene: Scene) -> Hit:
+    """kill -9 of the API while a job is being sent: who sends it asks again, with the same key."""
+    api = scene.service.parts["api"]
+    sender = threading.Thread(target=scene.submit)
+    sender.start()
+    scene.linger(0, 0.15)
+    api.kill()
+    scene.linger(0, 1)
+    api.start()
+    sender.join()
+    return Hit("the API, while a job was sent")
+
+
+def redis_killed(scene: Scene) -> Hit:
+    """kill -9 of Redis, which keeps nothing."""
+    node = _node(scene)
+    scene.linger(0, 3)
+    node.redis.kill()
+    scene.submit()
+    scene.linger(0, 3)
+    node.redis.start()
+    return Hit("Redis, with every message in it; a job was sent meanwhile")
+
+
+def postgres_killed(scene: Scene) -> Hit:
+    """kill -9 of PostgreSQL."""
+    node = _node(scene)
+    whole = scene.draw.random() < 0.5
+    scene.linger(0, 4)
+    node.postgres.kill(whole=whole)
+    scene.linger(0, 1.5)
+    node.postgres.start()
+    return Hit("all of PostgreSQL" if whole else "PostgreSQL's first process", everybody=True)
+
+
+def worker_frozen(scene: Scene) -> Hit:
+    """SIGSTOP of a worker past its lease, while its engine goes on."""
+    return _frozen(scene, with_engines=False)
+
+
+def worker_and_engine_frozen(scene: Scene) -> Hit:
+    """SIGSTOP of a worker and its engine past the lease, as when a machine stands still."""
+    return _frozen(scene, with_engines=True)
+
+
+def _frozen(scene: Scene, *, with_engines: bool) -> Hit:
+    worker = scene.a_worker()
+    scene.linger(0, 3)
+    name, engines = worker.worker, worker.engines() if with_engines else []
+    worker.freeze()
+    for engine in engines:
+        if engine.alive:
+            engine.process.suspend()
+    away = LEASE_SECONDS + scene.draw.uniform(1.5, 5)
+    pause(away)
+    everything = [lambda engine=engine: engine.process.resume() for engine in engines if engine.alive]
+    everything.append(worker.thaw)
+    scene.draw.shuffle(everything)  # who goes on first is not the same every time
+    for go_on in everything:
+        go_on()
+    words = f"{worker.name}{f' and {len(engines)} engine(s)' if with_engines else ''} for {away:.1f} s"
+    return Hit(words, workers=_names(name), everybody=isinstance(scene.service, Laptop))
+
+
+# ---- messages --------------------------------------------------------------------------------------------
+
+
+def redis_emptied(scene: Scene) -> Hit:
+    """FLUSHALL, while a job waits."""
+    scene.submit()
+    scene.linger(0, 2)
+    _node(scene).redis.empty()
+    return Hit("Redis, while a job waited")
+
+
+def messages_lost(scene: Scene) -> Hit:
+    """Every message is lost for a while: those that wait and those that come."""
+    with _messages_arrive(scene, times=0) as wire:
+        _node(scene).redis.empty()
+        sent = _sent_meanwhile(scene, wire)
+    return Hit(f"{sent} message(s)")
+
+
+def messages_tripled(scene: Scene) -> Hit:
+    """Every message comes three times for a while."""
+    with _messages_arrive(scene, times=3) as wire:
+        sent = _sent_meanwhile(scene, wire)
+    return Hit(f"{sent} message(s)")
+
+
+@contextmanager
+def _messages_arrive(scene: Scene, *, times: int) -> Iterator[Node]:
+    node = _node(scene)
+    node.wire.times = times
+    try:
+        yield node
+    finally:
+        node.wire.times = 1
+
+
+def _sent_meanwhile(scene: Scene, node: Node) -> int:
+    before = node.wire.messages
+    scene.submit()
+    wait_until(lambda: node.wire.messages > before, "a message is sent")
+    scene.linger(0, 5)
+    return node.wire.messages - before
+
+
+def claimed_at_once(scene: Scene) -> Hit:
+    """Many claim one job at the same moment, beside the workers. One at most may get it, and gives it back."""
+    job_id = scene.submit()
+    together = threading.Barrier(RIVALS)
+    won = []
+
+    def claim(name: str) -> None:
+        together.wait()
+        if claimed := store.claim(job_id, name):
+            won.append(claimed.ticket)
+
+    names = tuple(f"rival-{scene.draw.getrandbits(32):08x}" for _ in range(RIVALS))
+    threads = [threading.Thread(target=claim, args=(name,)) for name in names]
+    with closing(Store(scene.service.database_url, lease_seconds=600)) as store:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        for ticket in won:
+            store.requeue(ticket, "a rival gives it back")
+    if len(won) > 1:
+        raise AssertionError(f"{len(won)} of {RIVALS} claims of one job were granted: {won}")
+    return Hit(f"{RIVALS} claims of {job_id}, {len(won)} granted", workers=names)
+
+
+# ---- database and clocks ---------------------------------------------------------------------------------
+
+
+def database_silent(scene: Scene) -> Hit:
+    """The database's processes stand still: connections stay, nobody answers."""
+    node = _node(scene)
+    scene.linger(0, 3)
+    node.postgres.freeze()
+    pause(scene.away_seconds)
+    node.postgres.thaw()
+    return Hit(f"PostgreSQL, for {scene.away_seconds:g} s", everybody=True)
+
+
+def database_gone(scene: Scene) -> Hit:
+    """The database is not there: connections are cut, new ones refused."""
+    node = _node(scene)
+    scene.linger(0, 3)
+    node.postgres.kill(whole=True)
+    pause(scene.away_seconds)
+    node.postgres.start()
+    return Hit(f"PostgreSQL, for {scene.away_seconds:g} s", everybody=True)
+
+
+def database_locked(scene: Scene) -> Hit:
+    """Somebody else writes to the SQLite file and does not end."""
+    scene.linger(0, 3)
+    path = scene.service.database_url.removeprefix("sqlite:///")
+    with closing(sqlite3.connect(path, timeout=30, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        pause(scene.away_seconds)
+        other.execute("ROLLBACK")
+    return Hit(f"SQLite, for {scene.away_seconds:g} s", everybody=True)
+
+
+JUMPS = (-7200.0, -3600.0, -60.0, -LEASE_SECONDS, LEASE_SECONDS, 60.0, 3600.0, 7200.0)
+"""Seconds by which a clock may be wrong."""
+
+
+def database_clock_jumps(scene: Scene) -> Hit:
+    """The clock by which leases run is set, and stays wrong until it is set again."""
+    node = _node(scene)
+    ahead = scene.draw.choice(JUMPS)
+    scene.linger(0, 4)
+    node.postgres.set_clock(ahead)
+    return Hit(f"the database's, now {ahead:+g} s", everybody=True)
+
+
+def process_clock_jumps(scene: Scene) -> Hit:
+    """The clock of one process is set; on a laptop that is the database's too."""
+    part = scene.draw.choice(list(scene.service.parts.values()))
+    ahead = scene.draw.choice(JUMPS)
+    scene.linger(0, 4)
+    part.set_clock(ahead)
+    return Hit(f"that of {part.name}, now {ahead:+g} s", everybody=isinstance(scene.service, Laptop))
+
+
+# ---- disk ------------------------------------------------------------------------------------------------
+
+
+def disk_full(scene: Scene) -> Hit:
+    """Not a byte is free where runs and published files lie (on a laptop: the database, too), for a while."""
+    scene.an_engine()
+    scene.service.fill_disk()
+    scene.linger(1, 5)
+    scene.service.make_room()
+    return Hit("the home folder's", everybody=True)
+
+
+def newest_state_torn(scene: Scene) -> Hit:
+    """The newest state is damaged, and the engine that would have written a better one is killed."""
+    wait_until(lambda: _states(scene), "an engine has saved", 180)
+    engine = _hold(scene)
+    states = _states_of(scene, engine)
+    how = "there was none"
+    if states:
+        damage = scene.draw.choice((_cut_short, _emptied, _zeroed, _scribbled_on))
+        damage(states[-1], scene.draw)
+        how = damage.__name__.strip("_").replace("_", " ")
+    engine.process.kill()
+    return Hit(f"newest state of {_told(engine)}: {how}", engine=engine.ticket)
+
+
+def _cut_short(path: Path, draw: Random) -> None:
+    os.truncate(path, draw.randrange(path.stat().st_size))
+
+
+def _emptied(path: Path, draw: Random) -> None:
+    os.truncate(path, 0)
+
+
+def _zeroed(path: Path, draw: Random) -> None:
+    """A block that the disk lost."""
+    _overwrite(path, draw, bytes(4096))
+
+
+def _scribbled_on(path: Path, draw: Random) -> None:
+    _overwrite(path, draw, draw.randbytes(64))
+
+
+def _overwrite(path: Path, draw: Random, content: bytes) -> None:
+    """Somewhere in the tensors, which are nearly all of it: padding may be anything."""
+    size = path.stat().st_size
+    with path.open("r+b") as file:
+        file.seek(draw.randrange(size // 4, size // 2))
+        file.write(content)
+
+
+def _states(scene: Scene) -> list[Path]:
+    return [state for engine in scene.service.engines() for state in _states_of(scene, engine)]
+
+
+def _states_of(scene: Scene, engine: EngineSeen) -> list[Path]:
+    """Oldest first."""
+    folder = scene.service.home / "runs" / engine.ticket.job_id / "checkpoints"
+    return sorted(folder.glob("[!.]*.pt"))
+
+
+# ---- all of them -----------------------------------------------------------------------------------------
+
+
+def _hold(scene: Scene) -> EngineSeen:
+    """An engine, stopped, so that it is certainly alive."""
+    while True:
+        engine = scene.an_engine()
+        os.kill(engine.process.pid, signal.SIGSTOP)
+        pause(1, while_=lambda engine=engine: engine.alive and engine.process.status() != "stopped")
+        if engine.alive:
+            return engine
+
+
+def _told(engine: EngineSeen) -> str:
+    return f"job {engine.ticket.job_id}, attempt {engine.ticket.attempt}"
+
+
+def _names(name: str | None) -> tuple[str, ...]:
+    return (name,) if name else ()
+
+
+def _node(scene: Scene) -> Node:
+    assert isinstance(scene.service, Node)
+    return scene.service
+
+
+Fault = Callable[[Scene], Hit]
+
+
+def serve_killed(scene: Scene) -> Hit:
+    """kill -9 of API and worker at once, since they are one process."""
+    hit = worker_killed(scene)
+    return Hit(hit.told, everybody=True)
+
+
+ON_A_NODE: tuple[Fault, ...] = (
+    engine_killed,
+    worker_killed,
+    api_killed,
+    redis_killed,
+    postgres_killed,
+    redis_emptied,
+    messages_lost,
+    messages_tripled,
+    worker_frozen,
+    worker_and_engine_frozen,
+    database_silent,
+    database_gone,
+    database_clock_jumps,
+    process_clock_jumps,
+    disk_full,
+    newest_state_torn,
+    claimed_at_once,
+)
+ON_A_LAPTOP: tuple[Fault, ...] = (
+    engine_killed,
+    serve_killed,
+    worker_frozen,
+    worker_and_engine_frozen,
+    database_locked,
+    process_clock_jumps,
+    disk_full,
+    newest_state_torn,
+    claimed_at_once,
+)

@@ -1,0 +1,299 @@
+"""A storm: jobs go through a service while one fault after the other strikes it, and each job is judged at its end."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+import threading
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from gkd_core.data.shapes import draw_shapes
+from jobs.job import END_STATES, State
+
+from .faults import ON_A_LAPTOP, ON_A_NODE, Fault, Hit, Scene, disk_full
+from .judge import Published, judge, published
+from .servers import wait_until
+from .service import Laptop, Node, Service, pause
+
+TINY = {"backbone_width": 0.125, "fpn": {"channels": 16}, "head": {"depth": 1}}
+RECIPE = {
+    "epochs": 24,
+    "batch_size": 4,
+    "image_size": 64,
+    "workers": 0,
+    "schedule": {"warmup_epochs": 0.5},
+}
+OPEN_JOBS = {Node: 3, Laptop: 2}
+"""So many jobs are always there: one for each worker, and one that waits."""
+PATIENCE_SECONDS = 400.0
+"""A job that has not ended so long after the last fault is lost."""
+
+END_WORDS = {state.value for state in END_STATES}
+
+
+@dataclass
+class Sent:
+    """A job that was sent: once, however often it had to be asked for."""
+
+    key: str
+    spec: str
+    job_id: str
+    hits_before: int
+    """How many faults there had been before it was sent."""
+
+
+@dataclass
+class Account:
+    """What a storm came to."""
+
+    way: str
+    seed: int
+    jobs: int = 0
+    attempts: int = 0
+    faults: Counter[str] = field(default_factory=Counter)
+    losses: list[str] = field(default_factory=list)
+    doubles: list[str] = field(default_factory=list)
+    untruths: list[str] = field(default_factory=list)
+    refusals: list[str] = field(default_factory=list)
+    fell_over: list[str] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether nothing was lost, doubled or told wrongly."""
+        return not (self.losses or self.doubles or self.untruths or self.refusals)
+
+    def told(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self) | {"faults_in_all": self.faults.total(), "faults": dict(self.faults)}
+
+
+class Storm:
+    """One service and what befalls it.
+
+    Args:
+        service: Fresh and well.
+        seed: Of everything that is drawn.
+        away_seconds: How long databases are away.
+        say: Told what happens, line by line.
+    """
+
+    def __init__(
+        self, service: Service, pictures: Path, seed: int, away_seconds: float, say: Callable[[str], None]
+    ) -> None:
+        self.service = service
+        self.account = Account(way=type(service).__name__.lower(), seed=seed)
+        self._draw = Random(seed)
+        self._specs = specs(pictures)
+        self._say = say
+        self._began = time.monotonic()
+        self._open: list[Sent] = []
+        self._sent: list[Sent] = []
+        self._like: dict[str, Published] = {}
+        self._hits: list[Hit] = []
+        self._lock = threading.Lock()
+        self._scene = Scene(service, self._draw, away_seconds, lambda: self._send().job_id)
+
+    def rage(self, faults: tuple[Fault, ...], times: int) -> Account:
+        """So many faults, each kind as often as the others, in random order; then calm, and the last judgements."""
+        self._learn_what_is_right()
+        for number, fault in enumerate(self._order(faults, times), 1):
+            self._keep_busy()
+            self._strike(number, fault)
+            self._judge_ended()
+        self._calm()
+        self.account.seconds = time.monotonic() - self._began
+        return self.account
+
+    def _order(self, faults: tuple[Fault, ...], times: int) -> list[Fault]:
+        possible = [fault for fault in faults if fault is not disk_full or self.service.disk_is_own]
+        self.account.left_out = [fault.__name__ for fault in faults if fault not in possible]
+        deck: list[Fault] = []
+        while len(deck) < times:
+            deck += self._draw.sample(possible, len(possible))
+        return deck[:times]
+
+    def _learn_what_is_right(self) -> None:
+        """Undisturbed jobs: a teacher, and one of each spec that is to be sent."""
+        teacher = self._undisturbed(self._specs.pop("teacher"))
+        self._specs["distill"]["teacher"] = {"weights": f"job:{teacher}"}
+        jobs = {name: self._undisturbed(spec) for name, spec in self._specs.items()}
+        wait_until(lambda: all(map(self._has_ended, jobs.values())), "the undisturbed jobs end", 400)
+        for name, job_id in jobs.items():
+            job = self._job(job_id)
+            assert [attempt["outcome"] for attempt in job["attempts"]] == ["succeeded"], job
+            self._like[name] = published(self.service, job_id)
+        self._tell(f"{len(jobs)} undisturbed jobs say what is right")
+
+    def _undisturbed(self, spec: dict[str, Any]) -> str:
+        return str(self.service.ask("POST", "/jobs", json=spec).json()["id"])
+
+    def _has_ended(self, job_id: str) -> bool:
+        return self._job(job_id)["state"] in END_WORDS
+
+    # ---- jobs --------------------------------------------------------------------------------------------
+
+    def _send(self) -> Sent:
+        with self._lock:
+            name, key = self._draw.choice(sorted(self._specs)), uuid.uuid4().hex
+            hits_before = len(self._hits)
+        answer = self.service.ask("POST", "/jobs", json=self._specs[name], headers={"Idempotency-Key": key})
+        sent = Sent(key, name, answer.json()["id"], hits_before)
+        with self._lock:
+            self._open.append(sent)
+            self._sent.append(sent)
+        return sent
+
+    def _keep_busy(self) -> None:
+        while len(self._open) < OPEN_JOBS[type(self.service)]:
+            self._send()
+
+    def _job(self, job_id: str) -> dict[str, Any]:
+        job: dict[str, Any] = self.service.ask("GET", f"/jobs/{job_id}").json()
+        return job
+
+    # ---- faults ------------------------------------------------------------------------------------------
+
+    def _strike(self, number: int, fault: Fault) -> None:
+        wait_until(self.service.engines, "an engine runs", 180)
+        pause(self._draw.uniform(0, 2))
+        began = time.monotonic()
+        try:
+            hit = fault(self._scene)
+        except AssertionError as error:
+            self.account.doubles.append(str(error))
+            hit = Hit(str(error), everybody=True)
+        self._hits.append(hit)
+        self.service.heal()
+        name = fault.__name__.replace("_", " ")
+        self.account.faults[name] += 1
+        self._tell(f"{number:4d}  {name:26s} {time.monotonic() - began:5.1f} s  {hit.told}")
+
+    # ---- judgement ---------------------------------------------------------------------------------------
+
+    def _judge_ended(self) -> None:
+        for sent in list(self._open):
+            job = self._job(sent.job_id)
+            if job["state"] in END_WORDS:
+                self._open.remove(sent)
+                self._judge(sent, job)
+                self.service.forget_run(sent.job_id)
+
+    def _judge(self, sent: Sent, job: dict[str, Any]) -> None:
+        verdict = judge(self.service, job, self._like[sent.spec], self._hits[sent.hits_before :])
+        self.account.jobs += 1
+        self.account.attempts += len(job["attempts"])
+        for found, kept in (
+            (verdict.lost, self.account.losses),
+            (verdict.doubled, self.account.doubles),
+            (verdict.untrue, self.account.untruths),
+        ):
+            kept += [f"{sent.spec} {sent.job_id}: {words}" for words in found]
+            for words in found:
+                self._tell(f"WRONG {sent.spec} {sent.job_id}: {words}")
+
+    def _calm(self) -> None:
+        """No more faults: every job comes to its end, no engine is left, and there are as many jobs as were sent."""
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while self._open and time.monotonic() < deadline:
+            self.service.heal()
+            self._judge_ended()
+            time.sleep(0.3)
+        for sent in self._open:
+            job = self._job(sent.job_id)
+            self.account.losses.append(f"{sent.spec} {sent.job_id} is still {job['state']}: {job['reason']}")
+        wait_until(lambda: not self.service.all_engines(), "no engine is left")
+        self._count_jobs()
+        self.account.refusals = self.service.refusals
+        self.account.fell_over = self.service.fell_over
+
+    def _count_jobs(self) -> None:
+        undisturbed = len(self._specs) + 1
+        there = self.service.ask("GET", "/jobs", params={"limit": 500}).json()["items"]
+        known = {sent.job_id for sent in self._sent}
+        if len(known) < len(self._sent):
+            self.account.losses.append(f"{len(self._sent)} jobs were sent under {len(known)} ids")
+        if len(there) < min(500, len(known) + undisturbed):
+            self.account.losses.append(f"{len(known) + undisturbed} jobs were sent, {len(there)} are there")
+        if len(there) > len(known) + undisturbed:
+            self.account.doubles.append(f"{len(known) + undisturbed} jobs were sent, {len(there)} are there")
+        open_states = [job["id"] for job in there if job["state"] not in END_WORDS]
+        self.account.losses += [f"{job_id} has not ended" for job_id in open_states if job_id not in known]
+
+    def _tell(self, line: str) -> None:
+        self._say(f"{time.monotonic() - self._began:7.1f} s  {line}")
+
+
+def specs(pictures: Path) -> dict[str, dict[str, Any]]:
+    """Jobs that take seconds: two kinds, two families, and prototypes chosen on the way."""
+    data = str(pictures)
+    retinanet = TINY | {"architecture": "retinanet"}
+    parts = {"control": False, "prototypes": {"per_class": 2}}
+    return {
+        "teacher": {"kind": "train", "data": data, "model": TINY, "train": RECIPE | {"epochs": 1}},
+        "train": {"kind": "train", "data": data, "model": retinanet, "train": RECIPE},
+        "distill": {"kind": "distill", "data": data, "student": TINY, "distill": parts, "train": RECIPE},
+    }
+
+
+@contextmanager
+def fresh(way: type[Service]) -> Iterator[tuple[Service, Path]]:
+    """A new service in a folder of its own, and pictures. What it wrote is kept when the block fails."""
+    folder = Path(tempfile.mkdtemp(prefix="gkd-", dir="/tmp"))  # short: it holds a socket
+    pictures = folder / "pictures"
+    draw_shapes(pictures, train=14, val=4, size=64, seed=0)
+    service = way(folder, pictures)
+    try:
+        service.start()
+        yield service, pictures
+    except BaseException:
+        print(f"logs are in {folder}", flush=True)
+        raise
+    else:
+        service.close()
+        shutil.rmtree(folder)
+        return
+    finally:
+        if folder.exists():
+            service.close()
+
+
+def storm(
+    way: str, faults: int, *, seed: int, away_seconds: float, say: Callable[[str], None] = print
+) -> Account:
+    """Let so many faults strike one way to run the service.
+
+    Args:
+        way: `node` or `laptop`.
+        faults: How many.
+        seed: Of everything that is drawn.
+        away_seconds: How long databases are away.
+        say: Told what happens.
+    """
+    service_class, kinds = {"node": (Node, ON_A_NODE), "laptop": (Laptop, ON_A_LAPTOP)}[way]
+    with fresh(service_class) as (service, pictures):
+        account = Storm(service, pictures, seed, away_seconds, say).rage(kinds, faults)
+        if not account.is_clean:
+            raise NotClean(account)
+    return account
+
+
+class NotClean(AssertionError):
+    """A storm that cost something."""
+
+    def __init__(self, account: Account) -> None:
+        super().__init__(json.dumps(account.told(), indent=2))
+        self.account = account
+
+
+__all__ = ["Account", "NotClean", "State", "storm"]

@@ -1,0 +1,22 @@
+"""A share of the storm of `make faults`: each fault once, on a node and on a laptop, with the real engine."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from .storm.faults import ON_A_LAPTOP, ON_A_NODE
+from .storm.storm import storm
+
+SEED = int(os.environ.get("GKD_STORM_SEED", "0"))
+AWAY_SECONDS = 8.0
+"""Longer than a lease there; `make faults` takes 30."""
+
+
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize(("way", "kinds"), [("node", ON_A_NODE), ("laptop", ON_A_LAPTOP)])
+def test_a_storm_loses_nothing_and_doubles_nothing(way: str, kinds: tuple[object, ...]) -> None:
+    account = storm(way, len(kinds), seed=SEED, away_seconds=AWAY_SECONDS)
+    assert account.faults.total() == len(kinds)
+    assert account.jobs > 0
