@@ -10,7 +10,7 @@ INSTALLED := $(VENV)/.installed
 unexport PYTHONPATH PYTHONHOME
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo check test bench up
+.PHONY: help setup demo check test faults bench up
 
 help:  ## this list
 	@sed -nE 's/^([a-z]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 16
@@ -31,6 +31,10 @@ check: $(INSTALLED)  ## style, types, import rules, container files
 
 test: $(INSTALLED)  ## every test, two files at a time, with a real PostgreSQL and a real Redis (ARGS=... goes to pytest)
 	OMP_WAIT_POLICY=PASSIVE $(PY) -m pytest -n 2 --dist loadfile $(ARGS)
+
+# Not one of the six words: for the night.
+faults: $(INSTALLED)
+	OMP_WAIT_POLICY=PASSIVE $(PY) -m tests.faults.storm $(ARGS)
 
 bench: $(INSTALLED)  ## the measurements in bench/, each prints JSON
 	@shopt -s nullglob; scripts=(bench/*.py); \

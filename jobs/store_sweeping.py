@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from sqlalchemy import Connection, case, exists, select, update
+from sqlalchemy import Connection, case, exists, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from gkd_core.errors import Failure, FailureClass
@@ -20,6 +20,8 @@ from jobs.tables import artifacts, deleted, jobs, turns, waits
 
 _LONGEST_RING_PAUSE = 600.0
 """Seconds between two rings for the same job, at most. Rings for one that waits long would else fill the queue."""
+_SET_BACK_SECONDS = 600.0
+"""A lease that ends so much later than one that begins now is from before the database's clock was set back."""
 _FRONT = 500
 """Jobs at the front of each queue for which sweeps ring: more than there are workers that could come free before the
 next sweep. Rings for those behind would find nobody, and a long queue would fill Redis with them."""
@@ -42,6 +44,7 @@ class Sweeping(Reading):
             Ids of queued jobs that are ready to run, first in line first, as far as the front of each queue: ring for
             them.
         """
+        self._shorten_leases()
         expired = jobs.c.lease_until < now()
         for ticket in self._held(expired):
             self._take_back(ticket, expired, f"no sign of life for {self.lease_seconds:g} s")
@@ -145,6 +148,14 @@ class Sweeping(Reading):
             query = select(jobs.c.id, jobs.c.attempt).where(is_in(State.RUNNING), condition)
             return [Ticket(row.id, row.attempt) for row in connection.execute(query)]
 
+    def _shorten_leases(self) -> None:
+        """Let no lease run on for as long as the database's clock was set back; who lives renews it in time."""
+        full = now() + self.lease_seconds
+        too_long = jobs.c.lease_until > full + _SET_BACK_SECONDS
+        for ticket in self._held(too_long):
+            with self.database.write() as connection:
+                connection.execute(update(jobs).where(*holds(ticket), too_long).values(lease_until=full))
+
     def _take_back(self, ticket: Ticket, condition: Condition, why: str) -> None:
         """One transaction for each job: a long list of lost jobs blocks nobody."""
         with self.database.write() as connection:
@@ -181,7 +192,9 @@ class Sweeping(Reading):
         )
         with self.database.read() as connection:
             front = _front(connection)
-        due = [jobs.c.ring_at <= now()] if only_due else []
+        # No pause is as long as the second: the database's clock was set back since.
+        is_due = or_(jobs.c.ring_at <= now(), jobs.c.ring_at > now() + _LONGEST_RING_PAUSE)
+        due = [is_due] if only_due else []
         # Those that somebody holds are left out: two sweeps that take them in other orders would wait for each other.
         free = select(jobs.c.id).where(jobs.c.id.in_(front), is_in(State.QUEUED), *due)
         free = free.with_for_update(skip_locked=True)

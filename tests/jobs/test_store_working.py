@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 
 from gkd_core.errors import FailureClass
 from gkd_core.events import Evaluation, Report, Warning
@@ -207,6 +208,20 @@ def test_a_job_whose_lease_is_renewed_is_left_alone(store: Store, ask: Any) -> N
     assert store.get(ticket.job_id).lease_until > before
     assert store.sweep() == ()
     assert store.get(ticket.job_id).state is State.RUNNING
+
+
+def test_after_the_clock_was_set_back_leases_and_rings_wait_no_longer_than_ever(
+    store: Store, ask: Any
+) -> None:
+    running, waiting = ask.running(), ask.submit()
+    an_hour_on = "UPDATE jobs SET lease_until = lease_until + 3600, ring_at = ring_at + 3600"
+    with store.database.write() as connection:
+        connection.execute(text(an_hour_on))
+    before = store.get(running.job_id).lease_until
+    assert store.sweep(only_due=True) == (waiting.id,)
+    shortened = before - store.get(running.job_id).lease_until
+    assert 3540 < shortened.total_seconds() < 3601
+    assert store.get(running.job_id).state is State.RUNNING
 
 
 @pytest.mark.parametrize(
