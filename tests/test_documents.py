@@ -44,6 +44,18 @@ def test_specs_in_the_readme_are_specs():
     assert kinds == ["train", "distill"]
 
 
+def test_every_field_of_a_spec_is_explained():
+    pages = " ".join((ROOT / "docs" / name).read_text() for name in ("jobs.md", "data.md"))
+    fenced, inline = (
+        re.findall(r"```.*?```", pages, re.DOTALL),
+        re.sub(r"```.*?```", "", pages, flags=re.DOTALL),
+    )
+    code = " ".join([*fenced, *re.findall(r"`([^`]+)`", inline)])
+    parts = job_spec.json_schema()["$defs"].items()
+    fields = {f"{part}.{name}": name for part, shape in parts for name in shape.get("properties", {})}
+    assert [where for where, name in fields.items() if not re.search(rf"\b{name}\b", code)] == []
+
+
 def test_every_decision_is_in_the_index():
     folder = ROOT / "docs" / "decisions"
     index = (folder / "README.md").read_text()
