@@ -170,10 +170,12 @@ class Distiller(nn.Module):
         Returns:
             Named scalars, weighted as they enter the sum: the student's own, and `distill_*`.
         """
+        with (
+            torch.inference_mode()
+        ):  # first: what it needs on the way is gone before the student's maps pile up
+            teacher_maps, sizes = pyramid(self.teacher, pictures)
         with outputs_of(self.student.backbone) as maps, outputs_of(scoring_head(self.student)) as scores:
             losses = dict(self.student(pictures, targets))
-        with torch.inference_mode():
-            teacher_maps, sizes = pyramid(self.teacher, pictures)
         pair = Pair(list(maps[0].values()), teacher_maps, sizes, scores[0])
         instances = Instances.of(targets)
         pooled = self._pool(pair, instances.boxes, instances.image_index, instances.most)
