@@ -36,12 +36,8 @@ test: $(INSTALLED)  ## every test, two files at a time, with a real PostgreSQL a
 faults: $(INSTALLED)
 	OMP_WAIT_POLICY=PASSIVE $(PY) -m tests.faults.storm $(ARGS)
 
-bench: $(INSTALLED)  ## the measurements in bench/, each prints JSON
-	@shopt -s nullglob; scripts=(bench/*.py); \
-	if [ $${#scripts[@]} -eq 0 ]; then \
-	    echo "make bench: no measurement has been written yet; each will be a file bench/*.py" >&2; exit 1; \
-	fi; \
-	for script in "$${scripts[@]}"; do echo "== $$script" >&2; $(PY) "$$script" || exit; done
+bench: $(INSTALLED)  ## the measurements that take minutes, into bench/results/ (ARGS="selection rdm" for some)
+	OMP_WAIT_POLICY=PASSIVE $(PY) bench/run.py $(ARGS)
 
 up:  ## the service on Redis and PostgreSQL, in containers (DATA=folder of your data sets, the first time)
 	docker/up.sh "$(DATA)"

@@ -1,0 +1,49 @@
+"""`make bench`: every measurement that takes minutes at most, one after the other, into one file.
+
+    python bench/run.py [NAME ...]
+
+Writes bench/results/<machine>-<date>.json, with what each printed as JSON, and shows their tables. The others in this
+folder take longer or need data of their own, and say so at their top.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from figures import machine
+
+HERE = Path(__file__).parent
+SCRIPTS = ("selection", "rdm", "step", "prototypes_cost", "startup", "loading", "service")
+
+
+def measure(name: str) -> dict[str, Any]:
+    """Run one script; its table goes to the terminal as it comes."""
+    print(f"== bench/{name}.py", file=sys.stderr)
+    began = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, HERE / f"{name}.py"], stdout=subprocess.PIPE, text=True, check=True
+    )
+    return {"seconds": round(time.monotonic() - began, 1), **json.loads(done.stdout)}
+
+
+def main() -> None:
+    """Run those that are named, or all."""
+    names = sys.argv[1:] or [name for name in SCRIPTS if (HERE / f"{name}.py").exists()]
+    where = machine()
+    found = {"machine": where, "date": datetime.now(UTC).date().isoformat()}
+    found["measurements"] = {name: measure(name) for name in names}
+    label = re.sub(r"[^a-z0-9]+", "-", (where["gpu"] or where["cpu"]).lower()).strip("-")
+    path = HERE / "results" / f"{label}-{found['date']}.json"
+    path.write_text(json.dumps(found, indent=1) + "\n")
+    print(path, file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()
