@@ -39,10 +39,11 @@ fill_in() {  # fill_in FOLDER: the example with its blanks filled
 profile() { if nvidia-smi -L >/dev/null 2>&1; then echo gpu; else echo cpu; fi; }
 
 tell() {
-    echo "GKD answers at http://$(docker compose port api 8000)"
-    echo "  export GKD_URL=http://$(docker compose port api 8000)"
-    echo "  export GKD_API_KEY=\$(sed -n s/^GKD_ADMIN_KEY=//p .env)"
-    echo "  .venv/bin/gkd workers          # or: docker compose exec api gkd --help"
+    local url
+    url=http://$(docker compose port api 8000)
+    echo "GKD answers at $url. Its key is GKD_ADMIN_KEY in .env:"
+    echo "  export GKD_URL=$url GKD_API_KEY=\$(sed -n s/^GKD_ADMIN_KEY=//p .env)"
+    echo "  gkd workers"
 }
 
 stop() {

@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
+import re
 import secrets
 import socket
 import time
@@ -62,9 +63,9 @@ def take_slot(home: Path) -> Iterator[Slot]:
 
 def missing(home: Path) -> str | None:
     """Which worker of this machine gives no signs of life although it should; None: all do, and there is one."""
-    told = {
-        path.name: path.read_text() for path in sorted((home / "workers").glob(f"{socket.gethostname()}-*"))
-    }
+    places = sorted((home / "workers").glob(f"{socket.gethostname()}-*"))
+    own = re.compile(re.escape(socket.gethostname()) + r"-\d+")  # not those of a host `NAME-b`
+    told = {path.name: path.read_text() for path in places if own.fullmatch(path.name)}
     signs = {place: text.split("\n") for place, text in told.items() if text}
     if not signs:
         return f"no worker of {socket.gethostname()} runs with GKD_HOME={home}"

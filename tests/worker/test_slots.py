@@ -86,6 +86,13 @@ def test_a_worker_that_gave_no_sign_for_long_is_missing(tmp_path, monkeypatch):
         assert missing(tmp_path) is None
 
 
+def test_a_host_of_a_longer_name_is_another_host(tmp_path, monkeypatch):
+    monkeypatch.setattr(slots.socket, "gethostname", lambda: "worker-cpu")
+    with take_slot(tmp_path):
+        monkeypatch.setattr(slots.socket, "gethostname", lambda: "worker")
+        assert "no worker of worker runs" in missing(tmp_path)
+
+
 def test_signs_from_before_the_machine_was_started_do_not_count(tmp_path):
     with take_slot(tmp_path):
         [file] = (tmp_path / "workers").iterdir()
