@@ -192,14 +192,10 @@ class S3Server:
         return [upload for bucket in self._buckets() for upload in bucket.multiparts.values()]
 
     def make_old(self, text: str, seconds: float) -> None:
-        """Let objects and uploads whose keys hold this text be so much older."""
-        age = timedelta(seconds=seconds)
+        """Let objects whose keys hold this text be so much older."""
         for bucket in self._buckets():
             for name in [name for name in bucket.keys if text in name]:
-                bucket.keys[name].last_modified -= age
-        for upload in self.uploads():
-            if text in upload.key_name:
-                upload.initiated -= age
+                bucket.keys[name].last_modified -= timedelta(seconds=seconds)
 
     def _buckets(self) -> list[Any]:
         from moto.s3.models import s3_backends

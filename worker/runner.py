@@ -201,6 +201,7 @@ class _Run:
         self._lack: Lack | None = None
         self._looked_for_room_at = time.monotonic()
         self._publish_at = 0.0
+        self._refused: ArtifactsRefused | None = None
         self._lease = Lease(
             self._store,
             claim.ticket,
@@ -223,9 +224,8 @@ class _Run:
         try:
             with self._start() as engine:
                 code = self._follow(engine)
-        except ArtifactsRefused as error:
-            return self._requeue(error.message, failure=infrastructure(error.message, error.hint))
-        except ArtifactsAway:  # and meanwhile the job is not wanted any more
+        except (ArtifactsAway, ArtifactsRefused) as error:  # before there was an engine
+            self._refused = error if isinstance(error, ArtifactsRefused) else None
             return self._conclude(STOPPED)
         except JobsError:
             raise
@@ -308,7 +308,7 @@ class _Run:
 
     def _wanted_to_stop(self) -> bool:
         asked = self._lease.desired is not Desired.RUN or self._runner.stopping.is_set()
-        return asked or self._lease.lost or self._lack is not None
+        return asked or self._lease.lost or self._lack is not None or self._refused is not None
 
     def _look_for_room(self) -> None:
         """Now and then, while there still is room for a last state; see `room.py`."""
@@ -328,10 +328,12 @@ class _Run:
                 if self._lease.lost:
                     break  # the next attempt records the rest, from where the store knows
                 self._record(engine, event, offset)
-        except ArtifactsAway as error:
+        except (ArtifactsAway, ArtifactsRefused) as error:
             log.warning("job %s: %s; trying again", self._job.id, error)
+            self._refused = error if isinstance(error, ArtifactsRefused) else None
             self._publish_at = time.monotonic() + AWAY_SECONDS
             return False
+        self._refused = None
         return True
 
     def _record(self, engine: Engine, event: Event, offset: int) -> None:
@@ -403,6 +405,8 @@ class _Run:
     def _failure(self, code: int) -> Failure | None:
         if code == COMPLETE and self._unpublished:
             return infrastructure(f"not the files that the engine announced: {', '.join(self._unpublished)}")
+        if self._refused:
+            return infrastructure(self._refused.message, self._refused.hint)
         return failure_of_exit(code, self._dir.read_failure(), asked_to_stop=self._wanted_to_stop())
 
     def _with_smaller_batches(self, failure: Failure) -> Rung:
