@@ -183,6 +183,15 @@ class S3Server:
             self._server.stop()
         self._server = None
 
+    def empty(self, *, bucket: bool = True) -> None:
+        """Forget everything, but for one empty bucket, `models`."""
+        self._ask("POST", "moto-api/reset")
+        if bucket:
+            self._ask("PUT", "models")
+
+    def _ask(self, method: str, path: str) -> None:
+        urlopen(Request(f"{self.url}/{path}", method=method), timeout=30).close()
+
     def keys(self) -> list[str]:
         """Of every object, in every bucket."""
         return sorted(key for bucket in self._buckets() for key in bucket.keys)
@@ -225,9 +234,7 @@ def s3(s3_process: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:
     }.items():
         monkeypatch.setenv(f"AWS_{name}", value)
     s3_process.start()
-    for path in ("moto-api/reset", "models"):
-        method = "POST" if "/" in path else "PUT"
-        urlopen(Request(f"{s3_process.url}/{path}", method=method), timeout=30).close()
+    s3_process.empty()
     return s3_process
 
 

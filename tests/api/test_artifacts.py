@@ -5,15 +5,29 @@ from __future__ import annotations
 import hashlib
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from gkd_core.events import Checkpoint
 from jobs.job import Artifact
+from jobs.settings import Settings
 
 CONTENT = bytes(range(256)) * 8
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
 NAME = "student-best.safetensors"
+
+
+BOTH = pytest.mark.parametrize("settings", ["folder", "s3"], indirect=True)
+"""Where published files lie."""
+
+
+@pytest.fixture
+def settings(request: pytest.FixtureRequest, settings: Settings) -> Settings:
+    if getattr(request, "param", "folder") == "folder":
+        return settings
+    request.getfixturevalue("s3")
+    return settings.model_copy(update={"artifacts_url": "s3://models/gkd"})
 
 
 @pytest.fixture
@@ -46,6 +60,7 @@ def test_a_checkpoint_is_listed_while_the_job_runs(service, url: str):
     assert listed["metrics"] == {"AP": 0.5}
 
 
+@BOTH
 def test_a_download_is_whole_and_named_by_its_hash(service, url: str):
     answer = service.http.get(f"{url}/{NAME}")
     assert answer.content == CONTENT
@@ -54,6 +69,7 @@ def test_a_download_is_whole_and_named_by_its_hash(service, url: str):
     assert answer.headers["Content-Length"] == str(len(CONTENT))
 
 
+@BOTH
 def test_a_download_is_continued_with_a_range(service, url: str):
     headers = {"Range": "bytes=1000-", "If-Range": f'"{SHA256}"'}
     answer = service.http.get(f"{url}/{NAME}", headers=headers)
@@ -87,11 +103,66 @@ def test_a_file_that_is_there_already_is_not_sent_again(service, url: str, tags:
     assert (answer.status_code, answer.content) == (304, b"")
 
 
+@pytest.mark.parametrize(
+    ("asked", "start", "stop"),
+    [("0-0", 0, 1), ("5-9", 5, 10), ("-7", 2041, 2048), ("-9999", 0, 2048), ("2040-9999", 2040, 2048)],
+)
+def test_a_part_is_as_it_was_asked_for(service, url: str, asked: str, start: int, stop: int):
+    answer = service.http.get(f"{url}/{NAME}", headers={"Range": f"bytes={asked}"})
+    assert (answer.status_code, answer.content) == (206, CONTENT[start:stop])
+    assert answer.headers["Content-Range"] == f"bytes {start}-{stop - 1}/2048"
+
+
+@pytest.mark.parametrize("asked", ["2048-", "-0", "9" * 18 + "-"])
+def test_a_part_that_is_none_of_the_file_is_a_416(service, url: str, asked: str):
+    answer = service.http.get(f"{url}/{NAME}", headers={"Range": f"bytes={asked}"})
+    assert (answer.status_code, answer.headers["Content-Range"]) == (416, "bytes */2048")
+
+
+@pytest.mark.parametrize("asked", ["bytes=-", "bytes=9-5", "bytes=a-b", "bytes", "bytes=" + "9" * 5000 + "-"])
+def test_what_is_no_part_is_a_400(service, url: str, asked: str):
+    assert service.http.get(f"{url}/{NAME}", headers={"Range": asked}).status_code == 400
+
+
+def test_who_asks_for_a_thousand_parts_gets_the_file_once(service, url: str):
+    ranges = ",".join(f"{number}-{number + 1}" for number in range(1000))
+    answer = service.http.get(f"{url}/{NAME}", headers={"Range": f"bytes={ranges}"})
+    assert (answer.status_code, answer.content) == (200, CONTENT)
+
+
+@BOTH
+def test_a_file_that_is_gone_is_gone_for_good(service, url: str):
+    service.artifacts.remove(SHA256, older_than=-10.0)
+    answer = service.http.get(f"{url}/{NAME}")
+    assert (answer.status_code, answer.json()["code"]) == (410, "artifact_gone")
+    assert service.http.head(f"{url}/{NAME}").status_code == 410
+
+
+@pytest.mark.parametrize("settings", ["s3"], indirect=True)
+def test_while_published_files_cannot_be_reached_that_is_said(service, url: str, s3: Any):
+    s3.stop()
+    for answer in (service.http.get(f"{url}/{NAME}"), service.http.head(f"{url}/{NAME}")):
+        assert (answer.status_code, answer.headers["Retry-After"]) == (503, "5")
+    ready = service.http.get("/readyz")
+    assert (ready.status_code, ready.json()["parts"]["artifacts"]) == (503, "not ready: ArtifactsAway")
+    assert [listed["name"] for listed in service.http.get(url).json()] == [NAME]
+    s3.start()
+    assert service.http.get(f"{url}/{NAME}").content == CONTENT
+
+
+@pytest.mark.parametrize("settings", ["s3"], indirect=True)
+def test_a_bucket_that_nobody_made_is_said(service, s3: Any):
+    s3.empty(bucket=False)
+    parts = service.http.get("/readyz").json()["parts"]
+    assert parts["artifacts"] == "not ready: S3 knows no bucket 'models'"
+
+
 def test_a_file_that_changed_is_sent(service, url: str):
     answer = service.http.get(f"{url}/{NAME}", headers={"If-None-Match": '"older"'})
     assert (answer.status_code, answer.content) == (200, CONTENT)
 
 
+@BOTH
 def test_head_says_how_large_a_file_is(service, url: str):
     answer = service.http.head(f"{url}/{NAME}")
     assert (answer.status_code, answer.headers["Content-Length"], answer.content) == (
