@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -47,8 +48,9 @@ def no_engine_runs() -> bool:
 class Service:
     """What a test needs of the service, in few words."""
 
-    def __init__(self, home: Path, database_url: str) -> None:
+    def __init__(self, home: Path, database_url: str, **settings: Any) -> None:
         self.settings = Settings(
+            **settings,
             home=home,
             database_url=database_url,
             lease_seconds=2.0,
