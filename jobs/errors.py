@@ -136,7 +136,8 @@ class ArtifactsAway(JobsError):
     """Where published files lie does not answer; what was asked may be asked again later."""
 
     def __init__(self, place: str, cause: Exception) -> None:
-        words = str(cause).partition("?")[0] or type(cause).__name__  # a URL goes on with what nobody wants to read
+        # A URL in the words goes on with what nobody wants to read.
+        words = str(cause).partition("?")[0] or type(cause).__name__
         super().__init__(f"{place} does not answer: {words.splitlines()[0]}")
 
 
