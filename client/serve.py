@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import signal
 import socket
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 
@@ -15,6 +14,7 @@ from rich.console import Console
 
 from api.app import create_app, end_streams
 from gkd_core.errors import GkdError
+from jobs import logs
 from jobs.artifacts import open_artifacts
 from jobs.queue import Doorbell, make_app
 from jobs.settings import Settings
@@ -42,7 +42,7 @@ def serve(settings: Settings, console: Console) -> None:
             f"`gkd serve` brings its own queue, but GKD_BROKER_URL names {settings.broker_url.split('://')[0]}://",
             hint,
         )
-    _configure_logging(queue=logging.ERROR)  # they remark that memory:// has no host and no prefetch
+    logs.configure(settings, queue=logging.ERROR)  # they remark that memory:// has no host and no prefetch
     with _listening(settings) as listener, closing(Store.of(settings)) as store:
         doorbell = Doorbell(make_app(settings.broker_url))
         http = create_app(store, open_artifacts(settings.artifacts_url), doorbell, settings)
@@ -60,7 +60,7 @@ def api(settings: Settings, console: Console) -> None:
         NotServed: the address is taken or open to other machines, or there is no queue to reach workers by.
     """
     _need_broker(settings, "api")
-    _configure_logging()
+    logs.configure(settings)
     with _listening(settings) as listener, closing(Store.of(settings)) as store, _ended_by_signals():
         doorbell = Doorbell(make_app(settings.broker_url))
         _announce(listener, settings, console)
@@ -74,7 +74,7 @@ def worker(settings: Settings) -> None:
         NotServed: there is no queue to be reached by.
     """
     _need_broker(settings, "worker")
-    _configure_logging()
+    logs.configure(settings)
     work(settings)
 
 
@@ -173,17 +173,3 @@ def _announce(listener: socket.socket, settings: Settings, console: Console) -> 
     console.print(
         f"GKD answers at http://{shown}:{port}; jobs read data under {roots}; Ctrl-C stops", soft_wrap=True
     )
-
-
-def _configure_logging(queue: int = logging.WARNING) -> None:
-    """GKD's own words at INFO, the libraries' only from WARNING on, the queue's from `queue` on."""
-    logging.basicConfig(
-        level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
-    for name, level in {
-        "alembic": logging.WARNING,
-        "uvicorn": logging.WARNING,
-        "celery": queue,
-        "kombu": queue,
-    }.items():
-        logging.getLogger(name).setLevel(level)

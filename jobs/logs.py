@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import re
 import sys
+import threading
 from collections.abc import Callable, Mapping
 from contextvars import copy_context
 from functools import partial
@@ -23,6 +24,8 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 from jobs.settings import Settings
 
 __all__ = ["bound", "carried", "configure"]
+
+log = logging.getLogger(__name__)
 
 MASK = "[secret]"
 
@@ -59,9 +62,14 @@ def configure(settings: Settings, *, queue: int = logging.WARNING, stream: TextI
     """
     stream = stream or sys.stderr
     form = settings.log_format or ("console" if stream.isatty() else "json")
-    handler = logging.StreamHandler(stream)
-    handler.setFormatter(_formatter(form, stream.isatty(), _Safe(_secrets_of(settings), form == "console")))
-    logging.basicConfig(level=logging.INFO, handlers=[handler])  # none where who embeds us has set up his own
+    if not logging.getLogger().handlers:  # who embeds us may have set up his own
+        handler = logging.StreamHandler(stream)
+        handler.setFormatter(
+            _formatter(form, stream.isatty(), _Safe(_secrets_of(settings), form == "console"))
+        )
+        logging.basicConfig(level=logging.INFO, handlers=[handler])
+        logging.captureWarnings(True)
+        threading.excepthook = _tell_of_death
     for name, level in (_OWN_LEVELS | {"celery": queue, "kombu": queue}).items():
         logging.getLogger(name).setLevel(level)
 
@@ -69,6 +77,12 @@ def configure(settings: Settings, *, queue: int = logging.WARNING, stream: TextI
 def carried(act: Callable[[], object]) -> Callable[[], object]:
     """The same act, for another thread, where it knows what it is about here and now."""
     return partial(copy_context().run, act)
+
+
+def _tell_of_death(last: threading.ExceptHookArgs) -> None:
+    """What Python would print across many lines."""
+    if not isinstance(last.exc_value, SystemExit | None):
+        log.error("a thread ended in an error", exc_info=last.exc_value)
 
 
 def _formatter(form: Literal["json", "console"], colors: bool, safe: Processor) -> logging.Formatter:
@@ -99,6 +113,9 @@ def _formatter(form: Literal["json", "console"], colors: bool, safe: Processor) 
 # ---- what must not be seen -------------------------------------------------------------------------------
 
 
+_FIRST = ("time", "level", "logger", "message")
+
+
 class _Safe:
     """A processor: takes out secrets, leaves out what is not known, and disarms what would break a line.
 
@@ -114,7 +131,8 @@ class _Safe:
         self._lines = lines
 
     def __call__(self, logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
-        safe = {name: self._value(name, value) for name, value in event.items() if value is not None}
+        ordered = {name: event[name] for name in _FIRST} | dict(event)  # what people look for first
+        safe = {name: self._value(name, value) for name, value in ordered.items() if value is not None}
         if self._lines and "exception" in safe:
             safe["exception"] = "\n".join(f"  | {_disarmed(line)}" for line in safe["exception"].split("\n"))
         return safe

@@ -33,6 +33,8 @@ class Claim(NamedTuple):
     job: Job
     offset: int
     """Bytes of events.jsonl that are already recorded."""
+    tenant: str
+    """Whose it is."""
 
 
 class Working(Reading):
@@ -73,7 +75,8 @@ class Working(Reading):
             connection.execute(
                 insert(attempts).values(job_id=job_id, attempt=row.attempt, worker=worker, started_at=now())
             )
-            return Claim(Ticket(job_id, row.attempt), read_job(connection, job_id), row.event_offset)
+            job = read_job(connection, job_id)
+            return Claim(Ticket(job_id, row.attempt), job, row.event_offset, row.tenant)
 
     def next_of_tenant(self, job_id: str) -> tuple[str, ...]:
         """Jobs of the same tenant that may run now that this one does not any more, where the tenant has a share.

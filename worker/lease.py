@@ -14,6 +14,7 @@ from typing import TypeVar
 
 from jobs.errors import StaleTicket, StoreAway
 from jobs.job import Desired, Ticket
+from jobs.logs import carried
 from jobs.store import Store
 from worker.engine import Engine
 
@@ -45,7 +46,9 @@ class Lease:
         self._engine: Engine | None = None
         self._stale = False
         self._left = threading.Event()
-        self._threads = [threading.Thread(target=each, daemon=True) for each in (self._keep, self._watch)]
+        self._threads = [
+            threading.Thread(target=carried(each), daemon=True) for each in (self._keep, self._watch)
+        ]
 
     def __enter__(self) -> Lease:
         for thread in self._threads:

@@ -31,6 +31,7 @@ from jobs.errors import (
     WrongContent,
 )
 from jobs.job import Artifact, Desired, State, Ticket
+from jobs.logs import bound
 from jobs.queue import Doorbell
 from jobs.settings import Settings
 from jobs.store import Claim, Store
@@ -100,16 +101,24 @@ class Runner:
         """Run a job to its end if it is there to be run; for a job that is not, a call does nothing."""
         self._note(job_id, running=True)  # first of all: whoever stops this worker waits for it from here on
         try:
-            if self.stopping.is_set() or self._held_back(job_id):
-                return
-            claim = self.store.claim(job_id, self.worker)
-            if claim is None:
-                return
-            self.ring(_Run(self, claim).carry_out())
-            self._ring_next(job_id)
-            drop_states_if_possible(self.store, self.settings.runs, job_id, Keep(self.settings.keep_states))
+            with bound(worker=self.worker, job=job_id):
+                if self.stopping.is_set() or self._held_back(job_id):
+                    return
+                claim = self.store.claim(job_id, self.worker)
+                if claim is not None:
+                    self._carry_out(claim)
         finally:
             self._note(job_id, running=False)
+
+    def _carry_out(self, claim: Claim) -> None:
+        """Run a job that is ours, and see to what comes after it."""
+        job_id = claim.job.id
+        with bound(tenant=claim.tenant, attempt=claim.ticket.attempt):
+            log.info("the attempt begins")
+            self.ring(_Run(self, claim).carry_out())
+            log.info("the attempt has ended")
+            self._ring_next(job_id)
+            drop_states_if_possible(self.store, self.settings.runs, job_id, Keep(self.settings.keep_states))
 
     def stop_all(self) -> bool:
         """Stop the engines after a checkpoint, give their jobs back, take no others. For a worker that ends.
@@ -376,6 +385,9 @@ class _Run:
     def _conclude(self, code: int) -> Rung:
         """From an exit code to a verb of the store."""
         failure = self._failure(code)
+        log.info(
+            "the engine ended with exit code %d: %s", code, failure.message if failure else "nothing is wrong"
+        )
         if self._lease.lost:
             return self._requeue("the worker lost touch with the database")
         if code == COMPLETE and failure is None:

@@ -11,6 +11,8 @@ import logging
 import threading
 from collections.abc import Callable
 
+from jobs.logs import carried
+
 log = logging.getLogger(__name__)
 
 
@@ -28,7 +30,7 @@ class Repeated:
         self._left = threading.Event()
         self._woken = threading.Event()
         self._name = getattr(act, "__name__", "repeated")
-        self._thread = threading.Thread(target=self._keep, daemon=True, name=self._name)
+        self._thread = threading.Thread(target=carried(self._keep), daemon=True, name=self._name)
 
     def __enter__(self) -> Repeated:
         self._thread.start()

@@ -19,6 +19,7 @@ from celery.worker import WorkController, state
 
 from jobs.artifacts import open_artifacts
 from jobs.job import queues_heard
+from jobs.logs import bound, carried
 from jobs.queue import TASK, Doorbell, make_app
 from jobs.settings import Settings
 from jobs.store import Store
@@ -89,7 +90,10 @@ class WorkerThread:
         self._open = ExitStack()
 
     def __enter__(self) -> WorkerThread:
-        with ExitStack() as opening:  # what was opened is closed again when a later step fails
+        with (
+            bound(worker=self.name),
+            ExitStack() as opening,
+        ):  # what was opened is closed again when a later step fails
             if self._owns_home:
                 opening.enter_context(hold(self._settings.home))
             runner = self._make_runner(opening)
@@ -100,14 +104,15 @@ class WorkerThread:
             opening.enter_context(self._seen(runner))
             self._listening = opening.enter_context(listening)
             self._open = opening.pop_all()
-        log.info("worker %s takes jobs from %s", self.name, ", ".join(self.queues))
+            log.info("worker %s takes jobs from %s", self.name, ", ".join(self.queues))
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._draining.set()
-        self._signs.hurry()  # that it is draining is to be seen before the job is saved
-        self._open.close()
-        log.info("worker %s has ended", self.name)
+        with bound(worker=self.name):
+            self._draining.set()
+            self._signs.hurry()  # that it is draining is to be seen before the job is saved
+            self._open.close()
+            log.info("worker %s has ended", self.name)
 
     def is_listening(self) -> bool:
         """Whether rings are still heard, or will be once the broker is back."""
@@ -162,7 +167,7 @@ class _Listening:
             without_mingle=True,
             without_gossip=True,
         )
-        self._thread = threading.Thread(target=self._controller.start, name="celery")
+        self._thread = threading.Thread(target=carried(self._controller.start), name="celery")
 
     def __enter__(self) -> _Listening:
         state.should_stop = None

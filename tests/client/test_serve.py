@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import socket
 import threading
 import time
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 from celery.worker import state
@@ -70,6 +72,19 @@ def test_api_and_worker_as_processes_of_their_own(
         assert ended.state is State.SUCCEEDED, worker.log.read_text()
         assert worker.end() == 0, worker.log.read_text()
         assert api.end() == 0, api.log.read_text()
+    told = lines(worker)
+    assert {line["worker"] for line in told} == {told[0]["worker"]}
+    tries = {(line.get("job"), line.get("attempt"), line.get("tenant")) for line in told if "attempt" in line}
+    assert tries == {(teacher.id, 1, "default"), (student.id, 1, "default")}
+    asked = [line for line in lines(api) if line.get("route") == "/jobs"]
+    assert [(line["method"], line["status"]) for line in asked] == [("POST", 201)] * 2
+    assert asked[0]["request"] != asked[1]["request"]
+
+
+def lines(process: Any) -> list[dict[str, Any]]:
+    """What a process logged; besides that it says once where it is found."""
+    text = process.log.read_text().splitlines()
+    return [json.loads(line) for line in text if not line.startswith("GKD answers at")]
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.org"])
