@@ -30,7 +30,7 @@ check: $(INSTALLED)  ## style, types, import rules, container files
 	docker/check.sh $(VENV)/bin
 
 test: $(INSTALLED)  ## every test, two files at a time, with a real PostgreSQL and a real Redis (ARGS=... goes to pytest)
-	OMP_WAIT_POLICY=PASSIVE $(PY) -m pytest -n 2 --dist loadfile $(ARGS)
+	OMP_WAIT_POLICY=PASSIVE $(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 # Not one of the six words: for the night.
 faults: $(INSTALLED)

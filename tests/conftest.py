@@ -34,6 +34,32 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 """Before anything loads torch, here and in engines that tests start: on detectors this small, threads that wait for
 each other take twice the time of one."""
 
+ROOT = Path(__file__).parents[1]
+
+LONGEST = (
+    "tests/faults/test_storm.py",
+    "tests/gkd_core/test_train.py",
+    "tests/faults/test_two_workers.py",
+    "tests/faults/test_worker_lost.py",
+    "tests/gkd_core/test_distributed.py",
+    "tests/gkd_core/test_kills.py",
+    "tests/acceptance/test_service.py",
+    "tests/faults/test_rings.py",
+    "tests/client/test_promptness.py",
+    "tests/gkd_core/test_export.py",
+)
+"""Files in the order in which they are begun, the others after them. Several are carried out at once, each file by one
+process: a long one that is begun last would be waited for alone."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that take longest."""
+    if gone := [name for name in LONGEST if not (ROOT / name).exists()]:
+        raise pytest.UsageError(f"LONGEST in tests/conftest.py names files that are gone: {', '.join(gone)}")
+    place = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.location[0], len(LONGEST)))
+
+
 _TABLES = (
     *("deleted", "uses", "artifacts", "events", "attempts", "waits", "jobs"),
     *("resources", "keys", "spent", "tenants", "workers", "turns"),

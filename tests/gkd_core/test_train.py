@@ -27,6 +27,8 @@ from gkd_core.train import train
 
 Make = Callable[..., TrainRun | DistillRun]
 
+TINY = {"backbone_width": 0.125, "fpn": {"channels": 16}, "head": {"depth": 1}}
+
 
 def of_kind(events: list[Event], kind: str) -> list:
     return [event for event in events if event.kind == kind]
@@ -210,12 +212,7 @@ def test_a_student_without_any_distilling_loss_is_the_plain_student(
 def test_where_the_only_loss_is_one_that_cannot_be_the_student_is_its_control(
     distill: Make, tmp_path: Path
 ) -> None:
-    student = {
-        "architecture": "retinanet",
-        "backbone_width": 0.125,
-        "fpn": {"channels": 16},
-        "head": {"depth": 1},
-    }
+    student = {"architecture": "retinanet", **TINY}
     parts = {**NO_GLOBAL, "local": {"weight": 0}, "response": {"weight": "auto"}}
     whole = carried_out(distill(epochs=1, student=student, distill=parts), tmp_path)
     assert not of_kind(whole.events, "prototypes")
@@ -251,7 +248,7 @@ def test_once_distillation_has_stopped_no_prototypes_are_renewed_and_no_teacher_
 
 
 def test_a_response_loss_that_is_left_out_is_told(distill: Make, tmp_path: Path) -> None:
-    student = {"architecture": "retinanet", "fpn": {"channels": 16}, "head": {"depth": 1}}
+    student = {"architecture": "retinanet", **TINY}
     events = list(train(distill(epochs=1, student=student, distill={"control": False}), tmp_path))
     (warning,) = [e for e in of_kind(events, "warning") if "response loss" in e.message]
     assert "retinanet student and a fcos teacher" in warning.message
@@ -346,7 +343,7 @@ def test_other_families_resume_with_the_same_bits_too(plain: Make, tmp_path: Pat
 
 
 def test_a_distilled_faster_rcnn_resumes_with_the_same_bits_too(distill: Make, tmp_path: Path) -> None:
-    student = {"architecture": "faster_rcnn", "fpn": {"channels": 16}, "head": {"depth": 1}}
+    student = {"architecture": "faster_rcnn", **TINY}
     run = distill(epochs=1, student=student, distill={"control": False, "response": {"weight": 0}})
     list(train(run, tmp_path / "undisturbed"))
     assert go_on_until_done(run, tmp_path / "stopped", iter([6, 3, 10**6])) == 3
@@ -540,7 +537,7 @@ def test_half_precision_trains_and_publishes_float32(plain: Make, tmp_path: Path
 
 @pytest.mark.parametrize("architecture", ["retinanet", "faster_rcnn"])
 def test_other_families_distil_from_any_teacher(distill: Make, tmp_path: Path, architecture: str) -> None:
-    student = {"architecture": architecture, "fpn": {"channels": 16}, "head": {"depth": 1}}
+    student = {"architecture": architecture, **TINY}
     parts = {"control": False, "response": {"weight": 0}}
     events = list(train(distill(epochs=1, student=student, distill=parts), tmp_path))
     losses = {name for event in of_kind(events, "progress") for name in event.losses}
@@ -549,7 +546,7 @@ def test_other_families_distil_from_any_teacher(distill: Make, tmp_path: Path, a
 
 
 def test_scores_of_unlike_heads_are_not_compared(distill: Make, tmp_path: Path) -> None:
-    student = {"architecture": "retinanet", "fpn": {"channels": 16}, "head": {"depth": 1}}
+    student = {"architecture": "retinanet", **TINY}
     asked = {"response": {"weight": 1}}
     with pytest.raises(SpecError, match=r"distill\.response\.weight"):
         list(train(distill(student=student, distill=asked), tmp_path))
