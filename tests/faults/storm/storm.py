@@ -17,7 +17,7 @@ from random import Random
 from typing import Any
 
 from gkd_core.data.shapes import draw_shapes
-from jobs.job import END_STATES, State
+from jobs.job import END_STATES
 
 from .faults import ON_A_LAPTOP, ON_A_NODE, Fault, Hit, Scene, disk_full
 from .judge import Published, judge, published
@@ -259,13 +259,9 @@ def fresh(way: type[Service]) -> Iterator[tuple[Service, Path]]:
     except BaseException:
         print(f"logs are in {folder}", flush=True)
         raise
-    else:
-        service.close()
-        shutil.rmtree(folder)
-        return
     finally:
-        if folder.exists():
-            service.close()
+        service.close()
+    shutil.rmtree(folder)
 
 
 def storm(
@@ -294,6 +290,3 @@ class NotClean(AssertionError):
     def __init__(self, account: Account) -> None:
         super().__init__(json.dumps(account.told(), indent=2))
         self.account = account
-
-
-__all__ = ["Account", "NotClean", "State", "storm"]
