@@ -107,6 +107,8 @@ class Runner:
                 claim = self.store.claim(job_id, self.worker)
                 if claim is not None:
                     self._carry_out(claim)
+        except StoreAway as error:
+            log.warning("job %s is not taken: %s; a sweep will ring again", job_id, error)
         finally:
             self._note(job_id, running=False)
 
