@@ -5,16 +5,20 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection, Double, Engine, create_engine, event, make_url, text
+from sqlalchemy import Connection, Double, Engine, create_engine, event, inspect, make_url, text
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
-from jobs.errors import StoreAway
+from jobs.errors import StoreAway, WrongRevision
+
+if TYPE_CHECKING:
+    from alembic.config import Config
 
 _PATIENCE_SECONDS = 15
 """How long a writer waits for another one. Longer than any transaction here takes, shorter than a lease."""
@@ -74,24 +78,81 @@ class Database:
         with _translated(), self._writer.begin() as connection:
             yield connection
 
+    def ping(self) -> None:
+        """Find out whether the database answers and is as this release needs it.
+
+        Raises:
+            StoreAway: it does not answer.
+            WrongRevision: it was not upgraded, or a later release has upgraded it.
+        """
+        with self.read() as connection:
+            _must_be_current(connection)
+
     def migrate(self) -> None:
-        """Bring the tables up to date. Harmless twice, and when several processes start at once."""
+        """Bring the tables up to date. Harmless twice, and when several processes start at once.
+
+        Raises:
+            WrongRevision: a later release has upgraded them.
+        """
         from alembic import command  # not needed by those who only read and write
-        from alembic.config import Config
 
         if file := self.engine.url.database if self.engine.dialect.name == "sqlite" else None:
             Path(file).parent.mkdir(parents=True, exist_ok=True)
-        config = Config()
-        config.set_main_option("script_location", "jobs:migrations")
+        config = _alembic()
         with self.write() as connection:
             if connection.dialect.name == "postgresql":
                 connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATION_LOCK})
+            if (revision := _revision(connection)) not in (None, *_revisions()):
+                raise _too_new(revision)
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
 
     def close(self) -> None:
         """Close every connection."""
         self.engine.dispose()
+
+
+def _alembic() -> Config:
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", "jobs:migrations")
+    return config
+
+
+@cache
+def _revisions() -> tuple[str, ...]:
+    """Every revision that this release knows, the newest first."""
+    from alembic.script import ScriptDirectory
+
+    return tuple(script.revision for script in ScriptDirectory.from_config(_alembic()).walk_revisions())
+
+
+def _revision(connection: Connection) -> str | None:
+    """The revision of the tables; None: there are none."""
+    if not inspect(connection).has_table("alembic_version"):
+        return None
+    revision: str | None = connection.scalar(text("SELECT version_num FROM alembic_version"))
+    return revision
+
+
+def _must_be_current(connection: Connection) -> None:
+    newest = _revisions()[0]
+    revision = _revision(connection)
+    if revision == newest:
+        return
+    if revision is not None and revision not in _revisions():
+        raise _too_new(revision)
+    message = (
+        f"the database is behind: its revision is {revision or 'none'}, this release of GKD needs {newest}"
+    )
+    raise WrongRevision(message, "Make a backup and run `gkd migrate`.")
+
+
+def _too_new(revision: str | None) -> WrongRevision:
+    known = _revisions()[0]
+    message = f"a later release of GKD has upgraded the database: its revision is {revision}, this one knows {known}"
+    return WrongRevision(message, "Upgrade GKD here too, or go back to the backup from before.")
 
 
 def storable(text: str) -> str:

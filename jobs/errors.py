@@ -116,6 +116,15 @@ class StoreAway(JobsError):
         super().__init__(f"the database does not answer: {str(cause).splitlines()[0]}")
 
 
+class WrongRevision(JobsError):
+    """The database is not as this release needs it."""
+
+    def __init__(self, message: str, hint: str) -> None:
+        super().__init__(f"{message}. {hint}")
+        self.message = message
+        self.hint = hint
+
+
 class WrongContent(JobsError):
     """A file is not the one that was announced: it was replaced or damaged since."""
 

@@ -11,8 +11,6 @@ Callers need this module only.
 
 from __future__ import annotations
 
-from sqlalchemy import select
-
 from jobs.database import Database
 from jobs.errors import (
     IdempotencyConflict,
@@ -79,17 +77,21 @@ class Store(Asking, Editing, Following, Working, Sweeping, Keys, Workers):
         return store
 
     def migrate(self) -> None:
-        """Create the tables or bring them up to date. Harmless twice, and from several processes at once."""
+        """Create the tables or bring them up to date. Harmless twice, and from several processes at once.
+
+        Raises:
+            WrongRevision: a later release has upgraded them.
+        """
         self.database.migrate()
 
     def ping(self) -> None:
-        """Find out whether the database answers.
+        """Find out whether the database answers and is as this release needs it.
 
         Raises:
-            StoreAway: it does not.
+            StoreAway: it does not answer.
+            WrongRevision: it was not upgraded, or a later release has upgraded it.
         """
-        with self.database.read() as connection:
-            connection.execute(select(1))
+        self.database.ping()
 
     def close(self) -> None:
         """Close every connection."""

@@ -138,6 +138,7 @@ class Runner:
         Rings from before the start of this worker may be lost with their queue. After that one worker sweeps for all,
         whoever is first when it is time; only what is free on its own disk each sees for itself.
         """
+        self.store.ping()  # what a later release has upgraded is not to be swept by the rules of this one
         self.ring(self.store.make_use_of_room(self.room.free()))
         if not self._swept or self.store.take_turn("sweep", self.settings.sweep_seconds):
             self.ring(self.store.sweep(only_due=self._swept))

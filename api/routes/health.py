@@ -10,7 +10,7 @@ from fastapi import APIRouter, Response
 from pydantic import BaseModel, ConfigDict
 
 from api.deps import Services, ServicesDep
-from jobs.errors import ArtifactsRefused
+from jobs.errors import ArtifactsRefused, WrongRevision
 
 router = APIRouter(tags=["health"])
 
@@ -59,7 +59,7 @@ def readyz(services: ServicesDep, response: Response) -> Readiness:
 def _state(name: str, check: Callable[[], None]) -> str:
     try:
         check()
-    except ArtifactsRefused as error:
+    except (ArtifactsRefused, WrongRevision) as error:
         log.warning("%s is not ready: %s", name, error)
         return f"not ready: {error.message}"
     except Exception as error:  # whatever a driver throws: it is not ready

@@ -15,17 +15,12 @@ from sqlalchemy import Connection, select, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.schema import CreateIndex
 
-from jobs.database import Database, now
+from jobs.database import Database, _revisions, now
+from jobs.errors import WrongRevision
 from jobs.store import Store, StoreAway
 from jobs.tables import metadata
 
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """A database without tables."""
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'empty.db'}"
-    return str(request.getfixturevalue("new_postgres_url"))
+NEWEST = _revisions()[0]
 
 
 def test_migrations_lead_to_the_tables(empty_url: str) -> None:
@@ -74,8 +69,23 @@ def test_a_transaction_that_fails_is_undone(store: Store, ask: Any) -> None:
 
 
 def test_a_database_without_tables_is_no_store(empty_url: str) -> None:
-    with closing(Store(empty_url)) as store, pytest.raises(DBAPIError, match="jobs"):
-        store.list_jobs()
+    with closing(Store(empty_url)) as store:
+        with pytest.raises(DBAPIError, match="jobs"):
+            store.list_jobs()
+        with pytest.raises(WrongRevision, match=r"its revision is none, this release .* `gkd migrate`"):
+            store.ping()
+
+
+def test_a_database_that_a_later_release_has_upgraded_is_left_alone(store: Store) -> None:
+    with store.database.write() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '0099'"))
+    try:
+        for ask in (store.migrate, store.ping):
+            with pytest.raises(WrongRevision, match=r"later release .* 0099, .* Upgrade GKD here too"):
+                ask()
+    finally:  # other tests use it after this one
+        with store.database.write() as connection:
+            connection.execute(text(f"UPDATE alembic_version SET version_num = '{NEWEST}'"))
 
 
 @pytest.mark.parametrize("url", ["postgresql://nobody@127.0.0.1:1/gkd", "sqlite:////nowhere/at/all/gkd.db"])

@@ -14,6 +14,7 @@ _JSON = sa.JSON(none_as_null=True)
 def upgrade() -> None:
     op.add_column("jobs", sa.Column("tenant", sa.String(64), nullable=False, server_default="default"))
     op.add_column("jobs", sa.Column("gpus", sa.Integer, nullable=False, server_default="0"))
+    op.execute("UPDATE jobs SET gpus = 1 WHERE queue = 'gpu'")  # more than one could not be asked for
     op.add_column("jobs", sa.Column("retry_of", sa.String(32)))
     op.add_column("jobs", sa.Column("needs_free", sa.BigInteger))
     op.create_index("jobs_by_tenant", "jobs", ["tenant", "number"])  # these three: pages of a list
