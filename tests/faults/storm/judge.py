@@ -58,10 +58,10 @@ def judge(service: Service, job: dict[str, Any], like: Published, hits: Sequence
         verdict.lost.append(f"{job['state']}: {job['failure'] or job['reason']}")
         return verdict
     told = _all_events(service, job["id"])
-    _judge_events(told, verdict)
-    _judge_what_the_engine_told(told, service.home / "runs" / job["id"] / "events.jsonl", verdict)
-    _judge_attempts(job, told, hits, verdict)
-    _judge_files(service, job["id"], like, verdict)
+    judge_events(told, verdict)
+    judge_what_the_engine_told(told, service.home / "runs" / job["id"] / "events.jsonl", verdict)
+    judge_attempts(job, told, hits, verdict)
+    judge_files(service, job["id"], like, verdict)
     return verdict
 
 
@@ -90,7 +90,7 @@ def _all_events(service: Service, job_id: str) -> list[dict[str, Any]]:
     return told
 
 
-def _judge_events(told: list[dict[str, Any]], verdict: Verdict) -> None:
+def judge_events(told: list[dict[str, Any]], verdict: Verdict) -> None:
     """Numbered without a gap; states by the table of moves, one end; attempts never go back."""
     if [event["number"] for event in told] != list(range(1, len(told) + 1)):
         verdict.doubled.append("events are not numbered 1, 2, 3, ...")
@@ -120,7 +120,7 @@ def _with_states(told: list[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], S
         yield event, state
 
 
-def _judge_what_the_engine_told(told: list[dict[str, Any]], file: Path, verdict: Verdict) -> None:
+def judge_what_the_engine_told(told: list[dict[str, Any]], file: Path, verdict: Verdict) -> None:
     """Each whole line of the engines' events is an event of the job, once, in this order, and there are no others."""
     recorded = [_plain(event["kind"], event["body"]) for event in told if event["kind"] not in ("state",)]
     written = [_plain(line["kind"], line) for line in _lines(file)]
@@ -145,7 +145,7 @@ def _plain(kind: str, body: dict[str, Any]) -> str:
 # ---- attempts --------------------------------------------------------------------------------------------
 
 
-def _judge_attempts(
+def judge_attempts(
     job: dict[str, Any], told: list[dict[str, Any]], hits: Sequence[Hit], verdict: Verdict
 ) -> None:
     """As many as there were claims; each ended, the last one well; each that broke off was hit, and each hit shows."""
@@ -183,7 +183,7 @@ def _judge_attempts(
 # ---- files -----------------------------------------------------------------------------------------------
 
 
-def _judge_files(service: Service, job_id: str, like: Published, verdict: Verdict) -> None:
+def judge_files(service: Service, job_id: str, like: Published, verdict: Verdict) -> None:
     """The names and the model bits of an undisturbed job; every file is what is said of it."""
     found = published(service, job_id)
     if found.hashes.keys() != like.hashes.keys():
