@@ -102,19 +102,11 @@ def _draw(folder: Path, console: Console) -> Path:
 @contextmanager
 def _server(home: Path, data: Path, console: Console) -> Iterator[Client]:
     """`gkd serve` for the time of the demo, and a client of it."""
-    port = _free_port()
-    own = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith("GKD_") or name == "GKD_ENGINE"
-    }
-    environment = {**own, "GKD_HOME": str(home), "GKD_DATA_ROOTS": str(data), "GKD_PORT": str(port)}
-    log = home / "serve.log"
+    port, log = _free_port(), home / "serve.log"
     with log.open("wb") as output:
-        command = [sys.executable, "-m", "client.cli", "serve"]
         server = subprocess.Popen(
-            command,
-            env=environment,
+            [sys.executable, "-m", "client.cli", "serve"],
+            env=_environment(home, data, port),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
@@ -127,6 +119,13 @@ def _server(home: Path, data: Path, console: Console) -> Iterator[Client]:
             yield client
     finally:
         _stop(server)
+
+
+def _environment(home: Path, data: Path, port: int) -> dict[str, str]:
+    """What the server sees: none of the settings of this shell, but for the engine, which a test may replace."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("GKD_")}
+    engine = {name: os.environ[name] for name in ("GKD_ENGINE",) if name in os.environ}
+    return {**kept, **engine, "GKD_HOME": str(home), "GKD_DATA_ROOTS": str(data), "GKD_PORT": str(port)}
 
 
 def _free_port() -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from rich.text import Text
 
 from client import show
 from client.follow import follow
+from client.signals import answered_by
 from client.spec_file import read
 from gkd_core.config import AnyRun
 from gkd_core.errors import Failure, FailureClass, GkdError, Problem, SpecError
@@ -90,7 +90,7 @@ def _interruptible(engine: Engine, console: Console) -> Iterator[None]:
     """Ctrl-C and SIGTERM ask the engine to stop after a checkpoint; the second time they end it."""
     asked = False
 
-    def handle(_number: int, _frame: object) -> None:
+    def stop() -> None:
         nonlocal asked
         if asked:
             engine.kill()
@@ -99,12 +99,8 @@ def _interruptible(engine: Engine, console: Console) -> Iterator[None]:
         console.print("stopping after a checkpoint; Ctrl-C once more ends it at once")
         engine.stop()
 
-    earlier = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with answered_by(stop):
         yield
-    finally:
-        for number, handler in earlier.items():
-            signal.signal(number, handler)
 
 
 def _conclude(run_dir: RunDir, code: int | None, command: str, console: Console) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import signal
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
@@ -13,6 +12,7 @@ from fastapi import FastAPI
 from rich.console import Console
 
 from api.app import create_app, end_streams
+from client.signals import answered_by
 from gkd_core.errors import GkdError
 from jobs import logs
 from jobs.artifacts import open_artifacts
@@ -132,15 +132,11 @@ def _ended_by_signals() -> Iterator[None]:
     process on the spot.
     """
 
-    def unwind(_number: int, _frame: object) -> None:
+    def unwind() -> None:
         raise SystemExit(0)
 
-    earlier = {number: signal.signal(number, unwind) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
+    with answered_by(unwind):
         yield
-    finally:
-        for number, handler in earlier.items():
-            signal.signal(number, handler)
 
 
 class _Server(uvicorn.Server):

@@ -226,8 +226,18 @@ def _state(job: Job) -> Text:
 def job_card(job: Job, artifacts: tuple[Artifact, ...] = ()) -> RenderableType:
     """One job with all that is known about it."""
     card = Table.grid(padding=(0, 2))
-    under_way = job.state is not State.SUCCEEDED  # then the report says it better
-    rows: dict[str, Any] = {
+    for name, value in _facts(job).items():
+        if value:
+            card.add_row(Text(name, style="dim"), value if isinstance(value, Text) else Text(str(value)))
+    for attempt in job.attempts if len(job.attempts) > 1 else ():
+        told = f"on {attempt.worker}: {attempt.outcome or 'runs'} {attempt.message}".rstrip()
+        card.add_row(Text(f"attempt {attempt.attempt}", style="dim"), Text(told))
+    return Group(card, artifacts_table(artifacts)) if artifacts else card
+
+
+def _facts(job: Job) -> dict[str, Any]:
+    """What there is to say of a job, by name; what is empty is not said."""
+    return {
         "job": job.id,
         "name": job.name,
         "kind": job.kind,
@@ -238,22 +248,20 @@ def job_card(job: Job, artifacts: tuple[Artifact, ...] = ()) -> RenderableType:
         "waits for": ", ".join(job.waits_for),
         "does again": job.retry_of,
         "tags": ", ".join(f"{key}:{value}" for key, value in job.tags.items()),
-        "progress": _progress(Progress.model_validate(job.progress)) if job.progress and under_way else None,
-        "done about": f"{job.estimated_end.astimezone():%Y-%m-%d %H:%M}" if job.estimated_end else None,
-        "evaluation": line(Evaluation.model_validate(job.evaluation))
-        if job.evaluation and under_way
-        else None,
+        **(_measured(job) if job.state is not State.SUCCEEDED else {}),  # then the report says it better
         "failure": f"{job.failure.failure_class}: {job.failure.message}" if job.failure else None,
         "hint": job.failure.hint if job.failure else None,
         "you can": ", ".join(job.actions),
     }
-    for name, value in rows.items():
-        if value:
-            card.add_row(Text(name, style="dim"), value if isinstance(value, Text) else Text(str(value)))
-    for attempt in job.attempts if len(job.attempts) > 1 else ():
-        told = f"on {attempt.worker}: {attempt.outcome or 'runs'} {attempt.message}".rstrip()
-        card.add_row(Text(f"attempt {attempt.attempt}", style="dim"), Text(told))
-    return Group(card, artifacts_table(artifacts)) if artifacts else card
+
+
+def _measured(job: Job) -> dict[str, Any]:
+    """How far a job is, when it will be done, and how good its model was last."""
+    return {
+        "progress": _progress(Progress.model_validate(job.progress)) if job.progress else None,
+        "done about": f"{job.estimated_end.astimezone():%Y-%m-%d %H:%M}" if job.estimated_end else None,
+        "evaluation": line(Evaluation.model_validate(job.evaluation)) if job.evaluation else None,
+    }
 
 
 def artifacts_table(artifacts: tuple[Artifact, ...]) -> Table:

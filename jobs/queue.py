@@ -23,7 +23,6 @@ TASK = "gkd.run_job"
 _BROKER_SECONDS = 2.0
 """Patience with a broker that is away: the job is safe in the database, the sender need not wait."""
 
-
 _LOOK_UP_SECONDS = 0.2
 """How long a worker within the process listens at a stretch; Celery would listen for 2 s."""
 

@@ -80,11 +80,9 @@ class Asking(Reading):
         Raises:
             IdempotencyConflict: the key came with something else.
         """
-        return (
-            None
-            if idempotency_key is None
-            else self._earlier(idempotency_key, _digest_of_retry(job_id), tenant)
-        )
+        if idempotency_key is None:
+            return None
+        return self._earlier(idempotency_key, _digest_of_retry(job_id), tenant)
 
     def retry(
         self,
@@ -235,36 +233,42 @@ def _insert(
 ) -> str:
     must_queue(connection, tenant, spec.resources.gpus)
     job_id = secrets.token_hex(6)
-    row = connection.execute(
-        insert(jobs)
-        .values(
-            id=job_id,
-            name=spec.name or f"{spec.kind}-{job_id}",
-            kind=spec.kind,
-            state=State.QUEUED.value,
-            desired=Desired.RUN.value,
-            reason="",
-            priority=spec.priority,
-            tags=spec.tags,
-            queue=queue_for(spec.resources.gpus),
-            spec=_as_sent(spec),
-            resolved=resolved.config.model_dump(mode="json", by_alias=True),
-            idempotency_key=_stored_key(key, tenant),
-            tenant=tenant,
-            gpus=spec.resources.gpus,
-            created_at=now(),
-            queued_at=now(),
-            ring_at=now() + RING_AGAIN_SECONDS,
-            event_count=1,
-            **{"spec_digest": _digest(spec), **more},
-        )
-        .returning(jobs)
-    ).one()
+    sent = {"tenant": tenant, "idempotency_key": _stored_key(key, tenant), "spec_digest": _digest(spec)}
+    values = _wanted(job_id, spec, resolved) | _queued_now() | sent | more
+    row = connection.execute(insert(jobs).values(values).returning(jobs)).one()
     write_event(connection, row, "state", {"state": State.QUEUED.value, "reason": "submitted"})
     _warn(connection, job_id, resolved.warnings)
     for waits_for in resolved.waits_for:
         connection.execute(insert(waits).values(job_id=job_id, waits_for=waits_for))
     return job_id
+
+
+def _wanted(job_id: str, spec: AnySpec, resolved: Resolved) -> dict[str, Any]:
+    """The columns that say what was asked for."""
+    return {
+        "id": job_id,
+        "name": spec.name or f"{spec.kind}-{job_id}",
+        "kind": spec.kind,
+        "priority": spec.priority,
+        "tags": spec.tags,
+        "queue": queue_for(spec.resources.gpus),
+        "gpus": spec.resources.gpus,
+        "spec": _as_sent(spec),
+        "resolved": resolved.config.model_dump(mode="json", by_alias=True),
+    }
+
+
+def _queued_now() -> dict[str, Any]:
+    """The columns that say where a new job is."""
+    return {
+        "state": State.QUEUED.value,
+        "desired": Desired.RUN.value,
+        "reason": "",
+        "created_at": now(),
+        "queued_at": now(),
+        "ring_at": now() + RING_AGAIN_SECONDS,
+        "event_count": 1,
+    }
 
 
 def _warn(connection: Connection, job_id: str, warnings: tuple[str, ...]) -> None:
