@@ -47,6 +47,7 @@ find_docker() {
         bring_docker
         compose+=(-f "$here/verify/bare.yml")
     fi
+    command -v curl >/dev/null || fail "curl is missing: the API's port is asked with it"
     say "Docker $(docker version --format '{{.Server.Version}}'), compose $(docker compose version --short)"
 }
 
