@@ -9,7 +9,7 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, FromClause, case, exists, func, insert, select
+from sqlalchemy import ColumnElement, Connection, FromClause, bindparam, case, exists, func, insert, select
 
 from jobs.database import now
 from jobs.errors import QuotaExceeded
@@ -45,6 +45,19 @@ def count_in(connection: Connection, tenant: str, state: State) -> int:
     """Jobs of a tenant in a state."""
     query = select(func.count()).where(jobs.c.tenant == tenant, jobs.c.state == state.value)
     return connection.scalar(query) or 0
+
+
+_RUNNING = (
+    select(func.count())
+    .where(jobs.c.tenant == tenants.c.name, jobs.c.state == State.RUNNING.value)
+    .correlate(tenants)
+    .scalar_subquery()
+)
+_FULL = select(tenants.c.name, _SHARE.label("share"), _RUNNING.label("running")).where(
+    _SHARE.is_not(None), _RUNNING >= _SHARE
+)
+"""Tenants that have their share running."""
+_FULL_OF_THESE = _FULL.where(tenants.c.name.in_(bindparam("names", expanding=True)))
 
 
 # ---- taking in -------------------------------------------------------------------------------------------
@@ -142,9 +155,7 @@ def has_share(table: FromClause = jobs) -> Condition:
 
 def without_room(connection: Connection) -> list[str]:
     """Tenants that have their share running."""
-    running = select(func.count()).where(jobs.c.tenant == tenants.c.name, jobs.c.state == State.RUNNING.value)
-    full = running.correlate(tenants).scalar_subquery() >= _SHARE
-    return list(connection.scalars(select(tenants.c.name).where(_SHARE.is_not(None), full)))
+    return list(connection.scalars(_FULL))
 
 
 def next_in_share(connection: Connection, job_id: str, ready: Condition) -> tuple[str, ...]:
@@ -171,12 +182,5 @@ def shares(connection: Connection, names: set[str]) -> dict[str, str]:
     """Why jobs of these tenants cannot run now, by tenant; only for those that have their share running."""
     if not names:
         return {}
-    query = select(tenants.c.name, _SHARE.label("share")).where(
-        tenants.c.name.in_(names), _SHARE.is_not(None)
-    )
-    full: dict[str, str] = {}
-    for row in connection.execute(query).all():
-        running = count_in(connection, row.name, State.RUNNING)
-        if running >= row.share:
-            full[row.name] = f"{running} of {row.share} jobs of this tenant are running"
-    return full
+    rows = connection.execute(_FULL_OF_THESE, {"names": sorted(names)})
+    return {row.name: f"{row.running} of {row.share} jobs of this tenant are running" for row in rows}
