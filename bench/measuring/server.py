@@ -15,7 +15,7 @@ from sqlalchemy import text
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api.app import create_app
-from jobs.artifacts import Artifacts
+from jobs.artifacts import open_artifacts
 from jobs.queue import Doorbell, make_app
 from jobs.settings import Settings
 from jobs.store import Store
@@ -37,6 +37,7 @@ def serving(where: Where) -> Iterator[int]:
     ours, theirs = multiprocessing.Pipe()
     process = multiprocessing.get_context("spawn").Process(target=_serve, args=(where, theirs), daemon=True)
     process.start()
+    theirs.close()  # so that a server that fails is heard at once
     try:
         if not ours.poll(60):
             raise RuntimeError("the server does not start")
@@ -68,7 +69,7 @@ def _service(where: Where, store: Store, url: str) -> FastAPI:
         home=Path(where.home), data_roots=(Path(where.data),), database_url=url, broker_url=where.broker_url
     )
     return create_app(
-        store, Artifacts(settings.artifacts_url), Doorbell(make_app(where.broker_url)), settings
+        store, open_artifacts(settings.artifacts_url), Doorbell(make_app(where.broker_url)), settings
     )
 
 

@@ -20,10 +20,11 @@ from sqlalchemy import URL, create_engine, make_url, text
 
 
 @contextmanager
-def postgresql(connections: int = 100) -> Iterator[str]:
-    """URL of an empty database on a server of its own.
+def postgresql(*databases: str, connections: int = 100) -> Iterator[list[str]]:
+    """URLs of empty databases on a server of their own.
 
     Args:
+        databases: Their names.
         connections: How many it accepts; 100 is what PostgreSQL does when nobody says anything.
     """
     with warnings.catch_warnings():
@@ -35,10 +36,11 @@ def postgresql(connections: int = 100) -> Iterator[str]:
     server = get_server(folder, cleanup_mode="delete")
     try:
         admin = make_url(server.get_uri()).set(drivername="postgresql+psycopg")
-        _administrate(admin, f"ALTER SYSTEM SET max_connections = {connections}", "CREATE DATABASE gkd")
+        made = [f"CREATE DATABASE {name}" for name in databases]
+        _administrate(admin, f"ALTER SYSTEM SET max_connections = {connections}", *made)
         server.stop()
         server.ensure_postgres_running()
-        yield admin.set(database="gkd").render_as_string(hide_password=False)
+        yield [admin.set(database=name).render_as_string(hide_password=False) for name in databases]
     finally:
         server.cleanup()
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import unicodedata
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -27,6 +27,9 @@ DETECTIONS = 100
 THREADS = min(8, os.cpu_count() or 1)
 
 Boxes = NDArray[np.float64]
+
+_FEW = 16
+"""Pictures for which starting threads takes longer than looking at them one after the other."""
 
 
 class _Look(NamedTuple):
@@ -114,11 +117,17 @@ def _look_at(images: Sequence[WrittenImage], headers: int | None, decode: bool) 
     chosen = set(np.linspace(0, len(images) - 1, count).astype(int).tolist())
     looks = [_Look(image.size) for image in images]
     wanted = [number for number, image in enumerate(images) if number in chosen or image.size is None]
-    with ThreadPoolExecutor(THREADS) as pool:
-        found = pool.map(_look_and_decode if decode else _look, [images[number].path for number in wanted])
+    found = _for_each(_look_and_decode if decode else _look, [images[number].path for number in wanted])
     for number, look in zip(wanted, found, strict=True):
         looks[number] = look
     return looks
+
+
+def _for_each(look: Callable[[Path], _Look], paths: Sequence[Path]) -> list[_Look]:
+    if len(paths) <= _FEW:
+        return list(map(look, paths))
+    with ThreadPoolExecutor(THREADS) as pool:
+        return list(pool.map(look, paths))
 
 
 def _look(path: Path) -> _Look:
