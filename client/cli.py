@@ -323,11 +323,20 @@ def edit(
     as_json: AsJson = False,
 ) -> None:
     """Change a job's name, tags or priority."""
-    tags = {key: value or None for key, _, value in (each.partition("=") for each in tag or ())}
-    given = {"name": name, "tags": tags or None, "priority": priority}
+    given = {"name": name, "tags": _tags(tag or []) or None, "priority": priority}
     with _client(url) as client:
         job = client.change(job_id, **{field: value for field, value in given.items() if value is not None})
     _print_job(job, as_json)
+
+
+def _tags(written: list[str]) -> dict[str, str | None]:
+    tags: dict[str, str | None] = {}
+    for each in written:
+        key, equals, value = each.partition("=")
+        if not (key and equals):
+            raise typer.BadParameter(f"write KEY=VALUE, or KEY= to take the tag away, not {each!r}")
+        tags[key] = value or None
+    return tags
 
 
 @app.command()

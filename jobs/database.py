@@ -23,6 +23,11 @@ if TYPE_CHECKING:
 _PATIENCE_SECONDS = 15
 """How long a writer waits for another one. Longer than any transaction here takes, shorter than a lease."""
 
+IDLE_CONNECTIONS = 5
+"""Of one process to PostgreSQL, unless it says otherwise: an API that is asked much."""
+_MOST_CONNECTIONS = 15
+"""Of one process at once; who wants one more waits for it."""
+
 _LIBPQ_WITH_USER_TIMEOUT = 120_000
 """Version 12. Older ones refuse the option."""
 
@@ -52,10 +57,12 @@ class Database:
 
     Args:
         url: `sqlite:///FILE` or `postgresql://USER@HOST/NAME` (psycopg 3 is used).
+        idle_connections: How many stay open to PostgreSQL while nobody needs them.
     """
 
-    def __init__(self, url: str) -> None:
-        self.engine = _connect_sqlite(url) if url.startswith("sqlite") else _connect_postgresql(url)
+    def __init__(self, url: str, *, idle_connections: int = IDLE_CONNECTIONS) -> None:
+        is_sqlite = url.startswith("sqlite")
+        self.engine = _connect_sqlite(url) if is_sqlite else _connect_postgresql(url, idle_connections)
         self._writer = self.engine.execution_options(gkd_write=True)
 
     @contextmanager
@@ -183,7 +190,7 @@ def _is_away(error: DBAPIError) -> bool:
     return error.connection_invalidated or isinstance(error, OperationalError | InterfaceError)
 
 
-def _connect_postgresql(url: str) -> Engine:
+def _connect_postgresql(url: str, idle_connections: int) -> Engine:
     # A worker that is frozen inside a transaction must not keep others from its rows for ever.
     options = (
         f"-c idle_in_transaction_session_timeout={_PATIENCE_SECONDS}s -c lock_timeout={_PATIENCE_SECONDS}s"
@@ -191,6 +198,8 @@ def _connect_postgresql(url: str) -> Engine:
     return create_engine(
         make_url(url).set(drivername="postgresql+psycopg"),
         pool_pre_ping=True,
+        pool_size=idle_connections,
+        max_overflow=_MOST_CONNECTIONS - idle_connections,
         connect_args={"connect_timeout": 5, "options": options} | _lively_tcp(),
     )
 

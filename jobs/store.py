@@ -11,7 +11,7 @@ Callers need this module only.
 
 from __future__ import annotations
 
-from jobs.database import Database
+from jobs.database import IDLE_CONNECTIONS, Database
 from jobs.errors import (
     IdempotencyConflict,
     InUse,
@@ -56,18 +56,29 @@ class Store(Asking, Editing, Following, Working, Sweeping, Keys, Workers):
         url: `sqlite:///FILE` or `postgresql://...`.
         lease_seconds: How long a claim outlives the last sign of life of its worker.
         max_attempts: Attempts in a row that may break off without having saved anything.
+        idle_connections: As `Database`.
     """
 
-    def __init__(self, url: str, *, lease_seconds: float = 60.0, max_attempts: int = 3) -> None:
-        self.database = Database(url)
+    def __init__(
+        self,
+        url: str,
+        *,
+        lease_seconds: float = 60.0,
+        max_attempts: int = 3,
+        idle_connections: int = IDLE_CONNECTIONS,
+    ) -> None:
+        self.database = Database(url, idle_connections=idle_connections)
         self.lease_seconds = lease_seconds
         self.max_attempts = max_attempts
 
     @classmethod
-    def of(cls, settings: Settings) -> Store:
+    def of(cls, settings: Settings, *, idle_connections: int = IDLE_CONNECTIONS) -> Store:
         """The store that the settings describe, its tables brought up to date."""
         store = cls(
-            settings.database_url, lease_seconds=settings.lease_seconds, max_attempts=settings.max_attempts
+            settings.database_url,
+            lease_seconds=settings.lease_seconds,
+            max_attempts=settings.max_attempts,
+            idle_connections=idle_connections,
         )
         try:
             store.migrate()

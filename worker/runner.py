@@ -56,6 +56,9 @@ POLL_SECONDS = 0.1
 
 AWAY_SECONDS = 1.0
 """Between two tries to reach published files that cannot be reached."""
+_STARTING_SECONDS = 1.0
+"""Of a hundred workers that start in this time one rings for all jobs in front."""
+
 _NO_ROOM_SECONDS = 5.0
 """How long a worker that cannot begin a job keeps a ring before it rings again, so that two do not chase each other."""
 
@@ -140,8 +143,11 @@ class Runner:
         """
         self.store.ping()  # what a later release has upgraded is not to be swept by the rules of this one
         self.ring(self.store.make_use_of_room(self.room.free()))
-        if not self._swept or self.store.take_turn("sweep", self.settings.sweep_seconds):
-            self.ring(self.store.sweep(only_due=self._swept))
+        if not self._swept:
+            alone = self.store.take_turn("first sweep", _STARTING_SECONDS)
+            self.ring(self.store.sweep(only_due=not alone))
+        elif self.store.take_turn("sweep", self.settings.sweep_seconds):
+            self.ring(self.store.sweep(only_due=True))
         self._swept = True
 
     def tidy(self) -> None:

@@ -33,6 +33,8 @@ from worker.tidying import TIDY_SECONDS
 
 log = logging.getLogger(__name__)
 
+_IDLE_CONNECTIONS = 1
+"""To the database. A worker needs one every few seconds, and PostgreSQL has a hundred for everybody."""
 _ASK_SECONDS = 10.0
 """A loop that goes round every second and has not for so long makes one ask whether the broker is there."""
 _STUCK_SECONDS = 60.0
@@ -120,7 +122,7 @@ class WorkerThread:
 
     def _make_runner(self, opening: ExitStack) -> Runner:
         settings = self._settings
-        store = opening.enter_context(closing(Store.of(settings)))
+        store = opening.enter_context(closing(Store.of(settings, idle_connections=_IDLE_CONNECTIONS)))
         if self._earlier:
             store.release(self._earlier)
             store.vanish(self._earlier)

@@ -218,6 +218,9 @@ def test_a_job_is_cloned_with_changes_and_deleted(gkd, spec_file: str):
         gkd("edit", clone["id"], "--name", "wider", "--tag", "round=2", "--tag", "team=", "--json").stdout
     )
     assert (edited["name"], edited["tags"]) == ("wider", {"round": "2"})
+    told = gkd("edit", clone["id"], "--tag", "round", code=2).output
+    assert "KEY=VALUE" in told, "a forgotten value takes no tag away"
+    assert json.loads(gkd("show", clone["id"], "--json").stdout)["tags"] == {"round": "2"}
     gkd("watch", clone["id"])
     assert json.loads(gkd("delete", clone["id"], "--json").stdout) == {"deleted": clone["id"]}
     assert "there is no job" in gkd("show", clone["id"], code=1).output

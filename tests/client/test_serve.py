@@ -144,3 +144,9 @@ def test_one_process_does_not_take_a_foreign_queue(settings: Settings):
         services.serve(
             settings.model_copy(update={"broker_url": "redis://127.0.0.1:1/0"}), Console(quiet=True)
         )
+
+
+def test_no_part_of_an_answer_is_held_back(settings: Settings):
+    """asyncio switches Nagle's algorithm off where the socket names its protocol; held back it is 40 ms."""
+    with services._listening(settings) as listener:
+        assert listener.proto == socket.IPPROTO_TCP

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import event, update
 
 from gkd_core.events import Progress
 from jobs.database import now
@@ -174,3 +174,14 @@ def test_an_unknown_artifact_is_named(store: Store, ask: Any, name: str) -> None
 def test_a_job_read_back_is_the_same_in_every_list(store: Store, ask: Any) -> None:
     jobs = [ask.job_in(state) for state in State]
     assert store.list_jobs().items[::-1] == tuple(store.get(job.id) for job in jobs)
+
+
+def test_a_job_is_read_by_few_statements(store: Store, ask: Any) -> None:
+    queued, running = ask.submit(), ask.running()
+    told: list[str] = []
+    event.listen(store.database.engine, "before_cursor_execute", lambda *args: told.append(args[2]))
+    store.get(running.job_id)
+    assert sum("SELECT" in each for each in told) == 2, "the job and its attempts"
+    told.clear()
+    store.get(queued.id)
+    assert sum("SELECT" in each for each in told) == 3, "the job, its tenant's share, who serves its queue"

@@ -14,7 +14,7 @@ from sqlalchemy import text
 
 from gkd_core.errors import FailureClass
 from gkd_core.events import Evaluation, Report, Warning
-from jobs.job import Artifact, Desired, State, Ticket
+from jobs.job import Artifact, Desired, Ring, State, Ticket
 from jobs.store import StaleTicket, Store
 
 FILE = Artifact(name="student-best.safetensors", size=3, sha256="a" * 64, created_at=datetime.now(UTC))
@@ -401,6 +401,51 @@ def test_a_ring_that_nobody_answered_is_due_again(
     store.requeue(ask.claim(job), "the worker shuts down")
     assert store.sweep(only_due=True) == (job.id,)
     assert store.sweep(only_due=True) == (), "and then not again for a while"
+
+
+def test_rings_go_to_the_front_of_each_queue_only(
+    store: Store, ask: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jobs.store_sweeping._FRONT", 2)
+    waiting = [ask.submit() for _ in range(4)]
+    with_gpu = ask.submit(resources={"gpus": 1})
+    assert store.sweep() == (waiting[0].id, waiting[1].id, with_gpu.id)
+    ask.claim(waiting[0])
+    assert store.sweep() == (waiting[1].id, waiting[2].id, with_gpu.id), "who moves up is rung for"
+
+
+def test_a_job_whose_tenant_has_its_share_is_not_in_front(
+    store: Store, ask: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jobs.store_sweeping._FRONT", 1)
+    store.set_limits("full", {"running_jobs": 1})
+    store.claim(ask.submit(tenant="full").id, "ada")
+    held, free = ask.submit(tenant="full"), ask.submit()
+    assert store.sweep() == (free.id,)
+    store.set_limits("full", {"running_jobs": 2})
+    assert store.sweep() == (held.id,)
+
+
+def test_two_sweeps_at_once_do_not_wait_for_each_other(store: Store, ask: Any) -> None:
+    waiting = {ask.submit().id for _ in range(20)}
+    with ThreadPoolExecutor(8) as pool:
+        rung = list(pool.map(lambda _: store.sweep(only_due=False), range(16)))
+    assert waiting == set().union(*rung)
+
+
+def test_of_many_who_could_one_has_its_turn(store: Store) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        taken = list(pool.map(lambda _: store.take_turn("sweep", 60), range(8)))
+    assert taken.count(True) == 1
+    assert store.take_turn("something else", 0)
+    assert store.take_turn("something else", 60), "its time was over"
+    assert not store.take_turn("something else", 60)
+
+
+def test_rings_are_for_jobs_that_are_queued_in_the_order_asked_for(store: Store, ask: Any) -> None:
+    first, second, running = ask.submit(priority=1), ask.submit(), ask.running()
+    rings = store.rings([second.id, running.job_id, "nobody", first.id])
+    assert rings == (Ring(second.id, "cpu", second.priority), Ring(first.id, "cpu", 1))
 
 
 def test_recording_needs_no_lock_on_other_jobs(store: Store, ask: Any) -> None:

@@ -1,6 +1,10 @@
 import time
 from itertools import pairwise
 
+from jobs.artifacts import open_artifacts
+from jobs.queue import Doorbell, make_app
+from jobs.settings import Settings
+from worker.runner import Runner
 from worker.sweeper import Repeated
 
 
@@ -43,3 +47,39 @@ def test_it_can_be_hurried():
         wait_until(lambda: len(times) == 1)
         repeated.hurry()
         wait_until(lambda: len(times) == 2)
+
+
+class FakeStore:
+    """Gives a turn to who asks first, and notes sweeps."""
+
+    def __init__(self):
+        self.taken, self.sweeps = set(), []
+
+    def ping(self):
+        pass
+
+    def take_turn(self, what, seconds):
+        was_free = what not in self.taken
+        self.taken.add(what)
+        return was_free
+
+    def sweep(self, *, only_due=False):
+        self.sweeps.append(only_due)
+        return ()
+
+    def make_use_of_room(self, free):
+        return ()
+
+
+def test_workers_sweep_in_turn_and_one_of_those_that_start_together_rings_for_all(tmp_path):
+    store = FakeStore()
+    settings = Settings(home=tmp_path, data_roots=(tmp_path,))
+    doorbell, artifacts = Doorbell(make_app("memory://")), open_artifacts(settings.artifacts_url)
+    runners = [Runner(store, artifacts, doorbell, settings, name) for name in ("ada", "bob", "cyd")]
+    for runner in runners:
+        runner.sweep()
+    assert store.sweeps == [False, True, True], "each looks at once, one of them at everything"
+    store.sweeps.clear()
+    for runner in runners:
+        runner.sweep()
+    assert store.sweeps == [True]
