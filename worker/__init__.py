@@ -3,6 +3,7 @@
 Not here: the training itself (`gkd_core`, another process), the rules of the state machine (`jobs.store`), HTTP,
 torch. The worker meets the engine in the run directory and nowhere else.
 
-Read first: `runner.py` (one job, top to bottom), `engine.py` (starting and stopping the process), `lease.py`
-(keeping the job while it runs), `endings.py` (what an exit code means), then `tasks.py` (Celery) and `sweeper.py`.
+Read first: `job_run.py` (one job, top to bottom), `engine.py` (starting and stopping the process), `lease.py`
+(keeping the job while it runs), `endings.py` (what an exit code means), then `runner.py` (which job next),
+`tasks.py` (Celery) and `sweeper.py`.
 """

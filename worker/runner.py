@@ -1,70 +1,33 @@
-"""One job, from the claim to its end. The order of the lines is the order of events; Celery is not here.
+"""What a worker does with the jobs that it hears of: takes each, has it carried out, and rings for what comes after it.
 
-Whatever a worker does about a job it does under a ticket. When the store says that the ticket is stale, somebody
-else has the job: the engine ends, and nothing is written or published any more.
+Celery is not here (`tasks.py`), nor what happens to a job once it is claimed (`job_run.py`).
 """
 
 from __future__ import annotations
 
 import logging
 import threading
-import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
-from datetime import UTC, datetime
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
 
-from gkd_core.config import AnyRun, run_config
-from gkd_core.errors import Failure, FailureClass, GkdError
-from gkd_core.events import Checkpoint, Event, FileWritten, Report
-from gkd_core.run_dir import COMPLETE, STOPPED, RunDir
-from jobs.artifacts import Artifacts, Blob
-from jobs.errors import (
-    ArtifactsAway,
-    ArtifactsRefused,
-    JobsError,
-    StaleTicket,
-    StoreAway,
-    UnknownJob,
-    WrongContent,
-)
-from jobs.job import Artifact, Desired, State, Ticket
+from gkd_core.run_dir import RunDir
+from jobs.artifacts import Artifacts
+from jobs.errors import ArtifactsAway, ArtifactsRefused, JobsError, StoreAway
 from jobs.logs import bound
 from jobs.queue import Doorbell
 from jobs.settings import Settings
 from jobs.store import Claim, Store
-from worker.endings import (
-    failure_of_exit,
-    halve_micro_batch,
-    infrastructure,
-    log_tail,
-    pictures_at_a_time,
-)
-from worker.engine import Engine
-from worker.gpus import ORDER, VISIBLE
-from worker.lease import Lease
-from worker.room import Lack, Room
+from worker.job_run import JobRun, Workplace
+from worker.room import Room
 from worker.tidying import Keep, drop_states_if_possible, tidy
-from worker.weights import find_weights
 
 log = logging.getLogger(__name__)
 
-POLL_SECONDS = 0.1
-"""How often the engine is looked at; a person who watches should not notice it."""
-
-AWAY_SECONDS = 1.0
-"""Between two tries to reach published files that cannot be reached."""
 _STARTING_SECONDS = 1.0
 """Of a hundred workers that start in this time one rings for all jobs in front."""
 
 _NO_ROOM_SECONDS = 5.0
 """How long a worker that cannot begin a job keeps a ring before it rings again, so that two do not chase each other."""
-
-T = TypeVar("T")
-Rung = tuple[str, ...]
-"""Jobs for which the doorbell is to be rung now."""
 
 
 class Runner:
@@ -92,9 +55,9 @@ class Runner:
         self.artifacts = artifacts
         self.settings = settings
         self.worker = worker
-        self.gpus = gpus
         self.room = Room(_folders(settings), settings.free_bytes)
         self.stopping = threading.Event()
+        self._place = Workplace(store, artifacts, settings, gpus, self.room, self.stopping)
         self._doorbell = doorbell
         self._swept = False
         self._running: set[str] = set()
@@ -120,7 +83,7 @@ class Runner:
         job_id = claim.job.id
         with bound(tenant=claim.tenant, attempt=claim.ticket.attempt):
             log.info("the attempt begins")
-            self.ring(_Run(self, claim).carry_out())
+            self.ring(JobRun(self._place, claim).carry_out())
             log.info("the attempt has ended")
             self._ring_next(job_id)
             drop_states_if_possible(self.store, self.settings.runs, job_id, Keep(self.settings.keep_states))
@@ -202,251 +165,3 @@ def _folders(settings: Settings) -> list[Path]:
     """What jobs fill on this machine's disks."""
     published = settings.artifacts_url
     return [settings.runs, *([published] if isinstance(published, Path) else [])]
-
-
-class _Run:
-    """One attempt at one job."""
-
-    def __init__(self, runner: Runner, claim: Claim) -> None:
-        self._runner = runner
-        self._store = runner.store
-        self._settings = runner.settings
-        self._ticket = claim.ticket
-        self._job = claim.job
-        self._offset = claim.offset
-        self._dir = RunDir(self._settings.runs / claim.job.id)
-        self._unpublished: set[str] = set()
-        self._lack: Lack | None = None
-        self._looked_for_room_at = time.monotonic()
-        self._publish_at = 0.0
-        self._refused: ArtifactsRefused | None = None
-        self._lease = Lease(
-            self._store,
-            claim.ticket,
-            renew_seconds=self._settings.renew_seconds,
-            lease_seconds=self._settings.lease_seconds,
-        )
-
-    def carry_out(self) -> Rung:
-        """From a claim to the job's next state."""
-        with self._lease:
-            try:
-                return self._attempt()
-            except StaleTicket as error:
-                log.warning("%s; nothing more is written", error)
-            except StoreAway as error:
-                log.error("job %s: %s; a sweep will take the job back", self._job.id, error)
-        return ()
-
-    def _attempt(self) -> Rung:
-        try:
-            with self._start() as engine:
-                code = self._follow(engine)
-        except (ArtifactsAway, ArtifactsRefused) as error:  # before there was an engine
-            self._refused = error if isinstance(error, ArtifactsRefused) else None
-            return self._conclude(STOPPED)
-        except JobsError:
-            raise
-        except GkdError as error:
-            return self._fail(error.failure())
-        except OSError as error:  # a disk of this machine; another one may do better
-            failure = infrastructure(f"the worker met {error!r}")
-            return () if self._pause_for_room() else self._requeue(failure.message, failure=failure)
-        except Exception as error:
-            log.exception("job %s", self._job.id)
-            return self._fail(Failure(failure_class=FailureClass.BUG, message=f"the worker met {error!r}"))
-        return self._conclude(code)
-
-    # ---- start -------------------------------------------------------------------------------------------
-
-    def _start(self) -> Engine:
-        config = self._find_weights(run_config.validate_python(self._job.resolved))
-        self._insist(self._store.renew)  # a last look: the directory may be another attempt's by now
-        self._go_on_from_before()
-        self._dir.prepare(config, self._ticket.attempt)
-        # Fewer bytes than were recorded: this is another disk, or one that lost its last writes.
-        self._offset = min(self._offset, self._dir.size_of_events())
-        engine = Engine.start(
-            self._dir,
-            self._ticket.attempt,
-            device=config.device,
-            env=self._own_gpus(),
-            stop_seconds=self._settings.stop_seconds,
-        )
-        self._lease.guard(engine)
-        return engine
-
-    def _find_weights(self, config: AnyRun) -> AnyRun:
-        """The config with files for the jobs that it names; waits while published files cannot be reached."""
-        while True:
-            try:
-                return self._insist(
-                    lambda _: find_weights(config, self._store, self._runner.artifacts, self._dir.fetched)
-                )
-            except ArtifactsAway as error:
-                log.warning("job %s: %s; trying again", self._job.id, error)
-                if self._wanted_to_stop():
-                    raise
-            time.sleep(AWAY_SECONDS)
-
-    def _go_on_from_before(self) -> None:
-        """A job that does another one again begins with what that one saved, if it is the same to the last setting."""
-        if self._job.retry_of is None or self._offset:
-            return
-        try:
-            before = self._insist(lambda _: self._store.get(str(self._job.retry_of)))
-            if before.resolved == self._job.resolved:
-                self._offset = self._dir.take_states(RunDir(self._settings.runs / before.id))
-        except UnknownJob:
-            log.info("job %s starts anew: job %s was deleted", self._job.id, self._job.retry_of)
-        except FileNotFoundError as error:  # tidied away at this moment, or never on this disk
-            log.info("job %s starts anew: %s", self._job.id, error)
-
-    def _own_gpus(self) -> dict[str, str]:
-        """The engine sees as many GPUs as its job asked for, of those that are this worker's."""
-        wanted = self._job.spec.get("resources", {}).get("gpus", 0)
-        mine = self._runner.gpus[:wanted]
-        return {VISIBLE: ",".join(mine), ORDER: "PCI_BUS_ID"} if mine else {}
-
-    # ---- follow ------------------------------------------------------------------------------------------
-
-    def _follow(self, engine: Engine) -> int:
-        """Carry events into the store until the engine has ended; its exit code."""
-        while True:
-            code = engine.poll()  # looked at first: what was written before the end is read below
-            recorded = self._record_news(engine)
-            if code is not None and recorded:
-                return code
-            self._look_for_room()
-            if self._wanted_to_stop():
-                if code is not None:
-                    return STOPPED  # whatever it was: the rest of its events is for another attempt
-                engine.stop()
-            time.sleep(POLL_SECONDS)
-
-    def _wanted_to_stop(self) -> bool:
-        asked = self._lease.desired is not Desired.RUN or self._runner.stopping.is_set()
-        return asked or self._lease.lost or self._lack is not None or self._refused is not None
-
-    def _look_for_room(self) -> None:
-        """Now and then, while there still is room for a last state; see `room.py`."""
-        if self._lack or time.monotonic() < self._looked_for_room_at + self._settings.renew_seconds:
-            return
-        self._looked_for_room_at = time.monotonic()
-        self._lack = self._runner.room.lack(self._dir)
-        if self._lack:
-            log.warning("job %s is being paused: %s", self._job.id, self._lack)
-
-    def _record_news(self, engine: Engine) -> bool:
-        """Record what the engine has written since; False while files cannot be published, and the engine goes on."""
-        if time.monotonic() < self._publish_at:
-            return False
-        try:
-            for event, offset in engine.events(self._offset):
-                if self._lease.lost:
-                    break  # the next attempt records the rest, from where the store knows
-                self._record(engine, event, offset)
-        except (ArtifactsAway, ArtifactsRefused) as error:
-            log.warning("job %s: %s; trying again", self._job.id, error)
-            self._refused = error if isinstance(error, ArtifactsRefused) else None
-            self._publish_at = time.monotonic() + AWAY_SECONDS
-            return False
-        self._refused = None
-        return True
-
-    def _record(self, engine: Engine, event: Event, offset: int) -> None:
-        artifact = (
-            self._publish(engine, event) if isinstance(event, Checkpoint | FileWritten | Report) else None
-        )
-        try:
-            answer = self._lease.insist(lambda: self._store.record(self._ticket, event, offset, artifact))
-        except StoreAway as error:
-            log.error("job %s: %s; its engine is being stopped", self._ticket.job_id, error)
-        else:
-            self._lease.desired, self._offset = answer, offset
-
-    def _publish(self, engine: Engine, event: Checkpoint | FileWritten | Report) -> Artifact | None:
-        """Keep the file that an event names. None when the engine has replaced it: a later event names it again."""
-        expected = None if isinstance(event, Report) else event.sha256
-        metrics = event.metrics if isinstance(event, Checkpoint) else {}
-        try:
-            blob = self._put(engine, self._dir.path / event.file, expected)
-        except (WrongContent, FileNotFoundError) as error:
-            log.info("job %s: not published yet: %s", self._ticket.job_id, error)
-            self._unpublished.add(event.file)
-            return None
-        self._unpublished.discard(event.file)
-        now = datetime.now(UTC)
-        return Artifact(name=event.file, size=blob.size, sha256=blob.sha256, metrics=metrics, created_at=now)
-
-    def _put(self, engine: Engine, path: Path, expected_sha256: str | None) -> Blob:
-        """Keep a file. A large one takes long; who wants the engine to stop does not wait for it."""
-        with ThreadPoolExecutor(1) as pool:
-            kept = pool.submit(self._runner.artifacts.put, path, expected_sha256)
-            while not wait([kept], POLL_SECONDS).done:
-                if self._wanted_to_stop():
-                    engine.stop()
-                engine.poll()
-            return kept.result()
-
-    # ---- end ---------------------------------------------------------------------------------------------
-
-    def _conclude(self, code: int) -> Rung:
-        """From an exit code to a verb of the store."""
-        failure = self._failure(code)
-        log.info(
-            "the engine ended with exit code %d: %s", code, failure.message if failure else "nothing is wrong"
-        )
-        if self._lease.lost:
-            return self._requeue("the worker lost touch with the database")
-        if code == COMPLETE and failure is None:
-            return self._insist(self._store.succeed)
-        if self._lease.desired is Desired.CANCEL:
-            return self._insist(self._store.cancel) or ()
-        if failure is not None and failure.failure_class is FailureClass.OUT_OF_MEMORY:
-            return self._with_smaller_batches(failure)
-        if failure is not None and failure.failure_class is not FailureClass.INFRASTRUCTURE:
-            return self._fail(failure)
-        if self._lease.desired is Desired.PAUSE:
-            return self._insist(self._store.pause)
-        if self._pause_for_room(looked=failure is None):
-            return ()
-        if failure is not None:
-            return self._requeue(failure.message, failure=failure)
-        return self._requeue("the worker is shutting down")
-
-    def _pause_for_room(self, *, looked: bool = False) -> bool:
-        """Whether the job was put aside because there is too little room; a sweep lets it go on."""
-        lack = self._lack if looked else self._lack or self._runner.room.lack(self._dir)
-        if lack is None:
-            return False
-        self._insist(partial(self._store.pause, reason=f"paused: {lack}", needs_free=lack.needs_free))
-        return True
-
-    def _failure(self, code: int) -> Failure | None:
-        if code == COMPLETE and self._unpublished:
-            return infrastructure(f"not the files that the engine announced: {', '.join(self._unpublished)}")
-        if self._refused:
-            return infrastructure(self._refused.message, self._refused.hint)
-        return failure_of_exit(code, self._dir.read_failure(), asked_to_stop=self._wanted_to_stop())
-
-    def _with_smaller_batches(self, failure: Failure) -> Rung:
-        smaller = halve_micro_batch(self._job)
-        if smaller is None:
-            return self._fail(failure)
-        size = pictures_at_a_time(smaller, self._job.kind)
-        return self._requeue(f"out of memory; again with micro-batches of {size}", config=smaller)
-
-    def _requeue(
-        self, reason: str, *, failure: Failure | None = None, config: dict[str, Any] | None = None
-    ) -> Rung:
-        tail = log_tail(self._dir.log)
-        requeue = partial(self._store.requeue, reason=reason, failure=failure, config=config, log_tail=tail)
-        state = self._insist(requeue)
-        return (self._job.id,) if state is State.QUEUED else ()
-
-    def _fail(self, failure: Failure) -> Rung:
-        return self._insist(lambda ticket: self._store.fail(ticket, failure, log_tail(self._dir.log)))
-
-    def _insist(self, verb: Callable[[Ticket], T]) -> T:
-        return self._lease.insist(lambda: verb(self._ticket))

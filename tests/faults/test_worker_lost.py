@@ -116,7 +116,7 @@ def test_who_lost_the_job_before_it_began_leaves_the_run_directory_alone(service
         store.release("slow")
         return config
 
-    monkeypatch.setattr("worker.runner.find_weights", take_long)
+    monkeypatch.setattr("worker.job_run.find_weights", take_long)
     service.runner("slow").run(job_id)
     assert not (service.settings.runs / job_id).exists()
     assert service.outcomes(job_id) == ["lost"]

@@ -13,7 +13,7 @@ from jobs.job import Job
 from jobs.settings import Settings
 from jobs.spec import Resolved, job_spec
 from jobs.store import Store
-from worker import runner as runners
+from worker.job_run import JobRun
 from worker.runner import Runner
 
 
@@ -60,6 +60,6 @@ def test_who_was_held_back_is_rung_for_at_once(
             store.pause_requested(first)
         return getattr(store, verb)(run._ticket) or ()
 
-    monkeypatch.setattr(runners._Run, "carry_out", carry_out)
+    monkeypatch.setattr(JobRun, "carry_out", carry_out)
     runner.run(first)
     assert bell.rung == [held], f"and not {further}: there is room for one"
