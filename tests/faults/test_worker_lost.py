@@ -112,7 +112,7 @@ def test_who_lost_the_job_before_it_began_leaves_the_run_directory_alone(service
     plan(epochs=1)
     job_id = service.submit()
 
-    def take_long(config, store, artifacts):
+    def take_long(config, store, *_):
         store.release("slow")
         return config
 
