@@ -74,9 +74,9 @@ class Sweeping(Reading):
         dialect = {"postgresql": postgresql, "sqlite": sqlite}[self.database.engine.dialect.name]
         take = dialect.insert(turns).values(what=what, taken_until=now() + seconds)
         until = {"taken_until": take.excluded.taken_until}
-        take = take.on_conflict_do_update(
-            index_elements=[turns.c.what], set_=until, where=turns.c.taken_until <= now()
-        )
+        # No turn ends later than one that begins now: the database's clock was set back since.
+        is_over = or_(turns.c.taken_until <= now(), turns.c.taken_until > now() + seconds)
+        take = take.on_conflict_do_update(index_elements=[turns.c.what], set_=until, where=is_over)
         with self.database.write() as connection:
             return connection.execute(take.returning(turns.c.what)).one_or_none() is not None
 

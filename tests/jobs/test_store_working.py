@@ -442,6 +442,12 @@ def test_of_many_who_could_one_has_its_turn(store: Store) -> None:
     assert not store.take_turn("something else", 60)
 
 
+def test_a_turn_that_was_taken_before_the_clock_was_set_back_is_over(store: Store) -> None:
+    assert store.take_turn("sweep", 3600)
+    assert store.take_turn("sweep", 60), "as long as that none is taken"
+    assert not store.take_turn("sweep", 60)
+
+
 def test_rings_are_for_jobs_that_are_queued_in_the_order_asked_for(store: Store, ask: Any) -> None:
     first, second, running = ask.submit(priority=1), ask.submit(), ask.running()
     rings = store.rings([second.id, running.job_id, "nobody", first.id])
