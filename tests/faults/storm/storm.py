@@ -104,7 +104,7 @@ class Storm:
         self._lock = threading.Lock()
         self._scene = Scene(service, self._draw, away_seconds, lambda: self._send().job_id)
 
-    def rage(self, faults: tuple[Fault, ...], times: int) -> Account:
+    def rage(self, faults: tuple[Fault, ...], times: int) -> None:
         """So many faults, each kind as often as the others, in random order; then calm, and the last judgements."""
         self._learn_what_is_right()
         for number, fault in enumerate(self._order(faults, times), 1):
@@ -113,7 +113,6 @@ class Storm:
             self._judge_ended()
         self._calm()
         self.account.seconds = time.monotonic() - self._began
-        return self.account
 
     def _order(self, faults: tuple[Fault, ...], times: int) -> list[Fault]:
         possible = [fault for fault in faults if fault is not disk_full or self.service.disk_is_own]
@@ -278,10 +277,15 @@ def storm(
     """
     service_class, kinds = {"node": (Node, ON_A_NODE), "laptop": (Laptop, ON_A_LAPTOP)}[way]
     with fresh(service_class) as (service, pictures):
-        account = Storm(service, pictures, seed, away_seconds, say).rage(kinds, faults)
-        if not account.is_clean:
-            raise NotClean(account)
-    return account
+        raging = Storm(service, pictures, seed, away_seconds, say)
+        try:
+            raging.rage(kinds, faults)
+        except Exception as error:
+            raging.account.losses.append(f"the storm broke off: {error!r}")
+            raise NotClean(raging.account) from error
+        if not raging.account.is_clean:
+            raise NotClean(raging.account)
+    return raging.account
 
 
 class NotClean(AssertionError):
