@@ -5,6 +5,8 @@ uvicorn starts it with `uvicorn --factory api.app:from_environment`; `gkd api` a
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from importlib.metadata import version
 
 from fastapi import FastAPI
@@ -17,27 +19,39 @@ from api.description import described
 from api.feeds import Feeds
 from api.figures import Figures
 from api.routes import artifacts as artifact_routes
-from api.routes import events, health, jobs, keys, metrics, reference, stream, workers
+from api.routes import datasets, events, health, jobs, keys, metrics, models, reference, stream, workers
 from api.watch import Watched
 from jobs.artifacts import Artifacts, open_artifacts
+from jobs.checks import Checks
 from jobs.queue import Doorbell, make_app
 from jobs.settings import Settings
+from jobs.shelf import Shelf
 from jobs.store import Store
 
 
 def create_app(store: Store, artifacts: Artifacts, doorbell: Doorbell, settings: Settings) -> FastAPI:
     """The HTTP service over a store. The caller migrates and closes the store."""
-    app = described(version("gkd"))
-    app.state.services = Services(store, artifacts, doorbell, settings)
+    shelf = Shelf.of(settings, artifacts)
+    checks = Checks(store, shelf, settings)
+    app = described(version("gkd"), lifespan=lambda _: _while_served(checks))
+    app.state.services = Services(store, artifacts, doorbell, settings, shelf, checks)
     app.state.feeds = feeds = Feeds(store)
     app.state.figures = figures = Figures(feeds)
     app.add_middleware(Entrance, store=store, settings=settings)
-    app.add_middleware(Border)
+    app.add_middleware(Border, upload_bytes=settings.upload_bytes)
     app.add_middleware(Watched, figures=figures)  # added last, passed first
     errors.install(app)
-    for routes in (jobs, events, stream, metrics, artifact_routes, keys, health, workers, reference):
+    following = (events, stream, metrics)
+    for routes in (jobs, *following, artifact_routes, datasets, models, keys, health, workers, reference):
         app.include_router(routes.router)
     return app
+
+
+@asynccontextmanager
+async def _while_served(checks: Checks) -> AsyncIterator[None]:
+    """What goes on beside the answers for as long as a server stands in front of the app."""
+    with checks:
+        yield
 
 
 def end_streams(app: FastAPI) -> None:

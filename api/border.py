@@ -16,12 +16,21 @@ from api.errors import problem
 BODY_LIMIT = 1024 * 1024
 """Bytes. A job spec has a few thousand."""
 
+UPLOADS = frozenset({("POST", "/datasets"), ("POST", "/models")})
+"""Requests whose body, unless it is JSON, is a file: written to the disk as it comes, and limited by a setting."""
+
 
 class Border:
-    """ASGI middleware."""
+    """ASGI middleware.
 
-    def __init__(self, app: ASGIApp) -> None:
+    Args:
+        app: What lies behind it.
+        upload_bytes: What an upload may have; other bodies have `BODY_LIMIT` at most.
+    """
+
+    def __init__(self, app: ASGIApp, upload_bytes: int) -> None:
         self.app = app
+        self._upload_bytes = upload_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request through, or answer 403 or 413."""
@@ -33,14 +42,24 @@ class Border:
             refusal = "a page of another site may not change anything here"
             await problem(Request(scope), 403, "forbidden", refusal)(scope, receive, send)
             return
-        await self.app(scope, _limited(receive), send)
+        limit = self._upload_bytes if _is_upload(scope, headers) else BODY_LIMIT
+        await self.app(scope, _limited(receive, limit), send)
 
 
 def _from_another_site(headers: Headers) -> bool:
     return headers.get("sec-fetch-site", "none") not in ("none", "same-origin")
 
 
-def _limited(receive: Receive) -> Receive:
+def _is_upload(scope: Scope, headers: Headers) -> bool:
+    return (scope["method"], scope["path"]) in UPLOADS and not is_json(headers)
+
+
+def is_json(headers: Headers) -> bool:
+    """Whether a body says that it is JSON."""
+    return headers.get("content-type", "").partition(";")[0].strip().lower() == "application/json"
+
+
+def _limited(receive: Receive, limit: int) -> Receive:
     """`receive`, but a body beyond the limit is a 413 as soon as that shows."""
     read = 0
 
@@ -48,8 +67,8 @@ def _limited(receive: Receive) -> Receive:
         nonlocal read
         message = await receive()
         read += len(message.get("body", b""))
-        if read > BODY_LIMIT:
-            raise HTTPException(413, f"a body has at most {BODY_LIMIT} bytes")
+        if read > limit:
+            raise HTTPException(413, f"a body has at most {limit} bytes")
         return message
 
     return limited

@@ -11,12 +11,15 @@ from fastapi import Depends, Request
 from api.errors import lacks
 from api.feeds import Feeds
 from jobs.artifacts import Artifacts
-from jobs.errors import UnknownJob
+from jobs.checks import Checks
+from jobs.errors import UnknownJob, UnknownResource
 from jobs.job import Job
 from jobs.keys import Principal, Scope
 from jobs.queue import Doorbell
 from jobs.resolve import resolve
+from jobs.resources import CheckedResource, ResourceKind
 from jobs.settings import Settings
+from jobs.shelf import Shelf
 from jobs.spec import JobSpec, Resolved
 from jobs.store import Store
 
@@ -29,6 +32,8 @@ class Services:
     artifacts: Artifacts
     doorbell: Doorbell
     settings: Settings
+    shelf: Shelf
+    checks: Checks
 
     def resolve(self, spec: JobSpec, tenant: str) -> Resolved:
         """A spec with nothing left to be looked up, its data set checked.
@@ -40,12 +45,26 @@ class Services:
         Raises:
             SpecError: it cannot be carried out; `problems` says all that is wrong.
         """
-        return resolve(spec, roots=self.settings.data_roots, find_job=partial(self._find, tenant))
+        return resolve(
+            spec,
+            roots=self.settings.data_roots,
+            find_job=partial(self._find, tenant),
+            find_resource=partial(self._find_resource, tenant),
+            unpacked=lambda dataset: self.shelf.folder(str(dataset.sha256)),
+        )
 
     def _find(self, tenant: str, job_id: str) -> Job | None:
         try:
             return self.store.get(job_id, tenant=tenant)
         except UnknownJob:
+            return None
+
+    def _find_resource(
+        self, tenant: str | None, kind: ResourceKind, resource_id: str
+    ) -> CheckedResource | None:
+        try:
+            return self.store.resource(kind, resource_id, tenant=tenant)
+        except UnknownResource:
             return None
 
 

@@ -11,9 +11,11 @@ from typing import Any
 
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
+from starlette.types import Lifespan
 
 from api import errors
 from api.auth import OPEN
+from jobs.resources import NewDataset, NewModel
 
 _PROBLEM = {"$ref": "#/components/schemas/ProblemDetails"}
 
@@ -32,6 +34,8 @@ TAGS = {
     "jobs": "Asking for jobs, and for what becomes of them.",
     "following": "What a job tells while it runs.",
     "artifacts": "The files that a job publishes.",
+    "datasets": "Data sets that specs name as `dataset:<id>`: registered where they lie, or uploaded.",
+    "models": "Models that specs name as `model:<id>`: registered where they lie, or uploaded.",
     "keys": "Who may ask for what.",
     "workers": "What works for the service.",
     "health": "Is it alive, is it ready, how does it do?",
@@ -53,6 +57,8 @@ _MEANS = {
 
 _IN_PATHS = {
     "job_id": ("Id of a job, as `POST /jobs` gives it.", "4f1c0a9be27d"),
+    "dataset_id": ("Id of a data set, as `POST /datasets` gives it.", "5b7f20c3e9d1"),
+    "model_id": ("Id of a model, as `POST /models` gives it.", "e04a96d17b52"),
     "key_id": ("Id of a key, as `GET /keys` lists it.", "8c2e51f0a7d3"),
 }
 
@@ -64,6 +70,7 @@ class Described(FastAPI):
         """The description; made once."""
         if self.openapi_schema is None:
             description = super().openapi()
+            description["components"]["schemas"] |= _bodies_beside_files()
             description["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
             for path, operations in description["paths"].items():
                 for method, operation in operations.items():
@@ -73,12 +80,18 @@ class Described(FastAPI):
         return super().openapi()
 
 
-def described(version: str) -> Described:
-    """An app without routes."""
+def described(version: str, lifespan: Lifespan[FastAPI]) -> Described:
+    """An app without routes.
+
+    Args:
+        version: Of GKD.
+        lifespan: What goes on for as long as a server stands in front of the app.
+    """
     refusal: dict[str, Any] = {"model": errors.ProblemDetails}
     return Described(
         title="GKD",
         version=version,
+        lifespan=lifespan,
         description=ABOUT,
         license_info={"name": "Apache-2.0", "identifier": "Apache-2.0"},
         openapi_tags=[{"name": name, "description": text} for name, text in TAGS.items()],
@@ -87,6 +100,15 @@ def described(version: str) -> Described:
         docs_url=None,
         redoc_url=None,
     )
+
+
+def _bodies_beside_files() -> dict[str, Any]:
+    """Shapes of JSON that may be sent where a file may be sent, too: such routes read their bodies themselves."""
+    shapes: dict[str, Any] = {}
+    for model in (NewDataset, NewModel):
+        schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
+        shapes |= {**schema.pop("$defs", {}), model.__name__: schema}
+    return shapes
 
 
 def _name(route: APIRoute) -> str:

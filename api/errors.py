@@ -26,10 +26,12 @@ from jobs.errors import (
     JobsError,
     NotAllowed,
     QuotaExceeded,
+    ResourceInUse,
     StoreAway,
     UnknownArtifact,
     UnknownJob,
     UnknownKey,
+    UnknownResource,
 )
 
 log = logging.getLogger(__name__)
@@ -41,8 +43,10 @@ _REFUSALS: dict[type[JobsError], tuple[int, str]] = {
     UnknownArtifact: (404, "unknown_artifact"),
     ContentGone: (410, "artifact_gone"),
     UnknownKey: (404, "unknown_key"),
+    UnknownResource: (404, "unknown_resource"),
     NotAllowed: (409, "not_allowed"),
     InUse: (409, "in_use"),
+    ResourceInUse: (409, "in_use"),
     QuotaExceeded: (403, "quota_exceeded"),
     IdempotencyConflict: (422, "idempotency_conflict"),
     InvalidTenant: (422, "invalid_request"),

@@ -21,6 +21,7 @@ from gkd_core.run_dir import COMPLETE, FAILED, STOPPED, RunDir
 from jobs.mistakes import read_spec
 from jobs.places import PlaceError
 from jobs.resolve import resolve
+from jobs.resources import ResourceKind
 from worker.engine import Engine
 
 ATTEMPT = 1
@@ -48,7 +49,13 @@ def run(spec: Path, out: Path, console: Console) -> int:
     Raises:
         GkdError: the spec is wrong, the folder holds another run, or the engine failed.
     """
-    resolved = resolve(read_spec(read(spec)), roots=(Path.cwd(),), find_job=_no_job, confined=False)
+    resolved = resolve(
+        read_spec(read(spec)),
+        roots=(Path.cwd(),),
+        find_job=_no_job,
+        find_resource=_no_resource,
+        confined=False,
+    )
     for warning in resolved.warnings:
         console.print(Text(f"warning: {warning}", style="yellow"), soft_wrap=True)
     run_dir = RunDir(out)
@@ -66,6 +73,10 @@ def run(spec: Path, out: Path, console: Console) -> int:
 
 def _no_job(job_id: str) -> None:
     raise PlaceError(f"without the service there is no job {job_id!r}", "Name a .safetensors file of GKD.")
+
+
+def _no_resource(kind: ResourceKind, resource_id: str) -> None:
+    raise PlaceError(f"without the service there is no {kind} {resource_id!r}", "Name a path.")
 
 
 def _refuse_another_run(run_dir: RunDir, config: AnyRun) -> None:

@@ -50,6 +50,28 @@ class InUse(JobsError):
 _SHOWN = 3
 
 
+class UnknownResource(JobsError):
+    """There is no such data set or model."""
+
+    def __init__(self, kind: str, resource_id: str) -> None:
+        super().__init__(f"there is no {_KINDS.get(kind, kind)} {resource_id!r}")
+        self.kind = kind
+
+
+class ResourceInUse(JobsError):
+    """A data set or model is needed by jobs that have not ended."""
+
+    def __init__(self, kind: str, resource_id: str, users: tuple[str, ...]) -> None:
+        shown = " and ".join(users[:_SHOWN]) + (" and others" if len(users) > _SHOWN else "")
+        super().__init__(
+            f"cannot delete {_KINDS[kind]} {resource_id}: job {shown} needs it; let them end, or cancel them first"
+        )
+        self.users = users
+
+
+_KINDS = {"dataset": "data set", "model": "model"}
+
+
 class IdempotencyConflict(JobsError):
     """The same idempotency key came with another spec."""
 

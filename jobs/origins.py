@@ -1,21 +1,30 @@
-"""Where weights come from: a file under a data root, the model that another job makes, or torchvision."""
+"""Where weights come from: a file under a data root, a registered model, the model that another job makes, or
+torchvision."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from pydantic import BaseModel
 
 from gkd_core.config import DetectorConfig
 from gkd_core.errors import Problem, SpecError
-from gkd_core.model_card import carries_card, holds_tensors, read_card
+from gkd_core.model_card import ModelCard, carries_card, holds_tensors, read_card
 from gkd_core.published import COCO_CLASSES, DETECTORS, backbone_of, is_name
+from jobs.fingerprint import of_files
 from jobs.job import Job, State
 from jobs.places import PlaceError, Places
+from jobs.resources import MODEL, CheckedResource, ResourceKind, ResourceState
 
 JOB = "job:"
 """What the weights of a spec start with when they name a job."""
+
+FindJob = Callable[[str], Job | None]
+"""Gives a job by id, None where there is none."""
+FindResource = Callable[[ResourceKind, str], CheckedResource | None]
+"""Gives a data set or a model by id, None where there is none."""
 
 PLAIN = (".pth", ".pt", ".safetensors")
 """Files that may hold a plain state dict: only the engine can say whether it fits."""
@@ -28,7 +37,7 @@ class Origin:
     """A model that weights come from."""
 
     weights: str
-    """An absolute path, `job:<id>`, or torchvision's name."""
+    """An absolute path, `job:<id>`, `model:<id>` (where it was uploaded), or torchvision's name."""
     detector: DetectorConfig | None = None
     """None: nobody can say before the tensors are read, or the weights fill a backbone only."""
     classes: tuple[str, ...] | None = None
@@ -37,6 +46,10 @@ class Origin:
     """The job that makes the model; None for a file."""
     image_size: int | None = None
     """Longer side of the pictures in training, in pixels; None: not known."""
+    resource_id: str | None = None
+    """The registered model that it is."""
+    remark: str | None = None
+    """What a person should know of where it comes from."""
 
     def differences(
         self, role: str, wanted: Mapping[str, object], classes: Iterable[str] | None
@@ -97,19 +110,27 @@ class Origin:
         return f"{self.weights} knows the classes {known}; for {needed} the last layers of the heads start from scratch"
 
 
-def find_origin(text: str, places: Places, find_job: Callable[[str], Job | None]) -> Origin:
+def find_origin(text: str, places: Places, find_job: FindJob, find_resource: FindResource) -> Origin:
     """Look up what a spec names as weights.
 
     Raises:
-        PlaceError: there is no such job or file, or it makes or holds no model.
+        PlaceError: there is no such job, model or file, or it makes or holds no model.
     """
     if text.startswith(JOB):
         return _job(text.removeprefix(JOB), find_job)
+    if text.startswith(MODEL):
+        return _model(text.removeprefix(MODEL), places, find_resource)
     if is_name(text):
         return _published(text)
+    return _file(text, places)
+
+
+def _file(text: str, places: Places) -> Origin:
     path = places.find(text)
     if not path.is_file():
-        hint = "Name a .safetensors or .pth file, a job as job:<id>, or weights that torchvision publishes."
+        hint = (
+            "Name a .safetensors or .pth file, job:<id>, model:<id>, or weights that torchvision publishes."
+        )
         raise PlaceError(f"{text!r} is no file", hint)
     if path.suffix in PLAIN and not carries_card(path) and holds_tensors(path):
         return Origin(str(path))
@@ -131,6 +152,55 @@ def _job(job_id: str, find_job: Callable[[str], Job | None]) -> Origin:
     detector = DetectorConfig.model_validate(job.resolved[_MODEL_FIELD[job.kind]])
     classes = tuple(job.resolved["data"]["classes"])
     return Origin(f"{JOB}{job_id}", detector, classes, job_id, job.resolved["train"]["image_size"])
+
+
+def _model(model_id: str, places: Places, find_resource: FindResource) -> Origin:
+    model = ready(find_resource(ResourceKind.MODEL, model_id), ResourceKind.MODEL, model_id)
+    if not model.uploaded:
+        origin = _file(str(model.path), places)
+        remark = changed_since(model, lambda: of_files([Path(origin.weights)]))
+        return replace(origin, resource_id=model_id, remark=remark)
+    card = (model.report or {}).get("card")
+    if card is None:
+        return Origin(f"{MODEL}{model_id}", resource_id=model_id)
+    known = ModelCard.model_validate(card)
+    return Origin(
+        f"{MODEL}{model_id}",
+        known.detector(),
+        known.classes,
+        image_size=known.image_size,
+        resource_id=model_id,
+    )
+
+
+def ready(resource: CheckedResource | None, kind: ResourceKind, resource_id: str) -> CheckedResource:
+    """A data set or a model that a spec names, if a job may use it.
+
+    Raises:
+        PlaceError: there is none of this id, it was refused, or nobody has looked into it yet.
+    """
+    called = {ResourceKind.DATASET: "data set", ResourceKind.MODEL: "model"}[kind]
+    if resource is None:
+        raise PlaceError(f"there is no {called} {resource_id!r}", f"See which there are: gkd {kind}s list.")
+    if resource.state is ResourceState.REFUSED:
+        hint = f"See the whole of it: gkd {kind}s show {resource_id}."
+        raise PlaceError(f"{called} {resource_id} was refused: {resource.reason}", hint)
+    if resource.state is ResourceState.CHECKING:
+        hint = f"Send the job again when it is ready: gkd {kind}s show {resource_id}."
+        raise PlaceError(f"{called} {resource_id} is still being checked", hint)
+    return resource
+
+
+def changed_since(resource: CheckedResource, look: Callable[[], tuple[int, str]]) -> str | None:
+    """What to say where the files of something under a root are not as they were when it was checked."""
+    try:
+        same = look()[1] == resource.fingerprint
+    except OSError:  # what is missing is told in its place
+        return None
+    when = resource.checked_at.isoformat(timespec="seconds") if resource.checked_at else "earlier"
+    return (
+        None if same else f"the files of {resource.kind}:{resource.id} changed since it was checked, {when}"
+    )
 
 
 def _published(name: str) -> Origin:

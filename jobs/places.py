@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from itertools import islice
 from pathlib import Path
+from typing import Any
+
+from gkd_core.config import DataConfig
 
 _NEIGHBOURS = 1000
 """Names that a misspelt one is compared with: a folder of pictures may hold a million."""
@@ -61,6 +64,20 @@ class Places:
         if not self._allows(path.resolve()):
             raise PlaceError(f"{str(path)!r} leads out of the data roots by a link", self._hint())
 
+    def left_by(self, data: DataConfig) -> Iterator[PlaceError]:
+        """Why a data set may not be read: what was found inside a given folder may be a link that leads out, and a
+        data.yaml may name any folder.
+
+        Args:
+            data: With both splits spelt out.
+        """
+        for split in filter(None, (data.train, data.val)):
+            for path in filter(None, (split.images, split.annotations, split.names)):
+                try:
+                    self.must_allow(Path(path))
+                except PlaceError as error:
+                    yield error
+
     def _candidates(self, text: str) -> list[Path]:
         path = Path(text)
         if self.confined and ".." in path.parts:
@@ -88,3 +105,22 @@ class Places:
         if not self.confined:
             return "Relative paths start at the current folder."
         return "Give a path below one of the folders in GKD_DATA_ROOTS, without `..`."
+
+
+def renamed(value: Any, folder: str, name: str) -> Any:
+    """JSON values in which a folder goes by another name.
+
+    Args:
+        value: Texts, lists and objects.
+        folder: An absolute path.
+        name: What stands for it; empty: what lies in it is named relative to it.
+    """
+    match value:
+        case str():
+            inside = f"{name}/" if name else ""
+            return value.replace(f"{folder}/", inside).replace(folder, name or ".")
+        case list() | tuple():
+            return [renamed(each, folder, name) for each in value]
+        case dict():
+            return {key: renamed(each, folder, name) for key, each in value.items()}
+    return value

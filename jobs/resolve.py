@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from pydantic import BaseModel
 
 from gkd_core.config import (
     Architecture,
@@ -24,9 +26,12 @@ from gkd_core.config import (
 )
 from gkd_core.data.check import DataReport, check, find_layout
 from gkd_core.errors import DataError, Problem, SpecError
-from jobs.job import Job
-from jobs.origins import Origin, find_origin
-from jobs.places import PlaceError, Places
+from jobs.archives import BadArchive
+from jobs.errors import ContentGone
+from jobs.fingerprint import of_data_set
+from jobs.origins import FindJob, FindResource, Origin, changed_since, find_origin, ready
+from jobs.places import PlaceError, Places, renamed
+from jobs.resources import DATASET, CheckedResource, Layout, ResourceKind
 from jobs.spec import (
     AnySpec,
     DistillSpec,
@@ -38,11 +43,22 @@ from jobs.spec import (
 )
 
 
+def no_resource(kind: ResourceKind, resource_id: str) -> None:
+    """Where nothing is registered."""
+
+
+def no_folder(resource: CheckedResource) -> Path:
+    """Where nothing was uploaded."""
+    raise FileNotFoundError(f"{resource.id} is not there")
+
+
 def resolve(
     spec: AnySpec,
     *,
     roots: Sequence[Path],
-    find_job: Callable[[str], Job | None],
+    find_job: FindJob,
+    find_resource: FindResource = no_resource,
+    unpacked: Callable[[CheckedResource], Path] = no_folder,
     confined: bool = True,
 ) -> Resolved:
     """Find out whether a spec can be carried out here and now.
@@ -51,12 +67,14 @@ def resolve(
         spec: A well-formed spec.
         roots: Folders under which relative paths are looked up, in order.
         find_job: Gives a job by id, None where there is none.
+        find_resource: The same of data sets and models.
+        unpacked: Gives the folder of a data set that was uploaded.
         confined: Whether paths must stay under the roots; False only for a person on the own machine.
 
     Raises:
         SpecError: it cannot; `problems` names every field that is wrong, not only the first.
     """
-    return _Resolving(Places(roots, confined=confined), find_job).resolve(spec)
+    return _Resolving(Places(roots, confined=confined), find_job, find_resource, unpacked).resolve(spec)
 
 
 HEADERS = 2000
@@ -68,17 +86,27 @@ DECLARED = ("architecture", "backbone", "layout", "classes")
 """What a spec may say of a trained model."""
 
 Loc = tuple[str | int, ...]
+T = TypeVar("T", bound=BaseModel)
 Classes = Iterable[str] | None
 
 
 class _Resolving:
     """One resolution: collects problems instead of stopping at the first."""
 
-    def __init__(self, places: Places, find_job: Callable[[str], Job | None]) -> None:
+    def __init__(
+        self,
+        places: Places,
+        find_job: FindJob,
+        find_resource: FindResource,
+        unpacked: Callable[[CheckedResource], Path],
+    ) -> None:
         self.places = places
         self.find_job = find_job
+        self.find_resource = find_resource
+        self.unpacked = unpacked
         self.problems: list[Problem] = []
         self.waits_for: list[str] = []
+        self.uses: list[str] = []
         self.remarks: list[str] = []
 
     def resolve(self, spec: AnySpec) -> Resolved:
@@ -94,6 +122,7 @@ class _Resolving:
         return Resolved(
             config=config,
             waits_for=tuple(dict.fromkeys(self.waits_for)),
+            uses=tuple(dict.fromkeys(self.uses)),
             warnings=(*(warning.message for warning in report.warnings), *self.remarks),
             report=report,
         )
@@ -136,6 +165,8 @@ class _Resolving:
     # ---- data ----
 
     def _data(self, data: DataConfig) -> DataReport | None:
+        if data.path is not None and data.path.startswith(DATASET):
+            return self._known_data(data, data.path.removeprefix(DATASET))
         before = len(self.problems)
         placed = data.model_copy(
             update={
@@ -144,19 +175,57 @@ class _Resolving:
                 "val": self._split(data.val, ("data", "val")),
             }
         )
-        if len(self.problems) > before:
-            return None
+        return self._checked(placed, self.places) if len(self.problems) == before else None
+
+    def _checked(self, placed: DataConfig, places: Places) -> DataReport | None:
+        """What is in a data set whose paths are absolute, and which must not leave these places."""
         try:
             found = find_layout(placed)
-            self._must_stay(found)
-            return check(found, headers=HEADERS) if len(self.problems) == before else None
-        except DataError as error:
-            self.problems += error.problems
-            return None
-        except OSError as error:
+            left = list(places.left_by(found))  # nothing is read before this
+            for error in left:
+                self._refuse(("data",), error)
+            return None if left else check(found, headers=HEADERS)
+        except DataError as wrong:
+            self.problems += wrong.problems
+        except OSError as away:
             hint = "Look at that disk or network, then send the same again."
-            self._object(("data",), f"cannot be read now: {error}", hint)
+            self._object(("data",), f"cannot be read now: {away}", hint)
+        return None
+
+    def _known_data(self, data: DataConfig, dataset_id: str) -> DataReport | None:
+        """A data set that is named by its id: what the spec says of classes holds, the rest it knows itself."""
+        kind = ResourceKind.DATASET
+        try:
+            dataset = ready(self.find_resource(kind, dataset_id), kind, dataset_id)
+        except PlaceError as error:
+            self._refuse(("data", "path"), error)
             return None
+        self.uses.append(dataset_id)
+        return self._uploaded(data, dataset) if dataset.uploaded else self._registered(data, dataset)
+
+    def _registered(self, data: DataConfig, dataset: CheckedResource) -> DataReport | None:
+        """One that lies under a root."""
+        report = self._data(_as_known(data, dataset.data))
+        remark = report and changed_since(dataset, lambda: of_data_set(report.resolved))
+        if remark:
+            self.remarks.append(remark)
+        return report
+
+    def _uploaded(self, data: DataConfig, dataset: CheckedResource) -> DataReport | None:
+        """One that was sent. Its files go by its name, since every machine has them in a folder of its own."""
+        try:
+            folder = self.unpacked(dataset)
+        except (OSError, ContentGone, BadArchive) as error:
+            self._object(("data", "path"), f"its files are not at hand: {error}", "Upload it again.")
+            return None
+        before = len(self.problems)
+        layout = dataset.layout or Layout()
+        report = self._checked(
+            _as_known(data, DataConfig(path=str(folder), format=layout.format)), Places([folder])
+        )
+        name = f"{DATASET}{dataset.id}"
+        self.problems[before:] = [_renamed(problem, folder, name) for problem in self.problems[before:]]
+        return _renamed(report, folder, name) if report else None
 
     def _split(self, split: Split | None, loc: Loc) -> Split | None:
         if split is None:
@@ -176,16 +245,6 @@ class _Resolving:
         except PlaceError as error:
             self._refuse(loc, error)
             return None
-
-    def _must_stay(self, data: DataConfig) -> None:
-        """Nothing is read before this: folders that were found inside a given one may be links that lead out, and a
-        data.yaml may name any folder."""
-        for split in filter(None, (data.train, data.val)):
-            for path in filter(None, (split.images, split.annotations, split.names)):
-                try:
-                    self.places.must_allow(Path(path))
-                except PlaceError as error:
-                    self._refuse(("data",), error)
 
     # ---- models ----
 
@@ -249,12 +308,16 @@ class _Resolving:
     def _origin(self, text: str, role: str, wanted: dict[str, object], classes: Classes) -> Origin | None:
         """Where weights come from, as the engine (for `job:<id>`: the worker) will look them up."""
         try:
-            origin = find_origin(text, self.places, self.find_job)
+            origin = find_origin(text, self.places, self.find_job, self.find_resource)
         except PlaceError as error:
             self._refuse((role, "weights"), error)
             return None
         if origin.job_id:
             self.waits_for.append(origin.job_id)
+        if origin.resource_id:
+            self.uses.append(origin.resource_id)
+        if origin.remark:
+            self.remarks.append(origin.remark)
         self.problems += origin.differences(role, wanted, classes)
         return origin
 
@@ -263,6 +326,17 @@ class _Resolving:
 
     def _object(self, loc: Loc, message: str, hint: str) -> None:
         self.problems.append(Problem(loc=loc, message=message, hint=hint))
+
+
+def _as_known(data: DataConfig, known: DataConfig) -> DataConfig:
+    """A spec's data with the paths of a registered data set."""
+    paths = {"path": known.path, "train": known.train, "val": known.val}
+    return data.model_copy(update=paths | ({"format": known.format} if data.format == "auto" else {}))
+
+
+def _renamed(value: T, folder: Path, name: str) -> T:
+    """The same value with another name for a folder."""
+    return type(value).model_validate(renamed(value.model_dump(), str(folder), name))
 
 
 def _training(spec: TrainSpec | DistillSpec) -> dict[str, Any]:

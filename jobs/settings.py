@@ -90,6 +90,16 @@ class Settings(BaseSettings):
     keep_runs_days: float | None = Field(default=None, ge=0)
     """Days after its end for which a job's run directory (log, figures, raw events) is kept. None: for ever. Events,
     report and published files are kept elsewhere and stay."""
+    upload_bytes: ByteSize = Field(default=ByteSize(20 * 1024**3), ge=1)
+    """Largest file that can be uploaded. COCO with its pictures has 20 GiB; larger ones are better put under a root."""
+    unpacked_bytes: ByteSize = Field(default=ByteSize(100 * 1024**3), ge=1)
+    """Most that an uploaded archive may become."""
+    check_memory: ByteSize = Field(default=ByteSize(4 * 1024**3), ge=256 * 1024**2)
+    """Address space of a process that looks into something registered or uploaded. The annotations of COCO take two
+    GiB."""
+    check_seconds: float = Field(default=1800.0, ge=1)
+    """Time that it may take, and also the time of computing by all its threads together. A picture takes a millisecond
+    or a few."""
     host: str = "127.0.0.1"
     """Address to listen on."""
     port: int = Field(default=8000, ge=0, le=65535)
@@ -107,6 +117,11 @@ class Settings(BaseSettings):
     def on_loopback(self) -> bool:
         """Whether only this machine reaches the API."""
         return is_loopback(self.host)
+
+    @property
+    def incoming(self) -> Path:
+        """Folder of uploads under way."""
+        return self.home / "incoming"
 
     @property
     def runs(self) -> Path:

@@ -260,9 +260,12 @@ class Resolved(BaseModel):
     model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
 
     config: AnyRun = Field(discriminator="kind")
-    """What the engine gets, except that `job:<id>` still stands in weights until the job has run."""
+    """What the engine gets, except that `job:<id>`, `model:<id>` and `dataset:<id>/` still stand where a worker puts
+    the file or the folder."""
     waits_for: tuple[str, ...] = ()
     """Jobs that must succeed first."""
+    uses: tuple[str, ...] = ()
+    """Registered data sets and models that it needs."""
     warnings: tuple[str, ...] = ()
     """What a person should know and that stops nothing."""
     report: DataReport | None = None

@@ -18,7 +18,8 @@ from jobs.spec import AnySpec, Resolved
 from jobs.store_moves import RING_AGAIN_SECONDS, fail_waiting, is_job, move, write_event
 from jobs.store_quotas import must_queue
 from jobs.store_reading import Reading, read_job
-from jobs.tables import jobs, waits
+from jobs.store_resources import must_know
+from jobs.tables import jobs, uses, waits
 
 
 class Asking(Reading):
@@ -47,6 +48,7 @@ class Asking(Reading):
             IdempotencyConflict: the key came with another spec before.
             QuotaExceeded: the tenant has as many jobs, bytes or GPU hours as it may.
             UnknownJob: a job that it would wait for has been deleted a moment ago.
+            UnknownResource: so has a data set or a model that it needs.
         """
         if earlier := self.submitted(spec, idempotency_key, tenant=tenant):
             return earlier, False
@@ -57,7 +59,7 @@ class Asking(Reading):
         except IntegrityError:  # the same key came twice at the same moment, and the other one was first
             if earlier := self.submitted(spec, idempotency_key, tenant=tenant):
                 return earlier, False
-            self._must_know(resolved.waits_for)
+            self._must_know(resolved)
             raise
 
     def submitted(
@@ -119,7 +121,7 @@ class Asking(Reading):
         except IntegrityError:  # as in `submit`
             if earlier := self.retried(job_id, idempotency_key, tenant=tenant):
                 return earlier
-            self._must_know(resolved.waits_for)
+            self._must_know(resolved)
             raise
 
     def _earlier(self, key: str, digest: str, tenant: str) -> Job | None:
@@ -135,11 +137,12 @@ class Asking(Reading):
                 raise IdempotencyConflict(key, row.id)
             return read_job(connection, row.id)
 
-    def _must_know(self, job_ids: tuple[str, ...]) -> None:
+    def _must_know(self, resolved: Resolved) -> None:
         """Find what was deleted between looking it up and naming it."""
         with self.database.read() as connection:
-            for job_id in job_ids:
+            for job_id in resolved.waits_for:
                 read_job(connection, job_id)
+            must_know(connection, resolved.uses)
 
     def cancel_requested(self, job_id: str, *, tenant: str | None = None) -> Job:
         """Cancel a job: at once when it does not run, otherwise its worker is asked to.
@@ -238,6 +241,8 @@ def _insert(
     row = connection.execute(insert(jobs).values(values).returning(jobs)).one()
     write_event(connection, row, "state", {"state": State.QUEUED.value, "reason": "submitted"})
     _warn(connection, job_id, resolved.warnings)
+    for resource_id in resolved.uses:
+        connection.execute(insert(uses).values(job_id=job_id, resource_id=resource_id))
     for waits_for in resolved.waits_for:
         connection.execute(insert(waits).values(job_id=job_id, waits_for=waits_for))
     return job_id

@@ -15,12 +15,14 @@ from jobs.database import now
 from jobs.errors import QuotaExceeded
 from jobs.job import State
 from jobs.keys import Limits, Use
+from jobs.resources import ResourceState
 from jobs.store_moves import Condition, is_job
 from jobs.tables import artifacts, attempts, jobs, resources, spent, tenants
 
 GPU_SECONDS_BACK = 30 * 86400.0
 """How long GPU hours count: thirty days, which, unlike a calendar month, never start anew overnight."""
 
+_REFUSED = ResourceState.REFUSED.value
 _SHARE: ColumnElement[Any] = tenants.c.limits["running_jobs"].as_integer()
 
 
@@ -86,13 +88,19 @@ def must_queue(connection: Connection, tenant: str, gpus: int) -> None:
             raise QuotaExceeded("gpu_hours", limits.gpu_hours, round(hours, 2))
 
 
-def must_store(connection: Connection, tenant: str, size: int) -> None:
+def must_store(connection: Connection, tenant: str, size: int, *, lock: bool = False) -> None:
     """Refuse bytes for which a tenant has no room.
+
+    Args:
+        connection: In a transaction.
+        tenant: Whose they are.
+        size: How many.
+        lock: The transaction is about to name them: nobody else decides meanwhile.
 
     Raises:
         QuotaExceeded: it would keep more than it may.
     """
-    limit = limits_of(connection, tenant).stored_bytes
+    limit = limits_of(connection, tenant, lock=lock).stored_bytes
     if limit is not None:
         _must_leave("stored_bytes", limit, _stored_bytes(connection, tenant), size)
 
@@ -106,7 +114,7 @@ def _stored_bytes(connection: Connection, tenant: str) -> int:
     named = select(artifacts.c.sha256, artifacts.c.size).join(jobs, jobs.c.id == artifacts.c.job_id)
     files = named.where(jobs.c.tenant == tenant).distinct().subquery()
     uploads = select(func.sum(resources.c.size)).where(
-        resources.c.tenant == tenant, resources.c.uploaded.is_(True)
+        resources.c.tenant == tenant, resources.c.uploaded.is_(True), resources.c.state != _REFUSED
     )
     published = connection.scalar(select(func.sum(files.c.size))) or 0
     return int(published) + int(connection.scalar(uploads) or 0)

@@ -15,6 +15,7 @@ from jobs.store_moves import RING_AGAIN_SECONDS, Condition, fail_waiting, holds,
 from jobs.store_quotas import without_room
 from jobs.store_reading import Reading
 from jobs.store_reasons import is_ready
+from jobs.store_resources import kept_uploads
 from jobs.store_tickets import BrokenOff, give_back, lock
 from jobs.tables import artifacts, deleted, jobs, turns, waits
 
@@ -113,9 +114,10 @@ class Sweeping(Reading):
             return state is State.QUEUED and connection.execute(told).rowcount == 1
 
     def published(self) -> frozenset[str]:
-        """SHA-256 of every file that a job names; what else lies among the artifacts is of no use any more."""
+        """SHA-256 of every file that a job, a data set or a model names; what else lies there is of no use any more."""
         with self.database.read() as connection:
-            return frozenset(connection.scalars(select(artifacts.c.sha256).distinct()))
+            named = frozenset(connection.scalars(select(artifacts.c.sha256).distinct()))
+            return named | kept_uploads(connection)
 
     def ended(self, seconds: float) -> tuple[str, ...]:
         """Ids of the jobs that ended longer ago than this."""

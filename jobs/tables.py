@@ -162,20 +162,27 @@ keys = Table(
 resources = Table(
     "resources",
     metadata,
-    Column("id", String(32), primary_key=True),
+    Column("number", _LONG, primary_key=True, autoincrement=True),  # order of arrival
+    Column("id", String(32), nullable=False, unique=True),
     Column("tenant", String(64), nullable=False),
     Column("kind", String(16), nullable=False),  # dataset or model
     Column("name", Text, nullable=False),
     Column("state", String(16), nullable=False),  # checking, ready or refused
     Column("reason", Text, nullable=False),
     Column("uploaded", Boolean, nullable=False),
-    Column("path", Text, nullable=False),
+    Column("path", Text),
+    Column("layout", _JSON),
     Column("size", BigInteger, nullable=False),
     Column("sha256", String(64)),
+    Column("fingerprint", String(64)),  # of what lies under a root, when it was checked
     Column("report", _JSON),
     Column("created_at", Double, nullable=False),
     Column("checked_at", Double),
-    Index("resources_by_tenant", "tenant", "kind"),
+    Column("checks", Integer, nullable=False, default=0),  # how often looking into it was begun
+    Column("lease_until", Double),  # somebody looks into it
+    Index("resources_by_tenant", "tenant", "kind", "number"),
+    Index("resources_by_state", "state"),
+    Index("resources_by_sha256", "sha256"),
 )
 
 uses = Table(

@@ -7,6 +7,7 @@ database of its own: it is emptied before each test).
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import socket
@@ -24,6 +25,7 @@ from urllib.request import Request, urlopen
 
 import pytest
 import redis
+from PIL import Image
 from sqlalchemy import Engine, create_engine, event, make_url, text
 
 from jobs.artifacts import Artifacts, open_artifacts
@@ -289,6 +291,40 @@ def make_old(artifacts: Artifacts, request: pytest.FixtureRequest) -> MakeOld:
         os.utime(path, (then, then))
 
     return make_old
+
+
+@pytest.fixture
+def draw() -> Callable[..., Path]:
+    """Draws a data set into a folder."""
+    return draw_data_set
+
+
+def draw_data_set(folder: Path, classes: tuple[str, ...] = ("disc", "ring")) -> Path:
+    """A COCO data set of a few tiny pictures."""
+    categories = [{"id": number, "name": name} for number, name in enumerate(classes, start=1)]
+    (folder / "annotations").mkdir(parents=True)
+    (folder / "images").mkdir()
+    for split, count in {"train": 3, "val": 2}.items():
+        images = [
+            {"id": n, "file_name": f"{split}{n}.png", "width": 64, "height": 48} for n in range(1, count + 1)
+        ]
+        boxes = [
+            {
+                "id": image["id"] * 10 + category["id"],
+                "image_id": image["id"],
+                "category_id": category["id"],
+                "bbox": [4, 4, 20, 20],
+                "area": 400,
+                "iscrowd": 0,
+            }
+            for image in images
+            for category in categories
+        ]
+        for image in images:
+            Image.new("RGB", (64, 48), "teal").save(folder / "images" / str(image["file_name"]))
+        content = {"images": images, "annotations": boxes, "categories": categories}
+        (folder / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
+    return folder
 
 
 def _with_driver(url: str) -> str:

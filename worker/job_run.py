@@ -33,7 +33,9 @@ from jobs.errors import (
 )
 from jobs.job import Artifact, Desired, State, Ticket
 from jobs.settings import Settings
+from jobs.shelf import Shelf
 from jobs.store import Claim, Store
+from worker.data import find_data
 from worker.endings import (
     failure_of_exit,
     halve_micro_batch,
@@ -68,6 +70,8 @@ class Workplace:
     """Where jobs are."""
     artifacts: Artifacts
     """Where published files go."""
+    shelf: Shelf
+    """Where uploaded data sets are unpacked."""
     settings: Settings
     """Folders and patience."""
     gpus: Sequence[str]
@@ -139,7 +143,7 @@ class JobRun:
     # ---- start -------------------------------------------------------------------------------------------
 
     def _start(self) -> Engine:
-        config = self._find_weights(run_config.validate_python(self._job.resolved))
+        config = self._find_files(run_config.validate_python(self._job.resolved))
         self._insist(self._store.renew)  # a last look: the directory may be another attempt's by now
         self._go_on_from_before()
         self._dir.prepare(config, self._ticket.attempt)
@@ -155,18 +159,20 @@ class JobRun:
         self._lease.guard(engine)
         return engine
 
-    def _find_weights(self, config: AnyRun) -> AnyRun:
-        """The config with files for the jobs that it names; waits while published files cannot be reached."""
+    def _find_files(self, config: AnyRun) -> AnyRun:
+        """The config with files for all that it names by id; waits while published files cannot be reached."""
         while True:
             try:
-                return self._insist(
-                    lambda _: find_weights(config, self._store, self._place.artifacts, self._dir.fetched)
-                )
+                return self._insist(lambda _: self._with_files(config))
             except ArtifactsAway as error:
                 log.warning("job %s: %s; trying again", self._job.id, error)
                 if self._wanted_to_stop():
                     raise
             time.sleep(AWAY_SECONDS)
+
+    def _with_files(self, config: AnyRun) -> AnyRun:
+        found = find_weights(config, self._store, self._place.artifacts, self._dir.fetched)
+        return find_data(found, self._store, self._place.shelf)
 
     def _go_on_from_before(self) -> None:
         """A job that does another one again begins with what that one saved, if it is the same to the last setting."""

@@ -16,6 +16,7 @@ from jobs.errors import ArtifactsAway, ArtifactsRefused, JobsError, StoreAway
 from jobs.logs import bound
 from jobs.queue import Doorbell
 from jobs.settings import Settings
+from jobs.shelf import Shelf
 from jobs.store import Claim, Store
 from worker.job_run import JobRun, Workplace
 from worker.room import Room
@@ -54,10 +55,11 @@ class Runner:
         self.store = store
         self.artifacts = artifacts
         self.settings = settings
+        self.shelf = Shelf.of(settings, artifacts)
         self.worker = worker
         self.room = Room(_folders(settings), settings.free_bytes)
         self.stopping = threading.Event()
-        self._place = Workplace(store, artifacts, settings, gpus, self.room, self.stopping)
+        self._place = Workplace(store, artifacts, self.shelf, settings, gpus, self.room, self.stopping)
         self._doorbell = doorbell
         self._swept = False
         self._running: set[str] = set()
@@ -118,6 +120,7 @@ class Runner:
         self.store.forget_workers()
         keep = Keep(self.settings.keep_states, self.settings.keep_runs_days)
         tidy(self.store, self.artifacts, self.settings.runs, keep)
+        self.shelf.tidy(self.store)
 
     def ring(self, job_ids: Sequence[str]) -> None:
         """Ring for those of these jobs that are queued."""

@@ -1,6 +1,6 @@
-"""Turns `job:<id>` in a config into the file that this job published.
+"""Turns `job:<id>` in a config into the file that this job published, and `model:<id>` into the one that was uploaded.
 
-The job has succeeded by then (the store does not hand out jobs that wait), so its report names the model.
+A job has succeeded by then (the store does not hand out jobs that wait), so its report names the model.
 """
 
 from __future__ import annotations
@@ -11,18 +11,21 @@ from typing import Any
 from gkd_core.config import AnyRun
 from gkd_core.errors import Problem, SpecError
 from jobs.artifacts import Artifacts
-from jobs.errors import ContentGone, UnknownArtifact, UnknownJob, WrongContent
+from jobs.errors import ContentGone, UnknownArtifact, UnknownJob, UnknownResource, WrongContent
+from jobs.resources import MODEL, ResourceKind
 from jobs.store import Store
 
 SECTIONS = ("teacher", "student", "model")
 """Parts of a config that may name weights."""
 PREFIX = "job:"
+_NO_MODEL = (UnknownJob, UnknownArtifact, UnknownResource, ContentGone, WrongContent, LookupError)
+"""What keeps a model from being found."""
 MAKE_MODELS = ("train", "distill")
 """Kinds of jobs that make a model."""
 
 
 def find_weights(config: AnyRun, store: Store, artifacts: Artifacts, folder: Path) -> AnyRun:
-    """The same config, with a file wherever it named a job.
+    """The same config, with a file wherever it named a job or an uploaded model.
 
     Args:
         config: What the engine is to do.
@@ -31,20 +34,26 @@ def find_weights(config: AnyRun, store: Store, artifacts: Artifacts, folder: Pat
         folder: Where copies are made of those that lie elsewhere.
 
     Raises:
-        SpecError: A job published no model, or its file is gone or damaged.
+        SpecError: A job published no model, a model was deleted, or its file is gone or damaged.
         ArtifactsAway: The files cannot be reached now.
     """
     found: dict[str, Any] = {}
     for section in SECTIONS:
         part = getattr(config, section, None)
-        if part is not None and part.weights and part.weights.startswith(PREFIX):
-            job_id = part.weights.removeprefix(PREFIX)
+        if part is not None and part.weights and part.weights.startswith((PREFIX, MODEL)):
             try:
-                path = model_of(job_id, store, artifacts, folder)
-            except (UnknownJob, UnknownArtifact, ContentGone, WrongContent, LookupError) as error:
-                raise SpecError([_missing(section, job_id, error)]) from error
+                path = _file_of(part.weights, store, artifacts, folder)
+            except _NO_MODEL as error:
+                raise SpecError([_missing(section, part.weights, error)]) from error
             found[section] = part.model_copy(update={"weights": str(path)})
     return config.model_copy(update=found)
+
+
+def _file_of(weights: str, store: Store, artifacts: Artifacts, folder: Path) -> Path:
+    if weights.startswith(PREFIX):
+        return model_of(weights.removeprefix(PREFIX), store, artifacts, folder)
+    model = store.resource(ResourceKind.MODEL, weights.removeprefix(MODEL))
+    return artifacts.fetch(str(model.sha256), folder)
 
 
 def model_of(job_id: str, store: Store, artifacts: Artifacts, folder: Path) -> Path:
@@ -66,9 +75,11 @@ def model_of(job_id: str, store: Store, artifacts: Artifacts, folder: Path) -> P
     return artifacts.fetch(store.artifact(job_id, model.get("file") or "a model").sha256, folder)
 
 
-def _missing(section: str, job_id: str, error: Exception) -> Problem:
-    return Problem(
-        loc=(section, "weights"),
-        message=f"job {job_id} has no model to start from: {error}",
-        hint="Look at that job's artifacts, run it again, or name another checkpoint.",
-    )
+def _missing(section: str, weights: str, error: Exception) -> Problem:
+    kind, _, name = weights.partition(":")
+    hints = {
+        "job": "Look at that job's artifacts, run it again, or name another checkpoint.",
+        "model": "Upload the model again, and submit the job with the new id.",
+    }
+    message = f"{kind} {name} has no model to start from: {error}"
+    return Problem(loc=(section, "weights"), message=message, hint=hints[kind])

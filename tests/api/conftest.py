@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import socket
 import threading
 import time
@@ -14,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 import uvicorn
-from PIL import Image
+from fastapi import FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api.app import create_app
@@ -57,12 +56,17 @@ class Service:
     store: Store
     artifacts: Artifacts
     settings: Settings
+    app: FastAPI
 
     def submit(self, spec: dict[str, Any], **headers: str) -> dict[str, Any]:
         answer = self.http.post("/jobs", json=spec, headers=headers)
         assert answer.status_code == 201, answer.text
         job: dict[str, Any] = answer.json()
         return job
+
+    def check_next(self) -> bool:
+        """Look into what has waited longest, as a thread of the API would."""
+        return bool(self.app.state.services.checks.check_next())
 
     def claim(self, job_id: str) -> Ticket:
         claim = self.store.claim(job_id, "a-worker")
@@ -73,38 +77,10 @@ class Service:
         return self.store.list_jobs().items
 
 
-def draw_data_set(folder: Path, classes: tuple[str, ...] = ("disc", "ring")) -> Path:
-    """A COCO data set of a few tiny pictures."""
-    categories = [{"id": number, "name": name} for number, name in enumerate(classes, start=1)]
-    (folder / "annotations").mkdir(parents=True)
-    (folder / "images").mkdir()
-    for split, count in {"train": 3, "val": 2}.items():
-        images = [
-            {"id": n, "file_name": f"{split}{n}.png", "width": 64, "height": 48} for n in range(1, count + 1)
-        ]
-        boxes = [
-            {
-                "id": image["id"] * 10 + category["id"],
-                "image_id": image["id"],
-                "category_id": category["id"],
-                "bbox": [4, 4, 20, 20],
-                "area": 400,
-                "iscrowd": 0,
-            }
-            for image in images
-            for category in categories
-        ]
-        for image in images:
-            Image.new("RGB", (64, 48), "teal").save(folder / "images" / str(image["file_name"]))
-        content = {"images": images, "annotations": boxes, "categories": categories}
-        (folder / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
-    return folder
-
-
 @pytest.fixture
-def root(tmp_path: Path) -> Path:
+def root(tmp_path: Path, draw: Callable[..., Path]) -> Path:
     """The data root, with one data set in it."""
-    draw_data_set(tmp_path / "data" / "discs")
+    draw(tmp_path / "data" / "discs")
     return tmp_path / "data"
 
 
@@ -132,21 +108,15 @@ def service_on_postgresql(server: Server, settings: Settings, postgres_url: str)
 
 def running(server: Server, settings: Settings, broker_url: str = "memory://") -> Iterator[Service]:
     store, artifacts = Store(settings.database_url), open_artifacts(settings.artifacts_url)
-    server.app = create_app(store, artifacts, Doorbell(make_app(broker_url)), settings)
+    server.app = app = create_app(store, artifacts, Doorbell(make_app(broker_url)), settings)
     with httpx.Client(base_url=server.url, timeout=40) as http:
-        yield Service(http, store, artifacts, settings)
+        yield Service(http, store, artifacts, settings, app)
     store.close()
 
 
 @pytest.fixture
 def service_without_broker(server: Server, settings: Settings) -> Iterator[Service]:
     yield from running(server, settings, broker_url="redis://127.0.0.1:1/0")
-
-
-@pytest.fixture
-def draw() -> Callable[..., Path]:
-    """Draws a data set into a folder."""
-    return draw_data_set
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from gkd_core.events import Checkpoint
 from jobs.artifacts import open_artifacts
 from jobs.job import Artifact
 from jobs.queue import Doorbell, make_app
+from jobs.resources import NewResource, ResourceKind
 from jobs.settings import Settings
 from jobs.store import Store
 
@@ -101,9 +102,15 @@ def test_the_example_of_a_problem_is_one_that_happens(service, description, trai
 def there(service, root, draw, train_spec) -> dict[str, str]:
     """What examples name, and what stands for it here."""
     draw(root / "bccd")
+    (root / "models").mkdir()
+    (root / "models" / "teacher.safetensors").write_bytes(b"weights")
     return {
         "4f1c0a9be27d": service.submit(train_spec | {"data": "bccd", "tags": {"team": "lab"}})["id"],
         "9d02be6617ac": service.submit(train_spec | {"data": "bccd"})["id"],
+        **{
+            example: service.store.add_resource(NewResource(kind, "x", "/there"), tenant="default")[0].id
+            for kind, example in zip(ResourceKind, ("5b7f20c3e9d1", "e04a96d17b52"), strict=True)
+        },
         "8c2e51f0a7d3": service.store.create_key("lab", "k", {"admin"})[0].id,
     }
 

@@ -12,12 +12,17 @@ from gkd_core.events import Checkpoint
 from jobs.job import Artifact
 from jobs.keys import Scope
 from jobs.presence import Presence
+from jobs.resources import NewResource, ResourceKind
 
 OURS = {
     "GET /jobs",
     "POST /jobs",
     "POST /jobs/validate",
     "GET /schema/job",
+    "GET /datasets",
+    "POST /datasets",
+    "GET /models",
+    "POST /models",
     "GET /whoami",
     "GET /workers",
     "GET /healthz",
@@ -34,7 +39,12 @@ ADMINS = {
 }
 """Routes about the whole service: closed to keys without the scope admin."""
 
-BODIES: dict[str, Any] = {"PUT /tenants/{name}/limits": {}, "POST /keys": {"name": "x"}}
+BODIES: dict[str, Any] = {
+    "PUT /tenants/{name}/limits": {},
+    "POST /keys": {"name": "x"},
+    "POST /datasets": {"name": "x", "path": "discs"},
+    "POST /models": {"name": "x", "path": "discs/images/train1.png"},
+}
 """What else would be refused for its body, before anybody looks whose the thing is."""
 
 SECRET = "theirs-and-nobody-elses"
@@ -70,7 +80,11 @@ def theirs(service, keys, train_spec) -> dict[str, str]:
     log.write_text(SECRET)
     with service.store.database.write() as connection:
         connection.execute(text("""UPDATE jobs SET report = '{"theirs": true}'"""))
-    return {"job_id": job["id"], "name": SECRET}
+    ids = {
+        f"{kind}_id": service.store.add_resource(NewResource(kind, SECRET, "/there"), tenant="theirs")[0].id
+        for kind in ResourceKind
+    }
+    return {"job_id": job["id"], "name": SECRET} | ids
 
 
 def operations(service) -> list[tuple[str, str]]:
@@ -87,7 +101,12 @@ def without(answer_text: str, request_id: str, *ids: str) -> str:
 def test_with_their_own_key_it_is_all_there(service, keys, theirs):
     """Or the tests below would show nothing."""
     job = f"/jobs/{theirs['job_id']}"
-    for path in (job, f"{job}/events", f"{job}/log", f"{job}/report", f"{job}/artifacts/{SECRET}"):
+    resources = (f"/datasets/{theirs['dataset_id']}", f"/models/{theirs['model_id']}")
+    for path in (
+        job,
+        *(f"{job}/{part}" for part in ("events", "log", "report", f"artifacts/{SECRET}")),
+        *resources,
+    ):
         assert service.http.get(path, headers=keys["theirs"]).status_code == 200, path
 
 

@@ -7,12 +7,13 @@ import pytest
 from gkd_core.published import COCO_CLASSES
 from jobs.origins import Origin, find_origin
 from jobs.places import PlaceError, Places
+from jobs.resolve import no_resource
 
 DECLARED = {"architecture": None, "backbone": None, "layout": None, "classes": None}
 
 
 def find(root: Path, text: str) -> Origin:
-    return find_origin(text, Places([root], confined=True), lambda _job_id: None)
+    return find_origin(text, Places([root], confined=True), lambda _job_id: None, no_resource)
 
 
 def test_a_published_detector_is_known_by_its_name_alone(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ revision = "0002"
 down_revision = "0001"
 
 _JSON = sa.JSON(none_as_null=True)
+_LONG = sa.BigInteger().with_variant(sa.Integer, "sqlite")
 
 
 def upgrade() -> None:
@@ -76,12 +77,7 @@ def _create_tenants() -> None:
     )
     op.create_table(
         "spent",
-        sa.Column(
-            "id",
-            sa.BigInteger().with_variant(sa.Integer, "sqlite"),
-            primary_key=True,
-            autoincrement=True,
-        ),
+        sa.Column("id", _LONG, primary_key=True, autoincrement=True),
         sa.Column("tenant", sa.String(64), nullable=False),
         sa.Column("ended_at", sa.Double, nullable=False),
         sa.Column("gpu_seconds", sa.Double, nullable=False),
@@ -104,21 +100,28 @@ def _create_tenants() -> None:
 def _create_resources() -> None:
     op.create_table(
         "resources",
-        sa.Column("id", sa.String(32), primary_key=True),
+        sa.Column("number", _LONG, primary_key=True, autoincrement=True),
+        sa.Column("id", sa.String(32), nullable=False, unique=True),
         sa.Column("tenant", sa.String(64), nullable=False),
         sa.Column("kind", sa.String(16), nullable=False),
         sa.Column("name", sa.Text, nullable=False),
         sa.Column("state", sa.String(16), nullable=False),
         sa.Column("reason", sa.Text, nullable=False),
         sa.Column("uploaded", sa.Boolean, nullable=False),
-        sa.Column("path", sa.Text, nullable=False),
+        sa.Column("path", sa.Text),
+        sa.Column("layout", _JSON),
         sa.Column("size", sa.BigInteger, nullable=False),
         sa.Column("sha256", sa.String(64)),
+        sa.Column("fingerprint", sa.String(64)),
         sa.Column("report", _JSON),
         sa.Column("created_at", sa.Double, nullable=False),
         sa.Column("checked_at", sa.Double),
+        sa.Column("checks", sa.Integer, nullable=False),
+        sa.Column("lease_until", sa.Double),
     )
-    op.create_index("resources_by_tenant", "resources", ["tenant", "kind"])
+    op.create_index("resources_by_tenant", "resources", ["tenant", "kind", "number"])
+    op.create_index("resources_by_state", "resources", ["state"])
+    op.create_index("resources_by_sha256", "resources", ["sha256"])
     op.create_table(
         "uses",
         sa.Column("job_id", sa.String(32), sa.ForeignKey("jobs.id"), primary_key=True),

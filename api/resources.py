@@ -1,0 +1,91 @@
+"""What the routes of data sets and of models have in common."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Annotated, Any
+
+from fastapi import Query, Response
+from pydantic import BaseModel, ConfigDict
+
+from api.deps import Services
+from api.errors import ApiError
+from gkd_core.errors import Problem, SpecError
+from jobs.errors import UnknownResource
+from jobs.places import PlaceError, Places
+from jobs.resources import Resource, ResourceKind, ResourceName, ResourceState
+
+OnlyState = Annotated[ResourceState | None, Query(description="only those in this state", examples=["ready"])]
+Limit = Annotated[int, Query(ge=1, le=500, description="of them in one answer", examples=[20])]
+NameOfUpload = Annotated[
+    ResourceName | None,
+    Query(description="of an upload: what people call it; it must be given", examples=["blood cells"]),
+]
+
+ADDED: dict[int | str, dict[str, Any]] = {
+    200: {"model": Resource, "description": "the same file was uploaded under this name before; this is it"},
+    415: {"description": "the body is of another type (`unsupported_media_type`)"},
+    507: {"description": "the disk of the service is nearly full (`no_room`)"},
+}
+"""What may be answered to whoever adds one."""
+SEEN: dict[int | str, dict[str, Any]] = {304: {"description": "still as If-None-Match says"}}
+IN_USE: dict[int | str, dict[str, Any]] = {
+    409: {"description": "jobs that have not ended need it (`in_use`)"}
+}
+
+
+class ResourcePage(BaseModel):
+    """Data sets or models, newest first; `next` is the `after` of the following page, null on the last."""
+
+    model_config = ConfigDict(frozen=True)
+
+    items: tuple[Resource, ...]
+    next: str | None
+
+
+def listed(
+    services: Services, kind: ResourceKind, tenant: str, state: str | None, after: str | None, limit: int
+) -> ResourcePage:
+    """A page of them."""
+    try:
+        page = services.store.resources(kind, tenant=tenant, state=state, after=after, limit=limit)
+    except UnknownResource:
+        detail = f"{after!r} is not the `next` of an earlier page"
+        raise ApiError(422, "invalid_request", detail) from None
+    return ResourcePage(items=page.items, next=page.next)
+
+
+def shown(
+    services: Services, kind: ResourceKind, resource_id: str, tenant: str, if_none_match: str | None
+) -> Response:
+    """One of them, with its report and an ETag."""
+    body = services.store.resource(kind, resource_id, tenant=tenant).model_dump_json().encode()
+    tag = f'W/"{hashlib.sha256(body).hexdigest()[:32]}"'
+    headers = {"ETag": tag, "Cache-Control": "no-cache"}
+    if tag in (if_none_match or ""):
+        return Response(status_code=304, headers=headers)
+    return Response(body, headers=headers, media_type="application/json")
+
+
+def placed(services: Services, text: str, *loc: str) -> str:
+    """The absolute path of something that a job may read.
+
+    Raises:
+        SpecError: there is no such thing under the data roots; `loc` is the field that named it.
+    """
+    try:
+        return str(Places(services.settings.data_roots).find(text))
+    except PlaceError as error:
+        raise SpecError([Problem(loc=loc, message=error.message, hint=error.hint)]) from None
+
+
+def named(name: str | None) -> str:
+    """The name of an upload.
+
+    Raises:
+        SpecError: it has none.
+    """
+    if name is None:
+        problem = Problem(loc=("query", "name"), message="an upload needs a name", hint="Add ?name=...")
+        raise SpecError([problem])
+    return name

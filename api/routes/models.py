@@ -1,0 +1,85 @@
+"""Models: registered where they lie, or uploaded; checked before jobs may use them."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi.concurrency import run_in_threadpool
+
+from api.border import is_json
+from api.deps import ServicesDep, TenantDep
+from api.resources import (
+    ADDED,
+    IN_USE,
+    SEEN,
+    Limit,
+    NameOfUpload,
+    OnlyState,
+    ResourcePage,
+    listed,
+    named,
+    placed,
+    shown,
+)
+from api.uploads import added, must_be_one_of, read_json, requested, taken_in
+from jobs.resources import CheckedResource, NewModel, NewResource, Resource, ResourceKind
+
+router = APIRouter(prefix="/models", tags=["models"])
+
+WEIGHTS = ("application/octet-stream",)
+
+
+@router.post("", status_code=201, responses=ADDED, openapi_extra=requested(NewModel, WEIGHTS))
+async def add_model(
+    request: Request,
+    response: Response,
+    services: ServicesDep,
+    tenant: TenantDep,
+    name: NameOfUpload = None,
+) -> Resource:
+    """Register a model under a data root (JSON), or upload one (`.safetensors` or `.pth` as the body).
+
+    The answer comes before it is checked: look again until `state` is `ready` or `refused`. A spec then names it as
+    `model:<id>`. Nothing in the file is run, neither now nor later.
+    """
+    if is_json(request.headers):
+        new: NewModel = await read_json(request, NewModel)
+        path = await run_in_threadpool(placed, services, new.path, "path")
+        found = NewResource(ResourceKind.MODEL, new.name, path)
+        return await added(response, services, tenant, found)
+    must_be_one_of(request, WEIGHTS)
+    return await taken_in(request, response, services, tenant, NewResource(ResourceKind.MODEL, named(name)))
+
+
+@router.get("")
+def list_models(
+    services: ServicesDep,
+    tenant: TenantDep,
+    state: OnlyState = None,
+    after: Annotated[
+        str | None, Query(description="`next` of the page before", examples=["e04a96d17b52"])
+    ] = None,
+    limit: Limit = 50,
+) -> ResourcePage:
+    """Models, newest first, without their reports."""
+    return listed(services, ResourceKind.MODEL, tenant, state, after, limit)
+
+
+@router.get("/{model_id}", response_model=CheckedResource, responses=SEEN)
+def get_model(
+    model_id: str,
+    services: ServicesDep,
+    tenant: TenantDep,
+    if_none_match: Annotated[
+        str | None, Header(description="`ETag` of an answer before", examples=['W/"0"'])
+    ] = None,
+) -> Response:
+    """One model, with what was found in it: format, tensors, parameters, and the card of a model of GKD."""
+    return shown(services, ResourceKind.MODEL, model_id, tenant, if_none_match)
+
+
+@router.delete("/{model_id}", status_code=204, responses=IN_USE)
+def delete_model(model_id: str, services: ServicesDep, tenant: TenantDep) -> None:
+    """Delete a model that no job needs which has not ended. What lies under a data root stays there."""
+    services.store.delete_resource(ResourceKind.MODEL, model_id, tenant=tenant)

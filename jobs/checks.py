@@ -1,0 +1,275 @@
+"""Checks what was registered or uploaded, one after the other, each in a process of its own (`inspection.py`).
+
+Every API does so in threads of its own. Which of them has a check says the store, by a lease as for jobs: what an API
+leaves undone another one takes up. Two checks of one thing at once would do no harm; their verdict is the same.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import IO
+
+from pydantic import ValidationError
+
+from gkd_core.config import DataConfig
+from gkd_core.run_dir import PARENT
+from jobs.errors import ArtifactsAway, ArtifactsRefused, ContentGone, JobsError
+from jobs.inspection import Request
+from jobs.resources import CheckedResource, ResourceKind, ResourceState, Verdict
+from jobs.settings import Settings
+from jobs.shelf import ABANDONED_SECONDS, Shelf
+from jobs.store import Store
+from jobs.store_resources import Check
+
+log = logging.getLogger(__name__)
+
+THREADS = 2
+"""Checks at once: a small data set need not wait for the end of a large one."""
+LOOK_SECONDS = 15.0
+"""How often each thread looks for what others left undone; what comes in here is begun at once."""
+TIDY_SECONDS = 600.0
+COMMAND = ("-m", "jobs.inspection")
+"""What Python is to run."""
+_POLL_SECONDS = 0.1
+_LONGEST_VERDICT = 32 * 1024**2
+"""Bytes. A report names a hundred items of everything at most."""
+_GIVEN = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "TZ", "TMPDIR")
+"""Variables that a check may see; others hold passwords."""
+
+
+class Checks:
+    """Carries checks out, while entered.
+
+    Args:
+        store: Where they are.
+        shelf: Where data sets are unpacked.
+        settings: How much memory and time one may take.
+    """
+
+    def __init__(self, store: Store, shelf: Shelf, settings: Settings) -> None:
+        self.shelf = shelf
+        self._store = store
+        self._settings = settings
+        self._left = threading.Event()
+        self._due = threading.Semaphore(0)
+        self._open = ExitStack()
+        self._tidied_at = float("-inf")
+
+    def __enter__(self) -> Checks:
+        threads = [threading.Thread(target=self._keep_checking, name="checks") for _ in range(THREADS)]
+        for thread in threads:
+            thread.start()
+            self._open.callback(thread.join)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._left.set()
+        self._due.release(THREADS)
+        self._open.close()
+
+    def hurry(self) -> None:
+        """Something has come in."""
+        self._due.release()
+
+    def check_next(self) -> bool:
+        """Check what has waited longest; whether there was anything."""
+        check = self._store.next_check()
+        if check is None:
+            return False
+        verdict = self._look_into(check)
+        if verdict is None:  # we are about to end; somebody else does it
+            self._store.release_check(check)
+        else:
+            log.info("%s %s is %s: %s", check.resource.kind, check.resource.id, verdict.state, verdict.reason)
+            self._store.conclude_check(check, verdict)
+        return True
+
+    def tidy(self) -> None:
+        """Remove unpacked data sets that nobody names, and what broken uploads left."""
+        self.shelf.tidy(self._store)
+        clear_incoming(self._settings.incoming)
+
+    def _keep_checking(self) -> None:
+        while not self._left.is_set():
+            try:
+                while not self._left.is_set() and self.check_next():
+                    pass
+                self._tidy_now_and_then()
+            except (
+                JobsError,
+                OSError,
+            ) as error:  # the database or a disk is away; the next time finds the same
+                log.warning("cannot check what was registered: %s", error)
+            self._due.acquire(timeout=LOOK_SECONDS)
+
+    def _tidy_now_and_then(self) -> None:
+        if time.monotonic() > self._tidied_at + TIDY_SECONDS:
+            self._tidied_at = time.monotonic()
+            self.tidy()
+
+    # ---- one check -----------------------------------------------------------------------------------------
+
+    def _look_into(self, check: Check) -> Verdict | None:
+        resource = check.resource
+        try:
+            with ExitStack() as needed:
+                file = Path(str(resource.path)) if resource.kind is ResourceKind.MODEL else None
+                if resource.uploaded:
+                    file = needed.enter_context(self.shelf.fetched(str(resource.sha256)))
+                    if resource.kind is ResourceKind.DATASET:
+                        return self._of_archive(check, file)
+                return self._judged(check, self._request(resource, file))
+        except ContentGone as error:
+            return _refused(str(error))
+        except (
+            OSError,
+            ArtifactsAway,
+            ArtifactsRefused,
+        ) as error:  # this one later, or another one, may do better
+            return _later(f"it cannot be checked now: {error}")
+
+    def _of_archive(self, check: Check, archive: Path) -> Verdict | None:
+        """A data set that is good stays unpacked."""
+        with self.shelf.staging() as staging:
+            verdict = self._judged(check, self._request(check.resource, archive, staging))
+            if verdict and verdict.state is ResourceState.READY:
+                self.shelf.keep(staging, str(check.resource.sha256))
+        return verdict
+
+    def _request(self, resource: CheckedResource, file: Path | None, staging: Path | None = None) -> Request:
+        return Request(
+            kind=resource.kind,
+            file=file,
+            uploaded=resource.uploaded,
+            folder=staging,
+            data=_data_of(resource),
+            roots=self._settings.data_roots,
+            memory_bytes=self._settings.check_memory,
+            seconds=int(self._settings.check_seconds),
+            unpacked_bytes=self._settings.unpacked_bytes,
+            free_bytes=self._settings.free_bytes,
+        )
+
+    def _judged(self, check: Check, request: Request) -> Verdict | None:
+        """What the process says; None when we are about to end."""
+        with (
+            tempfile.TemporaryFile() as output,
+            tempfile.TemporaryFile() as errors,
+            _started(request, output, errors) as process,
+        ):
+            why = self._wait(check, process)
+            if self._left.is_set() and why is not None:
+                return None
+            if process.returncode > 0:
+                log.error(
+                    "the check of %s %s broke off: %r", request.kind, check.resource.id, _end_of(errors)
+                )
+            return _read(output, process.returncode, why, request)
+
+    def _wait(self, check: Check, process: subprocess.Popen[bytes]) -> str | None:
+        """Wait for the end of a process; why it was ended, where it was."""
+        started = renewed = time.monotonic()
+        while process.poll() is None:
+            if self._left.is_set():
+                return _killed(process, "the service is ending")
+            if time.monotonic() - started > self._settings.check_seconds:
+                return _killed(process, f"it took longer than {self._settings.check_seconds:g} s")
+            if time.monotonic() - renewed > self._settings.renew_seconds:
+                renewed = time.monotonic()
+                self._renew(check)
+            time.sleep(_POLL_SECONDS)
+        return None
+
+    def _renew(self, check: Check) -> None:
+        try:
+            self._store.renew_check(check)
+        except JobsError as error:
+            log.warning("cannot say that a check goes on: %s", error)
+
+
+def _data_of(resource: CheckedResource) -> DataConfig | None:
+    if resource.kind is ResourceKind.MODEL:
+        return None
+    if resource.uploaded:
+        return DataConfig(path="", format=resource.layout.format if resource.layout else "auto")
+    return resource.data
+
+
+def clear_incoming(folder: Path) -> None:
+    """Remove files of uploads whose process was killed."""
+    for path in folder.glob("*"):
+        with suppress(FileNotFoundError):
+            if time.time() - path.stat().st_mtime > ABANDONED_SECONDS:
+                path.unlink()
+
+
+@contextmanager
+def _started(request: Request, output: IO[bytes], errors: IO[bytes]) -> Iterator[subprocess.Popen[bytes]]:
+    """The process, its request sent; it and all that it started are gone at the end."""
+    own = {name: os.environ[name] for name in _GIVEN if name in os.environ}
+    process = subprocess.Popen(
+        [sys.executable, *COMMAND],
+        stdin=subprocess.PIPE,
+        stdout=output,
+        stderr=errors,
+        env={**own, "OMP_NUM_THREADS": "1", PARENT: str(os.getpid())},  # each thread takes of the memory
+        start_new_session=True,
+    )
+    try:
+        assert process.stdin is not None
+        with process.stdin as pipe:
+            pipe.write(request.model_dump_json().encode())
+        yield process
+    finally:
+        if process.poll() is None:
+            _killed(process, "")
+
+
+def _killed(process: subprocess.Popen[bytes], why: str) -> str:
+    os.killpg(process.pid, signal.SIGKILL)  # not reaped yet, so the group is its own
+    process.wait()
+    return why
+
+
+def _read(output: IO[bytes], code: int, why: str | None, request: Request) -> Verdict:
+    if why is not None:
+        return _refused(f"it cannot be checked: {why}")
+    if code == -signal.SIGXCPU:
+        return _refused(f"it cannot be checked: it took more than {request.seconds} s of computing")
+    if code != 0:
+        return _refused(f"it cannot be checked: looking into it broke off ({_end(code)})")
+    output.seek(0)
+    text = output.read(_LONGEST_VERDICT + 1)
+    try:
+        return Verdict.model_validate_json(text)
+    except ValidationError:
+        log.error("a check said something that is no verdict: %.200r", text)
+        return _refused("it cannot be checked: looking into it gave no answer")
+
+
+def _end_of(errors: IO[bytes]) -> bytes:
+    """It names what strangers sent, so it is only logged, and quoted."""
+    errors.seek(0)
+    return errors.read(_LONGEST_VERDICT)[-2000:]
+
+
+def _end(code: int) -> str:
+    return f"signal {-code}" if code < 0 else f"exit code {code}"
+
+
+def _refused(reason: str) -> Verdict:
+    return Verdict(state=ResourceState.REFUSED, reason=reason)
+
+
+def _later(reason: str) -> Verdict:
+    return Verdict(state=ResourceState.CHECKING, reason=reason)

@@ -1,0 +1,183 @@
+"""The process that looks into a data set or a model that somebody registered or sent: `python -m jobs.inspection`.
+
+It reads a request on its input, limits itself, and prints a verdict. What it reads is not to be trusted, so it knows
+no secret, may use so much memory and time and no more, and whatever becomes of it the service goes on (`checks.py`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import resource
+import sys
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from gkd_core.config import DataConfig
+from gkd_core.data.check import find_layout
+from gkd_core.data.examine import Examination, examine
+from gkd_core.errors import DISK_AND_NETWORK, DataError, Problem
+from gkd_core.process import die_with_parent
+from jobs.archives import BadArchive, Limits, top, unpack
+from jobs.fingerprint import of_data_set, of_files
+from jobs.model_files import BadModel, inspect
+from jobs.places import PlaceError, Places, renamed
+from jobs.resources import ResourceKind, ResourceState, Verdict
+
+SHOWN = 100
+"""Items of one oddity, pairs and groups of pictures that a report names: it is kept in the database."""
+_LONGEST_REASON = 2000
+
+
+class Request(BaseModel):
+    """What is to be looked into."""
+
+    model_config = ConfigDict(frozen=True)
+
+    kind: ResourceKind
+    file: Path | None = None
+    """A model, or the archive of a data set that was uploaded."""
+    uploaded: bool = False
+    folder: Path | None = None
+    """Where the archive is unpacked."""
+    data: DataConfig | None = None
+    """The data set; of an upload only its format counts."""
+    roots: tuple[Path, ...] = ()
+    """Folders that what lies under a root must not leave."""
+    memory_bytes: int
+    seconds: int
+    """Of computing, by all threads together."""
+    unpacked_bytes: int
+    free_bytes: int = 0
+    """Room on the disk that is left to others."""
+
+
+def main() -> None:
+    """Look into what the request names and print a verdict."""
+    request = Request.model_validate_json(sys.stdin.buffer.read())
+    die_with_parent()
+    _limit(request)
+    print(verdict(request).model_dump_json())
+
+
+def _limit(request: Request) -> None:
+    limits = {
+        resource.RLIMIT_AS: (request.memory_bytes, request.memory_bytes),
+        resource.RLIMIT_CPU: (
+            request.seconds,
+            request.seconds + 1,
+        ),  # at the first SIGXCPU, at the second SIGKILL
+        resource.RLIMIT_FSIZE: (request.unpacked_bytes, request.unpacked_bytes),
+        resource.RLIMIT_CORE: (0, 0),
+    }
+    for what, wanted in limits.items():
+        _, hard = resource.getrlimit(what)
+        least = [most if hard == resource.RLIM_INFINITY else min(most, hard) for most in wanted]
+        resource.setrlimit(what, (least[0], least[1]))
+
+
+def verdict(request: Request) -> Verdict:
+    """What is to be said of a data set or a model."""
+    try:
+        return _dataset(request) if request.kind is ResourceKind.DATASET else _model(request)
+    except (BadArchive, BadModel, PlaceError) as error:
+        return _refused(str(error))
+    except DataError as error:
+        return _unusable(request, error)
+    except MemoryError:
+        return _refused(f"to look into it takes more than {request.memory_bytes / 2**30:.1f} GiB of memory")
+    except OSError as error:
+        if error.errno in DISK_AND_NETWORK:
+            return Verdict(state=ResourceState.CHECKING, reason=f"it cannot be checked now: {error.strerror}")
+        return _refused(f"it cannot be read: {error.strerror or error}")
+
+
+def _refused(reason: str, report: dict[str, Any] | None = None) -> Verdict:
+    return Verdict(state=ResourceState.REFUSED, reason=reason[:_LONGEST_REASON], report=report)
+
+
+# ---- data sets -------------------------------------------------------------------------------------------
+
+
+def _dataset(request: Request) -> Verdict:
+    data = _unpacked(request) if request.uploaded else request.data
+    assert data is not None
+    places = Places([request.folder] if request.folder else request.roots)
+    found = find_layout(data)
+    for error in places.left_by(found):
+        raise error
+    examination = _shortened(examine(found))
+    size, fingerprint = of_data_set(found)
+    return Verdict(
+        state=ResourceState.READY,
+        reason=_summary(examination),
+        report=_told(request, examination.model_dump(mode="json")),
+        size=None if request.uploaded else size,
+        fingerprint=None if request.uploaded else fingerprint,
+    )
+
+
+def _unpacked(request: Request) -> DataConfig:
+    assert request.file is not None
+    assert request.folder is not None
+    limits = Limits(request.unpacked_bytes, free_bytes=request.free_bytes)
+    unpack(request.file, request.folder, limits)
+    os.sync()  # a folder that gets its name after a power failure must hold what it held
+    wanted = request.data.format if request.data else "auto"
+    return DataConfig(path=str(top(request.folder)), format=wanted)
+
+
+def _unusable(request: Request, error: DataError) -> Verdict:
+    """As `gkd data check --json` prints it."""
+    problems = [problem.model_dump(mode="json") for problem in error.problems[:SHOWN]]
+    report = _told(request, {"usable": False, "problems": problems})
+    told = [Problem.model_validate(problem) for problem in report["problems"]]
+    return _refused("; ".join(problem.message for problem in told), report)
+
+
+def _told(request: Request, report: dict[str, Any]) -> dict[str, Any]:
+    """A report that names what was uploaded by its names in the archive, wherever it lies just now."""
+    return report if request.folder is None else renamed(report, str(request.folder), "")
+
+
+def _shortened(examination: Examination) -> Examination:
+    oddities = (odd.model_copy(update={"items": odd.items[:SHOWN]}) for odd in examination.oddities)
+    splits = {
+        name: split.model_copy(update={"copies": tuple(group[:SHOWN] for group in split.copies[:SHOWN])})
+        for name, split in (("train", examination.train), ("val", examination.val))
+    }
+    lists = {"oddities": tuple(oddities), "shared": examination.shared[:SHOWN]}
+    return examination.model_copy(update=lists | splits)
+
+
+def _summary(found: Examination) -> str:
+    remarks = len(found.warnings)
+    noted = f"; {remarks} remark{'s' * (remarks > 1)}" if remarks else ""
+    pictures = f"{found.train.images} pictures to learn from and {found.val.images} to judge on"
+    return f"{found.format}, {len(found.classes)} classes, {pictures}{noted}"
+
+
+# ---- models ----------------------------------------------------------------------------------------------
+
+
+def _model(request: Request) -> Verdict:
+    assert request.file is not None
+    found = inspect(request.file)
+    told = f"{found.format}, {found.tensors} tensors, {found.parameters} parameters"
+    if found.card:
+        told += (
+            f": a {found.card.architecture} on {found.card.backbone} for {len(found.card.classes)} classes"
+        )
+    verdict = Verdict(state=ResourceState.READY, reason=told, report=found.model_dump(mode="json"))
+    if request.uploaded:
+        return verdict
+    with request.file.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    size, fingerprint = of_files([request.file])
+    return verdict.model_copy(update={"size": size, "sha256": sha256, "fingerprint": fingerprint})
+
+
+if __name__ == "__main__":
+    main()

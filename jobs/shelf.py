@@ -1,0 +1,127 @@
+"""Data sets that were uploaded, unpacked on this machine: one folder each, named by the SHA-256 of the archive.
+
+The archive among the artifacts is what counts; every machine that reads the data set unpacks its own copy of it, once.
+A folder has its name only when it is complete. Those whose archive nobody names any more are removed.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from jobs.archives import Limits, top, unpack
+from jobs.artifacts import Artifacts
+from jobs.settings import Settings
+from jobs.store import Store
+
+_UNPACKING = ".unpacking-"
+ABANDONED_SECONDS = 86_400.0
+"""How old a folder without its name must be before it counts as left behind. Unpacking takes minutes."""
+
+
+class Shelf:
+    """The folder of unpacked data sets. Several processes may use it at once.
+
+    Args:
+        root: The folder; it is made when the first data set comes.
+        artifacts: Where the archives are.
+        limits: How much one may become.
+    """
+
+    def __init__(self, root: Path, artifacts: Artifacts, limits: Limits) -> None:
+        self.root = root
+        self.limits = limits
+        self._artifacts = artifacts
+
+    @classmethod
+    def of(cls, settings: Settings, artifacts: Artifacts) -> Shelf:
+        """The shelf that the settings describe."""
+        limits = Limits(settings.unpacked_bytes, free_bytes=settings.free_bytes)
+        return cls(settings.home / "datasets", artifacts, limits)
+
+    def folder(self, sha256: str) -> Path:
+        """Where a data set lies; it is unpacked now if it is not there.
+
+        Raises:
+            BadArchive: it cannot be unpacked, though it could when it was checked.
+            ContentGone: the archive is not kept any more.
+            OSError: the disk is full or failing.
+        """
+        place = self.root / sha256
+        if not place.is_dir():
+            with self.staging() as staging, self.fetched(sha256) as archive:
+                unpack(archive, staging, self.limits)
+                self.keep(staging, sha256)
+        return top(place)
+
+    @contextmanager
+    def fetched(self, sha256: str) -> Iterator[Path]:
+        """What was uploaded as a file of this machine; a copy that had to be made for that is removed at the end.
+
+        Raises:
+            ContentGone: it is not kept any more.
+        """
+        with self.staging() as folder:
+            yield self._artifacts.fetch(sha256, folder)
+
+    @contextmanager
+    def staging(self) -> Iterator[Path]:
+        """An empty folder to unpack into; what is still there at the end is removed."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=_UNPACKING, dir=self.root))
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def keep(self, staging: Path, sha256: str) -> None:
+        """Give a complete folder its name. Where another process was faster its copy stays."""
+        staging.chmod(0o755)  # it was made for its owner alone; API and worker may be different users
+        with suppress(OSError):
+            staging.rename(self.root / sha256)
+        if not (self.root / sha256).is_dir():
+            raise FileNotFoundError(f"{self.root / sha256} could not be kept")
+
+    def tidy(self, store: Store) -> None:
+        """Remove what no data set names any more, and what killed processes left behind.
+
+        What another database names is not known here, so a folder that two of them use is left alone.
+
+        Raises:
+            StoreAway: the database does not answer.
+        """
+        there = [path for path in self.root.glob("*") if path.is_dir()]
+        if not there or not self._belongs_to(store.origin()):
+            return
+        named = store.uploads()  # asked after the folders were listed: none that came meanwhile is among them
+        for path in there:
+            if path.name.startswith(_UNPACKING):
+                if _age(path) > ABANDONED_SECONDS:
+                    shutil.rmtree(path, ignore_errors=True)
+            elif path.name not in named:
+                self._remove(path)
+
+    def _belongs_to(self, owner: str | None) -> bool:
+        """Whether the folder is that of a database; the first one that asks gets it."""
+        if owner is None:  # it has had no job yet, and is not told from others
+            return False
+        mark = self.root / ".owner"
+        with suppress(FileExistsError), mark.open("x") as file:
+            file.write(owner)
+        return mark.read_text() == owner
+
+    def _remove(self, path: Path) -> None:
+        """First its name, so that nobody takes half a folder for a whole one."""
+        with suppress(OSError), self.staging() as aside:
+            path.rename(aside / path.name)
+
+
+def _age(path: Path) -> float:
+    try:
+        return time.time() - path.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0

@@ -1,0 +1,362 @@
+"""Data sets and models over HTTP: registered and uploaded, looked at, named in specs, deleted."""
+
+from __future__ import annotations
+
+import io
+import json
+import socket
+import struct
+import tarfile
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+
+from api import uploads
+from gkd_core.config import DetectorConfig
+from gkd_core.model_card import ModelCard
+from jobs.resources import ResourceKind, ResourceState, Verdict
+
+ZIP, GZIP, BINARY = ({"Content-Type": f"application/{name}"} for name in ("zip", "gzip", "octet-stream"))
+CARD = ModelCard.of(DetectorConfig(), ("disc", "ring"), 64)
+
+
+@pytest.fixture
+def archive(root: Path) -> bytes:
+    """The data set under the root, packed."""
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w:gz") as file:
+        file.add(root / "discs", "discs")
+    return packed.getvalue()
+
+
+@pytest.fixture
+def model() -> bytes:
+    """A model of GKD, without its tensors."""
+    entries = {"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}
+    header = json.dumps({"__metadata__": {"gkd": CARD.model_dump_json()}, **entries}).encode()
+    return struct.pack("<Q", len(header)) + header + bytes(8)
+
+
+def upload(
+    service, content: bytes, path: str = "/datasets", name: str = "mine", **headers: str
+) -> httpx.Response:
+    kind = GZIP if path == "/datasets" else BINARY
+    return service.http.post(path, params={"name": name}, content=content, headers=kind | headers)
+
+
+def conclude(service, state: ResourceState = ResourceState.READY, **found: Any) -> None:
+    """Say of what has waited longest what a check would."""
+    check = service.store.next_check()
+    service.store.conclude_check(check, Verdict(state=state, reason="as the test says", **found))
+
+
+def ready_dataset(service, archive: bytes) -> str:
+    dataset_id = upload(service, archive).json()["id"]
+    conclude(service, report={"format": "coco"})
+    return dataset_id
+
+
+def ready_model(service, model: bytes, report: dict[str, Any] | None = None) -> str:
+    model_id = upload(service, model, "/models").json()["id"]
+    conclude(service, report=report or {"card": CARD.model_dump(mode="json")})
+    return model_id
+
+
+# ---- adding ----------------------------------------------------------------------------------------------
+
+
+def test_a_data_set_under_a_root_is_registered_and_checked(service, root):
+    answer = service.http.post("/datasets", json={"name": "discs", "path": "discs"})
+    assert answer.status_code == 201
+    made = answer.json()
+    assert (made["state"], made["uploaded"], made["path"]) == ("checking", False, str(root / "discs"))
+    assert service.check_next()
+    found = service.http.get(answer.headers["Location"]).json()
+    assert (found["state"], found["report"]["train"]["images"]) == ("ready", 3)
+    assert found["reason"].startswith("coco, 2 classes")
+
+
+def test_an_archive_is_uploaded_and_checked(service, archive):
+    answer = upload(service, archive)
+    assert answer.status_code == 201
+    made = answer.json()
+    assert (made["state"], made["uploaded"], made["size"]) == ("checking", True, len(archive))
+    assert service.check_next()
+    found = service.http.get(answer.headers["Location"]).json()
+    assert (found["state"], found["report"]["resolved"]["train"]["images"]) == ("ready", "discs/images")
+    assert list(service.settings.incoming.iterdir()) == []
+
+
+def test_splits_can_be_spelt_out(service, root):
+    splits = {
+        name: {"images": "discs/images", "annotations": f"discs/annotations/instances_{name}.json"}
+        for name in ("train", "val")
+    }
+    made = service.http.post("/datasets", json={"name": "discs", "format": "coco", **splits}).json()
+    assert made["path"] is None
+    assert made["layout"]["val"]["annotations"] == str(root / "discs/annotations/instances_val.json")
+    conclude(service)
+    answer = service.http.post("/jobs/validate", json={"kind": "train", "data": f"dataset:{made['id']}"})
+    assert answer.json()["report"]["train"]["images"] == 3
+
+
+def test_the_same_upload_again_is_the_same_data_set(service, archive):
+    first, second = upload(service, archive), upload(service, archive)
+    assert (first.status_code, second.status_code) == (201, 200)
+    assert first.json()["id"] == second.json()["id"]
+
+
+@pytest.mark.parametrize(
+    ("body", "loc"),
+    [
+        ({"name": "x"}, []),
+        ({"path": "discs"}, ["name"]),
+        ({"name": "", "path": "discs"}, ["name"]),
+        ({"name": "x", "path": "discs", "tpyo": 1}, ["tpyo"]),
+        ({"name": "x", "path": "nowhere"}, ["path"]),
+        ({"name": "x", "path": "../data"}, ["path"]),
+        ({"name": "x", "path": "/etc"}, ["path"]),
+        ({"name": "x", "path": "dis\0cs"}, ["path"]),
+        ({"name": "x", "train": {"images": "discs", "annotations": "a"}}, []),
+        ({"name": "a\nb", "path": "discs"}, ["name"]),
+    ],
+)
+def test_what_cannot_be_registered_is_named(service, body, loc):
+    answer = service.http.post("/datasets", json=body)
+    assert (answer.status_code, answer.json()["errors"][0]["loc"]) == (422, loc)
+
+
+@pytest.mark.parametrize(
+    "text", [b"{", b"nonsense", b"", b"[" * 100_000, b'{"name": "\\ud800", "path": "x"}']
+)
+def test_a_body_that_is_no_json_is_refused(service, text):
+    answer = service.http.post("/datasets", content=text, headers={"Content-Type": "application/json"})
+    assert (answer.status_code, answer.json()["code"]) == (400, "invalid_json")
+
+
+def test_uploads_without_a_name_or_of_another_type_are_refused(service, archive):
+    assert service.http.post("/datasets", content=archive, headers=GZIP).status_code == 422
+    assert upload(service, b"").status_code == 422
+    for path in ("/datasets", "/models"):
+        answer = service.http.post(
+            path, params={"name": "x"}, content=b"x", headers={"Content-Type": "text/html"}
+        )
+        assert (answer.status_code, answer.json()["code"]) == (415, "unsupported_media_type")
+    assert list(service.settings.incoming.iterdir()) == []
+
+
+def test_an_archive_that_attacks_is_refused_by_name(service):
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as file:
+        file.addfile(tarfile.TarInfo("../../etc/cron.d/evil"))
+    made = upload(service, packed.getvalue()).json()
+    assert service.check_next()
+    found = service.http.get(f"/datasets/{made['id']}").json()
+    assert (found["state"], found["reason"]) == (
+        "refused",
+        "'../../etc/cron.d/evil' leads out of the archive",
+    )
+
+
+# ---- limits ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def settings(settings):
+    return settings.model_copy(update={"upload_bytes": 3_000_000, "free_bytes": 0})
+
+
+def test_an_upload_beyond_the_limit_is_refused(service):
+    answer = upload(service, bytes(3_000_001))
+    assert (answer.status_code, answer.json()["code"]) == (413, "too_large")
+    pieces = (bytes(1_000_000) for _ in range(5))  # nobody says beforehand how many
+    answer = service.http.post("/datasets", params={"name": "x"}, content=pieces, headers=GZIP)
+    assert answer.status_code == 413
+    assert list(service.settings.incoming.iterdir()) == []
+    assert service.store.resources(ResourceKind.DATASET).items == ()
+
+
+def test_json_is_limited_as_everywhere(service):
+    body = json.dumps({"name": "x", "path": "x" * 1_100_000})
+    answer = service.http.post("/datasets", content=body, headers={"Content-Type": "application/json"})
+    assert answer.status_code == 413
+
+
+def test_a_tenant_uploads_as_much_as_it_may(service, archive):
+    service.store.set_limits("default", {"stored_bytes": len(archive) + 10})
+    assert upload(service, archive).status_code == 201
+    refused = upload(service, archive + bytes(20), name="more")
+    assert (refused.status_code, refused.json()["code"]) == (403, "quota_exceeded")
+
+
+def test_a_full_disk_takes_nothing_in(server, service, monkeypatch):
+    usage = uploads.shutil.disk_usage(service.settings.home.parent)
+    monkeypatch.setattr(uploads.shutil, "disk_usage", lambda _: usage._replace(free=-1))
+    answer = upload(service, b"x")
+    assert (answer.status_code, answer.json()["code"]) == (507, "no_room")
+
+
+def test_an_upload_that_breaks_off_leaves_nothing(service, monkeypatch):
+    monkeypatch.setattr(uploads, "SILENCE_SECONDS", 0.2)
+    place = urlsplit(str(service.http.base_url))
+    with socket.create_connection((place.hostname, place.port)) as connection:
+        head = "POST /datasets?name=x HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/zip\r\n"
+        connection.sendall(f"{head}Content-Length: 1000\r\n\r\nPK".encode())
+        answer = connection.recv(65536).decode()
+    assert " 400 " in answer
+    assert '"code": "incomplete"' in answer
+    assert list(service.settings.incoming.iterdir()) == []
+
+
+# ---- looking ---------------------------------------------------------------------------------------------
+
+
+def test_lists_come_in_pages_and_without_reports(service, archive):
+    ids = [upload(service, archive, name=f"n{number}").json()["id"] for number in range(3)]
+    first = service.http.get("/datasets", params={"limit": 2}).json()
+    rest = service.http.get("/datasets", params={"limit": 2, "after": first["next"]}).json()
+    assert [item["id"] for item in first["items"] + rest["items"]] == ids[::-1]
+    assert rest["next"] is None
+    assert "report" not in first["items"][0]
+    assert service.http.get("/datasets", params={"state": "ready"}).json()["items"] == []
+    assert service.http.get("/models").json() == {"items": [], "next": None}
+    assert service.http.get("/datasets", params={"after": "nonsense"}).status_code == 422
+
+
+def test_what_has_not_changed_is_not_sent_again(service, archive):
+    path = f"/datasets/{upload(service, archive).json()['id']}"
+    tag = service.http.get(path).headers["ETag"]
+    assert service.http.get(path, headers={"If-None-Match": tag}).status_code == 304
+    conclude(service)
+    assert service.http.get(path, headers={"If-None-Match": tag}).status_code == 200
+
+
+# ---- in specs --------------------------------------------------------------------------------------------
+
+
+def test_an_uploaded_data_set_goes_by_its_name_in_a_job(service, archive):
+    dataset_id = ready_dataset(service, archive)
+    data = {"path": f"dataset:{dataset_id}", "rename": {"disc": "coin"}}
+    job = service.submit({"kind": "train", "data": data, "train": {"epochs": 1, "image_size": 64}})
+    assert job["spec"]["data"] == data
+    assert job["resolved"]["data"]["train"]["images"] == f"dataset:{dataset_id}/images"
+    assert job["resolved"]["data"]["classes"] == ["coin", "ring"]
+    assert str(service.settings.home) not in json.dumps(job)
+    refused = service.http.delete(f"/datasets/{dataset_id}")
+    assert (refused.status_code, refused.json()["code"]) == (409, "in_use")
+    assert job["id"] in refused.json()["detail"]
+    service.http.post(f"/jobs/{job['id']}/cancel")
+    assert service.http.delete(f"/datasets/{dataset_id}").status_code == 204
+    retried = service.http.post(f"/jobs/{job['id']}/retry")
+    assert (retried.status_code, retried.json()["errors"][0]["loc"]) == (422, ["data", "path"])
+
+
+def test_what_is_wrong_with_an_uploaded_data_set_names_no_place_of_the_service(service, archive):
+    dataset_id = ready_dataset(service, archive)
+    spec = {"kind": "train", "data": {"path": f"dataset:{dataset_id}", "classes": ["cup"]}}
+    answer = service.http.post("/jobs/validate", json=spec)
+    assert answer.status_code == 422
+    assert str(service.settings.home) not in answer.text
+
+
+def test_a_registered_data_set_is_read_where_it_lies(service, root, train_spec):
+    dataset_id = service.http.post("/datasets", json={"name": "discs", "path": "discs"}).json()["id"]
+    assert service.check_next()
+    spec = train_spec | {"data": f"dataset:{dataset_id}"}
+    answer = service.http.post("/jobs/validate", json=spec).json()
+    assert answer["config"]["data"]["train"]["images"] == str(root / "discs" / "images")
+    assert answer["uses"] == [dataset_id]
+    assert "changed since" not in str(answer["warnings"])
+    (root / "discs" / "images" / "more.png").write_bytes(b"")
+    warnings = service.http.post("/jobs/validate", json=spec).json()["warnings"]
+    assert f"the files of dataset:{dataset_id} changed since it was checked" in warnings[-1]
+
+
+def test_an_uploaded_model_teaches(service, model):
+    model_id = ready_model(service, model)
+    spec = {"kind": "distill", "data": "discs", "teacher": {"weights": f"model:{model_id}"}}
+    job = service.submit(spec | {"train": {"epochs": 1, "image_size": 64}})
+    assert job["resolved"]["teacher"]["weights"] == f"model:{model_id}"
+    assert service.http.delete(f"/models/{model_id}").status_code == 409
+    clone = service.http.post(f"/jobs/{job['id']}/clone")
+    assert clone.status_code == 201
+    service.http.post(f"/jobs/{job['id']}/cancel")
+    assert service.http.delete(f"/models/{model_id}").status_code == 409  # the clone needs it, too
+    other = spec["teacher"] | {"architecture": "retinanet"}
+    answer = service.http.post("/jobs/validate", json=spec | {"teacher": other})
+    assert answer.json()["errors"][0]["loc"] == ["teacher", "architecture"]
+
+
+def test_a_registered_model_teaches(service, model, root):
+    (root / "teacher.safetensors").write_bytes(model)
+    model_id = service.http.post("/models", json={"name": "t", "path": "teacher.safetensors"}).json()["id"]
+    assert service.check_next()
+    assert service.http.get(f"/models/{model_id}").json()["report"]["card"]["classes"] == ["disc", "ring"]
+    spec = {"kind": "evaluate", "data": "discs", "model": {"weights": f"model:{model_id}"}}
+    answer = service.http.post("/jobs/validate", json=spec).json()
+    assert answer["config"]["model"]["weights"] == str(root / "teacher.safetensors")
+    assert answer["uses"] == [model_id]
+    assert "changed since" not in str(answer["warnings"])
+
+
+def test_of_a_plain_state_dict_the_spec_says_the_rest(service, model):
+    model_id = ready_model(service, model, report={"card": None})
+    spec = {"kind": "evaluate", "data": "discs", "model": {"weights": f"model:{model_id}"}}
+    answer = service.http.post("/jobs/validate", json=spec)
+    assert "says nothing of its architecture" in answer.json()["errors"][0]["message"]
+
+
+@pytest.mark.parametrize("field", ["data", "weights"])
+def test_what_is_not_ready_cannot_be_used(service, archive, model, field):
+    def problem(resource_id: str) -> dict[str, Any]:
+        spec: dict[str, Any] = {"kind": "train", "data": "discs"}
+        named = {"data": f"dataset:{resource_id}", "weights": {"weights": f"model:{resource_id}"}}[field]
+        spec["data" if field == "data" else "model"] = named
+        answer = service.http.post("/jobs", json=spec)
+        assert answer.status_code == 422
+        return answer.json()["errors"][0]
+
+    path, content = ("/datasets", archive) if field == "data" else ("/models", model)
+    resource_id = upload(service, content, path).json()["id"]
+    assert "still being checked" in problem(resource_id)["message"]
+    conclude(service, ResourceState.REFUSED)
+    assert "was refused: as the test says" in problem(resource_id)["message"]
+    found = problem("nonsense")
+    assert "there is no" in found["message"]
+    assert found["loc"] == (["data", "path"] if field == "data" else ["model", "weights"])
+
+
+def test_what_is_another_tenants_is_unknown(service, archive, model):
+    keys = {
+        tenant: {
+            "Authorization": f"Bearer {service.store.create_key(tenant, 'k', {'read', 'write'})[1].text}"
+        }
+        for tenant in ("ours", "theirs")
+    }
+    dataset_id = upload(service, archive, **keys["theirs"]).json()["id"]
+    conclude(service)
+    model_id = upload(service, model, "/models", **keys["theirs"]).json()["id"]
+    conclude(service, report={"card": CARD.model_dump(mode="json")})
+    for spec in (
+        {"kind": "train", "data": f"dataset:{dataset_id}"},
+        {"kind": "evaluate", "data": "discs", "model": {"weights": f"model:{model_id}"}},
+    ):
+        theirs, ours = (
+            service.http.post("/jobs/validate", json=spec, headers=keys[who]) for who in ("theirs", "ours")
+        )
+        assert (theirs.status_code, ours.status_code) == (200, 422)
+        assert "there is no" in ours.json()["detail"]
+    assert service.http.get("/datasets", headers=keys["ours"]).json()["items"] == []
+
+
+def test_a_data_set_is_unpacked_again_where_it_was_tidied_away(service, archive, train_spec):
+    dataset_id = ready_dataset(service, archive)
+    spec = train_spec | {"data": f"dataset:{dataset_id}"}
+    assert service.http.post("/jobs/validate", json=spec).status_code == 200
+    digest = service.http.get(f"/datasets/{dataset_id}").json()["sha256"]
+    service.artifacts.remove(digest, -1)
+    assert service.http.post("/jobs/validate", json=spec).status_code == 200  # it is still unpacked
+    assert service.store.uploads() == {digest}

@@ -1,0 +1,245 @@
+"""Checks in a process of their own: with limits, and harmless whatever becomes of that process."""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import tarfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gkd_core.config import DataConfig, TrainRun
+from jobs import checks
+from jobs.artifacts import open_artifacts
+from jobs.checks import Checks, clear_incoming
+from jobs.resources import CheckedResource, Layout, NewResource, Resource, ResourceKind, ResourceState
+from jobs.settings import Settings
+from jobs.shelf import Shelf
+from jobs.spec import Resolved, job_spec
+from jobs.store import Store
+
+DATASET, MODEL = ResourceKind.DATASET, ResourceKind.MODEL
+
+
+class Service:
+    """A store with what is checked, and how."""
+
+    def __init__(self, folder: Path, url: str, **settings: Any) -> None:
+        about = {"home": folder / "home", "data_roots": (folder,), "database_url": url, "free_bytes": 0}
+        self.settings = Settings(**(about | settings))
+        self.store = Store(url)
+        self.artifacts = open_artifacts(self.settings.artifacts_url)
+        self.shelf = Shelf.of(self.settings, self.artifacts)
+        self.checks = Checks(self.store, self.shelf, self.settings)
+
+    def upload(self, file: Path, kind: ResourceKind = DATASET) -> Resource:
+        blob = self.artifacts.put(file)
+        new = NewResource(kind, file.name, layout=Layout(), size=blob.size, sha256=blob.sha256)
+        return self.store.add_resource(new, tenant="lab")[0]
+
+    def register(self, path: Path, kind: ResourceKind = DATASET) -> Resource:
+        return self.store.add_resource(NewResource(kind, "mine", str(path), Layout()), tenant="lab")[0]
+
+    def checked(self, resource: Resource) -> CheckedResource:
+        assert self.checks.check_next()
+        return self.store.resource(resource.kind, resource.id)
+
+    def on_shelf(self) -> list[str]:
+        return sorted(path.name for path in self.shelf.root.glob("*") if path.is_dir())
+
+
+@pytest.fixture
+def service(tmp_path: Path, sqlite_url: str) -> Iterator[Service]:
+    service = Service(tmp_path, sqlite_url)
+    with closing(service.store):
+        yield service
+
+
+@pytest.fixture
+def archive(tmp_path: Path, draw: Callable[..., Path]) -> Path:
+    folder = draw(tmp_path / "discs")
+    with tarfile.open(tmp_path / "discs.tar.gz", "w:gz") as packed:
+        packed.add(folder, "discs")
+    return tmp_path / "discs.tar.gz"
+
+
+def test_an_uploaded_data_set_is_checked_and_stays_unpacked(service: Service, archive: Path) -> None:
+    found = service.checked(service.upload(archive))
+    assert (found.state, found.report and found.report["format"]) == ("ready", "coco")
+    assert service.on_shelf() == [found.sha256]
+    assert (service.shelf.folder(str(found.sha256)) / "annotations").is_dir()
+
+
+def test_what_was_refused_leaves_nothing_unpacked(service: Service, tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "evil.tar", "w") as packed:
+        packed.addfile(tarfile.TarInfo("fine"))
+        packed.addfile(tarfile.TarInfo("../evil"))
+    found = service.checked(service.upload(tmp_path / "evil.tar"))
+    assert (found.state, found.reason) == ("refused", "'../evil' leads out of the archive")
+    assert service.on_shelf() == []
+    assert not (service.settings.home / "evil").exists()
+
+
+def test_a_registered_data_set_is_checked_where_it_lies(
+    service: Service, archive: Path, tmp_path: Path
+) -> None:
+    found = service.checked(service.register(tmp_path / "discs"))
+    assert (found.state, found.uploaded, found.sha256) == ("ready", False, None)
+    assert found.fingerprint is not None
+    assert found.size > 0
+
+
+def test_too_much_memory_is_refused(
+    service: Service, monkeypatch: pytest.MonkeyPatch, archive: Path, tmp_path: Path
+) -> None:
+    greedy = "import jobs.inspection as own; own.examine = lambda *_: bytearray(8 * 2**30); own.main()"
+    monkeypatch.setattr(checks, "COMMAND", ("-c", greedy))
+    found = service.checked(service.register(tmp_path / "discs"))
+    assert (found.state, found.reason) == ("refused", "to look into it takes more than 4.0 GiB of memory")
+
+
+@pytest.fixture
+def hanging(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Checks that never end, and ignore being asked to."""
+    code = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
+    monkeypatch.setattr(checks, "COMMAND", ("-c", code))
+
+
+@pytest.mark.usefixtures("hanging")
+def test_a_check_that_never_ends_is_ended(tmp_path: Path, sqlite_url: str, archive: Path) -> None:
+    service = Service(tmp_path, sqlite_url, check_seconds=1)
+    with closing(service.store):
+        found = service.checked(service.upload(archive))
+    assert (found.state, found.reason) == ("refused", "it cannot be checked: it took longer than 1 s")
+
+
+@pytest.mark.usefixtures("hanging")
+def test_a_check_is_given_back_when_its_service_ends(service: Service, archive: Path) -> None:
+    resource = service.upload(archive)
+    with service.checks:
+        wait_until(lambda: service.store.next_check() is None)
+        time.sleep(0.2)
+    assert service.store.resource(DATASET, resource.id).state is ResourceState.CHECKING
+    again = service.store.next_check()
+    assert again is not None
+    assert again.number == 1
+
+
+@pytest.mark.parametrize(
+    ("code", "why"),
+    [
+        ("import os; os.kill(os.getpid(), 11)", "looking into it broke off (signal 11)"),
+        ("raise SystemExit(3)", "looking into it broke off (exit code 3)"),
+        ("print('nonsense')", "looking into it gave no answer"),
+        ("while True: pass", "it took more than 60 s of computing"),
+    ],
+)
+def test_a_process_that_breaks_harms_nobody(
+    tmp_path: Path, sqlite_url: str, monkeypatch: pytest.MonkeyPatch, code: str, why: str
+) -> None:
+    limited = "import resource; resource.setrlimit(resource.RLIMIT_CPU, (1, 2));"
+    monkeypatch.setattr(checks, "COMMAND", ("-c", limited + "\n" + code))
+    service = Service(tmp_path, sqlite_url, check_seconds=60)
+    (tmp_path / "model").write_bytes(b"")
+    with closing(service.store):
+        found = service.checked(service.register(tmp_path / "model", MODEL))
+    assert found.state is ResourceState.REFUSED
+    assert why in found.reason
+
+
+def test_a_check_knows_no_secret(service: Service, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("GKD_DATABASE_URL", "postgresql://user:secret@host/name")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    tell = "import json, os; print(json.dumps({'state': 'ready', 'reason': ' '.join(os.environ.values())}))"
+    monkeypatch.setattr(checks, "COMMAND", ("-c", tell))
+    (tmp_path / "model").write_bytes(b"")
+    assert "secret" not in service.checked(service.register(tmp_path / "model", MODEL)).reason
+
+
+def test_threads_check_what_comes_in(service: Service, archive: Path, tmp_path: Path) -> None:
+    with service.checks:
+        uploaded, registered = service.upload(archive), service.register(tmp_path / "discs")
+        service.checks.hurry()
+        service.checks.hurry()
+        for resource in (uploaded, registered):
+            wait_until(lambda id=resource.id: service.store.resource(DATASET, id).state == "ready")
+
+
+def test_what_nobody_names_is_tidied_away(service: Service, archive: Path) -> None:
+    resource = service.checked(service.upload(archive))
+    service.settings.incoming.mkdir()
+    (old := service.settings.incoming / "old").write_text("half")
+    (service.settings.incoming / "new").write_text("half")
+    make_old(old)
+    (left := service.shelf.root / ".unpacking-x").mkdir()
+    make_old(left)
+    clear_incoming(service.settings.incoming)
+    assert [path.name for path in service.settings.incoming.iterdir()] == ["new"]
+    service.shelf.tidy(service.store)
+    assert len(service.on_shelf()) == 2  # while there is no job it cannot be known whose folder it is
+    submit_something(service.store)
+    service.shelf.tidy(service.store)
+    assert service.on_shelf() == [resource.sha256]
+    service.store.delete_resource(DATASET, resource.id)
+    service.shelf.tidy(service.store)
+    assert service.on_shelf() == []
+
+
+def test_a_shelf_of_another_database_is_left_alone(service: Service, archive: Path) -> None:
+    resource = service.checked(service.upload(archive))
+    (service.shelf.root / ".owner").write_text("somebody")
+    submit_something(service.store)
+    service.store.delete_resource(DATASET, resource.id)
+    service.shelf.tidy(service.store)
+    assert service.on_shelf() == [resource.sha256]
+
+
+def test_a_data_set_that_was_tidied_away_is_unpacked_again(service: Service, archive: Path) -> None:
+    sha256 = service.artifacts.put(archive).sha256
+    folders: list[Path] = []
+    threads = [
+        threading.Thread(target=lambda: folders.append(service.shelf.folder(sha256))) for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert folders == [service.shelf.root / sha256 / "discs"] * 4
+    assert service.on_shelf() == [sha256]
+
+
+def test_a_model_is_checked(service: Service, tmp_path: Path) -> None:
+    header = json.dumps({"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}).encode()
+    (tmp_path / "model").write_bytes(struct.pack("<Q", len(header)) + header + bytes(8))
+    found = service.checked(service.upload(tmp_path / "model", MODEL))
+    assert (found.state, found.report and found.report["tensors"]) == ("ready", 1)
+
+
+def test_a_file_that_is_gone_is_refused(service: Service, archive: Path) -> None:
+    resource = service.upload(archive)
+    service.artifacts.remove(str(resource.sha256), -1.0)
+    assert "is gone" in service.checked(resource).reason
+
+
+def submit_something(store: Store) -> None:
+    spec = job_spec.validate_python({"kind": "train", "data": "/data"})
+    store.submit(spec, Resolved(config=TrainRun(data=DataConfig(path="/data"))))
+
+
+def make_old(path: Path) -> None:
+    long_ago = time.time() - 90_000
+    os.utime(path, (long_ago, long_ago))
+
+
+def wait_until(true: Callable[[], bool], seconds: float = 60.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)

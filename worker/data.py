@@ -1,0 +1,57 @@
+"""Turns `dataset:<id>/...` in a config into paths of this machine, where an uploaded data set is unpacked once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from gkd_core.config import AnyRun, DataConfig, Split
+from gkd_core.errors import Problem, SpecError
+from jobs.archives import BadArchive
+from jobs.errors import ContentGone, UnknownResource, WrongContent
+from jobs.resources import DATASET, ResourceKind
+from jobs.shelf import Shelf
+from jobs.store import Store
+
+
+def find_data(config: AnyRun, store: Store, shelf: Shelf) -> AnyRun:
+    """The same config, with a folder wherever it named a data set that was uploaded.
+
+    Raises:
+        SpecError: The data set is gone, or can no longer be unpacked.
+        ArtifactsAway: The archive cannot be reached now.
+        OSError: The disk is full or failing.
+    """
+    dataset_id = _named_in(config.data)
+    if dataset_id is None:
+        return config
+    try:
+        dataset = store.resource(ResourceKind.DATASET, dataset_id)
+        folder = shelf.folder(str(dataset.sha256))
+    except (UnknownResource, ContentGone, WrongContent, BadArchive) as error:
+        problem = Problem(
+            loc=("data", "path"),
+            message=f"data set {dataset_id} cannot be read: {error}",
+            hint="Upload it again, and submit the job with the new id.",
+        )
+        raise SpecError([problem]) from error
+    placed = {name: _placed(getattr(config.data, name), dataset_id, folder) for name in ("train", "val")}
+    return config.model_copy(update={"data": config.data.model_copy(update=placed)})
+
+
+def _named_in(data: DataConfig) -> str | None:
+    """The data set whose files a resolved config names."""
+    if data.train is None or not data.train.images.startswith(DATASET):
+        return None
+    return data.train.images.removeprefix(DATASET).partition("/")[0]
+
+
+def _placed(split: Split | None, dataset_id: str, folder: Path) -> Split | None:
+    if split is None:
+        return None
+    name = f"{DATASET}{dataset_id}"
+    paths = {
+        field: str(folder) + path.removeprefix(name)
+        for field in ("images", "annotations", "names")
+        if (path := getattr(split, field)) is not None
+    }
+    return split.model_copy(update=paths)
