@@ -17,9 +17,21 @@ from api.border import Border
 from api.deps import Services
 from api.description import described
 from api.feeds import Feeds
-from api.figures import Figures
+from api.figures import Told
 from api.routes import artifacts as artifact_routes
-from api.routes import datasets, events, health, jobs, keys, metrics, models, reference, stream, workers
+from api.routes import (
+    datasets,
+    events,
+    figures,
+    health,
+    jobs,
+    keys,
+    metrics,
+    models,
+    reference,
+    stream,
+    workers,
+)
 from api.watch import Watched
 from jobs.artifacts import Artifacts, open_artifacts
 from jobs.checks import Checks
@@ -27,6 +39,8 @@ from jobs.queue import Doorbell, make_app
 from jobs.settings import Settings
 from jobs.shelf import Shelf
 from jobs.store import Store
+
+_OF_JOBS = (jobs, events, stream, metrics, artifact_routes)
 
 
 def create_app(store: Store, artifacts: Artifacts, doorbell: Doorbell, settings: Settings) -> FastAPI:
@@ -36,13 +50,12 @@ def create_app(store: Store, artifacts: Artifacts, doorbell: Doorbell, settings:
     app = described(version("gkd"), lifespan=lambda _: _while_served(checks))
     app.state.services = Services(store, artifacts, doorbell, settings, shelf, checks)
     app.state.feeds = feeds = Feeds(store)
-    app.state.figures = figures = Figures(feeds)
+    app.state.told = told = Told(store, feeds)
     app.add_middleware(Entrance, store=store, settings=settings)
     app.add_middleware(Border, upload_bytes=settings.upload_bytes)
-    app.add_middleware(Watched, figures=figures)  # added last, passed first
+    app.add_middleware(Watched, told=told)  # added last, passed first
     errors.install(app)
-    following = (events, stream, metrics)
-    for routes in (jobs, *following, artifact_routes, datasets, models, keys, health, workers, reference):
+    for routes in (*_OF_JOBS, datasets, models, keys, workers, health, figures, reference):
         app.include_router(routes.router)
     return app
 

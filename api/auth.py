@@ -32,6 +32,9 @@ from jobs.store import Admitted, Store
 OPEN = frozenset({"/healthz", "/readyz", "/docs", "/openapi.json", "/favicon.ico"})
 """Paths for everybody. What is not listed needs a key: a new route cannot be forgotten."""
 
+FIGURES = "/metrics"
+"""Numbers about all tenants' jobs. Whoever collects them needs to see nothing else."""
+
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "[::1]"})
 
 REMEMBERED_SECONDS = 3.0
@@ -64,7 +67,7 @@ class Entrance:
         request = Request(scope)
         try:
             admitted = await self._doors.admit(Headers(scope=scope), scope.get("server"))
-            _must_allow(admitted.principal, scope["method"])
+            _must_allow(admitted.principal, scope["method"], scope["path"])
             send = self._rated(admitted, send)
         except ApiError as error:
             answer = problem(request, error.status, error.code, error.detail, headers=error.headers)
@@ -202,8 +205,10 @@ class _Rate:
         return {"RateLimit-Policy": f'"minute";q={self.limit};w=60', "RateLimit": left}
 
 
-def _must_allow(principal: Principal, method: str) -> None:
+def _must_allow(principal: Principal, method: str, path: str) -> None:
     needed = keys.Scope.READ if method in _READS else keys.Scope.WRITE
+    if path == FIGURES:
+        needed = keys.Scope.METRICS
     if not principal.may(needed):
         raise lacks(needed)
 

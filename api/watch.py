@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.errors import defect
-from api.figures import Figures
+from api.figures import Told
 from jobs.logs import bound
 
 log = logging.getLogger(__name__)
@@ -42,12 +42,12 @@ class Watched:
 
     Args:
         app: What lies behind it.
-        figures: Where requests are counted.
+        told: Where requests are counted.
     """
 
-    def __init__(self, app: ASGIApp, figures: Figures) -> None:
+    def __init__(self, app: ASGIApp, told: Told) -> None:
         self.app = app
-        self._figures = figures
+        self._told = told
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Let a request through, and tell what became of it."""
@@ -71,7 +71,7 @@ class Watched:
 
     def _tell(self, scope: Scope, answer: _Answer) -> None:
         route = getattr(scope.get("route"), "path", None)
-        self._figures.answered(scope["method"], route, answer.status, answer.first_seconds)
+        self._told.answered(scope["method"], route, answer.status, answer.first_seconds)
         who = scope["state"].get("principal")
         quiet = route in _ASKED_ALL_THE_TIME and answer.status == 200
         log.log(

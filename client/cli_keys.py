@@ -37,7 +37,7 @@ _SECONDS = {"m": 60.0, "h": 3600.0, "d": 86400.0}
 def create(
     name: Annotated[str, typer.Option(help="What you call the key.")],
     tenant: TenantOption = "default",
-    scopes: Annotated[str, typer.Option(help="read, write, admin; with commas.")] = "read,write",
+    scopes: Annotated[str, typer.Option(help="read, write, metrics, admin; with commas.")] = "read,write",
     expires: Annotated[str, typer.Option(help="Such as 12h or 90d, or never.")] = "90d",
     as_json: AsJson = False,
 ) -> None:

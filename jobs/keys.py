@@ -30,6 +30,8 @@ class Scope(StrEnum):
     """To look at everything of its tenant."""
     WRITE = "write"
     """To submit, change and delete in its tenant."""
+    METRICS = "metrics"
+    """To look at the numbers of the whole service, and at nothing else: for Prometheus."""
     ADMIN = "admin"
     """What concerns the whole service: keys, tenants and their limits. Includes the others: who may make keys could
     make himself one for them."""

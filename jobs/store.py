@@ -1,11 +1,13 @@
 """The one store: every verb of the state machine, each a transaction that writes its event.
 
-The verbs lie in nine modules, by who asks: `store_reading` (everybody), `store_following` (those who watch),
+The verbs lie in ten modules, by who asks: `store_reading` (everybody), `store_following` (those who watch),
 `store_asking`, `store_editing` and `store_resources` (people), `store_keys` (who administrates), `store_working`
-(workers), `store_workers` (what workers say of themselves) and `store_sweeping`.
+(workers), `store_workers` (what workers say of themselves), `store_figures` (who watches over the service) and
+`store_sweeping`.
 
-Their transactions are made of functions in four more: `store_moves` (where a state is written), `store_tickets` (what
-the holder of a ticket may do), `store_quotas` (who may have more) and `store_reasons` (why a job is where it is).
+Their transactions are made of functions in five more: `store_moves` (where a state is written), `store_tickets` (what
+the holder of a ticket may do), `store_quotas` (who may have more), `store_reasons` (why a job is where it is) and
+`store_counting` (what is counted).
 Callers need this module only.
 """
 
@@ -25,12 +27,12 @@ from jobs.errors import (
 from jobs.settings import Settings
 from jobs.store_asking import Asking
 from jobs.store_editing import Editing
+from jobs.store_figures import Figuring
 from jobs.store_following import Following, Head
 from jobs.store_keys import Admitted, Keys
 from jobs.store_reading import Page
 from jobs.store_resources import Check, Registering, ResourcePage
 from jobs.store_sweeping import Sweeping
-from jobs.store_workers import Workers
 from jobs.store_working import Claim, Working
 
 __all__ = [
@@ -52,7 +54,7 @@ __all__ = [
 ]
 
 
-class Store(Asking, Editing, Following, Working, Sweeping, Keys, Workers, Registering):
+class Store(Asking, Editing, Following, Working, Sweeping, Keys, Figuring, Registering):
     """Jobs in a database. Threads and processes may share it; every verb may raise `StoreAway`.
 
     Args:

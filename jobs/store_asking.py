@@ -10,11 +10,13 @@ from typing import Any
 from sqlalchemy import Connection, Row, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
+from jobs.counts import SUBMITTED
 from jobs.database import now
 from jobs.errors import IdempotencyConflict, NotAllowed
 from jobs.job import Desired, Job, State, queue_for
 from jobs.keys import DEFAULT_TENANT
 from jobs.spec import AnySpec, Resolved
+from jobs.store_counting import tally
 from jobs.store_moves import RING_AGAIN_SECONDS, fail_waiting, is_job, move, write_event
 from jobs.store_quotas import must_queue
 from jobs.store_reading import Reading, read_job
@@ -240,6 +242,7 @@ def _insert(
     values = _wanted(job_id, spec, resolved) | _queued_now() | sent | more
     row = connection.execute(insert(jobs).values(values).returning(jobs)).one()
     write_event(connection, row, "state", {"state": State.QUEUED.value, "reason": "submitted"})
+    tally(connection, SUBMITTED, spec.kind)
     _warn(connection, job_id, resolved.warnings)
     for resource_id in resolved.uses:
         connection.execute(insert(uses).values(job_id=job_id, resource_id=resource_id))

@@ -11,8 +11,10 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Row, and_, insert, select, update
 
 from gkd_core.errors import Failure, FailureClass
+from jobs.counts import ENDED, EVENTS
 from jobs.database import now, storable
 from jobs.job import END_STATES, MOVES, Desired, State, Ticket
+from jobs.store_counting import tally
 from jobs.tables import events, jobs, waits
 
 RING_AGAIN_SECONDS = 15.0
@@ -60,6 +62,9 @@ def move(connection: Connection, to: State, *where: Condition, reason: str, **va
     row = connection.execute(statement.returning(jobs)).one_or_none()
     if row is not None:
         write_event(connection, row, "state", {"state": to.value, "reason": reason})
+        if to in END_STATES:
+            tally(connection, ENDED, row.kind, to.value)
+            tally(connection, EVENTS, number=row.event_count)
     return row
 
 

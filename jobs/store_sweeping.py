@@ -9,8 +9,10 @@ from sqlalchemy import Connection, case, exists, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from gkd_core.errors import Failure, FailureClass
+from jobs.counts import LEASES_LOST, SWEEPS
 from jobs.database import now
 from jobs.job import QUEUES, Ring, State, Ticket
+from jobs.store_counting import tally
 from jobs.store_moves import RING_AGAIN_SECONDS, Condition, fail_waiting, holds, is_in, is_job, is_open, move
 from jobs.store_quotas import without_room
 from jobs.store_reading import Reading
@@ -48,7 +50,7 @@ class Sweeping(Reading):
         self._shorten_leases()
         expired = jobs.c.lease_until < now()
         for ticket in self._held(expired):
-            self._take_back(ticket, expired, f"no sign of life for {self.lease_seconds:g} s")
+            self._take_back(ticket, expired, "expired", f"no sign of life for {self.lease_seconds:g} s")
         self._fail_orphans()
         return self._to_ring(only_due)
 
@@ -59,7 +61,7 @@ class Sweeping(Reading):
         """
         held = jobs.c.worker == worker
         for ticket in self._held(held):
-            self._take_back(ticket, held, "it was started again")
+            self._take_back(ticket, held, "killed", "it was started again")
         with self.database.write() as connection:
             connection.execute(
                 update(jobs).where(is_in(State.QUEUED), jobs.c.ring_at > now()).values(ring_at=now())
@@ -158,7 +160,7 @@ class Sweeping(Reading):
             with self.database.write() as connection:
                 connection.execute(update(jobs).where(*holds(ticket), too_long).values(lease_until=full))
 
-    def _take_back(self, ticket: Ticket, condition: Condition, why: str) -> None:
+    def _take_back(self, ticket: Ticket, condition: Condition, how: str, why: str) -> None:
         """One transaction for each job: a long list of lost jobs blocks nobody."""
         with self.database.write() as connection:
             row = lock(connection, *holds(ticket), condition)
@@ -171,6 +173,7 @@ class Sweeping(Reading):
             )
             attempt = BrokenOff("lost", failure.message, failure)
             give_back(connection, row, attempt, self.max_attempts)
+            tally(connection, LEASES_LOST, how)
 
     def _fail_orphans(self) -> None:
         """Jobs submitted at the moment when what they wait for ended without a model."""
@@ -203,6 +206,7 @@ class Sweeping(Reading):
         statement = update(jobs).where(jobs.c.id.in_(free)).values(ring_at=now() + pause)
         with self.database.write() as connection:
             rows = connection.execute(statement.returning(jobs.c.id, jobs.c.priority, jobs.c.queued_at)).all()
+            tally(connection, SWEEPS)
         return tuple(row.id for row in sorted(rows, key=lambda row: (-row.priority, row.queued_at)))
 
 

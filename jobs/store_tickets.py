@@ -12,9 +12,11 @@ from typing import Any
 from sqlalchemy import Connection, Row, select, update
 
 from gkd_core.errors import Failure, FailureClass
+from jobs.counts import ATTEMPT_SECONDS
 from jobs.database import now, storable
 from jobs.errors import StaleTicket
 from jobs.job import Desired, State, Ticket
+from jobs.store_counting import tally
 from jobs.store_moves import Condition, fail_waiting, holds, move
 from jobs.tables import attempts, jobs
 
@@ -45,11 +47,13 @@ def end(
     connection: Connection, ticket: Ticket, to: State, reason: str, *, outcome: str = "", **values: Any
 ) -> None:
     """End an attempt: the job moves on, and the attempt says how (by default like the state)."""
-    if move(connection, to, *holds(ticket), reason=reason, **values) is None:
+    job = move(connection, to, *holds(ticket), reason=reason, **values)
+    if job is None:
         raise StaleTicket(ticket)
     row = (attempts.c.job_id == ticket.job_id, attempts.c.attempt == ticket.attempt)
     ending = {"ended_at": now(), "outcome": outcome or to.value, "message": reason}
-    connection.execute(update(attempts).where(*row).values(ending))
+    ended = connection.execute(update(attempts).where(*row).values(ending).returning(attempts)).one()
+    tally(connection, ATTEMPT_SECONDS, job.kind, ended.outcome, size=ended.ended_at - ended.started_at)
 
 
 def cancel(connection: Connection, ticket: Ticket) -> None:

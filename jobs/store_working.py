@@ -8,14 +8,19 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, delete, func, insert, select, update
 
 from gkd_core.errors import Failure
 from gkd_core.events import Evaluation, Event, Progress, Report
+from jobs.counts import QUEUE_SECONDS, STALE_WRITES
 from jobs.database import now
+from jobs.errors import StaleTicket, StoreAway
 from jobs.job import Artifact, Desired, Job, State, Ticket
+from jobs.store_counting import tally
 from jobs.store_moves import is_in, is_job, move, write_event
 from jobs.store_quotas import has_share, lock_share, next_in_share
 from jobs.store_reading import Reading, read_job
@@ -72,11 +77,23 @@ class Working(Reading):
             )
             if row is None:
                 return None
-            connection.execute(
-                insert(attempts).values(job_id=job_id, attempt=row.attempt, worker=worker, started_at=now())
-            )
+            begun = {"job_id": job_id, "attempt": row.attempt, "worker": worker, "started_at": now()}
+            begins = insert(attempts).values(begun).returning(attempts.c.started_at)
+            waited = connection.scalars(begins).one() - row.queued_at
+            tally(connection, QUEUE_SECONDS, row.queue, size=waited)
             job = read_job(connection, job_id)
             return Claim(Ticket(job_id, row.attempt), job, row.event_offset, row.tenant)
+
+    @contextmanager
+    def _under_ticket(self, verb: str) -> Iterator[Connection]:
+        """A transaction that writes; where it is refused for a stale ticket and so undone, one after it counts that."""
+        try:
+            with self.database.write() as connection:
+                yield connection
+        except StaleTicket:
+            with suppress(StoreAway), self.database.write() as connection:
+                tally(connection, STALE_WRITES, verb)
+            raise
 
     def next_of_tenant(self, job_id: str) -> tuple[str, ...]:
         """Jobs of the same tenant that may run now that this one does not any more, where the tenant has a share.
@@ -97,7 +114,7 @@ class Working(Reading):
         Raises:
             StaleTicket: the job is somebody else's, or has ended.
         """
-        with self.database.write() as connection:
+        with self._under_ticket("renew") as connection:
             row = write(connection, ticket, {"lease_until": now() + self.lease_seconds})
             return Desired(row.desired)
 
@@ -120,7 +137,7 @@ class Working(Reading):
             StaleTicket: the job is somebody else's, or has ended.
         """
         body = json.loads(event.model_dump_json())  # NaN, which JSON does not know, becomes null
-        with self.database.write() as connection:
+        with self._under_ticket("record") as connection:
             row = hold(connection, ticket)
             if row.event_offset == offset:
                 return Desired(row.desired)
@@ -141,7 +158,7 @@ class Working(Reading):
             StaleTicket: the job is somebody else's, or has ended.
         """
         waiting = select(waits.c.job_id).where(waits.c.waits_for == ticket.job_id)
-        with self.database.write() as connection:
+        with self._under_ticket("succeed") as connection:
             end(connection, ticket, State.SUCCEEDED, "succeeded")
             ready = select(jobs.c.id).where(jobs.c.id.in_(waiting), is_in(State.QUEUED), is_ready())
             return tuple(connection.scalars(ready.order_by(jobs.c.number)))
@@ -160,7 +177,7 @@ class Working(Reading):
         Raises:
             StaleTicket: the job is somebody else's, or has ended.
         """
-        with self.database.write() as connection:
+        with self._under_ticket("fail") as connection:
             return fail(connection, ticket, failure, log_tail)
 
     def cancel(self, ticket: Ticket) -> None:
@@ -169,7 +186,7 @@ class Working(Reading):
         Raises:
             StaleTicket: the job is somebody else's, or has ended.
         """
-        with self.database.write() as connection:
+        with self._under_ticket("cancel") as connection:
             cancel(connection, ticket)
 
     def pause(
@@ -189,7 +206,7 @@ class Working(Reading):
         Raises:
             StaleTicket: the job is somebody else's, or has ended.
         """
-        with self.database.write() as connection:
+        with self._under_ticket("pause") as connection:
             row = hold(connection, ticket)
             if row.desired == Desired.CANCEL.value:
                 cancel(connection, ticket)
@@ -239,7 +256,7 @@ class Working(Reading):
             StaleTicket: the job is somebody else's, or has ended.
         """
         attempt = BrokenOff("requeued", reason, failure, log_tail)
-        with self.database.write() as connection:
+        with self._under_ticket("requeue") as connection:
             row = hold(connection, ticket)
             if config is not None:
                 write(connection, ticket, {"resolved": config})

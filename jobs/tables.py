@@ -206,6 +206,19 @@ workers = Table(
     Column("seen_at", Double, nullable=False),
 )
 
+counts = Table(  # what was counted: the sum of the rows of one name and labels
+    "counts",
+    metadata,
+    Column("id", _LONG, primary_key=True, autoincrement=True),
+    Column("name", String(64), nullable=False),
+    Column("labels", Text, nullable=False),
+    Column(
+        "bound", Double
+    ),  # of the sizes that this row counts; null: larger than all, or nothing is measured
+    Column("number", BigInteger, nullable=False),
+    Column("total", Double, nullable=False),
+)
+
 turns = Table(  # of what many could do, and one of them should
     "turns",
     metadata,

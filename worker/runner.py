@@ -113,6 +113,7 @@ class Runner:
             self.ring(self.store.sweep(only_due=not alone))
         elif self.store.take_turn("sweep", self.settings.sweep_seconds):
             self.ring(self.store.sweep(only_due=True))
+            self.store.fold_counts()
         self._swept = True
 
     def tidy(self) -> None:

@@ -61,7 +61,7 @@ def test_without_keys_this_machine_may_do_everything(keyed: Keyed):
     assert keyed.status("GET", "/jobs") == keyed.status("GET", "/keys") == 200
     whoami = keyed.http.get("/whoami").json()
     assert (whoami["key_id"], whoami["tenant"]["name"]) == (None, "default")
-    assert set(whoami["scopes"]) == {"read", "write", "admin"}
+    assert set(whoami["scopes"]) == {"read", "write", "metrics", "admin"}
 
 
 def test_the_first_key_closes_the_door_for_all_others(keyed: Keyed):

@@ -31,6 +31,7 @@ OURS = {
 """Routes that name nobody's thing: they answer, and nothing of theirs may be in it."""
 
 ADMINS = {
+    "GET /metrics",
     "GET /keys",
     "POST /keys",
     "DELETE /keys/{key_id}",

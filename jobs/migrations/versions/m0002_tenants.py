@@ -41,6 +41,17 @@ def upgrade() -> None:
         sa.Column("taken_until", sa.Double, nullable=False),
     )
     op.create_table(
+        "counts",
+        sa.Column(
+            "id", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True, autoincrement=True
+        ),
+        sa.Column("name", sa.String(64), nullable=False),
+        sa.Column("labels", sa.Text, nullable=False),
+        sa.Column("bound", sa.Double),
+        sa.Column("number", sa.BigInteger, nullable=False),
+        sa.Column("total", sa.Double, nullable=False),
+    )
+    op.create_table(
         "workers",
         sa.Column("name", sa.Text, primary_key=True),
         sa.Column("host", sa.Text, nullable=False),
@@ -54,7 +65,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    for table in ("deleted", "turns", "workers", "uses", "resources", "keys", "spent", "tenants"):
+    for table in ("counts", "deleted", "turns", "workers", "uses", "resources", "keys", "spent", "tenants"):
         op.drop_table(table)
     for index in ("jobs_by_tenant", "jobs_by_tenant_state", "jobs_by_tenant_kind"):
         op.drop_index(index, "jobs")
