@@ -20,7 +20,7 @@ from jobs.shelf import Shelf
 from jobs.store import Claim, Store
 from worker.job_run import JobRun, Workplace
 from worker.room import Room
-from worker.tidying import Keep, drop_states_if_possible, tidy
+from worker.tidying import TIDY_SECONDS, Keep, drop_states_if_possible, tidy, tidy_runs
 
 log = logging.getLogger(__name__)
 
@@ -117,10 +117,16 @@ class Runner:
         self._swept = True
 
     def tidy(self) -> None:
-        """Give disk space back that nobody needs any more, and forget workers that are long gone."""
+        """Give disk space back that nobody needs any more, and forget workers that are long gone.
+
+        What is published is looked through by one worker for all: there may be a hundred of them, and a bucket.
+        """
         self.store.forget_workers()
         keep = Keep(self.settings.keep_states, self.settings.keep_runs_days)
-        tidy(self.store, self.artifacts, self.settings.runs, keep)
+        if self.store.take_turn("tidy", TIDY_SECONDS):
+            tidy(self.store, self.artifacts, self.settings.runs, keep)
+        else:
+            tidy_runs(self.store, self.settings.runs, keep)
         self.shelf.tidy(self.store)
 
     def ring(self, job_ids: Sequence[str]) -> None:

@@ -54,13 +54,18 @@ def tidy(store: Store, artifacts: Artifacts, runs: Path, keep: Keep = AS_LONG_AS
         StoreAway: The database does not answer; the next time finds the same.
         OSError: The disk does not, or something may not be removed.
     """
+    tidy_runs(store, runs, keep)
+    remove_unnamed(store, artifacts)
+
+
+def tidy_runs(store: Store, runs: Path, keep: Keep = AS_LONG_AS_USEFUL) -> None:
+    """As `tidy`, but what is published, and may be a lot that all workers share, stays."""
     for path in runs.glob("*/"):
         if RunDir(path).has_states():
             drop_states(store, runs, path.name, keep)
     drop_deleted(store, runs)
     if keep.runs_days is not None:
         drop_runs(store, runs, keep.runs_days)
-    remove_unnamed(store, artifacts)
 
 
 def drop_states(store: Store, runs: Path, job_id: str, keep: Keep = AS_LONG_AS_USEFUL) -> None:
