@@ -46,6 +46,7 @@ SETTINGS: dict[str, Any] = {
     "max_attempts": 10,  # or a job on which several of the faults below fall in a row would rightly fail
 }
 SIZE = "SELECT pg_database_size(current_database())"
+EVENT_SIZE = "SELECT pg_total_relation_size('events') / count(*) FROM events"
 CONNECTED = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
 VANISHED = 10
 """Workers that claim a job and are never heard of again."""
@@ -71,6 +72,7 @@ def simulate(url: str, broker_url: str, options: argparse.Namespace) -> dict[str
             "run": run | {"rings_left_over": left},
             "counted": counts,
             "bytes_a_job": {name: size // options.jobs for name, size in sizes.items()},
+            "bytes_an_event": {"with_indexes": _scalar(store, EVENT_SIZE)},
             "books": _books(store, counts),
         }
 
