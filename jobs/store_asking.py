@@ -21,6 +21,7 @@ from jobs.store_moves import RING_AGAIN_SECONDS, fail_waiting, is_job, move, wri
 from jobs.store_quotas import must_queue
 from jobs.store_reading import Reading, read_job
 from jobs.store_resources import must_know
+from jobs.store_tags import write_tags
 from jobs.tables import jobs, uses, waits
 
 
@@ -242,6 +243,7 @@ def _insert(
     values = _wanted(job_id, spec, resolved) | _queued_now() | sent | more
     row = connection.execute(insert(jobs).values(values).returning(jobs)).one()
     write_event(connection, row, "state", {"state": State.QUEUED.value, "reason": "submitted"})
+    write_tags(connection, row)
     tally(connection, SUBMITTED, spec.kind)
     _warn(connection, job_id, resolved.warnings)
     for resource_id in resolved.uses:

@@ -15,7 +15,8 @@ from jobs.store_asking import ask
 from jobs.store_moves import RING_AGAIN_SECONDS, is_job, is_open, write_event
 from jobs.store_quotas import keep_gpu_hours
 from jobs.store_reading import Reading, read_job
-from jobs.tables import artifacts, attempts, deleted, events, jobs, uses, waits
+from jobs.store_tags import write_tags
+from jobs.tables import artifacts, attempts, deleted, events, jobs, tagged, uses, waits
 
 
 class Editing(Reading):
@@ -41,6 +42,7 @@ class Editing(Reading):
                 row = connection.execute(
                     update(jobs).where(is_job(job_id)).values(values | counted).returning(jobs)
                 ).one()
+                write_tags(connection, row)
                 write_event(
                     connection, row, "change", {name: getattr(row, name) for name in JobChange.model_fields}
                 )
@@ -66,7 +68,7 @@ class Editing(Reading):
             gone = select(jobs.c.id, jobs.c.number, now()).where(is_job(job.id))
             connection.execute(insert(deleted).from_select(["id", "number", "deleted_at"], gone))
             connection.execute(delete(waits).where(waits.c.waits_for == job.id))
-            for table in (waits, uses, artifacts, events, attempts):
+            for table in (tagged, waits, uses, artifacts, events, attempts):
                 connection.execute(delete(table).where(table.c.job_id == job.id))
             connection.execute(delete(jobs).where(is_job(job.id)))
 

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import cache
 from typing import Any, NamedTuple
 
-from sqlalchemy import Column, ColumnElement, Connection, Row, Select, bindparam, select
+from sqlalchemy import Column, Connection, Row, Select, bindparam, select
 
 from jobs.database import Database, storable
 from jobs.errors import UnknownArtifact, UnknownJob
 from jobs.job import Artifact, Attempt, Job, StoredEvent
-from jobs.store_moves import Condition, is_job
+from jobs.store_moves import is_job
 from jobs.store_reasons import Reasons, with_place
+from jobs.store_tags import newest_first
 from jobs.tables import artifacts, attempts, events, jobs, waits
-
-_TAG = re.compile(r"(?P<key>[\w.-]+)(:(?P<value>.*))?", re.ASCII | re.DOTALL)
 
 
 class Page(NamedTuple):
@@ -70,14 +68,13 @@ class Reading:
         Raises:
             UnknownJob: `after` is not the `next` of an earlier page.
         """
-        query = with_place().order_by(jobs.c.number.desc()).limit(limit + 1)
+        query = newest_first(with_place(), tags, tenant).limit(limit + 1)
         if tenant is not None:
             query = query.where(jobs.c.tenant == tenant)
         if state is not None:
             query = query.where(jobs.c.state == storable(state))
         if kind is not None:
             query = query.where(jobs.c.kind == storable(kind))
-        query = query.where(*map(_tagged, tags))
         with self.database.read() as connection:
             if after is not None:
                 query = query.where(jobs.c.number < read_column(connection, after, jobs.c.number, tenant))
@@ -168,14 +165,6 @@ def read_column(connection: Connection, job_id: str, column: Column[Any], tenant
 def must_know(connection: Connection, job_id: str, tenant: str | None) -> None:
     """Raise `UnknownJob` where there is no such job."""
     read_column(connection, job_id, jobs.c.number, tenant)
-
-
-def _tagged(tag: str) -> Condition:
-    match = _TAG.fullmatch(storable(tag))
-    if match is None:
-        return jobs.c.id.is_(None)  # no job has such a tag
-    value: ColumnElement[Any] = jobs.c.tags[match["key"]].as_string()
-    return value.is_not(None) if match["value"] is None else value == match["value"]
 
 
 _ATTEMPTS = (

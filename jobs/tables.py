@@ -85,6 +85,20 @@ deleted = Table(  # jobs that are gone: what lies on disks under their ids may g
     Column("deleted_at", Double, nullable=False),
 )
 
+tagged = (
+    Table(  # the tags of jobs once more, for those who search: a rare one is found among 100,000 jobs at once
+        "tagged",
+        metadata,
+        Column("job_id", ForeignKey("jobs.id"), primary_key=True),
+        Column("key", String(64), primary_key=True),
+        Column("value", Text, nullable=False),
+        Column("tenant", String(64), nullable=False),
+        Column("number", BigInteger, nullable=False),  # the job's: pages are in its order
+        Index("tagged_by_value", "tenant", "key", "value", "number"),
+        Index("tagged_by_key", "tenant", "key", "number"),
+    )
+)
+
 waits = Table(
     "waits",
     metadata,

@@ -63,7 +63,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 _TABLES = (
-    *("deleted", "uses", "artifacts", "events", "attempts", "waits", "jobs"),
+    *("deleted", "tagged", "uses", "artifacts", "events", "attempts", "waits", "jobs"),
     *("resources", "keys", "spent", "tenants", "workers", "turns", "counts"),
 )
 """Those that others point to come after them."""

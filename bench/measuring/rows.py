@@ -89,7 +89,16 @@ def _copy(store: Store, ids: list[str], times: int) -> None:
         for name in ("jobs", *_COPIED):
             statement = text(_statement(tables.tables[name])).bindparams(bindparam("ids", expanding=True))
             connection.execute(statement, {"times": times, "ids": ids})
+        connection.execute(text(_TAGS).bindparams(bindparam("ids", expanding=True)), {"ids": ids})
         connection.execute(text("ANALYZE"))  # PostgreSQL would do it by itself within a minute
+
+
+_TAGS = (
+    "INSERT INTO tagged (job_id, key, value, tenant, number) "
+    "SELECT j.id, t.key, t.value, j.tenant, j.number FROM tagged AS t "
+    "JOIN jobs AS j ON substr(j.id, 1, 4) = substr(t.job_id, 1, 4) "
+    "WHERE t.job_id IN :ids AND j.id <> t.job_id"
+)
 
 
 def _statement(table: Table) -> str:

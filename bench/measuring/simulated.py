@@ -21,7 +21,7 @@ from typing import Any, ClassVar, NamedTuple
 import redis
 from kombu import Consumer
 
-import worker.runner
+import worker.job_run
 from gkd_core.events import Checkpoint, Event, Progress
 from gkd_core.run_dir import COMPLETE, RunDir, write_atomically
 from jobs.artifacts import open_artifacts
@@ -232,7 +232,7 @@ def work(
     random.seed(about[1])
     StandIn.plan = FaultyDoorbell.plan = plan
     StandIn.running = redis.Redis.from_url(about[0])
-    worker.runner.Engine = StandIn  # type: ignore[assignment, misc]
+    worker.job_run.Engine = StandIn  # type: ignore[assignment, misc]
     made = Settings(**settings)
     app = make_app(made.broker_url)
     app.set_default()

@@ -35,6 +35,7 @@ def upgrade() -> None:
         sa.Column("number", sa.BigInteger, nullable=False),
         sa.Column("deleted_at", sa.Double, nullable=False),
     )
+    _create_tagged()
     op.create_table(
         "turns",
         sa.Column("what", sa.String(32), primary_key=True),
@@ -65,7 +66,8 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    for table in ("counts", "deleted", "turns", "workers", "uses", "resources", "keys", "spent", "tenants"):
+    later = ("tagged", "counts", "deleted", "turns", "workers")
+    for table in (*later, "uses", "resources", "keys", "spent", "tenants"):
         op.drop_table(table)
     for index in ("jobs_by_tenant", "jobs_by_tenant_state", "jobs_by_tenant_kind"):
         op.drop_index(index, "jobs")
@@ -139,3 +141,22 @@ def _create_resources() -> None:
         sa.Column("resource_id", sa.String(32), sa.ForeignKey("resources.id"), primary_key=True),
     )
     op.create_index("uses_by_resource", "uses", ["resource_id"])
+
+
+def _create_tagged() -> None:
+    tagged = op.create_table(
+        "tagged",
+        sa.Column("job_id", sa.String(32), sa.ForeignKey("jobs.id"), primary_key=True),
+        sa.Column("key", sa.String(64), primary_key=True),
+        sa.Column("value", sa.Text, nullable=False),
+        sa.Column("tenant", sa.String(64), nullable=False),
+        sa.Column("number", sa.BigInteger, nullable=False),
+    )
+    op.create_index("tagged_by_value", "tagged", ["tenant", "key", "value", "number"])
+    op.create_index("tagged_by_key", "tagged", ["tenant", "key", "number"])
+    jobs = sa.table("jobs", *map(sa.column, ("id", "number", "tenant")), sa.column("tags", _JSON))
+    for job in op.get_bind().execute(sa.select(jobs)).all():
+        rows = [{"key": key, "value": value} for key, value in job.tags.items()]
+        if rows:
+            common = {"job_id": job.id, "tenant": job.tenant, "number": job.number}
+            op.bulk_insert(tagged, [row | common for row in rows])
