@@ -1,0 +1,85 @@
+"""`gkd run`, `predict`, `data check`, ...: what needs no service."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from client.cli_options import AsJson, SpecFile, err, out
+from client.terminal import print_json
+
+commands = typer.Typer()
+data = typer.Typer(no_args_is_help=True, help="Data sets.")
+
+
+@commands.command()
+def run(
+    spec: SpecFile,
+    target: Annotated[Path, typer.Option("--out", help="Folder of the run; kept to go on from.")],
+) -> None:
+    """Run a spec here, without the service. Ctrl-C stops after a checkpoint; the same command goes on."""
+    from client.run import run
+
+    raise typer.Exit(run(spec, target, out))
+
+
+@commands.command()
+def conformance(
+    folder: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="Folder of golden vectors.")],
+) -> None:
+    """Compare the method's functions with golden vectors."""
+    raise typer.Exit(subprocess.run([sys.executable, "-m", "gkd_core.conformance", str(folder)]).returncode)
+
+
+@commands.command()
+def predict(
+    model: Annotated[
+        str, typer.Argument(help="A .safetensors file of GKD, or a .onnx file of an export job.")
+    ],
+    images: Annotated[list[Path], typer.Argument(help="Pictures, or folders of pictures.")],
+    target: Annotated[Path, typer.Option("--out", help="Folder for drawn pictures and predictions.json.")],
+    score: Annotated[float, typer.Option(min=0, max=1, help="Least score that is drawn.")] = 0.3,
+    as_json: AsJson = False,
+) -> None:
+    """Draw what a model finds on pictures. Exits with 1 if one of them cannot be read; the others are drawn."""
+    command = [sys.executable, "-m", "gkd_core.predict", "--out", str(target), "--score", str(score)]
+    command += ["--json"] if as_json else []
+    raise typer.Exit(subprocess.run([*command, "--", model, *map(str, images)]).returncode)
+
+
+@data.command()
+def check(
+    path: Annotated[Path, typer.Argument(help="Folder of a data set, or the data.yaml of a YOLO one.")],
+    image_size: Annotated[
+        int | None,
+        typer.Option(min=32, help="Also say how large boxes are once pictures are resized to this."),
+    ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Read headers only; decode and compare nothing.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Say what a data set holds, and what is odd or wrong with it. Exits with 1 if it cannot be used."""
+    from client import show
+    from gkd_core.config import DataConfig
+    from gkd_core.data.examine import examine
+    from gkd_core.errors import DataError
+
+    try:
+        with err.status("looking at the pictures"):
+            found = examine(DataConfig(path=str(path.absolute())), image_size=image_size, quick=quick)
+    except DataError as error:
+        if not as_json:
+            raise
+        print_json(
+            {"usable": False, "problems": [problem.model_dump(mode="json") for problem in error.problems]}
+        )
+        raise typer.Exit(1) from None
+    if as_json:
+        print_json(found)
+    else:
+        out.print(show.examination(found))

@@ -1,0 +1,288 @@
+"""`gkd submit`, `jobs`, `watch`, ...: asking for jobs, following them, and fetching what they made."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.text import Text
+
+from client.cli_options import HERE, AsJson, Follow, JobId, Key, SpecFile, Url, connected, err, out
+from client.terminal import print_json
+
+if TYPE_CHECKING:
+    from client.client import Client
+    from jobs.job import Job
+
+commands = typer.Typer()
+
+
+@commands.command()
+def submit(
+    spec: SpecFile,
+    key: Key = None,
+    check: Annotated[bool, typer.Option("--check", help="Only say whether it could run.")] = False,
+    follow: Follow = False,
+    url: Url = HERE,
+    as_json: AsJson = False,
+) -> None:
+    """Queue a job."""
+    with connected(url) as client:
+        value = _spec(spec)
+        if check:
+            print_json(client.validate(value))
+            return
+        _print_new(client, client.submit(value, idempotency_key=key), follow, as_json)
+
+
+@commands.command()
+def jobs(
+    state: Annotated[str | None, typer.Option(help="Only those in this state.")] = None,
+    kind: Annotated[str | None, typer.Option(help="Only those of this kind.")] = None,
+    tag: Annotated[
+        list[str] | None, typer.Option(help="Only those with this tag: key, or key:value. May be repeated.")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, help="At most so many, the newest.")] = 20,
+    url: Url = HERE,
+    as_json: AsJson = False,
+) -> None:
+    """List jobs, newest first."""
+    from client import show
+
+    with connected(url) as client:
+        found = client.jobs(state=state, kind=kind, tag=tag, limit=limit)
+    if as_json:
+        print_json([job.model_dump(mode="json") for job in found])
+    else:
+        out.print(show.jobs_table(found) if found else "no jobs")
+
+
+@commands.command(name="show")
+def show_job(job_id: JobId, url: Url = HERE, as_json: AsJson = False) -> None:
+    """Show one job: state, why it is there, progress, failure, files."""
+    from client import show
+
+    with connected(url) as client:
+        job = client.job(job_id)
+        if as_json:
+            print_json(job)
+        else:
+            out.print(show.job_card(job, client.artifacts(job_id)))
+
+
+@commands.command()
+def watch(job_id: JobId, url: Url = HERE, as_json: AsJson = False) -> None:
+    """Follow a job to its end. Ctrl-C stops watching, not the job. Exits with 1 if the job does not succeed."""
+    with connected(url) as client:
+        _watch(client, job_id, as_json)
+
+
+@commands.command()
+def cancel(job_id: JobId, url: Url = HERE, as_json: AsJson = False) -> None:
+    """End a job for good."""
+    _ask("cancel", job_id, url, as_json)
+
+
+@commands.command()
+def pause(job_id: JobId, url: Url = HERE, as_json: AsJson = False) -> None:
+    """Stop a running job after a checkpoint and free its device."""
+    _ask("pause", job_id, url, as_json)
+
+
+@commands.command()
+def resume(job_id: JobId, url: Url = HERE, as_json: AsJson = False) -> None:
+    """Let a paused job go on, or take back that a running one was asked to pause."""
+    _ask("resume", job_id, url, as_json)
+
+
+@commands.command()
+def retry(
+    job_id: JobId, key: Key = None, follow: Follow = False, url: Url = HERE, as_json: AsJson = False
+) -> None:
+    """Do a failed or cancelled job again, from its last state if one is left. It gets a new id."""
+    with connected(url) as client:
+        _print_new(client, client.retry(job_id, idempotency_key=key), follow, as_json)
+
+
+@commands.command()
+def clone(
+    job_id: JobId,
+    changes: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="FIELD=VALUE", help="What is different, e.g. train.epochs=24. May be repeated."
+        ),
+    ] = None,
+    key: Key = None,
+    follow: Follow = False,
+    url: Url = HERE,
+    as_json: AsJson = False,
+) -> None:
+    """Queue a job of another one's spec. Values are JSON, or text; null takes a field away."""
+    from client.spec_file import changed
+
+    with connected(url) as client:
+        _print_new(client, client.clone(job_id, changed(changes or []), idempotency_key=key), follow, as_json)
+
+
+@commands.command()
+def edit(
+    job_id: JobId,
+    name: Annotated[str | None, typer.Option(help="Its name from now on.")] = None,
+    tag: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="A tag; KEY= takes it away. May be repeated."),
+    ] = None,
+    priority: Annotated[
+        int | None, typer.Option(min=0, max=9, help="9 goes first; while it is queued.")
+    ] = None,
+    url: Url = HERE,
+    as_json: AsJson = False,
+) -> None:
+    """Change a job's name, tags or priority."""
+    given = {"name": name, "tags": _tags(tag or []) or None, "priority": priority}
+    with connected(url) as client:
+        job = client.change(job_id, **{field: value for field, value in given.items() if value is not None})
+    _print_job(job, as_json)
+
+
+def _tags(written: list[str]) -> dict[str, str | None]:
+    tags: dict[str, str | None] = {}
+    for each in written:
+        key, equals, value = each.partition("=")
+        if not (key and equals):
+            raise typer.BadParameter(f"write KEY=VALUE, or KEY= to take the tag away, not {each!r}")
+        tags[key] = value or None
+    return tags
+
+
+@commands.command()
+def delete(job_id: JobId, url: Url = HERE, as_json: AsJson = False) -> None:
+    """Take a job that has ended away for good, with its files."""
+    with connected(url) as client:
+        client.delete(job_id)
+    if as_json:
+        print_json({"deleted": job_id})
+    else:
+        out.print(Text(f"{job_id}  deleted"))
+
+
+@commands.command()
+def metrics(
+    job_id: JobId,
+    points: Annotated[int, typer.Option(min=10, max=10_000, help="Of each curve, at most.")] = 500,
+    url: Url = HERE,
+    as_json: AsJson = False,
+) -> None:
+    """Say how losses and scores went. With --json the curves themselves."""
+    from client import show
+
+    with connected(url) as client:
+        found = client.metrics(job_id, points=points)
+    if as_json:
+        print_json(found)
+    else:
+        out.print(show.curves_table(found) if found.runs else "nothing has been measured yet")
+
+
+@commands.command()
+def log(
+    job_id: JobId,
+    offset: Annotated[int, typer.Option(help="Byte to start from; negative counts from the end.")] = -16_384,
+    url: Url = HERE,
+) -> None:
+    """Print the end of a job's log."""
+    with connected(url) as client:
+        text, _ = client.log(job_id, offset=offset)
+    sys.stdout.write(text)
+    if not text:
+        err.print("the log is empty: what happens to a job are its events, see `gkd watch`")
+
+
+@commands.command()
+def report(job_id: JobId, url: Url = HERE, as_json: AsJson = False) -> None:
+    """Print a job's report: teacher, control and student side by side."""
+    from client import show
+
+    with connected(url) as client:
+        found = client.report(job_id)
+    if as_json:
+        print_json(found)
+    else:
+        out.print(show.report(found))
+
+
+@commands.command()
+def download(
+    job_id: JobId,
+    name: Annotated[str | None, typer.Argument(help="The artifact; otherwise all of them.")] = None,
+    target: Annotated[Path, typer.Option("--out", "-o", help="Folder to write to.")] = Path(),
+    url: Url = HERE,
+    as_json: AsJson = False,
+) -> None:
+    """Fetch a job's files and check their SHA-256."""
+    target.mkdir(parents=True, exist_ok=True)
+    with connected(url) as client:
+        names = [name] if name else [artifact.name for artifact in client.artifacts(job_id)]
+        files = {each: client.download(job_id, each, target / Path(each).name) for each in names}
+    if as_json:
+        print_json(
+            [{"file": str(target / Path(each).name), "sha256": digest} for each, digest in files.items()]
+        )
+    for each, digest in files.items() if not as_json else ():
+        out.print(Text(f"{digest}  {target / Path(each).name}"), soft_wrap=True)
+    if not files:
+        err.print("the job has published nothing yet")
+
+
+# ---- shared by the commands above ------------------------------------------------------------------------
+
+
+def _spec(path: Path) -> Any:
+    from client.spec_file import read
+
+    return read(path)
+
+
+def _ask(verb: str, job_id: str, url: str, as_json: bool) -> None:
+    with connected(url) as client:
+        job = getattr(client, verb)(job_id)
+    _print_job(job, as_json)
+
+
+def _print_new(client: Client, job: Job, follow: bool, as_json: bool) -> None:
+    if as_json:
+        print_json(job)
+    else:
+        out.print(Text(f"{job.id}  {job.name}: {job.reason}"), soft_wrap=True)
+    if follow:
+        _watch(client, job.id, as_json)
+
+
+def _print_job(job: Job, as_json: bool) -> None:
+    from client import show
+
+    if as_json:
+        print_json(job)
+    else:
+        out.print(Text(f"{job.id}  {show.told(job.state, job.reason)}"), soft_wrap=True)
+
+
+def _watch(client: Client, job_id: str, as_json: bool) -> None:
+    from client.follow import follow
+    from jobs.job import State
+
+    events = client.events(job_id)
+    if as_json:
+        for event in events:
+            print(event.model_dump_json(), flush=True)
+    else:
+        follow(events, out)
+    job = client.job(job_id)
+    if job.failure:
+        hint = f"\nhint: {job.failure.hint}" if job.failure.hint else ""
+        err.print(Text(f"{job.failure.failure_class}: {job.failure.message}{hint}"), soft_wrap=True)
+    if job.state is not State.SUCCEEDED:
+        raise typer.Exit(1)

@@ -1,0 +1,34 @@
+"""What the commands of `gkd` have in common: options, and the service that they ask."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from client.terminal import console
+
+if TYPE_CHECKING:
+    from client.client import Client
+
+out = console()
+err = console(stderr=True)
+
+Url = Annotated[str, typer.Option("--url", envvar="GKD_URL", help="Address of the service.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+JobId = Annotated[str, typer.Argument(metavar="ID", help="The job's id.")]
+SpecFile = Annotated[
+    Path, typer.Argument(metavar="SPEC", help="A job spec in JSON; - reads it from the input.")
+]
+Key = Annotated[str | None, typer.Option(help="Idempotency key: sent twice, queued once.")]
+Follow = Annotated[bool, typer.Option("--watch", help="Then follow the job.")]
+HERE = "http://127.0.0.1:8000"
+"""Where the service is unless somebody says otherwise."""
+
+
+def connected(url: str) -> Client:
+    """A client of the service; imported here, since `gkd --help` needs none."""
+    from client.client import Client
+
+    return Client(url)

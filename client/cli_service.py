@@ -1,0 +1,107 @@
+"""`gkd serve`, `api`, `worker`, ...: the parts of the service, and how they are."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.text import Text
+
+from client.cli_keys import limit_table
+from client.cli_options import HERE, AsJson, Url, connected, err, out
+from client.terminal import print_json
+
+if TYPE_CHECKING:
+    from jobs.settings import Settings
+
+commands = typer.Typer()
+health = typer.Typer(no_args_is_help=True, help="Whether it is alive; for those who watch over containers.")
+
+Host = Annotated[str | None, typer.Option(help="Address to listen on; GKD_HOST, otherwise 127.0.0.1.")]
+Port = Annotated[int | None, typer.Option(help="Port; GKD_PORT, otherwise 8000; 0 takes a free one.")]
+
+
+@commands.command()
+def serve(host: Host = None, port: Port = None) -> None:
+    """Run the whole service in one process: API, worker, SQLite. For one machine; other machines need keys."""
+    from client import serve
+
+    serve.serve(_settings(host, port), out)
+
+
+@commands.command()
+def api(host: Host = None, port: Port = None) -> None:
+    """Run the API alone; needs GKD_BROKER_URL. Listens beyond the loopback only once there are keys: see `gkd keys`."""
+    from client import serve
+
+    serve.api(_settings(host, port), out)
+
+
+@commands.command()
+def worker() -> None:
+    """Run a worker; needs GKD_BROKER_URL and the database and home of the API."""
+    from client import serve
+
+    serve.worker(_settings(None, None))
+
+
+@commands.command()
+def migrate() -> None:
+    """Bring the database up to date. Every other part does so at its start; this does nothing else."""
+    from jobs.store import Store
+
+    Store.of(_settings(None, None)).close()
+
+
+@health.command(name="worker")
+def health_of_worker() -> None:
+    """Exit with 0 while each `gkd worker` of this machine (on this GKD_HOME) gives signs of life, with 1 otherwise."""
+    from client.health import trouble_with_worker
+
+    _end_if(trouble_with_worker(_settings(None, None)))
+
+
+@health.command(name="api")
+def health_of_api(port: Port = None) -> None:
+    """Exit with 0 when this machine's API can take jobs in, with 1 otherwise."""
+    from client.health import trouble_with_api
+
+    _end_if(trouble_with_api(_settings(None, port)))
+
+
+def _end_if(trouble: str | None) -> None:
+    if trouble:
+        err.print(Text(trouble), soft_wrap=True)
+        raise typer.Exit(1)
+
+
+@commands.command()
+def workers(url: Url = HERE, as_json: AsJson = False) -> None:
+    """List workers: what each listens to, what it does, how its GPUs are."""
+    from client import show
+
+    with connected(url) as client:
+        found = client.workers()
+    if as_json:
+        print_json([worker.model_dump(mode="json") for worker in found])
+    else:
+        out.print(show.workers_table(found) if found else "no workers: start one with `gkd worker`")
+
+
+@commands.command()
+def whoami(url: Url = HERE, as_json: AsJson = False) -> None:
+    """Say who the service takes you for, what you may have and what you have."""
+    with connected(url) as client:
+        asker = client.whoami()
+    if as_json:
+        print_json(asker)
+    else:
+        out.print(Text(f"key {asker.key_id or 'none'}: {', '.join(asker.scopes)}"), soft_wrap=True)
+        out.print(limit_table((asker.tenant,)))
+
+
+def _settings(host: str | None, port: int | None) -> Settings:
+    from jobs.settings import Settings
+
+    given: dict[str, Any] = {"host": host, "port": port}
+    return Settings(**{name: value for name, value in given.items() if value is not None})
