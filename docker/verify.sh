@@ -307,11 +307,11 @@ clean_up() {
     local status=$?
     [ $status -eq 0 ] || "${compose[@]}" logs --no-color --tail 40 2>/dev/null || true
     "${compose[@]}" down --volumes --timeout 5 >/dev/null 2>&1 || true
-    [ -n "${GKD_VERIFY_KEEP:-}" ] ||
-        docker image rm gkd-verify-api gkd-verify-worker gkd-verify-debian:bookworm "${stand_ins[@]}" >/dev/null 2>&1 || true
-    if [ -n "$own_docker" ]; then
+    if [ -n "$own_docker" ]; then  # its images go with its folder
         kill "$own_docker"
         wait "$own_docker" || true
+    elif [ -z "${GKD_VERIFY_KEEP:-}" ]; then
+        docker image rm gkd-verify-api gkd-verify-worker gkd-verify-debian:bookworm "${stand_ins[@]}" >/dev/null 2>&1 || true
     fi
     [ -n "${GKD_VERIFY_KEEP:-}" ] || rm -rf "$work"
     say "cleaned up; exit code $status"
