@@ -23,6 +23,7 @@ stand_ins=()
 main() {
     mkdir -p "$work"
     trap clean_up EXIT
+    trap 'exit 130' INT TERM
     find_docker
     find_bases
     write_settings
