@@ -171,20 +171,34 @@ def delete(job_id: JobId, url: Url = HERE, as_json: AsJson = False) -> None:
 
 @commands.command()
 def metrics(
-    job_id: JobId,
+    job_id: Annotated[str | None, typer.Argument(metavar="[ID]", help="A job's id.")] = None,
     points: Annotated[int, typer.Option(min=10, max=10_000, help="Of each curve, at most.")] = 500,
     url: Url = HERE,
     as_json: AsJson = False,
 ) -> None:
-    """Say how losses and scores went. With --json the curves themselves."""
+    """Say how losses and scores of a job went (with --json the curves), or, without a job, how the service does."""
     from client import show
 
     with connected(url) as client:
+        if job_id is None:
+            _print_service_metrics(client.service_metrics(), as_json)
+            return
         found = client.metrics(job_id, points=points)
     if as_json:
         print_json(found)
     else:
         out.print(show.curves_table(found) if found.runs else "nothing has been measured yet")
+
+
+def _print_service_metrics(text: str, as_json: bool) -> None:
+    """As Prometheus gets them; or one object a number."""
+    if not as_json:
+        sys.stdout.write(text)
+        return
+    from prometheus_client.parser import text_string_to_metric_families
+
+    samples = (sample for family in text_string_to_metric_families(text) for sample in family.samples)
+    print_json([{"name": each.name, "labels": each.labels, "value": each.value} for each in samples])
 
 
 @commands.command()

@@ -302,6 +302,10 @@ class Client:
         answer = self._ask("GET", _path(job_id, "log"), params={"offset": offset})
         return answer.text, int(answer.headers["X-Next-Offset"])
 
+    def service_metrics(self) -> str:
+        """How the service does, in Prometheus' text format; needs the scope metrics or admin."""
+        return self._ask("GET", "/metrics").text
+
     def whoami(self) -> Asker:
         """Who the service takes you for, what your tenant may have and has."""
         return Asker.model_validate_json(self._ask("GET", "/whoami").content)

@@ -247,3 +247,9 @@ def test_how_numbers_went_is_told(gkd, url: str, spec_file: str):
         "the fake engine measures nothing"
     )
     assert "nothing" in gkd("metrics", job_id).stdout
+
+
+def test_metrics_without_a_job_are_those_of_the_service(gkd):
+    assert "# TYPE gkd_jobs gauge" in gkd("metrics").stdout
+    numbers = json.loads(gkd("metrics", "--json").stdout)
+    assert {"name": "gkd_workers", "labels": {"state": "lost"}, "value": 0.0} in numbers
