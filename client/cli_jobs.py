@@ -171,7 +171,7 @@ def delete(job_id: JobId, url: Url = HERE, as_json: AsJson = False) -> None:
 
 @commands.command()
 def metrics(
-    job_id: Annotated[str | None, typer.Argument(metavar="[ID]", help="A job's id.")] = None,
+    job_id: Annotated[str | None, typer.Argument(metavar="ID", help="A job's id.")] = None,
     points: Annotated[int, typer.Option(min=10, max=10_000, help="Of each curve, at most.")] = 500,
     url: Url = HERE,
     as_json: AsJson = False,
