@@ -61,9 +61,7 @@ class Watched:
             try:
                 await self.app(scope, receive, answer.send)
             except Exception as error:
-                if (
-                    answer.status is not None
-                ):  # half of it is out: the server cuts the connection, and logs why
+                if answer.status is not None:  # half of it is out: the server cuts the connection
                     raise
                 await defect(Request(scope), error)(scope, receive, answer.send)
             finally:

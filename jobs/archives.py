@@ -237,9 +237,8 @@ class _Target:
         self._most_bytes = min(limits.total_bytes, max(FREE_OF_RATIO, limits.ratio * packed_bytes))
         self._bytes = 0
         self._looked_at = -_LOOK_FOR_ROOM_BYTES
-        self._there: dict[
-            str, tuple[str, bool]
-        ] = {}  # by the name without case: as written, and whether a file
+        # By the name without case: as written, and whether a file.
+        self._there: dict[str, tuple[str, bool]] = {}
 
     def take(self, member: _Member) -> None:
         """Make one file or folder."""

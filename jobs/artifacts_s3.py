@@ -219,9 +219,7 @@ class S3Artifacts(Artifacts):
                 "complete_multipart_upload", Key=key, UploadId=upload, MultipartUpload={"Parts": parts}
             )
         except BaseException:
-            with suppress(
-                JobsError, FileNotFoundError
-            ):  # then it is cleared away with what was left half done
+            with suppress(JobsError, FileNotFoundError):  # else it is cleared away with all that is left
                 self._abort(key, upload)
             raise
 

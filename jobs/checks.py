@@ -105,10 +105,7 @@ class Checks:
                 while not self._left.is_set() and self.check_next():
                     pass
                 self._tidy_now_and_then()
-            except (
-                JobsError,
-                OSError,
-            ) as error:  # the database or a disk is away; the next time finds the same
+            except (JobsError, OSError) as error:  # the database or a disk is away; next time finds the same
                 log.warning("cannot check what was registered: %s", error)
             self._due.acquire(timeout=LOOK_SECONDS)
 
@@ -131,11 +128,7 @@ class Checks:
                 return self._judged(check, self._request(resource, file))
         except ContentGone as error:
             return _refused(str(error))
-        except (
-            OSError,
-            ArtifactsAway,
-            ArtifactsRefused,
-        ) as error:  # this one later, or another one, may do better
+        except (OSError, ArtifactsAway, ArtifactsRefused) as error:  # later, or another worker, may do better
             return _later(f"it cannot be checked now: {error}")
 
     def _of_archive(self, check: Check, archive: Path) -> Verdict | None:

@@ -65,10 +65,8 @@ def main() -> None:
 def _limit(request: Request) -> None:
     limits = {
         resource.RLIMIT_AS: (request.memory_bytes, request.memory_bytes),
-        resource.RLIMIT_CPU: (
-            request.seconds,
-            request.seconds + 1,
-        ),  # at the first SIGXCPU, at the second SIGKILL
+        # At the first SIGXCPU, at the second SIGKILL.
+        resource.RLIMIT_CPU: (request.seconds, request.seconds + 1),
         resource.RLIMIT_FSIZE: (request.unpacked_bytes, request.unpacked_bytes),
         resource.RLIMIT_CORE: (0, 0),
     }

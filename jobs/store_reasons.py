@@ -68,9 +68,8 @@ def _counted(other: FromClause, *where: Condition) -> ColumnElement[int]:
     """How many ready jobs of the same queue fulfil the conditions; each is one stretch of an index."""
     same_queue = (other.c.state == State.QUEUED.value, other.c.queue == jobs.c.queue)
     found = select(literal(1).label("found")).where(*same_queue, *where, is_ready(other, for_few=True))
-    in_order = found.order_by(
-        other.c.priority.desc(), other.c.queued_at
-    )  # as in the index, so that it is used
+    # In the order of the index, so that it is used.
+    in_order = found.order_by(other.c.priority.desc(), other.c.queued_at)
     some = in_order.correlate(jobs).limit(_COUNTED + 1).subquery()
     return select(func.count()).select_from(some).scalar_subquery()
 

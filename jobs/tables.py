@@ -66,9 +66,8 @@ jobs = Table(
     Column("retry_of", String(32)),  # the job that this one does again
     # Bytes that must be free before a job that was paused for want of them goes on by itself; null: people paused it.
     Column("needs_free", BigInteger),
-    Index(
-        "jobs_by_state", "state", "queue", text("priority DESC"), "queued_at"
-    ),  # a queue, first in line first
+    # A queue, first in line first.
+    Index("jobs_by_state", "state", "queue", text("priority DESC"), "queued_at"),
     Index("jobs_by_worker", "worker"),
     Index("jobs_by_tenant", "tenant", "number"),  # these three: pages of a list, whatever is asked for
     Index("jobs_by_tenant_state", "tenant", "state", "number"),
@@ -226,9 +225,8 @@ counts = Table(  # what was counted: the sum of the rows of one name and labels
     Column("id", _LONG, primary_key=True, autoincrement=True),
     Column("name", String(64), nullable=False),
     Column("labels", Text, nullable=False),
-    Column(
-        "bound", Double
-    ),  # of the sizes that this row counts; null: larger than all, or nothing is measured
+    # Of the sizes that this row counts; null: larger than all, or nothing is measured.
+    Column("bound", Double),
     Column("number", BigInteger, nullable=False),
     Column("total", Double, nullable=False),
 )

@@ -92,10 +92,8 @@ class WorkerThread:
         self._open = ExitStack()
 
     def __enter__(self) -> WorkerThread:
-        with (
-            bound(worker=self.name),
-            ExitStack() as opening,
-        ):  # what was opened is closed again when a later step fails
+        # What was opened is closed again when a later step fails.
+        with bound(worker=self.name), ExitStack() as opening:
             if self._owns_home:
                 opening.enter_context(hold(self._settings.home))
             runner = self._make_runner(opening)

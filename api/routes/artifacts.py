@@ -74,9 +74,7 @@ def download(
     part = asked_part(request.headers, artifact.size, headers["ETag"])
     start, stop = part or (0, artifact.size)
     content = services.artifacts.read(artifact.sha256, start, stop)
-    first = next(
-        content, b""
-    )  # a place that does not answer is told while there still is a status to tell it with
+    first = next(content, b"")  # now, while there still is a status to tell with that a place does not answer
     if part:
         headers["Content-Range"] = f"bytes {start}-{stop - 1}/{artifact.size}"
     headers["Content-Length"] = str(stop - start)
