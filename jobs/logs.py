@@ -8,6 +8,7 @@ is said once where it begins, with `bound`, and stands in each line until its en
 from __future__ import annotations
 
 import logging
+import os
 import re
 import sys
 import threading
@@ -90,7 +91,9 @@ def _formatter(form: Literal["json", "console"], colors: bool, safe: Processor) 
     renderer: Processor = (
         structlog.processors.JSONRenderer()
         if form == "json"
-        else structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=plain, event_key="message")
+        else structlog.dev.ConsoleRenderer(
+            colors=colors, exception_formatter=plain, event_key="message", timestamp_key="time"
+        )
     )
     return structlog.stdlib.ProcessorFormatter(
         foreign_pre_chain=[
@@ -168,6 +171,7 @@ def _disarmed(text: str) -> str:
 def _secrets_of(settings: Settings) -> frozenset[str]:
     admin = settings.admin_key.get_secret_value() if settings.admin_key else ""
     found = {admin, *_passwords(settings.database_url), *_passwords(settings.broker_url)}
+    found |= {value for name, value in os.environ.items() if _SECRET_NAME.search(name)}  # AWS', PostgreSQL's
     return frozenset(each for each in found if len(each) >= _LEAST_SECRET)
 
 

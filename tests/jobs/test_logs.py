@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import re
 import threading
 import warnings
 from collections.abc import Callable, Iterator
@@ -149,6 +150,16 @@ def test_the_secrets_of_the_settings_are_nowhere(configured: Callable[..., Logge
     assert logged.lines()[0]["message"] == f"cannot reach postgresql://gkd:{logs.MASK}@db/gkd"
 
 
+def test_the_secrets_of_the_environment_are_nowhere(
+    configured: Callable[..., Logged], monkeypatch: pytest.MonkeyPatch
+):
+    for name in ("AWS_SECRET_ACCESS_KEY", "PGPASSWORD", "GKD_API_KEY"):
+        monkeypatch.setenv(name, f"value-of-{name}")
+    logged = configured()
+    log.info("S3 says: value-of-AWS_SECRET_ACCESS_KEY; value-of-PGPASSWORD, value-of-GKD_API_KEY")
+    assert logged.line()["message"] == f"S3 says: {logs.MASK}; {logs.MASK}, {logs.MASK}"
+
+
 def test_what_looks_like_a_secret_is_masked(logged: Logged):
     key = new_secret()
     secret = key.text.split("_", 2)[2]
@@ -200,6 +211,12 @@ def test_on_a_terminal_a_traceback_is_seen_to_belong_to_its_line(configured: Cal
     assert all(line.startswith("  | ") for line in others)
     assert any("forged" in line for line in others)
     assert all(line.isprintable() for line in others)
+
+
+def test_on_a_terminal_the_time_comes_first(configured: Callable[..., Logged]):
+    logged = configured(log_format="console")
+    log.info("hello")
+    assert re.match(r"\d{4}-\d\d-\d\dT\S+Z \[info", logged.getvalue())
 
 
 def test_whoever_embeds_us_keeps_his_own_logging(root: logging.Logger):
