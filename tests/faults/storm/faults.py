@@ -1,13 +1,12 @@
 """The faults: what each one breaks, and what it may and may not cost.
 
-Each is a function that strikes at a random moment and gives back what it hit. Drawn numbers come from one generator
-with a seed that is printed, so that a storm can be repeated, as far as real processes can.
+Each is a function that strikes at a random moment and gives back what it hit. What it draws comes from a generator
+with a known seed, so that a storm can be repeated, as far as real processes can.
 """
 
 from __future__ import annotations
 
 import os
-import signal
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
@@ -15,6 +14,8 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
+
+import psutil
 
 from jobs.job import Ticket
 from jobs.store import StaleTicket, Store
@@ -63,8 +64,8 @@ class Scene:
             if not engines:
                 continue
             engine = self.draw.choice(engines)
-            pause(self.draw.uniform(0, 6), while_=lambda engine=engine: engine.alive)
-            if engine.alive:
+            pause(self.draw.uniform(0, 6), while_=engine.is_alive)
+            if engine.is_alive():
                 return engine
 
     def a_worker(self) -> Part:
@@ -90,7 +91,9 @@ def worker_killed(scene: Scene) -> Hit:
     worker = scene.a_worker()
     name, engines = worker.worker, worker.engines()
     worker.kill()
-    wait_until(lambda: not any(engine.alive for engine in engines), "the engines of a killed worker die", 20)
+    wait_until(
+        lambda: not any(engine.is_alive() for engine in engines), "the engines of a killed worker die", 20
+    )
     away = scene.draw.choice((scene.draw.uniform(0, 2), LEASE_SECONDS + scene.draw.uniform(1, 3)))
     pause(away)
     worker.start()
@@ -148,15 +151,15 @@ def _frozen(scene: Scene, *, with_engines: bool) -> Hit:
     name, engines = worker.worker, worker.engines() if with_engines else []
     worker.freeze()
     for engine in engines:
-        if engine.alive:
+        with suppress(psutil.NoSuchProcess):
             engine.process.suspend()
     away = LEASE_SECONDS + scene.draw.uniform(1.5, 5)
     pause(away)
-    everything = [lambda engine=engine: engine.process.resume() for engine in engines if engine.alive]
-    everything.append(worker.thaw)
+    everything = [*(engine.process.resume for engine in engines), worker.thaw]
     scene.draw.shuffle(everything)  # who goes on first is not the same every time
     for go_on in everything:
-        go_on()
+        with suppress(psutil.NoSuchProcess):
+            go_on()
     words = f"{worker.name}{f' and {len(engines)} engine(s)' if with_engines else ''} for {away:.1f} s"
     return Hit(words, workers=_names(name), everybody=isinstance(scene.service, Laptop))
 
@@ -209,7 +212,7 @@ def claimed_at_once(scene: Scene) -> Hit:
     """Many claim one job at the same moment, beside the workers. One at most may get it, and gives it back."""
     job_id = scene.submit()
     together = threading.Barrier(RIVALS)
-    won = []
+    won: list[Ticket] = []
 
     def claim(name: str) -> None:
         together.wait()
@@ -303,15 +306,11 @@ def disk_full(scene: Scene) -> Hit:
 
 def newest_state_torn(scene: Scene) -> Hit:
     """The newest state is damaged, and the engine that would have written a better one is killed."""
-    wait_until(lambda: _states(scene), "an engine has saved", 180)
-    engine = _hold(scene)
-    states = _states_of(scene, engine)
-    how = "there was none"
-    if states:
-        damage = scene.draw.choice((_cut_short, _emptied, _zeroed, _scribbled_on))
-        damage(states[-1], scene.draw)
-        how = damage.__name__.strip("_").replace("_", " ")
+    engine = _hold(scene, lambda engine: _states_of(scene, engine))
+    damage = scene.draw.choice((_cut_short, _emptied, _zeroed, _scribbled_on))
+    damage(_states_of(scene, engine)[-1], scene.draw)
     engine.process.kill()
+    how = damage.__name__.strip("_").replace("_", " ")
     return Hit(f"newest state of {_told(engine)}: {how}", engine=engine.ticket)
 
 
@@ -340,10 +339,6 @@ def _overwrite(path: Path, draw: Random, content: bytes) -> None:
         file.write(content)
 
 
-def _states(scene: Scene) -> list[Path]:
-    return [state for engine in scene.service.engines() for state in _states_of(scene, engine)]
-
-
 def _states_of(scene: Scene, engine: EngineSeen) -> list[Path]:
     """Oldest first."""
     folder = scene.service.home / "runs" / engine.ticket.job_id / "checkpoints"
@@ -353,14 +348,17 @@ def _states_of(scene: Scene, engine: EngineSeen) -> list[Path]:
 # ---- all of them -----------------------------------------------------------------------------------------
 
 
-def _hold(scene: Scene) -> EngineSeen:
-    """An engine, stopped, so that it is certainly alive."""
+def _hold(scene: Scene, fits: Callable[[EngineSeen], object] = EngineSeen.is_alive) -> EngineSeen:
+    """An engine, stopped, so that it certainly is alive, and that fits."""
     while True:
         engine = scene.an_engine()
-        os.kill(engine.process.pid, signal.SIGSTOP)
-        pause(1, while_=lambda engine=engine: engine.alive and engine.process.status() != "stopped")
-        if engine.alive:
+        with suppress(psutil.NoSuchProcess):
+            engine.process.suspend()
+        pause(1, while_=engine.is_running)
+        if engine.is_alive() and fits(engine):
             return engine
+        with suppress(psutil.NoSuchProcess):
+            engine.process.resume()
 
 
 def _told(engine: EngineSeen) -> str:

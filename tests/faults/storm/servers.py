@@ -141,7 +141,12 @@ class Postgres:
         return False
 
     def _do(self, *statements: Any, database: str = "gkd") -> None:
-        where = {"host": str(self._folder), "user": "postgres", "dbname": database, "connect_timeout": 5}
+        where: dict[str, Any] = {
+            "host": str(self._folder),
+            "user": "postgres",
+            "dbname": database,
+            "connect_timeout": 5,
+        }
         with psycopg.connect(**where, autocommit=True) as connection:
             for statement in statements:
                 connection.execute(statement)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import httpx
 import psutil
@@ -47,12 +47,19 @@ class EngineSeen:
     process: psutil.Process
     ticket: Ticket
 
-    @property
-    def alive(self) -> bool:
-        """Whether it still does."""
-        with suppress(psutil.NoSuchProcess):
-            return self.process.is_running() and self.process.status() != psutil.STATUS_ZOMBIE
-        return False
+    def is_alive(self) -> bool:
+        """Whether it has not ended."""
+        return self._status() not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
+
+    def is_running(self) -> bool:
+        """Whether it is alive and not stopped."""
+        return self.is_alive() and self._status() != psutil.STATUS_STOPPED
+
+    def _status(self) -> str:
+        try:
+            return self.process.status() if self.process.is_running() else psutil.STATUS_DEAD
+        except psutil.NoSuchProcess:
+            return psutil.STATUS_DEAD
 
 
 class Part:
@@ -146,7 +153,7 @@ class Service:
     """
 
     api_part: str
-    words: dict[str, str]
+    words: ClassVar[dict[str, str]]
     """What each part is started with, by its name."""
 
     def __init__(self, folder: Path, pictures: Path) -> None:
@@ -273,7 +280,7 @@ class Node(Service):
     """An API and two workers, on PostgreSQL and Redis."""
 
     api_part = "api"
-    words = {"api": "api", "worker-1": "worker", "worker-2": "worker"}  # noqa: RUF012
+    words: ClassVar[dict[str, str]] = {"api": "api", "worker-1": "worker", "worker-2": "worker"}
 
     def __init__(self, folder: Path, pictures: Path) -> None:
         super().__init__(folder, pictures)
@@ -300,7 +307,7 @@ class Laptop(Service):
     """`gkd serve`: one process, SQLite, a queue in memory."""
 
     api_part = "serve"
-    words = {"serve": "serve"}  # noqa: RUF012
+    words: ClassVar[dict[str, str]] = {"serve": "serve"}
 
     @property
     def database_url(self) -> str:

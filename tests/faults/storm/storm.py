@@ -22,18 +22,18 @@ from jobs.job import END_STATES
 from .faults import ON_A_LAPTOP, ON_A_NODE, Fault, Hit, Scene, disk_full
 from .judge import Published, judge, published
 from .servers import wait_until
-from .service import Laptop, Node, Service, pause
+from .service import Laptop, Node, Service
 
 TINY = {"backbone_width": 0.125, "fpn": {"channels": 16}, "head": {"depth": 1}}
 RECIPE = {
-    "epochs": 24,
+    "epochs": 16,
     "batch_size": 4,
     "image_size": 64,
     "workers": 0,
     "schedule": {"warmup_epochs": 0.5},
 }
-OPEN_JOBS = {Node: 3, Laptop: 2}
-"""So many jobs are always there: one for each worker, and one that waits."""
+OPEN_JOBS = {Node: 3, Laptop: 1}
+"""So many jobs are always there, beside those that faults send."""
 PATIENCE_SECONDS = 400.0
 """A job that has not ended so long after the last fault is lost."""
 
@@ -102,7 +102,7 @@ class Storm:
         self._like: dict[str, Published] = {}
         self._hits: list[Hit] = []
         self._lock = threading.Lock()
-        self._scene = Scene(service, self._draw, away_seconds, lambda: self._send().job_id)
+        self._away_seconds = away_seconds
 
     def rage(self, faults: tuple[Fault, ...], times: int) -> None:
         """So many faults, each kind as often as the others, in random order; then calm, and the last judgements."""
@@ -123,22 +123,18 @@ class Storm:
         return deck[:times]
 
     def _learn_what_is_right(self) -> None:
-        """Undisturbed jobs: a teacher, and one of each spec that is to be sent."""
-        teacher = self._undisturbed(self._specs.pop("teacher"))
-        self._specs["distill"]["teacher"] = {"weights": f"job:{teacher}"}
-        jobs = {name: self._undisturbed(spec) for name, spec in self._specs.items()}
-        wait_until(lambda: all(map(self._has_ended, jobs.values())), "the undisturbed jobs end", 400)
-        for name, job_id in jobs.items():
-            job = self._job(job_id)
-            assert [attempt["outcome"] for attempt in job["attempts"]] == ["succeeded"], job
-            self._like[name] = published(self.service, job_id)
-        self._tell(f"{len(jobs)} undisturbed jobs say what is right")
+        """Undisturbed jobs, one of each spec; the first is the teacher of all others."""
+        self._undisturbed("train")
+        self._undisturbed("distill")
+        self._tell(f"{len(self._like)} undisturbed jobs say what is right")
 
-    def _undisturbed(self, spec: dict[str, Any]) -> str:
-        return str(self.service.ask("POST", "/jobs", json=spec).json()["id"])
-
-    def _has_ended(self, job_id: str) -> bool:
-        return self._job(job_id)["state"] in END_WORDS
+    def _undisturbed(self, name: str) -> None:
+        job_id = str(self.service.ask("POST", "/jobs", json=self._specs[name]).json()["id"])
+        wait_until(lambda: self._job(job_id)["state"] in END_WORDS, f"an undisturbed {name} ends", 400)
+        job = self._job(job_id)
+        assert [attempt["outcome"] for attempt in job["attempts"]] == ["succeeded"], job
+        self._like[name] = published(self.service, job_id)
+        self._specs["distill"].setdefault("teacher", {"weights": f"job:{job_id}"})
 
     # ---- jobs --------------------------------------------------------------------------------------------
 
@@ -165,10 +161,11 @@ class Storm:
 
     def _strike(self, number: int, fault: Fault) -> None:
         wait_until(self.service.engines, "an engine runs", 180)
-        pause(self._draw.uniform(0, 2))
+        scene = self._scene(number)
+        scene.linger(0, 2)
         began = time.monotonic()
         try:
-            hit = fault(self._scene)
+            hit = fault(scene)
         except AssertionError as error:
             self.account.doubles.append(str(error))
             hit = Hit(str(error), everybody=True)
@@ -177,6 +174,11 @@ class Storm:
         name = fault.__name__.replace("_", " ")
         self.account.faults[name] += 1
         self._tell(f"{number:4d}  {name:26s} {time.monotonic() - began:5.1f} s  {hit.told}")
+
+    def _scene(self, number: int) -> Scene:
+        """With draws of its own, so that how much an earlier fault drew does not matter."""
+        draw = Random(f"{self.account.seed}, fault {number}")
+        return Scene(self.service, draw, self._away_seconds, lambda: self._send().job_id)
 
     # ---- judgement ---------------------------------------------------------------------------------------
 
@@ -217,7 +219,7 @@ class Storm:
         self.account.fell_over = self.service.fell_over
 
     def _count_jobs(self) -> None:
-        undisturbed = len(self._specs) + 1
+        undisturbed = len(self._like)
         there = self.service.ask("GET", "/jobs", params={"limit": 500}).json()["items"]
         known = {sent.job_id for sent in self._sent}
         if len(known) < len(self._sent):
@@ -239,7 +241,6 @@ def specs(pictures: Path) -> dict[str, dict[str, Any]]:
     retinanet = TINY | {"architecture": "retinanet"}
     parts = {"control": False, "prototypes": {"per_class": 2}}
     return {
-        "teacher": {"kind": "train", "data": data, "model": TINY, "train": RECIPE | {"epochs": 1}},
         "train": {"kind": "train", "data": data, "model": retinanet, "train": RECIPE},
         "distill": {"kind": "distill", "data": data, "student": TINY, "distill": parts, "train": RECIPE},
     }
