@@ -91,9 +91,7 @@ def worker_killed(scene: Scene) -> Hit:
     worker = scene.a_worker()
     name, engines = worker.worker, worker.engines()
     worker.kill()
-    wait_until(
-        lambda: not any(engine.is_alive() for engine in engines), "the engines of a killed worker die", 20
-    )
+    wait_until(lambda: not any(engine.is_alive() for engine in engines), "a killed worker's engines die")
     away = scene.draw.choice((scene.draw.uniform(0, 2), LEASE_SECONDS + scene.draw.uniform(1, 3)))
     pause(away)
     worker.start()
