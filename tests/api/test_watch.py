@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 
 import pytest
 
@@ -53,8 +54,13 @@ def test_a_route_that_knows_better_keeps_its_own(service, train_spec):
     assert service.http.get("/docs").headers["Content-Security-Policy"] == POLICY
 
 
-def told(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
-    return [record for record in caplog.records if record.name == "api.watch"]
+def told(caplog: pytest.LogCaptureFixture, lines: int = 1) -> list[logging.LogRecord]:
+    """What was told, once it is so many lines: each is written when its answer is on its way already."""
+    deadline = time.monotonic() + 30
+    while len(found := [record for record in caplog.records if record.name == "api.watch"]) < lines:
+        assert time.monotonic() < deadline, found
+        time.sleep(0.01)
+    return found
 
 
 def test_each_request_is_one_line_that_says_what_became_of_it(service, train_spec, caplog):
@@ -66,7 +72,8 @@ def test_each_request_is_one_line_that_says_what_became_of_it(service, train_spe
     service.http.get("/jobs", headers={"Authorization": "Bearer wrong"})
     service.http.get("/none", headers=sent)
     assert [
-        (line.method, line.route, line.status, line.key_id, line.job, line.levelname) for line in told(caplog)
+        (line.method, line.route, line.status, line.key_id, line.job, line.levelname)
+        for line in told(caplog, 3)
     ] == [
         ("GET", "/jobs/{job_id}", 200, secret.key_id, job["id"], "INFO"),
         ("GET", None, 401, None, None, "INFO"),
