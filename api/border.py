@@ -1,10 +1,14 @@
 """What every request passes before anybody asks whose it is: a limit on its size, a look at where it comes from.
 
 The last matters where the service listens on the loopback without keys: any page open in a browser on the same
-machine could talk to it. A browser says where a request comes from (`Sec-Fetch-Site`). Who asks is `auth.py`'s.
+machine could talk to it. A browser says where a request comes from: `Sec-Fetch-Site`, older ones `Origin`. Who asks
+is `auth.py`'s.
 """
 
 from __future__ import annotations
+
+import asyncio
+from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
@@ -18,6 +22,11 @@ BODY_LIMIT = 1024 * 1024
 
 UPLOADS = frozenset({("POST", "/datasets"), ("POST", "/models")})
 """Requests whose body, unless it is JSON, is a file: written to the disk as it comes, and limited by a setting."""
+
+BODY_SECONDS = 30.0
+"""Until a body has come whole; larger ones have as much longer as they take at `SLOWEST_BYTES_A_SECOND`."""
+SLOWEST_BYTES_A_SECOND = 16 * 1024
+"""Who sends slower than any real line holds a connection on purpose."""
 
 
 class Border:
@@ -33,7 +42,7 @@ class Border:
         self._upload_bytes = upload_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let a request through, or answer 403 or 413."""
+        """Let a request through, or answer 403, 408 or 413."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
@@ -47,7 +56,18 @@ class Border:
 
 
 def _from_another_site(headers: Headers) -> bool:
-    return headers.get("sec-fetch-site", "none") not in ("none", "same-origin")
+    if site := headers.get("sec-fetch-site"):
+        return site not in ("none", "same-origin")
+    origin = headers.get("origin")
+    return origin is not None and _place(origin) != headers.get("host", "").lower()
+
+
+def _place(origin: str) -> str | None:
+    """Host and port of an origin; None for `null`, which pages in sandboxes and files send."""
+    try:
+        return urlsplit(origin).netloc.lower() or None
+    except ValueError:  # brackets that hold no address
+        return None
 
 
 def _is_upload(scope: Scope, headers: Headers) -> bool:
@@ -60,12 +80,21 @@ def is_json(headers: Headers) -> bool:
 
 
 def _limited(receive: Receive, limit: int) -> Receive:
-    """`receive`, but a body beyond the limit is a 413 as soon as that shows."""
-    read = 0
+    """`receive`, but a body beyond the limit is a 413 as soon as that shows, and one that does not come a 408."""
+    read, whole = 0, False
+    begun = asyncio.get_running_loop().time()
 
     async def limited() -> Message:
-        nonlocal read
-        message = await receive()
+        nonlocal read, whole
+        if whole:  # what comes now is the end of the connection
+            return await receive()
+        try:
+            async with asyncio.timeout_at(begun + BODY_SECONDS + read / SLOWEST_BYTES_A_SECOND):
+                message = await receive()
+        except TimeoutError:
+            detail = f"the body did not come within {BODY_SECONDS:g} s"
+            raise HTTPException(408, detail, {"Connection": "close"}) from None
+        whole = not message.get("more_body", False)
         read += len(message.get("body", b""))
         if read > limit:
             raise HTTPException(413, f"a body has at most {limit} bytes")

@@ -47,6 +47,7 @@ _MEANS = {
     403: "the key lacks a scope (`missing_scope`), the tenant has all that it may (`quota_exceeded`), or the request "
     "comes from where it may not (`forbidden`)",
     404: "there is no such thing, or it is another tenant's (`unknown_...`)",
+    408: "the body does not come (`too_slow`)",
     413: "the body is too large (`too_large`)",
     422: "something in the request cannot be right; `errors` names each field (`invalid_request`, `invalid_spec`)",
     429: "this key asks too often; `Retry-After` says when to come back (`too_many_requests`)",
@@ -97,6 +98,7 @@ def described(version: str, lifespan: Lifespan[FastAPI]) -> Described:
         openapi_tags=[{"name": name, "description": text} for name, text in TAGS.items()],
         generate_unique_id_function=_name,
         responses={422: refusal, 500: refusal},
+        redirect_slashes=False,  # /jobs/ is no route; a redirect would quote the Host that somebody sent
         docs_url=None,
         redoc_url=None,
     )
@@ -131,7 +133,11 @@ def _first_sentence(text: str) -> str:
 
 
 def _explain(parameter: dict[str, Any]) -> None:
-    """Say of an id in a path what it is, once for all routes."""
+    """Say of an id in a path what it is, once for all routes; and what may be left out is not sent as null, which
+    neither a query nor a header can say."""
+    schema = parameter["schema"]
+    branches = [branch for branch in schema.pop("anyOf", ()) if branch != {"type": "null"}]
+    schema |= branches[0] if len(branches) == 1 else {"anyOf": branches} if branches else {}
     if parameter["in"] == "path" and parameter["name"] in _IN_PATHS:
         description, example = _IN_PATHS[parameter["name"]]
         parameter.setdefault("description", description)
@@ -173,7 +179,7 @@ def _possible(path: str, operation: dict[str, Any]) -> set[int]:
     if path not in OPEN:
         possible |= {401, 403, 429, 503}
     if "requestBody" in operation:
-        possible |= {400, 413, 422}
+        possible |= {400, 408, 413, 422}
     if operation.get("parameters"):
         possible |= {422}
     if "{" in path:

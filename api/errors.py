@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -13,6 +13,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from pydantic import BaseModel, ConfigDict
 from starlette.exceptions import HTTPException
+from starlette.routing import BaseRoute, Match
 
 from gkd_core.errors import DataError, Problem, SpecError
 from jobs import mistakes
@@ -53,7 +54,13 @@ _REFUSALS: dict[type[JobsError], tuple[int, str]] = {
 }
 """Status and code of what the store refuses; the sentence is the error's own."""
 
-_CODES = {400: "invalid_json", 404: "not_found", 405: "method_not_allowed", 413: "too_large"}
+_CODES = {
+    400: "invalid_json",
+    404: "not_found",
+    405: "method_not_allowed",
+    408: "too_slow",
+    413: "too_large",
+}
 """Of the errors that the framework raises by itself."""
 
 _TAKE_SPECS = ("/jobs", "/jobs/validate")
@@ -225,8 +232,24 @@ async def _api_error(request: Request, error: ApiError) -> Response:
 
 async def _http(request: Request, error: HTTPException) -> Response:
     headers = dict(error.headers or {})
+    if error.status_code == 405:
+        headers["Allow"] = _allowed(request)
     code = _CODES.get(error.status_code, f"http_{error.status_code}")
     return problem(request, error.status_code, code, _detail(request, error, headers), headers=headers)
+
+
+def _allowed(request: Request) -> str:
+    """Every method that the path understands; the framework names those of its first route alone."""
+    matching = (route for route in _routes(request.app) if route.matches(request.scope)[0] is not Match.NONE)
+    return ", ".join(
+        sorted({method for route in matching for method in getattr(route, "methods", None) or ()})
+    )
+
+
+def _routes(app: FastAPI) -> Iterator[BaseRoute]:
+    for route in app.routes:
+        included = getattr(route, "original_router", None)  # newer versions of FastAPI keep routers whole
+        yield from included.routes if included else (route,)
 
 
 def _detail(request: Request, error: HTTPException, headers: dict[str, str]) -> str:
@@ -246,6 +269,7 @@ def _wrong_spec(request: Request, errors: Sequence[Problem]) -> Response:
 
 
 def _not_understood(request: Request, errors: Sequence[Problem]) -> Response:
+    errors = mistakes.first(errors)
     return problem(request, 422, "invalid_request", _joined(errors, "the body: "), errors=tuple(errors))
 
 

@@ -118,7 +118,8 @@ def _answers(responses: Schema) -> str:
             _e(status),
             _e(answer["description"]),
             " or ".join(
-                f"{_e(kind)}: {_type(each['schema'])}" for kind, each in answer.get("content", {}).items()
+                f"{_e(kind)}: {_type(each.get('schema') or each['itemSchema'])}"
+                for kind, each in answer.get("content", {}).items()
             ),
         )
         for status, answer in responses.items()

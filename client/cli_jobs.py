@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,7 +9,7 @@ import typer
 from rich.text import Text
 
 from client.cli_options import HERE, AsJson, Follow, JobId, Key, SpecFile, Url, connected, err, out
-from client.terminal import print_json
+from client.terminal import print_json, print_line, print_text
 
 if TYPE_CHECKING:
     from client.client import Client
@@ -193,7 +192,7 @@ def metrics(
 def _print_service_metrics(text: str, as_json: bool) -> None:
     """As Prometheus gets them; or one object a number."""
     if not as_json:
-        sys.stdout.write(text)
+        print_text(text)
         return
     from prometheus_client.parser import text_string_to_metric_families
 
@@ -210,7 +209,7 @@ def log(
     """Print the end of a job's log."""
     with connected(url) as client:
         text, _ = client.log(job_id, offset=offset)
-    sys.stdout.write(text)
+    print_text(text)
     if not text:
         err.print("the log is empty: what happens to a job are its events, see `gkd watch`")
 
@@ -291,7 +290,7 @@ def _watch(client: Client, job_id: str, as_json: bool) -> None:
     events = client.events(job_id)
     if as_json:
         for event in events:
-            print(event.model_dump_json(), flush=True)
+            print_line(event)
     else:
         follow(events, out)
     job = client.job(job_id)

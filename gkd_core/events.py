@@ -9,7 +9,17 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter
+
+
+def _plain_name(name: str) -> str:
+    """Who publishes a file opens it by this name, and people download it by it."""
+    if name in ("", ".", "..") or "/" in name or "\\" in name or not name.isprintable():
+        raise ValueError(f"{name[:80]!r} is no plain name of a file in the run directory")
+    return name
+
+
+FileName = Annotated[str, Field(max_length=255), AfterValidator(_plain_name)]
 
 
 class _Event(BaseModel):
@@ -79,7 +89,7 @@ class Checkpoint(_Event):
     run: str
     epoch: int
     step: int
-    file: str
+    file: FileName
     """Name inside the run directory, also the artifact's name."""
     size: int
     """Bytes."""
@@ -179,7 +189,7 @@ class FileWritten(_Event):
     kind: Literal["file"] = "file"
     run: str
     """The training that it belongs to, or "job"."""
-    file: str
+    file: FileName
     """Name inside the run directory, also the artifact's name."""
     title: str
     """What it shows, in a sentence."""

@@ -58,22 +58,27 @@ ADMIN_KEY_ID = "environment"
 """Id of the key that stands in `GKD_ADMIN_KEY`."""
 
 
+_MOST = 2**31 - 1
+"""What an integer column of PostgreSQL holds: jobs are counted and compared there."""
+
+
 class Limits(Strict):
     """How much of the service one tenant may have; null: as much as there is."""
 
     model_config = ConfigDict(
-        json_schema_extra={"examples": [{"running_jobs": 2, "queued_jobs": 100, "gpu_hours": 500}]}
+        strict=True,  # `true` is no number of jobs, nor is "5"
+        json_schema_extra={"examples": [{"running_jobs": 2, "queued_jobs": 100, "gpu_hours": 500}]},
     )
 
-    requests_per_minute: int | None = Field(default=None, ge=1)
+    requests_per_minute: int | None = Field(default=None, ge=1, le=_MOST)
     """By each key, counted in each process of the API; as many at once."""
-    running_jobs: int | None = Field(default=None, ge=0)
+    running_jobs: int | None = Field(default=None, ge=0, le=_MOST)
     """At once. Further ones stay queued until one has ended."""
-    queued_jobs: int | None = Field(default=None, ge=0)
+    queued_jobs: int | None = Field(default=None, ge=0, le=_MOST)
     """Further ones are refused."""
-    stored_bytes: int | None = Field(default=None, ge=0)
+    stored_bytes: int | None = Field(default=None, ge=0, le=2**53 - 1)
     """Of published files and uploads. Beyond it nothing new is taken in; what runs may still publish."""
-    gpu_hours: float | None = Field(default=None, ge=0)
+    gpu_hours: float | None = Field(default=None, ge=0, le=1e9)
     """In the last 30 days. Beyond them no job that needs a GPU is taken in; what runs goes on."""
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from functools import cache
 from typing import Any
 
@@ -16,6 +16,11 @@ from pydantic import ValidationError
 
 from gkd_core.errors import Problem, SpecError
 from jobs.spec import JobSpec, job_spec
+
+MOST = 100
+"""Mistakes that are named. A body of 1 MiB can hold half a million, and wording each of them takes time."""
+_LONGEST = 80
+"""Characters of a text that is quoted."""
 
 EXAMPLE = 'A job spec is a JSON object such as {"kind": "train", "data": "cells"}.'
 
@@ -42,13 +47,24 @@ def problems(errors: Iterable[Mapping[str, Any]]) -> list[Problem]:
         errors: As `ValidationError.errors()` gives them, `loc` starting at the spec.
     """
     found: dict[Loc, Problem] = {}
-    for error in errors:
+    listed = list(errors)
+    for error in listed[:MOST]:
         loc, known = _walk(error["loc"], error["type"])
         problem = _problem(error, loc, known)
         if earlier := found.get(loc):  # the branches of one union, e.g. an integer or "auto"
             problem = earlier.model_copy(update={"message": f"{earlier.message}; or: {problem.message}"})
         found[loc] = problem
-    return list(found.values())
+    return [*found.values(), *_more(listed)]
+
+
+def first(found: Sequence[Problem]) -> list[Problem]:
+    """As many as people read, and how many more there are."""
+    return [*found[:MOST], *_more(found)]
+
+
+def _more(found: Sized) -> list[Problem]:
+    left = len(found) - MOST
+    return [Problem(loc=(), message=f"and {left} more mistakes")] if left > 0 else []
 
 
 def _problem(error: Mapping[str, Any], loc: Loc, known: tuple[str, ...]) -> Problem:
@@ -56,7 +72,7 @@ def _problem(error: Mapping[str, Any], loc: Loc, known: tuple[str, ...]) -> Prob
         case "extra_forbidden":
             name, place = str(loc[-1]), _place(loc[:-1])
             hint = _meant(name, known, elsewhere=_paths({"$ref": _kinds()[error["loc"][0]]}))
-            return Problem(loc=loc, message=f"`{name}` is no field of {place}", hint=hint)
+            return Problem(loc=loc, message=f"`{_cut(name)}` is no field of {place}", hint=hint)
         case "model_type" | "model_attributes_type" | "dict_type":
             message = f"{_place(loc)} is an object, {{...}}, got {_shown(error['input'])}"
             return Problem(loc=loc, message=message, hint=_meant("", known) if loc else EXAMPLE)
@@ -68,7 +84,7 @@ def _problem(error: Mapping[str, Any], loc: Loc, known: tuple[str, ...]) -> Prob
         case "union_tag_not_found":
             return Problem(loc=("kind",), message="`kind` is missing", hint=_meant("", tuple(_kinds())))
         case "union_tag_invalid":
-            tag = error["ctx"]["tag"]
+            tag = _cut(error["ctx"]["tag"])
             return Problem(
                 loc=("kind",), message=f"there is no kind of job {tag!r}", hint=_meant(tag, tuple(_kinds()))
             )
@@ -88,16 +104,20 @@ def _said(error: Mapping[str, Any]) -> str:
 
 
 def _shown(value: object) -> str:
-    shown = repr(value)
-    return shown if len(shown) <= 80 else shown[:77] + "..."
+    return _cut(repr(value))
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _LONGEST else text[: _LONGEST - 3] + "..."
 
 
 def _place(loc: Loc) -> str:
-    return f"`{'.'.join(map(str, loc))}`" if loc else "a job spec"
+    return f"`{'.'.join(_cut(str(part)) for part in loc)}`" if loc else "a job spec"
 
 
 def _meant(name: str, known: tuple[str, ...], elsewhere: Iterable[Loc] = ()) -> str:
     """What was probably meant: a name known here, or else every path that ends with such a name."""
+    name = name[:_LONGEST]
     close = difflib.get_close_matches(name, known, n=1)
     if not close:
         paths = [tuple(map(str, path)) for path in elsewhere]
@@ -138,7 +158,7 @@ def _fields(schema: Schema) -> dict[str, Schema]:
 
 def _is_open(schema: Schema) -> bool:
     """Whether it is a mapping with keys of the writer's choice, such as `tags`."""
-    return isinstance(schema.get("additionalProperties"), dict)
+    return isinstance(schema.get("additionalProperties") or schema.get("patternProperties"), dict)
 
 
 def _paths(schema: Schema, above: Loc = ()) -> Iterator[Loc]:

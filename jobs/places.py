@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from itertools import islice
@@ -12,6 +13,9 @@ from gkd_core.config import DataConfig
 
 _NEIGHBOURS = 1000
 """Names that a misspelt one is compared with: a folder of pictures may hold a million."""
+
+_LONGEST = 4096
+"""Characters of a path; Linux takes no more."""
 
 
 class PlaceError(Exception):
@@ -42,6 +46,8 @@ class Places:
         Raises:
             PlaceError: the path leaves the roots, or nothing lies there.
         """
+        if len(text) > _LONGEST:  # to look for half a million folders one by one would take half a minute
+            raise PlaceError(f"{text[:200]!r} is no path: File name too long", self._hint())
         try:
             candidates = self._candidates(text)
             reachable = [path for path in candidates if self._allows(path)]
@@ -61,22 +67,59 @@ class Places:
         Raises:
             PlaceError: it leaves the roots.
         """
-        if not self._allows(path.resolve()):
+        try:
+            allowed = self._allows(path.resolve())
+        except (OSError, RuntimeError):
+            raise PlaceError(f"{str(path)!r} is a link that leads to itself", self._hint()) from None
+        if not allowed:
             raise PlaceError(f"{str(path)!r} leads out of the data roots by a link", self._hint())
 
     def left_by(self, data: DataConfig) -> Iterator[PlaceError]:
-        """Why a data set may not be read: what was found inside a given folder may be a link that leads out, and a
-        data.yaml may name any folder.
+        """Why a data set may not be read: what was found inside a given folder may be a link that leads out, at
+        whatever depth, and a data.yaml may name any folder.
 
         Args:
             data: With both splits spelt out.
+
+        Raises:
+            OSError: a folder cannot be read.
         """
-        for split in filter(None, (data.train, data.val)):
-            for path in filter(None, (split.images, split.annotations, split.names)):
-                try:
-                    self.must_allow(Path(path))
-                except PlaceError as error:
-                    yield error
+        splits = [split for split in (data.train, data.val) if split]
+        paths = [path for split in splits for path in (split.images, split.annotations, split.names) if path]
+        for path in map(Path, dict.fromkeys(paths)):
+            try:
+                self.must_allow(path)
+                if path.is_dir():
+                    self.must_allow_all_in(path)
+            except PlaceError as error:
+                yield error
+
+    def must_allow_all_in(self, folder: Path) -> None:
+        """Refuse a folder with a link in it, at whatever depth, that leads out of the roots.
+
+        Raises:
+            PlaceError: there is one.
+            OSError: the folder cannot be read.
+        """
+        seen: set[Path] = set()
+        ahead = [folder.resolve()] if self.confined else []
+        while ahead:
+            here = ahead.pop()
+            if here not in seen:
+                seen.add(here)
+                ahead += self._folders_in(here)
+
+    def _folders_in(self, folder: Path) -> Iterator[Path]:
+        """The folders in one, also those that links lead to. Reading it tells links apart, which costs no look at
+        each of a million pictures."""
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.is_symlink():
+                    self.must_allow(Path(entry.path))
+                    if entry.is_dir():
+                        yield Path(entry.path).resolve()
+                elif entry.is_dir():
+                    yield Path(entry.path)
 
     def _candidates(self, text: str) -> list[Path]:
         path = Path(text)

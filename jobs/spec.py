@@ -44,7 +44,15 @@ MOST_TAGS = 32
 """Of one job."""
 
 Name = Annotated[str, Field(max_length=100), AfterValidator(_printable)]
-TagKey = Annotated[str, Field(min_length=1, max_length=64), AfterValidator(_plain)]
+TagKey = Annotated[
+    str,
+    Field(
+        min_length=1,
+        max_length=64,
+        json_schema_extra={"pattern": r"^[A-Za-z0-9._-]*[A-Za-z0-9][A-Za-z0-9._-]*$"},
+    ),
+    AfterValidator(_plain),
+]
 TagValue = Annotated[str, Field(max_length=200), AfterValidator(_printable)]
 
 

@@ -10,7 +10,7 @@ import logging
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from typing import Any
 
@@ -153,6 +153,10 @@ class _Listening:
         class Beat(bootsteps.StartStopStep):  # type: ignore[misc]  # a step: Celery drops timers when it connects again
             requires = ("celery.worker.consumer.tasks:Tasks",)
 
+            def __init__(self, consumer: Any, **options: Any) -> None:
+                super().__init__(consumer, **options)
+                consumer.create_task_handler = _unharmed(consumer.create_task_handler)
+
             def start(self, consumer: Any) -> None:
                 consumer.timer.call_repeatedly(1.0, pulse.beat)
 
@@ -184,6 +188,24 @@ class _Listening:
 
     def is_alive(self) -> bool:
         return self._thread.is_alive() and self._pulse.is_felt()
+
+
+def _unharmed(make_handler: Callable[..., Callable[[Any], None]]) -> Callable[..., Callable[[Any], None]]:
+    """Celery's way to make what hears messages; a message that is none would end the worker there."""
+
+    def make(*args: Any, **kwargs: Any) -> Callable[[Any], None]:
+        handle = make_handler(*args, **kwargs)
+
+        def hear(message: Any) -> None:
+            try:
+                handle(message)
+            except (TypeError, ValueError, AttributeError, LookupError, RecursionError) as error:
+                log.warning("threw a message away that is no ring: %r", error)
+                message.reject_log_error(log, ())
+
+        return hear
+
+    return make
 
 
 class _Pulse:

@@ -17,7 +17,7 @@ from jobs.job import Artifact
 router = APIRouter(prefix="/jobs/{job_id}/artifacts", tags=["artifacts"])
 
 
-_FILE = {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}
+_FILE = {"content": {"*/*": {"schema": {"type": "string", "format": "binary"}}}}  # as its name says
 _DOWNLOADS: dict[int | str, dict[str, Any]] = {
     200: {**_FILE, "description": "the file"},
     206: {**_FILE, "description": "the part of it that Range asks for"},

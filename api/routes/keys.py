@@ -31,7 +31,9 @@ class NewKey(Strict):
     """What people call it."""
     tenant: str = Field(default=DEFAULT_TENANT, pattern=f"^{TENANT}$")
     """Whose things it opens; made if it is new."""
-    scopes: frozenset[Scope] = Field(default=frozenset({Scope.READ, Scope.WRITE}), min_length=1)
+    scopes: frozenset[Scope] = Field(
+        default=frozenset({Scope.READ, Scope.WRITE}), min_length=1, json_schema_extra={"uniqueItems": False}
+    )
     """What it allows."""
     expires_in_days: float | None = Field(default=90, gt=0, le=36_500)
     """Null: never."""

@@ -47,10 +47,14 @@ class EventStream(StreamingResponse):
             await super().stream_response(send)
 
 
+_EVENT = {
+    "type": "object",
+    "properties": {name: {"type": "string"} for name in ("id", "event", "data", "retry")},
+}
 _ANSWERS: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "events, each with `id` (its number), `event` (its kind) and `data` (as in /events)",
-        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+        "content": {"text/event-stream": {"itemSchema": _EVENT}},
     },
     204: {"description": "the job has ended and all its events are known: do not come back"},
 }

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 
 from gkd_core.data.classes import is_name
@@ -96,8 +97,9 @@ def _text(file: Path) -> str:
 # ---- YAML as text, lists and mappings --------------------------------------------------------------------------
 
 
+@lru_cache(maxsize=4)  # finding a data set and reading its splits ask thrice, and a large file takes seconds
 def parse(text: str) -> _Tree:
-    """The first document, every scalar as it is written; an empty one is "".
+    """The first document, every scalar as it is written; an empty one is "". Read it only: it is kept.
 
     Raises:
         NamesError: it is no YAML, nests too deep, repeats a key, or uses aliases.

@@ -1,0 +1,236 @@
+"""The API against its own description: schemathesis sends what that allows and what it forbids, alone and in sequences.
+
+All of its checks are on. Ids that it makes up lead nowhere, so most of them are replaced by ids of jobs that are there.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import closing, suppress
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+import schemathesis
+from fastapi import FastAPI
+from schemathesis.config import SchemathesisConfig
+from schemathesis.core.parameters import ParameterLocation
+from schemathesis.engine import Status, events, from_schema
+
+from api.app import create_app
+from gkd_core.errors import Failure, FailureClass
+from gkd_core.events import FileWritten, Progress, Report
+from jobs.artifacts import Artifacts, open_artifacts
+from jobs.job import Artifact, Job, State
+from jobs.keys import Scope
+from jobs.queue import Doorbell, make_app
+from jobs.settings import Settings
+from jobs.store import Store
+
+SEED = 20_261_120
+LEAST_CASES = {"sqlite": 2000, "postgresql": 400}
+"""Every edge of what is described is tried on SQLite, and they are the most; random cases and sequences on both."""
+EXAMPLES = 16
+"""Of each route, drawn at random."""
+
+NOT_BY_SCHEMA = (
+    *("POST /jobs", "POST /jobs/validate", "POST /jobs/{job_id}/clone", "POST /jobs/{job_id}/retry"),
+    *("PATCH /jobs/{job_id}", "GET /jobs"),
+)
+"""A schema says what a spec looks like, not whether the data set is there, whether an idempotency key is new, and
+whether `after` was handed out."""
+
+SPEC = {"kind": "train", "data": "discs", "train": {"epochs": 2, "image_size": 64}}
+
+
+class World:
+    """A service with jobs in every state, two of each, and with keys."""
+
+    def __init__(self, app: FastAPI, store: Store, artifacts: Artifacts, tenant: str) -> None:
+        self.app, self._store, self._artifacts, self._tenant = app, store, artifacts, tenant
+        self._random = random.Random(SEED)
+        self._spec = app.state.services
+        self.ids = [self._job_in(state).id for state in State for _ in range(2)]
+        self.keys = [store.create_key(tenant, "spare", {Scope.READ})[0].id for _ in range(20)]
+
+    def pick(self, name: str) -> str:
+        """Something that is there, by the name that paths give it."""
+        known = {"job_id": self.ids, "name": ["chart.svg", "model.safetensors"], "key_id": self.keys}
+        return self._random.choice(known[name])
+
+    def happens(self, share: float) -> bool:
+        return self._random.random() < share
+
+    def _job_in(self, state: State) -> Job:
+        from jobs import mistakes
+
+        spec = mistakes.read_spec(SPEC)
+        resolved = self._spec.resolve(spec, self._tenant)
+        job, _ = self._store.submit(spec, resolved, tenant=self._tenant)
+        if state is not State.QUEUED:
+            self._run(job, state)
+        return job
+
+    def _run(self, job: Job, state: State) -> None:
+        claim = self._store.claim(job.id, "ada")
+        assert claim is not None
+        self._publish(claim.ticket)
+        match state:
+            case State.PAUSED:
+                self._store.pause_requested(job.id)
+                self._store.pause(claim.ticket)
+            case State.SUCCEEDED:
+                self._store.record(claim.ticket, Report(models={}), 3)
+                self._store.succeed(claim.ticket)
+            case State.FAILED:
+                failure = Failure(failure_class=FailureClass.BUG, message="it broke", hint="")
+                self._store.fail(claim.ticket, failure)
+            case State.CANCELLED:
+                self._store.cancel(claim.ticket)
+
+    def _publish(self, ticket: Any) -> None:
+        told = Progress(
+            run="model", epoch=0, epochs=2, step=5, steps=10, fraction=0.5, losses={"loss_cls": 1.0}
+        )
+        self._store.record(ticket, told, 1)
+        content = self._artifacts.root.parent / "chart.svg"
+        content.parent.mkdir(parents=True, exist_ok=True)
+        content.write_text("<svg/>")
+        blob = self._artifacts.put(content)
+        event = FileWritten(run="job", file="chart.svg", title="a chart", size=blob.size, sha256=blob.sha256)
+        made = Artifact(name="chart.svg", size=blob.size, sha256=blob.sha256, created_at=datetime.now(UTC))
+        self._store.record(ticket, event, 2, made)
+
+
+class Heard:
+    """What schemathesis tells."""
+
+    def __init__(self) -> None:
+        self.cases: Counter[str] = Counter()
+        self.answers: Counter[int] = Counter()
+        self.failures: dict[str, str] = {}
+        """The first of each kind at each route."""
+
+    def hear(self, event: events.EngineEvent) -> None:
+        match event:
+            case events.ScenarioFinished():
+                self.cases[event.phase.value] += len(event.recorder.interactions)
+                self.answers.update(
+                    each.response.status_code
+                    for each in event.recorder.interactions.values()
+                    if each.response
+                )
+                self._look_at(event.recorder)
+            case events.NonFatalError() | events.FatalError():
+                self.failures[repr(event)] = ""
+
+    def _look_at(self, recorder: Any) -> None:
+        for case_id, checks in recorder.checks.items():
+            for check in checks:
+                if check.status is Status.FAILURE:
+                    case, why = recorder.cases[case_id].value, check.failure_info.failure
+                    told = f"{why.title}: {why.message}\n{case.as_curl_command()[:2000]}"
+                    self.failures.setdefault(f"{case.method} {case.path} {check.name}", told)
+
+
+def configured(secret: str, *, edges: bool) -> SchemathesisConfig:
+    refused = ["2xx", "3xx", "401", "403", "404", "409", "422", "429"]
+    # What is forbidden is tried edge by edge; sequences get further with what is allowed.
+    random_cases = {"mode": "positive", "max-examples": EXAMPLES, "database": "none", "no-shrink": True}
+    lenient = {"positive_data_acceptance": {"expected-statuses": refused}}
+    return SchemathesisConfig.from_dict(
+        {
+            "seed": SEED,
+            "headers": {"Authorization": f"Bearer {secret}"},
+            "workers": 1,
+            "suppress-health-check": ["too_slow"],  # the machine may be busy
+            "phases": {
+                "coverage": {"enabled": edges},
+                "fuzzing": {"generation": random_cases},
+                "stateful": {"generation": random_cases},
+            },
+            "operations": [{"include-name": list(NOT_BY_SCHEMA), "checks": lenient}],
+        }
+    )
+
+
+def described(world: World, config: SchemathesisConfig) -> Any:
+    """The schema as the service gives it, with cases that lead to what is there."""
+    schema = schemathesis.openapi.from_asgi("/openapi.json", world.app, config=config)
+
+    @schema.hook
+    def map_case(context: Any, case: schemathesis.Case) -> schemathesis.Case:
+        if _is_valid(case, ParameterLocation.PATH):
+            _lead_somewhere(case, world)
+        if _is_valid(case, ParameterLocation.BODY) and isinstance(case.body, dict) and "kind" in case.body:
+            _name_what_is_there(case.body, world)
+        if isinstance(case.query, dict):
+            _do_not_wait(case.query)
+        return case
+
+    return schema
+
+
+def _lead_somewhere(case: schemathesis.Case, world: World) -> None:
+    for name in case.path_parameters or {}:
+        if case.path.startswith("/tenants"):
+            case.path_parameters[name] = "others"  # limits of our own would leave us nothing to ask for
+        elif world.happens(0.8):
+            case.path_parameters[name] = world.pick(name)
+
+
+def _is_valid(case: schemathesis.Case, location: ParameterLocation) -> bool:
+    """Whether this part is as the description says; what is wrong on purpose stays so."""
+    component = case.meta.components.get(location) if case.meta else None
+    return component is None or component.mode.is_positive
+
+
+def _name_what_is_there(spec: dict[str, Any], world: World) -> None:
+    spec["data"] = "discs"
+    for role in ("model", "teacher", "student"):
+        if isinstance(spec.get(role), dict) and "weights" in spec[role] and world.happens(0.8):
+            spec[role] = {"weights": f"job:{world.pick('job_id')}"}
+
+
+def _do_not_wait(query: dict[str, Any]) -> None:
+    """A long poll and a stream last as long as they are asked to; numbers that are refused stay."""
+    with suppress(TypeError, ValueError):
+        if 0 < float(query.get("wait", 0)) <= 3600:
+            query["wait"] = 0
+
+
+@pytest.fixture
+def store(settings: Settings, database_url: str) -> Iterator[Store]:
+    with closing(Store(database_url)) as store:
+        yield store
+
+
+@pytest.mark.timeout(900)  # half a minute on a machine that has nothing else to do
+@pytest.mark.parametrize(
+    ("database_url", "tenant", "scopes"),
+    [("sqlite", "default", {Scope.ADMIN}), ("postgresql", "lab", {Scope.READ, Scope.WRITE})],
+    indirect=["database_url"],
+)
+def test_no_request_breaks_what_the_description_promises(
+    store: Store, settings: Settings, tenant: str, scopes: set[Scope]
+):
+    artifacts = open_artifacts(settings.artifacts_url)
+    app = create_app(store, artifacts, Doorbell(make_app("memory://")), settings)
+    world = World(app, store, artifacts, tenant)
+    _, secret = store.create_key(tenant, "fuzz", scopes)
+    heard = Heard()
+    database = store.database.engine.dialect.name
+    config = configured(secret.text, edges=database == "sqlite")
+    for event in from_schema(described(world, config)).execute():
+        heard.hear(event)
+    cases = sum(heard.cases.values())
+    print(
+        f"{database}: {cases} cases: {dict(heard.cases)}, answers {json.dumps(dict(sorted(heard.answers.items())))}"
+    )
+    assert not heard.failures, "\n\n".join(f"{where}: {what}" for where, what in heard.failures.items())
+    assert not [status for status in heard.answers if status >= 500]
+    assert heard.cases["stateful"] > 0
+    assert cases >= LEAST_CASES[database]
