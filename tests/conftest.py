@@ -49,6 +49,7 @@ LONGEST = (
     "tests/faults/test_rings.py",
     "tests/client/test_promptness.py",
     "tests/gkd_core/test_export.py",
+    "tests/api/test_openapi.py",
 )
 """Files in the order in which they are begun, the others after them. Several are carried out at once, each file by one
 process: a long one that is begun last would be waited for alone."""

@@ -19,7 +19,6 @@ from jobs.job import Artifact, Ticket
 from ..api.conftest import (  # noqa: F401 - pytest finds fixtures by their names here
     Server,
     Service,
-    draw,
     root,
     server,
     service,

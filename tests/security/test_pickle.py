@@ -24,7 +24,6 @@ from jobs.queue import TASK, Doorbell, make_app
 from jobs.resolve import resolve
 from worker.tasks import WorkerThread
 
-from ..api.conftest import draw_data_set
 from ..faults.conftest import Service, plan, service, wait_until  # noqa: F401 - fixtures
 
 
@@ -63,9 +62,9 @@ def zipped(done: Path) -> bytes:
 
 @pytest.mark.parametrize("pack", [bare, zipped])
 @pytest.mark.parametrize("name", ["m.pth", "m.pt", "m.safetensors", "m.onnx"])
-def test_asking_for_a_job_from_a_pickle_runs_nothing_of_it(tmp_path: Path, done: Path, pack, name: str):
+def test_asking_for_a_job_from_a_pickle_runs_nothing_of_it(tmp_path: Path, draw, done: Path, pack, name: str):
     """The check of a spec only looks how the file begins; the engine then refuses it."""
-    draw_data_set(tmp_path / "data" / "discs")
+    draw(tmp_path / "data" / "discs")
     (tmp_path / "data" / name).write_bytes(pack(done))
     model = {"architecture": "fcos", "backbone": "resnet18", "weights": name}
     ask = partial(resolve, roots=[tmp_path / "data"], find_job=lambda _: None)
