@@ -26,7 +26,10 @@ from gkd_core.run_dir import PARENT, Control, RunDir
 
 log = logging.getLogger(__name__)
 
-SECRETS = ("GKD_DATABASE_URL", "GKD_BROKER_URL", "GKD_ADMIN_KEY", "GKD_API_KEY")
+SECRETS = (
+    *("GKD_DATABASE_URL", "GKD_BROKER_URL", "GKD_ADMIN_KEY", "GKD_API_KEY"),
+    *("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"),
+)
 """What the engine has no business to know."""
 
 

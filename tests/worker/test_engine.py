@@ -166,7 +166,9 @@ def test_a_job_without_gpu_sees_none(run_dir, monkeypatch, device, hidden):
     assert str({"CUDA_VISIBLE_DEVICES": "" if hidden else "3"}) in run_dir.log.read_text()
 
 
-@pytest.mark.parametrize("name", ["GKD_DATABASE_URL", "GKD_BROKER_URL", "GKD_ADMIN_KEY", "GKD_API_KEY"])
+@pytest.mark.parametrize(
+    "name", ["GKD_DATABASE_URL", "GKD_BROKER_URL", "GKD_ADMIN_KEY", "GKD_API_KEY", "AWS_SECRET_ACCESS_KEY"]
+)
 def test_the_engine_is_told_no_secret(run_dir, monkeypatch, name: str):
     monkeypatch.setenv(name, "postgresql://user:secret@host/gkd")
     with Engine.start(run_dir, 1, env={"SHOW": name}, command=SHOW_ENV) as engine:

@@ -10,6 +10,7 @@ from gkd_core.config import DataConfig, TrainRun
 from gkd_core.errors import Failure, FailureClass
 from gkd_core.events import Warning
 from gkd_core.run_dir import RunDir
+from jobs.artifacts import open_artifacts
 from jobs.artifacts_folder import FolderArtifacts
 from jobs.job import Artifact
 from jobs.spec import Resolved, job_spec
@@ -118,6 +119,18 @@ def test_a_job_that_may_go_on_keeps_its_resume_states(store, artifacts, runs, ti
     assert len(states(runs, ticket)) == 2
 
 
+@pytest.mark.parametrize("end", ["cancel", None])
+def test_what_was_fetched_for_a_job_goes_with_its_states(store, artifacts, runs, ticket, end):
+    run_dir = RunDir(runs / ticket.job_id)
+    run_dir.drop_states()
+    run_dir.fetched.mkdir()
+    (run_dir.fetched / "5f5f").write_text("a teacher")
+    if end:
+        store.cancel(ticket)
+    tidy(store, artifacts, runs)
+    assert run_dir.has_states() == (end is None)
+
+
 def test_a_folder_that_is_no_job_of_ours_is_left_alone(store, artifacts, runs, tmp_path, ticket):
     (runs / ticket.job_id).rename(runs / "unknown")
     tidy(store, artifacts, runs)
@@ -201,6 +214,24 @@ def test_a_replaced_model_goes_after_a_while_and_the_one_in_its_place_stays(
     tidy(store, artifacts, runs)
     assert not replaced.exists()
     assert newest.read_text() == "epoch 2"
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_files_on_s3_go_by_the_same_rules(store, runs, ticket, tmp_path, s3):
+    artifacts = open_artifacts("s3://models/gkd")
+    path, named = tmp_path / "model.safetensors", []
+    for number, text in enumerate(("epoch 1", "epoch 2"), 1):
+        path.write_text(text)
+        blob = artifacts.put(path)
+        created = store.get(ticket.job_id).created_at
+        artifact = Artifact(name=path.name, size=blob.size, sha256=blob.sha256, created_at=created)
+        store.record(ticket, Warning(message=text), number, artifact)
+        named.append(blob.sha256)
+    tidy(store, artifacts, runs)
+    assert artifacts.older_than(-7200) == set(named)
+    s3.make_old("gkd/", 7200)
+    tidy(store, artifacts, runs)
+    assert artifacts.older_than(-7200) == {named[1]}
 
 
 def test_a_file_that_another_job_names_stays(store, artifacts, runs, ticket, tmp_path):
