@@ -16,6 +16,7 @@ from typer.core import TyperGroup
 
 from client import cli_engine, cli_jobs, cli_service
 from client.cli_keys import keys
+from client.cli_resources import datasets, models
 from client.terminal import console
 
 err = console(stderr=True)
@@ -83,6 +84,8 @@ for commands in (cli_service.commands, cli_jobs.commands, cli_engine.commands):
     app.add_typer(commands)
 app.add_typer(cli_service.health, name="health")
 app.add_typer(cli_engine.data, name="data")
+app.add_typer(datasets, name="datasets")
+app.add_typer(models, name="models")
 app.add_typer(keys, name="keys")
 
 if __name__ == "__main__":

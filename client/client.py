@@ -13,6 +13,7 @@ from urllib.parse import quote
 
 import httpx
 
+from client.resources import Resources
 from client.stream import NoStream, NothingMore, listen
 from gkd_core.errors import Problem
 from gkd_core.events import Report
@@ -63,7 +64,7 @@ class DamagedDownload(ClientError):
     """A file does not have the SHA-256 that the service announced."""
 
 
-class Client:
+class Client(Resources):
     """A connection to the service; close it, or use it in a `with` statement.
 
     Args:
@@ -351,6 +352,9 @@ class Client:
         except httpx.TransportError:
             return False
 
+    def _route(self, *parts: str) -> str:
+        return _route(*parts)
+
     def _verb(self, job_id: str, verb: str) -> Job:
         return Job.model_validate_json(self._ask("POST", _path(job_id, verb)).content)
 
@@ -404,9 +408,16 @@ def _is_final(error: ClientError) -> bool:
 
 def _path(job_id: str, *parts: str) -> str:
     """A route of a job; what people typed stays one segment, whatever characters it has."""
-    if job_id.strip(".") == "":  # a URL without it, or without the segment before it, is another route
-        raise ClientError(f"{job_id!r} is no id of a job", "List the jobs that there are: gkd jobs.")
-    return "/".join(["/jobs", *(quote(part, safe="") for part in (job_id, *parts))])
+    return _route("jobs", job_id, *parts)
+
+
+def _route(collection: str, name: str, *parts: str) -> str:
+    """A route of one thing of a collection, such as the jobs."""
+    if name.strip(".") == "":  # a URL without it, or without the segment before it, is another route
+        single = collection.removesuffix("s")
+        hint = f"See which there are: gkd {collection}{'' if collection == 'jobs' else ' list'}."
+        raise ClientError(f"{name!r} is no id of a {single}", hint)
+    return "/".join(["", collection, *(quote(part, safe="") for part in (name, *parts))])
 
 
 def _refusal(answer: httpx.Response) -> ApiError:

@@ -26,6 +26,7 @@ from gkd_core.events import (
 from jobs.curves import Curve, JobCurves, RunCurves
 from jobs.job import Artifact, Job, State, StoredEvent
 from jobs.presence import Gpu, Worker, WorkerState
+from jobs.resources import CheckedResource, Resource, ResourceKind, ResourceState
 
 if TYPE_CHECKING:  # the check needs numpy, the other commands do not
     from gkd_core.data.check import DataReport
@@ -426,3 +427,49 @@ def _model_cells(model: ModelReport, metrics: tuple[str, ...]) -> tuple[str, ...
         f"{model.gflops:.1f}",
         f"{latency.median:.1f} ({latency.low:.1f} to {latency.high:.1f})",
     )
+
+
+# ---- data sets and models that have an id ------------------------------------------------------------------
+
+
+def resources_table(found: Sequence[Resource]) -> Table:
+    """Data sets or models, one line each."""
+    table = Table("id", "name", "state", "size", "made", "", box=None, pad_edge=False)
+    table.columns[0].no_wrap = True
+    for each in found:
+        where = "uploaded" if each.uploaded else each.path or "splits spelt out"
+        name = f"{each.kind}:{each.id}"
+        table.add_row(
+            name, Text(each.name), _checked(each), size(each.size), age(each.created_at), Text(where)
+        )
+    return table
+
+
+def resource_card(found: CheckedResource) -> RenderableType:
+    """One data set or model, with what was found in it."""
+    head = Text.assemble(f"{found.kind}:{found.id}  ", (found.name, "bold"), "  ", _checked(found))
+    lines: list[RenderableType] = [head, Text(found.reason)]
+    if found.path:
+        lines.append(Text(found.path, style="dim"))
+    if found.sha256:
+        lines.append(Text(f"{size(found.size)}, SHA-256 {found.sha256}", style="dim"))
+    return Group(*lines, *_findings(found))
+
+
+def _findings(found: CheckedResource) -> Iterator[RenderableType]:
+    report = found.report or {}
+    if found.kind is ResourceKind.MODEL:
+        if card := report.get("card"):
+            yield Text(f"classes {', '.join(card['classes'])}; pictures of {card['image_size']} pixels")
+    elif report.get("usable"):
+        from gkd_core.data.examine import Examination
+
+        yield ""
+        yield examination(Examination.model_validate(report))
+    else:
+        yield from (_warning(each["message"], each["hint"]) for each in report.get("problems", ()))
+
+
+def _checked(resource: Resource) -> Text:
+    colours = {ResourceState.READY: "green", ResourceState.REFUSED: "red"}
+    return Text(resource.state, style=colours.get(resource.state, ""))

@@ -112,7 +112,7 @@ class TrainSpec(JobFields):
     kind: Literal["train"]
     """Tells the kinds of jobs apart."""
     data: DataConfig
-    """What to learn from: a folder, or both splits spelt out."""
+    """What to learn from: a folder, `dataset:<id>`, or both splits spelt out."""
     model: DetectorToTrain = DetectorConfig()
     """The detector to train."""
     train: TrainConfig = TrainConfig()
@@ -141,9 +141,9 @@ class DistillSpec(JobFields):
     kind: Literal["distill"]
     """Tells the kinds of jobs apart."""
     data: DataConfig
-    """What to learn from: a folder, or both splits spelt out."""
+    """What to learn from: a folder, `dataset:<id>`, or both splits spelt out."""
     teacher: TeacherConfig
-    """Who teaches: weights are `job:<id>` or a path under a data root."""
+    """Who teaches: weights are `job:<id>`, `model:<id>`, a path under a data root, or torchvision's name."""
     student: DetectorToTrain = DetectorConfig()
     """The detector that people get."""
     distill: DistillConfig = DistillConfig()
@@ -177,9 +177,9 @@ class EvaluateSpec(JobFields):
     kind: Literal["evaluate"]
     """Tells the kinds of jobs apart."""
     data: DataConfig
-    """What to score on: a folder, or both splits spelt out. Classes are matched by name."""
+    """What to score on: a folder, `dataset:<id>`, or both splits spelt out. Classes are matched by name."""
     model: TeacherConfig
-    """What is scored: weights are `job:<id>`, a path under a data root, or torchvision's name."""
+    """What is scored: weights are `job:<id>`, `model:<id>`, a path under a data root, or torchvision's name."""
     evaluate: EvaluateConfig = EvaluateConfig()
     """How."""
 
@@ -205,9 +205,9 @@ class PrototypesSpec(JobFields):
     kind: Literal["prototypes"]
     """Tells the kinds of jobs apart."""
     data: DataConfig
-    """Whose training split they are chosen from: a folder, or both splits spelt out."""
+    """Whose training split they are chosen from: a folder, `dataset:<id>`, or both splits spelt out."""
     teacher: TeacherConfig
-    """One feature space: weights are `job:<id>`, a path under a data root, or torchvision's name."""
+    """One feature space: weights are `job:<id>`, `model:<id>`, a path under a data root, or torchvision's name."""
     student: TeacherConfig
     """The other one: a trained model too, named in the same ways."""
     prototypes: PrototypesRunConfig = PrototypesRunConfig()
@@ -234,9 +234,9 @@ class ExportSpec(JobFields):
     kind: Literal["export"]
     """Tells the kinds of jobs apart."""
     data: DataConfig
-    """Whose validation pictures the file is checked on: a folder, or both splits spelt out."""
+    """Whose validation pictures the file is checked on: a folder, `dataset:<id>`, or both splits spelt out."""
     model: TeacherConfig
-    """What is exported: weights are `job:<id>`, a path under a data root, or torchvision's name."""
+    """What is exported: weights are `job:<id>`, `model:<id>`, a path under a data root, or torchvision's name."""
     export: ExportConfig = ExportConfig()
     """Into what, and how exactly."""
 

@@ -1,0 +1,116 @@
+"""Data sets and models, asked for from Python: the methods of `Client` about them."""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from jobs.resources import CheckedResource, Resource, ResourceKind, ResourceState
+
+_BLOCK_BYTES = 1 << 20
+_KEEPING_SECONDS = 3600.0
+"""How long the service may take to keep an upload once all of it was sent."""
+_LOOK_SECONDS = 0.5
+
+
+class Resources(ABC):
+    """What `Client` can do about data sets and models; `kind` is one or the other."""
+
+    @abstractmethod
+    def _ask(self, method: str, path: str, **how: Any) -> httpx.Response:
+        """Send a request; an answer that refuses is an error."""
+
+    @abstractmethod
+    def _route(self, *parts: str) -> str:
+        """A path whose parts people may have typed."""
+
+    def register(self, kind: ResourceKind, name: str, path: str | None = None, **layout: Any) -> Resource:
+        """Register something that lies under a data root of the service.
+
+        Args:
+            kind: A data set or a model.
+            name: What people call it.
+            path: Where it lies, as the service sees it.
+            layout: Of a data set: `format`, and `train` and `val` instead of a path.
+        """
+        body = {"name": name, "path": path, **layout}
+        sent = {field: value for field, value in body.items() if value is not None}
+        return Resource.model_validate_json(self._ask("POST", f"/{kind}s", json=sent).content)
+
+    def upload(
+        self,
+        kind: ResourceKind,
+        file: Path,
+        *,
+        name: str | None = None,
+        layout: Mapping[str, str] | None = None,
+        told: Callable[[int], None] = lambda _: None,
+    ) -> Resource:
+        """Send a file: an archive of a data set (zip, tar, tar.gz), or a model (`.safetensors`, `.pth`).
+
+        Args:
+            kind: A data set or a model.
+            file: What is sent.
+            name: What people call it; None: as the file is called.
+            layout: Of a data set: `format`.
+            told: Called with the bytes that were sent so far.
+        """
+        headers = {"Content-Type": "application/octet-stream", "Content-Length": str(file.stat().st_size)}
+        answer = self._ask(
+            "POST",
+            f"/{kind}s",
+            params={"name": name or file.name, **(layout or {})},
+            content=_blocks(file, told),
+            headers=headers,
+            timeout=httpx.Timeout(60.0, read=_KEEPING_SECONDS),
+        )
+        return Resource.model_validate_json(answer.content)
+
+    def resources(
+        self, kind: ResourceKind, *, state: ResourceState | str | None = None, limit: int = 50
+    ) -> tuple[Resource, ...]:
+        """The newest data sets or models, at most `limit`."""
+        params: dict[str, Any] = {} if state is None else {"state": state}
+        found: list[Resource] = []
+        while len(found) < limit:
+            params["limit"] = min(limit - len(found), 500)
+            page = self._ask("GET", f"/{kind}s", params=params).json()
+            found += map(Resource.model_validate, page["items"])
+            if page["next"] is None:
+                break
+            params["after"] = page["next"]
+        return tuple(found)
+
+    def resource(self, kind: ResourceKind, resource_id: str) -> CheckedResource:
+        """A data set or a model as it is now, with its report."""
+        answer = self._ask("GET", self._route(f"{kind}s", resource_id))
+        return CheckedResource.model_validate_json(answer.content)
+
+    def wait_for_check(
+        self, kind: ResourceKind, resource_id: str, *, timeout: float | None = None
+    ) -> CheckedResource:
+        """The same once it was checked, or as it is after `timeout` seconds."""
+        deadline = time.monotonic() + timeout if timeout is not None else float("inf")
+        while True:
+            found = self.resource(kind, resource_id)
+            if found.state is not ResourceState.CHECKING or time.monotonic() >= deadline:
+                return found
+            time.sleep(_LOOK_SECONDS)
+
+    def delete_resource(self, kind: ResourceKind, resource_id: str) -> None:
+        """Take a data set or a model away; what lies under a root of the service stays there."""
+        self._ask("DELETE", self._route(f"{kind}s", resource_id))
+
+
+def _blocks(file: Path, told: Callable[[int], None]) -> Iterator[bytes]:
+    sent = 0
+    with file.open("rb") as source:
+        while block := source.read(_BLOCK_BYTES):
+            yield block
+            sent += len(block)
+            told(sent)
