@@ -1,0 +1,96 @@
+"""`dataset:<id>` and `model:<id>` become folders and files of this machine, wherever uploads are kept."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from gkd_core.config import DataConfig, EvaluateRun, Split, TeacherConfig, TrainRun
+from gkd_core.errors import SpecError
+from jobs.archives import Limits
+from jobs.artifacts import Artifacts
+from jobs.resources import Layout, NewResource, ResourceKind
+from jobs.shelf import Shelf
+from jobs.store import Store
+from worker.data import find_data
+from worker.weights import find_weights
+
+
+@pytest.fixture
+def shelf(tmp_path: Path, artifacts: Artifacts) -> Shelf:
+    return Shelf(tmp_path / "home" / "datasets", artifacts, Limits(total_bytes=10_000_000))
+
+
+@pytest.fixture
+def dataset_id(store: Store, artifacts: Artifacts, tmp_path: Path, draw: Callable[..., Path]) -> str:
+    folder = draw(tmp_path / "drawn" / "discs")
+    with zipfile.ZipFile(tmp_path / "discs.zip", "w") as archive:
+        for path in sorted(folder.rglob("*")):
+            archive.write(path, path.relative_to(folder))
+    return upload(store, artifacts, tmp_path / "discs.zip", ResourceKind.DATASET)
+
+
+def upload(store: Store, artifacts: Artifacts, file: Path, kind: ResourceKind) -> str:
+    blob = artifacts.put(file)
+    new = NewResource(kind, file.name, layout=Layout(), size=blob.size, sha256=blob.sha256)
+    return store.add_resource(new, tenant="lab")[0].id
+
+
+def config_of(name: str) -> TrainRun:
+    train, val = (
+        Split(images=f"{name}/images", annotations=f"{name}/annotations/instances_{split}.json")
+        for split in ("train", "val")
+    )
+    return TrainRun(data=DataConfig(format="coco", train=train, val=val, classes=("disc", "ring")))
+
+
+def test_a_data_set_is_unpacked_where_it_is_needed(store: Store, shelf: Shelf, dataset_id: str) -> None:
+    found = find_data(config_of(f"dataset:{dataset_id}"), store, shelf).data
+    assert found.train is not None
+    assert found.val is not None
+    assert Path(found.train.images, "train1.png").is_file()
+    assert Path(found.val.annotations).is_file()
+    assert found.classes == ("disc", "ring")
+    assert [path.name for path in shelf.root.iterdir()] == [
+        store.resource(ResourceKind.DATASET, dataset_id).sha256
+    ]
+
+
+def test_one_that_is_there_is_not_unpacked_again(
+    store: Store, artifacts: Artifacts, shelf: Shelf, dataset_id: str
+) -> None:
+    config = config_of(f"dataset:{dataset_id}")
+    first = find_data(config, store, shelf)
+    artifacts.remove(str(store.resource(ResourceKind.DATASET, dataset_id).sha256), -1)
+    assert find_data(config, store, shelf) == first
+
+
+def test_paths_stay_as_they_are(store: Store, shelf: Shelf) -> None:
+    config = config_of("/data/discs")
+    assert find_data(config, store, shelf) == config
+
+
+def test_a_data_set_that_is_gone_is_named(
+    store: Store, artifacts: Artifacts, shelf: Shelf, dataset_id: str
+) -> None:
+    artifacts.remove(str(store.resource(ResourceKind.DATASET, dataset_id).sha256), -1)
+    for name in (dataset_id, "nonsense"):
+        with pytest.raises(SpecError, match=f"data set {name} cannot be read") as raised:
+            find_data(config_of(f"dataset:{name}"), store, shelf)
+        assert raised.value.problems[0].loc == ("data", "path")
+    assert not shelf.root.exists() or list(shelf.root.iterdir()) == []
+
+
+def test_an_uploaded_model_is_a_file(store: Store, artifacts: Artifacts, tmp_path: Path) -> None:
+    (tmp_path / "model").write_text("weights")
+    model_id = upload(store, artifacts, tmp_path / "model", ResourceKind.MODEL)
+    data = DataConfig(path="/data")
+    config = EvaluateRun(data=data, model=TeacherConfig(weights=f"model:{model_id}"))
+    found = find_weights(config, store, artifacts, tmp_path / "fetched")
+    assert Path(found.model.weights).read_text() == "weights"
+    gone = EvaluateRun(data=data, model=TeacherConfig(weights="model:nonsense"))
+    with pytest.raises(SpecError, match="model nonsense has no model to start from: there is no model"):
+        find_weights(gone, store, artifacts, tmp_path / "fetched")
