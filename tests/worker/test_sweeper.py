@@ -53,7 +53,7 @@ class FakeStore:
     """Gives a turn to who asks first, and notes sweeps."""
 
     def __init__(self):
-        self.taken, self.sweeps = set(), []
+        self.taken, self.sweeps, self.folds = set(), [], 0
 
     def ping(self):
         pass
@@ -66,6 +66,9 @@ class FakeStore:
     def sweep(self, *, only_due=False):
         self.sweeps.append(only_due)
         return ()
+
+    def fold_counts(self):
+        self.folds += 1
 
     def make_use_of_room(self, free):
         return ()
@@ -83,3 +86,4 @@ def test_workers_sweep_in_turn_and_one_of_those_that_start_together_rings_for_al
     for runner in runners:
         runner.sweep()
     assert store.sweeps == [True]
+    assert store.folds == 1, "and puts the counts together"
