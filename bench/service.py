@@ -127,7 +127,7 @@ PAGES = {
     "queued": "?state=queued",
     "failed": "?state=failed",
     "of_a_kind_that_is_not_there": "?kind=export",
-    "with_a_tag_that_half_have": "?tag=team:lab",
+    "with_a_tag_that_all_have": "?tag=team:lab",
     "with_a_tag_that_none_has": "?tag=team:moon",
 }
 PARTS = ("read", "submit", "list", "claim", "follow", "start")

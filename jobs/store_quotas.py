@@ -49,6 +49,11 @@ def count_in(connection: Connection, tenant: str, state: State) -> int:
     return connection.scalar(query) or 0
 
 
+def share_of(table: FromClause) -> ColumnElement[Any]:
+    """How many jobs the tenant of a job of this table may have running; null: as many as it likes."""
+    return select(_SHARE).where(tenants.c.name == table.c.tenant).correlate(table).scalar_subquery()
+
+
 _RUNNING = (
     select(func.count())
     .where(jobs.c.tenant == tenants.c.name, jobs.c.state == State.RUNNING.value)

@@ -27,7 +27,7 @@ from sqlalchemy import (
 from jobs.database import now
 from jobs.job import QUEUES, Job, State
 from jobs.store_moves import Condition
-from jobs.store_quotas import shares
+from jobs.store_quotas import share_of, shares
 from jobs.tables import jobs, waits, workers
 
 _COUNTED = 100
@@ -54,14 +54,14 @@ def is_ready(table: FromClause = jobs, *, for_few: bool = False) -> Condition:
 @cache
 def with_place() -> Select[Any]:
     """What people see of jobs, each queued one with the number of ready jobs before it in its queue, as far as
-    `_COUNTED`, and whether it waits for another job."""
+    `_COUNTED`; and whether it waits for another job, and the share of its tenant."""
     other = jobs.alias("other")
     more_urgent = _counted(other, other.c.priority > jobs.c.priority)
     sooner = _counted(other, other.c.priority == jobs.c.priority, other.c.queued_at < jobs.c.queued_at)
     ahead = case((jobs.c.state == State.QUEUED.value, more_urgent + sooner), else_=0)
     needs = exists().where(waits.c.job_id == jobs.c.id).correlate(jobs)
     shown = [column for column in jobs.c if column.name in (*Job.model_fields, "tenant")]
-    return select(*shown, ahead.label("ahead"), needs.label("waits"))
+    return select(*shown, ahead.label("ahead"), needs.label("waits"), share_of(jobs).label("share"))
 
 
 def _counted(other: FromClause, *where: Condition) -> ColumnElement[int]:
@@ -88,7 +88,8 @@ class Reasons:
         """What is needed for these rows of jobs."""
         queued = [row for row in rows if row.state == State.QUEUED.value]
         return cls(
-            shares(connection, {row.tenant for row in queued}), _served(connection) if queued else None
+            shares(connection, {row.tenant for row in queued if row.share is not None}),
+            _served(connection) if queued else None,
         )
 
     def of(self, row: Row[Any], waited: Mapping[str, str]) -> str:

@@ -184,4 +184,4 @@ def test_a_job_is_read_by_few_statements(store: Store, ask: Any) -> None:
     assert sum("SELECT" in each for each in told) == 2, "the job and its attempts"
     told.clear()
     store.get(queued.id)
-    assert sum("SELECT" in each for each in told) == 3, "the job, its tenant's share, who serves its queue"
+    assert sum("SELECT" in each for each in told) == 2, "the job and who serves its queue"
