@@ -48,7 +48,7 @@ class Following(Reading):
         body = cast(events.c.body, Text)  # JSON as it lies there: the driver need not look into it
         query = select(events.c.kind, body).where(events.c.job_id == job_id, events.c.kind.in_(KINDS))
         measured = Measurements()
-        with self.database.read() as connection:
+        with self.database.scan() as connection:
             must_know(connection, job_id, tenant)
             rows = connection.execution_options(yield_per=_ROWS).execute(query.order_by(events.c.number))
             for kind, text in rows:

@@ -80,7 +80,7 @@ def _bare(store: Store) -> FastAPI:
     @app.get("/{job_id}")
     def one(job_id: str) -> dict[str, Any]:
         query = text("SELECT id, state FROM jobs WHERE id = :id")
-        with store.database.read() as connection:
+        with store.database.engine.connect() as connection:
             return dict(connection.execute(query, {"id": job_id}).one()._mapping)
 
     return app
