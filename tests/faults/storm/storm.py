@@ -34,6 +34,8 @@ RECIPE = {
 }
 OPEN_JOBS = {Node: 3, Laptop: 1}
 """So many jobs are always there, beside those that faults send."""
+MOST_OPEN_JOBS = 6
+"""With more the storm waits before it strikes again: they would fill the small disk, and each would be hit for ever."""
 PATIENCE_SECONDS = 400.0
 """A job that has not ended so long after the last fault is lost."""
 
@@ -110,7 +112,6 @@ class Storm:
         for number, fault in enumerate(self._order(faults, times), 1):
             self._keep_busy()
             self._strike(number, fault)
-            self._judge_ended()
         self._calm()
         self.account.seconds = time.monotonic() - self._began
 
@@ -150,8 +151,13 @@ class Storm:
         return sent
 
     def _keep_busy(self) -> None:
+        wait_until(self._is_well_ahead, "jobs come to their ends", PATIENCE_SECONDS)
         while len(self._open) < OPEN_JOBS[type(self.service)]:
             self._send()
+
+    def _is_well_ahead(self) -> bool:
+        self._judge_ended()
+        return len(self._open) <= MOST_OPEN_JOBS
 
     def _job(self, job_id: str) -> dict[str, Any]:
         job: dict[str, Any] = self.service.ask("GET", f"/jobs/{job_id}").json()
