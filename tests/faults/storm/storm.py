@@ -151,13 +151,11 @@ class Storm:
         return sent
 
     def _keep_busy(self) -> None:
-        wait_until(self._is_well_ahead, "jobs come to their ends", PATIENCE_SECONDS)
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while self._judge_ended() > MOST_OPEN_JOBS and time.monotonic() < deadline:
+            time.sleep(0.5)
         while len(self._open) < OPEN_JOBS[type(self.service)]:
             self._send()
-
-    def _is_well_ahead(self) -> bool:
-        self._judge_ended()
-        return len(self._open) <= MOST_OPEN_JOBS
 
     def _job(self, job_id: str) -> dict[str, Any]:
         job: dict[str, Any] = self.service.ask("GET", f"/jobs/{job_id}").json()
@@ -188,13 +186,15 @@ class Storm:
 
     # ---- judgement ---------------------------------------------------------------------------------------
 
-    def _judge_ended(self) -> None:
+    def _judge_ended(self) -> int:
+        """Judge those that have ended; how many are still open."""
         for sent in list(self._open):
             job = self._job(sent.job_id)
             if job["state"] in END_WORDS:
                 self._open.remove(sent)
                 self._judge(sent, job)
                 self.service.forget_run(sent.job_id)
+        return len(self._open)
 
     def _judge(self, sent: Sent, job: dict[str, Any]) -> None:
         verdict = judge(self.service, job, self._like[sent.spec], self._hits[sent.hits_before :])
@@ -212,10 +212,9 @@ class Storm:
     def _calm(self) -> None:
         """No more faults: every job comes to its end, no engine is left, and there are as many jobs as were sent."""
         deadline = time.monotonic() + PATIENCE_SECONDS
-        while self._open and time.monotonic() < deadline:
+        while self._judge_ended() and time.monotonic() < deadline:
             self.service.heal()
-            self._judge_ended()
-            time.sleep(0.3)
+            time.sleep(0.5)
         for sent in self._open:
             job = self._job(sent.job_id)
             self.account.losses.append(f"{sent.spec} {sent.job_id} is still {job['state']}: {job['reason']}")
