@@ -52,7 +52,8 @@ def test_a_job_goes_on_while_s3_is_away_and_everything_is_published_then(service
     job_id = service.submit()
     with service.running(job_id):
         s3.stop()
-        wait_until(lambda: (service.settings.runs / job_id / "report.json").exists())
+        wait_until(no_engine_runs)
+        assert (service.settings.runs / job_id / "report.json").exists()
         assert service.job(job_id).state is State.RUNNING
         assert service.epochs(job_id)[-1] < 6
         s3.start()
