@@ -69,9 +69,7 @@ def must_be_one_of(request: Request, media_types: Collection[str]) -> None:
     sent = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if sent not in media_types:
         wanted = " or ".join(("application/json", *media_types))
-        detail = (
-            f"send {wanted} as Content-Type, not {sent[:80]!r}; with curl: -X POST -H 'Content-Type: ...' -T FILE"
-        )
+        detail = f"send {wanted} as Content-Type, not {sent[:80]!r}; with curl: -X POST -H 'Content-Type: ...' -T FILE"
         raise ApiError(415, "unsupported_media_type", detail)
 
 
