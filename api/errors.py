@@ -239,10 +239,12 @@ async def _http(request: Request, error: HTTPException) -> Response:
 
 
 def _allowed(request: Request) -> str:
-    """Every method that the path understands; the framework names those of its first route alone."""
-    matching = (route for route in _routes(request.app) if route.matches(request.scope)[0] is not Match.NONE)
+    """Every method that the path understands; the framework names those of its first route alone. A path that is a
+    route's word for word is that route's, though it may also look like an id."""
+    matching = [route for route in _routes(request.app) if route.matches(request.scope)[0] is not Match.NONE]
+    literal = [route for route in matching if getattr(route, "path", None) == request.url.path]
     return ", ".join(
-        sorted({method for route in matching for method in getattr(route, "methods", None) or ()})
+        sorted({method for route in literal or matching for method in getattr(route, "methods", None) or ()})
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import (
     AfterValidator,
@@ -65,11 +65,32 @@ Workers = Annotated[int, Field(ge=0, le=256)] | Literal["auto"]
 
 
 class Strict(BaseModel):
-    """A frozen value that refuses unknown fields, NaN and infinity. A field's docstring is its description."""
+    """A frozen value that refuses unknown fields, NaN and infinity, and `true` where a number belongs, which Python
+    would take for 1. A field's docstring is its description."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", allow_inf_nan=False, populate_by_name=True, use_attribute_docstrings=True
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _true_is_no_number(cls, value: Any) -> Any:
+        fields = cls.model_fields
+        given = value.items() if isinstance(value, dict) else ()
+        odd = [name for name, each in given if isinstance(each, bool) and name in fields]
+        wrong = {
+            name: "needs a number, got a truth value" for name in odd if _is_number(fields[name].annotation)
+        }
+        if wrong:
+            raise _wrong_at(**wrong)
+        return value
+
+
+def _is_number(annotation: Any) -> bool:
+    """Whether a type takes numbers and neither true nor false."""
+    parts = [get_args(part)[0] if get_origin(part) is Annotated else part for part in get_args(annotation)]
+    kinds = {annotation, *parts}
+    return not kinds.isdisjoint((int, float)) and bool not in kinds
 
 
 def _wrong_at(**messages: str) -> ValidationError:

@@ -66,7 +66,6 @@ class Limits(Strict):
     """How much of the service one tenant may have; null: as much as there is."""
 
     model_config = ConfigDict(
-        strict=True,  # `true` is no number of jobs, nor is "5"
         json_schema_extra={"examples": [{"running_jobs": 2, "queued_jobs": 100, "gpu_hours": 500}]},
     )
 
