@@ -155,10 +155,13 @@ class _Listening:
 
             def __init__(self, consumer: Any, **options: Any) -> None:
                 super().__init__(consumer, **options)
-                consumer.create_task_handler = _unharmed(consumer.create_task_handler)
+                make = consumer.create_task_handler
+                consumer.create_task_handler = lambda *args, **kwargs: _unharmed(make(*args, **kwargs))
 
             def start(self, consumer: Any) -> None:
                 consumer.timer.call_repeatedly(1.0, pulse.beat)
+                readers = getattr(consumer.task_consumer.channel, "handlers", {})  # Redis has them
+                readers.update({name: _unharmed(read) for name, read in readers.items()})
 
         app.steps["consumer"] = {Beat}
         self._controller = WorkController(
@@ -190,22 +193,19 @@ class _Listening:
         return self._thread.is_alive() and self._pulse.is_felt()
 
 
-def _unharmed(make_handler: Callable[..., Callable[[Any], None]]) -> Callable[..., Callable[[Any], None]]:
-    """Celery's way to make what hears messages; a message that is none would end the worker there."""
+def _unharmed(hear: Callable[..., Any]) -> Callable[..., Any]:
+    """What hears messages, but one that is none does not end the worker, as it would in Celery and Kombu."""
 
-    def make(*args: Any, **kwargs: Any) -> Callable[[Any], None]:
-        handle = make_handler(*args, **kwargs)
+    def heard(*message: Any) -> Any:
+        try:
+            return hear(*message)
+        except (TypeError, ValueError, AttributeError, LookupError, RecursionError) as error:
+            log.warning("threw a message away that is no ring: %r", error)
+            for each in message:  # none where it was not even an envelope
+                each.reject_log_error(log, ())
+            return None
 
-        def hear(message: Any) -> None:
-            try:
-                handle(message)
-            except (TypeError, ValueError, AttributeError, LookupError, RecursionError) as error:
-                log.warning("threw a message away that is no ring: %r", error)
-                message.reject_log_error(log, ())
-
-        return hear
-
-    return make
+    return heard
 
 
 class _Pulse:

@@ -116,6 +116,11 @@ def poisons(done: Path) -> dict[str, str]:
             json.dumps([[{"a": 1}], {}, {}]).encode(), "application/json", "utf-8"
         ),
         "no list": message(b"5", "application/json", "utf-8"),
+        "no envelope": "garbage",
+        "an empty envelope": "{}",
+        "an envelope of lists": "[[[]]]",
+        "an envelope without an end": "[" * 100_000,
+        "an envelope of numbers": json.dumps(dict.fromkeys(("body", "headers", "properties"), 1)),
         "nested": message(b"[" * 100_000, "application/json", "utf-8"),
     }
 
