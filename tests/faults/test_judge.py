@@ -95,7 +95,7 @@ def test_what_the_engine_told_is_recorded_once_and_in_order(
     file = tmp_path / "events.jsonl"
     lines = [Warning(message=message).model_dump_json() for message in "ab"]
     file.write_text("\n".join([lines[0], '{"kind":"torn', lines[1], ""]))
-    events = [{"kind": "warning", "body": body_of(message)} for message in recorded]
+    events = [{"attempt": 1, "kind": "warning", "body": body_of(message)} for message in recorded]
     verdict = Verdict()
     judge_what_the_engine_told(events, file, verdict)
     assert [name for name in ("lost", "doubled", "untrue") if getattr(verdict, name)] == [wrong] * bool(wrong)

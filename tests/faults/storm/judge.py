@@ -106,10 +106,15 @@ def judge_events(told: list[dict[str, Any]], verdict: Verdict) -> None:
     if attempts != sorted(attempts):
         verdict.doubled.append("an event of an attempt came after one of a later attempt: a stale write")
     for event, state in _with_states(told):
-        if event["kind"] not in ("state", "request", "change") and state is not State.RUNNING:
+        if _is_an_engines(event) and state is not State.RUNNING:
             verdict.doubled.append(
                 f"event {event['number']} ({event['kind']}) came while the job was {state}"
             )
+
+
+def _is_an_engines(event: dict[str, Any]) -> bool:
+    """Not the store's own, such as what is to be said about a spec when it is sent."""
+    return event["kind"] not in ("state", "request", "change") and event["attempt"] > 0
 
 
 def _with_states(told: list[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], State]]:
@@ -122,7 +127,7 @@ def _with_states(told: list[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], S
 
 def judge_what_the_engine_told(told: list[dict[str, Any]], file: Path, verdict: Verdict) -> None:
     """Each whole line of the engines' events is an event of the job, once, in this order, and there are no others."""
-    recorded = [_plain(event["kind"], event["body"]) for event in told if event["kind"] not in ("state",)]
+    recorded = [_plain(event["kind"], event["body"]) for event in told if _is_an_engines(event)]
     written = [_plain(line["kind"], line) for line in _lines(file)]
     if recorded != written:
         at = next((i for i, (a, b) in enumerate(zip(recorded, written, strict=False)) if a != b), "the end")
