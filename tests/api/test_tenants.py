@@ -173,6 +173,9 @@ def test_their_job_is_no_place_in_our_list(service, keys, theirs):
 
 
 def test_their_idempotency_key_is_nothing_to_us(service, keys, theirs, train_spec):
-    answer = service.http.post("/jobs", json=train_spec, headers=keys["ours"] | {"Idempotency-Key": "k"})
-    assert answer.status_code == 201
-    assert answer.json()["id"] != theirs["job_id"]
+    headers = keys["ours"] | {"Idempotency-Key": "k"}
+    job = service.http.post("/jobs", json=train_spec, headers=headers)
+    assert job.status_code == 201
+    assert job.json()["id"] != theirs["job_id"]
+    assert service.http.post(f"/jobs/{theirs['job_id']}/retry", headers=headers).status_code == 404
+    assert service.http.post(f"/jobs/{theirs['job_id']}/clone", headers=headers).status_code == 404

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 from sqlalchemy import make_url
 
@@ -32,6 +33,30 @@ def holders(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*") if path.is_file() and MARKER.encode() in path.read_bytes()]
 
 
+def command_lines(*pids: int) -> list[str]:
+    """Of processes and their children: everybody on a machine may read them."""
+    processes = [each for pid in pids for each in (psutil.Process(pid), *psutil.Process(pid).children(True))]
+    return [" ".join(each.cmdline()) for each in processes]
+
+
+COMMANDS = ["jobs", "whoami", "workers", "keys list", "keys limits", "show nobody", "cancel nobody"]
+
+
+def test_no_command_shows_a_secret(start, tmp_path: Path, env, port: int):
+    """What they print is kept in files below `tmp_path`; GKD_DEBUG also shows tracebacks."""
+    own = env | {"GKD_URL": f"http://127.0.0.1:{port}", "GKD_API_KEY": MARKER, "GKD_DEBUG": "1"}
+    with start("api", cwd=tmp_path, env=env) as api:
+        api.wait_for("answers at")
+        for command in COMMANDS:
+            with start(*command.split(), "--json", cwd=tmp_path, env=own) as told:
+                told.process.wait(60)
+                assert told.log.stat().st_size > 0, command
+    wrong = own | {"GKD_API_KEY": f"{MARKER}\n{MARKER}"}
+    with start("whoami", cwd=tmp_path, env=wrong) as told:
+        assert told.process.wait(60) != 0
+    assert holders(tmp_path) == []
+
+
 def test_a_job_that_runs_and_one_that_fails_leave_no_secret_behind(
     start, tmp_path: Path, env, port: int, spec
 ):
@@ -46,12 +71,23 @@ def test_a_job_that_runs_and_one_that_fails_leave_no_secret_behind(
         worker.wait_for("takes jobs")
         with Client(url, api_key=MARKER) as client:
             job = client.wait(client.submit(spec).id, timeout=40)
+            answers += command_lines(api.process.pid, worker.process.pid)
             assert job.state == "succeeded", worker.log.read_text()
             answers += [event.model_dump_json() for event in client.events(job.id, follow=False)]
             answers += [job.model_dump_json(), client.log(job.id)[0], client.whoami().model_dump_json()]
         with httpx.Client(base_url=url, headers={"Authorization": f"Bearer {MARKER}"}) as http:
             answers += [
-                http.get(path).text for path in ("/openapi.json", "/readyz", "/keys", "/tenants", "/none")
+                http.get(path).text
+                for path in (
+                    "/openapi.json",
+                    "/docs",
+                    "/readyz",
+                    "/keys",
+                    "/tenants",
+                    "/workers",
+                    "/metrics",
+                    "/none",
+                )
             ]
             answers += [http.post("/jobs", json=broken).text, http.post("/jobs", content=b"{").text]
             answers += [http.get("/jobs", headers={"Authorization": f"Bearer {MARKER}x"}).text]
