@@ -177,5 +177,6 @@ def test_their_idempotency_key_is_nothing_to_us(service, keys, theirs, train_spe
     job = service.http.post("/jobs", json=train_spec, headers=headers)
     assert job.status_code == 201
     assert job.json()["id"] != theirs["job_id"]
-    assert service.http.post(f"/jobs/{theirs['job_id']}/retry", headers=headers).status_code == 404
-    assert service.http.post(f"/jobs/{theirs['job_id']}/clone", headers=headers).status_code == 404
+    for verb in ("retry", "clone"):
+        new = keys["ours"] | {"Idempotency-Key": f"for a {verb}"}
+        assert service.http.post(f"/jobs/{theirs['job_id']}/{verb}", headers=new).status_code == 404
