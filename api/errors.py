@@ -155,6 +155,12 @@ def problem(
     return Response(text, status, headers=headers, media_type=MEDIA_TYPE)
 
 
+def no_cursor(after: str | None) -> RequestValidationError:
+    """What is raised for an `after` that no page has given."""
+    loc, msg = ("query", "after"), f"{str(after)!r} is not the `next` of an earlier page"
+    return RequestValidationError([{"type": "value_error", "loc": loc, "msg": msg}])
+
+
 def away(request: Request, error: StoreAway) -> Response:
     """The answer while the database is away."""
     log.warning("%s", error)

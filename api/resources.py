@@ -9,7 +9,7 @@ from fastapi import Query, Response
 from pydantic import BaseModel, ConfigDict
 
 from api.deps import Services
-from api.errors import ApiError
+from api.errors import no_cursor
 from gkd_core.errors import Problem, SpecError
 from jobs.errors import UnknownResource
 from jobs.places import PlaceError, Places
@@ -50,8 +50,7 @@ def listed(
     try:
         page = services.store.resources(kind, tenant=tenant, state=state, after=after, limit=limit)
     except UnknownResource:
-        detail = f"{after!r} is not the `next` of an earlier page"
-        raise ApiError(422, "invalid_request", detail) from None
+        raise no_cursor(after) from None
     return ResourcePage(items=page.items, next=page.next)
 
 

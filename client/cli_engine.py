@@ -20,19 +20,25 @@ data = typer.Typer(no_args_is_help=True, help="Data sets.")
 def run(
     spec: SpecFile,
     target: Annotated[Path, typer.Option("--out", help="Folder of the run; kept to go on from.")],
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print events as lines of JSON; words go to the standard error.")
+    ] = False,
 ) -> None:
     """Run a spec here, without the service. Ctrl-C stops after a checkpoint; the same command goes on."""
     from client.run import run
 
-    raise typer.Exit(run(spec, target, out))
+    raise typer.Exit(run(spec, target, err if as_json else out, as_json=as_json))
 
 
 @commands.command()
 def conformance(
     folder: Annotated[Path, typer.Argument(exists=True, file_okay=False, help="Folder of golden vectors.")],
+    as_json: AsJson = False,
 ) -> None:
     """Compare the method's functions with golden vectors."""
-    raise typer.Exit(subprocess.run([sys.executable, "-m", "gkd_core.conformance", str(folder)]).returncode)
+    command = [sys.executable, "-m", "gkd_core.conformance", str(folder)]
+    command += ["--json"] if as_json else []
+    raise typer.Exit(subprocess.run(command).returncode)
 
 
 @commands.command()

@@ -58,17 +58,26 @@ def jobs(
         out.print(show.jobs_table(found) if found else "no jobs")
 
 
+@commands.command()
+def schema(url: Url = HERE) -> None:
+    """Print the JSON schema of a spec."""
+    with connected(url) as client:
+        print_json(client.schema())
+
+
 @commands.command(name="show")
 def show_job(job_id: JobId, url: Url = HERE, as_json: AsJson = False) -> None:
     """Show one job: state, why it is there, progress, failure, files."""
     from client import show
 
     with connected(url) as client:
-        job = client.job(job_id)
-        if as_json:
-            print_json(job)
-        else:
-            out.print(show.job_card(job, client.artifacts(job_id)))
+        job, files = client.job(job_id), client.artifacts(job_id)
+    if as_json:
+        print_json(
+            {**job.model_dump(mode="json"), "artifacts": [file.model_dump(mode="json") for file in files]}
+        )
+    else:
+        out.print(show.job_card(job, files))
 
 
 @commands.command()
@@ -204,11 +213,14 @@ def _print_service_metrics(text: str, as_json: bool) -> None:
 def log(
     job_id: JobId,
     offset: Annotated[int, typer.Option(help="Byte to start from; negative counts from the end.")] = -16_384,
+    limit: Annotated[
+        int | None, typer.Option(min=4, help="At most so many bytes; otherwise 256 KiB.")
+    ] = None,
     url: Url = HERE,
 ) -> None:
     """Print the end of a job's log."""
     with connected(url) as client:
-        text, _ = client.log(job_id, offset=offset)
+        text, _ = client.log(job_id, offset=offset, limit=limit)
     print_text(text)
     if not text:
         err.print("the log is empty: what happens to a job are its events, see `gkd watch`")

@@ -298,9 +298,10 @@ class Client(Resources):
             partial.unlink(missing_ok=True)
         return seen
 
-    def log(self, job_id: str, *, offset: int = 0) -> tuple[str, int]:
+    def log(self, job_id: str, *, offset: int = 0, limit: int | None = None) -> tuple[str, int]:
         """A piece of the log from byte `offset` (negative: from the end), and where the next piece starts."""
-        answer = self._ask("GET", _path(job_id, "log"), params={"offset": offset})
+        params = {"offset": offset} if limit is None else {"offset": offset, "limit": limit}
+        answer = self._ask("GET", _path(job_id, "log"), params=params)
         return answer.text, int(answer.headers["X-Next-Offset"])
 
     def service_metrics(self) -> str:

@@ -14,6 +14,7 @@ from client import show
 from client.follow import follow
 from client.signals import answered_by
 from client.spec_file import read
+from client.terminal import print_line
 from gkd_core.config import AnyRun
 from gkd_core.errors import Failure, FailureClass, GkdError, Problem, SpecError
 from gkd_core.events import Event, Report
@@ -35,13 +36,14 @@ class RunFailed(GkdError):
     """The engine failed; `message` and `hint` are its own."""
 
 
-def run(spec: Path, out: Path, console: Console) -> int:
+def run(spec: Path, out: Path, console: Console, *, as_json: bool = False) -> int:
     """Run a spec to its end, or go on with a run that was stopped.
 
     Args:
         spec: The spec's file; relative paths in it start at the current folder.
         out: Folder of the run.
         console: Where progress and report are shown.
+        as_json: Print events as lines of JSON instead of showing progress.
 
     Returns:
         0 when the run is complete, 75 when it was stopped after a checkpoint.
@@ -66,9 +68,16 @@ def run(spec: Path, out: Path, console: Console) -> int:
         Engine.start(run_dir, ATTEMPT, device=resolved.config.device) as engine,
         _interruptible(engine, console),
     ):
-        follow(_tail(engine, seen), console)
+        _tell(_tail(engine, seen), console, as_json)
         code = engine.poll()
     return _conclude(run_dir, code, f"gkd run {spec} --out {out}", console)
+
+
+def _tell(events: Iterator[Event], console: Console, as_json: bool) -> None:
+    if not as_json:
+        follow(events, console)
+    for event in events:
+        print_line(event)
 
 
 def _no_job(job_id: str) -> None:

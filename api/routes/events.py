@@ -17,7 +17,10 @@ from jobs.job import StoredEvent
 router = APIRouter(prefix="/jobs/{job_id}", tags=["following"])
 
 LOG_BYTES = 256 * 1024
-"""Of the log in one answer."""
+"""Of the log in one answer, at most."""
+
+LONGEST_CHARACTER = 4
+"""Bytes of UTF-8. Pieces that are shorter might hold nothing, and reading on would stand still."""
 
 MOST_EVENTS = 2**31 - 1
 """The largest number that the database's column of event numbers holds."""
@@ -55,20 +58,23 @@ def log(
     offset: Annotated[
         int, Query(description="bytes from the start; negative: from the end", examples=[-4096])
     ] = 0,
+    limit: Annotated[
+        int, Query(ge=LONGEST_CHARACTER, le=LOG_BYTES, description="bytes in one answer", examples=[4096])
+    ] = LOG_BYTES,
 ) -> PlainTextResponse:
     """The engine's log from `offset` on; the header X-Next-Offset says where the next piece starts."""
     job = services.store.get(job_id, tenant=tenant)  # an id that the store knows leaves no folder
-    text, following = _read(RunDir(services.settings.runs / job.id).log, offset)
+    text, following = _read(RunDir(services.settings.runs / job.id).log, offset, limit)
     return PlainTextResponse(text, headers={"X-Next-Offset": str(following), "Cache-Control": "no-cache"})
 
 
-def _read(path: Path, offset: int) -> tuple[str, int]:
+def _read(path: Path, offset: int, limit: int) -> tuple[str, int]:
     """Text from a place in a growing file, and the place to go on from: never in the middle of a character."""
     try:
         with path.open("rb") as file:
             size = file.seek(0, os.SEEK_END)
             start = file.seek(min(offset, size) if offset >= 0 else max(size + offset, 0))
-            data = file.read(LOG_BYTES)
+            data = file.read(limit)
     except FileNotFoundError:
         return "", 0
     cut = _torn(data)

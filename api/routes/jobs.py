@@ -11,7 +11,7 @@ from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel, ConfigDict
 
 from api.deps import FeedsDep, Services, ServicesDep, TenantDep
-from api.errors import ApiError
+from api.errors import ApiError, no_cursor
 from api.feeds import happened
 from jobs import mistakes
 from jobs.errors import NotAllowed, UnknownJob
@@ -108,8 +108,7 @@ def list_jobs(
             state=state, kind=kind, tags=tag or (), after=after, limit=limit, tenant=tenant
         )
     except UnknownJob:
-        detail = f"{after!r} is not the `next` of an earlier page"
-        raise ApiError(422, "invalid_request", detail) from None
+        raise no_cursor(after) from None
     return JobPage(items=page.items, next=page.next)
 
 

@@ -238,18 +238,26 @@ def test_cancel_is_answered_quickly_in_every_state(request, train_spec: Spec, da
         service.store.pause(ticket)
         return job_id
 
+    def pausing() -> str:
+        job_id = running()
+        service.store.pause_requested(job_id)
+        return job_id
+
+    def ended() -> str:
+        return failed(service, train_spec)
+
     nothing = median_seconds(
         service, "GET", ["/healthz"] * 20
     )  # on a machine that is busy everything takes its time
-    for make in (queued, running, paused):
+    for make, status in ((queued, 202), (running, 202), (pausing, 202), (paused, 202), (ended, 409)):
         asked = [f"/jobs/{make()}/cancel" for _ in range(20)]
-        assert median_seconds(service, "POST", asked) < max(0.2, 10 * nothing), make.__name__
+        assert median_seconds(service, "POST", asked, status) < max(0.2, 10 * nothing), make.__name__
 
 
-def median_seconds(service, method: str, paths: list[str]) -> float:
+def median_seconds(service, method: str, paths: list[str], status: int = 200) -> float:
     seconds = []
     for path in paths:
         started = time.monotonic()
-        assert service.http.request(method, path).is_success
+        assert service.http.request(method, path).status_code == status
         seconds.append(time.monotonic() - started)
     return statistics.median(seconds)

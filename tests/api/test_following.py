@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from gkd_core.events import Evaluation, Progress
 from gkd_core.run_dir import RunDir
 
@@ -42,17 +44,18 @@ def log_of(service, job_id: str, data: bytes) -> None:
     path.write_bytes(data)
 
 
-def test_a_log_is_read_piece_by_piece_without_tearing_a_character(service, train_spec, monkeypatch):
-    monkeypatch.setattr("api.routes.events.LOG_BYTES", 7)
+@pytest.mark.parametrize("limit", [4, 7])
+def test_a_log_is_read_piece_by_piece_without_tearing_a_character(service, train_spec, limit: int):
     job_id = service.submit(train_spec)["id"]
     text = "größer, 1 → 2, 😀 = 3\nab"
     log_of(service, job_id, text.encode())
     pieces, offset = [], 0
     while True:
-        answer = service.http.get(f"/jobs/{job_id}/log", params={"offset": offset})
+        answer = service.http.get(f"/jobs/{job_id}/log", params={"offset": offset, "limit": limit})
         if not answer.text:
             break
         pieces.append(answer.text)
+        assert len(answer.content) <= limit
         offset = int(answer.headers["X-Next-Offset"])
     assert "".join(pieces) == text
     assert offset == len(text.encode())

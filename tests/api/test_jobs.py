@@ -106,6 +106,7 @@ def test_a_made_up_cursor_is_refused(service, train_spec: Spec):
     for cursor in ("nonsense", "%00", "-1", "9" * 40):
         answer = service.http.get("/jobs", params={"after": cursor})
         assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request"), cursor
+        assert answer.json()["errors"][0]["loc"] == ["query", "after"]
 
 
 def test_a_queued_job_is_cancelled_at_once_and_stays_so(service, train_spec: Spec):

@@ -87,7 +87,10 @@ def test_every_answer_is_there_as_json(gkd, spec_file: str, tmp_path: Path):
     events = [json.loads(line) for line in gkd("watch", job_id, "--json").stdout.splitlines()]
     assert events[0]["number"] == 1
     assert json.loads(gkd("jobs", "--limit", "1", "--json").stdout)[0]["id"] == job_id
-    assert json.loads(gkd("show", job_id, "--json").stdout)["state"] == "succeeded"
+    shown = json.loads(gkd("show", job_id, "--json").stdout)
+    assert shown["state"] == "succeeded"
+    assert "report.json" in [file["name"] for file in shown["artifacts"]]
+    assert "train" in json.loads(gkd("schema").stdout)["discriminator"]["mapping"]
     assert "model" in json.loads(gkd("report", job_id, "--json").stdout)["models"]
     files = json.loads(gkd("download", job_id, "report.json", "-o", str(tmp_path), "--json").stdout)
     assert len(files[0]["sha256"]) == 64

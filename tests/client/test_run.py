@@ -42,6 +42,12 @@ def test_a_run_ends_with_its_report(spec_file: Path, tmp_path: Path, console: Co
     assert config.device == "cpu"
 
 
+def test_its_events_are_there_as_json(spec_file: Path, tmp_path: Path, console, fake_engine: None, capsys):
+    assert run(spec_file, tmp_path / "out", console, as_json=True) == 0
+    kinds = [json.loads(line)["kind"] for line in capsys.readouterr().out.splitlines()]
+    assert (kinds[0], kinds[-1]) == ("progress", "report")
+
+
 def test_a_stopped_run_goes_on_where_it_was(
     spec_file: Path, data: Path, tmp_path: Path, start, console, fake_engine
 ):

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
 
 import psutil
@@ -11,8 +13,12 @@ from sqlalchemy.exc import OperationalError
 
 from jobs.job import State
 from worker.engine import Engine
+from worker.tidying import tidy
 
-from .conftest import wait_until
+from .conftest import RUN_ONE, wait_until
+
+HALF_A_COPY = "jobs.artifacts_folder.FolderArtifacts._keep"
+FILE_WITHOUT_ROW = "jobs.store.Store.record"
 
 
 def engines(process) -> list[psutil.Process]:
@@ -145,3 +151,48 @@ def test_a_run_directory_that_was_lost_is_begun_again(service, plan):
     service.runner().run(job_id)
     assert service.job(job_id).state is State.SUCCEEDED
     assert service.epochs(job_id) == [1, 2, 1, 2, 3]
+
+
+def dies_when_it_publishes(service, job_id: str, where: str) -> None:
+    """Run a job in a process that is killed the first time that it comes to a function with something published."""
+    module, name, method = where.rsplit(".", 2)
+    program = f"""
+import os, runpy, signal, sys
+from {module} import {name}
+real = {name}.{method}
+def killed(self, *given):
+    if given[-1] is None:
+        return real(self, *given)
+    os.kill(os.getpid(), signal.SIGKILL)
+{name}.{method} = killed
+sys.argv = ["run_one", {job_id!r}, "killed"]
+runpy.run_path({str(RUN_ONE)!r}, run_name="__main__")
+"""
+    process = subprocess.run(
+        [sys.executable, "-c", program], env=os.environ | service.environment(), timeout=60
+    )
+    assert process.returncode == -signal.SIGKILL
+
+
+def make_old(folder) -> None:
+    for path in folder.rglob("*"):
+        os.utime(path, (time.time() - 7200,) * 2)
+
+
+@pytest.mark.parametrize("where", [HALF_A_COPY, FILE_WITHOUT_ROW])
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_a_worker_killed_between_file_and_row_leaves_neither_half(service, plan, where):
+    plan(epochs=1)
+    job_id = service.submit()
+    dies_when_it_publishes(service, job_id, where)
+    published = service.settings.home / "artifacts"
+    [left] = [path for path in published.rglob("*") if path.is_file()]
+    assert left.read_bytes() == b"weights of epoch 1"
+    assert service.store.artifacts(job_id) == ()
+    service.sweep_until_queued(job_id)
+    make_old(published)
+    tidy(service.store, service.artifacts, service.settings.runs)
+    assert not left.exists()
+    service.runner("second").run(job_id)
+    assert service.outcomes(job_id) == ["lost", "succeeded"]
+    assert service.weights(job_id) == b"weights of epoch 1"
