@@ -12,11 +12,14 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, computed_field
+from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler, computed_field
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 from gkd_core.errors import Failure
+from gkd_core.events import events as engine_events
 
 
 class State(StrEnum):
@@ -107,6 +110,14 @@ class Artifact(BaseModel):
     created_at: datetime
 
 
+class _SomeEvent:
+    """Says in JSON schemas what the body of an engine's event looks like; any other body may be anything."""
+
+    @staticmethod
+    def __get_pydantic_json_schema__(schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        return {"anyOf": [handler(engine_events.core_schema), handler(schema)]}
+
+
 class StoredEvent(BaseModel):
     """An event with its number in the job: 1, 2, 3, ... without gaps."""
 
@@ -119,7 +130,7 @@ class StoredEvent(BaseModel):
     """An engine event's kind; "state" for a move, with `state` and `reason` in its body; or "request" when
     somebody asked a running job to pause or cancel or took that back, with `desired` in its body; or "change" when
     somebody changed its name, tags or priority, with what they are now."""
-    body: dict[str, Any]
+    body: Annotated[dict[str, Any], _SomeEvent]
 
 
 class Job(BaseModel):

@@ -43,6 +43,15 @@ def test_all_that_its_description_refers_to_is_there(service):
     assert {"206", "304"} <= set(download)
 
 
+def test_its_description_shows_what_engines_tell(service):
+    shapes = service.http.get("/openapi.json").json()["components"]["schemas"]
+    engines, anything = shapes["StoredEvent"]["properties"]["body"]["anyOf"]
+    kinds = {"progress", "prototypes", "evaluation", "checkpoint", "file", "report", "warning"}
+    assert set(engines["discriminator"]["mapping"]) == kinds
+    assert anything["additionalProperties"] is True
+    assert "images_per_second" in shapes["Progress"]["properties"]
+
+
 def references(value: object) -> Iterator[str]:
     """Every `$ref` anywhere inside."""
     if isinstance(value, dict):
