@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import shutil
 import tempfile
@@ -89,6 +90,10 @@ async def received(request: Request, services: Services, tenant: str) -> AsyncIt
     try:
         await _fill(path, request, services.settings.free_bytes)
         yield path
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise _no_room() from error
     finally:
         path.unlink(missing_ok=True)
 
@@ -164,5 +169,9 @@ async def _blocks(request: Request) -> AsyncIterator[bytes]:
 
 def _must_have_room(folder: Path, free_bytes: int) -> None:
     if shutil.disk_usage(folder).free < free_bytes:
-        detail = "the disk of the service is nearly full; nothing is kept until there is room"
-        raise ApiError(507, "no_room", detail)
+        raise _no_room()
+
+
+def _no_room() -> ApiError:
+    detail = "the disk of the service is nearly full; nothing is kept until there is room"
+    return ApiError(507, "no_room", detail)

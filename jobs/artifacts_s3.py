@@ -33,6 +33,8 @@ _READ_BYTES = 8 * BLOCK_BYTES
 """What is asked for at once: a request costs tens of milliseconds, and each download holds so much."""
 _YOUNG_SECONDS = 600.0
 """A generation that is younger need not be renewed: it is far from being removed, and its row is written in seconds."""
+_LONGEST_SEND_SECONDS = 86_400.0
+"""One that is sent in parts counts from its beginning, and 20 GiB on a slow line take hours."""
 _PATIENCE = {
     "connect_timeout": 5,
     "read_timeout": 30,
@@ -80,6 +82,8 @@ class S3Artifacts(Artifacts):
             if not self._renew(blob.sha256):
                 source.seek(0)
                 self._send(self._new_key(blob.sha256), source, blob)
+                if blob.size > self._part_bytes:  # S3 dates what was sent in parts by when that was begun
+                    self._renew(blob.sha256)
         return blob
 
     def size(self, sha256: str) -> int:
@@ -151,7 +155,7 @@ class S3Artifacts(Artifacts):
         answer = self._call("list_multipart_uploads", Prefix=self._prefix)
         now = _date(answer)
         for upload in answer.get("Uploads", ()):
-            if now - upload["Initiated"].timestamp() > older_than:
+            if now - upload["Initiated"].timestamp() > max(older_than, _LONGEST_SEND_SECONDS):
                 self._abort(upload["Key"], upload["UploadId"])
 
     # ---- generations -------------------------------------------------------------------------------------

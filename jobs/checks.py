@@ -23,8 +23,9 @@ from pydantic import ValidationError
 
 from gkd_core.config import DataConfig
 from gkd_core.run_dir import PARENT
-from jobs.errors import ArtifactsAway, ArtifactsRefused, ContentGone, JobsError
+from jobs.errors import ArtifactsAway, ArtifactsRefused, ContentGone, JobsError, WrongContent
 from jobs.inspection import Request
+from jobs.logs import carried
 from jobs.resources import CheckedResource, ResourceKind, ResourceState, Verdict
 from jobs.settings import Settings
 from jobs.shelf import ABANDONED_SECONDS, Shelf
@@ -86,7 +87,8 @@ class Checks:
         check = self._store.next_check()
         if check is None:
             return False
-        verdict = self._look_into(check)
+        with self._kept(check):
+            verdict = self._look_into(check)
         if verdict is None:  # we are about to end; somebody else does it
             self._store.release_check(check)
         else:
@@ -107,6 +109,8 @@ class Checks:
                 self._tidy_now_and_then()
             except (JobsError, OSError) as error:  # the database or a disk is away; next time finds the same
                 log.warning("cannot check what was registered: %s", error)
+            except Exception:  # a defect of ours, which must not end all checks to come
+                log.exception("cannot check what was registered")
             self._due.acquire(timeout=LOOK_SECONDS)
 
     def _tidy_now_and_then(self) -> None:
@@ -115,6 +119,23 @@ class Checks:
             self.tidy()
 
     # ---- one check -----------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _kept(self, check: Check) -> Iterator[None]:
+        """The check stays ours: fetching a large file, and removing what it became, can take longer than a lease."""
+        over = threading.Event()
+
+        def keep() -> None:
+            while not over.wait(self._settings.renew_seconds):
+                self._renew(check)
+
+        thread = threading.Thread(target=carried(keep), name="renew_check", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
 
     def _look_into(self, check: Check) -> Verdict | None:
         resource = check.resource
@@ -126,7 +147,7 @@ class Checks:
                     if resource.kind is ResourceKind.DATASET:
                         return self._of_archive(check, file)
                 return self._judged(check, self._request(resource, file))
-        except ContentGone as error:
+        except (ContentGone, WrongContent) as error:
             return _refused(str(error))
         except (OSError, ArtifactsAway, ArtifactsRefused) as error:  # later, or another worker, may do better
             return _later(f"it cannot be checked now: {error}")
@@ -160,7 +181,7 @@ class Checks:
             tempfile.TemporaryFile() as errors,
             _started(request, output, errors) as process,
         ):
-            why = self._wait(check, process)
+            why = self._wait(process)
             if self._left.is_set() and why is not None:
                 return None
             if process.returncode > 0:
@@ -169,17 +190,14 @@ class Checks:
                 )
             return _read(output, process.returncode, why, request)
 
-    def _wait(self, check: Check, process: subprocess.Popen[bytes]) -> str | None:
+    def _wait(self, process: subprocess.Popen[bytes]) -> str | None:
         """Wait for the end of a process; why it was ended, where it was."""
-        started = renewed = time.monotonic()
+        started = time.monotonic()
         while process.poll() is None:
             if self._left.is_set():
                 return _killed(process, "the service is ending")
             if time.monotonic() - started > self._settings.check_seconds:
                 return _killed(process, f"it took longer than {self._settings.check_seconds:g} s")
-            if time.monotonic() - renewed > self._settings.renew_seconds:
-                renewed = time.monotonic()
-                self._renew(check)
             time.sleep(_POLL_SECONDS)
         return None
 

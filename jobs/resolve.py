@@ -27,7 +27,7 @@ from gkd_core.config import (
 from gkd_core.data.check import DataReport, check, find_layout
 from gkd_core.errors import DataError, Problem, SpecError
 from jobs.archives import BadArchive
-from jobs.errors import ContentGone
+from jobs.errors import ContentGone, WrongContent
 from jobs.fingerprint import of_data_set
 from jobs.origins import FindJob, FindResource, Origin, changed_since, find_origin, ready
 from jobs.places import PlaceError, Places, renamed
@@ -215,7 +215,7 @@ class _Resolving:
         """One that was sent. Its files go by its name, since every machine has them in a folder of its own."""
         try:
             folder = self.unpacked(dataset)
-        except (OSError, ContentGone, BadArchive) as error:
+        except (OSError, ContentGone, WrongContent, BadArchive) as error:
             self._object(("data", "path"), f"its files are not at hand: {error}", "Upload it again.")
             return None
         before = len(self.problems)

@@ -179,11 +179,14 @@ class Registering(Reading):
     def conclude_check(self, check: Check, verdict: Verdict) -> None:
         """Write down what was found; nothing where it was deleted, or is another one's by now.
 
-        One that could not be checked now keeps its lease, so that some time passes before the next try.
+        One that could not be checked now keeps its lease, so that some time passes before the next try; that try does
+        not count, for S3 may be away for longer than a few of them.
         """
         known = {"size": verdict.size, "sha256": verdict.sha256, "fingerprint": verdict.fingerprint}
         values: dict[str, Any] = {name: value for name, value in known.items() if value is not None}
-        if verdict.state is not ResourceState.CHECKING:
+        if verdict.state is ResourceState.CHECKING:
+            values |= {"checks": resources.c.checks - 1}
+        else:
             values |= {"checked_at": now(), "lease_until": None, "report": verdict.report}
         values |= {"state": verdict.state.value, "reason": storable(verdict.reason)}
         with self.database.write() as connection:

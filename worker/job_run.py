@@ -100,6 +100,7 @@ class JobRun:
         self._dir = RunDir(self._settings.runs / claim.job.id)
         self._unpublished: set[str] = set()
         self._lack: Lack | None = None
+        self._stopped = False
         self._looked_for_room_at = time.monotonic()
         self._publish_at = 0.0
         self._refused: ArtifactsRefused | None = None
@@ -206,8 +207,12 @@ class JobRun:
             if self._wanted_to_stop():
                 if code is not None:
                     return STOPPED  # whatever it was: the rest of its events is for another attempt
-                engine.stop()
+                self._stop(engine)
             time.sleep(POLL_SECONDS)
+
+    def _stop(self, engine: Engine) -> None:
+        self._stopped = True  # also when, before it has stopped, nobody wants that any more
+        engine.stop()
 
     def _wanted_to_stop(self) -> bool:
         asked = self._lease.desired is not Desired.RUN or self._place.stopping.is_set()
@@ -270,7 +275,7 @@ class JobRun:
             kept = pool.submit(self._place.artifacts.put, path, expected_sha256)
             while not wait([kept], POLL_SECONDS).done:
                 if self._wanted_to_stop():
-                    engine.stop()
+                    self._stop(engine)
                 engine.poll()
             return kept.result()
 
@@ -298,7 +303,9 @@ class JobRun:
             return ()
         if failure is not None:
             return self._requeue(failure.message, failure=failure)
-        return self._requeue("the worker is shutting down")
+        if self._place.stopping.is_set():
+            return self._requeue("the worker is shutting down")
+        return self._requeue("what its engine was stopped for has passed")
 
     def _pause_for_room(self, *, looked: bool = False) -> bool:
         """Whether the job was put aside because there is too little room; a sweep lets it go on."""
@@ -313,7 +320,8 @@ class JobRun:
             return infrastructure(f"not the files that the engine announced: {', '.join(self._unpublished)}")
         if self._refused:
             return infrastructure(self._refused.message, self._refused.hint)
-        return failure_of_exit(code, self._dir.read_failure(), asked_to_stop=self._wanted_to_stop())
+        asked_to_stop = self._stopped or self._wanted_to_stop()
+        return failure_of_exit(code, self._dir.read_failure(), asked_to_stop=asked_to_stop)
 
     def _with_smaller_batches(self, failure: Failure) -> Rung:
         smaller = halve_micro_batch(self._job)

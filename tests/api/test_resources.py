@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import socket
@@ -197,6 +198,16 @@ def test_a_full_disk_takes_nothing_in(server, service, monkeypatch):
     monkeypatch.setattr(uploads.shutil, "disk_usage", lambda _: usage._replace(free=-1))
     answer = upload(service, b"x")
     assert (answer.status_code, answer.json()["code"]) == (507, "no_room")
+
+
+def test_a_disk_that_becomes_full_meanwhile_says_so(service, archive, monkeypatch):
+    def full(path: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(service.artifacts, "put", full)
+    answer = upload(service, archive)
+    assert (answer.status_code, answer.json()["code"]) == (507, "no_room")
+    assert list(service.settings.incoming.iterdir()) == []
 
 
 def test_an_upload_that_breaks_off_leaves_nothing(service, monkeypatch):

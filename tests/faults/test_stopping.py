@@ -6,7 +6,7 @@ import pytest
 
 from jobs.job import State
 
-from .conftest import no_engine_runs
+from .conftest import no_engine_runs, wait_until
 
 pytestmark = pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 
@@ -34,6 +34,20 @@ def test_a_paused_job_goes_on_from_its_checkpoint(service, plan):
     assert service.job(job_id).state is State.SUCCEEDED
     assert service.outcomes(job_id) == ["paused", "succeeded"]
     assert service.epochs(job_id) == list(range(1, done + 3))
+
+
+def test_a_pause_that_is_taken_back_while_the_engine_stops_is_no_failure(service, plan):
+    plan(epochs=5000, deaf=True)
+    job_id = service.submit()
+    control = service.settings.runs / job_id / "control.json"
+    with service.running(job_id):
+        service.store.pause_requested(job_id)
+        wait_until(lambda: "stop" in control.read_text())
+        service.store.resume(job_id)
+    job = service.job(job_id)
+    assert (job.state, job.attempts[0].outcome) == (State.QUEUED, "requeued")
+    assert job.attempts[0].message == "what its engine was stopped for has passed"
+    assert no_engine_runs()
 
 
 def test_a_worker_that_shuts_down_gives_its_job_back_after_a_checkpoint(service, plan):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import sys
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from urllib.request import Request, urlopen
@@ -96,19 +96,36 @@ def test_uploads_of_killed_processes_go_and_those_under_way_stay(
 ) -> None:
     call = artifacts._call
 
-    def begun_now(method: str, **arguments: Any) -> dict[str, Any]:
+    def begun_today(method: str, **arguments: Any) -> dict[str, Any]:
         answer = call(method, **arguments)
         for upload in answer.get("Uploads", ()):
-            upload["Initiated"] = datetime.now(UTC)
+            upload["Initiated"] = datetime.now(UTC) - timedelta(hours=5)  # a slow line
         return answer
 
     artifacts._call("create_multipart_upload", Key="gkd/abc/def")
-    monkeypatch.setattr(artifacts, "_call", begun_now)
+    monkeypatch.setattr(artifacts, "_call", begun_today)
     artifacts.clear_remains(HOUR)
     assert len(s3.uploads()) == 1
     monkeypatch.setattr(artifacts, "_call", call)  # this server says of every upload that it began in 2010
     artifacts.clear_remains(HOUR)
     assert s3.uploads() == []
+
+
+def test_a_file_that_was_sent_for_long_is_young_all_the_same(
+    s3: Any, artifacts: S3Artifacts, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call = artifacts._call
+
+    def dated_as_s3_does(method: str, **arguments: Any) -> dict[str, Any]:
+        answer = call(method, **arguments)
+        if method == "complete_multipart_upload":
+            s3.make_old(SHA256, 2 * HOUR)
+        return answer
+
+    monkeypatch.setattr(artifacts, "_call", dated_as_s3_does)
+    artifacts.put(model)
+    assert artifacts.older_than(HOUR) == frozenset()
+    assert len(s3.keys()) == 1
 
 
 def test_an_upload_that_breaks_off_is_taken_back(

@@ -19,11 +19,12 @@ from gkd_core.config import DataConfig, TrainRun
 from jobs import checks
 from jobs.artifacts import open_artifacts
 from jobs.checks import Checks, clear_incoming
+from jobs.errors import WrongContent
 from jobs.resources import CheckedResource, Layout, NewResource, Resource, ResourceKind, ResourceState
 from jobs.settings import Settings
 from jobs.shelf import Shelf
 from jobs.spec import Resolved, job_spec
-from jobs.store import Store
+from jobs.store import Check, Store
 
 DATASET, MODEL = ResourceKind.DATASET, ResourceKind.MODEL
 
@@ -220,6 +221,53 @@ def test_a_model_is_checked(service: Service, tmp_path: Path) -> None:
     (tmp_path / "model").write_bytes(struct.pack("<Q", len(header)) + header + bytes(8))
     found = service.checked(service.upload(tmp_path / "model", MODEL))
     assert (found.state, found.report and found.report["tensors"]) == ("ready", 1)
+
+
+def test_a_check_stays_ours_while_a_large_file_is_fetched(
+    tmp_path: Path, sqlite_url: str, archive: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    service = Service(tmp_path, sqlite_url, renew_seconds=0.05)
+    renewed = threading.Semaphore(0)
+    fetch = service.artifacts.fetch
+
+    def slowly(sha256: str, folder: Path) -> Path:
+        assert renewed.acquire(timeout=20)
+        assert renewed.acquire(timeout=20)
+        return fetch(sha256, folder)
+
+    monkeypatch.setattr(service.store, "renew_check", lambda check: renewed.release())
+    monkeypatch.setattr(service.artifacts, "fetch", slowly)
+    with closing(service.store):
+        assert service.checked(service.upload(archive)).state is ResourceState.READY
+
+
+def test_a_file_that_was_damaged_where_it_lies_is_refused(
+    service: Service, archive: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def damaged(sha256: str, folder: Path) -> Path:
+        raise WrongContent("a copy", sha256, "0" * 64)
+
+    monkeypatch.setattr(service.artifacts, "fetch", damaged)
+    assert "it was replaced or damaged" in service.checked(service.upload(archive)).reason
+
+
+def test_what_nobody_foresaw_does_not_end_the_checks_to_come(
+    service: Service, archive: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    next_check, struck = service.store.next_check, []
+
+    def strike_each_thread() -> Check | None:
+        if threading.get_ident() not in struck:
+            struck.append(threading.get_ident())
+            raise ZeroDivisionError
+        return next_check()
+
+    monkeypatch.setattr(service.store, "next_check", strike_each_thread)
+    with service.checks:
+        wait_until(lambda: len(struck) == checks.THREADS)
+        resource = service.upload(archive)
+        service.checks.hurry()
+        wait_until(lambda: service.store.resource(DATASET, resource.id).state == "ready")
 
 
 def test_a_file_that_is_gone_is_refused(service: Service, archive: Path) -> None:

@@ -203,6 +203,17 @@ def test_a_check_that_is_given_back_does_not_count(store: Store) -> None:
     assert store.resource(DATASET, resource.id).state is ResourceState.READY
 
 
+def test_a_check_for_which_something_is_away_does_not_count(database_url: str) -> None:
+    hasty = Store(database_url, lease_seconds=-1.0)
+    away = Verdict(state=ResourceState.CHECKING, reason="it cannot be checked now: S3 does not answer")
+    resource = register(hasty)
+    for _ in range(MOST_CHECKS + 2):
+        hasty.conclude_check(claimed(hasty), away)
+    hasty.conclude_check(claimed(hasty), READY)
+    assert hasty.resource(DATASET, resource.id).state is ResourceState.READY
+    hasty.close()
+
+
 def test_a_verdict_on_what_was_deleted_is_lost(store: Store) -> None:
     resource = register(store)
     check = claimed(store)
