@@ -93,19 +93,18 @@ def must_queue(connection: Connection, tenant: str, gpus: int) -> None:
             raise QuotaExceeded("gpu_hours", limits.gpu_hours, round(hours, 2))
 
 
-def must_store(connection: Connection, tenant: str, size: int, *, lock: bool = False) -> None:
+def must_store(connection: Connection, tenant: str, size: int) -> None:
     """Refuse bytes for which a tenant has no room.
 
     Args:
-        connection: In a transaction.
+        connection: In a transaction; one that is about to name them has the tenant's row locked (`limits_of`).
         tenant: Whose they are.
         size: How many.
-        lock: The transaction is about to name them: nobody else decides meanwhile.
 
     Raises:
         QuotaExceeded: it would keep more than it may.
     """
-    limit = limits_of(connection, tenant, lock=lock).stored_bytes
+    limit = limits_of(connection, tenant).stored_bytes
     if limit is not None:
         _must_leave("stored_bytes", limit, _stored_bytes(connection, tenant), size)
 

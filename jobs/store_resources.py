@@ -19,7 +19,7 @@ from jobs.resources import (
     Verdict,
 )
 from jobs.store_moves import Condition, is_open
-from jobs.store_quotas import must_store
+from jobs.store_quotas import limits_of, must_store
 from jobs.store_reading import Reading, moment
 from jobs.tables import jobs, resources, uses
 
@@ -61,10 +61,12 @@ class Registering(Reading):
             QuotaExceeded: the tenant keeps as many bytes as it may.
         """
         with self.database.write() as connection:
+            if new.uploaded:  # of two who send the same at once, the second is to find what the first has made
+                limits_of(connection, tenant, lock=True)
             if earlier := _same_upload(connection, new, tenant):
                 return _resource(earlier), False
             if new.uploaded:
-                must_store(connection, tenant, new.size, lock=True)
+                must_store(connection, tenant, new.size)
             values = {
                 **new._asdict(),
                 "id": secrets.token_hex(6),

@@ -160,6 +160,22 @@ def test_two_uploads_at_once_do_not_both_take_the_last_room(
     assert outcomes.count("refused") == 1
 
 
+def test_two_who_send_the_same_at_once_get_the_same(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.set_limits("lab", {})
+    same_upload, both_looked = store_resources._same_upload, threading.Barrier(2)
+    made: list[str] = []
+
+    def look(*about: Any) -> Any:
+        found = same_upload(*about)
+        with suppress(threading.BrokenBarrierError):
+            both_looked.wait(1.0)
+        return found
+
+    monkeypatch.setattr(store_resources, "_same_upload", look)
+    together([lambda: made.append(upload(store).id) for _ in range(2)])
+    assert len(set(made)) == 1
+
+
 # ---- checks ----------------------------------------------------------------------------------------------
 
 
