@@ -61,7 +61,7 @@ class Registering(Reading):
             QuotaExceeded: the tenant keeps as many bytes as it may.
         """
         with self.database.write() as connection:
-            if new.uploaded:  # of two who send the same at once, the second is to find what the first has made
+            if new.uploaded:  # of two who send the same at once, the second finds what the first made
                 limits_of(connection, tenant, lock=True)
             if earlier := _same_upload(connection, new, tenant):
                 return _resource(earlier), False
