@@ -155,6 +155,11 @@ def configured(secret: str, *, edges: bool) -> SchemathesisConfig:
     # What is forbidden is tried edge by edge; sequences get further with what is allowed.
     random_cases = {"mode": "positive", "max-examples": EXAMPLES, "database": "none", "no-shrink": True}
     lenient = {"positive_data_acceptance": {"expected-statuses": refused}}
+    # The same file sent twice is one data set, which is gone for both once one of them deleted it.
+    shared = {"ensure_resource_availability": {"enabled": False}}
+    resources = [
+        f"{verb} /{kind}/{{{kind[:-1]}_id}}" for verb in ("GET", "DELETE") for kind in ("datasets", "models")
+    ]
     return SchemathesisConfig.from_dict(
         {
             "seed": SEED,
@@ -166,7 +171,10 @@ def configured(secret: str, *, edges: bool) -> SchemathesisConfig:
                 "fuzzing": {"generation": random_cases},
                 "stateful": {"generation": random_cases},
             },
-            "operations": [{"include-name": list(NOT_BY_SCHEMA), "checks": lenient}],
+            "operations": [
+                {"include-name": list(NOT_BY_SCHEMA), "checks": lenient},
+                {"include-name": resources, "checks": shared},
+            ],
         }
     )
 

@@ -66,9 +66,11 @@ def told(caplog: pytest.LogCaptureFixture, lines: int = 1) -> list[logging.LogRe
 
 
 def test_each_request_is_one_line_that_says_what_became_of_it(service, train_spec, caplog):
-    job = service.submit(train_spec)
-    _, secret = service.store.create_key("default", "k", {"read"})
     caplog.set_level(logging.DEBUG, "api.watch")
+    job = service.submit(train_spec)
+    told(caplog)
+    caplog.clear()
+    _, secret = service.store.create_key("default", "k", {"read"})
     sent = {"Authorization": f"Bearer {secret.text}"}
     service.http.get(f"/jobs/{job['id']}?wait=0", headers=sent)
     service.http.get("/jobs", headers={"Authorization": "Bearer wrong"})
