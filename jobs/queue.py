@@ -129,6 +129,15 @@ class Doorbell:
             return False
         return True
 
+    def silent(self) -> tuple[str, ...]:
+        """Queues in which no ring waits: each was heard, or they were lost. None while the broker is away."""
+        try:
+            with self.app.pool.acquire(block=True) as connection, connection.channel() as channel:
+                return tuple(name for name in QUEUES if not channel.queue_declare(queue=name).message_count)
+        except Exception as error:  # as above
+            log.debug("cannot look for rings: %s", error)
+            return ()
+
     def ping(self) -> None:
         """Find out whether the broker answers.
 

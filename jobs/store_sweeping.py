@@ -3,7 +3,7 @@ which files are still named."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from sqlalchemy import Connection, case, exists, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
@@ -36,12 +36,13 @@ class Sweeping(Reading):
     lease_seconds: float
     max_attempts: int
 
-    def sweep(self, *, only_due: bool = False) -> tuple[str, ...]:
+    def sweep(self, *, only_due: bool = False, silent: Collection[str] = ()) -> tuple[str, ...]:
         """Put right what nobody else does: give lost jobs back, and find jobs for which nobody came.
 
         Args:
             only_due: Leave out jobs for which the last ring was a short time ago: for sweeps that repeat, so
                 that rings for a long queue do not pile up.
+            silent: Queues in which no ring waits; their jobs are due, whenever the last ring for them was.
 
         Returns:
             Ids of queued jobs that are ready to run, first in line first, as far as the front of each queue: ring for
@@ -52,7 +53,7 @@ class Sweeping(Reading):
         for ticket in self._held(expired):
             self._take_back(ticket, expired, "expired", f"no sign of life for {self.lease_seconds:g} s")
         self._fail_orphans()
-        return self._to_ring(only_due)
+        return self._to_ring(only_due, silent)
 
     def release(self, worker: str) -> None:
         """Take back at once what a worker of this name held. For who knows that it is dead: it would go on writing.
@@ -188,7 +189,7 @@ class Sweeping(Reading):
             with self.database.write() as connection:
                 fail_waiting(connection, row.id, State(row.state))
 
-    def _to_ring(self, only_due: bool) -> tuple[str, ...]:
+    def _to_ring(self, only_due: bool, silent: Collection[str]) -> tuple[str, ...]:
         age = now() - jobs.c.queued_at
         pause = case(
             (age < RING_AGAIN_SECONDS, RING_AGAIN_SECONDS),
@@ -197,8 +198,12 @@ class Sweeping(Reading):
         )
         with self.database.read() as connection:
             front = _front(connection)
-        # No pause is as long as the second: the database's clock was set back since.
-        is_due = or_(jobs.c.ring_at <= now(), jobs.c.ring_at > now() + _LONGEST_RING_PAUSE)
+        # No pause is as long as the second says: the database's clock was set back since.
+        is_due = or_(
+            jobs.c.ring_at <= now(),
+            jobs.c.ring_at > now() + _LONGEST_RING_PAUSE,
+            jobs.c.queue.in_(silent),
+        )
         due = [is_due] if only_due else []
         # Those that somebody holds are left out: two sweeps that take them in other orders would wait for each other.
         free = select(jobs.c.id).where(jobs.c.id.in_(front), is_in(State.QUEUED), *due)

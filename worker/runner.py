@@ -104,7 +104,8 @@ class Runner:
         """Take back what lost workers held, and ring for queued jobs: the first time all in front, then those due.
 
         Rings from before the start of this worker may be lost with their queue. After that one worker sweeps for all,
-        whoever is first when it is time; only what is free on its own disk each sees for itself.
+        whoever is first when it is time; only what is free on its own disk each sees for itself. Where a queue holds no
+        ring and jobs wait in it, rings were lost with a broker: their jobs need not wait until they are due.
         """
         self.store.ping()  # what a later release has upgraded is not to be swept by the rules of this one
         self.ring(self.store.make_use_of_room(self.room.free()))
@@ -112,7 +113,7 @@ class Runner:
             alone = self.store.take_turn("first sweep", _STARTING_SECONDS)
             self.ring(self.store.sweep(only_due=not alone))
         elif self.store.take_turn("sweep", self.settings.sweep_seconds):
-            self.ring(self.store.sweep(only_due=True))
+            self.ring(self.store.sweep(only_due=True, silent=self._doorbell.silent()))
             self.store.fold_counts()
         self._swept = True
 

@@ -264,6 +264,26 @@ def test_a_ring_that_redis_lost_costs_a_delay(service, plan, app, redis_url, mon
         wait_until(in_state(service, job_id, State.SUCCEEDED))
 
 
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_rings_that_redis_lost_long_after_they_were_rung_cost_one_sweep(service, plan, app, redis_url):
+    plan(epochs=5, seconds=0.2)
+    with closing(redis.Redis.from_url(redis_url)) as client, WorkerThread(service.settings, app):
+        running = service.submit()
+        wait_until(lambda: service.job(running).progress)
+        waiting = service.submit()
+        assert waiting in service.store.sweep()  # so that it is not due for a while
+        client.flushall()
+        wait_until(in_state(service, waiting, State.SUCCEEDED), seconds=12)
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_queues_without_a_ring_are_known(either_app, service):
+    assert "cpu" in Doorbell(either_app).silent()
+    Doorbell(either_app).ring(service.job(service.submit()))
+    assert "cpu" not in Doorbell(either_app).silent()
+    assert "gpu" in Doorbell(either_app).silent()
+
+
 WORK = "from jobs.settings import Settings; from worker.tasks import work; work(Settings())"
 
 

@@ -386,6 +386,12 @@ def test_sweeps_that_repeat_do_not_pile_up_rings(store: Store, ask: Any) -> None
     assert store.sweep(only_due=True) == ()
 
 
+def test_jobs_of_a_queue_in_which_no_ring_waits_are_due_at_once(store: Store, ask: Any) -> None:
+    job = ask.submit()
+    assert store.sweep(only_due=True, silent=["gpu"]) == ()
+    assert store.sweep(only_due=True, silent=["gpu", "cpu"]) == (job.id,)
+
+
 def test_after_a_restart_every_queued_job_is_due(store: Store, ask: Any) -> None:
     held, waiting = ask.running("ada"), ask.submit()
     store.sweep()

@@ -63,7 +63,7 @@ class FakeStore:
         self.taken.add(what)
         return was_free
 
-    def sweep(self, *, only_due=False):
+    def sweep(self, *, only_due=False, silent=()):
         self.sweeps.append(only_due)
         return ()
 
