@@ -13,7 +13,7 @@ import shutil
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -159,10 +159,10 @@ class CountingStore(Store):
         self.counts["claims" if found else "claims_too_late"] += 1
         return found
 
-    def sweep(self, *, only_due: bool = False) -> tuple[str, ...]:
+    def sweep(self, *, only_due: bool = False, silent: Collection[str] = ()) -> tuple[str, ...]:
         """As the store's."""
         self.counts["sweeps"] += 1
-        return super().sweep(only_due=only_due)
+        return super().sweep(only_due=only_due, silent=silent)
 
     def renew(self, ticket: Ticket) -> Desired:
         """As the store's."""
