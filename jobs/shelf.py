@@ -105,10 +105,8 @@ class Shelf:
             elif path.name not in named:
                 self._remove(path)
 
-    def _belongs_to(self, owner: str | None) -> bool:
+    def _belongs_to(self, owner: str) -> bool:
         """Whether the folder is that of a database; the first one that asks gets it."""
-        if owner is None:  # it has had no job yet, and is not told from others
-            return False
         mark = self.root / ".owner"
         with suppress(FileExistsError), mark.open("x") as file:
             file.write(owner)

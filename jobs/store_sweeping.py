@@ -19,7 +19,7 @@ from jobs.store_reading import Reading
 from jobs.store_reasons import is_ready
 from jobs.store_resources import kept_uploads
 from jobs.store_tickets import BrokenOff, give_back, lock
-from jobs.tables import artifacts, deleted, jobs, turns, waits
+from jobs.tables import about, artifacts, deleted, jobs, turns, waits
 
 _LONGEST_RING_PAUSE = 600.0
 """Seconds between two rings for the same job, at most. Rings for one that waits long would else fill the queue."""
@@ -134,13 +134,11 @@ class Sweeping(Reading):
         with self.database.read() as connection:
             return bool(connection.scalar(select(query)))
 
-    def origin(self) -> str | None:
-        """Id of the first job, deleted or not: tells this database from every other one. None while there is none."""
-        tables = (deleted, jobs)  # in this order: SQLite gives a deleted one's number to another one
-        queries = [select(table.c.number, table.c.id).order_by(table.c.number).limit(1) for table in tables]
+    def origin(self) -> str:
+        """What tells this database from every other one, for folders that two of them might use."""
         with self.database.read() as connection:
-            firsts = [connection.execute(query).first() for query in queries]
-        return min(filter(None, firsts), key=lambda row: row.number, default=(0, None))[1]
+            found: str = connection.scalars(select(about.c.value).where(about.c.name == "origin")).one()
+        return found
 
     def deleted(self, job_ids: Iterable[str]) -> frozenset[str]:
         """Those of these jobs that were there and were deleted; a job of another database was not."""

@@ -231,6 +231,13 @@ counts = Table(  # what was counted: the sum of the rows of one name and labels
     Column("total", Double, nullable=False),
 )
 
+about = Table(  # what is so for the whole database
+    "about",
+    metadata,
+    Column("name", String(32), primary_key=True),
+    Column("value", Text, nullable=False),
+)
+
 turns = Table(  # of what many could do, and one of them should
     "turns",
     metadata,

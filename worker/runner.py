@@ -24,7 +24,7 @@ from worker.tidying import TIDY_SECONDS, Keep, drop_states_if_possible, tidy, ti
 
 log = logging.getLogger(__name__)
 
-_STARTING_SECONDS = 1.0
+_STARTING_SECONDS = 5.0
 """Of a hundred workers that start in this time one rings for all jobs in front."""
 
 _NO_ROOM_SECONDS = 5.0

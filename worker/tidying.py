@@ -123,10 +123,7 @@ def remove_unnamed(store: Store, artifacts: Artifacts) -> None:
     Whoever publishes puts the file first, which makes it young again, and names it in the store then. So one that
     was old before we asked for the names, and is not among them, is in nobody's hands.
     """
-    origin = store.origin()
-    if origin is None:
-        return
-    if not artifacts.belongs_to(origin):
+    if not artifacts.belongs_to(store.origin()):
         log.warning("nothing is removed from %s: another database names its files", artifacts.place)
         return
     artifacts.clear_remains(UNNAMED_SECONDS)

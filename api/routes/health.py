@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable
 from typing import Literal
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict
 
-from api.deps import Services, ServicesDep
+from api.deps import Services
 from jobs.errors import ArtifactsRefused, WrongRevision
 
 router = APIRouter(tags=["health"])
@@ -41,19 +42,45 @@ async def healthz() -> Alive:
 
 
 @router.get("/readyz", responses={503: {"model": Readiness, "description": "some part is not ready"}})
-def readyz(services: ServicesDep, response: Response) -> Readiness:
+def readyz(request: Request, response: Response) -> Readiness:
     """Say whether jobs can be taken in and found: database, broker, published files and data roots."""
-    checks: dict[str, Callable[[], None]] = {
-        "database": services.store.ping,
-        "broker": services.doorbell.ping,
-        "artifacts": services.artifacts.ping,
-        "data_roots": lambda: _roots_exist(services),
-    }
-    parts = {name: _state(name, check) for name, check in checks.items()}
-    if set(parts.values()) == {"ready"}:
-        return Readiness(status="ready", parts=parts)
-    response.status_code = 503
-    return Readiness(status="not ready", parts=parts)
+    lookout: Lookout = request.app.state.lookout
+    found = lookout.look()
+    if found.status != "ready":
+        response.status_code = 503
+    return found
+
+
+class Lookout:
+    """Looks at the parts, for one who asks at a time: a part that hangs holds one thread, however many ask.
+
+    Args:
+        services: The parts.
+    """
+
+    def __init__(self, services: Services) -> None:
+        self._checks: dict[str, Callable[[], None]] = {
+            "database": services.store.ping,
+            "broker": services.doorbell.ping,
+            "artifacts": services.artifacts.ping,
+            "data_roots": lambda: _roots_exist(services),
+        }
+        self._latest = Readiness(
+            status="not ready", parts=dict.fromkeys(self._checks, "not ready: not looked at yet")
+        )
+        self._looking = threading.Lock()
+
+    def look(self) -> Readiness:
+        """Look now; while somebody else does, what was found the last time."""
+        if not self._looking.acquire(blocking=False):
+            return self._latest
+        try:
+            parts = {name: _state(name, check) for name, check in self._checks.items()}
+            ready = set(parts.values()) == {"ready"}
+            self._latest = Readiness(status="ready" if ready else "not ready", parts=parts)
+            return self._latest
+        finally:
+            self._looking.release()
 
 
 def _state(name: str, check: Callable[[], None]) -> str:

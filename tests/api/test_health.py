@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import shutil
+import threading
 from pathlib import Path
+
+import pytest
 
 
 def test_a_service_with_all_its_parts_is_ready(service):
@@ -29,3 +32,23 @@ def test_without_a_broker_jobs_are_still_taken_in(service_without_broker, train_
     answer = service.http.get("/readyz")
     assert answer.status_code == 503
     assert answer.json()["parts"]["broker"].startswith("not ready")
+
+
+def test_a_part_that_hangs_holds_one_who_asks_and_no_more(service, monkeypatch: pytest.MonkeyPatch):
+    assert service.http.get("/readyz").status_code == 200
+    asked, goes_on = threading.Event(), threading.Event()
+
+    def hang() -> None:
+        asked.set()
+        goes_on.wait(30)
+
+    lookout = service.app.state.lookout
+    monkeypatch.setitem(lookout._checks, "artifacts", hang)
+    first = threading.Thread(target=lookout.look)
+    first.start()
+    try:
+        assert asked.wait(30)
+        assert service.http.get("/readyz").json()["status"] == "ready"  # as it was found the last time
+    finally:
+        goes_on.set()
+        first.join()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from uuid import uuid4
+
 import sqlalchemy as sa
 from alembic import op
 
@@ -36,6 +38,7 @@ def upgrade() -> None:
         sa.Column("deleted_at", sa.Double, nullable=False),
     )
     _create_tagged()
+    _create_about()
     op.create_table(
         "turns",
         sa.Column("what", sa.String(32), primary_key=True),
@@ -66,7 +69,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    later = ("tagged", "counts", "deleted", "turns", "workers")
+    later = ("about", "tagged", "counts", "deleted", "turns", "workers")
     for table in (*later, "uses", "resources", "keys", "spent", "tenants"):
         op.drop_table(table)
     for index in ("jobs_by_tenant", "jobs_by_tenant_state", "jobs_by_tenant_kind"):
@@ -79,6 +82,18 @@ def downgrade() -> None:
     with op.batch_alter_table("jobs") as jobs:
         for column in ("needs_free", "retry_of", "gpus", "tenant"):
             jobs.drop_column(column)
+
+
+def _create_about() -> None:
+    about = op.create_table(
+        "about",
+        sa.Column("name", sa.String(32), primary_key=True),
+        sa.Column("value", sa.Text, nullable=False),
+    )
+    # What earlier releases marked as this database's bears the id of its first job.
+    first = sa.select(sa.table("jobs", sa.column("id"), sa.column("number")).c.id).order_by(sa.text("number"))
+    origin = op.get_bind().scalar(first.limit(1)) or uuid4().hex
+    op.bulk_insert(about, [{"name": "origin", "value": origin}])
 
 
 def _create_tenants() -> None:
