@@ -53,6 +53,8 @@ class Scene:
     """How long a database is away."""
     submit: Callable[[], str]
     """Sends one more job, however long that takes; its id."""
+    engines: Callable[[], list[EngineSeen]]
+    """Those that run. Where none does there is a job before long."""
 
     def linger(self, least: float, most: float) -> None:
         """Let a random time pass, in seconds."""
@@ -61,7 +63,7 @@ class Scene:
     def an_engine(self) -> EngineSeen:
         """An engine that runs, at a random moment of its life."""
         while True:
-            wait_until(self.service.engines, "an engine runs", 180)
+            wait_until(self.engines, "an engine runs", 180)
             engines = self.service.engines()
             if not engines:
                 continue

@@ -22,7 +22,7 @@ from jobs.job import END_STATES
 from .faults import ON_A_LAPTOP, ON_A_NODE, Fault, Hit, Scene, disk_full
 from .judge import Published, judge, published
 from .servers import wait_until
-from .service import Laptop, Node, Service
+from .service import EngineSeen, Laptop, Node, Service
 
 TINY = {"backbone_width": 0.125, "fpn": {"channels": 16}, "head": {"depth": 1}}
 RECIPE = {
@@ -157,6 +157,13 @@ class Storm:
         while len(self._open) < OPEN_JOBS[type(self.service)]:
             self._send()
 
+    def _engines(self) -> list[EngineSeen]:
+        engines = self.service.engines()
+        if not engines:  # the last job may have ended since it was looked at
+            self._keep_busy()
+            time.sleep(0.3)
+        return engines
+
     def _job(self, job_id: str) -> dict[str, Any]:
         job: dict[str, Any] = self.service.ask("GET", f"/jobs/{job_id}").json()
         return job
@@ -164,7 +171,7 @@ class Storm:
     # ---- faults ------------------------------------------------------------------------------------------
 
     def _strike(self, number: int, fault: Fault) -> None:
-        wait_until(self.service.engines, "an engine runs", 180)
+        wait_until(self._engines, "an engine runs", 180)
         scene = self._scene(number)
         scene.linger(0, 2)
         began = time.monotonic()
@@ -182,7 +189,7 @@ class Storm:
     def _scene(self, number: int) -> Scene:
         """With draws of its own, so that how much an earlier fault drew does not matter."""
         draw = Random(f"{self.account.seed}, fault {number}")
-        return Scene(self.service, draw, self._away_seconds, lambda: self._send().job_id)
+        return Scene(self.service, draw, self._away_seconds, lambda: self._send().job_id, self._engines)
 
     # ---- judgement ---------------------------------------------------------------------------------------
 
