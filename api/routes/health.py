@@ -60,9 +60,9 @@ class Lookout:
 
     def __init__(self, services: Services) -> None:
         self._checks: dict[str, Callable[[], None]] = {
-            "database": services.store.ping,
-            "broker": services.doorbell.ping,
-            "artifacts": services.artifacts.ping,
+            "database": lambda: services.store.ping(),
+            "broker": lambda: services.doorbell.ping(),
+            "artifacts": lambda: services.artifacts.ping(),
             "data_roots": lambda: _roots_exist(services),
         }
         self._latest = Readiness(
