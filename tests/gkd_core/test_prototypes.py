@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from gkd_core.errors import DivergedError
 from gkd_core.prototypes import (
+    ROWS_AT_ONCE,
     Prototypes,
     Survey,
     explained_shares,
@@ -22,6 +23,7 @@ from gkd_core.prototypes import (
     select_orthogonal,
     select_random,
     select_reference,
+    value,
 )
 
 GOLDEN_FILES = [f"pgm_{number:02}" for number in range(7)]
@@ -437,6 +439,28 @@ def test_generated_prototypes_are_raw_features_grouped_by_class():
     assert torch.equal(prototypes.student, student[indices])
     own = (labels == 2).nonzero().squeeze(1)
     assert torch.equal(indices[4:8], own[select_orthogonal(teacher[own], student[own], 4, 10.0)])
+
+
+@pytest.mark.parametrize("rows", [1, 40, 1000])
+def test_classes_of_unequal_size_are_chosen_from_together_as_one_by_one(monkeypatch, rows):
+    monkeypatch.setitem(ROWS_AT_ONCE, "cpu", rows)  # one class at a time, some, or all
+    teacher, student = clustered(seed=6)
+    labels = torch.tensor([0] * 33 + [1] * 2 + [3] * 7 + [4] * 18)[torch.randperm(60, generator=seeded())]
+
+    prototypes, indices = generate(teacher, student, labels, 5, 6, 10.0)
+    error, shares = value(teacher, student, labels, indices, 10.0)
+
+    expected, errors = [], 0.0
+    for label in (0, 1, 3, 4):
+        own = (labels == label).nonzero().squeeze(1)
+        chosen = select_orthogonal(teacher[own], student[own], 6, 10.0)
+        expected += own[chosen].tolist()
+        errors += joint_reconstruction_error(teacher[own], student[own], chosen, 10.0).item() * len(own)
+        mine = explained_shares(teacher[own], student[own], chosen, 10.0)
+        torch.testing.assert_close(shares[labels[indices] == label], mine)
+    assert indices.tolist() == expected
+    assert prototypes.class_start.tolist() == [0, 6, 8, 8, 14, 20]
+    assert error.item() == pytest.approx(errors / 60, rel=1e-5)
 
 
 def test_the_reference_selection_can_be_asked_for():
