@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sqlite3
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -64,6 +65,7 @@ class Database:
         is_sqlite = url.startswith("sqlite")
         self.engine = _connect_sqlite(url) if is_sqlite else _connect_postgresql(url, idle_connections)
         self._writer = self.engine.execution_options(gkd_write=True)
+        self._turn: AbstractContextManager[object] = _Turn() if is_sqlite else nullcontext()
         # In PostgreSQL each statement sees what is committed when it begins, in a transaction or not. Without one two
         # ways to the server are saved, which for most reads are half of them.
         self._reader = (
@@ -97,7 +99,7 @@ class Database:
         Raises:
             StoreAway: the database does not answer; whether the end was reached is not known.
         """
-        with _translated(), self._writer.begin() as connection:
+        with _translated(), self._turn, self._writer.begin() as connection:
             yield connection
 
     def ping(self) -> None:
@@ -132,6 +134,24 @@ class Database:
     def close(self) -> None:
         """Close every connection."""
         self.engine.dispose()
+
+
+class _Turn:
+    """One writer after the other, of the threads of one process.
+
+    SQLite lets whoever finds a writer at work sleep for up to a tenth of a second and look again, so that newcomers
+    overtake those who wait. It still does so between processes; threads are woken as soon as it is their turn.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> None:
+        if not self._lock.acquire(timeout=_PATIENCE_SECONDS):
+            raise StoreAway(TimeoutError(f"others have been writing for {_PATIENCE_SECONDS} s"))
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
 
 
 def _alembic() -> Config:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import secrets
+from functools import cache
 from typing import Any
 
 from sqlalchemy import Connection, Row, insert, select, update
 from sqlalchemy.exc import IntegrityError
+from sqlalchemy.sql.dml import ReturningInsert
 
 from jobs.counts import SUBMITTED
 from jobs.database import now
@@ -240,10 +242,10 @@ def _insert(
     must_queue(connection, tenant, spec.resources.gpus)
     job_id = secrets.token_hex(6)
     sent = {"tenant": tenant, "idempotency_key": _stored_key(key, tenant), "spec_digest": _digest(spec)}
-    values = _wanted(job_id, spec, resolved) | _queued_now() | sent | more
-    row = connection.execute(insert(jobs).values(values).returning(jobs)).one()
+    row = connection.execute(_queuing(), _wanted(job_id, spec, resolved) | sent | more).one()
     write_event(connection, row, "state", {"state": State.QUEUED.value, "reason": "submitted"})
-    write_tags(connection, row)
+    if row.tags:
+        write_tags(connection, row)
     tally(connection, SUBMITTED, spec.kind)
     _warn(connection, job_id, resolved.warnings)
     for resource_id in resolved.uses:
@@ -268,9 +270,10 @@ def _wanted(job_id: str, spec: AnySpec, resolved: Resolved) -> dict[str, Any]:
     }
 
 
-def _queued_now() -> dict[str, Any]:
-    """The columns that say where a new job is."""
-    return {
+@cache  # as in `store_reading`
+def _queuing() -> ReturningInsert[Any]:
+    """A new job, with the columns that say where it is; what was asked for comes as parameters."""
+    here = {
         "state": State.QUEUED.value,
         "desired": Desired.RUN.value,
         "reason": "",
@@ -279,6 +282,8 @@ def _queued_now() -> dict[str, Any]:
         "ring_at": now() + RING_AGAIN_SECONDS,
         "event_count": 1,
     }
+    told = (jobs.c[name] for name in ("id", "number", "tenant", "tags", "attempt", "event_count"))
+    return insert(jobs).values(here).returning(*told)
 
 
 def _warn(connection: Connection, job_id: str, warnings: tuple[str, ...]) -> None:

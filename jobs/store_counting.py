@@ -27,4 +27,4 @@ def tally(
     size = None if size is None else max(0.0, size)
     bound = None if size is None else count.bound(size)
     values = {"name": count.name, "labels": ",".join(labels), "bound": bound, "number": number}
-    connection.execute(insert(counts).values(total=size or 0.0, **values))
+    connection.execute(insert(counts), values | {"total": size or 0.0})

@@ -87,8 +87,11 @@ def _arrival(to: State) -> dict[str, Any]:
 
 def write_event(connection: Connection, row: Row[Any], kind: str, body: dict[str, Any]) -> None:
     """Write the event for which `event_count` of the row was just raised: numbers have no gaps."""
-    values = {"job_id": row.id, "number": row.event_count, "attempt": row.attempt, "time": now()}
-    connection.execute(insert(events).values(kind=kind, body=body, **values))
+    values = {"job_id": row.id, "number": row.event_count, "attempt": row.attempt}
+    connection.execute(_EVENT_NOW, values | {"kind": kind, "body": body})
+
+
+_EVENT_NOW = insert(events).values(time=now())
 
 
 def fail_waiting(connection: Connection, job_id: str, state: State) -> tuple[str, ...]:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import Connection, select, text
+from sqlalchemy import Connection, event, select, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.schema import CreateIndex
 
@@ -131,3 +133,44 @@ def test_readers_do_not_wait_for_a_writer(store: Store, ask: Any) -> None:
         connection.execute(text("UPDATE jobs SET name = 'other'"))
         with ThreadPoolExecutor(1) as pool:
             assert pool.submit(store.get, job.id).result(timeout=5).name == job.name
+
+
+# ---- one writer after the other --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def sqlite(tmp_path: Path) -> Iterator[Database]:
+    with closing(Database(f"sqlite:///{tmp_path}/gkd.db")) as database:
+        database.migrate()
+        yield database
+
+
+def test_threads_that_write_to_sqlite_never_find_another_one_at_work(sqlite: Database) -> None:
+    event.listen(
+        sqlite.engine, "connect", lambda connection, _: connection.execute("PRAGMA busy_timeout = 0")
+    )
+    sqlite.engine.dispose()  # from here on who finds a writer at work fails, rather than sleep and look again
+
+    def write(_: int) -> None:
+        with sqlite.write() as connection:
+            connection.execute(text("INSERT INTO about VALUES (:name, '')"), {"name": str(next(each))})
+
+    each = count()
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(write, range(200)))
+    with sqlite.read() as connection:
+        assert connection.scalar(text("SELECT count(*) FROM about WHERE value = ''")) == 200
+
+
+def test_who_never_gets_a_turn_is_told_that_the_database_is_away(
+    sqlite: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jobs.database._PATIENCE_SECONDS", 0.05)
+    with (
+        sqlite.write(),
+        ThreadPoolExecutor(1) as pool,
+        pytest.raises(StoreAway, match="others have been writing"),
+    ):
+        pool.submit(sqlite.write().__enter__).result()
+    with sqlite.write() as connection:  # and nothing is left held
+        connection.execute(text("SELECT 1"))
