@@ -23,6 +23,10 @@ from jobs.shelf import Shelf
 from jobs.spec import JobSpec, Resolved
 from jobs.store import Store
 
+_PATIENCE_SECONDS = 10.0
+"""For a data set that another request has unpacked: a small one is there by then, and for a large one a request must
+not keep one of the few threads."""
+
 
 @dataclass(frozen=True)
 class Services:
@@ -44,13 +48,14 @@ class Services:
 
         Raises:
             SpecError: it cannot be carried out; `problems` says all that is wrong.
+            StillUnpacking: the data set that it names is being unpacked for another request.
         """
         return resolve(
             spec,
             roots=self.settings.data_roots,
             find_job=partial(self._find, tenant),
             find_resource=partial(self._find_resource, tenant),
-            unpacked=lambda dataset: self.shelf.folder(str(dataset.sha256)),
+            unpacked=lambda dataset: self.shelf.folder(str(dataset.sha256), patience=_PATIENCE_SECONDS),
         )
 
     def _find(self, tenant: str, job_id: str) -> Job | None:

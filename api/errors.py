@@ -28,6 +28,7 @@ from jobs.errors import (
     NotAllowed,
     QuotaExceeded,
     ResourceInUse,
+    StillUnpacking,
     StoreAway,
     UnknownArtifact,
     UnknownJob,
@@ -183,6 +184,7 @@ def install(app: FastAPI) -> None:
     for refusal in _REFUSALS:
         app.exception_handler(refusal)(_refused)
     app.exception_handler(StoreAway)(_away)
+    app.exception_handler(StillUnpacking)(_still_unpacking)
     for trouble in (ArtifactsAway, ArtifactsRefused):
         app.exception_handler(trouble)(_no_artifacts)
     app.exception_handler(ApiError)(_api_error)
@@ -224,6 +226,10 @@ async def _refused(request: Request, error: JobsError) -> Response:
 
 async def _away(request: Request, error: StoreAway) -> Response:
     return away(request, error)
+
+
+async def _still_unpacking(request: Request, error: StillUnpacking) -> Response:
+    return problem(request, 503, "still_unpacking", str(error), headers={"Retry-After": "15"})
 
 
 async def _no_artifacts(request: Request, error: ArtifactsAway | ArtifactsRefused) -> Response:

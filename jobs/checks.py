@@ -23,7 +23,14 @@ from pydantic import ValidationError
 
 from gkd_core.config import DataConfig
 from gkd_core.run_dir import PARENT
-from jobs.errors import ArtifactsAway, ArtifactsRefused, ContentGone, JobsError, WrongContent
+from jobs.errors import (
+    ArtifactsAway,
+    ArtifactsRefused,
+    ContentGone,
+    JobsError,
+    StoreAway,
+    WrongContent,
+)
 from jobs.inspection import Request
 from jobs.logs import carried
 from jobs.resources import CheckedResource, ResourceKind, ResourceState, Verdict
@@ -42,6 +49,7 @@ TIDY_SECONDS = 600.0
 COMMAND = ("-m", "jobs.inspection")
 """What Python is to run."""
 _POLL_SECONDS = 0.1
+_RETRY_SECONDS = 1.0
 _LONGEST_VERDICT = 32 * 1024**2
 """Bytes. A report names a hundred items of everything at most."""
 _GIVEN = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "TZ", "TMPDIR")
@@ -89,11 +97,10 @@ class Checks:
             return False
         with self._kept(check):
             verdict = self._look_into(check)
+            if verdict is not None:
+                self._conclude(check, verdict)
         if verdict is None:  # we are about to end; somebody else does it
             self._store.release_check(check)
-        else:
-            log.info("%s %s is %s: %s", check.resource.kind, check.resource.id, verdict.state, verdict.reason)
-            self._store.conclude_check(check, verdict)
         return True
 
     def tidy(self) -> None:
@@ -136,6 +143,18 @@ class Checks:
         finally:
             over.set()
             thread.join()
+
+    def _conclude(self, check: Check, verdict: Verdict) -> None:
+        """Write down what was found, again and again while the database is away: to find it took long, perhaps. Without
+        the database there is nothing else to be done, and one who has the check by then is not disturbed."""
+        log.info("%s %s is %s: %s", check.resource.kind, check.resource.id, verdict.state, verdict.reason)
+        while True:
+            try:
+                return self._store.conclude_check(check, verdict)
+            except StoreAway as error:
+                if self._left.wait(_RETRY_SECONDS):
+                    raise
+                log.warning("cannot say what a check found: %s; trying again", error)
 
     def _look_into(self, check: Check) -> Verdict | None:
         resource = check.resource

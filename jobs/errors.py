@@ -163,6 +163,15 @@ class ContentGone(JobsError):
         super().__init__(f"the file with the SHA-256 {sha256} is gone from where published files are kept")
 
 
+class StillUnpacking(JobsError):
+    """An uploaded data set is being unpacked on this machine for somebody else; soon it is there."""
+
+    def __init__(self, sha256: str) -> None:
+        super().__init__(
+            f"the data set with the SHA-256 {sha256} is being unpacked on this machine; send the same again in a minute"
+        )
+
+
 class ArtifactsAway(JobsError):
     """Where published files lie does not answer; what was asked may be asked again later."""
 

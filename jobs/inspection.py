@@ -21,7 +21,7 @@ from gkd_core.data.examine import Examination, examine
 from gkd_core.errors import DISK_AND_NETWORK, DataError, Problem
 from gkd_core.process import die_with_parent
 from jobs.archives import BadArchive, Limits, top, unpack
-from jobs.fingerprint import of_data_set, of_files
+from jobs.fingerprint import of_data_set, of_file, size_of
 from jobs.model_files import BadModel, inspect
 from jobs.places import PlaceError, Places, renamed
 from jobs.resources import ResourceKind, ResourceState, Verdict
@@ -107,13 +107,12 @@ def _dataset(request: Request) -> Verdict:
     for error in places.left_by(found):
         raise error
     examination = _shortened(examine(found))
-    size, fingerprint = of_data_set(found)
     return Verdict(
         state=ResourceState.READY,
         reason=_summary(examination),
         report=_told(request, examination.model_dump(mode="json")),
-        size=None if request.uploaded else size,
-        fingerprint=None if request.uploaded else fingerprint,
+        size=None if request.uploaded else size_of(found),
+        fingerprint=None if request.uploaded else of_data_set(found),
     )
 
 
@@ -173,8 +172,8 @@ def _model(request: Request) -> Verdict:
         return verdict
     with request.file.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    size, fingerprint = of_files([request.file])
-    return verdict.model_copy(update={"size": size, "sha256": sha256, "fingerprint": fingerprint})
+    about = {"size": request.file.stat().st_size, "sha256": sha256, "fingerprint": of_file(request.file)}
+    return verdict.model_copy(update=about)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from gkd_core.config import DetectorConfig
 from gkd_core.errors import Problem, SpecError
 from gkd_core.model_card import ModelCard, carries_card, holds_tensors, read_card
 from gkd_core.published import COCO_CLASSES, DETECTORS, backbone_of, is_name
-from jobs.fingerprint import of_files
+from jobs.fingerprint import of_file
 from jobs.job import Job, State
 from jobs.places import PlaceError, Places
 from jobs.resources import MODEL, CheckedResource, ResourceKind, ResourceState
@@ -158,7 +158,7 @@ def _model(model_id: str, places: Places, find_resource: FindResource) -> Origin
     model = ready(find_resource(ResourceKind.MODEL, model_id), ResourceKind.MODEL, model_id)
     if not model.uploaded:
         origin = _file(str(model.path), places)
-        remark = changed_since(model, lambda: of_files([Path(origin.weights)]))
+        remark = changed_since(model, lambda: of_file(Path(origin.weights)))
         return replace(origin, resource_id=model_id, remark=remark)
     card = (model.report or {}).get("card")
     if card is None:
@@ -191,10 +191,10 @@ def ready(resource: CheckedResource | None, kind: ResourceKind, resource_id: str
     return resource
 
 
-def changed_since(resource: CheckedResource, look: Callable[[], tuple[int, str]]) -> str | None:
+def changed_since(resource: CheckedResource, look: Callable[[], str]) -> str | None:
     """What to say where the files of something under a root are not as they were when it was checked."""
     try:
-        same = look()[1] == resource.fingerprint
+        same = look() == resource.fingerprint
     except OSError:  # what is missing is told in its place
         return None
     when = resource.checked_at.isoformat(timespec="seconds") if resource.checked_at else "earlier"

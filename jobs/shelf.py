@@ -1,7 +1,8 @@
 """Data sets that were uploaded, unpacked on this machine: one folder each, named by the SHA-256 of the archive.
 
 The archive among the artifacts is what counts; every machine that reads the data set unpacks its own copy of it, once.
-A folder has its name only when it is complete. Those whose archive nobody names any more are removed.
+A folder has its name only when it is complete. Those whose archive nobody names any more are removed. Both happen with
+the lock of the data set, which a killed process lets go.
 """
 
 from __future__ import annotations
@@ -10,15 +11,17 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from jobs.archives import Limits, top, unpack
 from jobs.artifacts import Artifacts
+from jobs.errors import StillUnpacking
+from jobs.locks import alone
 from jobs.settings import Settings
 from jobs.store import Store
 
-_UNPACKING = ".unpacking-"
+_UNPACKING, _LOCK = ".unpacking-", ".lock-"
 ABANDONED_SECONDS = 86_400.0
 """How old a folder without its name must be before it counts as left behind. Unpacking takes minutes."""
 
@@ -43,19 +46,25 @@ class Shelf:
         limits = Limits(settings.unpacked_bytes, free_bytes=settings.free_bytes)
         return cls(settings.home / "datasets", artifacts, limits)
 
-    def folder(self, sha256: str) -> Path:
-        """Where a data set lies; it is unpacked now if it is not there.
+    def folder(self, sha256: str, *, patience: float | None = None) -> Path:
+        """Where a data set lies; it is unpacked now if it is not there. Others who need it meanwhile wait for that.
+
+        Args:
+            sha256: Of its archive; somebody names it in the store, or it may go at any time.
+            patience: Seconds to wait while another one unpacks it; None: as long as it takes.
 
         Raises:
+            StillUnpacking: another one takes longer.
             BadArchive: it cannot be unpacked, though it could when it was checked.
             ContentGone: the archive is not kept any more.
             OSError: the disk is full or failing.
         """
         place = self.root / sha256
-        if not place.is_dir():
-            with self.staging() as staging, self.fetched(sha256) as archive:
-                unpack(archive, staging, self.limits)
-                self.keep(staging, sha256)
+        with self._alone_with(sha256, patience):
+            if not place.is_dir():
+                with self.staging() as staging, self.fetched(sha256) as archive:
+                    unpack(archive, staging, self.limits)
+                    self.keep(staging, sha256)
         return top(place)
 
     @contextmanager
@@ -97,13 +106,25 @@ class Shelf:
         there = [path for path in self.root.glob("*") if path.is_dir()]
         if not there or not self._belongs_to(store.origin()):
             return
-        named = store.uploads()  # asked after the folders were listed: none that came meanwhile is among them
+        named = store.uploads()
         for path in there:
             if path.name.startswith(_UNPACKING):
                 if _age(path) > ABANDONED_SECONDS:
                     shutil.rmtree(path, ignore_errors=True)
             elif path.name not in named:
-                self._remove(path)
+                self._remove_unless_named(path, store)
+
+    @contextmanager
+    def _alone_with(self, sha256: str, patience: float | None = None) -> Iterator[None]:
+        """Nobody else unpacks or removes this data set meanwhile. A lock for every one would leave a file for every one
+        behind; with two that share one, the second waits, and no more."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        with ExitStack() as lock:
+            try:
+                lock.enter_context(alone(self.root / f"{_LOCK}{sha256[:2]}", patience))
+            except TimeoutError as error:
+                raise StillUnpacking(sha256) from error
+            yield
 
     def _belongs_to(self, owner: str) -> bool:
         """Whether the folder is that of a database; the first one that asks gets it."""
@@ -112,10 +133,20 @@ class Shelf:
             file.write(owner)
         return mark.read_text() == owner
 
-    def _remove(self, path: Path) -> None:
-        """First its name, so that nobody takes half a folder for a whole one."""
-        with suppress(OSError), self.staging() as aside:
-            path.rename(aside / path.name)
+    def _remove_unless_named(self, path: Path, store: Store) -> None:
+        """First its name, so that nobody takes half a folder for a whole one.
+
+        The store is asked again, with the lock: who names it later than that comes for the folder later still, waits
+        for the lock, and unpacks it anew.
+        """
+        # Who has the lock needs this folder, or one that shares its lock: next time. It is removed without the lock.
+        with (
+            suppress(OSError, StillUnpacking),
+            self.staging() as aside,
+            self._alone_with(path.name, 0.0),
+        ):
+            if path.name not in store.uploads():
+                path.rename(aside / path.name)
 
 
 def _age(path: Path) -> float:

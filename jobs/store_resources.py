@@ -6,7 +6,7 @@ import secrets
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import Connection, Row, and_, delete, insert, or_, select, update
+from sqlalchemy import Column, Connection, Row, and_, delete, insert, or_, select, update
 
 from jobs.database import now, storable
 from jobs.errors import ResourceInUse, UnknownResource
@@ -120,7 +120,8 @@ class Registering(Reading):
             query = query.where(resources.c.state == storable(state))
         with self.database.read() as connection:
             if after is not None:
-                query = query.where(resources.c.number < _find(connection, kind, after, tenant).number)
+                number = _find(connection, kind, after, tenant, columns=(resources.c.number,)).number
+                query = query.where(resources.c.number < number)
             rows = connection.execute(query.limit(limit + 1)).all()
         items = tuple(_resource(row) for row in rows[:limit])
         return ResourcePage(items, items[-1].id if len(rows) > limit else None)
@@ -134,7 +135,7 @@ class Registering(Reading):
         """
         with self.database.write() as connection:
             # Locked: a job that comes in at this moment waits, and then finds it gone.
-            row = _find(connection, kind, resource_id, tenant, lock=True)
+            row = _find(connection, kind, resource_id, tenant, lock=True, columns=_IN_LISTS)
             users = select(uses.c.job_id).join(jobs, jobs.c.id == uses.c.job_id)
             users = users.where(uses.c.resource_id == row.id, is_open()).order_by(jobs.c.number)
             if found := tuple(connection.scalars(users)):
@@ -229,9 +230,15 @@ def _same_upload(connection: Connection, new: NewResource, tenant: str) -> Row[A
 
 
 def _find(
-    connection: Connection, kind: ResourceKind, resource_id: str, tenant: str | None, *, lock: bool = False
+    connection: Connection,
+    kind: ResourceKind,
+    resource_id: str,
+    tenant: str | None,
+    *,
+    lock: bool = False,
+    columns: Sequence[Column[Any]] = tuple(resources.c),
 ) -> Row[Any]:
-    query = select(resources).where(resources.c.id == storable(resource_id), resources.c.kind == kind.value)
+    query = select(*columns).where(resources.c.id == storable(resource_id), resources.c.kind == kind.value)
     if tenant is not None:
         query = query.where(resources.c.tenant == tenant)
     row = connection.execute(query.with_for_update() if lock else query).one_or_none()

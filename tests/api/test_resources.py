@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import io
 import json
 import socket
@@ -15,7 +16,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from api import uploads
+from api import deps, uploads
 from gkd_core.config import DetectorConfig
 from gkd_core.model_card import ModelCard
 from jobs.resources import ResourceKind, ResourceState, Verdict
@@ -273,6 +274,17 @@ def test_what_is_wrong_with_an_uploaded_data_set_names_no_place_of_the_service(s
     answer = service.http.post("/jobs/validate", json=spec)
     assert answer.status_code == 422
     assert str(service.settings.home) not in answer.text
+
+
+def test_who_asks_while_a_data_set_is_being_unpacked_comes_back(service, archive, train_spec, monkeypatch):
+    monkeypatch.setattr(deps, "_PATIENCE_SECONDS", 0.1)
+    spec = train_spec | {"data": f"dataset:{ready_dataset(service, archive)}"}
+    shelf = service.app.state.services.shelf
+    with shelf._alone_with(hashlib.sha256(archive).hexdigest()):
+        answer = service.http.post("/jobs", json=spec)
+    assert (answer.status_code, answer.json()["code"]) == (503, "still_unpacking")
+    assert int(answer.headers["Retry-After"]) > 0
+    assert service.http.post("/jobs", json=spec).status_code == 201
 
 
 def test_a_registered_data_set_is_read_where_it_lies(service, root, train_spec):

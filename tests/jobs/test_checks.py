@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import struct
+import subprocess
+import sys
 import tarfile
 import threading
 import time
@@ -16,10 +18,11 @@ from typing import Any
 import pytest
 
 from gkd_core.config import DataConfig, TrainRun
-from jobs import checks
+from jobs import checks, shelf
+from jobs.archives import Limits, unpack
 from jobs.artifacts import open_artifacts
 from jobs.checks import Checks, clear_incoming
-from jobs.errors import WrongContent
+from jobs.errors import StillUnpacking, StoreAway, WrongContent
 from jobs.resources import CheckedResource, Layout, NewResource, Resource, ResourceKind, ResourceState
 from jobs.settings import Settings
 from jobs.shelf import Shelf
@@ -200,7 +203,23 @@ def test_a_shelf_of_another_database_is_left_alone(service: Service, archive: Pa
     assert service.on_shelf() == [resource.sha256]
 
 
-def test_a_data_set_that_was_tidied_away_is_unpacked_again(service: Service, archive: Path) -> None:
+@pytest.fixture
+def unpacked(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+    """What was unpacked outside of checks; it is not done at once."""
+    seen: list[Path] = []
+
+    def slowly(archive: Path, folder: Path, limits: Limits) -> None:
+        seen.append(archive)
+        time.sleep(0.2)
+        unpack(archive, folder, limits)
+
+    monkeypatch.setattr(shelf, "unpack", slowly)
+    return seen
+
+
+def test_a_data_set_that_was_tidied_away_is_unpacked_again_and_once(
+    service: Service, archive: Path, unpacked: list[Path]
+) -> None:
     sha256 = service.artifacts.put(archive).sha256
     folders: list[Path] = []
     threads = [
@@ -212,6 +231,70 @@ def test_a_data_set_that_was_tidied_away_is_unpacked_again(service: Service, arc
         thread.join()
     assert folders == [service.shelf.root / sha256 / "discs"] * 4
     assert service.on_shelf() == [sha256]
+    assert len(unpacked) == 1
+
+
+def test_who_cannot_wait_for_another_one_to_unpack_is_told(service: Service, archive: Path) -> None:
+    sha256 = service.artifacts.put(archive).sha256
+    with service.shelf._alone_with(sha256), pytest.raises(StillUnpacking, match="send the same again"):
+        service.shelf.folder(sha256, patience=0.2)
+    assert service.shelf.folder(sha256, patience=0.2).is_dir()
+
+
+def test_who_unpacked_and_was_killed_holds_nobody_up(service: Service, archive: Path) -> None:
+    sha256 = service.artifacts.put(archive).sha256
+    service.shelf.root.mkdir(parents=True)
+    hang = (
+        "import pathlib, sys, time; from jobs.locks import alone\n"
+        "with alone(pathlib.Path(sys.argv[1])): print(flush=True); time.sleep(600)"
+    )
+    command = [sys.executable, "-c", hang, str(service.shelf.root / f".lock-{sha256[:2]}")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        with pytest.raises(StillUnpacking):
+            service.shelf.folder(sha256, patience=0.0)
+        other.kill()
+        other.wait()
+        assert service.shelf.folder(sha256, patience=0.0).is_dir()
+
+
+def test_a_data_set_that_is_named_again_while_it_is_tidied_away_stays(
+    service: Service, archive: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resource = service.checked(service.upload(archive))
+    service.store.delete_resource(DATASET, resource.id)
+    uploads, asked = service.store.uploads, []
+
+    def named_meanwhile() -> frozenset[str]:
+        found = uploads()
+        if not asked:
+            service.upload(archive)
+        asked.append(found)
+        return found
+
+    monkeypatch.setattr(service.store, "uploads", named_meanwhile)
+    submit_something(service.store)
+    service.shelf.tidy(service.store)
+    assert asked[0] == frozenset()
+    assert service.on_shelf() == [resource.sha256]
+
+
+def test_a_verdict_outlives_a_database_that_is_away_just_then(
+    service: Service, archive: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checks, "_RETRY_SECONDS", 0.01)
+    conclude, tries = service.store.conclude_check, []
+
+    def away_at_first(*about: Any) -> None:
+        tries.append(about)
+        if len(tries) < 4:
+            raise StoreAway(OSError("gone"))
+        conclude(*about)
+
+    monkeypatch.setattr(service.store, "conclude_check", away_at_first)
+    assert service.checked(service.upload(archive)).state is ResourceState.READY
+    assert len(tries) == 4
 
 
 def test_a_model_is_checked(service: Service, tmp_path: Path) -> None:

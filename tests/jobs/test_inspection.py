@@ -11,8 +11,6 @@ from pathlib import Path
 import pytest
 
 from gkd_core.config import DataConfig
-from gkd_core.data.find import find_layout
-from jobs.fingerprint import of_data_set
 from jobs.inspection import Request, verdict
 from jobs.resources import ResourceKind, ResourceState, Verdict
 
@@ -156,15 +154,6 @@ def test_a_full_disk_is_no_reason_to_refuse(tmp_path: Path, draw: Draw, pack: Ca
     about = {"file": pack(draw(tmp_path / "discs")), "folder": tmp_path / "out", "uploaded": True}
     request = Request(kind=ResourceKind.DATASET, **about, **MUCH, free_bytes=2**62)
     assert verdict(request).state is ResourceState.CHECKING
-
-
-def test_files_that_change_change_the_fingerprint(tmp_path: Path, draw: Draw) -> None:
-    folder = draw(tmp_path / "discs")
-    data = find_layout(DataConfig(path=str(folder)))
-    before = of_data_set(data)
-    assert of_data_set(data) == before
-    os.utime(folder / "images" / "val1.png", (1, 1))
-    assert of_data_set(data) != before
 
 
 @pytest.fixture

@@ -1,0 +1,96 @@
+"""A lock that is a file: it ends with the process that holds it, however that ends."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+log = logging.getLogger(__name__)
+
+_LOOK_SECONDS = 0.1
+
+
+@contextmanager
+def alone(path: Path, patience: float | None = None) -> Iterator[None]:
+    """Be the only thread and process that does this, of all that see the same disk.
+
+    Where the disk knows no locks, or the file may not be written, nobody is kept out: callers must stay right then,
+    and only do things twice.
+
+    Args:
+        path: The file of the lock; it is made, and stays.
+        patience: Seconds to wait for others; None: as long as it takes.
+
+    Raises:
+        TimeoutError: others took longer.
+    """
+    file = _opened(path)
+    try:
+        if file is not None:
+            _lock(file, patience)
+        yield
+    finally:
+        if file is not None:
+            os.close(file)
+
+
+def held(path: Path) -> int | None:
+    """Lock a file for as long as what is returned, a descriptor, stays open; None: the disk knows no locks."""
+    file = _opened(path)
+    if file is not None:
+        _lock(file, 0.0)
+    return file
+
+
+def is_held(path: Path) -> bool:
+    """Whether somebody who is alive holds the lock of a file.
+
+    Raises:
+        OSError: the disk knows no locks, or there is no such file.
+    """
+    file = os.open(path, os.O_RDWR)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(file)
+    return False
+
+
+def _opened(path: Path) -> int | None:
+    """The file, to be written: over NFS a lock needs that."""
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:  # a disk that is full or read-only, or another user's file
+        log.debug("no lock at %s: %s", path, error)
+        return None
+
+
+def _lock(file: int, patience: float | None) -> None:
+    try:
+        if patience is None:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            return
+        deadline = time.monotonic() + patience
+        while not _is_ours(file):
+            if time.monotonic() >= deadline:
+                raise TimeoutError
+            time.sleep(_LOOK_SECONDS)
+    except TimeoutError:
+        raise
+    except OSError as error:
+        log.debug("this disk knows no locks: %s", error)
+
+
+def _is_ours(file: int) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
