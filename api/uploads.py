@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import os
 import shutil
-import tempfile
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +20,16 @@ from starlette.requests import ClientDisconnect
 from api.deps import Services
 from api.errors import ApiError
 from gkd_core.config import Strict
+from jobs.artifacts import Blob
+from jobs.errors import QuotaExceeded
+from jobs.incoming import Arriving, Incoming
 from jobs.resources import NewResource, Resource
 
 SILENCE_SECONDS = 60.0
 """After which a sender that sends nothing has gone."""
 _WRITTEN_BYTES = 4 << 20
 """Gathered before they are written: each time takes a thread."""
-_LOOK_FOR_ROOM_BYTES = 64 << 20
+_LOOK_FOR_ROOM_BYTES = _AHEAD_BYTES = 64 << 20
 
 
 def requested(new: type[Strict], media_types: Collection[str]) -> dict[str, Any]:
@@ -76,26 +78,28 @@ def must_be_one_of(request: Request, media_types: Collection[str]) -> None:
 
 @asynccontextmanager
 async def received(request: Request, services: Services, tenant: str) -> AsyncIterator[Path]:
-    """The body as a file, which is gone at the end.
+    """The body as a file, which is gone at the end. As long as it is there it counts among the tenant's bytes.
 
     Raises:
         ApiError: it is too large, the disk too full, or it never came to its end.
-        QuotaExceeded: the tenant has no room for what is announced.
+        QuotaExceeded: the tenant has no room for it.
     """
     announced = _announced(request)
     if announced > services.settings.upload_bytes:
         raise ApiError(413, "too_large", f"an upload has at most {services.settings.upload_bytes} bytes")
-    await run_in_threadpool(services.store.must_store, tenant, max(1, announced))
-    path = await run_in_threadpool(_new_file, services.settings.incoming)
+    must_fit = partial(services.store.must_store, tenant)
+    arriving = await run_in_threadpool(Incoming(services.settings.incoming).begin, tenant)
     try:
-        await _fill(path, request, services.settings.free_bytes)
-        yield path
+        await run_in_threadpool(arriving.reserve, max(1, announced), must_fit)
+        await _fill(arriving, request, services.settings.free_bytes, must_fit)
+        yield arriving.path
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise _no_room() from error
     finally:
-        path.unlink(missing_ok=True)
+        # To remove a large file takes long; it goes on if nobody waits for it any more.
+        await asyncio.shield(run_in_threadpool(arriving.end))
 
 
 async def taken_in(
@@ -103,9 +107,20 @@ async def taken_in(
 ) -> Resource:
     """Keep the body's file, then name it in the store: a crash between the two leaves a file that is tidied away."""
     async with received(request, services, tenant) as path:
-        blob = await run_in_threadpool(services.artifacts.put, path)
-    sent = new._replace(size=blob.size, sha256=blob.sha256)
-    return await added(response, services, tenant, sent)
+        blob = await run_in_threadpool(_kept, services, path)
+        sent = new._replace(size=blob.size, sha256=blob.sha256)
+        return await added(response, services, tenant, sent)
+
+
+def _kept(services: Services, path: Path) -> Blob:
+    """What was received, among the published files. On another disk that is a copy, for which there must be room."""
+    place = services.settings.artifacts_url
+    if isinstance(place, Path):
+        place.mkdir(parents=True, exist_ok=True)
+        about = path.stat()
+        if about.st_dev != place.stat().st_dev:
+            _must_have_room(place, services.settings.free_bytes + about.st_size)
+    return services.artifacts.take(path)
 
 
 async def added(response: Response, services: Services, tenant: str, new: NewResource) -> Resource:
@@ -125,26 +140,32 @@ def _announced(request: Request) -> int:
     return int(length) if length.isdecimal() and len(length) < 20 else 0
 
 
-def _new_file(folder: Path) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(dir=folder)
-    os.close(descriptor)
-    return Path(name)
-
-
-async def _fill(path: Path, request: Request, free_bytes: int) -> None:
+async def _fill(
+    arriving: Arriving, request: Request, free_bytes: int, must_fit: Callable[[int], None]
+) -> None:
     """Write the body as it comes."""
     size = looked_at = 0
-    await run_in_threadpool(_must_have_room, path.parent, free_bytes)
-    with path.open("wb") as file:
+    await run_in_threadpool(_must_have_room, arriving.path.parent, free_bytes + arriving.size)
+    with arriving.path.open("r+b") as file:
         async for block in _blocks(request):
-            await run_in_threadpool(file.write, block)
             size += len(block)
+            if size > arriving.size:
+                await run_in_threadpool(_reserve_more, arriving, size, must_fit)
+            await run_in_threadpool(file.write, block)
             if size - looked_at > _LOOK_FOR_ROOM_BYTES:
                 looked_at = size
-                await run_in_threadpool(_must_have_room, path.parent, free_bytes)
+                await run_in_threadpool(_must_have_room, arriving.path.parent, free_bytes)
     if size == 0:
         raise ApiError(422, "invalid_request", "the body is empty: send the file as the body")
+    await run_in_threadpool(arriving.cut, size)
+
+
+def _reserve_more(arriving: Arriving, size: int, must_fit: Callable[[int], None]) -> None:
+    """For who does not announce how much will come: some ahead, for each time asks the database."""
+    try:
+        arriving.reserve(size + _AHEAD_BYTES, must_fit)
+    except QuotaExceeded:
+        arriving.reserve(size, must_fit)
 
 
 async def _blocks(request: Request) -> AsyncIterator[bytes]:

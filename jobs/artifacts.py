@@ -64,6 +64,15 @@ class Artifacts(ABC):
             FileNotFoundError: there is no such file.
         """
 
+    def take(self, path: Path) -> Blob:
+        """The same of a file that nobody will ever write to again: a second copy is only made where there is no other
+        way. It may be deleted meanwhile and afterwards.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+        """
+        return self.put(path)
+
     @abstractmethod
     def size(self, sha256: str) -> int:
         """Bytes of a kept file.

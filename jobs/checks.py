@@ -15,7 +15,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -31,11 +31,12 @@ from jobs.errors import (
     StoreAway,
     WrongContent,
 )
+from jobs.incoming import Incoming
 from jobs.inspection import Request
 from jobs.logs import carried
 from jobs.resources import CheckedResource, ResourceKind, ResourceState, Verdict
 from jobs.settings import Settings
-from jobs.shelf import ABANDONED_SECONDS, Shelf
+from jobs.shelf import Shelf
 from jobs.store import Store
 from jobs.store_resources import Check
 
@@ -106,7 +107,7 @@ class Checks:
     def tidy(self) -> None:
         """Remove unpacked data sets that nobody names, and what broken uploads left."""
         self.shelf.tidy(self._store)
-        clear_incoming(self._settings.incoming)
+        Incoming(self._settings.incoming).tidy()
 
     def _keep_checking(self) -> None:
         while not self._left.is_set():
@@ -233,14 +234,6 @@ def _data_of(resource: CheckedResource) -> DataConfig | None:
     if resource.uploaded:
         return DataConfig(path="", format=resource.layout.format if resource.layout else "auto")
     return resource.data
-
-
-def clear_incoming(folder: Path) -> None:
-    """Remove files of uploads whose process was killed."""
-    for path in folder.glob("*"):
-        with suppress(FileNotFoundError):
-            if time.time() - path.stat().st_mtime > ABANDONED_SECONDS:
-                path.unlink()
 
 
 @contextmanager

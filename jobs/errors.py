@@ -107,17 +107,19 @@ class QuotaExceeded(JobsError):
         limit: The field of `Limits`.
         allowed: Its value.
         used: How much of that the tenant has.
+        hint: What helps, where it is not what mostly does.
     """
 
-    def __init__(self, limit: str, allowed: float, used: float) -> None:
+    def __init__(self, limit: str, allowed: float, used: float, hint: str | None = None) -> None:
         super().__init__(
-            f"this tenant may have {limit} {allowed:.12g} and has {used:.12g}; {_MAKES_ROOM[limit]}"
+            f"this tenant may have {limit} {allowed:.12g} and has {used:.12g}; {hint or _MAKES_ROOM[limit]}"
         )
 
 
 _MAKES_ROOM = {
     "queued_jobs": "wait until some have started, or cancel some",
-    "stored_bytes": "delete jobs that have ended, or uploads, which nobody needs any more",
+    "stored_bytes": "delete jobs that have ended, or uploads, which nobody needs any more; "
+    "what is being sent counts, too",
     "gpu_hours": "those of the last 30 days count; jobs without a GPU are still taken in",
 }
 """What helps, by limit."""

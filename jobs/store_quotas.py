@@ -9,7 +9,18 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, FromClause, bindparam, case, exists, func, insert, select
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    FromClause,
+    bindparam,
+    case,
+    delete,
+    exists,
+    func,
+    insert,
+    select,
+)
 
 from jobs.database import now
 from jobs.errors import QuotaExceeded
@@ -17,10 +28,14 @@ from jobs.job import State
 from jobs.keys import Limits, Use
 from jobs.resources import ResourceState
 from jobs.store_moves import Condition, is_job
-from jobs.tables import artifacts, attempts, jobs, resources, spent, tenants
+from jobs.tables import artifacts, attempts, jobs, leaving, resources, spent, tenants
 
 GPU_SECONDS_BACK = 30 * 86400.0
 """How long GPU hours count: thirty days, which, unlike a calendar month, never start anew overnight."""
+
+LEAVING_SECONDS = 5400.0
+"""How long the bytes of an upload that is gone may stay on the disk: tidying removes files that have been without a
+name for an hour."""
 
 _REFUSED = ResourceState.REFUSED.value
 _SHARE: ColumnElement[Any] = tenants.c.limits["running_jobs"].as_integer()
@@ -102,11 +117,16 @@ def must_store(connection: Connection, tenant: str, size: int) -> None:
         size: How many.
 
     Raises:
-        QuotaExceeded: it would keep more than it may.
+        QuotaExceeded: it would keep more than it may, or twice that with what it deleted lately.
     """
     limit = limits_of(connection, tenant).stored_bytes
-    if limit is not None:
-        _must_leave("stored_bytes", limit, _stored_bytes(connection, tenant), size)
+    if limit is None:
+        return
+    used = _stored_bytes(connection, tenant)
+    _must_leave("stored_bytes", limit, used, size)
+    if used + (soon_gone := _leaving_bytes(connection, tenant)) + size > 2 * limit:
+        hint = f"{soon_gone} bytes that it deleted, or that were refused, are not off the disk yet: wait an hour or so"
+        raise QuotaExceeded("stored_bytes", limit, used, hint)
 
 
 def _must_leave(name: str, limit: int | None, used: int, more: int) -> None:
@@ -122,6 +142,20 @@ def _stored_bytes(connection: Connection, tenant: str) -> int:
     )
     published = connection.scalar(select(func.sum(files.c.size))) or 0
     return int(published) + int(connection.scalar(uploads) or 0)
+
+
+def keep_leaving(connection: Connection, resource_id: str) -> None:
+    """Remember that an upload is about to be deleted, or was refused: its bytes stay on the disk for a while, and who
+    sends and deletes again and again must not fill it."""
+    upload = select(resources.c.tenant, resources.c.size, now() + LEAVING_SECONDS)
+    rows = upload.where(resources.c.id == resource_id, resources.c.uploaded.is_(True))
+    connection.execute(delete(leaving).where(leaving.c.until < now()))
+    connection.execute(insert(leaving).from_select(["tenant", "size", "until"], rows))
+
+
+def _leaving_bytes(connection: Connection, tenant: str) -> int:
+    there = (leaving.c.tenant == tenant, leaving.c.until > now())
+    return int(connection.scalar(select(func.sum(leaving.c.size)).where(*there)) or 0)
 
 
 def _gpu_hours(connection: Connection, tenant: str) -> float:

@@ -19,7 +19,7 @@ from jobs.resources import (
     Verdict,
 )
 from jobs.store_moves import Condition, is_open
-from jobs.store_quotas import limits_of, must_store
+from jobs.store_quotas import keep_leaving, limits_of, must_store
 from jobs.store_reading import Reading, moment
 from jobs.tables import jobs, resources, uses
 
@@ -140,6 +140,8 @@ class Registering(Reading):
             users = users.where(uses.c.resource_id == row.id, is_open()).order_by(jobs.c.number)
             if found := tuple(connection.scalars(users)):
                 raise ResourceInUse(kind, resource_id, found)
+            if row.state != ResourceState.REFUSED:  # else that was done when it was
+                keep_leaving(connection, row.id)
             connection.execute(delete(uses).where(uses.c.resource_id == row.id))
             connection.execute(delete(resources).where(resources.c.id == row.id))
 
@@ -193,7 +195,9 @@ class Registering(Reading):
             values |= {"checked_at": now(), "lease_until": None, "report": verdict.report}
         values |= {"state": verdict.state.value, "reason": storable(verdict.reason)}
         with self.database.write() as connection:
-            connection.execute(update(resources).where(*_holds(check)).values(values))
+            written = connection.execute(update(resources).where(*_holds(check)).values(values))
+            if written.rowcount and verdict.state is ResourceState.REFUSED:
+                keep_leaving(connection, check.resource.id)
 
     def uploads(self) -> frozenset[str]:
         """SHA-256 of every uploaded file that is kept."""

@@ -158,6 +158,16 @@ spent = Table(  # by jobs that were deleted since
     Index("spent_by_tenant", "tenant", "ended_at"),
 )
 
+leaving = Table(  # bytes of uploads that were refused or deleted and may be on the disk still
+    "leaving",
+    metadata,
+    Column("id", _LONG, primary_key=True, autoincrement=True),
+    Column("tenant", String(64), nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("until", Double, nullable=False),
+    Index("leaving_by_tenant", "tenant", "until"),
+)
+
 keys = Table(
     "keys",
     metadata,

@@ -65,7 +65,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 _TABLES = (
     *("deleted", "tagged", "uses", "artifacts", "events", "attempts", "waits", "jobs"),
-    *("resources", "keys", "spent", "tenants", "workers", "turns", "counts"),
+    *("resources", "keys", "leaving", "spent", "tenants", "workers", "turns", "counts"),
 )
 """Those that others point to come after them."""
 

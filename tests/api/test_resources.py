@@ -9,7 +9,11 @@ import json
 import socket
 import struct
 import tarfile
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -19,6 +23,8 @@ import pytest
 from api import deps, uploads
 from gkd_core.config import DetectorConfig
 from gkd_core.model_card import ModelCard
+from jobs.artifacts import Blob
+from jobs.incoming import Incoming
 from jobs.resources import ResourceKind, ResourceState, Verdict
 
 ZIP, GZIP, BINARY = ({"Content-Type": f"application/{name}"} for name in ("zip", "gzip", "octet-stream"))
@@ -43,10 +49,14 @@ def model() -> bytes:
 
 
 def upload(
-    service, content: bytes, path: str = "/datasets", name: str = "mine", **headers: str
+    service, content: bytes | Iterator[bytes], path: str = "/datasets", name: str = "mine", **headers: str
 ) -> httpx.Response:
     kind = GZIP if path == "/datasets" else BINARY
     return service.http.post(path, params={"name": name}, content=content, headers=kind | headers)
+
+
+def on_the_way(service) -> list[Path]:
+    return [path for path in service.settings.incoming.iterdir() if path.name != ".lock"]
 
 
 def conclude(service, state: ResourceState = ResourceState.READY, **found: Any) -> None:
@@ -89,7 +99,7 @@ def test_an_archive_is_uploaded_and_checked(service, archive):
     assert service.check_next()
     found = service.http.get(answer.headers["Location"]).json()
     assert (found["state"], found["report"]["resolved"]["train"]["images"]) == ("ready", "discs/images")
-    assert list(service.settings.incoming.iterdir()) == []
+    assert on_the_way(service) == []
 
 
 def test_splits_can_be_spelt_out(service, root):
@@ -147,7 +157,7 @@ def test_uploads_without_a_name_or_of_another_type_are_refused(service, archive)
             path, params={"name": "x"}, content=b"x", headers={"Content-Type": "text/html"}
         )
         assert (answer.status_code, answer.json()["code"]) == (415, "unsupported_media_type")
-    assert list(service.settings.incoming.iterdir()) == []
+    assert on_the_way(service) == []
 
 
 def test_an_archive_that_attacks_is_refused_by_name(service):
@@ -177,7 +187,7 @@ def test_an_upload_beyond_the_limit_is_refused(service):
     pieces = (bytes(1_000_000) for _ in range(5))  # nobody says beforehand how many
     answer = service.http.post("/datasets", params={"name": "x"}, content=pieces, headers=GZIP)
     assert answer.status_code == 413
-    assert list(service.settings.incoming.iterdir()) == []
+    assert on_the_way(service) == []
     assert service.store.resources(ResourceKind.DATASET).items == ()
 
 
@@ -194,6 +204,87 @@ def test_a_tenant_uploads_as_much_as_it_may(service, archive):
     assert (refused.status_code, refused.json()["code"]) == (403, "quota_exceeded")
 
 
+def pieces(content: bytes) -> Iterator[bytes]:
+    """So that nobody says beforehand how many will come."""
+    yield content[:1]
+    yield content[1:]
+
+
+@pytest.mark.parametrize("sent_as", [bytes, pieces])
+def test_what_is_on_its_way_counts(service, archive, sent_as):
+    service.store.set_limits("default", {"stored_bytes": 2 * len(archive)})
+    other = Incoming(service.settings.incoming).begin("default")  # of another process of the API
+    other.cut(len(archive) + 1)
+    refused = upload(service, sent_as(archive))
+    assert (refused.status_code, refused.json()["code"]) == (403, "quota_exceeded")
+    assert on_the_way(service) == [other.path]
+    other.end()
+    assert upload(service, sent_as(archive)).status_code == 201
+
+
+def test_of_many_uploads_at_once_as_many_are_taken_as_there_is_room(service, archive, monkeypatch):
+    service.store.set_limits("default", {"stored_bytes": 3 * len(archive) + 3})
+    all_there, take = threading.Barrier(3), service.artifacts.take
+
+    def slowly(path: Path) -> Blob:
+        all_there.wait(30)  # the others are refused by then, or this is broken
+        return take(path)
+
+    monkeypatch.setattr(service.artifacts, "take", slowly)
+    with ThreadPoolExecutor(6) as pool:
+        sent = [pool.submit(upload, service, archive + bytes([n]), name=f"n{n}") for n in range(6)]
+        codes = sorted(each.result().status_code for each in sent)
+    assert codes == [201, 201, 201, 403, 403, 403]
+
+
+def test_who_sends_and_deletes_again_and_again_does_not_fill_the_disk(service):
+    service.store.set_limits("default", {"stored_bytes": 150})
+    for number in range(2):  # what is deleted makes room for as much again
+        made = upload(service, bytes([number]) * 140)
+        assert made.status_code == 201
+        assert service.http.delete(f"/datasets/{made.json()['id']}").status_code == 204
+    refused = upload(service, b"2" * 140)
+    assert (refused.status_code, refused.json()["code"]) == (403, "quota_exceeded")
+    assert (
+        "280 bytes that it deleted, or that were refused, are not off the disk yet"
+        in refused.json()["detail"]
+    )
+
+
+def test_an_upload_lies_on_the_disk_once(service, archive, monkeypatch):
+    monkeypatch.setattr(service.artifacts, "put", None)  # which copies
+    names: list[int] = []
+    take = service.artifacts.take
+
+    def seen(path: Path) -> Blob:
+        blob = take(path)
+        names.append(path.stat().st_nlink)
+        return blob
+
+    monkeypatch.setattr(service.artifacts, "take", seen)
+    sha256 = upload(service, archive).json()["sha256"]
+    assert names == [2]
+    assert b"".join(service.artifacts.read(sha256)) == archive
+
+
+def test_what_is_copied_to_another_disk_needs_room_there(service, archive, monkeypatch):
+    stat, usage = Path.stat, uploads.shutil.disk_usage(service.settings.home.parent)
+    other = service.settings.artifacts_url
+
+    def of_two_disks(path: Path, **how: bool) -> Any:
+        found = stat(path, **how)
+        return SimpleNamespace(st_dev=-1) if path == other else found
+
+    monkeypatch.setattr(Path, "stat", of_two_disks)
+    monkeypatch.setattr(
+        uploads.shutil,
+        "disk_usage",
+        lambda folder: usage._replace(free=len(archive) - 1 if folder == other else 2**40),
+    )
+    answer = upload(service, archive)
+    assert (answer.status_code, answer.json()["code"]) == (507, "no_room")
+
+
 def test_a_full_disk_takes_nothing_in(server, service, monkeypatch):
     usage = uploads.shutil.disk_usage(service.settings.home.parent)
     monkeypatch.setattr(uploads.shutil, "disk_usage", lambda _: usage._replace(free=-1))
@@ -205,10 +296,10 @@ def test_a_disk_that_becomes_full_meanwhile_says_so(service, archive, monkeypatc
     def full(path: Path) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(service.artifacts, "put", full)
+    monkeypatch.setattr(service.artifacts, "take", full)
     answer = upload(service, archive)
     assert (answer.status_code, answer.json()["code"]) == (507, "no_room")
-    assert list(service.settings.incoming.iterdir()) == []
+    assert on_the_way(service) == []
 
 
 def test_an_upload_that_breaks_off_leaves_nothing(service, monkeypatch):
@@ -222,7 +313,7 @@ def test_an_upload_that_breaks_off_leaves_nothing(service, monkeypatch):
             answer += part
     assert " 400 " in answer
     assert '"code": "incomplete"' in answer
-    assert list(service.settings.incoming.iterdir()) == []
+    assert on_the_way(service) == []
 
 
 # ---- looking ---------------------------------------------------------------------------------------------

@@ -85,6 +85,15 @@ def test_an_empty_file_is_a_file(artifacts: Artifacts, tmp_path: Path) -> None:
     assert (content(artifacts, sha256), size, artifacts.size(sha256)) == (b"", 0, 0)
 
 
+def test_a_file_that_is_taken_is_kept_as_one_that_is_put(artifacts: Artifacts, model: Path) -> None:
+    for _ in range(2):
+        assert artifacts.take(model) == (SHA256, len(BYTES))
+    model.unlink()
+    assert b"".join(artifacts.read(SHA256)) == BYTES
+    with pytest.raises(FileNotFoundError):
+        artifacts.take(model)
+
+
 def test_a_file_that_was_never_put_is_gone(artifacts: Artifacts, tmp_path: Path) -> None:
     for ask in (artifacts.size, lambda sha256: next(artifacts.read(sha256))):
         with pytest.raises(ContentGone, match=SHA256):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 import time
 from pathlib import Path
 
@@ -56,6 +58,27 @@ def test_putting_twice_keeps_one_file_that_others_may_read(artifacts: FolderArti
     artifacts.put(model)
     assert kept(artifacts) == [path]
     assert path.stat().st_mode & 0o777 == 0o644
+
+
+def test_what_is_taken_gets_a_second_name_and_is_young(artifacts: FolderArtifacts, model: Path) -> None:
+    os.utime(model, (1, 1))
+    path = artifacts.path(artifacts.take(model).sha256)
+    assert path.samefile(model)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o644
+    assert artifacts.older_than(3000.0) == frozenset()
+    assert list(artifacts.root.glob(".incoming-*")) == []
+
+
+def test_what_cannot_have_a_second_name_is_copied(
+    artifacts: FolderArtifacts, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def other_disk(path: Path, target: Path) -> None:
+        raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+    monkeypatch.setattr(Path, "hardlink_to", other_disk)
+    path = artifacts.path(artifacts.take(model).sha256)
+    assert not path.samefile(model)
+    assert path.read_bytes() == model.read_bytes()
 
 
 def test_a_file_that_is_put_just_when_it_was_found_old_enough_stays(

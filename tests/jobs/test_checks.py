@@ -21,7 +21,7 @@ from gkd_core.config import DataConfig, TrainRun
 from jobs import checks, shelf
 from jobs.archives import Limits, unpack
 from jobs.artifacts import open_artifacts
-from jobs.checks import Checks, clear_incoming
+from jobs.checks import Checks
 from jobs.errors import StillUnpacking, StoreAway, WrongContent
 from jobs.resources import CheckedResource, Layout, NewResource, Resource, ResourceKind, ResourceState
 from jobs.settings import Settings
@@ -178,14 +178,8 @@ def test_threads_check_what_comes_in(service: Service, archive: Path, tmp_path: 
 
 def test_what_nobody_names_is_tidied_away(service: Service, archive: Path) -> None:
     resource = service.checked(service.upload(archive))
-    service.settings.incoming.mkdir()
-    (old := service.settings.incoming / "old").write_text("half")
-    (service.settings.incoming / "new").write_text("half")
-    make_old(old)
     (left := service.shelf.root / ".unpacking-x").mkdir()
     make_old(left)
-    clear_incoming(service.settings.incoming)
-    assert [path.name for path in service.settings.incoming.iterdir()] == ["new"]
     submit_something(service.store)
     service.shelf.tidy(service.store)
     assert service.on_shelf() == [resource.sha256]

@@ -8,6 +8,7 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 
 from gkd_core.config import DataConfig, Split, TrainRun
 from jobs import store_quotas, store_resources
@@ -135,6 +136,28 @@ def test_uploads_count_among_the_bytes_until_they_are_refused(store: Store) -> N
     store.conclude_check(claimed(store), REFUSED)
     assert store.tenant("lab").use.stored_bytes == 0
     upload(store, sha256="b" * 64)
+
+
+def test_what_was_refused_or_deleted_counts_beside_until_it_is_off_the_disk(store: Store) -> None:
+    store.set_limits("lab", {"stored_bytes": 150})
+    upload(store)
+    store.conclude_check(check := claimed(store), REFUSED)
+    store.conclude_check(check, REFUSED)  # as if the answer had been lost
+    gone = upload(store, sha256="b" * 64)
+    store.delete_resource(DATASET, gone.id, tenant="lab")
+    assert store.tenant("lab").use.stored_bytes == 0
+    with pytest.raises(QuotaExceeded, match="200 bytes that it deleted, or that were refused"):
+        store.must_store("lab", 101)
+    store.must_store("lab", 100)
+    store.must_store("other", 10**12)
+    store.delete_resource(DATASET, check.resource.id, tenant="lab")  # it counted when it was refused
+    store.must_store("lab", 100)
+    with store.database.write() as connection:
+        connection.execute(text("UPDATE leaving SET until = until - 5401"))
+    store.must_store("lab", 150)
+    store.delete_resource(DATASET, upload(store).id, tenant="lab")
+    with store.database.read() as connection:  # old ones went meanwhile
+        assert connection.scalar(text("SELECT count(*) FROM leaving")) == 1
 
 
 def test_two_uploads_at_once_do_not_both_take_the_last_room(

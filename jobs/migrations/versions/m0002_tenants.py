@@ -70,7 +70,7 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     later = ("about", "tagged", "counts", "deleted", "turns", "workers")
-    for table in (*later, "uses", "resources", "keys", "spent", "tenants"):
+    for table in (*later, "uses", "resources", "keys", "leaving", "spent", "tenants"):
         op.drop_table(table)
     for index in ("jobs_by_tenant", "jobs_by_tenant_state", "jobs_by_tenant_kind"):
         op.drop_index(index, "jobs")
@@ -111,6 +111,14 @@ def _create_tenants() -> None:
         sa.Column("gpu_seconds", sa.Double, nullable=False),
     )
     op.create_index("spent_by_tenant", "spent", ["tenant", "ended_at"])
+    op.create_table(
+        "leaving",
+        sa.Column("id", _LONG, primary_key=True, autoincrement=True),
+        sa.Column("tenant", sa.String(64), nullable=False),
+        sa.Column("size", sa.BigInteger, nullable=False),
+        sa.Column("until", sa.Double, nullable=False),
+    )
+    op.create_index("leaving_by_tenant", "leaving", ["tenant", "until"])
     op.create_table(
         "keys",
         sa.Column("id", sa.String(32), primary_key=True),

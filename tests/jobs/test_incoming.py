@@ -1,0 +1,101 @@
+"""Files that are being sent: what counts of them, and what becomes of those whose process was killed."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from jobs import incoming
+from jobs.incoming import Incoming
+
+BEGIN = """
+import pathlib, sys, time
+from jobs.incoming import Incoming
+print(Incoming(pathlib.Path(sys.argv[1])).begin("lab").path, flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.fixture
+def uploads(tmp_path: Path) -> Incoming:
+    return Incoming(tmp_path / "incoming")
+
+
+def fits(size: int) -> None:
+    """There is room for whatever it is."""
+
+
+def make_old(path: Path, seconds: float) -> None:
+    then = time.time() - seconds
+    os.utime(path, (then, then))
+
+
+def test_each_sees_what_the_others_of_its_tenant_have_reserved(uploads: Incoming) -> None:
+    first, second, other = uploads.begin("lab"), uploads.begin("lab"), uploads.begin("lab-2")
+    asked: list[int] = []
+    other.reserve(1000, asked.append)
+    first.reserve(100, asked.append)
+    second.reserve(20, asked.append)
+    first.reserve(150, asked.append)
+    assert asked == [1000, 100, 120, 170]
+    first.end()
+    assert uploads.bytes_of("lab") == 20
+
+
+def test_who_finds_no_room_has_reserved_nothing(uploads: Incoming) -> None:
+    def full(size: int) -> None:
+        raise MemoryError
+
+    arriving = uploads.begin("lab")
+    with pytest.raises(MemoryError):
+        arriving.reserve(100, full)
+    assert (arriving.size, uploads.bytes_of("lab")) == (0, 0)
+
+
+def test_what_is_reserved_takes_no_room(uploads: Incoming) -> None:
+    arriving = uploads.begin("lab")
+    arriving.reserve(10 * 2**30, fits)
+    assert arriving.path.stat().st_blocks == 0
+
+
+def test_what_is_being_sent_stays_however_slowly_it_comes(uploads: Incoming) -> None:
+    arriving = uploads.begin("lab")
+    make_old(arriving.path, 100_000)
+    uploads.tidy()
+    assert arriving.path.exists()
+    arriving.end()
+    arriving.end()
+    assert uploads.bytes_of("lab") == 0
+
+
+def test_what_a_killed_process_left_is_removed(uploads: Incoming) -> None:
+    command = [sys.executable, "-c", BEGIN, str(uploads.folder)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        left = Path(process.stdout.readline().strip())
+        make_old(left, 4000)
+        uploads.tidy()
+        assert left.exists()
+        process.kill()
+        process.wait()
+    uploads.tidy()
+    assert not left.exists()
+
+
+def test_where_the_disk_knows_no_locks_only_age_tells(
+    uploads: Incoming, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_locks(path: Path) -> bool:
+        raise OSError("no locks here")
+
+    monkeypatch.setattr(incoming, "is_held", no_locks)
+    young, old = uploads.begin("lab"), uploads.begin("lab")
+    make_old(young.path, 4000)
+    make_old(old.path, 90_000)
+    uploads.tidy()
+    assert (young.path.exists(), old.path.exists()) == (True, False)
