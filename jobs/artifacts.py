@@ -8,12 +8,14 @@ several machines may do all of this at once.
 from __future__ import annotations
 
 import hashlib
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from jobs.errors import ArtifactsRefused, WrongContent
+from jobs.giving_up import NEVER
 
 __all__ = [
     "BLOCK_BYTES",
@@ -95,14 +97,16 @@ class Artifacts(ABC):
         """
 
     @abstractmethod
-    def fetch(self, sha256: str, folder: Path) -> Path:
+    def fetch(self, sha256: str, folder: Path, given_up: threading.Event = NEVER) -> Path:
         """A file on this machine with this content, for those who need a path; it must not be changed.
 
         Args:
             sha256: The file.
             folder: Where a copy may be made, with the hash as its name. One that was made before is used again.
+            given_up: Set to break off.
 
         Raises:
+            GivenUp: it was broken off; no copy was made.
             ContentGone: no such file is kept.
             WrongContent: what is kept holds something else; no copy was made.
         """

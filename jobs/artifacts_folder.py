@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import tempfile
+import threading
 import uuid
 from collections.abc import Iterator
 from contextlib import suppress
@@ -14,6 +15,7 @@ from typing import BinaryIO
 from gkd_core.run_dir import publish_file
 from jobs.artifacts import Artifacts, Blob, blocks, check, measure, written
 from jobs.errors import ArtifactsRefused, ContentGone
+from jobs.giving_up import NEVER
 
 _INCOMING, _REMOVING, _OWNER = ".incoming-", ".removing-", ".owner"
 _NO_LINKS = (errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.ENOSYS, errno.EOPNOTSUPP)
@@ -87,8 +89,8 @@ class FolderArtifacts(Artifacts):
             source.seek(start)
             yield from blocks(source, None if stop is None else stop - start)
 
-    def fetch(self, sha256: str, folder: Path) -> Path:
-        """See `Artifacts.fetch`. No copy is made: the kept file is on this machine."""
+    def fetch(self, sha256: str, folder: Path, given_up: threading.Event = NEVER) -> Path:
+        """See `Artifacts.fetch`. No copy is made: the kept file is on this machine, and nothing takes long."""
         self.size(sha256)
         return self.path(sha256)
 

@@ -11,6 +11,7 @@ generation, which who removes an old one does not touch.
 from __future__ import annotations
 
 import os
+import threading
 import time
 import uuid
 from collections.abc import Iterator
@@ -26,6 +27,7 @@ from s3fs import S3FileSystem
 from gkd_core.run_dir import publish_file
 from jobs.artifacts import BLOCK_BYTES, Artifacts, Blob, blocks, check, measure, written
 from jobs.errors import ArtifactsAway, ArtifactsRefused, ContentGone, JobsError
+from jobs.giving_up import NEVER, until
 
 PART_BYTES = 32 << 20
 """What is sent and held in memory at once. S3 takes 10,000 parts, each but the last of 5 MiB or more."""
@@ -103,7 +105,7 @@ class S3Artifacts(Artifacts):
             start += len(block)
             yield block
 
-    def fetch(self, sha256: str, folder: Path) -> Path:
+    def fetch(self, sha256: str, folder: Path, given_up: threading.Event = NEVER) -> Path:
         """See `Artifacts.fetch`."""
         final = folder / sha256
         if final.exists():  # whole, and what it is called: else it would not have this name
@@ -112,7 +114,8 @@ class S3Artifacts(Artifacts):
         partial = folder / f".{sha256}.{uuid.uuid4().hex}.part"
         try:
             with partial.open("xb") as target:
-                check(f"a copy of {sha256}", sha256, measure(written(self.read(sha256), target)))
+                wanted = until(given_up, self.read(sha256))
+                check(f"a copy of {sha256}", sha256, measure(written(wanted, target)))
                 target.flush()
                 os.fsync(target.fileno())
             publish_file(partial, final)

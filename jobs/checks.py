@@ -27,6 +27,7 @@ from jobs.errors import (
     ArtifactsAway,
     ArtifactsRefused,
     ContentGone,
+    GivenUp,
     JobsError,
     StoreAway,
     WrongContent,
@@ -46,6 +47,9 @@ THREADS = 2
 """Checks at once: a small data set need not wait for the end of a large one."""
 LOOK_SECONDS = 15.0
 """How often each thread looks for what others left undone; what comes in here is begun at once."""
+ENDING_SECONDS = 10.0
+"""How long who ends waits for checks to hear of it. One that does not, as in a request to S3 that hangs, is left
+behind: another service takes it up when its lease is over."""
 TIDY_SECONDS = 600.0
 COMMAND = ("-m", "jobs.inspection")
 """What Python is to run."""
@@ -72,20 +76,29 @@ class Checks:
         self._settings = settings
         self._left = threading.Event()
         self._due = threading.Semaphore(0)
-        self._open = ExitStack()
+        self._threads: list[threading.Thread] = []
         self._tidied_at = float("-inf")
 
     def __enter__(self) -> Checks:
-        threads = [threading.Thread(target=self._keep_checking, name="checks") for _ in range(THREADS)]
-        for thread in threads:
+        self._threads = [
+            threading.Thread(target=self._keep_checking, name="checks", daemon=True) for _ in range(THREADS)
+        ]
+        for thread in self._threads:
             thread.start()
-            self._open.callback(thread.join)
         return self
 
     def __exit__(self, *_: object) -> None:
         self._left.set()
         self._due.release(THREADS)
-        self._open.close()
+        until = time.monotonic() + ENDING_SECONDS
+        for thread in self._threads:
+            thread.join(max(0.0, until - time.monotonic()))
+        if self.is_alive():
+            log.warning("a check does not hear that the service ends; it is left behind")
+
+    def is_alive(self) -> bool:
+        """Whether a check is still under way; at the end only where one was left behind."""
+        return any(thread.is_alive() for thread in self._threads)
 
     def hurry(self) -> None:
         """Something has come in."""
@@ -158,15 +171,18 @@ class Checks:
                 log.warning("cannot say what a check found: %s; trying again", error)
 
     def _look_into(self, check: Check) -> Verdict | None:
+        """What is to be said of it; None when we are about to end."""
         resource = check.resource
         try:
             with ExitStack() as needed:
                 file = Path(str(resource.path)) if resource.kind is ResourceKind.MODEL else None
                 if resource.uploaded:
-                    file = needed.enter_context(self.shelf.fetched(str(resource.sha256)))
+                    file = needed.enter_context(self.shelf.fetched(str(resource.sha256), self._left))
                     if resource.kind is ResourceKind.DATASET:
                         return self._of_archive(check, file)
                 return self._judged(check, self._request(resource, file))
+        except GivenUp:
+            return None
         except (ContentGone, WrongContent) as error:
             return _refused(str(error))
         except (OSError, ArtifactsAway, ArtifactsRefused) as error:  # later, or another worker, may do better

@@ -174,6 +174,13 @@ class StillUnpacking(JobsError):
         )
 
 
+class GivenUp(JobsError):
+    """Somebody wants no more of what was being done, and it was broken off."""
+
+    def __init__(self) -> None:
+        super().__init__("it was broken off: nobody waits for it any more")
+
+
 class ArtifactsAway(JobsError):
     """Where published files lie does not answer; what was asked may be asked again later."""
 

@@ -5,10 +5,14 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from jobs.errors import GivenUp
+from jobs.giving_up import NEVER
 
 log = logging.getLogger(__name__)
 
@@ -16,7 +20,7 @@ _LOOK_SECONDS = 0.1
 
 
 @contextmanager
-def alone(path: Path, patience: float | None = None) -> Iterator[None]:
+def alone(path: Path, patience: float | None = None, given_up: threading.Event = NEVER) -> Iterator[None]:
     """Be the only thread and process that does this, of all that see the same disk.
 
     Where the disk knows no locks, or the file may not be written, nobody is kept out: callers must stay right then,
@@ -25,14 +29,16 @@ def alone(path: Path, patience: float | None = None) -> Iterator[None]:
     Args:
         path: The file of the lock; it is made, and stays.
         patience: Seconds to wait for others; None: as long as it takes.
+        given_up: Set to wait no longer.
 
     Raises:
         TimeoutError: others took longer.
+        GivenUp: who waited gave up.
     """
     file = _opened(path)
     try:
         if file is not None:
-            _lock(file, patience)
+            _lock(file, patience, given_up)
         yield
     finally:
         if file is not None:
@@ -72,16 +78,15 @@ def _opened(path: Path) -> int | None:
         return None
 
 
-def _lock(file: int, patience: float | None) -> None:
+def _lock(file: int, patience: float | None, given_up: threading.Event = NEVER) -> None:
+    """Look again and again: a lock that is waited for by the system hears of nothing else."""
+    deadline = float("inf") if patience is None else time.monotonic() + patience
     try:
-        if patience is None:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            return
-        deadline = time.monotonic() + patience
         while not _is_ours(file):
             if time.monotonic() >= deadline:
                 raise TimeoutError
-            time.sleep(_LOOK_SECONDS)
+            if given_up.wait(_LOOK_SECONDS):
+                raise GivenUp
     except TimeoutError:
         raise
     except OSError as error:

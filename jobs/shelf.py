@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -17,6 +18,7 @@ from pathlib import Path
 from jobs.archives import Limits, top, unpack
 from jobs.artifacts import Artifacts
 from jobs.errors import StillUnpacking
+from jobs.giving_up import NEVER
 from jobs.locks import alone
 from jobs.settings import Settings
 from jobs.store import Store
@@ -46,36 +48,41 @@ class Shelf:
         limits = Limits(settings.unpacked_bytes, free_bytes=settings.free_bytes)
         return cls(settings.home / "datasets", artifacts, limits)
 
-    def folder(self, sha256: str, *, patience: float | None = None) -> Path:
+    def folder(
+        self, sha256: str, *, patience: float | None = None, given_up: threading.Event = NEVER
+    ) -> Path:
         """Where a data set lies; it is unpacked now if it is not there. Others who need it meanwhile wait for that.
 
         Args:
             sha256: Of its archive; somebody names it in the store, or it may go at any time.
             patience: Seconds to wait while another one unpacks it; None: as long as it takes.
+            given_up: Set to break off; what was unpacked by then is removed.
 
         Raises:
             StillUnpacking: another one takes longer.
+            GivenUp: it was broken off.
             BadArchive: it cannot be unpacked, though it could when it was checked.
             ContentGone: the archive is not kept any more.
             OSError: the disk is full or failing.
         """
         place = self.root / sha256
-        with self._alone_with(sha256, patience):
+        with self._alone_with(sha256, patience, given_up):
             if not place.is_dir():
-                with self.staging() as staging, self.fetched(sha256) as archive:
-                    unpack(archive, staging, self.limits)
+                with self.staging() as staging, self.fetched(sha256, given_up) as archive:
+                    unpack(archive, staging, self.limits, given_up)
                     self.keep(staging, sha256)
         return top(place)
 
     @contextmanager
-    def fetched(self, sha256: str) -> Iterator[Path]:
+    def fetched(self, sha256: str, given_up: threading.Event = NEVER) -> Iterator[Path]:
         """What was uploaded as a file of this machine; a copy that had to be made for that is removed at the end.
 
         Raises:
+            GivenUp: it was broken off.
             ContentGone: it is not kept any more.
         """
         with self.staging() as folder:
-            yield self._artifacts.fetch(sha256, folder)
+            yield self._artifacts.fetch(sha256, folder, given_up)
 
     @contextmanager
     def staging(self) -> Iterator[Path]:
@@ -115,13 +122,15 @@ class Shelf:
                 self._remove_unless_named(path, store)
 
     @contextmanager
-    def _alone_with(self, sha256: str, patience: float | None = None) -> Iterator[None]:
+    def _alone_with(
+        self, sha256: str, patience: float | None = None, given_up: threading.Event = NEVER
+    ) -> Iterator[None]:
         """Nobody else unpacks or removes this data set meanwhile. A lock for every one would leave a file for every one
         behind; with two that share one, the second waits, and no more."""
         self.root.mkdir(parents=True, exist_ok=True)
         with ExitStack() as lock:
             try:
-                lock.enter_context(alone(self.root / f"{_LOCK}{sha256[:2]}", patience))
+                lock.enter_context(alone(self.root / f"{_LOCK}{sha256[:2]}", patience, given_up))
             except TimeoutError as error:
                 raise StillUnpacking(sha256) from error
             yield

@@ -65,8 +65,8 @@ class Editing(Reading):
             if found := tuple(connection.scalars(users)):
                 raise InUse(job_id, found)
             keep_gpu_hours(connection, job.id)
-            gone = select(jobs.c.id, jobs.c.number, now()).where(is_job(job.id))
-            connection.execute(insert(deleted).from_select(["id", "number", "deleted_at"], gone))
+            gone = select(jobs.c.id, now()).where(is_job(job.id))
+            connection.execute(insert(deleted).from_select(["id", "deleted_at"], gone))
             connection.execute(delete(waits).where(waits.c.waits_for == job.id))
             for table in (tagged, waits, uses, artifacts, events, attempts):
                 connection.execute(delete(table).where(table.c.job_id == job.id))

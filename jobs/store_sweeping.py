@@ -92,6 +92,11 @@ class Sweeping(Reading):
             rows = connection.execute(query.where(is_in(State.QUEUED))).all()
         return tuple(sorted((Ring(*row) for row in rows), key=lambda ring: place[ring.id]))
 
+    def waits_for_room(self, free: int) -> bool:
+        """Whether there is anything that `make_use_of_room` would let go on; nearly always there is not."""
+        with self.database.read() as connection:
+            return connection.scalar(select(jobs.c.id).where(jobs.c.needs_free <= free).limit(1)) is not None
+
     def make_use_of_room(self, free: int) -> tuple[str, ...]:
         """Let those jobs go on that were paused, or not begun, for want of space.
 
@@ -103,7 +108,7 @@ class Sweeping(Reading):
         """
         enough = jobs.c.needs_free <= free
         held = select(jobs.c.id, jobs.c.state).where(enough).order_by(jobs.c.number)
-        with self.database.read() as connection:  # nearly always there are none, and nothing is to be written
+        with self.database.read() as connection:
             waiting = connection.execute(held).all()
         return tuple(row.id for row in waiting if self._let_go_on(row.id, State(row.state), enough))
 

@@ -1,7 +1,7 @@
 """A running job, held by its ticket: writing about it, ending its attempt, giving it back.
 
 Functions here work inside the transaction of the verb that calls them, and raise `StaleTicket` where the ticket
-no longer holds; the transaction is then undone.
+no longer holds, before they have written anything.
 """
 
 from __future__ import annotations

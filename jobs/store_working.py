@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, delete, func, insert, select, update
@@ -18,7 +18,7 @@ from gkd_core.errors import Failure
 from gkd_core.events import Evaluation, Event, Progress, Report
 from jobs.counts import QUEUE_SECONDS, STALE_WRITES
 from jobs.database import now
-from jobs.errors import StaleTicket, StoreAway
+from jobs.errors import StaleTicket
 from jobs.job import Artifact, Desired, Job, State, Ticket
 from jobs.store_counting import tally
 from jobs.store_moves import is_in, is_job, move, write_event
@@ -86,14 +86,20 @@ class Working(Reading):
 
     @contextmanager
     def _under_ticket(self, verb: str) -> Iterator[Connection]:
-        """A transaction that writes; where it is refused for a stale ticket and so undone, one after it counts that."""
-        try:
-            with self.database.write() as connection:
+        """A transaction that writes; one that is refused for a stale ticket only counts that.
+
+        Every verb looks at its ticket before it writes anything, so there is nothing to undo. A transaction of its own
+        for the count could wait for others, and with it whoever ends an engine for the stale ticket.
+        """
+        stale: StaleTicket | None = None
+        with self.database.write() as connection:
+            try:
                 yield connection
-        except StaleTicket:
-            with suppress(StoreAway), self.database.write() as connection:
+            except StaleTicket as error:
                 tally(connection, STALE_WRITES, verb)
-            raise
+                stale = error
+        if stale is not None:
+            raise stale
 
     def next_of_tenant(self, job_id: str) -> tuple[str, ...]:
         """Jobs of the same tenant that may run now that this one does not any more, where the tenant has a share.

@@ -80,7 +80,6 @@ deleted = Table(  # jobs that are gone: what lies on disks under their ids may g
     "deleted",
     metadata,
     Column("id", String(32), primary_key=True),
-    Column("number", BigInteger, nullable=False),
     Column("deleted_at", Double, nullable=False),
 )
 

@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 from gkd_core.config import AnyRun, DataConfig, Split
 from gkd_core.errors import Problem, SpecError
 from jobs.archives import BadArchive
 from jobs.errors import ContentGone, UnknownResource, WrongContent
+from jobs.giving_up import NEVER
 from jobs.resources import DATASET, ResourceKind
 from jobs.shelf import Shelf
 from jobs.store import Store
 
 
-def find_data(config: AnyRun, store: Store, shelf: Shelf) -> AnyRun:
+def find_data(config: AnyRun, store: Store, shelf: Shelf, given_up: threading.Event = NEVER) -> AnyRun:
     """The same config, with a folder wherever it named a data set that was uploaded.
 
+    Args:
+        config: What the engine is to do.
+        store: Knows the data sets.
+        shelf: Where they are unpacked.
+        given_up: Set to break off.
+
     Raises:
+        GivenUp: It was broken off.
         SpecError: The data set is gone, or can no longer be unpacked.
         ArtifactsAway: The archive cannot be reached now.
         OSError: The disk is full or failing.
@@ -26,7 +35,7 @@ def find_data(config: AnyRun, store: Store, shelf: Shelf) -> AnyRun:
         return config
     try:
         dataset = store.resource(ResourceKind.DATASET, dataset_id)
-        folder = shelf.folder(str(dataset.sha256))
+        folder = shelf.folder(str(dataset.sha256), given_up=given_up)
     except (UnknownResource, ContentGone, WrongContent, BadArchive) as error:
         problem = Problem(
             loc=("data", "path"),

@@ -10,7 +10,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import wait
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -25,6 +25,7 @@ from jobs.artifacts import Artifacts, Blob
 from jobs.errors import (
     ArtifactsAway,
     ArtifactsRefused,
+    GivenUp,
     JobsError,
     StaleTicket,
     StoreAway,
@@ -35,6 +36,7 @@ from jobs.job import Artifact, Desired, State, Ticket
 from jobs.settings import Settings
 from jobs.shelf import Shelf
 from jobs.store import Claim, Store
+from worker.aside import begin
 from worker.data import find_data
 from worker.endings import (
     failure_of_exit,
@@ -100,7 +102,7 @@ class JobRun:
         self._dir = RunDir(self._settings.runs / claim.job.id)
         self._unpublished: set[str] = set()
         self._lack: Lack | None = None
-        self._stopped = False
+        self._stopped_at: float | None = None
         self._looked_for_room_at = time.monotonic()
         self._publish_at = 0.0
         self._refused: ArtifactsRefused | None = None
@@ -126,7 +128,7 @@ class JobRun:
         try:
             with self._start() as engine:
                 code = self._follow(engine)
-        except (ArtifactsAway, ArtifactsRefused) as error:  # before there was an engine
+        except (ArtifactsAway, ArtifactsRefused, GivenUp) as error:  # before there was an engine
             self._refused = error if isinstance(error, ArtifactsRefused) else None
             return self._conclude(STOPPED)
         except JobsError:
@@ -164,16 +166,35 @@ class JobRun:
         """The config with files for all that it names by id; waits while published files cannot be reached."""
         while True:
             try:
-                return self._insist(lambda _: self._with_files(config))
+                return self._unless_stopped(partial(self._with_files, config))
             except ArtifactsAway as error:
                 log.warning("job %s: %s; trying again", self._job.id, error)
                 if self._wanted_to_stop():
                     raise
             time.sleep(AWAY_SECONDS)
 
-    def _with_files(self, config: AnyRun) -> AnyRun:
-        found = find_weights(config, self._store, self._place.artifacts, self._dir.fetched)
-        return find_data(found, self._store, self._place.shelf)
+    def _with_files(self, config: AnyRun, given_up: threading.Event) -> AnyRun:
+        store, place = self._store, self._place
+        found = self._insist(
+            lambda _: find_weights(config, store, place.artifacts, self._dir.fetched, given_up)
+        )
+        return self._insist(lambda _: find_data(found, store, place.shelf, given_up))
+
+    def _unless_stopped(self, act: Callable[[threading.Event], T]) -> T:
+        """Do what may take hours; whoever wants the job to stop does not wait for it.
+
+        Raises:
+            GivenUp: It was broken off. What does not hear of that in time ends some time later, and harms nobody: it
+                writes only what is removed, or counts, when it is complete.
+        """
+        given_up = threading.Event()
+        future = begin(partial(act, given_up))
+        while not wait([future], POLL_SECONDS).done:
+            if self._wanted_to_stop():
+                given_up.set()
+                wait([future], self._settings.stop_seconds)
+                raise GivenUp
+        return future.result()
 
     def _go_on_from_before(self) -> None:
         """A job that does another one again begins with what that one saved, if it is the same to the last setting."""
@@ -211,8 +232,13 @@ class JobRun:
             time.sleep(POLL_SECONDS)
 
     def _stop(self, engine: Engine) -> None:
-        self._stopped = True  # also when, before it has stopped, nobody wants that any more
+        if self._stopped_at is None:  # it stays, also when nobody wants that any more before it has stopped
+            self._stopped_at = time.monotonic()
         engine.stop()
+
+    def _stopped_for(self) -> float:
+        """Seconds since the engine was asked to stop."""
+        return 0.0 if self._stopped_at is None else time.monotonic() - self._stopped_at
 
     def _wanted_to_stop(self) -> bool:
         asked = self._lease.desired is not Desired.RUN or self._place.stopping.is_set()
@@ -236,7 +262,7 @@ class JobRun:
                 if self._lease.lost:
                     break  # the next attempt records the rest, from where the store knows
                 self._record(engine, event, offset)
-        except (ArtifactsAway, ArtifactsRefused) as error:
+        except (ArtifactsAway, ArtifactsRefused, GivenUp) as error:
             log.warning("job %s: %s; trying again", self._job.id, error)
             self._refused = error if isinstance(error, ArtifactsRefused) else None
             self._publish_at = time.monotonic() + AWAY_SECONDS
@@ -270,14 +296,19 @@ class JobRun:
         return Artifact(name=event.file, size=blob.size, sha256=blob.sha256, metrics=metrics, created_at=now)
 
     def _put(self, engine: Engine, path: Path, expected_sha256: str | None) -> Blob:
-        """Keep a file. A large one takes long; who wants the engine to stop does not wait for it."""
-        with ThreadPoolExecutor(1) as pool:
-            kept = pool.submit(self._place.artifacts.put, path, expected_sha256)
-            while not wait([kept], POLL_SECONDS).done:
-                if self._wanted_to_stop():
-                    self._stop(engine)
-                engine.poll()
-            return kept.result()
+        """Keep a file. A large one takes long; who wants the engine to stop does not wait for it.
+
+        Raises:
+            GivenUp: The engine has ended, and its job was to stop by now. The next attempt keeps the file.
+        """
+        kept = begin(partial(self._place.artifacts.put, path, expected_sha256))
+        while not wait([kept], POLL_SECONDS).done:
+            has_ended = engine.poll() is not None
+            if self._wanted_to_stop():
+                self._stop(engine)
+                if has_ended and self._stopped_for() > self._settings.stop_seconds:
+                    raise GivenUp
+        return kept.result()
 
     # ---- end ---------------------------------------------------------------------------------------------
 
@@ -320,7 +351,7 @@ class JobRun:
             return infrastructure(f"not the files that the engine announced: {', '.join(self._unpublished)}")
         if self._refused:
             return infrastructure(self._refused.message, self._refused.hint)
-        asked_to_stop = self._stopped or self._wanted_to_stop()
+        asked_to_stop = self._stopped_at is not None or self._wanted_to_stop()
         return failure_of_exit(code, self._dir.read_failure(), asked_to_stop=asked_to_stop)
 
     def _with_smaller_batches(self, failure: Failure) -> Rung:

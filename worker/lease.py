@@ -37,7 +37,8 @@ class Lease:
         self.desired = Desired.RUN
         """What was last heard to be asked of the job."""
         self.lost = False
-        """It ran out unrenewed: somebody else may have the job. It stays lost, because the engine was stopped."""
+        """It ran out unrenewed, or the ticket is stale: somebody else may have the job. It stays lost, because the
+        engine was stopped."""
         self._store = store
         self._renew_seconds = renew_seconds
         self._retry_seconds = min(1.0, renew_seconds)
@@ -99,7 +100,7 @@ class Lease:
         if self._left.is_set():
             return
         log.warning("job %s is not ours any more: ending its engine", self.ticket.job_id)
-        self._stale = True
+        self._stale = self.lost = True
         if self._engine is not None:
             self._engine.kill()
 

@@ -51,9 +51,9 @@ class Room:
         """Bytes that are free in the fullest of the folders."""
         return min(map(free_on, self._folders))
 
-    def lack(self, run_dir: RunDir) -> Lack | None:
-        """What is missing for a job to begin or to go on; None: nothing."""
-        needed = max(self._free_bytes, STATES_AHEAD * _newest_state(run_dir))
+    def lack(self, run_dir: RunDir | None = None) -> Lack | None:
+        """What is missing for a job to begin or to go on, without one for a job without states; None: nothing."""
+        needed = max(self._free_bytes, STATES_AHEAD * _newest_state(run_dir) if run_dir else 0)
         lacks = (Lack(folder, free_on(folder), needed) for folder in self._folders)
         return next((lack for lack in lacks if lack.free < lack.needed), None)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from gkd_core.run_dir import RunDir
@@ -20,7 +21,7 @@ from jobs.shelf import Shelf
 from jobs.store import Claim, Store
 from worker.job_run import JobRun, Workplace
 from worker.room import Room
-from worker.tidying import TIDY_SECONDS, Keep, drop_states_if_possible, tidy, tidy_runs
+from worker.tidying import TIDY_SECONDS, Keep, drop_states_if_possible, remove_unnamed, tidy_runs
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +29,8 @@ _STARTING_SECONDS = 5.0
 """Of a hundred workers that start in this time one rings for all jobs in front."""
 
 _NO_ROOM_SECONDS = 5.0
-"""How long a worker that cannot begin a job keeps a ring before it rings again, so that two do not chase each other."""
+"""How long a worker that cannot begin a job takes no other ring, so that two do not chase each other; and how often it
+looks whether it can begin one at all."""
 
 
 class Runner:
@@ -108,7 +110,6 @@ class Runner:
         ring and jobs wait in it, rings were lost with a broker: their jobs need not wait until they are due.
         """
         self.store.ping()  # what a later release has upgraded is not to be swept by the rules of this one
-        self.ring(self.store.make_use_of_room(self.room.free()))
         if not self._swept:
             alone = self.store.take_turn("first sweep", _STARTING_SECONDS)
             self.ring(self.store.sweep(only_due=not alone))
@@ -116,19 +117,28 @@ class Runner:
             self.ring(self.store.sweep(only_due=True, silent=self._doorbell.silent()))
             self.store.fold_counts()
         self._swept = True
+        self._make_use_of_room()  # last: what is published may be slow to say that it is there
 
     def tidy(self) -> None:
         """Give disk space back that nobody needs any more, and forget workers that are long gone.
 
         What is published is looked through by one worker for all: there may be a hundred of them, and a bucket.
         """
-        self.store.forget_workers()
         keep = Keep(self.settings.keep_states, self.settings.keep_runs_days)
+        for part in (
+            self.store.forget_workers,
+            partial(tidy_runs, self.store, self.settings.runs, keep),
+            partial(self.shelf.tidy, self.store),
+            self._tidy_published,
+        ):
+            try:
+                part()
+            except (JobsError, OSError) as error:  # the other disks, and S3, are none the worse for it
+                log.warning("cannot tidy all of it: %s", error)
+
+    def _tidy_published(self) -> None:
         if self.store.take_turn("tidy", TIDY_SECONDS):
-            tidy(self.store, self.artifacts, self.settings.runs, keep)
-        else:
-            tidy_runs(self.store, self.settings.runs, keep)
-        self.shelf.tidy(self.store)
+            remove_unnamed(self.store, self.artifacts)
 
     def ring(self, job_ids: Sequence[str]) -> None:
         """Ring for those of these jobs that are queued."""
@@ -147,17 +157,26 @@ class Runner:
 
     def _held_back(self, job_id: str) -> bool:
         """Whether this job cannot be begun here. Another worker may be better off: it is rung again."""
-        why, needs_free = self._obstacle(job_id)
+        why, needs_free = self._obstacle(RunDir(self.settings.runs / job_id))
         if not why or not self.store.hold_back(job_id, why, needs_free=needs_free):
             return False
         log.warning("job %s is not begun: %s", job_id, why)
-        self.stopping.wait(_NO_ROOM_SECONDS)
         self.ring([job_id])
+        self._sit_out()
         return True
 
-    def _obstacle(self, job_id: str) -> tuple[str, int]:
-        """Why a job cannot be begun here, "" when it can, and the bytes that must be free before it can."""
-        lack = self.room.lack(RunDir(self.settings.runs / job_id))
+    def _sit_out(self) -> None:
+        """Take no ring while no job at all could be begun here.
+
+        Each would be held back, told of and rung again, by every worker and for hours where S3 is away. So a worker
+        does that once, and the others of its rings wait in the queue for who can do something about them.
+        """
+        while not self.stopping.wait(_NO_ROOM_SECONDS) and self._obstacle()[0]:
+            pass
+
+    def _obstacle(self, run_dir: RunDir | None = None) -> tuple[str, int]:
+        """Why a job (None: any) cannot be begun here, "" when it can, and the bytes that must be free before it can."""
+        lack = self.room.lack(run_dir)
         if lack is not None:
             return str(lack), lack.needs_free
         try:
@@ -165,6 +184,12 @@ class Runner:
         except (ArtifactsAway, ArtifactsRefused) as error:
             return f"nothing could be published: {error}", 0
         return "", 0
+
+    def _make_use_of_room(self) -> None:
+        """Let jobs go on that were held back or paused for what is no longer so, as far as one sees from here."""
+        free = self.room.free()
+        if self.store.waits_for_room(free) and not self._obstacle()[0]:
+            self.ring(self.store.make_use_of_room(free))
 
     def _note(self, job_id: str, *, running: bool) -> None:
         with self._changed:

@@ -41,12 +41,11 @@ class Keep(NamedTuple):
 AS_LONG_AS_USEFUL = Keep()
 
 
-def tidy(store: Store, artifacts: Artifacts, runs: Path, keep: Keep = AS_LONG_AS_USEFUL) -> None:
-    """Remove everything that nobody needs any more.
+def tidy_runs(store: Store, runs: Path, keep: Keep = AS_LONG_AS_USEFUL) -> None:
+    """Remove what nobody needs any more of run directories.
 
     Args:
         store: Says what is needed.
-        artifacts: The published files.
         runs: Folder of the run directories.
         keep: What is kept beyond its end.
 
@@ -54,12 +53,6 @@ def tidy(store: Store, artifacts: Artifacts, runs: Path, keep: Keep = AS_LONG_AS
         StoreAway: The database does not answer; the next time finds the same.
         OSError: The disk does not, or something may not be removed.
     """
-    tidy_runs(store, runs, keep)
-    remove_unnamed(store, artifacts)
-
-
-def tidy_runs(store: Store, runs: Path, keep: Keep = AS_LONG_AS_USEFUL) -> None:
-    """As `tidy`, but what is published, and may be a lot that all workers share, stays."""
     for path in runs.glob("*/"):
         if RunDir(path).has_states():
             drop_states(store, runs, path.name, keep)
@@ -119,6 +112,8 @@ def drop_states_if_possible(store: Store, runs: Path, job_id: str, keep: Keep = 
 
 def remove_unnamed(store: Store, artifacts: Artifacts) -> None:
     """Remove published files that have had no job for long. The order of the lines is what makes it safe.
+
+    They may be many, and all workers share them: one looks through them for all.
 
     Whoever publishes puts the file first, which makes it young again, and names it in the store then. So one that
     was old before we asked for the names, and is not among them, is in nobody's hands.

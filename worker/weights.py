@@ -5,6 +5,7 @@ A job has succeeded by then (the store does not hand out jobs that wait), so its
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from gkd_core.config import AnyRun
 from gkd_core.errors import Problem, SpecError
 from jobs.artifacts import Artifacts
 from jobs.errors import ContentGone, UnknownArtifact, UnknownJob, UnknownResource, WrongContent
+from jobs.giving_up import NEVER
 from jobs.resources import MODEL, ResourceKind
 from jobs.store import Store
 
@@ -24,7 +26,13 @@ MAKE_MODELS = ("train", "distill")
 """Kinds of jobs that make a model."""
 
 
-def find_weights(config: AnyRun, store: Store, artifacts: Artifacts, folder: Path) -> AnyRun:
+def find_weights(
+    config: AnyRun,
+    store: Store,
+    artifacts: Artifacts,
+    folder: Path,
+    given_up: threading.Event = NEVER,
+) -> AnyRun:
     """The same config, with a file wherever it named a job or an uploaded model.
 
     Args:
@@ -32,8 +40,10 @@ def find_weights(config: AnyRun, store: Store, artifacts: Artifacts, folder: Pat
         store: Knows what the jobs have published.
         artifacts: Has the files.
         folder: Where copies are made of those that lie elsewhere.
+        given_up: Set to break off.
 
     Raises:
+        GivenUp: It was broken off.
         SpecError: A job published no model, a model was deleted, or its file is gone or damaged.
         ArtifactsAway: The files cannot be reached now.
     """
@@ -42,37 +52,29 @@ def find_weights(config: AnyRun, store: Store, artifacts: Artifacts, folder: Pat
         part = getattr(config, section, None)
         if part is not None and part.weights and part.weights.startswith((PREFIX, MODEL)):
             try:
-                path = _file_of(part.weights, store, artifacts, folder)
+                sha256 = _content_of(part.weights, store)
+                path = artifacts.fetch(sha256, folder, given_up)
             except _NO_MODEL as error:
                 raise SpecError([_missing(section, part.weights, error)]) from error
             found[section] = part.model_copy(update={"weights": str(path)})
     return config.model_copy(update=found)
 
 
-def _file_of(weights: str, store: Store, artifacts: Artifacts, folder: Path) -> Path:
+def _content_of(weights: str, store: Store) -> str:
+    """SHA-256 of the file that a name stands for."""
     if weights.startswith(PREFIX):
-        return model_of(weights.removeprefix(PREFIX), store, artifacts, folder)
-    model = store.resource(ResourceKind.MODEL, weights.removeprefix(MODEL))
-    return artifacts.fetch(str(model.sha256), folder)
+        return _model_of(weights.removeprefix(PREFIX), store)
+    return str(store.resource(ResourceKind.MODEL, weights.removeprefix(MODEL)).sha256)
 
 
-def model_of(job_id: str, store: Store, artifacts: Artifacts, folder: Path) -> Path:
-    """The file of the model that a job is for: the student of a distill job, the model of a train job.
-
-    Raises:
-        UnknownJob: There is no such job.
-        UnknownArtifact: It published no such model.
-        ContentGone: The file is gone.
-        WrongContent: It is damaged.
-        ArtifactsAway: It cannot be reached now.
-        LookupError: It is of a kind that makes no model.
-    """
+def _model_of(job_id: str, store: Store) -> str:
+    """SHA-256 of the model that a job is for: the student of a distill job, the model of a train job."""
     kind = store.get(job_id).kind
     if kind not in MAKE_MODELS:
         raise LookupError(f"it is of kind {kind}, which makes none")
     models = (store.report(job_id) or {}).get("models", {})
     model = models.get("student") or models.get("model") or {}
-    return artifacts.fetch(store.artifact(job_id, model.get("file") or "a model").sha256, folder)
+    return store.artifact(job_id, model.get("file") or "a model").sha256
 
 
 def _missing(section: str, weights: str, error: Exception) -> Problem:

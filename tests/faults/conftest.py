@@ -68,8 +68,12 @@ class Service:
         """Queue a train job; with `waits_for` it starts from the model of that job."""
         model = {"weights": f"job:{waits_for}"} if waits_for else {}
         fields = {"kind": "train", "data": "/data", "model": model, "train": train}
-        config = TrainRun.model_validate({**fields, "device": "cpu"})
-        resolved = Resolved(config=config, waits_for=(waits_for,) if waits_for else ())
+        return self.submit_resolved(fields, {}, *((waits_for,) if waits_for else ()))
+
+    def submit_resolved(self, fields: dict[str, Any], found: dict[str, Any], *waits_for: str) -> str:
+        """Queue a train job; `found` is what resolving made of its fields."""
+        config = TrainRun.model_validate({**fields, **found, "device": "cpu"})
+        resolved = Resolved(config=config, waits_for=waits_for)
         job, _ = self.store.submit(job_spec.validate_python(fields), resolved)
         return job.id
 
@@ -81,13 +85,19 @@ class Service:
     def running(self, job_id: str, runner: Runner | None = None) -> Iterator[Runner]:
         """Run a job in a thread; the test goes on once it has shown progress. Leaving waits for the runner."""
         runner = runner or self.runner()
+        with self.begun(job_id, runner):
+            wait_until(lambda: self.job(job_id).progress)
+            yield runner
+
+    @contextmanager
+    def begun(self, job_id: str, runner: Runner) -> Iterator[threading.Thread]:
+        """Let a runner hear of a job, in a thread. Leaving waits for the runner."""
         thread = threading.Thread(target=runner.run, args=(job_id,))
         thread.start()
         try:
-            wait_until(lambda: self.job(job_id).progress)
-            yield runner
+            yield thread
         finally:
-            thread.join(20)
+            thread.join(40)
         assert not thread.is_alive()
 
     @contextmanager

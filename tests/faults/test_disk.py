@@ -5,6 +5,7 @@ from collections import namedtuple
 
 import pytest
 
+from gkd_core.run_dir import RunDir
 from jobs.job import State
 
 from .conftest import no_engine_runs, wait_until
@@ -35,16 +36,31 @@ def test_without_room_nothing_is_begun_and_the_job_says_why(service, plan, free)
     free(NONE)
     job_id = service.submit()
     runner = service.runner()
-    runner.run(job_id)
-    job = service.job(job_id)
-    assert (job.state, job.attempts) == (State.QUEUED, ())
-    assert "1.2 GB free on" in job.reason
-    assert "2.1 GB needed" in job.reason
-    free(PLENTY)
+    with service.begun(job_id, runner):
+        wait_until(lambda: "1.2 GB free on" in service.job(job_id).reason)
+        job = service.job(job_id)
+        assert (job.state, job.attempts) == (State.QUEUED, ())
+        assert "2.1 GB needed" in job.reason
+        free(PLENTY)
     runner.sweep()
     assert "free on" not in service.job(job_id).reason
     runner.run(job_id)
     assert service.job(job_id).state is State.SUCCEEDED
+
+
+def test_a_job_that_needs_more_room_than_others_does_not_keep_them(service, plan, free):
+    plan(epochs=1)
+    free(5_000_000_000)
+    large, small = service.submit(), service.submit()
+    run_dir = RunDir(service.settings.runs / large)
+    run_dir.checkpoints.mkdir(parents=True)
+    with (run_dir.checkpoints / "model-000000042.pt").open("wb") as file:
+        file.truncate(3_000_000_000)  # a hole: no block of the disk is taken
+    runner = service.runner()
+    runner.run(large)
+    assert "5.0 GB free on" in service.job(large).reason
+    runner.run(small)
+    assert service.outcomes(small) == ["succeeded"]
 
 
 def test_a_running_job_is_paused_before_the_disk_is_full_and_goes_on_when_there_is_room(service, plan, free):

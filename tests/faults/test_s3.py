@@ -92,10 +92,10 @@ def test_a_job_that_starts_from_another_ones_model_waits_until_it_can_be_had(ser
     fetch = service.artifacts.fetch
     tries = []
 
-    def away_at_first(sha256: str, folder: Path) -> Path:
-        tries.append(sha256)
+    def away_at_first(*about: Any) -> Path:
+        tries.append(about)
         (s3.start if len(tries) > 1 else s3.stop)()
-        return fetch(sha256, folder)
+        return fetch(*about)
 
     monkeypatch.setattr(service.artifacts, "fetch", away_at_first)
     runner.run(second)
@@ -109,14 +109,54 @@ def test_without_a_place_to_publish_nothing_is_begun_and_the_job_says_why(servic
     job_id = service.submit()
     runner = service.runner()
     s3.empty(bucket=False)
-    runner.run(job_id)
-    job = service.job(job_id)
-    assert (job.state, job.attempts) == (State.QUEUED, ())
-    assert "(nothing could be published: S3 knows no bucket 'models'. Make it" in job.reason
-    s3.empty()
+    with service.begun(job_id, runner):
+        wait_until(lambda: "nothing could be published" in service.job(job_id).reason)
+        runner.sweep()  # which does not make the job forget why
+        job = service.job(job_id)
+        assert (job.state, job.attempts) == (State.QUEUED, ())
+        assert "(nothing could be published: S3 knows no bucket 'models'. Make it" in job.reason
+        s3.empty()
     runner.sweep()
+    assert "published" not in service.job(job_id).reason
     runner.run(job_id)
     assert service.outcomes(job_id) == ["succeeded"]
+
+
+def test_while_nothing_can_be_published_a_worker_holds_one_job_back_and_hears_no_other_ring(
+    service, plan, s3, monkeypatch
+):
+    monkeypatch.setattr("worker.runner._NO_ROOM_SECONDS", 0.01)
+    plan(epochs=1)
+    first, second = service.submit(), service.submit()
+    runner, looks, writes, rings = service.runner(), [], [], []
+    ping, hold_back, ring = runner.artifacts.ping, service.store.hold_back, runner.ring
+
+    def note(calls: list[Any], act: Any) -> Any:
+        return lambda *about, **more: (calls.append(about), act(*about, **more))[1]
+
+    monkeypatch.setattr(runner.artifacts, "ping", note(looks, ping))
+    monkeypatch.setattr(service.store, "hold_back", note(writes, hold_back))
+    monkeypatch.setattr(runner, "ring", note(rings, ring))
+    s3.empty(bucket=False)
+    with service.begun(first, runner) as thread:
+        wait_until(lambda: len(looks) > 10)
+        assert thread.is_alive(), "the ring for the second job waits in the queue"
+        assert [writes[0][0], len(writes)] == [first, 1]
+        assert rings == [([first],)], "another worker may be better off"
+        s3.empty()
+    for job_id in (second, first):
+        runner.run(job_id)
+        assert service.outcomes(job_id) == ["succeeded"]
+
+
+def test_a_worker_that_sits_out_ends_at_once_when_it_is_asked_to(service, plan, s3):
+    plan(epochs=1)
+    job_id, runner = service.submit(), service.runner()
+    s3.empty(bucket=False)
+    with service.begun(job_id, runner):
+        wait_until(lambda: "nothing could be published" in service.job(job_id).reason)
+        assert runner.stop_all()
+    assert service.job(job_id).state is State.QUEUED
 
 
 def test_a_bucket_that_is_gone_stops_the_engine_after_a_checkpoint_and_is_tried_again(service, plan, s3):

@@ -13,7 +13,7 @@ from sqlalchemy.exc import OperationalError
 
 from jobs.job import State
 from worker.engine import Engine
-from worker.tidying import tidy
+from worker.tidying import remove_unnamed
 
 from .conftest import RUN_ONE, wait_until
 
@@ -191,7 +191,7 @@ def test_a_worker_killed_between_file_and_row_leaves_neither_half(service, plan,
     assert service.store.artifacts(job_id) == ()
     service.sweep_until_queued(job_id)
     make_old(published)
-    tidy(service.store, service.artifacts, service.settings.runs)
+    remove_unnamed(service.store, service.artifacts)
     assert not left.exists()
     service.runner("second").run(job_id)
     assert service.outcomes(job_id) == ["lost", "succeeded"]

@@ -9,6 +9,7 @@ import shutil
 import stat
 import struct
 import tarfile
+import threading
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,7 @@ import pytest
 
 from jobs import archives
 from jobs.archives import BadArchive, Limits, top, unpack
+from jobs.errors import GivenUp
 
 LIMITS = Limits(total_bytes=10_000_000, files=1000)
 Pack = Callable[[Path, dict[str, bytes]], Path]
@@ -292,6 +294,29 @@ def test_a_disk_without_room_is_not_the_archives_fault(
     with pytest.raises(OSError, match="too little room") as raised:
         unpack(pack(place.file, {"a": b"a"}), place.folder, LIMITS)
     assert raised.value.errno == errno.ENOSPC
+
+
+def test_who_gives_up_does_not_wait_for_the_next_block(pack: Pack, place: Place) -> None:
+    given_up = Impatient(looks=5)
+    members = {f"{number}.bin": bytes(3 << 20) for number in range(4)}
+    with pytest.raises(GivenUp):
+        unpack(pack(place.file, members), place.folder, LIMITS, given_up)
+    assert {name: len(content) for name, content in holds(place.folder).items()} == {
+        "0.bin": 3 << 20,
+        "1.bin": 0,
+    }
+
+
+class Impatient(threading.Event):
+    """Is set once it was looked at so many times."""
+
+    def __init__(self, looks: int) -> None:
+        super().__init__()
+        self._looks = looks
+
+    def is_set(self) -> bool:
+        self._looks -= 1
+        return self._looks < 0
 
 
 # ---- damage ----------------------------------------------------------------------------------------------

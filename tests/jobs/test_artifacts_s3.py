@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
+import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 from jobs import artifacts_s3
 from jobs.artifacts import open_artifacts
 from jobs.artifacts_s3 import S3Artifacts
-from jobs.errors import ArtifactsAway, ArtifactsRefused, WrongContent
+from jobs.errors import ArtifactsAway, ArtifactsRefused, GivenUp, WrongContent
 
 MIB = 1 << 20
 HOUR = 3600.0
@@ -185,6 +186,25 @@ def test_a_damaged_object_is_not_fetched(
     artifacts._call("put_object", Key=key, Body=b"damaged")
     with pytest.raises(WrongContent):
         artifacts.fetch(SHA256, tmp_path / "fetched")
+    assert list((tmp_path / "fetched").iterdir()) == []
+
+
+def test_a_copy_that_nobody_wants_any_more_is_broken_off(
+    artifacts: S3Artifacts, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(artifacts_s3, "_READ_BYTES", 4 * MIB)
+    artifacts.put(model)
+    given_up, get, got = threading.Event(), artifacts._get, []
+
+    def give_up_meanwhile(*about: Any) -> bytes:
+        given_up.set()
+        got.append(get(*about))
+        return got[-1]
+
+    monkeypatch.setattr(artifacts, "_get", give_up_meanwhile)
+    with pytest.raises(GivenUp):
+        artifacts.fetch(SHA256, tmp_path / "fetched", given_up)
+    assert len(got) == 1
     assert list((tmp_path / "fetched").iterdir()) == []
 
 

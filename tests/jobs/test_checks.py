@@ -17,16 +17,14 @@ from typing import Any
 
 import pytest
 
-from gkd_core.config import DataConfig, TrainRun
 from jobs import checks, shelf
-from jobs.archives import Limits, unpack
+from jobs.archives import unpack
 from jobs.artifacts import open_artifacts
 from jobs.checks import Checks
-from jobs.errors import StillUnpacking, StoreAway, WrongContent
+from jobs.errors import GivenUp, StillUnpacking, StoreAway, WrongContent
 from jobs.resources import CheckedResource, Layout, NewResource, Resource, ResourceKind, ResourceState
 from jobs.settings import Settings
 from jobs.shelf import Shelf
-from jobs.spec import Resolved, job_spec
 from jobs.store import Check, Store
 
 DATASET, MODEL = ResourceKind.DATASET, ResourceKind.MODEL
@@ -136,6 +134,53 @@ def test_a_check_is_given_back_when_its_service_ends(service: Service, archive: 
     assert again.number == 1
 
 
+def test_a_service_that_ends_does_not_wait_until_a_file_is_fetched(
+    service: Service, archive: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetching = threading.Event()
+
+    def take_long(sha256: str, folder: Path, given_up: threading.Event) -> Path:
+        fetching.set()
+        assert given_up.wait(60)
+        raise GivenUp
+
+    monkeypatch.setattr(service.artifacts, "fetch", take_long)
+    resource = service.upload(archive)
+    with service.checks:
+        assert fetching.wait(60)
+    must_be_free_again(service, resource)
+    assert service.on_shelf() == []
+
+
+def test_a_service_that_ends_leaves_a_check_behind_that_hears_of_nothing(
+    service: Service, archive: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(checks, "ENDING_SECONDS", 0.1)
+    fetching, hangs = threading.Event(), threading.Event()
+
+    def hang(*_: object) -> Path:
+        fetching.set()
+        assert hangs.wait(60)
+        raise GivenUp
+
+    monkeypatch.setattr(service.artifacts, "fetch", hang)
+    resource = service.upload(archive)
+    with service.checks:
+        assert fetching.wait(60)
+    assert "a check does not hear that the service ends" in caplog.text
+    assert service.store.next_check() is None, "it is not another one's before its lease is over"
+    hangs.set()
+    wait_until(lambda: not service.checks.is_alive())
+    must_be_free_again(service, resource)
+
+
+def must_be_free_again(service: Service, resource: Resource) -> None:
+    assert service.store.resource(DATASET, resource.id).state is ResourceState.CHECKING
+    again = service.store.next_check()
+    assert again is not None
+    assert again.resource.id == resource.id
+
+
 @pytest.mark.parametrize(
     ("code", "why"),
     [
@@ -180,7 +225,6 @@ def test_what_nobody_names_is_tidied_away(service: Service, archive: Path) -> No
     resource = service.checked(service.upload(archive))
     (left := service.shelf.root / ".unpacking-x").mkdir()
     make_old(left)
-    submit_something(service.store)
     service.shelf.tidy(service.store)
     assert service.on_shelf() == [resource.sha256]
     service.store.delete_resource(DATASET, resource.id)
@@ -191,7 +235,6 @@ def test_what_nobody_names_is_tidied_away(service: Service, archive: Path) -> No
 def test_a_shelf_of_another_database_is_left_alone(service: Service, archive: Path) -> None:
     resource = service.checked(service.upload(archive))
     (service.shelf.root / ".owner").write_text("somebody")
-    submit_something(service.store)
     service.store.delete_resource(DATASET, resource.id)
     service.shelf.tidy(service.store)
     assert service.on_shelf() == [resource.sha256]
@@ -202,10 +245,10 @@ def unpacked(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """What was unpacked outside of checks; it is not done at once."""
     seen: list[Path] = []
 
-    def slowly(archive: Path, folder: Path, limits: Limits) -> None:
+    def slowly(archive: Path, *about: Any) -> None:
         seen.append(archive)
         time.sleep(0.2)
-        unpack(archive, folder, limits)
+        unpack(archive, *about)
 
     monkeypatch.setattr(shelf, "unpack", slowly)
     return seen
@@ -233,6 +276,14 @@ def test_who_cannot_wait_for_another_one_to_unpack_is_told(service: Service, arc
     with service.shelf._alone_with(sha256), pytest.raises(StillUnpacking, match="send the same again"):
         service.shelf.folder(sha256, patience=0.2)
     assert service.shelf.folder(sha256, patience=0.2).is_dir()
+
+
+def test_who_waits_for_another_one_to_unpack_can_give_up(service: Service, archive: Path) -> None:
+    sha256 = service.artifacts.put(archive).sha256
+    given_up = threading.Event()
+    threading.Timer(0.2, given_up.set).start()
+    with service.shelf._alone_with(sha256), pytest.raises(GivenUp):
+        service.shelf.folder(sha256, given_up=given_up)
 
 
 def test_who_unpacked_and_was_killed_holds_nobody_up(service: Service, archive: Path) -> None:
@@ -268,7 +319,6 @@ def test_a_data_set_that_is_named_again_while_it_is_tidied_away_stays(
         return found
 
     monkeypatch.setattr(service.store, "uploads", named_meanwhile)
-    submit_something(service.store)
     service.shelf.tidy(service.store)
     assert asked[0] == frozenset()
     assert service.on_shelf() == [resource.sha256]
@@ -305,10 +355,10 @@ def test_a_check_stays_ours_while_a_large_file_is_fetched(
     renewed = threading.Semaphore(0)
     fetch = service.artifacts.fetch
 
-    def slowly(sha256: str, folder: Path) -> Path:
+    def slowly(sha256: str, folder: Path, given_up: threading.Event) -> Path:
         assert renewed.acquire(timeout=20)
         assert renewed.acquire(timeout=20)
-        return fetch(sha256, folder)
+        return fetch(sha256, folder, given_up)
 
     monkeypatch.setattr(service.store, "renew_check", lambda check: renewed.release())
     monkeypatch.setattr(service.artifacts, "fetch", slowly)
@@ -319,7 +369,7 @@ def test_a_check_stays_ours_while_a_large_file_is_fetched(
 def test_a_file_that_was_damaged_where_it_lies_is_refused(
     service: Service, archive: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def damaged(sha256: str, folder: Path) -> Path:
+    def damaged(sha256: str, folder: Path, given_up: threading.Event) -> Path:
         raise WrongContent("a copy", sha256, "0" * 64)
 
     monkeypatch.setattr(service.artifacts, "fetch", damaged)
@@ -349,11 +399,6 @@ def test_a_file_that_is_gone_is_refused(service: Service, archive: Path) -> None
     resource = service.upload(archive)
     service.artifacts.remove(str(resource.sha256), -1.0)
     assert "is gone" in service.checked(resource).reason
-
-
-def submit_something(store: Store) -> None:
-    spec = job_spec.validate_python({"kind": "train", "data": "/data"})
-    store.submit(spec, Resolved(config=TrainRun(data=DataConfig(path="/data"))))
 
 
 def make_old(path: Path) -> None:

@@ -1,9 +1,14 @@
 import time
 from itertools import pairwise
 
+import pytest
+from sqlalchemy import select, update
+
 from jobs.artifacts import open_artifacts
+from jobs.database import now
 from jobs.queue import Doorbell, make_app
 from jobs.settings import Settings
+from jobs.tables import turns
 from worker.runner import Runner
 from worker.sweeper import Repeated
 
@@ -70,8 +75,41 @@ class FakeStore:
     def fold_counts(self):
         self.folds += 1
 
-    def make_use_of_room(self, free):
-        return ()
+    def waits_for_room(self, free):
+        return False
+
+
+@pytest.fixture
+def start(tmp_path, monkeypatch):
+    """Starts a worker: the function says whether its first sweep rang for all in front."""
+    settings = Settings(home=tmp_path, data_roots=(tmp_path,), free_bytes=0)
+    doorbell, artifacts = Doorbell(make_app("memory://")), open_artifacts(settings.artifacts_url)
+
+    def start(store, name):
+        sweeps = []
+        monkeypatch.setattr(store, "sweep", lambda *, only_due, silent=(): sweeps.append(not only_due) or ())
+        Runner(store, artifacts, doorbell, settings, name).sweep()
+        [rang_for_all] = sweeps
+        return rang_for_all
+
+    return start
+
+
+def clock(store):
+    with store.database.read() as connection:
+        return connection.scalar(select(now()))
+
+
+def test_of_workers_that_start_within_five_seconds_one_rings_for_all(store, start):
+    before = clock(store)
+    assert start(store, "ada")
+    assert not start(store, "bob")
+    with store.database.write() as connection:
+        until = connection.scalar(select(turns.c.taken_until).where(turns.c.what == "first sweep"))
+        assert before + 5.0 <= until <= clock(store) + 5.0
+        connection.execute(update(turns).values(taken_until=now()))  # they are over
+    assert start(store, "cyd"), "its rings may be needed: others that ring for all are long done"
+    assert not start(store, "dan")
 
 
 def test_workers_sweep_in_turn_and_one_of_those_that_start_together_rings_for_all(tmp_path):

@@ -6,6 +6,7 @@ import time
 import pytest
 from sqlalchemy import update
 
+import worker.runner
 from gkd_core.config import DataConfig, TrainRun
 from gkd_core.errors import Failure, FailureClass
 from gkd_core.events import Warning
@@ -13,10 +14,13 @@ from gkd_core.run_dir import RunDir
 from jobs.artifacts import open_artifacts
 from jobs.artifacts_folder import FolderArtifacts
 from jobs.job import Artifact
+from jobs.queue import Doorbell, make_app
+from jobs.settings import Settings
 from jobs.spec import Resolved, job_spec
 from jobs.store import Store
 from jobs.tables import jobs
-from worker.tidying import Keep, drop_states_if_possible, tidy
+from worker.runner import Runner
+from worker.tidying import AS_LONG_AS_USEFUL, Keep, drop_states_if_possible, remove_unnamed, tidy_runs
 
 RUN = TrainRun(data=DataConfig(path="/data"))
 
@@ -35,6 +39,12 @@ def runs(tmp_path):
 def ticket(store, runs):
     """A job that runs and has saved a resume state."""
     return start(store, runs)
+
+
+def tidy(store, artifacts, runs, keep=AS_LONG_AS_USEFUL):
+    """What one worker does for all, and each for itself."""
+    tidy_runs(store, runs, keep)
+    remove_unnamed(store, artifacts)
 
 
 def start(store, runs):
@@ -323,6 +333,27 @@ def test_what_lies_on_the_disk_of_a_deleted_job_goes_and_nothing_else(
         ["0123456789ab", kept.job_id, "somebody-s-own"]
     )
     assert not file.exists()
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("broken", ["runs", "shelf", "published"])
+def test_what_cannot_be_tidied_keeps_nothing_else_from_it(store, tmp_path, monkeypatch, caplog, broken):
+    def refuse(*_: object) -> None:
+        raise PermissionError(f"no {broken} today")
+
+    tidied = []
+    settings = Settings(home=tmp_path, data_roots=(tmp_path,), free_bytes=0)
+    runner = Runner(
+        store, open_artifacts(settings.artifacts_url), Doorbell(make_app("memory://")), settings, "ada"
+    )
+    parts = {"runs": (worker.runner, "tidy_runs"), "shelf": (runner.shelf, "tidy")}
+    parts["published"] = (worker.runner, "remove_unnamed")
+    for name, (owner, function) in parts.items():
+        act = refuse if name == broken else lambda *_, name=name: tidied.append(name)
+        monkeypatch.setattr(owner, function, act)
+    runner.tidy()
+    assert tidied == [name for name in parts if name != broken]
+    assert f"no {broken} today" in caplog.text
 
 
 def test_deleting_the_first_job_does_not_make_the_folder_somebody_elses(

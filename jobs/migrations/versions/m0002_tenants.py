@@ -34,7 +34,6 @@ def upgrade() -> None:
     op.create_table(
         "deleted",
         sa.Column("id", sa.String(32), primary_key=True),
-        sa.Column("number", sa.BigInteger, nullable=False),
         sa.Column("deleted_at", sa.Double, nullable=False),
     )
     _create_tagged()
