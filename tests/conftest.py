@@ -13,7 +13,6 @@ import shutil
 import socket
 import sqlite3
 import subprocess
-import time
 import uuid
 import warnings
 from collections.abc import Callable, Iterator
@@ -28,6 +27,7 @@ import redis
 from PIL import Image
 from sqlalchemy import Engine, create_engine, event, make_url, text
 
+from bench.measuring.servers import wait_for_redis
 from jobs.artifacts import Artifacts, open_artifacts
 from jobs.artifacts_folder import FolderArtifacts
 from jobs.store import Store
@@ -174,7 +174,7 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         )
     try:
         url = f"redis://127.0.0.1:{port}/0"
-        _wait_for_redis(url)
+        wait_for_redis(url)
         yield url
     finally:
         process.terminate()
@@ -354,16 +354,3 @@ def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
-
-
-def _wait_for_redis(url: str, seconds: float = 10.0) -> None:
-    deadline = time.monotonic() + seconds
-    with closing(redis.Redis.from_url(url)) as client:
-        while True:
-            try:
-                client.ping()
-                return
-            except redis.ConnectionError:
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(0.02)

@@ -58,7 +58,7 @@ def redis_server() -> Iterator[str]:
         process = subprocess.Popen([*command, "--dir", folder], stdout=subprocess.DEVNULL)
         try:
             url = f"redis://127.0.0.1:{port}/0"
-            _wait_for(url)
+            wait_for_redis(url)
             yield url
         finally:
             process.terminate()
@@ -73,7 +73,12 @@ def _administrate(url: URL, *statements: str) -> None:
     engine.dispose()
 
 
-def _wait_for(url: str, seconds: float = 10.0) -> None:
+def wait_for_redis(url: str, seconds: float = 30.0) -> None:
+    """Wait until a Redis answers.
+
+    Raises:
+        redis.ConnectionError: It does not.
+    """
     deadline = time.monotonic() + seconds
     with closing(redis.Redis.from_url(url)) as client:
         while True:

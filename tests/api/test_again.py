@@ -246,18 +246,22 @@ def test_cancel_is_answered_quickly_in_every_state(request, train_spec: Spec, da
     def ended() -> str:
         return failed(service, train_spec)
 
-    nothing = median_seconds(
-        service, "GET", ["/healthz"] * 20
-    )  # on a machine that is busy everything takes its time
     for make, status in ((queued, 202), (running, 202), (pausing, 202), (paused, 202), (ended, 409)):
-        asked = [f"/jobs/{make()}/cancel" for _ in range(20)]
-        assert median_seconds(service, "POST", asked, status) < max(0.2, 10 * nothing), make.__name__
+        jobs = [make() for _ in range(20)]
+        taken = [
+            (
+                seconds(service, "GET", "/healthz", 200),
+                seconds(service, "POST", f"/jobs/{job}/cancel", status),
+            )
+            for job in jobs
+        ]
+        # However busy the machine is: one of twenty is not held up by it, and most of what it costs the others it
+        # costs a request that does nothing, too.
+        assert min(cancel for _, cancel in taken) < 0.2, make.__name__
+        assert statistics.median(cancel - nothing for nothing, cancel in taken) < 0.2, make.__name__
 
 
-def median_seconds(service, method: str, paths: list[str], status: int = 200) -> float:
-    seconds = []
-    for path in paths:
-        started = time.monotonic()
-        assert service.http.request(method, path).status_code == status
-        seconds.append(time.monotonic() - started)
-    return statistics.median(seconds)
+def seconds(service, method: str, path: str, status: int) -> float:
+    started = time.monotonic()
+    assert service.http.request(method, path).status_code == status
+    return time.monotonic() - started

@@ -39,9 +39,9 @@ class Process:
 
     def end(self, number: signal.Signals = signal.SIGTERM) -> int:
         self.process.send_signal(number)
-        return self.process.wait(30)
+        return self.process.wait(60)
 
-    def wait_for(self, text: str, seconds: float = 30) -> None:
+    def wait_for(self, text: str, seconds: float = 60) -> None:
         deadline = time.monotonic() + seconds
         while text not in self.log.read_text():
             assert self.process.poll() is None, self.log.read_text()
@@ -68,7 +68,7 @@ def serving(home: Path, data: Path, port: int, **env: str) -> Iterator[Process]:
         running("serve", cwd=home.parent, env=variables) as server,
         Client(f"http://127.0.0.1:{port}") as client,
     ):
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while not client.ready():
             assert server.process.poll() is None, server.log.read_text()
             assert time.monotonic() < deadline, server.log.read_text()

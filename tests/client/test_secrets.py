@@ -70,7 +70,7 @@ def test_a_job_that_runs_and_one_that_fails_leave_no_secret_behind(
         api.wait_for("answers at")
         worker.wait_for("takes jobs")
         with Client(url, api_key=MARKER) as client:
-            job = client.wait(client.submit(spec).id, timeout=40)
+            job = client.wait(client.submit(spec).id, timeout=120)
             answers += command_lines(api.process.pid, worker.process.pid)
             assert job.state == "succeeded", worker.log.read_text()
             answers += [event.model_dump_json() for event in client.events(job.id, follow=False)]

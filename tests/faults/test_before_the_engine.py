@@ -71,7 +71,9 @@ def test_who_wants_a_job_to_stop_does_not_wait_until_its_data_is_unpacked(servic
         ASK[wanted](service, job_id, runner)
         wait_until(lambda: service.outcomes(job_id) == [ENDS[wanted][1]])
     assert service.job(job_id).state is ENDS[wanted][0]
-    assert [path for path in runner.shelf.root.iterdir() if path.is_dir()] == [], "half of a data set is of no use"
+    assert [path for path in runner.shelf.root.iterdir() if path.is_dir()] == [], (
+        "half of a data set is of no use"
+    )
     assert not (service.settings.runs / job_id / "log.txt").exists(), "no engine was begun"
 
 

@@ -160,7 +160,7 @@ class Service:
         self.folder = folder
         self.home = folder / "home"
         self.home.mkdir()
-        self.disk_is_own = _mount(self.home)
+        self.disk_is_own = mount(self.home)
         self.parts: dict[str, Part] = {}
         self.refusals: list[str] = []
         """Answers that should never be given, whatever is away: 500 and its like."""
@@ -273,7 +273,7 @@ class Service:
                 part.process.wait(30)
             part.kill()
         if self.disk_is_own:
-            subprocess.run(["umount", "--lazy", self.home], check=False)
+            unmount(self.home)
 
 
 class Node(Service):
@@ -315,11 +315,16 @@ class Laptop(Service):
         return f"sqlite:///{self.home / 'gkd.db'}"
 
 
-def _mount(folder: Path) -> bool:
+def mount(folder: Path) -> bool:
     """Give a folder a small disk of its own; False where that is not allowed."""
     size = ["-o", f"size={HOME_BYTES}"]
     tried = subprocess.run(["mount", "-t", "tmpfs", *size, "tmpfs", folder], check=False, capture_output=True)
     return tried.returncode == 0
+
+
+def unmount(folder: Path) -> None:
+    """Take the disk away again, also from who still reads it."""
+    subprocess.run(["umount", "--lazy", folder], check=False)
 
 
 def pause(seconds: float, *, while_: Callable[[], bool] = lambda: True) -> None:
