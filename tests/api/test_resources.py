@@ -224,17 +224,23 @@ def test_what_is_on_its_way_counts(service, archive, sent_as):
 
 def test_of_many_uploads_at_once_as_many_are_taken_as_there_is_room(service, archive, monkeypatch):
     service.store.set_limits("default", {"stored_bytes": 3 * len(archive) + 3})
-    all_there, take = threading.Barrier(3), service.artifacts.take
+    refused, take, whole = threading.Semaphore(0), service.artifacts.take, []
 
     def slowly(path: Path) -> Blob:
-        all_there.wait(30)  # the others are refused by then, or this is broken
+        whole.append(path)
+        assert refused.acquire(timeout=30)
         return take(path)
+
+    def send(number: int) -> int:
+        code = upload(service, archive + bytes([number]), name=f"n{number}").status_code
+        refused.release()
+        return code
 
     monkeypatch.setattr(service.artifacts, "take", slowly)
     with ThreadPoolExecutor(6) as pool:
-        sent = [pool.submit(upload, service, archive + bytes([n]), name=f"n{n}") for n in range(6)]
-        codes = sorted(each.result().status_code for each in sent)
+        codes = sorted(pool.map(send, range(6)))
     assert codes == [201, 201, 201, 403, 403, 403]
+    assert len(whole) == 3  # the others were refused before they came
 
 
 def test_who_sends_and_deletes_again_and_again_does_not_fill_the_disk(service):

@@ -296,12 +296,14 @@ def test_who_unpacked_and_was_killed_holds_nobody_up(service: Service, archive: 
     command = [sys.executable, "-c", hang, str(service.shelf.root / f".lock-{sha256[:2]}")]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as other:
         assert other.stdout is not None
-        other.stdout.readline()
-        with pytest.raises(StillUnpacking):
-            service.shelf.folder(sha256, patience=0.0)
-        other.kill()
-        other.wait()
-        assert service.shelf.folder(sha256, patience=0.0).is_dir()
+        try:
+            other.stdout.readline()
+            with pytest.raises(StillUnpacking):
+                service.shelf.folder(sha256, patience=0.0)
+        finally:
+            other.kill()
+            other.wait()
+    assert service.shelf.folder(sha256, patience=0.0).is_dir()
 
 
 def test_a_data_set_that_is_named_again_while_it_is_tidied_away_stays(

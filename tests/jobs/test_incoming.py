@@ -77,12 +77,14 @@ def test_what_a_killed_process_left_is_removed(uploads: Incoming) -> None:
     command = [sys.executable, "-c", BEGIN, str(uploads.folder)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        left = Path(process.stdout.readline().strip())
-        make_old(left, 4000)
-        uploads.tidy()
-        assert left.exists()
-        process.kill()
-        process.wait()
+        try:
+            left = Path(process.stdout.readline().strip())
+            make_old(left, 4000)
+            uploads.tidy()
+            assert left.exists()
+        finally:
+            process.kill()
+            process.wait()
     uploads.tidy()
     assert not left.exists()
 
