@@ -15,6 +15,10 @@ from jobs.logs import carried
 
 log = logging.getLogger(__name__)
 
+ENDING_SECONDS = 10.0
+"""How long who ends waits for what is being done. Tidying a large bucket, or a request to S3 that hangs, takes longer:
+it is left behind, as if the process had been killed meanwhile."""
+
 
 class Repeated:
     """Does something at once and then every so many seconds, while entered. One that fails is told and done again.
@@ -39,7 +43,9 @@ class Repeated:
     def __exit__(self, *_: object) -> None:
         self._left.set()
         self._woken.set()
-        self._thread.join()
+        self._thread.join(ENDING_SECONDS)
+        if self._thread.is_alive():
+            log.warning("cannot wait until the worker has done its %s", self._name)
 
     def hurry(self) -> None:
         """Do it now instead of later."""

@@ -1,3 +1,4 @@
+import threading
 import time
 from itertools import pairwise
 
@@ -44,6 +45,22 @@ def test_leaving_does_not_wait_for_the_next_time():
     with Repeated(lambda: None, 3600.0):
         pass
     assert time.monotonic() - started < 5
+
+
+def test_leaving_does_not_wait_for_what_hangs(monkeypatch, caplog):
+    monkeypatch.setattr("worker.sweeper.ENDING_SECONDS", 0.05)
+    begun, hangs = threading.Event(), threading.Event()
+
+    def tidy():
+        begun.set()
+        hangs.wait(60)
+
+    with Repeated(tidy, 3600.0) as repeated:
+        assert begun.wait(30)
+    assert "cannot wait until the worker has done its tidy" in caplog.text
+    hangs.set()
+    repeated._thread.join(30)
+    assert not repeated._thread.is_alive()
 
 
 def test_it_can_be_hurried():
