@@ -2,8 +2,8 @@
 
     python bench/run.py [NAME ...]
 
-Writes bench/results/<machine>-<date>.json, with what each printed as JSON, and shows their tables. The others in this
-folder take longer or need data of their own, and say so at their top.
+Writes bench/results/<machine>-<date>.json, with what each printed as JSON, and charts of it as PNG beside it, and shows
+their tables. The others in this folder take longer or need data of their own, and say so at their top.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from charts import draw
 from figures import machine
 
 HERE = Path(__file__).parent
@@ -42,7 +43,7 @@ def main() -> None:
     label = re.sub(r"[^a-z0-9]+", "-", (where["gpu"] or where["cpu"]).lower()).strip("-")
     path = HERE / "results" / f"{label}-{found['date']}.json"
     path.write_text(json.dumps(found, indent=1) + "\n")
-    print(path, file=sys.stderr)
+    print(path, *draw(path), sep="\n", file=sys.stderr)
 
 
 if __name__ == "__main__":
