@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Annotated
+from typing import Annotated, TypeVar
 
+from anyio import CapacityLimiter, to_thread
 from fastapi import Depends, Request
 
 from api.errors import lacks
@@ -27,6 +29,12 @@ _PATIENCE_SECONDS = 10.0
 """For a data set that another request has unpacked: a small one is there by then, and for a large one a request must
 not keep one of the few threads."""
 
+_AT_ONCE = 8
+"""Submissions that are looked into at a time. They compute, and Python computes one thing at a time: a flood of them in
+forty threads takes longer than one after the other, and all else would wait."""
+
+T = TypeVar("T")
+
 
 @dataclass(frozen=True)
 class Services:
@@ -38,6 +46,11 @@ class Services:
     settings: Settings
     shelf: Shelf
     checks: Checks
+    _places: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(_AT_ONCE))
+
+    async def in_line(self, verb: Callable[[], T]) -> T:
+        """What a verb gives that looks into a submission, once it is its turn; in a thread."""
+        return await to_thread.run_sync(verb, limiter=self._places)
 
     def resolve(self, spec: JobSpec, tenant: str) -> Resolved:
         """A spec with nothing left to be looked up, its data set checked.

@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 _PATIENCE_SECONDS = 15
 """How long a writer waits for another one. Longer than any transaction here takes, shorter than a lease."""
 
-IDLE_CONNECTIONS = 5
-"""Of one process to PostgreSQL, unless it says otherwise: an API that is asked much."""
-_MOST_CONNECTIONS = 15
-"""Of one process at once; who wants one more waits for it."""
+_MOST_CONNECTIONS = 10
+"""Of one process to PostgreSQL at once; who wants one more waits for it, which is quicker than more that compute."""
+IDLE_CONNECTIONS = _MOST_CONNECTIONS
+"""That stay open, unless a process says otherwise: to open one costs PostgreSQL more than a request does."""
 
 _LIBPQ_WITH_USER_TIMEOUT = 120_000
 """Version 12. Older ones refuse the option."""

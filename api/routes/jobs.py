@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+from functools import partial
 from typing import Annotated, Any, NamedTuple
 
 from fastapi import APIRouter, Body, Header, Query, Request, Response
@@ -52,7 +53,7 @@ class JobPage(BaseModel):
 
 
 @router.post("/jobs", status_code=201, responses=_NOT_JSON)
-def submit(
+async def submit(
     spec: JobSpec,
     response: Response,
     services: ServicesDep,
@@ -60,7 +61,7 @@ def submit(
     idempotency_key: IdempotencyKey = None,
 ) -> Job:
     """Check a spec and queue it. The same Idempotency-Key and spec give the same job again."""
-    return _submit(spec, response, services, tenant, idempotency_key)
+    return await services.in_line(partial(_submit, spec, response, services, tenant, idempotency_key))
 
 
 def _submit(spec: AnySpec, response: Response, services: Services, tenant: str, key: str | None) -> Job:
@@ -78,9 +79,9 @@ def _rung(job: Job, services: Services, response: Response) -> Job:
 
 
 @router.post("/jobs/validate", responses=_NOT_JSON)
-def validate(spec: JobSpec, services: ServicesDep, tenant: TenantDep) -> Resolved:
+async def validate(spec: JobSpec, services: ServicesDep, tenant: TenantDep) -> Resolved:
     """What a spec comes to and what was found in its data set, or what is wrong with it. Nothing is queued."""
-    return services.resolve(spec, tenant)
+    return await services.in_line(partial(services.resolve, spec, tenant))
 
 
 @router.get("/jobs")
