@@ -29,7 +29,7 @@ _PATIENCE_SECONDS = 10.0
 """For a data set that another request has unpacked: a small one is there by then, and for a large one a request must
 not keep one of the few threads."""
 
-_AT_ONCE = 8
+AT_ONCE = 8
 """Submissions that are looked into at a time. They compute, and Python computes one thing at a time: a flood of them in
 forty threads takes longer than one after the other, and all else would wait."""
 
@@ -46,7 +46,7 @@ class Services:
     settings: Settings
     shelf: Shelf
     checks: Checks
-    _places: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(_AT_ONCE))
+    _places: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(AT_ONCE))
 
     async def in_line(self, verb: Callable[[], T]) -> T:
         """What a verb gives that looks into a submission, once it is its turn; in a thread."""

@@ -187,7 +187,7 @@ def resume(job_id: str, services: ServicesDep, tenant: TenantDep) -> Job:
 
 
 @router.post("/jobs/{job_id}/retry", status_code=202, responses=_NOT_NOW)
-def retry(
+async def retry(
     job_id: str,
     response: Response,
     services: ServicesDep,
@@ -195,19 +195,23 @@ def retry(
     idempotency_key: IdempotencyKey = None,
 ) -> Job:
     """Do a failed or cancelled job again: a new job of the same spec, which goes on from the last state kept."""
-    job = services.store.retried(job_id, idempotency_key, tenant=tenant)
+    return await services.in_line(partial(_retry, job_id, response, services, tenant, idempotency_key))
+
+
+def _retry(job_id: str, response: Response, services: Services, tenant: str, key: str | None) -> Job:
+    job = services.store.retried(job_id, key, tenant=tenant)
     if job is None:
         old = services.store.get(job_id, tenant=tenant)
         if "retry" not in old.actions:
             raise NotAllowed(job_id, "retry", old.state.value, old.actions)
         spec = mistakes.read_spec(old.spec)
         resolved = services.resolve(spec, tenant)
-        job = services.store.retry(job_id, spec, resolved, idempotency_key=idempotency_key, tenant=tenant)
+        job = services.store.retry(job_id, spec, resolved, idempotency_key=key, tenant=tenant)
     return _rung(job, services, response)
 
 
 @router.post("/jobs/{job_id}/clone", status_code=201)
-def clone(
+async def clone(
     job_id: str,
     response: Response,
     services: ServicesDep,
@@ -216,12 +220,20 @@ def clone(
     idempotency_key: IdempotencyKey = None,
 ) -> Job:
     """A new job of this one's spec, changed by a JSON merge patch (RFC 7396) where one is sent."""
-    old = services.store.get(job_id, tenant=tenant)
+
+    def submit() -> Job:
+        old = services.store.get(job_id, tenant=tenant)
+        spec = mistakes.read_spec(_changed(old.spec, changes or {}))
+        return _submit(spec, response, services, tenant, idempotency_key)
+
+    return await services.in_line(submit)
+
+
+def _changed(spec: dict[str, Any], changes: dict[str, Any]) -> Any:
     try:
-        value = merged(old.spec, changes or {})
+        return merged(spec, changes)
     except RecursionError:
         raise ApiError(400, "invalid_json", "the body is nested too deeply") from None
-    return _submit(mistakes.read_spec(value), response, services, tenant, idempotency_key)
 
 
 @router.patch("/jobs/{job_id}", responses=_NOT_NOW)

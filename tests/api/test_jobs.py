@@ -5,12 +5,16 @@ from __future__ import annotations
 import shutil
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import httpx
 import pytest
 
+from api.deps import AT_ONCE
 from gkd_core.errors import Failure, FailureClass
 from gkd_core.events import Report
+from jobs.resolve import resolve
 
 Spec = dict[str, Any]
 
@@ -233,3 +237,29 @@ def test_the_schema_of_a_job_names_every_field(service):
     schema = service.http.get("/schema/job").json()
     assert set(schema["discriminator"]["mapping"]) == {"train", "distill", "evaluate", "prototypes", "export"}
     assert {"per_class", "alpha"} <= set(schema["$defs"]["PrototypesConfig"]["properties"])
+
+
+def test_reading_does_not_wait_for_submissions_whose_data_sets_are_slow_to_read(
+    service, train_spec: Spec, monkeypatch: pytest.MonkeyPatch
+):
+    job, read = service.submit(train_spec), resolve
+    disk_answers, waiting = threading.Event(), threading.Semaphore(0)
+
+    def slowly(*given, **named):
+        waiting.release()
+        assert disk_answers.wait(60)
+        return read(*given, **named)
+
+    monkeypatch.setattr("api.deps.resolve", slowly)
+    limits = httpx.Limits(max_connections=60)
+    with (
+        httpx.Client(base_url=service.http.base_url, timeout=90, limits=limits) as http,
+        ThreadPoolExecutor(50) as pool,
+    ):
+        sent = [pool.submit(http.post, "/jobs", json=train_spec) for _ in range(50)]  # more than threads
+        assert all(waiting.acquire(timeout=60) for _ in range(AT_ONCE))
+        assert not waiting.acquire(timeout=1)  # the others wait without a thread
+        assert service.http.get(f"/jobs/{job['id']}").status_code == 200  # its client waits 40 s
+        assert not any(each.done() for each in sent)
+        disk_answers.set()
+        assert [each.result().status_code for each in sent] == [201] * 50
