@@ -11,12 +11,15 @@ import os
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from jobs.locks import alone, held, is_held
 
 _LOCK = ".lock"
+_PATIENCE_SECONDS = 10.0
+"""For others who reserve, which takes milliseconds. One that is frozen, or waits for its database, must not keep uploads
+and the threads in which they wait; what is counted without the lock is decided once more when the row is written."""
 SETTLED_SECONDS = 3600.0
 """How old a file must be that nobody holds before it counts as left behind: some network disks show a lock only to the
 machine that has it."""
@@ -75,13 +78,16 @@ class Arriving:
         self._held = held(path)
 
     def reserve(self, size: int, must_fit: Callable[[int], None]) -> None:
-        """Let the file count with so many bytes, before they come. Of several who ask at once each sees the others.
+        """Let the file count with so many bytes, before they come. Of several who ask at once each sees the others,
+        unless one of them takes very long.
 
         Args:
             size: Bytes, not fewer than were written.
             must_fit: Raises what it likes if the tenant has no room for so many more bytes than are kept.
         """
-        with alone(self._incoming.folder / _LOCK):
+        with ExitStack() as lock:
+            with suppress(TimeoutError):
+                lock.enter_context(alone(self._incoming.folder / _LOCK, _PATIENCE_SECONDS))
             must_fit(self._incoming.bytes_of(self._tenant) - self.size + size)
             self.cut(size)
 

@@ -1,8 +1,8 @@
 """Data sets that were uploaded, unpacked on this machine: one folder each, named by the SHA-256 of the archive.
 
 The archive among the artifacts is what counts; every machine that reads the data set unpacks its own copy of it, once.
-A folder has its name only when it is complete. Those whose archive nobody names any more are removed. Both happen with
-the lock of the data set, which a killed process lets go.
+A folder has its name only when it is complete, so who finds it needs no lock. Those whose archive nobody names any more
+are removed. Unpacking and removing happen with the lock of the data set, which a killed process lets go.
 """
 
 from __future__ import annotations
@@ -66,12 +66,17 @@ class Shelf:
             OSError: the disk is full or failing.
         """
         place = self.root / sha256
-        with self._alone_with(sha256, patience, given_up):
-            if not place.is_dir():
-                with self.staging() as staging, self.fetched(sha256, given_up) as archive:
-                    unpack(archive, staging, self.limits, given_up)
-                    self.keep(staging, sha256)
+        if not place.is_dir():
+            with self._alone_with(sha256, patience, given_up):
+                self._unpack_if_missing(sha256, given_up)
         return top(place)
+
+    def _unpack_if_missing(self, sha256: str, given_up: threading.Event) -> None:
+        if (self.root / sha256).is_dir():  # another one had the lock for that
+            return
+        with self.staging() as staging, self.fetched(sha256, given_up) as archive:
+            unpack(archive, staging, self.limits, given_up)
+            self.keep(staging, sha256)
 
     @contextmanager
     def fetched(self, sha256: str, given_up: threading.Event = NEVER) -> Iterator[Path]:
@@ -145,8 +150,8 @@ class Shelf:
     def _remove_unless_named(self, path: Path, store: Store) -> None:
         """First its name, so that nobody takes half a folder for a whole one.
 
-        The store is asked again, with the lock: who names it later than that comes for the folder later still, waits
-        for the lock, and unpacks it anew.
+        The store is asked again with the lock, and once more when the name is gone: who named it before that may have
+        found the folder and gets it back; who names it later does not find it, waits for the lock, and unpacks it anew.
         """
         # Who has the lock needs this folder, or one that shares its lock: next time. It is removed without the lock.
         with (
@@ -154,8 +159,11 @@ class Shelf:
             self.staging() as aside,
             self._alone_with(path.name, 0.0),
         ):
-            if path.name not in store.uploads():
-                path.rename(aside / path.name)
+            if path.name in store.uploads():
+                return
+            path.rename(aside / path.name)
+            if path.name in store.uploads():
+                (aside / path.name).rename(path)
 
 
 def _age(path: Path) -> float:

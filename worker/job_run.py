@@ -191,6 +191,7 @@ class JobRun:
         future = begin(partial(act, given_up))
         while not wait([future], POLL_SECONDS).done:
             if self._wanted_to_stop():
+                self._stopped_at = time.monotonic()  # it stays, as in `_stop`
                 given_up.set()
                 wait([future], self._settings.stop_seconds)
                 raise GivenUp
@@ -237,7 +238,7 @@ class JobRun:
         engine.stop()
 
     def _stopped_for(self) -> float:
-        """Seconds since the engine was asked to stop."""
+        """Seconds since the attempt was asked to stop."""
         return 0.0 if self._stopped_at is None else time.monotonic() - self._stopped_at
 
     def _wanted_to_stop(self) -> bool:

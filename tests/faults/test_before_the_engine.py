@@ -108,6 +108,29 @@ def test_a_request_that_hangs_for_ever_keeps_nobody(service, job_id, monkeypatch
         hangs.set()
 
 
+def test_a_request_to_pause_that_is_taken_back_meanwhile_is_no_failure(service, job_id, monkeypatch):
+    """What was being done does not hear of it in time, so there is time to change one's mind."""
+    stopping, hangs = threading.Event(), threading.Event()
+
+    def hang(sha256: str, folder: Path, given_up: threading.Event) -> None:
+        given_up.wait(60)
+        stopping.set()
+        hangs.wait(60)
+
+    monkeypatch.setattr(service.artifacts, "fetch", hang)
+    runner = service.runner()
+    try:
+        with service.begun(job_id, runner):
+            wait_until(lambda: service.job(job_id).state is State.RUNNING)
+            service.store.pause_requested(job_id)
+            assert stopping.wait(40)
+            service.store.resume(job_id)
+            wait_until(lambda: service.outcomes(job_id) == ["requeued"])
+    finally:
+        hangs.set()
+    assert service.job(job_id).attempts[0].message == "what its engine was stopped for has passed"
+
+
 @pytest.mark.parametrize("wanted", ["cancel", "pause", "shut down"])
 def test_nor_does_he_wait_until_a_file_is_published(service, plan, monkeypatch, wanted):
     plan(epochs=500, seconds=0.1)

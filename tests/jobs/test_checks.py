@@ -278,6 +278,33 @@ def test_who_cannot_wait_for_another_one_to_unpack_is_told(service: Service, arc
     assert service.shelf.folder(sha256, patience=0.2).is_dir()
 
 
+def test_what_is_unpacked_is_there_while_another_one_is_being_unpacked(
+    service: Service, archive: Path
+) -> None:
+    sha256 = service.artifacts.put(archive).sha256
+    folder = service.shelf.folder(sha256)
+    with service.shelf._alone_with(sha256):  # as for any whose name begins like this one's
+        assert service.shelf.folder(sha256, patience=0.0) == folder
+
+
+def test_what_is_named_again_while_it_is_moved_aside_is_put_back(
+    service: Service, archive: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resource = service.checked(service.upload(archive))
+    service.store.delete_resource(DATASET, resource.id)
+    rename = Path.rename
+
+    def named_meanwhile(path: Path, target: Path) -> Path:
+        if path.name == resource.sha256 and path.parent == service.shelf.root:
+            service.upload(archive)
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", named_meanwhile)
+    service.shelf.tidy(service.store)
+    assert service.on_shelf() == [resource.sha256]
+    assert (service.shelf.root / str(resource.sha256) / "discs").is_dir()
+
+
 def test_who_waits_for_another_one_to_unpack_can_give_up(service: Service, archive: Path) -> None:
     sha256 = service.artifacts.put(archive).sha256
     given_up = threading.Event()

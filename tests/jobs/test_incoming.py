@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -55,6 +56,31 @@ def test_who_finds_no_room_has_reserved_nothing(uploads: Incoming) -> None:
     with pytest.raises(MemoryError):
         arriving.reserve(100, full)
     assert (arriving.size, uploads.bytes_of("lab")) == (0, 0)
+
+
+def test_a_process_that_is_frozen_while_it_reserves_holds_nobody_up(
+    uploads: Incoming, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(incoming, "_PATIENCE_SECONDS", 0.2)
+    first, second = uploads.begin("lab"), uploads.begin("lab")
+    frozen, thawed = threading.Event(), threading.Event()
+
+    def freeze(size: int) -> None:
+        frozen.set()
+        thawed.wait(60)
+
+    thread = threading.Thread(target=first.reserve, args=(100, freeze))
+    thread.start()
+    try:
+        assert frozen.wait(30)
+        asked: list[int] = []
+        other = threading.Thread(target=second.reserve, args=(20, asked.append), daemon=True)
+        other.start()
+        other.join(30)
+        assert asked == [20]
+    finally:
+        thawed.set()
+        thread.join()
 
 
 def test_what_is_reserved_takes_no_room(uploads: Incoming) -> None:
