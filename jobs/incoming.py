@@ -18,8 +18,9 @@ from jobs.locks import alone, held, is_held
 
 _LOCK = ".lock"
 _PATIENCE_SECONDS = 10.0
-"""For others who reserve, which takes milliseconds. One that is frozen, or waits for its database, must not keep uploads
-and the threads in which they wait; what is counted without the lock is decided once more when the row is written."""
+"""For others who reserve, which takes milliseconds. One that is frozen, or waits for its database, must not keep
+uploads and the threads in which they wait; what is counted without the lock is looked at again when the row is
+written."""
 SETTLED_SECONDS = 3600.0
 """How old a file must be that nobody holds before it counts as left behind: some network disks show a lock only to the
 machine that has it."""
