@@ -65,7 +65,7 @@ class Database:
         is_sqlite = url.startswith("sqlite")
         self.engine = _connect_sqlite(url) if is_sqlite else _connect_postgresql(url, idle_connections)
         self._writer = self.engine.execution_options(gkd_write=True)
-        self._turn: AbstractContextManager[object] = _Turn() if is_sqlite else nullcontext()
+        self._turn: AbstractContextManager[object] = _turn_at(url) if is_sqlite else nullcontext()
         # In PostgreSQL each statement sees what is committed when it begins, in a transaction or not. Without one two
         # ways to the server are saved, which for most reads are half of them.
         self._reader = (
@@ -137,7 +137,7 @@ class Database:
 
 
 class _Turn:
-    """One writer after the other, of the threads of one process.
+    """One writer after the other, of the threads of one process, however often it opened the database.
 
     SQLite lets whoever finds a writer at work sleep for up to a tenth of a second and look again, so that newcomers
     overtake those who wait. It still does so between processes; threads are woken as soon as it is their turn.
@@ -152,6 +152,11 @@ class _Turn:
 
     def __exit__(self, *_: object) -> None:
         self._lock.release()
+
+
+@cache
+def _turn_at(url: str) -> _Turn:
+    return _Turn()
 
 
 def _alembic() -> Config:

@@ -6,7 +6,6 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -145,21 +144,30 @@ def sqlite(tmp_path: Path) -> Iterator[Database]:
         yield database
 
 
-def test_threads_that_write_to_sqlite_never_find_another_one_at_work(sqlite: Database) -> None:
-    event.listen(
-        sqlite.engine, "connect", lambda connection, _: connection.execute("PRAGMA busy_timeout = 0")
-    )
-    sqlite.engine.dispose()  # from here on who finds a writer at work fails, rather than sleep and look again
+def test_threads_that_write_to_sqlite_never_find_another_one_at_work(
+    sqlite: Database, tmp_path: Path
+) -> None:
+    """An API and a worker in one process each open the database for themselves."""
+    with closing(Database(f"sqlite:///{tmp_path}/gkd.db")) as other:
+        for each in (sqlite, other):
+            impatient(each)
 
-    def write(_: int) -> None:
-        with sqlite.write() as connection:
-            connection.execute(text("INSERT INTO about VALUES (:name, '')"), {"name": str(next(each))})
+        def write(number: int) -> None:
+            with (sqlite, other)[number % 2].write() as connection:
+                connection.execute(text("INSERT INTO about VALUES (:name, '')"), {"name": str(number)})
 
-    each = count()
-    with ThreadPoolExecutor(8) as pool:
-        list(pool.map(write, range(200)))
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(write, range(200)))
     with sqlite.read() as connection:
         assert connection.scalar(text("SELECT count(*) FROM about WHERE value = ''")) == 200
+
+
+def impatient(database: Database) -> None:
+    """From here on who finds a writer at work fails, rather than sleep and look again."""
+    event.listen(
+        database.engine, "connect", lambda connection, _: connection.execute("PRAGMA busy_timeout = 0")
+    )
+    database.engine.dispose()
 
 
 def test_who_never_gets_a_turn_is_told_that_the_database_is_away(
