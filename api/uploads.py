@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from fastapi import Request, Response
 from fastapi.concurrency import run_in_threadpool
@@ -146,7 +146,7 @@ async def _fill(
     """Write the body as it comes."""
     size = looked_at = 0
     await run_in_threadpool(_must_have_room, arriving.path.parent, free_bytes + arriving.size)
-    with arriving.path.open("r+b") as file:
+    async with _opened(arriving.path) as file:
         async for block in _blocks(request):
             size += len(block)
             if size > arriving.size:
@@ -158,6 +158,16 @@ async def _fill(
     if size == 0:
         raise ApiError(422, "invalid_request", "the body is empty: send the file as the body")
     await run_in_threadpool(arriving.cut, size)
+
+
+@asynccontextmanager
+async def _opened(path: Path) -> AsyncIterator[BinaryIO]:
+    """The file, to be written. A network disk writes when it is closed, so that happens in a thread, too."""
+    file = await run_in_threadpool(path.open, "r+b")
+    try:
+        yield file
+    finally:
+        await asyncio.shield(run_in_threadpool(file.close))
 
 
 def _reserve_more(arriving: Arriving, size: int, must_fit: Callable[[int], None]) -> None:

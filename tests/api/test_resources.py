@@ -273,6 +273,23 @@ def test_an_upload_lies_on_the_disk_once(service, archive, monkeypatch):
     assert b"".join(service.artifacts.read(sha256)) == archive
 
 
+def test_what_was_sent_is_closed_where_nobody_else_waits(server, service, archive, monkeypatch):
+    """A network disk writes then what it has not yet, which takes long; the server's loop answers everybody."""
+    open_file, closed_by = Path.open, set()
+
+    class File(io.FileIO):
+        def close(self) -> None:
+            closed_by.add(threading.current_thread())
+            super().close()
+
+    monkeypatch.setattr(
+        Path, "open", lambda path, mode: File(path, mode) if "+" in mode else open_file(path, mode)
+    )
+    assert upload(service, archive).status_code == 201
+    assert closed_by
+    assert server._thread not in closed_by
+
+
 def test_what_is_copied_to_another_disk_needs_room_there(service, archive, monkeypatch):
     stat, usage = Path.stat, uploads.shutil.disk_usage(service.settings.home.parent)
     other = service.settings.artifacts_url
