@@ -8,18 +8,20 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Sequence
+from concurrent.futures import wait
 from functools import partial
 from pathlib import Path
 
 from gkd_core.run_dir import RunDir
 from jobs.artifacts import Artifacts
-from jobs.errors import ArtifactsAway, ArtifactsRefused, JobsError, StoreAway
+from jobs.errors import ArtifactsAway, ArtifactsRefused, GivenUp, JobsError, StoreAway
 from jobs.logs import bound
 from jobs.queue import Doorbell
 from jobs.settings import Settings
 from jobs.shelf import Shelf
 from jobs.store import Claim, Store
-from worker.job_run import JobRun, Workplace
+from worker.aside import begin
+from worker.job_run import POLL_SECONDS, JobRun, Workplace
 from worker.room import Room
 from worker.tidying import TIDY_SECONDS, Keep, drop_states_if_possible, remove_unnamed, tidy_runs
 
@@ -77,7 +79,7 @@ class Runner:
                 claim = self.store.claim(job_id, self.worker)
                 if claim is not None:
                     self._carry_out(claim)
-        except StoreAway as error:
+        except (StoreAway, GivenUp) as error:
             log.warning("job %s is not taken: %s; a sweep will ring again", job_id, error)
         finally:
             self._note(job_id, running=False)
@@ -180,10 +182,22 @@ class Runner:
         if lack is not None:
             return str(lack), lack.needs_free
         try:
-            self.artifacts.ping()
+            self._ping()
         except (ArtifactsAway, ArtifactsRefused) as error:
             return f"nothing could be published: {error}", 0
         return "", 0
+
+    def _ping(self) -> None:
+        """Find out whether anything could be published. A server that says nothing keeps no worker that is to end.
+
+        Raises:
+            GivenUp: This one is to end.
+        """
+        answer = begin(self.artifacts.ping)
+        while not wait([answer], POLL_SECONDS).done:
+            if self.stopping.is_set():
+                raise GivenUp
+        answer.result()
 
     def _make_use_of_room(self) -> None:
         """Let jobs go on that were held back or paused for what is no longer so, as far as one sees from here."""

@@ -131,6 +131,26 @@ def test_a_request_to_pause_that_is_taken_back_meanwhile_is_no_failure(service, 
     assert service.job(job_id).attempts[0].message == "what its engine was stopped for has passed"
 
 
+def test_a_worker_that_asks_whether_it_could_publish_and_gets_no_answer_ends_all_the_same(
+    service, job_id, monkeypatch
+):
+    asked, hangs = threading.Event(), threading.Event()
+
+    def hang() -> None:
+        asked.set()
+        hangs.wait(60)
+
+    monkeypatch.setattr(service.artifacts, "ping", hang)
+    runner = service.runner()
+    try:
+        with service.begun(job_id, runner):
+            assert asked.wait(40)
+            assert runner.stop_all()
+    finally:
+        hangs.set()
+    assert (service.job(job_id).state, service.outcomes(job_id)) == (State.QUEUED, [])
+
+
 @pytest.mark.parametrize("wanted", ["cancel", "pause", "shut down"])
 def test_nor_does_he_wait_until_a_file_is_published(service, plan, monkeypatch, wanted):
     plan(epochs=500, seconds=0.1)
