@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import errno
 import shutil
-from collections.abc import AsyncIterator, Callable, Collection
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Collection, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -88,18 +88,25 @@ async def received(request: Request, services: Services, tenant: str) -> AsyncIt
     if announced > services.settings.upload_bytes:
         raise ApiError(413, "too_large", f"an upload has at most {services.settings.upload_bytes} bytes")
     must_fit = partial(services.store.must_store, tenant)
-    arriving = await run_in_threadpool(Incoming(services.settings.incoming).begin, tenant)
+    with _full_disks_told():
+        arriving = await run_in_threadpool(Incoming(services.settings.incoming).begin, tenant)
+        try:
+            await run_in_threadpool(arriving.reserve, max(1, announced), must_fit)
+            await _fill(arriving, request, services.settings.free_bytes, must_fit)
+            yield arriving.path
+        finally:
+            # To remove a large file takes long; it goes on if nobody waits for it any more.
+            await asyncio.shield(run_in_threadpool(arriving.end))
+
+
+@contextmanager
+def _full_disks_told() -> Iterator[None]:
     try:
-        await run_in_threadpool(arriving.reserve, max(1, announced), must_fit)
-        await _fill(arriving, request, services.settings.free_bytes, must_fit)
-        yield arriving.path
+        yield
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise _no_room() from error
-    finally:
-        # To remove a large file takes long; it goes on if nobody waits for it any more.
-        await asyncio.shield(run_in_threadpool(arriving.end))
 
 
 async def taken_in(

@@ -325,6 +325,15 @@ def test_a_disk_that_becomes_full_meanwhile_says_so(service, archive, monkeypatc
     assert on_the_way(service) == []
 
 
+def test_a_disk_that_takes_no_new_file_says_so(service, archive, monkeypatch):
+    def full(*_: object) -> None:
+        raise OSError(errno.EDQUOT, "Disk quota exceeded")
+
+    monkeypatch.setattr(Incoming, "begin", full)
+    answer = upload(service, archive)
+    assert (answer.status_code, answer.json()["code"]) == (507, "no_room")
+
+
 def test_an_upload_that_breaks_off_leaves_nothing(service, monkeypatch):
     monkeypatch.setattr(uploads, "SILENCE_SECONDS", 0.2)
     place = urlsplit(str(service.http.base_url))
