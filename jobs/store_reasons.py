@@ -57,8 +57,14 @@ def with_place() -> Select[Any]:
     `_COUNTED`; and whether it waits for another job, and the share of its tenant."""
     other = jobs.alias("other")
     more_urgent = _counted(other, other.c.priority > jobs.c.priority)
-    sooner = _counted(other, other.c.priority == jobs.c.priority, other.c.queued_at < jobs.c.queued_at)
-    ahead = case((jobs.c.state == State.QUEUED.value, more_urgent + sooner), else_=0)
+    as_urgent = other.c.priority == jobs.c.priority
+    sooner = _counted(other, as_urgent, other.c.queued_at < jobs.c.queued_at)
+    at_once = (
+        other.c.queued_at == jobs.c.queued_at,
+        other.c.number < jobs.c.number,
+    )  # SQLite counts milliseconds
+    before = more_urgent + sooner + _counted(other, as_urgent, *at_once)
+    ahead = case((jobs.c.state == State.QUEUED.value, before), else_=0)
     needs = exists().where(waits.c.job_id == jobs.c.id).correlate(jobs)
     shown = [column for column in jobs.c if column.name in (*Job.model_fields, "tenant")]
     return select(*shown, ahead.label("ahead"), needs.label("waits"), share_of(jobs).label("share"))

@@ -213,9 +213,13 @@ class Sweeping(Reading):
         free = free.with_for_update(skip_locked=True)
         statement = update(jobs).where(jobs.c.id.in_(free)).values(ring_at=now() + pause)
         with self.database.write() as connection:
-            rows = connection.execute(statement.returning(jobs.c.id, jobs.c.priority, jobs.c.queued_at)).all()
+            rows = connection.execute(
+                statement.returning(jobs.c.id, jobs.c.priority, jobs.c.queued_at, jobs.c.number)
+            ).all()
             tally(connection, SWEEPS)
-        return tuple(row.id for row in sorted(rows, key=lambda row: (-row.priority, row.queued_at)))
+        return tuple(
+            row.id for row in sorted(rows, key=lambda row: (-row.priority, row.queued_at, row.number))
+        )
 
 
 def _front(connection: Connection) -> list[str]:

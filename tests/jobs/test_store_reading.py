@@ -13,7 +13,7 @@ from jobs.database import now
 from jobs.job import Artifact, Job, State, Ticket
 from jobs.presence import Presence
 from jobs.store import Store, UnknownArtifact, UnknownJob
-from jobs.tables import workers
+from jobs.tables import jobs, workers
 
 
 def test_pages_show_every_job_once_newest_first(store: Store, ask: Any) -> None:
@@ -86,6 +86,14 @@ def test_a_long_queue_is_counted_only_so_far(store: Store, ask: Any, monkeypatch
     made = [ask.submit(priority=priority) for priority in (5, 7, 5, 5)]
     places = [store.get(job.id).reason.removeprefix("queued: ").split(",")[0] for job in made]
     assert places == ["1 ahead", "next", "2 ahead", "more than 2 ahead"]
+
+
+def test_of_jobs_that_came_in_the_same_moment_one_is_next(store: Store, ask: Any) -> None:
+    made = [ask.submit() for _ in range(3)]
+    with store.database.write() as connection:
+        connection.execute(update(jobs).values(queued_at=1.0))
+    places = [store.get(job.id).reason.removeprefix("queued: ").split(",")[0] for job in made]
+    assert places == ["next", "1 ahead", "2 ahead"]
 
 
 def test_a_queue_that_no_live_worker_serves_is_said_so(store: Store, ask: Any) -> None:
