@@ -59,10 +59,8 @@ def with_place() -> Select[Any]:
     more_urgent = _counted(other, other.c.priority > jobs.c.priority)
     as_urgent = other.c.priority == jobs.c.priority
     sooner = _counted(other, as_urgent, other.c.queued_at < jobs.c.queued_at)
-    at_once = (
-        other.c.queued_at == jobs.c.queued_at,
-        other.c.number < jobs.c.number,
-    )  # SQLite counts milliseconds
+    # SQLite's clock counts milliseconds, in which two jobs may come.
+    at_once = (other.c.queued_at == jobs.c.queued_at, other.c.number < jobs.c.number)
     before = more_urgent + sooner + _counted(other, as_urgent, *at_once)
     ahead = case((jobs.c.state == State.QUEUED.value, before), else_=0)
     needs = exists().where(waits.c.job_id == jobs.c.id).correlate(jobs)
