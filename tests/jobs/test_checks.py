@@ -123,11 +123,20 @@ def test_a_check_that_never_ends_is_ended(tmp_path: Path, sqlite_url: str, archi
 
 
 @pytest.mark.usefixtures("hanging")
-def test_a_check_is_given_back_when_its_service_ends(service: Service, archive: Path) -> None:
+def test_a_check_is_given_back_when_its_service_ends(
+    service: Service, archive: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, start = threading.Event(), subprocess.Popen
+
+    def noted(*command: Any, **options: Any) -> subprocess.Popen[bytes]:
+        process = start(*command, **options)
+        begun.set()
+        return process
+
+    monkeypatch.setattr(subprocess, "Popen", noted)
     resource = service.upload(archive)
     with service.checks:
-        wait_until(lambda: service.store.next_check() is None)
-        time.sleep(0.2)
+        assert begun.wait(60)
     assert service.store.resource(DATASET, resource.id).state is ResourceState.CHECKING
     again = service.store.next_check()
     assert again is not None
