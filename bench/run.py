@@ -21,7 +21,7 @@ from charts import draw
 from figures import machine
 
 HERE = Path(__file__).parent
-SCRIPTS = ("selection", "rdm", "step", "prototypes_cost", "startup", "loading", "service")
+SCRIPTS = ("selection", "rdm", "step", "parts", "prototypes_cost", "startup", "loading", "service")
 
 
 def measure(name: str) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from figures import RUNS, Figure, device, in_turn, peak_bytes, ratio, report, se
 from torch import Tensor
 
 from gkd_core.precision import unit
-from gkd_core.prototypes import Survey, generate, select_orthogonal, select_reference, value
+from gkd_core.prototypes import Survey, generate, select_orthogonal, select_reference
 
 INSTANCES, CHANNELS, PER_CLASS, ALPHA = 800, 256, 10, 10.0
 CLASSES, LEVELS = 80, 5
@@ -89,14 +89,9 @@ def against_the_published_form(runs: int) -> list[Figure]:
 
 def coco_sized(runs: int) -> list[Figure]:
     """Every class and level of a data set as large as COCO, choices and what they are worth."""
-    teacher, student = drawn(CLASSES * INSTANCES, 1)
-    labels = (torch.arange(len(teacher)) % CLASSES).to(teacher.device)
-
-    def renew() -> None:
-        for _ in range(LEVELS):
-            _, chosen = generate(teacher, student, labels, CLASSES, PER_CLASS, ALPHA)
-            value(teacher, student, labels, chosen, ALPHA)
-
+    teacher, student = (space.repeat(LEVELS, 1, 1) for space in drawn(CLASSES * INSTANCES, 1))
+    labels = (torch.arange(CLASSES * INSTANCES) % CLASSES).to(teacher.device)
+    renew = partial(generate, teacher, student, labels, CLASSES, PER_CLASS, ALPHA)
     taken = in_turn({"renewal": renew}, runs, warm_up=int(teacher.is_cuda))[
         "renewal"
     ]  # a processor is warm by now

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -47,13 +48,13 @@ from gkd_core.losses.local import (
 from gkd_core.losses.response import response_sigmoid, response_softmax
 from gkd_core.losses.robustness import robustness
 from gkd_core.prototypes import (
+    Chosen,
     Prototypes,
     Selection,
     generate,
     select_kmeans,
     select_random,
     select_reference,
-    value,
 )
 
 LOCAL_LOSSES = ("distill_foreground", "distill_background")
@@ -75,17 +76,6 @@ class Pair(NamedTuple):
     """What the student's scoring head returned."""
 
 
-class Chosen(NamedTuple):
-    """The prototypes of a level, as a choice among pooled instances."""
-
-    indices: Tensor
-    """(P,) which of the pooled instances they are, class by class."""
-    error: float
-    """Joint reconstruction error per instance: that of each class, weighted by its instances."""
-    shares: Tensor
-    """(P,) `explained_shares` of each within its class, on the CPU."""
-
-
 class Distiller(nn.Module):
     """Student, adapters, and a teacher that is only looked at."""
 
@@ -96,6 +86,8 @@ class Distiller(nn.Module):
     """That of the config; `auto` resolved."""
     remarks: list[str]
     """What a person should know of this pair and that stops nothing."""
+    seen: Pooled | None
+    """What the last pass found, without the student's features; None before the first."""
     world: World
     """The processes that share a batch; losses are scaled so that their mean over all is that of the whole batch."""
 
@@ -136,6 +128,7 @@ class Distiller(nn.Module):
         self.prototypes = []
         self.world = World(columns.device)
         self.bank: Bank | None = None
+        self.seen = None
         self._latest: list[PooledPair] = []
 
     @property
@@ -194,10 +187,11 @@ class Distiller(nn.Module):
 
     # ---- prototypes --------------------------------------------------------------------------------------
 
-    def instance_pool(self, *, untrained: bool = False) -> InstancePool:
+    def instance_pool(self, *, precision: str = "float32", untrained: bool = False) -> InstancePool:
         """An empty pool for the features from which prototypes are chosen.
 
         Args:
+            precision: in which both detectors compute.
             untrained: the student has seen no picture, so its batch norms have no statistics; a copy of it then
                 runs with those of each batch.
         """
@@ -210,7 +204,13 @@ class Distiller(nn.Module):
             strides=self.strides,
             pooling=self.pooling,
             device=self.teacher_columns.device,
+            precision=precision,
+            known=self.seen,
         )
+
+    def remember(self, pooled: Pooled) -> None:
+        """What a pass found: the next one over the same boxes need not run the teacher. Kept in main memory."""
+        self.seen = replace(pooled, student=[]).to(torch.device("cpu"))
 
     def harvest(self, targets: Sequence[dict[str, Tensor]], epoch: int) -> None:
         """Give the bank, if there is one, what the last forward pooled; afterwards it is forgotten.
@@ -224,25 +224,29 @@ class Distiller(nn.Module):
         self._latest = []
 
     def choose_prototypes(
-        self, pooled: Pooled, level: int, generator: torch.Generator | None = None
-    ) -> Chosen:
-        """Renew the prototypes of a level.
+        self,
+        pooled: Pooled,
+        generator: torch.Generator | None = None,
+        between: Callable[[], object] = lambda: None,
+    ) -> list[Chosen]:
+        """Choose prototypes for every level; `prototypes` stay as they are.
 
         Args:
             pooled: features of instances.
-            level: which of the common levels.
             generator: for selections that draw, on the CPU; None: one that always starts alike.
+            between: is called now and then; what it raises ends the work.
         """
         wanted = self.config.prototypes
-        teacher, student = pooled.teacher[level], pooled.student[level]
-        classes = len(self.teacher_columns) - 1
-        select = _selection(wanted.selection, generator or torch.Generator())
-        prototypes, indices = generate(
-            teacher, student, pooled.labels, classes, wanted.per_class, wanted.alpha, select
+        return generate(
+            torch.stack(pooled.teacher),
+            torch.stack(pooled.student),
+            pooled.labels,
+            len(self.teacher_columns) - 1,
+            wanted.per_class,
+            wanted.alpha,
+            _selection(wanted.selection, generator or torch.Generator()),
+            between,
         )
-        self.prototypes[level : level + 1] = [prototypes]
-        error, shares = value(teacher, student, pooled.labels, indices, wanted.alpha)
-        return Chosen(indices, float(error), shares.cpu())
 
     # ---- parts -------------------------------------------------------------------------------------------
 

@@ -1,7 +1,7 @@
 """The pass over the training pictures from which prototypes are chosen (PGM, step 1).
 
 Which boxes are pooled is decided once, from the annotations and the seed; each picture is read and run once,
-whatever number of classes it holds.
+whatever number of classes it holds. The teacher never changes, so a later pass runs the student alone.
 
 Shapes: N instances, L levels, C_t and C_s channels of teacher and student.
 """
@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gkd_core.acceleration import autocast
 from gkd_core.config import PrototypeChoice
 from gkd_core.data.loading import EvalSample
 from gkd_core.data.records import ImageRecord
@@ -116,6 +117,10 @@ class InstancePool:
     strides: Sequence[int]
     pooling: Pooling
     device: torch.device
+    precision: str = "float32"
+    """In which both compute; features are float32 all the same."""
+    known: Pooled | None = None
+    """What an earlier pass over the same boxes found, where there was one: the teacher then does not run."""
     _parts: list[Pooled] = field(default_factory=list)
 
     @torch.no_grad()
@@ -133,10 +138,10 @@ class InstancePool:
         scales = [torch.tensor(sample.scale * 2) for sample in batch]
         resized = torch.cat([b * s for b, s in zip(boxes, scales, strict=True)])
         on_device = resized.to(self.device)
-        most = int(counts.max())
+        places = pictures, on_device, image_index, int(counts.max())
         part = Pooled(
-            self._pool(self.teacher, self.teacher_levels, pictures, on_device, image_index, most),
-            self._pool(self.student, self.student_levels, pictures, on_device, image_index, most),
+            [] if self.known is not None else self._pool(self.teacher, self.teacher_levels, *places),
+            self._pool(self.student, self.student_levels, *places),
             torch.cat([torch.from_numpy(record.labels[rows]) for record, rows in chosen]) - 1,
             torch.repeat_interleave(torch.tensor([sample.image_id for sample in batch]), counts),
             torch.cat(boxes),
@@ -154,20 +159,25 @@ class InstancePool:
         image_index: Tensor,
         most: int,
     ) -> list[Tensor]:
-        maps, _ = pyramid(detector, pictures)
+        with autocast(self.device, self.precision):
+            maps, _ = pyramid(detector, pictures)
         return [
             self.pooling(maps[level], boxes, image_index, stride, most)
             for level, stride in zip(levels, self.strides, strict=True)
         ]
 
     def finish(self, world: World | None = None) -> Pooled:
-        """Everything that was collected, by all processes of a world, in the order of a single one."""
+        """Everything that was collected, by all processes of a world, in the order of a single one.
+
+        Raises:
+            ValueError: it is not the boxes of the earlier pass.
+        """
         if world is not None and world.size > 1:
             parts = world.in_turn([part.to(torch.device("cpu")) for part in self._parts])
             self._parts = [part.to(self.device) for part in parts]
         teacher = zip(*(part.teacher for part in self._parts), strict=True)
         student = zip(*(part.student for part in self._parts), strict=True)
-        return Pooled(
+        pooled = Pooled(
             teacher=[torch.cat(level) for level in teacher],
             student=[torch.cat(level) for level in student],
             labels=torch.cat([part.labels for part in self._parts]).to(self.device),
@@ -176,3 +186,10 @@ class InstancePool:
             rows=torch.cat([part.rows for part in self._parts]),
             sides=torch.cat([part.sides for part in self._parts]),
         )
+        return pooled if self.known is None else _with_teacher_of(self.known, pooled)
+
+
+def _with_teacher_of(earlier: Pooled, pooled: Pooled) -> Pooled:
+    if not (torch.equal(earlier.image_ids, pooled.image_ids) and torch.equal(earlier.rows, pooled.rows)):
+        raise ValueError("the earlier pass pooled other boxes")
+    return replace(pooled, teacher=[level.to(pooled.labels.device) for level in earlier.teacher])

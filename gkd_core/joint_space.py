@@ -17,8 +17,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from gkd_core.precision import unit
-
 RIDGE = 1e-7
 """Added to the diagonal of normal matrices: with alpha 0, or atoms alike, they may be singular."""
 
@@ -64,11 +62,11 @@ class JointSpace(NamedTuple):
         """Look at features.
 
         Args:
-            teacher: (G, N, C_t), rows of zeros for padding.
+            teacher: (G, N, C_t) float64 of length 1, rows of zeros for padding.
             student: (G, N, C_s) of the same instances.
             alpha: the paper's lambda, at least 0.
         """
-        t, s = unit(teacher.detach().double()), unit(student.detach().double())
+        t, s = teacher, student
         crossed = t.mT @ s
         moments = (t.mT @ t, crossed), (crossed.mT, s.mT @ s)
         tt, ts, ss = (
@@ -138,7 +136,7 @@ class JointSpace(NamedTuple):
         normal += _tie(self.alpha).to(normal)[:, None, :, None] * torch.eye(m).to(normal)[:, None]
         inner = (_at(atoms.responses, at) * there[:, None, None, None]).permute(0, 1, 4, 2, 3)
         flat = classes, 2 * m, 2 * m
-        return torch.linalg.inv(normal.view(flat)), inner.reshape(flat)
+        return _inverse(normal.view(flat)), inner.reshape(flat)
 
 
 def _classes(chosen: Tensor) -> Tensor:
@@ -150,6 +148,16 @@ def _at(values: Tensor, chosen: Tensor) -> Tensor:
     between = [1] * (values.dim() - 2)
     index = chosen.view(len(chosen), *between, -1)
     return values.gather(-1, index.expand(*values.shape[:-1], chosen.shape[1]))
+
+
+def _inverse(normal: Tensor) -> Tensor:
+    """Of (G, n, n) symmetric positive definite matrices.
+
+    On a processor solving hands each small matrix to all threads; on a GPU Cholesky inverts one after the other.
+    """
+    if normal.is_cuda:
+        return torch.linalg.inv_ex(normal).inverse
+    return torch.cholesky_inverse(torch.linalg.cholesky_ex(normal).L)
 
 
 def _spread(matrix: Tensor, columns: Tensor) -> Tensor:
@@ -200,18 +208,18 @@ def worth(teacher: Tensor, student: Tensor, sizes: Tensor, chosen: Tensor, alpha
     """Value the choices of some classes; a repeated choice counts once, and neither copy is missed.
 
     Args:
-        teacher: (G, N, C_t), rows of zeros for padding.
+        teacher: (G, N, C_t) float64 of length 1, rows of zeros for padding.
         student: (G, N, C_s) of the same instances.
         sizes: (G,) instances of each class.
         chosen: (G, m) int64, -1 for none.
         alpha: the paper's lambda, at least 0.
     """
-    spaces = unit(teacher.detach().double()), unit(student.detach().double())
+    spaces = teacher, student
     first, copies = _occurrences(chosen)
     there = (first & (chosen >= 0))[..., None]
     picked = [space[_classes(chosen), chosen.clamp_min(0)] * there for space in spaces]
     rows = torch.stack([atoms @ space.mT for atoms, space in zip(picked, spaces, strict=True)], 2)
-    inverse = torch.linalg.inv(_normal_by_atom(picked, alpha))
+    inverse = _inverse(_normal_by_atom(picked, alpha))
     responses = rows.flatten(1, 2) @ rows.flatten(1, 2).mT  # (G, 2m, 2m), atom by atom
     energy = spaces[0].square().sum((1, 2)) + spaces[1].square().sum((1, 2))
     explained = (inverse * responses).sum((1, 2))

@@ -2,15 +2,15 @@
 
 A prototype is an instance that both feature spaces know. `select_reference` chooses as the published code
 does, `select_orthogonal` (the default) chooses distinct instances that reconstruct their class best,
-`select_kmeans` and `select_random` are what both have to beat; `generate` does it for every class of one pyramid
-level. Formulas: docs/method.md.
+`select_kmeans` and `select_random` are what both have to beat; `generate` does it for every class and pyramid level,
+many at a time. Formulas: docs/method.md.
 
 Shapes: N instances, C_t and C_s channels of teacher and student, K prototypes of a class, P of all classes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -30,9 +30,9 @@ KMEANS_ROUNDS = 50
 """At most; a few hundred instances settle within twenty."""
 TIE = 1e-9
 """Gains that differ by less, per instance, are equal, and the lowest index wins: rounding must not decide."""
-COSINES_AT_ONCE = 2**16
-"""Cosines between instances that are in memory at a time: half a MiB, which a processor's cache holds."""
-ROWS_AT_ONCE = {"cpu": 2**11, "cuda": 2**18}
+COSINES_AT_ONCE = 2**17
+"""Cosines between instances that are in memory at a time: one MiB, which a processor's cache holds a few times."""
+ROWS_AT_ONCE = {"cpu": 2**12, "cuda": 2**18}
 """Instances, with padding, whose classes are chosen from together: on a GPU many, to have few and large steps."""
 
 
@@ -53,6 +53,23 @@ class Prototypes(NamedTuple):
         return torch.bucketize(rows, self.class_start[1:], right=True)
 
 
+class Chosen(NamedTuple):
+    """The prototypes of one pyramid level, as a choice among instances, and what they are worth."""
+
+    prototypes: Prototypes
+    indices: Tensor
+    """(P,) int64, which of the instances they are, class by class."""
+    error: Tensor
+    """Scalar: joint reconstruction error per instance; that of each class, weighted by its instances."""
+    shares: Tensor
+    """(P,) `explained_shares` of each within its class."""
+
+    def to(self, device: torch.device | str) -> Chosen:
+        """All of it on a device."""
+        prototypes = Prototypes(*(tensor.to(device) for tensor in self.prototypes))
+        return Chosen(prototypes, *(tensor.to(device) for tensor in self[1:]))
+
+
 Selection = Callable[[Tensor, Tensor, int, float], Tensor]
 """(teacher (N, C_t), student (N, C_s), K, alpha) -> indices."""
 
@@ -65,20 +82,22 @@ def generate(
     per_class: int,
     alpha: float,
     selection: Selection | None = None,
-) -> tuple[Prototypes, Tensor]:
-    """Choose the prototypes of every class on one level.
+    between: Callable[[], object] = lambda: None,
+) -> list[Chosen]:
+    """Choose the prototypes of every class on every level, many classes and levels at a time.
 
     Args:
-        teacher: (N, C_t) pooled features, not normalised.
-        student: (N, C_s) pooled features of the same instances.
+        teacher: (L, N, C_t) pooled features, not normalised.
+        student: (L, N, C_s) pooled features of the same instances.
         labels: (N,) int64, from 0 to num_classes - 1.
         num_classes: classes; one without instances gets no rows.
         per_class: K.
         alpha: the paper's lambda, at least 0.
         selection: `select_orthogonal` (None) or another; one that draws has its generator bound already.
+        between: is called now and then; what it raises ends the work.
 
     Returns:
-        The prototypes, detached copies, and (P,) int64 the instances that they are.
+        Of each level the choice; prototypes are detached copies.
 
     Raises:
         DivergedError: a feature is NaN or infinite.
@@ -86,24 +105,38 @@ def generate(
     teacher, student = teacher.detach().float(), student.detach().float()
     _require_finite(teacher, "teacher")
     _require_finite(student, "student")
-    if len(labels):
-        _require_possible(teacher, student, per_class, alpha)
-    chosen: list[Tensor] = [labels.new_empty(0, dtype=torch.int64)] * num_classes
-    for batch in _classes_of(labels, num_classes):
-        choices = (
-            _choose_each(selection, batch, teacher, student, per_class, alpha)
-            if selection
-            else _pursue(batch.space(teacher, student, alpha), batch.sizes, per_class)
-        )
-        for row, (label, choice) in enumerate(zip(batch.labels, choices, strict=True)):
-            chosen[label] = batch.instances[row, choice[choice >= 0]]
-    indices = torch.cat([labels.new_empty(0, dtype=torch.int64), *chosen])  # (P,)
-    ends = torch.tensor([0, *map(len, chosen)], device=labels.device).cumsum(0)
-    return Prototypes(teacher[indices], student[indices], ends), indices
+    levels, count = teacher.shape[:2]
+    if count:
+        _require_possible(teacher[0], student[0], per_class, alpha)
+    rows = teacher.flatten(0, 1), student.flatten(0, 1)
+    on_level = torch.arange(levels, device=labels.device)[:, None]
+    nothing = _Choice(labels.new_empty(0), rows[0].new_empty(0), rows[0].new_zeros(()))
+    choices = [nothing] * (levels * num_classes)
+    for batch in _classes_of((labels + num_classes * on_level).flatten(), len(choices)):
+        between()
+        for label, choice in zip(
+            batch.labels, _chosen_from(batch, rows, per_class, alpha, selection), strict=True
+        ):
+            choices[label] = choice
+    return [
+        _together(rows, choices[level * num_classes :][:num_classes], level * count, count)
+        for level in range(levels)
+    ]
+
+
+class _Choice(NamedTuple):
+    """What was chosen of one class on one level."""
+
+    rows: Tensor
+    """(K,) int64, among the instances of all levels."""
+    shares: Tensor
+    """(K,) float32."""
+    error: Tensor
+    """Scalar: joint reconstruction error, of all instances together."""
 
 
 class _Classes(NamedTuple):
-    """Some classes of like size, to be chosen from together."""
+    """Some classes of like size, to be chosen from together; the same class on another level is another one here."""
 
     labels: list[int]
     counts: list[int]
@@ -115,12 +148,10 @@ class _Classes(NamedTuple):
         """(G,) instances of each."""
         return torch.tensor(self.counts, device=self.instances.device)
 
-    def padded(self, features: Tensor) -> Tensor:
-        """(G, N, C) of (M, C) features of all instances."""
-        return features[self.instances.clamp_min(0)] * (self.instances >= 0)[..., None]
-
-    def space(self, teacher: Tensor, student: Tensor, alpha: float) -> JointSpace:
-        return JointSpace.of(self.padded(teacher), self.padded(student), alpha)
+    def directions(self, features: Tensor) -> Tensor:
+        """(G, N, C) float64 of length 1, or 0 for padding, of (M, C) features of all instances."""
+        padded = features[self.instances.clamp_min(0)].double()
+        return unit(padded.masked_fill_((self.instances < 0)[..., None], 0.0))
 
 
 def _classes_of(labels: Tensor, num_classes: int) -> Iterator[_Classes]:
@@ -137,56 +168,60 @@ def _classes_of(labels: Tensor, num_classes: int) -> Iterator[_Classes]:
         yield _Classes(now, [counts[label] for label in now], instances)
 
 
-def _choose_each(
-    select: Selection, classes: _Classes, teacher: Tensor, student: Tensor, per_class: int, alpha: float
-) -> Iterator[Tensor]:
-    for row, count in enumerate(classes.counts):
-        own = classes.instances[row, :count]
-        yield select(teacher[own], student[own], per_class, alpha)
-
-
-def value(
-    teacher: Tensor, student: Tensor, labels: Tensor, indices: Tensor, alpha: float
-) -> tuple[Tensor, Tensor]:
-    """What the choices on a level are worth.
+def _chosen_from(
+    classes: _Classes,
+    rows: tuple[Tensor, Tensor],
+    per_class: int,
+    alpha: float,
+    selection: Selection | None,
+) -> Iterator[_Choice]:
+    """Choose from some classes, and value the choices.
 
     Args:
-        teacher: (N, C_t) pooled features.
-        student: (N, C_s) of the same instances.
-        labels: (N,) int64, from 0.
-        indices: (P,) the choices, class by class, as `generate` gives them.
-        alpha: the paper's lambda, at least 0.
-
-    Returns:
-        Joint reconstruction error per instance over all classes, a scalar, and (P,) `explained_shares` of each
-        choice within its class.
+        classes: which.
+        rows: features of all instances, (M, C_t) and (M, C_s).
+        per_class: K.
+        alpha: the paper's lambda.
+        selection: as in `generate`.
     """
-    classes = int(labels.max()) + 1 if len(labels) else 0
-    slot = _place_in_class(labels)
-    own = slot[indices].split(labels[indices].bincount(minlength=classes).tolist())
-    total, shares = teacher.new_zeros(()), [teacher.new_empty(0)] * classes
-    for batch in _classes_of(labels, classes):
-        chosen = pad_sequence([own[label] for label in batch.labels], batch_first=True, padding_value=-1)
-        found = worth(batch.padded(teacher), batch.padded(student), batch.sizes, chosen, alpha)
-        total = total + (found.errors * batch.sizes).sum()
-        for label, row in zip(batch.labels, found.shares, strict=True):
-            shares[label] = row[: len(own[label])]
-    return total / max(1, len(labels)), torch.cat([teacher.new_empty(0), *shares])
+    spaces = classes.directions(rows[0]), classes.directions(rows[1])
+    if selection is None:
+        found = _pursue(JointSpace.of(*spaces, alpha), classes.sizes, per_class)
+        lengths = [min(per_class, count) for count in classes.counts]
+    else:
+        each = [
+            selection(rows[0][own], rows[1][own], per_class, alpha)
+            for own in (classes.instances[at, :count] for at, count in enumerate(classes.counts))
+        ]
+        found, lengths = pad_sequence(each, batch_first=True, padding_value=-1), [len(row) for row in each]
+    errors, shares = worth(*spaces, classes.sizes, found, alpha)
+    chosen = classes.instances.gather(1, found.clamp_min(0))
+    totals = errors * classes.sizes
+    for at, length in enumerate(lengths):
+        yield _Choice(chosen[at, :length], shares[at, :length], totals[at])
 
 
-def _place_in_class(labels: Tensor) -> Tensor:
-    """(N,) how many earlier instances have the same class."""
-    order = labels.argsort(stable=True)
-    in_order = labels[order]
-    place = torch.arange(len(labels), device=labels.device) - torch.searchsorted(in_order, in_order)
-    return torch.empty_like(place).scatter_(0, order, place)
+def _together(rows: tuple[Tensor, Tensor], choices: Sequence[_Choice], first: int, count: int) -> Chosen:
+    """The choice of a level out of those of its classes.
+
+    Args:
+        rows: features of all instances of all levels.
+        choices: of each class.
+        first: where the level's instances begin.
+        count: of the level's instances.
+    """
+    chosen = torch.cat([choice.rows for choice in choices])
+    ends = torch.tensor([0, *(len(choice.rows) for choice in choices)], device=chosen.device).cumsum(0)
+    error = torch.stack([choice.error for choice in choices]).sum() / max(1, count)
+    shares = torch.cat([choice.shares for choice in choices])
+    return Chosen(Prototypes(rows[0][chosen], rows[1][chosen], ends), chosen - first, error, shares)
 
 
 def _require_finite(features: Tensor, model: str) -> None:
-    broken = int((~features.isfinite().all(1)).sum())
+    broken = int((~features.isfinite().all(2)).sum())
     if broken:
         raise DivergedError(
-            f"{broken} of {len(features)} pooled {model} features are NaN or infinite",
+            f"{broken} of {features.shape[:2].numel()} pooled {model} features are NaN or infinite",
             f"The {model} has diverged: lower the learning rate, or check its weights.",
         )
 
@@ -214,12 +249,11 @@ def select_reference(teacher: Tensor, student: Tensor, num_prototypes: int, alph
     survey = Survey.of(t, s)
     candidates = survey.dense()  # (K_cand,)
     pursuit = _Pursuit((t, s), candidates, survey, alpha)
-    chosen = []
-    for _ in range(num_prototypes):
-        k = pursuit.errors().argmin()
-        chosen.append(candidates[k])
-        pursuit.subtract(k)
-    return torch.stack(chosen)
+    chosen = [pursuit.best()]
+    for _ in range(num_prototypes - 1):
+        pursuit.subtract(chosen[-1])
+        chosen.append(pursuit.best())
+    return candidates[torch.cat(chosen)]
 
 
 class Survey(NamedTuple):
@@ -244,15 +278,15 @@ class Survey(NamedTuple):
             student: (N, C_s) likewise.
         """
         count = len(teacher)
-        totals = teacher.new_zeros(len(cls._fields), count)
+        totals, ones = teacher.new_zeros(len(cls._fields), count), teacher.new_ones(count)
         size = max(64, COSINES_AT_ONCE // count)
         for first in range(0, count, size):
             rows = slice(first, first + size)
             cosines = [space[rows] @ space[first:].T for space in (teacher, student)]
             for total, values in zip(totals, _per_pair(*cosines), strict=True):
-                total[rows] += values.sum(1)
-                total[first + size :] += values[:, size:].sum(0)
-        return cls(*totals)
+                total[rows] += values @ ones[first:]
+                total[first + size :] += ones[rows] @ values[:, size:]
+        return cls(*totals.flip(0))
 
     def dense(self) -> Tensor:
         """(K_cand,) ascending: who lies above the quantile of density in both spaces; everybody if nobody does."""
@@ -261,11 +295,12 @@ class Survey(NamedTuple):
 
 
 def _per_pair(cosines_t: Tensor, cosines_s: Tensor) -> Iterator[Tensor]:
-    """In the order of `Survey`; the cosines are used up."""
-    squares_t, squares_s, product = cosines_t.square(), cosines_s.square(), cosines_t * cosines_s
-    for cosines in (cosines_t, cosines_s):
-        yield cosines.sub_(1).div_(BANDWIDTH).square_().neg_().exp_()
-    yield from (squares_t, squares_s, product)
+    """In the order of `Survey` from behind, one at a time; the cosines are used up."""
+    yield cosines_t * cosines_s
+    yield cosines_s.square()
+    yield cosines_t.square()
+    for cosines in (cosines_s, cosines_t):
+        yield cosines.sub_(1).square_().mul_(-(BANDWIDTH**-2)).exp_()
 
 
 def _is_dense(density: Tensor) -> Tensor:
@@ -288,38 +323,40 @@ class _Pursuit:
         self.p, self.q = (1 + alpha) / (1 + 2 * alpha), alpha / (1 + 2 * alpha)
         self.squares = [survey.squares_t[candidates], survey.squares_s[candidates]]  # A and B, (K_cand,)
         self.product = survey.product[candidates]  # C, (K_cand,)
-        self.steps: list[tuple[Tensor, Tensor]] = []
-        """Of each space the (K_cand,) cosines with a chosen atom and the (N,) coefficients, step by step."""
+        self.cosines = [atoms.new_empty(0, len(atoms)) for atoms in self.atoms]
+        """Of each space (steps, K_cand), with the atom that was chosen in each step."""
+        self.coefficients = [space.new_empty(0, len(space)) for space in spaces]
+        """Of each space (steps, N), by which that atom was subtracted."""
 
-    def errors(self) -> Tensor:
-        """(K_cand,)."""
-        return -(self.p * (self.squares[0] + self.squares[1]) + 2 * self.q * self.product)
+    def best(self) -> Tensor:
+        """(1,) the candidate with the least error; as an index that does not wait for a GPU."""
+        errors = -(self.p * (self.squares[0] + self.squares[1]) + 2 * self.q * self.product)
+        return errors.argmin(0, keepdim=True)
 
     def subtract(self, k: Tensor) -> None:
-        """Take a candidate's share from the residuals."""
+        """Take the share of a candidate (1,) from the residuals."""
         a, b = self._correlations(0, k), self._correlations(1, k)
         w_t, w_s = self.p * a + self.q * b, self.p * b + self.q * a
-        g, h = (atoms @ atoms[k] for atoms in self.atoms)  # (K_cand,)
-        a_t, a_s = self._products(0, torch.stack([w_t, w_s], 1))
-        b_t, b_s = self._products(1, torch.stack([w_t, w_s], 1))
-        self.squares[0] += g * (g * (w_t @ w_t) - 2 * a_t)
-        self.squares[1] += h * (h * (w_s @ w_s) - 2 * b_s)
-        self.product += g * h * (w_t @ w_s) - h * a_s - g * b_t
-        self.steps.append((torch.stack([g, h]), torch.stack([w_t, w_s])))
+        g, h = (atoms @ atoms[k][0] for atoms in self.atoms)  # (K_cand,)
+        self.squares[0] += g * (g * (w_t @ w_t) - 2 * self._products(0, w_t))
+        self.squares[1] += h * (h * (w_s @ w_s) - 2 * self._products(1, w_s))
+        self.product += g * h * (w_t @ w_s) - h * self._products(0, w_s) - g * self._products(1, w_t)
+        self.cosines = [_and_row(*pair) for pair in zip(self.cosines, (g, h), strict=True)]
+        self.coefficients = [_and_row(*pair) for pair in zip(self.coefficients, (w_t, w_s), strict=True)]
 
     def _correlations(self, space: int, k: Tensor) -> Tensor:
         """(N,) of a candidate with the residuals."""
-        found = self.spaces[space] @ self.atoms[space][k]
-        for cosines, coefficients in self.steps:
-            found = found - cosines[space, k] * coefficients[space]
-        return found
+        subtracted = self.cosines[space][:, k][:, 0] @ self.coefficients[space]
+        return self.spaces[space] @ self.atoms[space][k][0] - subtracted
 
     def _products(self, space: int, weights: Tensor) -> Tensor:
-        """(2, K_cand) of each candidate's correlations with weights (N, 2)."""
-        found = self.atoms[space] @ (self.spaces[space].T @ weights)
-        for cosines, coefficients in self.steps:
-            found = found - torch.outer(cosines[space], coefficients[space] @ weights)
-        return found.T
+        """(K_cand,) of each candidate's correlations with weights (N,)."""
+        subtracted = (self.coefficients[space] @ weights) @ self.cosines[space]
+        return self.atoms[space] @ (weights @ self.spaces[space]) - subtracted
+
+
+def _and_row(rows: Tensor, row: Tensor) -> Tensor:
+    return torch.cat([rows, row[None]])
 
 
 # ---- the default: orthogonal pursuit in the joint space, then exchanges -----------------------------------
@@ -342,7 +379,8 @@ def select_orthogonal(teacher: Tensor, student: Tensor, num_prototypes: int, alp
         (min(K, N),) int64 distinct indices into the N instances.
     """
     _require_possible(teacher, student, num_prototypes, alpha)
-    space = JointSpace.of(teacher[None], student[None], alpha)
+    t, s = _unit_features(teacher, student)
+    space = JointSpace.of(t[None], s[None], alpha)
     chosen = _pursue(space, torch.tensor([len(teacher)], device=teacher.device), num_prototypes)[0]
     return chosen[chosen >= 0]
 
@@ -515,8 +553,8 @@ def explained_shares(teacher: Tensor, student: Tensor, indices: Tensor, alpha: f
 
 def _worth_of_one(teacher: Tensor, student: Tensor, indices: Tensor, alpha: float) -> Worth:
     _require_possible(teacher, student, 1, alpha)
-    sizes = torch.tensor([len(teacher)], device=teacher.device)
-    return worth(teacher[None], student[None], sizes, indices[None], alpha)
+    t, s = _unit_features(teacher, student)
+    return worth(t[None], s[None], torch.tensor([len(t)], device=t.device), indices[None], alpha)
 
 
 # ---- both spaces at once ---------------------------------------------------------------------------------

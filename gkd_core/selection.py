@@ -14,12 +14,11 @@ import torch
 from gkd_core.bank import Bank
 from gkd_core.data.loading import eval_batches
 from gkd_core.data.records import ImageRecord
-from gkd_core.distiller import Chosen, Distiller
-from gkd_core.distributed import World
+from gkd_core.distiller import Distiller
 from gkd_core.events import Event, Progress, PrototypesSelected
 from gkd_core.instances import Choice, InstancePool, Pooled
 from gkd_core.outliers import least_alike, own_levels
-from gkd_core.prototypes import Prototypes
+from gkd_core.prototypes import Chosen
 from gkd_core.run_dir import write_atomically
 from gkd_core.session import Session
 
@@ -31,6 +30,7 @@ def renew_prototypes(
     base: Progress,
     *,
     untrained: bool = False,
+    precision: str = "float32",
     seed: int = 0,
 ) -> Generator[Event, None, PrototypesSelected]:
     """Choose the prototypes of every level anew: from the distiller's bank or, without one, a pass.
@@ -44,26 +44,27 @@ def renew_prototypes(
         choice: which boxes are pooled.
         base: the progress to repeat meanwhile; its `run` and `epoch` name what is written.
         untrained: the student has seen no picture yet.
+        precision: in which a pass computes.
         seed: decides, together with the epoch, for selections that draw.
 
     Returns:
         What to tell.
     """
     began = time.monotonic()
-    source = "pass" if distiller.bank is None else "bank"
-    pooled = yield from _pooled(session, distiller, choice, base, untrained)
+    if distiller.bank is None:
+        pool = distiller.instance_pool(untrained=untrained, precision=precision)
+        source, pooled = "pass", (yield from _pass(session, distiller, pool, choice, base))
+    else:
+        source, pooled = "bank", distiller.bank.pooled(at_least=distiller.config.prototypes.per_class)
     generator = torch.Generator().manual_seed(int(np.random.default_rng([seed, base.epoch]).integers(2**62)))
-    errors, kept = {}, {}
-    for level, stride in enumerate(distiller.strides):
-        session.stop_if_asked()
-        chosen = _choose(session.world, distiller, pooled, level, generator)
-        errors[str(stride)] = chosen.error
-        kept[str(stride)] = _origins(session, pooled, chosen)
+    session.stop_if_asked()
+    levels = _choose(session, distiller, pooled, generator)
+    distiller.prototypes = [chosen.prototypes for chosen in levels.values()]
     if session.world.first:
         told = {
             "epoch": base.epoch,
             "source": source,
-            "levels": kept,
+            "levels": {level: _origins(session, pooled, chosen) for level, chosen in levels.items()},
             "least_alike": _outliers(session, distiller, pooled),
         }
         write_atomically(session.folder / f"{base.run}-prototypes.json", json.dumps(told).encode())
@@ -72,23 +73,22 @@ def renew_prototypes(
         epoch=base.epoch,
         instances=_by_class(session.classes, pooled.labels.bincount(minlength=len(session.classes))),
         prototypes=_by_class(session.classes, distiller.prototypes[0].class_start.diff()),
-        reconstruction_error=errors,
+        reconstruction_error={level: float(chosen.error) for level, chosen in levels.items()},
         seconds=time.monotonic() - began,
     )
 
 
-def _pooled(
-    session: Session, distiller: Distiller, choice: Choice, base: Progress, untrained: bool
+def _pass(
+    session: Session, distiller: Distiller, pool: InstancePool, choice: Choice, base: Progress
 ) -> Generator[Event, None, Pooled]:
-    """What the training steps left in the bank; before the first of them what a pass finds, and the bank begins."""
+    """What is found in the pictures. With it the bank begins; without one, the teacher need not run again."""
     wanted = distiller.config.prototypes
-    if distiller.bank is not None:
-        return distiller.bank.pooled(at_least=wanted.per_class)
-    pool = distiller.instance_pool(untrained=untrained)
     yield from _fill(session, pool, choice, base)
     pooled = pool.finish(session.world)
     if wanted.source == "bank":
         distiller.bank = Bank(pooled, wanted.min_box_side, base.epoch - 1)
+    else:
+        distiller.remember(pooled)
     return pooled
 
 
@@ -112,21 +112,19 @@ def _fill(session: Session, pool: InstancePool, choice: Choice, base: Progress) 
 
 
 def _choose(
-    world: World, distiller: Distiller, pooled: Pooled, level: int, generator: torch.Generator
-) -> Chosen:
-    """Renew the prototypes of a level. The first process chooses, so that all have the same bits."""
+    session: Session, distiller: Distiller, pooled: Pooled, generator: torch.Generator
+) -> dict[str, Chosen]:
+    """The prototypes of every level, by its stride. Of several processes the first chooses, so that all have the same
+    bits; it does not stop half-way, since the others wait for it."""
+    world = session.world
     if world.size == 1:
-        return distiller.choose_prototypes(pooled, level, generator)
-
-    def choose() -> tuple[Chosen, list[torch.Tensor]]:
-        chosen = distiller.choose_prototypes(pooled, level, generator)
-        there = chosen._replace(indices=chosen.indices.cpu())
-        return there, [tensor.cpu() for tensor in distiller.prototypes[level]]
-
-    chosen, tensors = world.from_first(choose)
-    prototypes = Prototypes(*(tensor.to(world.device) for tensor in tensors))
-    distiller.prototypes[level : level + 1] = [prototypes]
-    return chosen
+        levels = distiller.choose_prototypes(pooled, generator, session.stop_if_asked)
+    else:
+        there = world.from_first(
+            lambda: [chosen.to("cpu") for chosen in distiller.choose_prototypes(pooled, generator)]
+        )
+        levels = [chosen.to(world.device) for chosen in there]
+    return dict(zip(map(str, distiller.strides), levels, strict=True))
 
 
 def _origins(session: Session, pooled: Pooled, chosen: Chosen) -> list[dict[str, Any]]:

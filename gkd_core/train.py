@@ -258,6 +258,7 @@ class _Job(Session):
                 choice,
                 self.progress(training),
                 untrained=training.step == 0 and from_scratch,
+                precision=recipe.precision,
                 seed=recipe.seed,
             )
         )

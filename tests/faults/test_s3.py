@@ -47,7 +47,7 @@ def test_a_job_publishes_on_s3_and_another_one_starts_from_there(service, plan):
     assert not (service.settings.home / "artifacts").exists()
 
 
-def test_a_job_goes_on_while_s3_is_away_and_everything_is_published_then(service, plan, s3):
+def test_a_job_goes_on_while_s3_is_away_and_everything_is_published_then(service, plan, s3, caplog):
     plan(epochs=6, seconds=0.3)
     job_id = service.submit()
     with service.running(job_id):
@@ -55,6 +55,9 @@ def test_a_job_goes_on_while_s3_is_away_and_everything_is_published_then(service
         wait_until(no_engine_runs)
         assert (service.settings.runs / job_id / "report.json").exists()
         assert service.job(job_id).state is State.RUNNING
+        wait_until(lambda: service.epochs(job_id)[-1] == 6)
+        caplog.clear()
+        wait_until(lambda: "trying again" in caplog.text)
         told = [event.body["epoch"] for event in service.store.events(job_id) if event.kind == "checkpoint"]
         assert 6 not in told, "its file is not kept yet"
         s3.start()

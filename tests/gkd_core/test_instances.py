@@ -1,6 +1,7 @@
 """Which boxes are pooled for prototypes, and that each picture is run once."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -115,6 +116,33 @@ def test_boxes_are_scaled_with_their_picture_and_each_detector_runs_once_a_batch
     assert pooled.teacher[0][:, 0].tolist() == [11, 3.5, 6]
     assert pooled.student[0].shape == (3, 5)
     assert pool.teacher.runs == pool.student.runs == 1
+
+
+def test_a_later_pass_over_the_same_boxes_runs_the_student_alone(pool: InstancePool) -> None:
+    pool.teacher_levels = [0]
+    chosen = [(record([LARGE], [1]), np.array([0]))]
+    pool.add([sample(1.0)], chosen)
+    first = pool.finish()
+    again = replace(pool, known=first, _parts=[])
+    again.student.value = 7.0
+
+    again.add([sample(1.0)], chosen)
+
+    found = again.finish()
+    assert torch.equal(found.teacher[0], first.teacher[0])
+    assert (found.student[0] == first.student[0] + 5).all()
+    assert (again.teacher.runs, again.student.runs) == (1, 2)
+
+
+def test_a_later_pass_over_other_boxes_is_refused(pool: InstancePool) -> None:
+    pool.teacher_levels = [0]
+    both = record([LARGE, LARGE], [1, 1])
+    pool.add([sample(1.0)], [(both, np.array([0]))])
+    again = replace(pool, known=pool.finish(), _parts=[])
+    again.add([sample(1.0)], [(both, np.array([1]))])
+
+    with pytest.raises(ValueError, match="other boxes"):
+        again.finish()
 
 
 def test_batches_are_joined_in_order(pool: InstancePool) -> None:

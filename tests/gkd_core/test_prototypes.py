@@ -10,12 +10,16 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch._subclasses.fake_tensor import FakeTensorMode
 
-from gkd_core.errors import DivergedError
+from gkd_core.errors import DivergedError, StoppedError
+from gkd_core.joint_space import JointSpace, worth
 from gkd_core.prototypes import (
     ROWS_AT_ONCE,
     Prototypes,
     Survey,
+    _best_addition,
+    _Pursuit,
     explained_shares,
     generate,
     joint_reconstruction_error,
@@ -23,12 +27,12 @@ from gkd_core.prototypes import (
     select_orthogonal,
     select_random,
     select_reference,
-    value,
 )
 
 GOLDEN_FILES = [f"pgm_{number:02}" for number in range(7)]
 SKETCHED = dict(zip(GOLDEN_FILES, (0.514, 0.226, 0.538, 0.587, 0.417, 0.413, 0.042), strict=True))
 """Errors that a first sketch of orthogonal pursuit reached; the selection must not be worse."""
+OF_ONE_CLASS = torch.zeros(60, dtype=torch.int64)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -423,14 +427,16 @@ def test_a_gpu_chooses_and_values_as_the_cpu(select):
     assert torch.allclose(shares.cpu(), explained_shares(teacher, student, chosen, 10.0), atol=1e-5)
 
 
-# ---- all classes of a level ------------------------------------------------------------------------------
+# ---- all classes of all levels ----------------------------------------------------------------------------
 
 
 def test_generated_prototypes_are_raw_features_grouped_by_class():
     teacher, student = clustered(seed=2)
     labels = torch.arange(60) % 3 * 2  # classes 0, 2 and 4; 1, 3 and 5 have no instance
 
-    prototypes, indices = generate(teacher, student, labels, 6, 4, 10.0)
+    (level,) = generate(teacher[None], student[None], labels, 6, 4, 10.0)
+
+    prototypes, indices = level.prototypes, level.indices
 
     assert prototypes.class_start.tolist() == [0, 4, 4, 8, 8, 12, 12]
     assert prototypes.labels.tolist() == [0] * 4 + [2] * 4 + [4] * 4
@@ -442,55 +448,61 @@ def test_generated_prototypes_are_raw_features_grouped_by_class():
 
 
 @pytest.mark.parametrize("rows", [1, 40, 1000])
-def test_classes_of_unequal_size_are_chosen_from_together_as_one_by_one(monkeypatch, rows):
+def test_unequal_classes_and_levels_are_chosen_from_together_as_one_by_one(monkeypatch, rows):
     monkeypatch.setitem(ROWS_AT_ONCE, "cpu", rows)  # one class at a time, some, or all
-    teacher, student = clustered(seed=6)
+    spaces = [torch.stack(space) for space in zip(clustered(seed=6), clustered(seed=7), strict=True)]
     labels = torch.tensor([0] * 33 + [1] * 2 + [3] * 7 + [4] * 18)[torch.randperm(60, generator=seeded())]
 
-    prototypes, indices = generate(teacher, student, labels, 5, 6, 10.0)
-    error, shares = value(teacher, student, labels, indices, 10.0)
+    levels = generate(*spaces, labels, 5, 6, 10.0)
 
-    expected, errors = [], 0.0
-    for label in (0, 1, 3, 4):
-        own = (labels == label).nonzero().squeeze(1)
-        chosen = select_orthogonal(teacher[own], student[own], 6, 10.0)
-        expected += own[chosen].tolist()
-        errors += joint_reconstruction_error(teacher[own], student[own], chosen, 10.0).item() * len(own)
-        mine = explained_shares(teacher[own], student[own], chosen, 10.0)
-        torch.testing.assert_close(shares[labels[indices] == label], mine)
-    assert indices.tolist() == expected
-    assert prototypes.class_start.tolist() == [0, 6, 8, 8, 14, 20]
-    assert error.item() == pytest.approx(errors / 60, rel=1e-5)
+    for number, level in enumerate(levels):
+        teacher, student = (space[number] for space in spaces)
+        expected, errors = [], 0.0
+        for label in (0, 1, 3, 4):
+            own = (labels == label).nonzero().squeeze(1)
+            chosen = select_orthogonal(teacher[own], student[own], 6, 10.0)
+            expected += own[chosen].tolist()
+            errors += joint_reconstruction_error(teacher[own], student[own], chosen, 10.0).item() * len(own)
+            mine = explained_shares(teacher[own], student[own], chosen, 10.0)
+            torch.testing.assert_close(level.shares[labels[level.indices] == label], mine)
+        assert level.indices.tolist() == expected
+        assert torch.equal(level.prototypes.student, student[level.indices])
+        assert level.prototypes.class_start.tolist() == [0, 6, 8, 8, 14, 20]
+        assert level.error.item() == pytest.approx(errors / 60, rel=1e-5)
 
 
 def test_the_reference_selection_can_be_asked_for():
     teacher, student = clustered(seed=2)
 
-    _, indices = generate(teacher, student, torch.zeros(60, dtype=torch.int64), 1, 8, 10.0, select_reference)
+    (level,) = generate(teacher[None], student[None], OF_ONE_CLASS, 1, 8, 10.0, select_reference)
 
-    assert torch.equal(indices, select_reference(teacher, student, 8, 10.0))
+    chosen = select_reference(teacher, student, 8, 10.0)
+    assert torch.equal(level.indices, chosen)
+    assert torch.allclose(level.error, joint_reconstruction_error(teacher, student, chosen, 10.0))
 
 
 def test_no_instances_give_no_prototypes():
-    prototypes, indices = generate(
-        torch.rand(0, 5), torch.rand(0, 3), torch.zeros(0, dtype=torch.int64), 2, 4, 10.0
-    )
+    labels = torch.zeros(0, dtype=torch.int64)
 
+    (level,) = generate(torch.rand(1, 0, 5), torch.rand(1, 0, 3), labels, 2, 4, 10.0)
+
+    prototypes = level.prototypes
     assert isinstance(prototypes, Prototypes)
     assert prototypes.teacher.shape == (0, 5)
     assert prototypes.student.shape == (0, 3)
     assert prototypes.class_start.tolist() == [0, 0, 0]
-    assert indices.dtype is torch.int64
+    assert level.indices.dtype is torch.int64
     assert prototypes.labels.tolist() == []
+    assert level.error.item() == 0
 
 
 def test_prototypes_are_detached_and_full_precision():
-    teacher, student = (features.half().requires_grad_() for features in clustered(seed=2))
+    teacher, student = (features[None].half().requires_grad_() for features in clustered(seed=2))
 
-    prototypes, _ = generate(teacher, student, torch.zeros(60, dtype=torch.int64), 1, 4, 10.0)
+    (level,) = generate(teacher, student, OF_ONE_CLASS, 1, 4, 10.0)
 
-    assert not prototypes.student.requires_grad
-    assert prototypes.student.dtype is torch.float32
+    assert not level.prototypes.student.requires_grad
+    assert level.prototypes.student.dtype is torch.float32
 
 
 def test_a_diverged_student_is_named():
@@ -498,7 +510,36 @@ def test_a_diverged_student_is_named():
     student[[3, 8], 1] = float("nan")
 
     with pytest.raises(DivergedError, match="2 of 60 pooled student features"):
-        generate(teacher, student, torch.zeros(60, dtype=torch.int64), 1, 4, 10.0)
+        generate(teacher[None], student[None], OF_ONE_CLASS, 1, 4, 10.0)
+
+
+def test_the_steps_of_a_choice_neither_wait_for_a_gpu_nor_mix_devices():
+    # Tensors without values, of a GPU that need not be there: to read one, or to mix it with others, is an error.
+    with FakeTensorMode():
+        teacher, student = (torch.empty(4, 50, dim, dtype=torch.float64, device="cuda") for dim in (16, 12))
+        chosen = torch.empty(4, 3, dtype=torch.int64, device="cuda")
+        sizes = torch.empty(4, dtype=torch.int64, device="cuda")
+        space = JointSpace.of(teacher, student, 10.0)
+        best, _ = _best_addition(space, sizes, chosen, space.atoms(chosen))
+        shares = worth(teacher, student, sizes, chosen, 10.0).shares
+        pursuit = _Pursuit((teacher[0], student[0]), best, Survey.of(teacher[0], student[0]), 10.0)
+        pursuit.subtract(pursuit.best())
+        assert {tensor.device.type for tensor in (best, shares, pursuit.best())} == {"cuda"}
+
+
+def test_somebody_is_asked_between_classes_and_may_end_it(monkeypatch):
+    monkeypatch.setitem(ROWS_AT_ONCE, "cpu", 1)  # a class at a time
+    teacher, student = clustered(seed=2)
+    asked = []
+
+    def enough():
+        asked.append(1)
+        if len(asked) == 3:
+            raise StoppedError("asked to stop")
+
+    with pytest.raises(StoppedError):
+        generate(teacher[None], student[None], torch.arange(60) % 5, 5, 4, 10.0, between=enough)
+    assert len(asked) == 3
 
 
 def test_the_manifest_and_the_files_agree():

@@ -355,7 +355,7 @@ def test_a_run_with_a_bank_resumes_with_the_same_bits_too(distill: Make, tmp_pat
     run = distill(epochs=3, distill=parts)
     undisturbed = list(train(run, tmp_path / "undisturbed"))
     assert [event.epoch for event in of_kind(undisturbed, "prototypes")] == [0, 1, 2]
-    in_the_middle = iter([20, 8, 10**6])  # of the second epoch, then of the third
+    in_the_middle = iter([15, 5, 10**6])  # of the second epoch, then of the third
     assert go_on_until_done(run, tmp_path / "stopped", in_the_middle) == 3
     assert hashes(tmp_path / "stopped") == hashes(tmp_path / "undisturbed")
 

@@ -1,0 +1,225 @@
+"""Where a step of distillation spends its time, part by part, and how far each part is from its floor.
+
+    python bench/parts.py [--runs 5] [--teacher resnet50 --student resnet18 --height 320 --width 320 --batch 8]
+
+The setting is that of step.py. A part's floor is the longer of two times: its operations, counted by torch, at the rate
+of one large convolution, and the bytes that it must at least read and write (what enters it, once, and gradients of
+what enters it, once) at the rate of a large copy. Both rates are measured in the same run, in the same precision.
+Parts are timed alone, forward and backward together, where they have a backward. What their sum leaves of a whole step
+is the optimiser, averaged weights, and everything that is not listed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+from unittest import mock
+
+import torch
+from figures import RUNS, Figure, device, in_turn, report, seconds
+from step import Setting, batch_of, default_setting, distilled
+from torch import Tensor
+from torch.nn import functional
+from torch.utils.flop_counter import FlopCounterMode
+
+from gkd_core.acceleration import autocast
+from gkd_core.compared import Instances, outputs_of, scoring_head
+from gkd_core.detectors import pyramid
+from gkd_core.distiller import Distiller, Pair
+
+CHANNELS, CELLS, COPIED = 256, 64, 2**26
+"""Of the convolution, with CELLS^2 cells, and how many numbers are copied, to see how fast the machine is."""
+
+
+class Part(NamedTuple):
+    """One part of a step."""
+
+    name: str
+    run: Callable[[], Sequence[Tensor]]
+    """Its forward; the sum of what it returns is sent back."""
+    enters: Sequence[Tensor]
+    """What it reads; those that want a gradient get one."""
+
+
+class Parts:
+    """A step, taken apart: what each part gets is what it gets in a step."""
+
+    def __init__(self, setting: Setting) -> None:
+        """Run the student once for what the other parts start from."""
+        self.batch, self.training = batch_of(setting), distilled(setting)
+        assert self.training.distiller is not None
+        self.distiller: Distiller = self.training.distiller
+        self.student = self.training.detector.train()
+        self.pictures, self.targets = self.training._on_device(self.batch)
+        self.instances = Instances.of(self.targets)
+        head = scoring_head(self.student)
+        with autocast(device(), setting.precision):
+            with torch.inference_mode():
+                self.teacher_maps, sizes = pyramid(self.distiller.teacher, self.pictures)
+                self.teacher_scores = self.distiller._teacher_scores_of_places(self.teacher_maps, False)
+            with outputs_of(self.student.backbone) as maps, outputs_of(head) as scores:
+                self.student(self.pictures, self.targets)
+        own = [level.detach().requires_grad_() for level in maps[0].values()]
+        self.scores = {name: score.detach().requires_grad_() for name, score in scores[0].items()}
+        self.pair = Pair(own, self.teacher_maps, sizes, self.scores)
+        self.pooled = [
+            (s.detach().requires_grad_(), t) for s, t in self.distiller._pool(self.pair, *self._boxes())
+        ]
+        self.places = self.distiller._positions(self.pooled)
+        self.omega = self.distiller._robustness(self.places, self.instances.labels).detach()
+
+    def __iter__(self) -> Iterator[Part]:
+        """In the order of a step."""
+        teacher, maps = self.distiller.teacher, [*self.pair.student_maps, *self.teacher_maps]
+        weights = [*self.student.parameters()], [*teacher.parameters()]
+        yield Part("student, with its own losses", self._student, [*self.pictures, *weights[0]])
+        yield Part("teacher: body and pyramid", self._pyramid, [*self.pictures, *weights[1]])
+        yield Part("teacher: class scores", self._scores, self.teacher_maps)
+        adapters = [*self.distiller.adapters.parameters()]
+        yield Part("adapters", self._adapted, [*self.pair.student_maps, *adapters])
+        yield Part("pooling", self._pool, maps)
+        yield Part(
+            "cosines, robustness and global loss", self._global, [t for pair in self.pooled for t in pair]
+        )
+        yield Part("masks and local losses", self._local, maps)
+        yield Part("response loss, teacher's scores given", self._response, [*self.scores.values()])
+
+    def _boxes(self) -> tuple[Tensor, Tensor, int]:
+        return self.instances.boxes, self.instances.image_index, self.instances.most
+
+    def _student(self) -> list[Tensor]:
+        return list(self.student(self.pictures, self.targets).values())
+
+    def _pyramid(self) -> list[Tensor]:
+        with torch.inference_mode():
+            pyramid(self.distiller.teacher, self.pictures)
+        return []
+
+    def _scores(self) -> list[Tensor]:
+        with torch.inference_mode():
+            self.distiller.teacher.head.classification_head(self.teacher_maps)
+        return []
+
+    def _adapted(self) -> list[Tensor]:
+        maps = [self.pair.student_maps[level] for level in self.distiller.student_levels]
+        return [adapter(one) for adapter, one in zip(self.distiller.adapters, maps, strict=True)]
+
+    def _pool(self) -> list[Tensor]:
+        return [student for student, _ in self.distiller._pool(self.pair, *self._boxes())]
+
+    def _global(self) -> list[Tensor]:
+        places = self.distiller._positions(self.pooled)
+        omega = self.distiller._robustness(places, self.instances.labels)
+        return [self.distiller._global_loss(self.pair, self.instances, self.pooled, places, omega)]
+
+    def _local(self) -> list[Tensor]:
+        alike = torch.nn.ModuleList(torch.nn.Identity() for _ in self.distiller.adapters)
+        with mock.patch.dict(self.distiller._modules, adapters=alike):  # both pyramids have as many channels
+            return list(self.distiller._local_losses(self.pair, self.instances, self.omega))
+
+    def _response(self) -> list[Tensor]:
+        given = {"return_value": self.teacher_scores}
+        with mock.patch.object(self.distiller, "_teacher_scores_of_places", **given):
+            return [self.distiller._response_loss(self.pair, self.instances, self.omega)]
+
+    def whole(self) -> None:
+        """All of a step."""
+        self.training.train_step(self.batch)
+        self.training.epoch = 0
+
+
+def forth_and_back(part: Part, precision: str) -> Callable[[], None]:
+    """Run a part; gradients are dropped."""
+
+    def run() -> None:
+        with autocast(device(), precision):
+            outputs = part.run()
+        if outputs:
+            torch.autograd.backward(outputs, [torch.ones_like(one) for one in outputs])
+        for tensor in part.enters:
+            tensor.grad = None
+
+    return run
+
+
+def operations(run: Callable[[], None]) -> int:
+    """Of all products and convolutions."""
+    with FlopCounterMode(display=False) as counter:
+        run()
+    return int(counter.get_total_flops())
+
+
+def least_bytes(part: Part) -> int:
+    """Read what enters once, write its gradients once."""
+    return sum(_size(tensor) * (2 if tensor.requires_grad else 1) for tensor in part.enters)
+
+
+def _size(tensor: Tensor) -> int:
+    return tensor.numel() * tensor.element_size()
+
+
+def rates(precision: str) -> tuple[float, float]:
+    """Operations a second of a large convolution, bytes a second of a large copy."""
+    kind = {"device": device(), "dtype": getattr(torch, precision)}
+    maps = torch.randn(8, CHANNELS, CELLS, CELLS, **kind).to(memory_format=torch.channels_last)
+    kernel = torch.randn(CHANNELS, CHANNELS, 3, 3, **kind).to(memory_format=torch.channels_last)
+    numbers, other = torch.zeros(2, COPIED, device=device())
+    with torch.inference_mode():
+        convolution = min(seconds(lambda: functional.conv2d(maps, kernel, padding=1)) for _ in range(6))
+        copy = min(seconds(lambda: other.copy_(numbers)) for _ in range(6))
+    return 2 * 9 * CHANNELS * maps.numel() / convolution, 2 * _size(numbers) / copy
+
+
+def main() -> None:
+    """Time every part."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--runs", type=int, default=RUNS)
+    for name, value in default_setting()._asdict().items():
+        parser.add_argument(f"--{name}", type=type(value), default=value)
+    options = vars(parser.parse_args())
+    runs = options.pop("runs")
+    report(measured(Setting(**options), runs))
+
+
+def measured(setting: Setting, runs: int) -> list[Figure]:
+    """How fast the machine is, each part over its floor, and what the parts leave of a step."""
+    arithmetic, memory = rates(setting.precision)
+    step = Parts(setting)
+    parts = list(step)
+    ways = {part.name: forth_and_back(part, setting.precision) for part in parts}
+    costs = {part.name: (operations(ways[part.name]), least_bytes(part)) for part in parts}
+    taken = in_turn({**ways, "whole": step.whole}, runs)
+    whole = statistics.median(taken.pop("whole"))
+    left = whole - sum(map(statistics.median, taken.values()))
+    return [
+        Figure(f"one large convolution, {setting}", arithmetic / 1e9, "Gop/s"),
+        Figure("one large copy", memory / 1e9, "GB/s"),
+        *(_over_its_floor(name, taken[name], whole, *costs[name], arithmetic, memory) for name in ways),
+        Figure(
+            "all that is not listed: share of a step", left / whole, "", details={"step, ms": 1e3 * whole}
+        ),
+    ]
+
+
+def _over_its_floor(
+    name: str, taken: list[float], whole: float, work: int, moved: int, arithmetic: float, memory: float
+) -> Figure:
+    floor, middle = max(work / arithmetic, moved / memory), statistics.median(taken)
+    details = {
+        "ms": round(1e3 * middle, 2),
+        "share of a step": round(middle / whole, 4),
+        "giga-operations": round(work / 1e9, 2),
+        "MiB": round(moved / 2**20, 1),
+        "floor, ms": round(1e3 * floor, 2),
+        "bound by": "operations" if work / arithmetic > moved / memory else "bytes",
+    }
+    spread = min(taken) / floor, max(taken) / floor
+    return Figure(f"{name}: time / floor", middle / floor, spread=spread, details=details)
+
+
+if __name__ == "__main__":
+    main()
