@@ -11,15 +11,14 @@ is the optimiser, averaged weights, and everything that is not listed.
 
 from __future__ import annotations
 
-import argparse
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 from unittest import mock
 
 import torch
-from figures import RUNS, Figure, device, in_turn, report, seconds
-from step import Setting, batch_of, default_setting, distilled
+from figures import Figure, device, in_turn, report, seconds
+from step import Setting, asked, batch_of, distilled
 from torch import Tensor
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
@@ -174,15 +173,7 @@ def rates(precision: str) -> tuple[float, float]:
 
 def main() -> None:
     """Time every part."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--runs", type=int, default=RUNS)
-    for name, value in default_setting()._asdict().items():
-        parser.add_argument(f"--{name}", type=type(value), default=value)
-    options = vars(parser.parse_args())
-    runs = options.pop("runs")
-    report(measured(Setting(**options), runs))
+    report(measured(*asked(__doc__)))
 
 
 def measured(setting: Setting, runs: int) -> list[Figure]:

@@ -54,6 +54,17 @@ def default_setting() -> Setting:
     return Setting("resnet50", "resnet18", 320, 320, 8, "float32")
 
 
+def asked(about: str | None) -> tuple[Setting, int]:
+    """What the command line asks for: the setting, and how many runs."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=RUNS)
+    for name, value in default_setting()._asdict().items():
+        parser.add_argument(f"--{name}", type=type(value), default=value)
+    options = vars(parser.parse_args())
+    runs = options.pop("runs")
+    return Setting(**options), runs
+
+
 def batch_of(setting: Setting) -> list[Sample]:
     """Pictures and objects, drawn by lot."""
     draw = torch.Generator().manual_seed(0)
@@ -209,15 +220,7 @@ def _in_a_process(call: Callable[..., tuple[int, int, int]], *arguments: object)
 
 def main() -> None:
     """Time and memory."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--runs", type=int, default=RUNS)
-    for name, value in default_setting()._asdict().items():
-        parser.add_argument(f"--{name}", type=type(value), default=value)
-    options = vars(parser.parse_args())
-    runs = options.pop("runs")
-    setting = Setting(**options)
+    setting, runs = asked(__doc__)
     report([*against_the_floor(setting, runs), memory(setting)])
 
 

@@ -191,7 +191,7 @@ class Distiller(nn.Module):
         """An empty pool for the features from which prototypes are chosen.
 
         Args:
-            precision: in which both detectors compute.
+            precision: in which detectors compute: float32, bfloat16 or float16.
             untrained: the student has seen no picture, so its batch norms have no statistics; a copy of it then
                 runs with those of each batch.
         """

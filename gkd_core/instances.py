@@ -125,7 +125,7 @@ class InstancePool:
 
     @torch.no_grad()
     def add(self, batch: list[EvalSample], chosen: Sequence[tuple[ImageRecord, np.ndarray]]) -> None:
-        """Run both detectors over a batch and pool the chosen boxes of each picture.
+        """Run the student over a batch, and the teacher unless it is known, and pool the chosen boxes of each picture.
 
         Args:
             batch: B resized pictures.

@@ -259,15 +259,15 @@ def select_reference(teacher: Tensor, student: Tensor, num_prototypes: int, alph
 class Survey(NamedTuple):
     """What all cosines between instances add up to, each (N,) over the other instance."""
 
+    product: Tensor
+    """Sum of cosine in one space times cosine in the other."""
+    squares_t: Tensor
+    """Sum of squared cosines in the teacher's space."""
+    squares_s: Tensor
+    """The same in the student's."""
     density_t: Tensor
     """Sum of exp(-((1 - cosine) / bandwidth)^2) in the teacher's space."""
     density_s: Tensor
-    """The same in the student's."""
-    squares_t: Tensor
-    """Sum of squared cosines."""
-    squares_s: Tensor
-    product: Tensor
-    """Sum of cosine in one space times cosine in the other."""
 
     @classmethod
     def of(cls, teacher: Tensor, student: Tensor) -> Survey:
@@ -286,7 +286,7 @@ class Survey(NamedTuple):
             for total, values in zip(totals, _per_pair(*cosines), strict=True):
                 total[rows] += values @ ones[first:]
                 total[first + size :] += ones[rows] @ values[:, size:]
-        return cls(*totals.flip(0))
+        return cls(*totals)
 
     def dense(self) -> Tensor:
         """(K_cand,) ascending: who lies above the quantile of density in both spaces; everybody if nobody does."""
@@ -295,11 +295,11 @@ class Survey(NamedTuple):
 
 
 def _per_pair(cosines_t: Tensor, cosines_s: Tensor) -> Iterator[Tensor]:
-    """In the order of `Survey` from behind, one at a time; the cosines are used up."""
+    """In the order of `Survey`, one at a time; the cosines are used up."""
     yield cosines_t * cosines_s
-    yield cosines_s.square()
     yield cosines_t.square()
-    for cosines in (cosines_s, cosines_t):
+    yield cosines_s.square()
+    for cosines in (cosines_t, cosines_s):
         yield cosines.sub_(1).square_().mul_(-(BANDWIDTH**-2)).exp_()
 
 

@@ -93,7 +93,7 @@ def _pass(
 
 
 def _fill(session: Session, pool: InstancePool, choice: Choice, base: Progress) -> Iterator[Event]:
-    """Run both detectors over the chosen pictures; several processes share the work."""
+    """Run the detectors over the chosen pictures; several processes share the work."""
     positions = list(choice)
     share = session.world.deal(len(positions), session.batch_size)
     mine = [positions[at] for at in share.positions]

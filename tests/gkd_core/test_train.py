@@ -11,11 +11,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from gkd_core.checkpoint import load_model, sha256_of
 from gkd_core.config import DistillRun, TrainRun
 from gkd_core.data.reading import load
 from gkd_core.data.records import DataSet
+from gkd_core.detectors import Detector, pyramid
 from gkd_core.errors import DataError, DivergedError, FailureClass, SpecError, StoppedError
 from gkd_core.evaluate import detect_batches
 from gkd_core.events import Event, Progress, Report
@@ -358,6 +360,26 @@ def test_a_run_with_a_bank_resumes_with_the_same_bits_too(distill: Make, tmp_pat
     in_the_middle = iter([15, 5, 10**6])  # of the second epoch, then of the third
     assert go_on_until_done(run, tmp_path / "stopped", in_the_middle) == 3
     assert hashes(tmp_path / "stopped") == hashes(tmp_path / "undisturbed")
+
+
+def test_passes_run_the_teacher_once_a_job_in_the_precision_of_the_training(
+    distill: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[bool, bool]] = []  # whether it was the teacher, and whether in half precision
+
+    def looked(detector: Detector, pictures: list[Tensor]) -> object:
+        teacher = not any(weights.requires_grad for weights in detector.parameters())
+        seen.append((teacher, torch.is_autocast_enabled("cpu")))
+        return pyramid(detector, pictures)
+
+    monkeypatch.setattr("gkd_core.instances.pyramid", looked)
+    parts = {"control": False, "prototypes": {"source": "pass", "every": 1}}
+    events = list(train(distill(epochs=2, precision="bfloat16", distill=parts), tmp_path))
+
+    assert [event.epoch for event in of_kind(events, "prototypes")] == [0, 1]
+    of_teacher = sum(teacher for teacher, _ in seen)
+    assert len(seen) - of_teacher == 2 * of_teacher > 0
+    assert all(half for _, half in seen)
 
 
 def test_a_stop_while_evaluating_costs_no_step(plain: Make, tmp_path: Path) -> None:
