@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import Annotated, Any
 
 from fastapi import Query, Response
 from pydantic import BaseModel, ConfigDict
 
 from api.deps import Services
+from api.entity_tags import KnownTags, weak_tag
 from api.errors import no_cursor
 from gkd_core.errors import Problem, SpecError
 from jobs.errors import UnknownResource
@@ -55,13 +55,12 @@ def listed(
 
 
 def shown(
-    services: Services, kind: ResourceKind, resource_id: str, tenant: str, if_none_match: str | None
+    services: Services, kind: ResourceKind, resource_id: str, tenant: str, known: KnownTags
 ) -> Response:
     """One of them, with its report and an ETag."""
     body = services.store.resource(kind, resource_id, tenant=tenant).model_dump_json().encode()
-    tag = f'W/"{hashlib.sha256(body).hexdigest()[:32]}"'
-    headers = {"ETag": tag, "Cache-Control": "no-cache"}
-    if tag in (if_none_match or ""):
+    headers = {"ETag": weak_tag(body), "Cache-Control": "no-cache"}
+    if known.hold(headers["ETag"]):
         return Response(status_code=304, headers=headers)
     return Response(body, headers=headers, media_type="application/json")
 

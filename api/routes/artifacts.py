@@ -7,10 +7,11 @@ from itertools import chain
 from typing import Annotated, Any
 from urllib.parse import quote
 
-from fastapi import APIRouter, Header, Path, Request, Response
+from fastapi import APIRouter, Path, Request, Response
 from fastapi.responses import StreamingResponse
 
 from api.deps import ServicesDep, TenantDep
+from api.entity_tags import KnownTagsDep
 from api.ranges import asked_part
 from jobs.job import Artifact
 
@@ -59,14 +60,12 @@ def download(
     request: Request,
     services: ServicesDep,
     tenant: TenantDep,
-    if_none_match: Annotated[
-        str | None, Header(description="`ETag` of an answer before", examples=['"0"'])
-    ] = None,
+    known: KnownTagsDep,
 ) -> Response:
     """One file. Its ETag is its SHA-256; Range (one part), If-Range and If-None-Match are understood."""
     artifact = services.store.artifact(job_id, name, tenant=tenant)
     headers = _headers(artifact)
-    if if_none_match is not None and _matches(if_none_match, artifact.sha256):
+    if known.hold(headers["ETag"]):
         return Response(status_code=304, headers=headers)
     if request.method == "HEAD":
         size = services.artifacts.size(artifact.sha256)
@@ -98,8 +97,3 @@ def _described(artifact: Artifact) -> dict[str, str]:
         "Content-Type": mimetypes.guess_type(artifact.name)[0] or "application/octet-stream",
         "Content-Disposition": f"attachment; filename*=utf-8''{quote(artifact.name, safe='')}",
     }
-
-
-def _matches(if_none_match: str, sha256: str) -> bool:
-    tags = (tag.strip().removeprefix("W/") for tag in if_none_match.split(","))
-    return any(tag in ("*", f'"{sha256}"') for tag in tags)

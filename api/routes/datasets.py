@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
 from api.border import is_json
 from api.deps import Services, ServicesDep, TenantDep
+from api.entity_tags import KnownTagsDep
 from api.resources import (
     ADDED,
     IN_USE,
@@ -80,12 +81,10 @@ def get_dataset(
     dataset_id: str,
     services: ServicesDep,
     tenant: TenantDep,
-    if_none_match: Annotated[
-        str | None, Header(description="`ETag` of an answer before", examples=['W/"0"'])
-    ] = None,
+    known: KnownTagsDep,
 ) -> Response:
     """One data set, with what was found in it: the same as `gkd data check --json` prints."""
-    return shown(services, ResourceKind.DATASET, dataset_id, tenant, if_none_match)
+    return shown(services, ResourceKind.DATASET, dataset_id, tenant, known)
 
 
 @router.delete("/{dataset_id}", status_code=204, responses=IN_USE)

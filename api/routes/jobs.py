@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from functools import partial
 from typing import Annotated, Any, NamedTuple
@@ -12,6 +11,7 @@ from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel, ConfigDict
 
 from api.deps import FeedsDep, Services, ServicesDep, TenantDep
+from api.entity_tags import KnownTagsDep, weak_tag
 from api.errors import ApiError, no_cursor
 from api.feeds import happened
 from jobs import mistakes
@@ -122,10 +122,8 @@ async def get_job(
     services: ServicesDep,
     feeds: FeedsDep,
     tenant: TenantDep,
+    known: KnownTagsDep,
     wait: Annotated[float, Query(ge=0, le=60, description="seconds", examples=[0.5])] = 0,
-    if_none_match: Annotated[
-        str | None, Header(description="`ETag` of an answer before", examples=['W/"0"'])
-    ] = None,
 ) -> Response:
     """One job.
 
@@ -135,7 +133,7 @@ async def get_job(
     seen = await _look(services, job_id, tenant)
 
     def arrived() -> bool:
-        return seen.tag not in if_none_match if if_none_match else seen.ended
+        return not known.hold(seen.tag) if known else seen.ended
 
     deadline = time.monotonic() + wait
     if wait and not arrived():
@@ -144,10 +142,10 @@ async def get_job(
                 if feeds.closed or await request.is_disconnected():
                     break
                 await happened(feed.news, min(LOOK_SECONDS, left))
-                if if_none_match or feed.ended:
+                if known or feed.ended:
                     seen = await _look(services, job_id, tenant)
     headers = {"ETag": seen.tag, "Cache-Control": "no-cache"}
-    if seen.tag in (if_none_match or ""):
+    if known.hold(seen.tag):
         return Response(status_code=304, headers=headers)
     return Response(seen.body, headers=headers, media_type="application/json")
 
@@ -163,7 +161,7 @@ class _Seen(NamedTuple):
 async def _look(services: Services, job_id: str, tenant: str) -> _Seen:
     job = await run_in_threadpool(services.store.get, job_id, tenant=tenant)
     body = job.model_dump_json().encode()
-    return _Seen(job.state in END_STATES, body, f'W/"{hashlib.sha256(body).hexdigest()[:32]}"')
+    return _Seen(job.state in END_STATES, body, weak_tag(body))
 
 
 @router.post("/jobs/{job_id}/cancel", status_code=202, responses=_NOT_NOW)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
 from api.border import is_json
 from api.deps import ServicesDep, TenantDep
+from api.entity_tags import KnownTagsDep
 from api.resources import (
     ADDED,
     IN_USE,
@@ -71,12 +72,10 @@ def get_model(
     model_id: str,
     services: ServicesDep,
     tenant: TenantDep,
-    if_none_match: Annotated[
-        str | None, Header(description="`ETag` of an answer before", examples=['W/"0"'])
-    ] = None,
+    known: KnownTagsDep,
 ) -> Response:
     """One model, with what was found in it: format, tensors, parameters, and the card of a model of GKD."""
-    return shown(services, ResourceKind.MODEL, model_id, tenant, if_none_match)
+    return shown(services, ResourceKind.MODEL, model_id, tenant, known)
 
 
 @router.delete("/{model_id}", status_code=204, responses=IN_USE)
