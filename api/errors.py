@@ -31,6 +31,7 @@ from jobs.errors import (
     StillUnpacking,
     StoreAway,
     UnknownArtifact,
+    UnknownCursor,
     UnknownJob,
     UnknownKey,
     UnknownResource,
@@ -156,10 +157,9 @@ def problem(
     return Response(text, status, headers=headers, media_type=MEDIA_TYPE)
 
 
-def no_cursor(after: str | None) -> RequestValidationError:
+def no_cursor(error: UnknownCursor) -> RequestValidationError:
     """What is raised for an `after` that no page has given."""
-    loc, msg = ("query", "after"), f"{str(after)!r} is not the `next` of an earlier page"
-    return RequestValidationError([{"type": "value_error", "loc": loc, "msg": msg}])
+    return RequestValidationError([{"type": "value_error", "loc": ("query", "after"), "msg": str(error)}])
 
 
 def away(request: Request, error: StoreAway) -> Response:

@@ -11,7 +11,7 @@ from api.deps import Services
 from api.entity_tags import KnownTags, weak_tag
 from api.errors import no_cursor
 from gkd_core.errors import Problem, SpecError
-from jobs.errors import UnknownResource
+from jobs.errors import UnknownCursor
 from jobs.places import PlaceError, Places
 from jobs.resources import Resource, ResourceKind, ResourceName, ResourceState
 
@@ -49,8 +49,8 @@ def listed(
     """A page of them."""
     try:
         page = services.store.resources(kind, tenant=tenant, state=state, after=after, limit=limit)
-    except UnknownResource:
-        raise no_cursor(after) from None
+    except UnknownCursor as error:
+        raise no_cursor(error) from None
     return ResourcePage(items=page.items, next=page.next)
 
 

@@ -17,6 +17,15 @@ class UnknownJob(JobsError):
         self.job_id = job_id
 
 
+class UnknownCursor(JobsError):
+    """No page of this list has ended with this cursor."""
+
+    def __init__(self, cursor: str) -> None:
+        super().__init__(
+            f"{cursor[:80]!r} is not the `next` of an earlier page of this list; ask for the first page"
+        )
+
+
 class UnknownArtifact(JobsError):
     """The job has published no such file."""
 

@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, cached_property
 from typing import Any, NamedTuple
 
 from sqlalchemy import Column, Connection, Row, Select, bindparam, select
 
+from jobs.cursors import Cursors
 from jobs.database import Database, storable
 from jobs.errors import UnknownArtifact, UnknownJob
 from jobs.job import Artifact, Attempt, Job, StoredEvent
 from jobs.store_moves import is_job
 from jobs.store_reasons import Reasons, with_place
 from jobs.store_tags import newest_first
-from jobs.tables import artifacts, attempts, events, jobs, waits
+from jobs.tables import about, artifacts, attempts, events, jobs, waits
 
 
 class Page(NamedTuple):
@@ -66,8 +67,9 @@ class Reading:
             tenant: Only jobs of this tenant.
 
         Raises:
-            UnknownJob: `after` is not the `next` of an earlier page.
+            UnknownCursor: `after` is not the `next` of an earlier page.
         """
+        cursors = self._cursors("jobs", tenant)
         query = newest_first(with_place(), tags, tenant).limit(limit + 1)
         if tenant is not None:
             query = query.where(jobs.c.tenant == tenant)
@@ -75,11 +77,26 @@ class Reading:
             query = query.where(jobs.c.state == storable(state))
         if kind is not None:
             query = query.where(jobs.c.kind == storable(kind))
+        if after is not None:
+            query = query.where(jobs.c.number < cursors.number(after))
         with self.database.read() as connection:
-            if after is not None:
-                query = query.where(jobs.c.number < read_column(connection, after, jobs.c.number, tenant))
             rows = connection.execute(query).all()
-            return Page(_jobs(connection, rows[:limit]), rows[limit - 1].id if len(rows) > limit else None)
+            following = cursors.after(rows[limit - 1].number) if len(rows) > limit else None
+            return Page(_jobs(connection, rows[:limit]), following)
+
+    def origin(self) -> str:
+        """What tells this database from every other one, for folders that two of them might use."""
+        with self.database.read() as connection:
+            found: str = connection.scalars(select(about.c.value).where(about.c.name == "origin")).one()
+        return found
+
+    @cached_property
+    def _origin(self) -> str:
+        return self.origin()
+
+    def _cursors(self, listing: str, tenant: str | None) -> Cursors:
+        """The cursors of a list of a tenant's, or, where none is named, of everybody's."""
+        return Cursors(self._origin, listing if tenant is None else f"{listing} of {tenant}")
 
     def events(
         self, job_id: str, *, after: int = 0, limit: int = 1000, tenant: str | None = None

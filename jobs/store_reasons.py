@@ -64,7 +64,7 @@ def with_place() -> Select[Any]:
     before = more_urgent + sooner + _counted(other, as_urgent, *at_once)
     ahead = case((jobs.c.state == State.QUEUED.value, before), else_=0)
     needs = exists().where(waits.c.job_id == jobs.c.id).correlate(jobs)
-    shown = [column for column in jobs.c if column.name in (*Job.model_fields, "tenant")]
+    shown = [column for column in jobs.c if column.name in (*Job.model_fields, "tenant", "number")]
     return select(*shown, ahead.label("ahead"), needs.label("waits"), share_of(jobs).label("share"))
 
 

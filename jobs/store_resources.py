@@ -111,20 +111,20 @@ class Registering(Reading):
             limit: Of a page, at most.
 
         Raises:
-            UnknownResource: `after` is not the `next` of an earlier page.
+            UnknownCursor: `after` is not the `next` of an earlier page.
         """
+        cursors = self._cursors(kind.value, tenant)
         query = select(*_IN_LISTS).where(resources.c.kind == kind.value).order_by(resources.c.number.desc())
         if tenant is not None:
             query = query.where(resources.c.tenant == tenant)
         if state is not None:
             query = query.where(resources.c.state == storable(state))
+        if after is not None:
+            query = query.where(resources.c.number < cursors.number(after))
         with self.database.read() as connection:
-            if after is not None:
-                number = _find(connection, kind, after, tenant, columns=(resources.c.number,)).number
-                query = query.where(resources.c.number < number)
             rows = connection.execute(query.limit(limit + 1)).all()
-        items = tuple(_resource(row) for row in rows[:limit])
-        return ResourcePage(items, items[-1].id if len(rows) > limit else None)
+        following = cursors.after(rows[limit - 1].number) if len(rows) > limit else None
+        return ResourcePage(tuple(_resource(row) for row in rows[:limit]), following)
 
     def delete_resource(self, kind: ResourceKind, resource_id: str, *, tenant: str | None = None) -> None:
         """Take a data set or a model away. What was uploaded follows by and by; what lies under a root stays there.

@@ -19,7 +19,7 @@ from jobs.store_reading import Reading
 from jobs.store_reasons import is_ready
 from jobs.store_resources import kept_uploads
 from jobs.store_tickets import BrokenOff, give_back, lock
-from jobs.tables import about, artifacts, deleted, jobs, turns, waits
+from jobs.tables import artifacts, deleted, jobs, turns, waits
 
 _LONGEST_RING_PAUSE = 600.0
 """Seconds between two rings for the same job, at most. Rings for one that waits long would else fill the queue."""
@@ -138,12 +138,6 @@ class Sweeping(Reading):
         query = exists().where(jobs.c.retry_of == job_id, is_open())
         with self.database.read() as connection:
             return bool(connection.scalar(select(query)))
-
-    def origin(self) -> str:
-        """What tells this database from every other one, for folders that two of them might use."""
-        with self.database.read() as connection:
-            found: str = connection.scalars(select(about.c.value).where(about.c.name == "origin")).one()
-        return found
 
     def deleted(self, job_ids: Iterable[str]) -> frozenset[str]:
         """Those of these jobs that were there and were deleted; a job of another database was not."""

@@ -68,7 +68,7 @@ def list_datasets(
     tenant: TenantDep,
     state: OnlyState = None,
     after: Annotated[
-        str | None, Query(description="`next` of the page before", examples=["5b7f20c3e9d1"])
+        str | None, Query(description="`next` of the page before", examples=["e4hnK1JkY9w8pWzr2mVbXQ"])
     ] = None,
     limit: Limit = 50,
 ) -> ResourcePage:

@@ -15,7 +15,7 @@ from api.entity_tags import KnownTagsDep, weak_tag
 from api.errors import ApiError, no_cursor
 from api.feeds import happened
 from jobs import mistakes
-from jobs.errors import NotAllowed, UnknownJob
+from jobs.errors import NotAllowed, UnknownCursor
 from jobs.job import END_STATES, Job, State
 from jobs.spec import AnySpec, JobChange, JobSpec, Kind, Resolved, job_spec, merged
 
@@ -99,7 +99,7 @@ def list_jobs(
         ),
     ] = None,
     after: Annotated[
-        str | None, Query(description="`next` of the page before", examples=["4f1c0a9be27d"])
+        str | None, Query(description="`next` of the page before", examples=["e4hnK1JkY9w8pWzr2mVbXQ"])
     ] = None,
     limit: Annotated[int, Query(ge=1, le=500, description="jobs in one answer", examples=[20])] = 50,
 ) -> JobPage:
@@ -108,8 +108,8 @@ def list_jobs(
         page = services.store.list_jobs(
             state=state, kind=kind, tags=tag or (), after=after, limit=limit, tenant=tenant
         )
-    except UnknownJob:
-        raise no_cursor(after) from None
+    except UnknownCursor as error:
+        raise no_cursor(error) from None
     return JobPage(items=page.items, next=page.next)
 
 

@@ -59,7 +59,7 @@ def list_models(
     tenant: TenantDep,
     state: OnlyState = None,
     after: Annotated[
-        str | None, Query(description="`next` of the page before", examples=["e04a96d17b52"])
+        str | None, Query(description="`next` of the page before", examples=["e4hnK1JkY9w8pWzr2mVbXQ"])
     ] = None,
     limit: Limit = 50,
 ) -> ResourcePage:

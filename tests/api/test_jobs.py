@@ -84,6 +84,22 @@ def test_pages_go_from_new_to_old_without_gaps_or_repeats(service, train_spec: S
     assert seen == made[::-1]
 
 
+def test_a_list_goes_on_after_the_job_at_the_end_of_a_page_was_deleted(service, train_spec: Spec):
+    made = [service.submit(train_spec)["id"] for _ in range(3)]
+    after = service.http.get("/jobs", params={"limit": 2}).json()["next"]
+    service.http.post(f"/jobs/{made[1]}/cancel")
+    assert service.http.delete(f"/jobs/{made[1]}").status_code == 204
+    rest = service.http.get("/jobs", params={"after": after})
+    assert rest.status_code == 200, rest.text
+    assert [job["id"] for job in rest.json()["items"]] == made[:1]
+
+
+def test_a_cursor_of_an_earlier_release_is_refused_with_what_to_do(service, train_spec: Spec):
+    answer = service.http.get("/jobs", params={"after": service.submit(train_spec)["id"]})
+    assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request")
+    assert "ask for the first page" in answer.json()["detail"]
+
+
 def test_jobs_are_filtered_by_state_kind_and_tag(service, train_spec: Spec):
     tagged = service.submit({**train_spec, "tags": {"team": "lab"}})["id"]
     plain = service.submit(train_spec)["id"]

@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import text
 
 from gkd_core.events import Checkpoint
-from jobs.errors import QuotaExceeded
+from jobs.errors import QuotaExceeded, UnknownCursor
 from jobs.job import Artifact, State
 from jobs.store import Store, UnknownJob
 
@@ -35,7 +35,7 @@ def test_what_belongs_to_another_tenant_is_unknown_to_every_verb(store: Store, a
             verb(job.id, tenant="ours")
     with pytest.raises(UnknownJob):
         store.artifact(job.id, "best.safetensors", tenant="ours")
-    with pytest.raises(UnknownJob):
+    with pytest.raises(UnknownCursor):
         store.list_jobs(after=job.id, tenant="ours")
     assert store.list_jobs(tenant="ours").items == ()
     assert store.get(job.id, tenant="theirs").state is State.QUEUED, "nothing was changed"

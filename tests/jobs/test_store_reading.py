@@ -10,9 +10,10 @@ from sqlalchemy import event, update
 
 from gkd_core.events import Progress
 from jobs.database import now
+from jobs.errors import UnknownCursor
 from jobs.job import Artifact, Job, State, Ticket
 from jobs.presence import Presence
-from jobs.store import Store, UnknownArtifact, UnknownJob
+from jobs.store import Store, UnknownArtifact
 from jobs.tables import jobs, workers
 
 
@@ -36,9 +37,21 @@ def test_a_page_is_not_disturbed_by_new_jobs(store: Store, ask: Any) -> None:
     assert [job.id for job in second.items] == [ids[1], ids[0]]
 
 
-def test_a_page_after_nothing_known_is_refused(store: Store) -> None:
-    with pytest.raises(UnknownJob):
-        store.list_jobs(after="yesterday")
+def test_a_page_goes_on_when_the_job_at_its_end_was_deleted(store: Store, ask: Any) -> None:
+    ids = [ask.submit().id for _ in range(4)]
+    first = store.list_jobs(limit=2)
+    for job in first.items:
+        store.cancel_requested(job.id)
+        store.delete(job.id)
+    second = store.list_jobs(limit=2, after=first.next)
+    assert [job.id for job in second.items] == [ids[1], ids[0]]
+
+
+def test_a_page_after_nothing_known_is_refused(store: Store, ask: Any) -> None:
+    job = ask.submit()
+    for cursor in ("yesterday", "", job.id, "1", "\0", "\xe4", "A" * 22):
+        with pytest.raises(UnknownCursor):
+            store.list_jobs(after=cursor)
 
 
 def test_lists_can_be_narrowed(store: Store, ask: Any) -> None:

@@ -12,7 +12,7 @@ from sqlalchemy import text
 
 from gkd_core.config import DataConfig, Split, TrainRun
 from jobs import store_quotas, store_resources
-from jobs.errors import QuotaExceeded, ResourceInUse, UnknownResource
+from jobs.errors import QuotaExceeded, ResourceInUse, UnknownCursor, UnknownResource
 from jobs.job import Job, State
 from jobs.resources import Layout, NewResource, Resource, ResourceKind, ResourceState, Verdict
 from jobs.spec import Resolved, job_spec
@@ -92,7 +92,7 @@ def test_another_tenants_are_unknown(store: Store) -> None:
         with pytest.raises(UnknownResource):
             ask(DATASET, resource.id, tenant="else")
     assert store.resources(DATASET, tenant="else").items == ()
-    with pytest.raises(UnknownResource):
+    with pytest.raises(UnknownCursor):
         store.resources(DATASET, tenant="else", after=resource.id)
     assert store.resource(DATASET, resource.id, tenant="lab")
 
@@ -116,6 +116,26 @@ def test_pages_go_from_the_newest_to_the_oldest(store: Store) -> None:
             break
     assert seen == made[::-1]
     assert store.resources(DATASET, state="ready").items == ()
+
+
+def test_a_page_goes_on_when_what_stood_at_its_end_was_deleted(store: Store) -> None:
+    made = [register(store, f"set {number}").id for number in range(4)]
+    first = store.resources(DATASET, tenant="lab", limit=2)
+    for item in first.items:
+        store.delete_resource(DATASET, item.id)
+    rest = store.resources(DATASET, tenant="lab", after=first.next, limit=2)
+    assert [item.id for item in rest.items] == made[1::-1]
+
+
+def test_a_cursor_is_good_for_one_list_of_one_tenant(store: Store) -> None:
+    for number in range(2):
+        register(store, f"set {number}")
+        upload(store, sha256=f"{number:064}", kind=MODEL)
+    after = store.resources(DATASET, tenant="lab", limit=1).next
+    assert store.resources(DATASET, tenant="lab", after=after).items
+    for kind, tenant in ((MODEL, "lab"), (DATASET, "else"), (DATASET, None)):
+        with pytest.raises(UnknownCursor):
+            store.resources(kind, tenant=tenant, after=after)
 
 
 @pytest.mark.parametrize("odd", ["", "no\0such", "\udc80", "x" * 5000])
