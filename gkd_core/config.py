@@ -323,6 +323,11 @@ class TeacherConfig(Strict):
 # ---- distillation ----------------------------------------------------------------------------------------
 
 
+STRONGEST_TIE = 1e6
+"""Largest `alpha`. Measured on instances at random, of rank 3 and with copies: choices are worth the same from 1e4 on,
+and the first factorisation fails at 1e9."""
+
+
 class PrototypeChoice(Strict):
     """PGM: which instances are pooled, and how prototypes are chosen among them (docs/method.md)."""
 
@@ -331,8 +336,9 @@ class PrototypeChoice(Strict):
     `kmeans`: the instances nearest to cluster centres of the joint space. `random`: what any choice must beat."""
     per_class: int = Field(default=10, ge=1, le=100)
     """K of the paper."""
-    alpha: float = Field(default=10.0, ge=0)
-    """The paper's lambda: how strongly the coefficients in both spaces are tied."""
+    alpha: float = Field(default=10.0, ge=0, le=STRONGEST_TIE)
+    """The paper's lambda: how strongly the coefficients in both spaces are tied. At most a million: they are equal then
+    in all digits that a choice depends on, and from a thousand million on float64 cannot solve for them any more."""
     max_instances: int = Field(default=800, ge=1)
     """Instances pooled per class at most, the paper's number of images; a fixed random subset beyond that."""
     min_box_side: float = Field(default=8.0, ge=0)
