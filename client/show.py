@@ -111,24 +111,59 @@ def _place(event: Evaluation | PrototypesSelected) -> str:
 
 
 def _progress(event: Progress) -> str:
-    epoch = f", epoch {min(event.epoch + 1, event.epochs)}/{event.epochs}" if event.epochs else ""
-    parts = [f"{event.run}{epoch}"]
-    if event.activity == "train":
-        parts += [f"step {event.step}/{event.steps}", _losses(event.losses)]
+    """All that is known of where a job stands."""
+    activity = (
+        (f"step {event.step}/{event.steps}", _losses(event.losses)) if _trains(event) else (_doing(event),)
+    )
+    return ", ".join(filter(None, (_run(event), *activity, time_left(event))))
+
+
+def standing(event: Progress, width: int) -> str:
+    """What a job does, in at most so many columns; losses are shortened first, then steps go, then the epoch."""
+    return next((told for told in _standings(event) if len(told) <= width), "")
+
+
+def _standings(event: Progress) -> Iterator[str]:
+    """The same again and again, each time shorter."""
+    if not _trains(event):
+        yield from (f"{_run(event)}, {_doing(event)}", f"{event.run}, {_doing(event)}", _doing(event))
     else:
-        parts.append(ACTIVITIES[event.activity])
-    if event.seconds_left is not None:
-        parts.append(f"{duration(event.seconds_left)} left")
-    return ", ".join(filter(None, parts))
+        step = f"{_run(event)}, step {event.step}/{event.steps}"
+        losses = [_losses(event.losses, shown) for shown in range(len(event.losses), -1, -1)]
+        yield from (f"{step}, {told}" for told in losses if told)
+        yield step
+    yield from (_run(event), f"{event.run} {_epoch(event)}".rstrip(), event.run, f"{event.run[:7]}…")
 
 
-def _losses(losses: dict[str, float]) -> str:
+def time_left(event: Progress) -> str:
+    """How long a job will still take; empty where nobody knows."""
+    return "" if event.seconds_left is None else f"{duration(event.seconds_left)} left"
+
+
+def _trains(event: Progress) -> bool:
+    return event.activity == "train"
+
+
+def _doing(event: Progress) -> str:
+    return ACTIVITIES[event.activity]
+
+
+def _run(event: Progress) -> str:
+    return f"{event.run}, epoch {_epoch(event)}" if event.epochs else event.run
+
+
+def _epoch(event: Progress) -> str:
+    return f"{min(event.epoch + 1, event.epochs)}/{event.epochs}" if event.epochs else ""
+
+
+def _losses(losses: dict[str, float], shown: int | None = None) -> str:
+    """The sum, and its first `shown` parts (None: all)."""
     if not losses:
         return ""
-    each = " ".join(f"{name.removeprefix('loss_')} {value:.3g}" for name, value in losses.items())
-    return (
-        f"loss {sum(losses.values()):.3g} ({each})" if len(losses) > 1 else f"loss {sum(losses.values()):.3g}"
-    )
+    parts = [f"{name.removeprefix('loss_')} {value:.3g}" for name, value in losses.items()]
+    told = parts[:shown] + ["…"] * (shown is not None and shown < len(parts))
+    total = f"loss {sum(losses.values()):.3g}"
+    return f"{total} ({' '.join(told)})" if len(parts) > 1 and shown != 0 else total
 
 
 def _metrics(metrics: dict[str, float]) -> str:

@@ -8,10 +8,11 @@ import shutil
 from datetime import UTC, datetime
 from pathlib import Path
 
+import pytest
 from rich.console import Console
 
 from client import show
-from client.follow import follow
+from client.follow import ProgressLine, follow
 from gkd_core.config import DataConfig
 from gkd_core.data.examine import examine
 from gkd_core.data.shapes import draw_shapes
@@ -97,6 +98,90 @@ def test_a_terminal_gets_a_bar_and_names_with_brackets_are_no_markup():
     text = console.file.getvalue()  # type: ignore[attr-defined]
     assert "[red]model" in text
     assert "50%" in text
+
+
+LOSSES = {
+    f"loss_{name}": 1.234 for name in ("classification", "box", "centerness", "global", "local", "response")
+}
+STANDINGS = {
+    "train": Progress(
+        run="model",
+        epoch=11,
+        epochs=120,
+        step=12345,
+        steps=123456,
+        fraction=0.45,
+        losses=LOSSES,
+        seconds_left=5000,
+    ),
+    "distill": Progress(
+        run="control",
+        epoch=2,
+        epochs=12,
+        step=40,
+        steps=240,
+        fraction=0.45,
+        losses=LOSSES,
+        seconds_left=360_000,
+    ),
+    "prototypes": Progress(
+        run="student",
+        activity="prototypes",
+        epoch=2,
+        epochs=120,
+        step=4,
+        steps=9,
+        fraction=0.45,
+        seconds_left=60,
+    ),
+    "evaluate": Progress(
+        run="teacher", activity="evaluate", epoch=0, epochs=0, step=0, steps=0, fraction=0.45, seconds_left=5
+    ),
+    "export": Progress(
+        run="model", activity="export", epoch=0, epochs=0, step=0, steps=0, fraction=0.45, seconds_left=89
+    ),
+    "draw": Progress(
+        run="job", activity="draw", epoch=9, epochs=9, step=0, steps=0, fraction=0.45, seconds_left=1
+    ),
+    "long name": Progress(run="x" * 70, epoch=0, epochs=1, step=1, steps=9, fraction=0.45, seconds_left=12),
+}
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 120])
+@pytest.mark.parametrize("event", STANDINGS.values(), ids=STANDINGS)
+def test_bar_percent_and_time_left_are_the_last_to_give_way(event: Progress, width: int):
+    console = Console(file=io.StringIO(), width=width, color_system=None)
+    console.print(ProgressLine(event))
+    (line,) = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert len(line.rstrip()) <= width
+    bar, percent, left = line.split()[0], "45%", show.time_left(event)
+    assert set(bar) <= set("━╸╺ ") and len(bar) >= 3
+    assert percent in line
+    assert left in line
+    assert event.run[:7] in line or show.ACTIVITIES.get(event.activity, "") in line, "it says what it does"
+
+
+@pytest.mark.parametrize("width", [40, 60, 80])
+@pytest.mark.parametrize("event", STANDINGS.values(), ids=STANDINGS)
+def test_a_narrow_terminal_shows_percent_and_time_left_of_every_kind_of_job(event: Progress, width: int):
+    console = Console(file=io.StringIO(), force_terminal=True, width=width, color_system=None)
+    follow([event], console)
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "45%" in text
+    assert show.duration(event.seconds_left) + " left" in text
+
+
+def test_losses_are_shortened_before_steps_and_epochs():
+    event = STANDINGS["distill"]
+    whole = show.standing(event, 500)
+    assert whole.endswith("loss 7.4 (" + " ".join(f"{n[5:]} 1.23" for n in LOSSES) + ")")
+    assert show.standing(event, len(whole) - 1).endswith("local 1.23 …)")
+    head = "control, epoch 3/12, step 40/240"
+    assert show.standing(event, len(head) + len(", loss 7.4")) == f"{head}, loss 7.4"
+    assert show.standing(event, len(head)) == head
+    assert show.standing(event, len(head) - 1) == "control, epoch 3/12"
+    assert show.standing(event, 12) == "control 3/12"
+    assert show.standing(event, 3) == ""
 
 
 def test_a_state_is_not_said_twice():
