@@ -12,6 +12,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from client.cropped import Cropped
 from gkd_core.events import (
     Checkpoint,
     Evaluation,
@@ -24,7 +25,7 @@ from gkd_core.events import (
     events,
 )
 from jobs.curves import Curve, JobCurves, RunCurves
-from jobs.job import Artifact, Job, State, StoredEvent
+from jobs.job import END_STATES, Artifact, Job, State, StoredEvent
 from jobs.presence import Gpu, Worker, WorkerState
 from jobs.resources import CheckedResource, Resource, ResourceKind, ResourceState
 
@@ -194,15 +195,33 @@ def age(moment: datetime) -> str:
 
 
 def jobs_table(jobs: tuple[Job, ...]) -> Table:
-    """Many jobs, one line each."""
-    table = Table("id", "name", "kind", "state", "why", "done", "created", box=None, pad_edge=False)
-    table.columns[0].no_wrap = True  # ids are there to be copied
+    """Many jobs, a line or two each; `gkd show` has the whole reason."""
+    table = _compact("id", "name", "kind", "state", "why", "created")
     for job in jobs:
-        done = f"{100 * job.progress['fraction']:.0f} %" if job.progress else ""
-        table.add_row(
-            job.id, Text(job.name), job.kind, _state(job), Text(job.reason), done, age(job.created_at)
-        )
+        state = Text.assemble(_state(job), _done(job))
+        why = job.reason.removeprefix(f"{job.state}: ")
+        created = age(job.created_at).removesuffix(" ago")
+        table.add_row(job.id, Cropped(job.name), job.kind, state, Cropped(why, lines=2), created)
     return table
+
+
+FLEXIBLE = ("name", "why", "where", "worker", "listens to", "SHA-256")
+"""Columns that give way where a terminal is narrow."""
+
+
+def _compact(*names: str) -> Table:
+    """A table for 80 columns: what is short stays whole, `Cropped` cells share what is left."""
+    table = Table(*names, box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    for column in table.columns:
+        column.no_wrap = column.header not in FLEXIBLE
+    return table
+
+
+def _done(job: Job) -> str:
+    """How much of an open job is done."""
+    if job.progress is None or job.state in END_STATES:
+        return ""
+    return f" {100 * job.progress['fraction']:.0f}%"
 
 
 def curves_table(found: JobCurves) -> Table:
@@ -234,14 +253,13 @@ def _curves(run: RunCurves) -> Iterator[tuple[str, str, Curve]]:
 
 def workers_table(workers: tuple[Worker, ...]) -> Table:
     """Workers, one line each, and below each its GPUs."""
-    table = Table("worker", "state", "runs", "listens to", "seen", box=None, pad_edge=False)
-    table.columns[0].no_wrap = True
+    table = _compact("worker", "state", "runs", "listens to", "seen")
     for worker in workers:
         state = Text(worker.state, style="red" if worker.state is WorkerState.LOST else "")
         runs, queues = worker.job_id or "", ", ".join(worker.queues)
-        table.add_row(Text(worker.name), state, runs, queues, age(worker.seen_at))
+        table.add_row(Cropped(worker.name), state, runs, Cropped(queues), age(worker.seen_at))
         for gpu in worker.gpus:
-            table.add_row(Text(f"  {gpu.index}  {gpu.name}"), "", "", _gpu(gpu), "")
+            table.add_row(Cropped(f"  {gpu.index}  {gpu.name}"), "", "", Cropped(_gpu(gpu), lines=2), "")
     return table
 
 
@@ -301,10 +319,11 @@ def _measured(job: Job) -> dict[str, Any]:
 
 
 def artifacts_table(artifacts: tuple[Artifact, ...]) -> Table:
-    """Published files."""
-    table = Table("artifact", "size", "AP", "SHA-256", box=None, pad_edge=False)
+    """Published files; `gkd download` tells the whole SHA-256."""
+    table = _compact("artifact", "size", "AP", "SHA-256")
     for artifact in artifacts:
-        table.add_row(artifact.name, size(artifact.size), number(artifact.metrics.get("AP")), artifact.sha256)
+        ap = number(artifact.metrics.get("AP"))
+        table.add_row(artifact.name, size(artifact.size), ap, Cropped(artifact.sha256))
     return table
 
 
@@ -444,9 +463,12 @@ def report(report: Report) -> RenderableType:
 
 def _models(report: Report) -> Table:
     measured = ("parameters", "size", "GFLOPs", "ms per image")
-    table = Table("", "detector", *report.headline, *measured, box=None)
+    table = Table("", "detector", *report.headline, *measured, box=None, pad_edge=False)
     for column in table.columns[2:]:
         column.justify = "right"
+    for column in table.columns[2:-1]:  # where a terminal is narrow, words are broken and numbers are not
+        column.no_wrap = True
+        column.min_width = len(str(column.header))
     for role in sorted(report.models, key=lambda role: ROLES.index(role) if role in ROLES else len(ROLES)):
         table.add_row(role, *_model_cells(report.models[role], report.headline))
     return table
@@ -469,13 +491,13 @@ def _model_cells(model: ModelReport, metrics: tuple[str, ...]) -> tuple[str, ...
 
 def resources_table(found: Sequence[Resource]) -> Table:
     """Data sets or models, one line each."""
-    table = Table("id", "name", "state", "size", "made", "", box=None, pad_edge=False)
-    table.columns[0].no_wrap = True
+    table = _compact("id", "name", "state", "size", "made", "where")
     for each in found:
         where = "uploaded" if each.uploaded else each.path or "splits spelt out"
-        name = f"{each.kind}:{each.id}"
+        made = age(each.created_at).removesuffix(" ago")
+        name = Cropped(each.name)
         table.add_row(
-            name, Text(each.name), _checked(each), size(each.size), age(each.created_at), Text(where)
+            f"{each.kind}:{each.id}", name, _checked(each), size(each.size), made, Cropped(where, 2)
         )
     return table
 
