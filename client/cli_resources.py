@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from jobs.resources import CheckedResource, ResourceKind
 
 Kind = Literal["dataset", "model"]
-Id = Annotated[str, typer.Argument(metavar="ID", help="Its id.")]
+Id = Annotated[str, typer.Argument(metavar="ID", help="Its id, the beginning of it, or its name.")]
 Name = Annotated[
     str | None, typer.Option(help="What you call it; otherwise as the file or folder is called.")
 ]
@@ -152,13 +152,18 @@ def _list(kind: Kind, state: str | None, limit: int, url: str, as_json: bool) ->
 
 
 def _show(kind: Kind, resource_id: str, url: str, as_json: bool) -> None:
+    from client.names import find_resource
+
     with connected(url) as client:
-        found = client.resource(_kind(kind), resource_id)
+        found = client.resource(_kind(kind), find_resource(client, _kind(kind), resource_id))
     _print(found, as_json)
 
 
 def _delete(kind: Kind, resource_id: str, url: str, as_json: bool) -> None:
+    from client.names import find_resource
+
     with connected(url) as client:
+        resource_id = find_resource(client, _kind(kind), resource_id)
         client.delete_resource(_kind(kind), resource_id)
     if as_json:
         print_json({"deleted": resource_id})

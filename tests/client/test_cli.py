@@ -6,12 +6,13 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from typer.testing import CliRunner, Result
 
 from client.cli import app
+from client.names import fitting, likely
 
 Spec = dict[str, Any]
 
@@ -205,6 +206,66 @@ def test_workers_are_listed_with_what_they_do(gkd):
     assert (worker["queues"], worker["gpus"]) == (["cpu"], [])
     assert worker["state"] in ("idle", "busy")  # with what an earlier test left behind
     assert worker["name"][:20] in gkd("workers").stdout
+
+
+# ---- ids -------------------------------------------------------------------------------------------------
+
+
+def test_a_job_is_named_by_the_beginning_of_its_id_or_by_its_name(gkd, spec: Spec, tmp_path: Path):
+    path = tmp_path / "named.json"
+    path.write_text(json.dumps({**spec, "name": "the only one of its name"}))
+    job_id = submit(gkd, str(path))
+    for written in (job_id[:9], f"job:{job_id}", "the only one of its name"):
+        assert json.loads(gkd("show", written, "--json").stdout)["id"] == job_id
+    assert "succeeded" in gkd("watch", job_id[:9]).stdout
+    for command in ("report", "log", "metrics"):
+        gkd(command, job_id[:9])
+    gkd("download", job_id[:9], "report.json", "--out", str(tmp_path))
+    assert json.loads(gkd("edit", job_id[:9], "--name", "renamed", "--json").stdout)["id"] == job_id
+    for command in ("cancel", "pause", "resume", "retry"):
+        assert "allowed now: delete" in gkd(command, job_id[:9], code=1).output
+    assert json.loads(gkd("clone", "renamed", "--json").stdout)["spec"]["name"] == "renamed"
+    assert json.loads(gkd("delete", job_id[:9], "--json").stdout) == {"deleted": job_id}
+
+
+def test_a_name_of_several_jobs_lists_them_and_touches_none(gkd, spec: Spec):
+    named = json.dumps({**spec, "name": "twins", "resources": {"gpus": 1}})  # nobody has one, so they wait
+    both = [json.loads(gkd("submit", "-", "--json", given=named).stdout)["id"] for _ in range(2)]
+    told = gkd("cancel", "twins", code=1).stderr
+    assert "'twins' fits 2:" in told
+    assert all(job_id in told for job_id in both)
+    for job_id in both:
+        assert json.loads(gkd("show", job_id, "--json").stdout)["state"] == "queued"
+        gkd("cancel", job_id)
+
+
+def test_an_unknown_name_is_asked_about(gkd, spec: Spec):
+    gkd("submit", "-", given=json.dumps({**spec, "name": "hippopotamus"}))
+    told = gkd("show", "hipopotamus", code=1).stderr
+    assert "there is no job 'hipopotamus'" in told
+    assert "Did you mean hippopotamus?" in told
+    assert "Did you mean" not in gkd("show", "qqqqqqqq", code=1).stderr
+
+
+def test_a_data_set_is_named_by_its_name_too(gkd, data: Path):
+    made = json.loads(gkd("datasets", "add", str(data / "shapes"), "--name", "pond", "--json").stdout)
+    assert json.loads(gkd("datasets", "show", "pond", "--json").stdout)["id"] == made["id"]
+    assert "Did you mean pond?" in gkd("datasets", "show", "ponds", code=1).stderr
+    prefix = f"dataset:{made['id'][:10]}"
+    assert json.loads(gkd("datasets", "delete", prefix, "--json").stdout) == {"deleted": made["id"]}
+
+
+def test_names_that_fit_are_found_and_those_that_nearly_fit_are_offered():
+    class Thing(NamedTuple):
+        id: str
+        name: str
+
+    things = [Thing("abc1", "Shapes Student"), Thing("abd2", "abc"), Thing("ff00", "")]
+    assert [thing.id for thing in fitting("abc", things)] == ["abc1", "abd2"], "a name and an id's beginning"
+    assert fitting("abc1", things) == things[:1]
+    assert fitting("", things) == things
+    assert likely("shapes", things) == ["Shapes Student"]
+    assert likely("abe2", things) == ["abd2"]
 
 
 # ---- again, changed, gone ----------------------------------------------------------------------------------
