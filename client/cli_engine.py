@@ -20,14 +20,24 @@ data = typer.Typer(no_args_is_help=True, help="Data sets.")
 @commands.command()
 def run(
     spec: SpecFile,
-    target: Annotated[Path, typer.Option("--out", help="Folder of the run; kept to go on from.")],
+    target: Annotated[
+        Path | None, typer.Option("--out", help="Folder of the run; kept to go on from.")
+    ] = None,
+    check: Annotated[bool, typer.Option("--check", help="Only say whether it could run.")] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print events as lines of JSON; words go to the standard error.")
     ] = False,
 ) -> None:
     """Run a spec here, without the service. Ctrl-C stops after a checkpoint; the same command goes on."""
-    from client.run import run
+    from client import show
+    from client.run import resolve_here, run
 
+    if check:
+        resolved = resolve_here(spec).model_dump(mode="json", by_alias=True)
+        print_json(resolved) if as_json else out.print(show.usable(resolved), soft_wrap=True)
+        return
+    if target is None:
+        raise typer.BadParameter("name the folder of the run", param_hint="--out")
     raise typer.Exit(run(spec, target, err if as_json else out, as_json=as_json))
 
 

@@ -43,7 +43,7 @@ def submit(
     with connected(url) as client:
         value = _spec(spec)
         if check:
-            print_json(client.validate(value))
+            _print_check(client.validate(value), as_json)
             return
         _print_new(client, client.submit(value, idempotency_key=key), follow, as_json)
 
@@ -286,6 +286,15 @@ def _spec(path: Path) -> Any:
     return read(path)
 
 
+def _print_check(found: dict[str, Any], as_json: bool) -> None:
+    from client import show
+
+    if as_json:
+        print_json(found)
+    else:
+        out.print(show.usable(found), soft_wrap=True)
+
+
 def _ask(verb: str, job_id: str, url: str, as_json: bool) -> None:
     with asked_about(url, job_id) as (client, job_id):
         job = getattr(client, verb)(job_id)
@@ -311,18 +320,30 @@ def _print_job(job: Job, as_json: bool) -> None:
 
 
 def _watch(client: Client, job_id: str, as_json: bool) -> None:
-    from client.follow import follow
     from jobs.job import State
 
-    events = client.events(job_id)
-    if as_json:
-        for event in events:
-            print_line(event)
-    else:
-        follow(events, out)
+    try:
+        _follow(client, job_id, as_json)
+    except KeyboardInterrupt:
+        message = (
+            f"no longer watching; job {job_id} goes on. "
+            f"`gkd watch {job_id}` watches again, `gkd cancel {job_id}` ends it."
+        )
+        err.print(Text(message), soft_wrap=True)
+        raise
     job = client.job(job_id)
     if job.failure:
         hint = f"\nhint: {job.failure.hint}" if job.failure.hint else ""
         err.print(Text(f"{job.failure.failure_class}: {job.failure.message}{hint}"), soft_wrap=True)
     if job.state is not State.SUCCEEDED:
         raise typer.Exit(1)
+
+
+def _follow(client: Client, job_id: str, as_json: bool) -> None:
+    from client.follow import follow
+
+    events = client.events(job_id)
+    if not as_json:
+        follow(events, out)
+    for event in events:
+        print_line(event)

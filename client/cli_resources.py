@@ -133,11 +133,20 @@ def _follow(client: Client, made: CheckedResource, no_wait: bool, as_json: bool)
     from jobs.resources import ResourceState
 
     if not no_wait:
-        with err.status("being checked"):
-            made = client.wait_for_check(made.kind, made.id)
+        made = _wait_for_check(client, made)
     _print(made, as_json)
     if made.state is ResourceState.REFUSED:
         raise typer.Exit(1)
+
+
+def _wait_for_check(client: Client, made: CheckedResource) -> CheckedResource:
+    try:
+        with err.status("being checked"):
+            return client.wait_for_check(made.kind, made.id)
+    except KeyboardInterrupt:
+        message = f"no longer waiting; the check goes on. `gkd {made.kind}s show {made.id}` says how it went."
+        err.print(Text(message), soft_wrap=True)
+        raise
 
 
 def _list(kind: Kind, state: str | None, limit: int, url: str, as_json: bool) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from itertools import pairwise
 from pathlib import PurePath
@@ -359,6 +359,25 @@ def _counts(found: DataReport) -> Table:
 
 def _warning(message: str, hint: str) -> Text:
     return Text(f"warning: {message} {hint}".rstrip(), style="yellow")
+
+
+def usable(resolved: Mapping[str, Any]) -> Text:
+    """What a checked spec comes to: warnings, and in the last line that it can run, on what and where.
+
+    Args:
+        resolved: The answer of `POST /jobs/validate`.
+    """
+    config, report = resolved["config"], resolved["report"] or {}
+    of_data = {warning["message"]: warning["hint"] for warning in report.get("warnings", ())}
+    lines = [_warning(message, of_data.get(message, "")) for message in resolved["warnings"]]
+    splits = [report[name]["images"] for name in ("train", "val", "test") if report.get(name)]
+    counts = f"{' + '.join(map(str, splits))} pictures, {_counted(len(report['classes']), 'class', 'es')}, "
+    device = "CPU" if config["device"] == "cpu" else _counted(config.get("processes", 1), "GPU")
+    return Text("\n").join([*lines, Text(f"OK: {counts if splits else ''}{device}")])
+
+
+def _counted(count: int, what: str, plural: str = "s") -> str:
+    return f"{count} {what}{plural if count != 1 else ''}"
 
 
 def examination(found: Examination) -> RenderableType:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any, NamedTuple
 import pytest
 from typer.testing import CliRunner, Result
 
+from client import show
 from client.cli import app
 from client.names import fitting, likely
 
@@ -96,6 +98,56 @@ def test_every_answer_is_there_as_json(gkd, spec_file: str, tmp_path: Path):
     files = json.loads(gkd("download", job_id, "report.json", "-o", str(tmp_path), "--json").stdout)
     assert len(files[0]["sha256"]) == 64
     assert json.loads(gkd("submit", spec_file, "--check", "--json").stdout)["config"]["kind"] == "train"
+
+
+def test_a_check_ends_with_one_line_that_says_on_what_and_where(
+    gkd, spec_file: str, data: Path, monkeypatch: pytest.MonkeyPatch
+):
+    ok = "OK: 4 + 2 pictures, 4 classes, CPU"
+    assert gkd("submit", spec_file, "--check").stdout.splitlines()[-1] == ok
+    monkeypatch.chdir(data)
+    assert gkd("run", spec_file, "--check").stdout.splitlines()[-1] == ok
+    assert json.loads(gkd("run", spec_file, "--check", "--json").stdout)["config"]["kind"] == "train"
+    assert not (data / "runs").exists()
+    assert "--out" in gkd("run", spec_file, code=2).output
+
+
+def test_a_check_tells_warnings_before_its_last_line():
+    split = {"images": 1}
+    warning = {"message": "odd boxes", "hint": "Look at them.", "loc": []}
+    report = {"train": split, "val": split, "classes": ["cat"], "warnings": [warning]}
+    found = {
+        "config": {"device": "cuda", "processes": 2},
+        "report": report,
+        "warnings": ["odd boxes", "slow"],
+    }
+    assert show.usable(found).plain.splitlines() == [
+        "warning: odd boxes Look at them.",
+        "warning: slow",
+        "OK: 1 + 1 pictures, 1 class, 2 GPUs",
+    ]
+
+
+@pytest.mark.parametrize("command", ["watch", "retry --watch"])
+def test_ctrl_c_stops_watching_and_says_that_the_job_goes_on(
+    gkd, start, url: str, spec, tmp_path: Path, command
+):
+    waiting = json.dumps({**spec, "resources": {"gpus": 1}})  # the server has none
+    job_id = json.loads(gkd("submit", "-", "--json", given=waiting).stdout)["id"]
+    if command != "watch":
+        gkd("cancel", job_id)
+    verb, *options = command.split()
+    with start(verb, job_id, *options, cwd=tmp_path, env={"GKD_URL": url}) as watching:
+        watching.wait_for("queued: ")
+        assert watching.end(signal.SIGINT) == 130
+    told = watching.log.read_text()
+    open_job = told.split()[0] if options else job_id
+    assert f"job {open_job} goes on" in told
+    assert f"gkd watch {open_job}" in told
+    assert f"gkd cancel {open_job}" in told
+    assert "Traceback" not in told
+    assert json.loads(gkd("show", open_job, "--json").stdout)["state"] == "queued"
+    gkd("cancel", open_job)
 
 
 def test_a_spec_may_come_through_a_pipe(gkd, spec: Spec):
