@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Annotated, TypeVar
 
-from anyio import CapacityLimiter, to_thread
+from anyio import CapacityLimiter, move_on_after, to_thread
 from fastapi import Depends, Request
 
 from api.errors import lacks
@@ -33,6 +34,12 @@ AT_ONCE = 8
 """Submissions that are looked into at a time. They compute, and Python computes one thing at a time: a flood of them in
 forty threads takes longer than one after the other, and all else would wait."""
 
+RINGS_AT_ONCE = 4
+"""Rings under way at a time; more would only wait in other threads for the same broker."""
+RING_SECONDS = 1.0
+"""How long an answer waits until a ring was taken. A broker that hangs takes longer, and its sweep makes that good."""
+
+log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 
@@ -47,10 +54,18 @@ class Services:
     shelf: Shelf
     checks: Checks
     _places: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(AT_ONCE))
+    _rings: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(RINGS_AT_ONCE))
 
     async def in_line(self, verb: Callable[[], T]) -> T:
         """What a verb gives that looks into a submission, once it is its turn; in a thread."""
         return await to_thread.run_sync(verb, limiter=self._places)
+
+    async def ring(self, job: Job) -> None:
+        """Ring for a job, outside the line of submissions. Never fails: a sweep rings again for what was not heard."""
+        with move_on_after(RING_SECONDS) as waited:
+            await to_thread.run_sync(self.doorbell.ring, job, limiter=self._rings, abandon_on_cancel=True)
+        if waited.cancelled_caught:
+            log.warning("could not ring for job %s within %g s; a sweep will", job.id, RING_SECONDS)
 
     def resolve(self, spec: JobSpec, tenant: str) -> Resolved:
         """A spec with nothing left to be looked up, its data set checked.

@@ -6,6 +6,8 @@ A ring may be lost or doubled. Lost, the next sweep rings again; doubled, the se
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import count
 from queue import PriorityQueue
 from typing import Any
@@ -21,7 +23,11 @@ TASK = "gkd.run_job"
 """Name of the one task; its argument is a job id. Known by name, so that who rings need not import workers."""
 
 _BROKER_SECONDS = 2.0
-"""Patience with a broker that is away: the job is safe in the database, the sender need not wait."""
+"""Patience with a broker that is away or hangs, for a connection and for each answer: the job is safe in the database,
+the sender need not wait. Who listens for rings is not limited by it: that takes no answer."""
+
+_FIRST = "cpu"
+"""The queue of jobs that need no GPU."""
 
 _LOOK_UP_SECONDS = 0.2
 """How long a worker within the process listens at a stretch; Celery would listen for 2 s."""
@@ -47,9 +53,10 @@ def make_app(broker_url: str) -> Celery:
         worker_cancel_long_running_tasks_on_connection_loss=True,
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
+        broker_channel_error_retry=True,  # a broker that answers with errors ends no worker, as one that is away
         worker_enable_remote_control=False,  # nobody steers workers through the broker
         task_queues={name: {} for name in QUEUES},
-        task_default_queue="cpu",
+        task_default_queue=_FIRST,
         task_create_missing_queues=False,
         broker_transport="jobs.queue:OrderedMemory" if in_memory else None,
         broker_transport_options=_IN_MEMORY if in_memory else _ON_REDIS,
@@ -62,6 +69,7 @@ _ON_REDIS = {
     "priority_steps": list(range(10)),
     "queue_order_strategy": "priority",
     "socket_connect_timeout": _BROKER_SECONDS,
+    "socket_timeout": _BROKER_SECONDS,
     "socket_keepalive": True,
     "max_retries": 1,  # of a sender; workers go on trying for ever
     "interval_start": 0.1,
@@ -99,6 +107,14 @@ class OrderedMemory(memory.Transport):
         super().drain_events(connection, timeout=stretch)  # type: ignore[no-untyped-call]
 
 
+class BrokerRefuses(ConnectionError):
+    """The broker answers, but with an error: it has no memory left, is a read-only replica, still loads its data."""
+
+    def __init__(self, cause: Exception) -> None:
+        self.message = f"the broker answers with an error: {cause}"
+        super().__init__(self.message)
+
+
 class Doorbell:
     """Rings for jobs.
 
@@ -132,20 +148,34 @@ class Doorbell:
     def silent(self) -> tuple[str, ...]:
         """Queues in which no ring waits: each was heard, or they were lost. None while the broker is away."""
         try:
-            with self.app.pool.acquire(block=True) as connection, connection.channel() as channel:
+            with self._channel() as channel:
                 return tuple(name for name in QUEUES if not channel.queue_declare(queue=name).message_count)
         except Exception as error:  # as above
             log.debug("cannot look for rings: %s", error)
             return ()
 
     def ping(self) -> None:
-        """Find out whether the broker answers.
+        """Find out whether the broker answers, and takes what ringing writes.
 
         Raises:
-            ConnectionError: it does not.
+            BrokerRefuses: It answers with an error.
+            ConnectionError: It does not answer.
         """
         try:
-            with self.app.connection_for_write(connect_timeout=_BROKER_SECONDS) as connection:
-                connection.ensure_connection(max_retries=1, interval_start=0.1, timeout=_BROKER_SECONDS)
+            with self._channel() as channel:
+                self.app.amqp.queues[_FIRST](channel).declare()  # which each ring does before it is sent
+        except self._refusals() as error:
+            raise BrokerRefuses(error) from error
         except Exception as error:  # as above
             raise ConnectionError(f"the broker does not answer: {error}") from error
+
+    @contextmanager
+    def _channel(self) -> Iterator[Any]:
+        """A connection of its own: one of the pool may be from before the broker went away, and stay broken."""
+        with self.app.connection_for_write(connect_timeout=_BROKER_SECONDS) as connection:
+            connection.ensure_connection(max_retries=1, interval_start=0.1, timeout=_BROKER_SECONDS)
+            yield connection.default_channel
+
+    def _refusals(self) -> tuple[type[Exception], ...]:
+        errors: tuple[type[Exception], ...] = self.app.connection_for_write().channel_errors
+        return errors

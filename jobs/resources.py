@@ -50,8 +50,6 @@ class Layout(Strict):
     """The split that is learnt from; instead of `path`."""
     val: Split | None = None
     """The split that every model is judged on."""
-    test: Split | None = None
-    """Pictures that decide nothing; every model is scored on them once, at the end of its training."""
 
 
 class NewDataset(Layout):
@@ -64,7 +62,7 @@ class NewDataset(Layout):
     name: ResourceName
     """What people call it; need not be unique."""
     path: str | None = None
-    """Folder whose layout is recognised (YOLO: also its `data.yaml`); instead of the splits."""
+    """Folder whose layout is recognised (YOLO: also its `data.yaml`); instead of `train` and `val`."""
 
     @model_validator(mode="after")
     def _one_data_set(self) -> NewDataset:
@@ -73,7 +71,7 @@ class NewDataset(Layout):
 
     def data(self) -> DataConfig:
         """The same as a spec would say it."""
-        return DataConfig(format=self.format, path=self.path, train=self.train, val=self.val, test=self.test)
+        return DataConfig(format=self.format, path=self.path, train=self.train, val=self.val)
 
 
 class NewModel(Strict):
@@ -118,9 +116,7 @@ class Resource(BaseModel):
     def data(self) -> DataConfig:
         """What a spec would say of a data set under a root."""
         layout = self.layout or Layout()
-        return DataConfig(
-            format=layout.format, path=self.path, train=layout.train, val=layout.val, test=layout.test
-        )
+        return DataConfig(format=layout.format, path=self.path, train=layout.train, val=layout.val)
 
 
 class CheckedResource(Resource):

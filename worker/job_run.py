@@ -22,6 +22,7 @@ from gkd_core.errors import Failure, FailureClass, GkdError
 from gkd_core.events import Checkpoint, Event, FileWritten, Report
 from gkd_core.run_dir import COMPLETE, STOPPED, RunDir
 from jobs.artifacts import Artifacts, Blob
+from jobs.aside import begin
 from jobs.errors import (
     ArtifactsAway,
     ArtifactsRefused,
@@ -36,7 +37,6 @@ from jobs.job import Artifact, Desired, State, Ticket
 from jobs.settings import Settings
 from jobs.shelf import Shelf
 from jobs.store import Claim, Store
-from worker.aside import begin
 from worker.data import find_data
 from worker.endings import (
     failure_of_exit,

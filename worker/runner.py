@@ -14,13 +14,13 @@ from pathlib import Path
 
 from gkd_core.run_dir import RunDir
 from jobs.artifacts import Artifacts
+from jobs.aside import begin
 from jobs.errors import ArtifactsAway, ArtifactsRefused, GivenUp, JobsError, StoreAway
 from jobs.logs import bound
 from jobs.queue import Doorbell
 from jobs.settings import Settings
 from jobs.shelf import Shelf
 from jobs.store import Claim, Store
-from worker.aside import begin
 from worker.job_run import POLL_SECONDS, JobRun, Workplace
 from worker.room import Room
 from worker.tidying import TIDY_SECONDS, Keep, drop_states_if_possible, remove_unnamed, tidy_runs
@@ -143,10 +143,11 @@ class Runner:
             remove_unnamed(self.store, self.artifacts)
 
     def ring(self, job_ids: Sequence[str]) -> None:
-        """Ring for those of these jobs that are queued."""
+        """Ring for those of these jobs that are queued, until the broker takes no ring."""
         try:
             for ring in self.store.rings(job_ids) if job_ids else ():
-                self._doorbell.ring(ring)
+                if not self._doorbell.ring(ring):
+                    return  # a broker that hangs takes seconds for each, and there may be hundreds
         except JobsError as error:  # a ring that is lost costs a delay: the next sweep rings again
             log.warning("cannot ring for jobs %s: %s", ", ".join(job_ids), error)
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from celery import Celery, bootsteps
 from celery.worker import WorkController, state
+from celery.worker.consumer import Consumer
 
 from jobs.artifacts import open_artifacts
 from jobs.job import queues_heard
@@ -39,6 +40,8 @@ _ASK_SECONDS = 10.0
 """A loop that goes round every second and has not for so long makes one ask whether the broker is there."""
 _STUCK_SECONDS = 60.0
 """Longer than Celery waits between two tries to reach a broker that comes back (30 s)."""
+_REFUSED_SECONDS = 1.0
+"""Between two looks whether a broker that answered with an error is well again."""
 
 
 def work(settings: Settings) -> None:
@@ -166,6 +169,7 @@ class _Listening:
         app.steps["consumer"] = {Beat}
         self._controller = WorkController(
             app=app,
+            consumer_cls=_PatientConsumer,
             hostname=f"gkd@{runner.worker}",
             pool="threads",  # the engine dies with the thread that started it, so this thread must outlive it
             concurrency=1,
@@ -191,6 +195,40 @@ class _Listening:
 
     def is_alive(self) -> bool:
         return self._thread.is_alive() and self._pulse.is_felt()
+
+
+class _PatientConsumer(Consumer):  # type: ignore[misc]
+    """Celery's, but it waits for a broker that answers with errors as it waits for one that is away.
+
+    Without the wait Celery would connect, meet the same error and connect again, as fast as it can.
+    """
+
+    def on_connection_error_before_connected(self, exc: Exception) -> None:
+        """Say what is wrong with the broker, and wait until it is well again."""
+        super().on_connection_error_before_connected(exc)
+        self._wait_for_broker(exc)
+
+    def on_connection_error_after_connected(self, exc: Exception) -> None:
+        """Leave the connection, say what is wrong with the broker, and wait until it is well again."""
+        super().on_connection_error_after_connected(exc)
+        self._wait_for_broker(exc)
+
+    def _wait_for_broker(self, exc: Exception) -> None:
+        if not isinstance(exc, self.channel_errors):
+            return  # it is away: Celery waits by itself
+        log.error("the broker refuses to work, so no job is taken until it is well again: %s", exc)
+        while not _works(Doorbell(self.app)) and state.should_stop is None:
+            time.sleep(_REFUSED_SECONDS)
+        log.info("the broker works again")
+
+
+def _works(doorbell: Doorbell) -> bool:
+    try:
+        doorbell.ping()
+    except ConnectionError as error:
+        log.debug("%s", error)
+        return False
+    return True
 
 
 def _unharmed(hear: Callable[..., Any]) -> Callable[..., Any]:

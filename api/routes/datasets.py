@@ -24,7 +24,6 @@ from api.resources import (
     shown,
 )
 from api.uploads import added, must_be_one_of, read_json, requested, taken_in
-from gkd_core.config import SPLITS
 from jobs.resources import CheckedResource, Format, Layout, NewDataset, NewResource, Resource, ResourceKind
 
 router = APIRouter(prefix="/datasets", tags=["datasets"])
@@ -108,7 +107,7 @@ def _placed(services: Services, new: NewDataset) -> NewResource:
                 if (path := getattr(split, field)) is not None
             }
         )
-        for name in SPLITS
+        for name in ("train", "val")
         if (split := getattr(new, name)) is not None
     }
     path = None if new.path is None else placed(services, new.path, "path")

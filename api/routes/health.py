@@ -5,17 +5,24 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future, wait
+from functools import partial
 from typing import Literal
 
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict
 
 from api.deps import Services
+from jobs.aside import begin
 from jobs.errors import ArtifactsRefused, WrongRevision
+from jobs.queue import BrokerRefuses
 
 router = APIRouter(tags=["health"])
 
 log = logging.getLogger(__name__)
+
+LOOK_SECONDS = 2.5
+"""After which a part that says nothing is not ready. Whoever watches over containers waits for 4 s (`gkd health`)."""
 
 
 class Alive(BaseModel):
@@ -52,7 +59,10 @@ def readyz(request: Request, response: Response) -> Readiness:
 
 
 class Lookout:
-    """Looks at the parts, for one who asks at a time: a part that hangs holds one thread, however many ask.
+    """Looks at the parts, all at once and for one who asks at a time.
+
+    Each is looked at in a thread of its own, one thread a part: one that hangs holds that and no more, however many ask
+    and however long it hangs.
 
     Args:
         services: The parts.
@@ -65,6 +75,7 @@ class Lookout:
             "artifacts": lambda: services.artifacts.ping(),
             "data_roots": lambda: _roots_exist(services),
         }
+        self._looks: dict[str, Future[str]] = {}
         self._latest = Readiness(
             status="not ready", parts=dict.fromkeys(self._checks, "not ready: not looked at yet")
         )
@@ -75,18 +86,30 @@ class Lookout:
         if not self._looking.acquire(blocking=False):
             return self._latest
         try:
-            parts = {name: _state(name, check) for name, check in self._checks.items()}
+            parts = self._look_at_all()
             ready = set(parts.values()) == {"ready"}
             self._latest = Readiness(status="ready" if ready else "not ready", parts=parts)
             return self._latest
         finally:
             self._looking.release()
 
+    def _look_at_all(self) -> dict[str, str]:
+        for name, check in self._checks.items():
+            if name not in self._looks or self._looks[name].done():
+                self._looks[name] = begin(partial(_state, name, check), name=f"look at {name}")
+        wait(self._looks.values(), LOOK_SECONDS)
+        return {name: look.result() if look.done() else _silent(name) for name, look in self._looks.items()}
+
+
+def _silent(name: str) -> str:
+    log.warning("%s is not ready: no answer within %g s", name, LOOK_SECONDS)
+    return f"not ready: no answer within {LOOK_SECONDS:g} s"
+
 
 def _state(name: str, check: Callable[[], None]) -> str:
     try:
         check()
-    except (ArtifactsRefused, WrongRevision) as error:
+    except (ArtifactsRefused, BrokerRefuses, WrongRevision) as error:
         log.warning("%s is not ready: %s", name, error)
         return f"not ready: {error.message}"
     except Exception as error:  # whatever a driver throws: it is not ready

@@ -61,19 +61,20 @@ async def submit(
     idempotency_key: IdempotencyKey = None,
 ) -> Job:
     """Check a spec and queue it. The same Idempotency-Key and spec give the same job again."""
-    return await services.in_line(partial(_submit, spec, response, services, tenant, idempotency_key))
+    job = await services.in_line(partial(_submit, spec, services, tenant, idempotency_key))
+    return await _rung(job, services, response)
 
 
-def _submit(spec: AnySpec, response: Response, services: Services, tenant: str, key: str | None) -> Job:
+def _submit(spec: AnySpec, services: Services, tenant: str, key: str | None) -> Job:
     job = services.store.submitted(spec, key, tenant=tenant)
     if job is None:  # asked first: the answer stays, even if the data has gone since
         resolved = services.resolve(spec, tenant)
         job, _ = services.store.submit(spec, resolved, idempotency_key=key, tenant=tenant)
-    return _rung(job, services, response)
+    return job
 
 
-def _rung(job: Job, services: Services, response: Response) -> Job:
-    services.doorbell.ring(job)  # after the commit; where the broker is away, a worker's sweep rings again
+async def _rung(job: Job, services: Services, response: Response) -> Job:
+    await services.ring(job)  # after the commit; where the broker is away, a worker's sweep rings again
     response.headers["Location"] = f"/jobs/{job.id}"
     return job
 
@@ -177,10 +178,10 @@ def pause(job_id: str, services: ServicesDep, tenant: TenantDep) -> Job:
 
 
 @router.post("/jobs/{job_id}/resume", status_code=202, responses=_NOT_NOW)
-def resume(job_id: str, services: ServicesDep, tenant: TenantDep) -> Job:
+async def resume(job_id: str, services: ServicesDep, tenant: TenantDep) -> Job:
     """Queue a paused job again; it goes on from its checkpoint."""
-    job = services.store.resume(job_id, tenant=tenant)
-    services.doorbell.ring(job)
+    job = await run_in_threadpool(services.store.resume, job_id, tenant=tenant)
+    await services.ring(job)
     return job
 
 
@@ -193,10 +194,11 @@ async def retry(
     idempotency_key: IdempotencyKey = None,
 ) -> Job:
     """Do a failed or cancelled job again: a new job of the same spec, which goes on from the last state kept."""
-    return await services.in_line(partial(_retry, job_id, response, services, tenant, idempotency_key))
+    job = await services.in_line(partial(_retry, job_id, services, tenant, idempotency_key))
+    return await _rung(job, services, response)
 
 
-def _retry(job_id: str, response: Response, services: Services, tenant: str, key: str | None) -> Job:
+def _retry(job_id: str, services: Services, tenant: str, key: str | None) -> Job:
     job = services.store.retried(job_id, key, tenant=tenant)
     if job is None:
         old = services.store.get(job_id, tenant=tenant)
@@ -205,7 +207,7 @@ def _retry(job_id: str, response: Response, services: Services, tenant: str, key
         spec = mistakes.read_spec(old.spec)
         resolved = services.resolve(spec, tenant)
         job = services.store.retry(job_id, spec, resolved, idempotency_key=key, tenant=tenant)
-    return _rung(job, services, response)
+    return job
 
 
 @router.post("/jobs/{job_id}/clone", status_code=201)
@@ -219,37 +221,27 @@ async def clone(
 ) -> Job:
     """A new job of this one's spec, changed by a JSON merge patch (RFC 7396) where one is sent."""
 
+    def submit() -> Job:
+        old = services.store.get(job_id, tenant=tenant)
+        spec = mistakes.read_spec(_changed(old.spec, changes or {}))
+        return _submit(spec, services, tenant, idempotency_key)
+
+    return await _rung(await services.in_line(submit), services, response)
+
+
+def _changed(spec: dict[str, Any], changes: dict[str, Any]) -> Any:
     try:
-        return await services.in_line(
-            partial(_clone, job_id, changes or {}, response, services, tenant, idempotency_key)
-        )
+        return merged(spec, changes)
     except RecursionError:
         raise ApiError(400, "invalid_json", "the body is nested too deeply") from None
 
 
-def _clone(
-    job_id: str,
-    changes: dict[str, Any],
-    response: Response,
-    services: Services,
-    tenant: str,
-    key: str | None,
-) -> Job:
-    job = services.store.cloned(job_id, changes, key, tenant=tenant)
-    if job is None:
-        old = services.store.get(job_id, tenant=tenant)
-        spec = mistakes.read_spec(merged(old.spec, changes))
-        resolved = services.resolve(spec, tenant)
-        job = services.store.clone(job_id, changes, spec, resolved, idempotency_key=key, tenant=tenant)
-    return _rung(job, services, response)
-
-
 @router.patch("/jobs/{job_id}", responses=_NOT_NOW)
-def change(job_id: str, wanted: JobChange, services: ServicesDep, tenant: TenantDep) -> Job:
+async def change(job_id: str, wanted: JobChange, services: ServicesDep, tenant: TenantDep) -> Job:
     """Change name, tags or, while it is queued, priority: what is named takes its new value, null takes away."""
-    job = services.store.change(job_id, wanted, tenant=tenant)
+    job = await run_in_threadpool(services.store.change, job_id, wanted, tenant=tenant)
     if "priority" in wanted.model_fields_set and job.state is State.QUEUED:
-        services.doorbell.ring(job)  # the old ring stands where the old priority put it
+        await services.ring(job)  # the old ring stands where the old priority put it
     return job
 
 

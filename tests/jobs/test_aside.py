@@ -1,12 +1,12 @@
-"""What a worker does beside looking after its engine."""
+"""What is done in a thread of its own, while whoever wants it looks after other things."""
 
 import threading
 
 import pytest
 from structlog.contextvars import get_contextvars
 
+from jobs.aside import begin
 from jobs.logs import bound
-from worker.aside import begin
 
 
 def test_it_is_done_elsewhere_and_waited_for_here():

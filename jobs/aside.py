@@ -12,11 +12,15 @@ from jobs.logs import carried
 T = TypeVar("T")
 
 
-def begin(act: Callable[[], T]) -> Future[T]:
+def begin(act: Callable[[], T], *, name: str = "aside") -> Future[T]:
     """Do something aside.
 
     A thread pool would wait for it at its end, and Python for the pool: this thread keeps nobody, not even a process
     that ends.
+
+    Args:
+        act: What to do.
+        name: Of the thread.
 
     Returns:
         What comes of it, or its error.
@@ -29,5 +33,5 @@ def begin(act: Callable[[], T]) -> Future[T]:
         except BaseException as error:  # whatever it is, it is for who waits
             future.set_exception(error)
 
-    threading.Thread(target=carried(fulfil), name="aside", daemon=True).start()
+    threading.Thread(target=carried(fulfil), name=name, daemon=True).start()
     return future
