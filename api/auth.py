@@ -126,9 +126,11 @@ class _Doors:
             ApiError: nobody may ask like this.
             StoreAway: the database, which knows the keys, does not answer.
         """
-        sent = headers.get("authorization")
-        if sent is not None:
-            return await self._holder(sent)
+        sent = headers.getlist("authorization")
+        if len(sent) > 1:  # a proxy may have looked at the other one
+            raise _unknown(f"send one Authorization header, not {len(sent)}")
+        if sent:
+            return await self._holder(sent[0])
         anybody = await self._once("", self._anybody)
         if anybody is None or not self._loopback or not _arrived_here(server):
             raise _unknown("send an API key: Authorization: Bearer gkd_...")

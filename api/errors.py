@@ -219,7 +219,7 @@ async def _impossible(request: Request, error: SpecError | DataError) -> Respons
 
 
 async def _refused(request: Request, error: JobsError) -> Response:
-    status, code = _REFUSALS[type(error)]
+    status, code = next(_REFUSALS[kind] for kind in type(error).__mro__ if kind in _REFUSALS)
     actions = error.actions if isinstance(error, NotAllowed) else None
     return problem(request, status, code, str(error), actions=actions)
 

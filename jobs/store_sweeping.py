@@ -18,7 +18,7 @@ from jobs.store_quotas import without_room
 from jobs.store_reading import Reading
 from jobs.store_reasons import is_ready
 from jobs.store_resources import kept_uploads
-from jobs.store_tickets import BrokenOff, give_back, lock
+from jobs.store_tickets import LOST, BrokenOff, give_back, lock
 from jobs.tables import artifacts, deleted, jobs, turns, waits
 
 _LONGEST_RING_PAUSE = 600.0
@@ -169,7 +169,7 @@ class Sweeping(Reading):
                 message=f"worker {row.worker} was lost: {why}",
                 hint="Look at that machine: memory, disk, power, network.",
             )
-            attempt = BrokenOff("lost", failure.message, failure)
+            attempt = BrokenOff(LOST, failure.message, failure)
             give_back(connection, row, attempt, self.max_attempts)
             tally(connection, LEASES_LOST, how)
 

@@ -56,17 +56,31 @@ def end(
     tally(connection, ATTEMPT_SECONDS, job.kind, ended.outcome, size=ended.ended_at - ended.started_at)
 
 
-def cancel(connection: Connection, ticket: Ticket) -> None:
+def was_taken_back(connection: Connection, ticket: Ticket) -> bool:
+    """Whether somebody took the job from who held this ticket; otherwise he has ended the attempt himself."""
+    query = select(attempts.c.outcome).where(
+        attempts.c.job_id == ticket.job_id, attempts.c.attempt == ticket.attempt
+    )
+    return connection.scalar(query) == LOST
+
+
+def cancel(connection: Connection, ticket: Ticket, outcome: str = "") -> None:
     """End a job that was asked to cancel, and those that wait for its model."""
-    end(connection, ticket, State.CANCELLED, "cancelled on request")
+    end(connection, ticket, State.CANCELLED, "cancelled on request", outcome=outcome)
     fail_waiting(connection, ticket.job_id, State.CANCELLED)
 
 
-def fail(connection: Connection, ticket: Ticket, failure: Failure, log_tail: str) -> tuple[str, ...]:
+def fail(
+    connection: Connection, ticket: Ticket, failure: Failure, log_tail: str, outcome: str = ""
+) -> tuple[str, ...]:
     """End a job badly; ids of the waiting jobs that failed with it."""
     values: dict[str, Any] = {"failure": failure.model_dump(mode="json"), "log_tail": storable(log_tail)}
-    end(connection, ticket, State.FAILED, f"failed: {failure.message}", **values)
+    end(connection, ticket, State.FAILED, f"failed: {failure.message}", outcome=outcome, **values)
     return fail_waiting(connection, ticket.job_id, State.FAILED)
+
+
+LOST = "lost"
+"""Outcome of an attempt whose job was taken back from its worker."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +88,7 @@ class BrokenOff:
     """An attempt that ended before its job did."""
 
     outcome: str
-    """What the attempt is listed with: requeued or lost."""
+    """What the attempt is listed with: requeued, or `LOST` whatever becomes of the job."""
     reason: str
     failure: Failure | None = None
     """None when nothing went wrong: the worker shuts down."""
@@ -99,12 +113,13 @@ def give_back(connection: Connection, row: Row[Any], attempt: BrokenOff, max_att
         Cancelled or paused where that was asked for, failed after too many attempts, otherwise queued.
     """
     ticket = Ticket(row.id, row.attempt)
+    lost = LOST if attempt.outcome == LOST else ""
     if row.desired == Desired.CANCEL.value:
-        cancel(connection, ticket)
+        cancel(connection, ticket, lost)
         return State.CANCELLED
     fruitless = row.fruitless + (attempt.counts and not row.saved)
     if attempt.failure and attempt.counts and fruitless >= max_attempts:
-        fail(connection, ticket, _given_up(attempt.failure, fruitless), attempt.log_tail)
+        fail(connection, ticket, _given_up(attempt.failure, fruitless), attempt.log_tail, lost)
         return State.FAILED
     to = State.PAUSED if row.desired == Desired.PAUSE.value else State.QUEUED
     end(connection, ticket, to, attempt.reason, outcome=attempt.outcome, fruitless=fruitless)

@@ -25,7 +25,7 @@ from jobs.store_moves import is_in, is_job, move, write_event
 from jobs.store_quotas import has_share, lock_share, next_in_share
 from jobs.store_reading import Reading, read_job
 from jobs.store_reasons import is_ready
-from jobs.store_tickets import BrokenOff, cancel, end, fail, give_back, hold, write
+from jobs.store_tickets import BrokenOff, cancel, end, fail, give_back, hold, was_taken_back, write
 from jobs.tables import artifacts, attempts, jobs, waits
 
 _PAUSED = "paused on request"
@@ -86,17 +86,19 @@ class Working(Reading):
 
     @contextmanager
     def _under_ticket(self, verb: str) -> Iterator[Connection]:
-        """A transaction that writes; one that is refused for a stale ticket only counts that.
+        """A transaction that writes; one that is refused because the job was taken back only counts that.
 
-        Every verb looks at its ticket before it writes anything, so there is nothing to undo. A transaction of its own
-        for the count could wait for others, and with it whoever ends an engine for the stale ticket.
+        A lease may be renewed once more at the moment when its holder ends the attempt: that is no news. Every verb
+        looks at its ticket before it writes anything, so there is nothing to undo. A transaction of its own for the
+        count could wait for others, and with it whoever ends an engine for the stale ticket.
         """
         stale: StaleTicket | None = None
         with self.database.write() as connection:
             try:
                 yield connection
             except StaleTicket as error:
-                tally(connection, STALE_WRITES, verb)
+                if was_taken_back(connection, error.ticket):
+                    tally(connection, STALE_WRITES, verb)
                 stale = error
         if stale is not None:
             raise stale

@@ -73,8 +73,10 @@ def _model_of(job_id: str, store: Store) -> str:
     if kind not in MAKE_MODELS:
         raise LookupError(f"it is of kind {kind}, which makes none")
     models = (store.report(job_id) or {}).get("models", {})
-    model = models.get("student") or models.get("model") or {}
-    return store.artifact(job_id, model.get("file") or "a model").sha256
+    file = (models.get("student") or models.get("model") or {}).get("file")
+    if file is None:
+        raise LookupError("its report names no file of a model")
+    return store.artifact(job_id, file).sha256
 
 
 def _missing(section: str, weights: str, error: Exception) -> Problem:

@@ -139,12 +139,14 @@ async def get_job(
     deadline = time.monotonic() + wait
     if wait and not arrived():
         with feeds.follow(job_id) as feed:
-            while not arrived() and (left := deadline - time.monotonic()) > 0:
-                if feeds.closed or await request.is_disconnected():
-                    break
-                await happened(feed.news, min(LOOK_SECONDS, left))
+            while True:
+                news = feed.news  # taken first: what changes while we look is not slept through
                 if known or feed.ended:
                     seen = await _look(services, job_id, tenant)
+                left = deadline - time.monotonic()
+                if arrived() or left <= 0 or feeds.closed or await request.is_disconnected():
+                    break
+                await happened(news, min(LOOK_SECONDS, left))
     headers = {"ETag": seen.tag, "Cache-Control": "no-cache"}
     if known.hold(seen.tag):
         return Response(status_code=304, headers=headers)

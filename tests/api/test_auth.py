@@ -99,6 +99,16 @@ def test_all_keys_that_are_no_good_get_the_same_answer(keyed: Keyed):
     assert len({answer.json()["detail"] for answer in answers}) == 1
 
 
+def test_two_keys_are_refused_even_if_one_or_both_are_good(keyed: Keyed):
+    good = keyed.key("read")["Authorization"]
+    for sent in ((good, good), (good, "Bearer x"), ("Bearer x", good), (good, "")):
+        headers = [("Authorization", each) for each in sent]
+        answer = keyed.http.get("/jobs", headers=headers)
+        assert (answer.status_code, answer.json()["code"]) == (401, "unauthorized"), sent
+        assert answer.headers["Content-Type"] == "application/problem+json"
+        assert "one Authorization header, not 2" in answer.json()["detail"]
+
+
 @pytest.mark.parametrize("sent", ["", "Basic YTpi", "Bearer", "Bearer \t.", "bearer x y", "gkd_0_0", "\xff"])
 def test_what_is_no_key_is_refused(keyed: Keyed, sent: str):
     headers = [(b"Authorization", sent.encode("latin-1"))]

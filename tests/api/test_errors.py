@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from jobs import errors
 from jobs.errors import StoreAway
 
 Spec = dict[str, Any]
@@ -255,3 +256,28 @@ def test_a_database_that_is_away_is_a_503_that_asks_to_come_back(service, monkey
     assert (answer.status_code, answer.json()["code"]) == (503, "database_away")
     assert answer.headers["Retry-After"]
     assert "db.internal" not in answer.text
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "code"),
+    [
+        (errors.UnknownJob("x"), 404, "unknown_job"),
+        (errors.NotAllowed("x", "retry", "queued", ("cancel",)), 409, "not_allowed"),
+        (errors.QuotaExceeded("gpu_hours", 1, 2), 403, "quota_exceeded"),
+    ],
+)
+def test_a_refusal_of_a_finer_class_is_answered_like_its_parent(
+    service, monkeypatch, error: errors.JobsError, status: int, code: str
+):
+    finer = type(f"Finer{type(error).__name__}", (type(error),), {})
+    refusal = finer.__new__(finer)
+    refusal.__dict__.update(error.__dict__)
+    refusal.args = error.args
+
+    def refuse(*_: object, **__: object) -> None:
+        raise refusal
+
+    monkeypatch.setattr(service.store, "cancel_requested", refuse)
+    answer = service.http.post("/jobs/x/cancel")
+    assert (answer.status_code, answer.json()["code"]) == (status, code)
+    assert answer.json().get("actions") == (["cancel"] if code == "not_allowed" else None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import threading
 import time
@@ -10,8 +11,11 @@ from typing import Any
 
 import httpx
 import pytest
+from fastapi.concurrency import run_in_threadpool
 
+from api import feeds
 from api.deps import AT_ONCE
+from api.routes import jobs as jobs_routes
 from gkd_core.errors import Failure, FailureClass
 from gkd_core.events import Report
 from jobs.resolve import resolve
@@ -196,6 +200,28 @@ def test_a_long_poll_for_a_change_answers_as_soon_as_a_worker_takes_the_job(serv
     assert (answer.status_code, answer.json()["state"]) == (200, "running")
     assert answer.headers["ETag"] != tag
     assert 0.2 < time.monotonic() - started < 20
+
+
+def test_a_long_poll_hears_of_a_change_that_comes_while_it_looks(service, train_spec: Spec, monkeypatch):
+    """Between the end of a look and the wait for news the job ends, and all who follow are told."""
+    job_id = service.submit(train_spec)["id"]
+    tag = service.http.get(f"/jobs/{job_id}").headers["ETag"]
+    look, looks = jobs_routes._look, []
+
+    async def slow_look(*what: Any) -> Any:
+        seen = await look(*what)
+        looks.append(seen)
+        if len(looks) == 2:  # the first one that is made by who follows
+            await run_in_threadpool(service.store.cancel_requested, job_id)
+            await asyncio.sleep(4 * feeds.LOOK_SECONDS)
+        return seen
+
+    monkeypatch.setattr(jobs_routes, "_look", slow_look)
+    monkeypatch.setattr(jobs_routes, "LOOK_SECONDS", 60)
+    started = time.monotonic()
+    answer = service.http.get(f"/jobs/{job_id}", params={"wait": 30}, headers={"If-None-Match": tag})
+    assert answer.json()["state"] == "cancelled"
+    assert time.monotonic() - started < 25
 
 
 def test_a_long_poll_for_a_change_that_does_not_come_is_a_304(service, train_spec: Spec):

@@ -112,6 +112,36 @@ def test_a_stale_write_is_refused_and_counted(store: Store, ask: Any):
     assert counted(store, counts.STALE_WRITES) == {(verb,): 1 for verb in verbs}
 
 
+@pytest.mark.parametrize("end", ["succeed", "cancel", "pause", "requeue", "fail"])
+def test_a_write_after_the_worker_itself_ended_the_attempt_is_not_counted(
+    store: Store, ask: Any, make_failure: Any, end: str
+):
+    ticket = ask.running()
+    more = {"requeue": ["shutting down"], "fail": [make_failure()]}.get(end, [])
+    getattr(store, end)(ticket, *more)
+    for late in (store.renew, store.succeed):
+        with pytest.raises(StaleTicket):
+            late(ticket)
+    if end == "requeue":
+        ask.claim(store.get(ticket.job_id), "bob")
+        with pytest.raises(StaleTicket):
+            store.renew(ticket)
+    assert counted(store, counts.STALE_WRITES) == {}
+
+
+@pytest.mark.parametrize("wanted", ["cancel", "pause"])
+def test_a_write_about_a_job_that_was_taken_back_is_counted_wherever_the_job_went(
+    store: Store, ask: Any, wanted: str
+):
+    ticket = ask.running("ada")
+    getattr(store, f"{wanted}_requested")(ticket.job_id)
+    store.release("ada")
+    assert store.get(ticket.job_id).attempts[0].outcome == "lost"
+    with pytest.raises(StaleTicket):
+        store.renew(ticket)
+    assert counted(store, counts.STALE_WRITES) == {("renew",): 1}
+
+
 def test_what_is_undone_counted_nothing(store: Store):
     with suppress(ZeroDivisionError), store.database.write() as connection:
         tally(connection, counts.SWEEPS)

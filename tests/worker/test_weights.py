@@ -81,6 +81,17 @@ def test_a_job_without_a_model_is_named(store, artifacts, tmp_path, find):
     assert raised.value.problems[0].loc == ("teacher", "weights")
 
 
+def test_a_job_whose_report_names_no_file_is_told_so(store, tmp_path):
+    spec = job_spec.validate_python({"kind": "train", "data": "/data"})
+    job, _ = store.submit(spec, Resolved(config=TrainRun(data=DATA)))
+    store.succeed(store.claim(job.id, "worker").ticket)
+    config = TrainRun(data=DATA, model=DetectorConfig(weights=f"job:{job.id}"))
+    with pytest.raises(SpecError) as raised:
+        find_weights(config, store, None, tmp_path)
+    message = raised.value.problems[0].message
+    assert message.endswith("no model to start from: its report names no file of a model"), message
+
+
 def test_an_unknown_job_is_named(find):
     config = TrainRun(data=DATA, model=DetectorConfig(weights="job:none"))
     with pytest.raises(SpecError, match="there is no job 'none'"):
