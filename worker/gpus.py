@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -36,10 +37,35 @@ def own_gpus(setting: int | tuple[str, ...] | None) -> tuple[str, ...]:
     if isinstance(setting, tuple):
         return setting
     if VISIBLE in os.environ:
-        there: Sequence[str] = [name.strip() for name in os.environ[VISIBLE].split(",")]
-        there = [name for name in there if name and not name.startswith("-")]
-        return tuple(there[:setting])
+        return visible_gpus(os.environ[VISIBLE])[:setting]
     return tuple(str(index) for index in range(count_gpus() if setting is None else setting))
+
+
+def visible_gpus(text: str) -> tuple[str, ...]:
+    """Read a value of `CUDA_VISIBLE_DEVICES` as CUDA does.
+
+    The first entry that names no GPU ends the list, so "" and "-1" show none; an entry that comes twice leaves none at
+    all. Of an entry that begins with digits the rest counts for nothing. A process sees one part of a GPU (MIG) at
+    most, however many are named. Whether there is a GPU of a name is not looked up: the driver's library may count
+    others than CUDA does, as it does under a batch system.
+
+    Returns:
+        Indices or UUIDs, in the order of the list.
+    """
+    found: list[str] = []
+    for entry in text.split(","):
+        match = _ENTRY.match(entry)
+        if match is None:
+            break
+        name = match["uuid"] or str(int(match["index"]))
+        if name in found:
+            return ()
+        found.append(name)
+    parts = [name for name in found if name.startswith("MIG-")]
+    return tuple(parts[:1] or found)
+
+
+_ENTRY = re.compile(r"\s*(?:\+?(?P<index>[0-9]+)|(?P<uuid>(?:GPU|MIG)-\S+)\s*$)")
 
 
 def look_at(names: Sequence[str]) -> tuple[Gpu, ...]:

@@ -64,6 +64,39 @@ def test_what_a_batch_system_hides_is_not_had(driver, monkeypatch):
         assert own_gpus(None) == ()
 
 
+@pytest.mark.parametrize(
+    ("value", "seen"),
+    [
+        ("3,-1,5", ("3",)),
+        ("-1,3", ()),
+        ("3,,5", ("3",)),
+        (",3", ()),
+        ("3,5,", ("3", "5")),
+        (" 3 , 5 ", ("3", "5")),
+        ("   ", ()),
+        ("3,none,5", ("3",)),
+        ("NoDevFiles", ()),
+        ("0x1", ("0",)),
+        ("03,+5", ("3", "5")),
+        ("1gpu2,2", ("1", "2")),
+        ("3,5,3", ()),
+        ("3,03", ()),
+        ("3,5,-1,3", ("3", "5")),
+        ("GPU-5a,GPU-5b", ("GPU-5a", "GPU-5b")),
+        ("GPU-5a, GPU-5b,gpu-5c,GPU-5d", ("GPU-5a", "GPU-5b")),
+        ("GPU-5a,GPU-5a", ()),
+        ("GPU-", ()),
+        ("MIG-5a,MIG-5b", ("MIG-5a",)),
+        ("MIG-GPU-5a/1/0", ("MIG-GPU-5a/1/0",)),
+        ("٣", ()),
+    ],
+)
+def test_visible_gpus_are_those_that_cuda_sees(driver, monkeypatch, value: str, seen: tuple[str, ...]):
+    monkeypatch.setenv(VISIBLE, value)
+    assert own_gpus(None) == seen
+    assert own_gpus(1) == seen[:1]
+
+
 def test_gpus_are_looked_at_by_index_and_by_uuid(driver):
     first, second = look_at(["0", "GPU-1"])
     assert first == Gpu(
