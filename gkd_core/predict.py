@@ -21,7 +21,7 @@ from PIL import Image
 
 from gkd_core.config import TeacherConfig
 from gkd_core.data.augment import Picture, resize
-from gkd_core.data.pictures import read_image
+from gkd_core.data.pictures import is_picture_name, read_image
 from gkd_core.drawing import draw_boxes, lettering
 from gkd_core.errors import GkdError, Problem, SpecError
 from gkd_core.onnx_file import OnnxDetector
@@ -29,10 +29,6 @@ from gkd_core.run_dir import write_atomically
 
 SCORE = 0.3
 """What is drawn if nobody says otherwise: small detectors that were trained briefly are modest."""
-SUFFIXES = frozenset(
-    (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".jp2", ".ppm", ".pgm")
-)
-"""What counts as a picture in a folder; a file that is named itself may be called anything."""
 JPEG = frozenset((".jpg", ".jpeg"))
 RESULTS = "predictions.json"
 
@@ -179,9 +175,7 @@ def find_pictures(given: Sequence[Path], out: Path) -> tuple[list[Path], list[st
 
 
 def _in_folder(folder: Path) -> list[Path]:
-    return sorted(
-        path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
-    )
+    return sorted(path for path in folder.iterdir() if is_picture_name(path.name))
 
 
 def ids_for(files: Sequence[Path]) -> list[int]:

@@ -14,11 +14,11 @@ from pathlib import Path
 from stat import S_ISDIR
 
 from gkd_core.config import DataConfig
+from gkd_core.data.pictures import is_picture_name
 
 LOOKED_AT = 4000
-"""Pictures whose size and time are looked at; the check before a job reads the headers of as many."""
-_PICTURES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".jp2"))
-"""How their names end. What is called otherwise is looked at one by one, which is right, if slower."""
+"""Pictures whose size and time are looked at; the check before a job reads the headers of as many. What
+is not called like a picture is looked at one by one, which is right, if slower."""
 
 
 def of_data_set(data: DataConfig) -> str:
@@ -34,9 +34,9 @@ def of_data_set(data: DataConfig) -> str:
         OSError: one of them is not there.
     """
     files = _named_by(data)
-    pictures = [file for file in files if file.suffix.lower() in _PICTURES]
+    pictures = [file for file in files if is_picture_name(file.name)]
     folders = sorted({file.parent for file in pictures})
-    others = [file for file in files if file.suffix.lower() not in _PICTURES]
+    others = [file for file in files if not is_picture_name(file.name)]
     digest = hashlib.sha256("\0".join(map(str, files)).encode(errors="surrogateescape"))
     for line in _about((*folders, *others, *_some(pictures))):
         digest.update(line)

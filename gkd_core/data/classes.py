@@ -11,7 +11,7 @@ from difflib import get_close_matches
 from typing import TypeGuard
 
 from gkd_core.config import DataConfig
-from gkd_core.data.findings import Findings, few
+from gkd_core.data.findings import SHOWN, Findings, few
 from gkd_core.data.records import WrittenImage, WrittenSplit
 from gkd_core.errors import DataError, Problem
 
@@ -41,16 +41,16 @@ def refuse_unknown_names(train: Sequence[str], val: Sequence[str], config: DataC
     Raises:
         DataError: they name others, or nothing would be left.
     """
-    written = tuple(dict.fromkeys([*train, *val]))
-    renamed = tuple(dict.fromkeys(config.rename.get(name, name) for name in written))
+    written = dict.fromkeys([*train, *val])
+    renamed = dict.fromkeys(config.rename.get(name, name) for name in written)
     problems = []
     if unknown := [name for name in config.rename if name not in written]:
-        problems.append(_no_such_class("rename", unknown, written))
+        problems.append(_no_such_class("rename", unknown, tuple(written)))
     if blank := [name for name, new in config.rename.items() if not is_name(new)]:
         message = f"the new names of {few(blank)} are no names"
         problems.append(Problem(loc=("data", "rename"), message=message, hint="Give them names to show."))
     if config.only is not None and (unknown := [name for name in config.only if name not in renamed]):
-        problems.append(_no_such_class("only", unknown, renamed))
+        problems.append(_no_such_class("only", unknown, tuple(renamed)))
     if config.only == ():
         problems.append(Problem(loc=("data", "only"), message="no class is kept", hint="None keeps all."))
     if problems:
@@ -62,8 +62,10 @@ def chosen(written: WrittenSplit, config: DataConfig, findings: Findings) -> Wri
     if not config.rename and config.only is None:
         return written
     names = [config.rename.get(name, name) for name in written.classes]
-    classes = tuple(dict.fromkeys(name for name in names if config.only is None or name in config.only))
-    label_of = {old: classes.index(name) + 1 for old, name in enumerate(names, 1) if name in classes}
+    kept = None if config.only is None else set(config.only)
+    classes = tuple(dict.fromkeys(name for name in names if kept is None or name in kept))
+    new = {name: label for label, name in enumerate(classes, start=1)}
+    label_of = {old: new[name] for old, name in enumerate(names, start=1) if name in new}
     images = [_with_labels(image, label_of) for image in written.images]
     dropped = Counter(
         names[item.label - 1]
@@ -101,7 +103,8 @@ def agree(
         DataError: `val` has other classes, or `wanted` is another set than that of `train`.
     """
     problems = []
-    if unknown := [name for name in val if name not in train]:
+    known = set(train)
+    if unknown := [name for name in val if name not in known]:
         message = f"val has classes that train does not: {likely(unknown, train)}; train has {few(train)}"
         hint = "Give both splits the same classes, or map them with data.rename or data.only."
         problems.append(Problem(loc=("data", "val", "annotations"), message=message, hint=hint))
@@ -113,9 +116,10 @@ def agree(
 
 
 def _other_classes(train: tuple[str, ...], wanted: tuple[str, ...]) -> Problem:
-    unexpected = [name for name in wanted if name not in train]
-    missing = [name for name in train if name not in wanted]
-    twice = sorted({name for name in wanted if wanted.count(name) > 1})
+    known, times = set(train), Counter(wanted)
+    unexpected = [name for name in wanted if name not in known]
+    missing = [name for name in train if name not in times]
+    twice = sorted(name for name, count in times.items() if count > 1)
     parts = [
         f"not in the data set: {likely(unexpected, train)}" if unexpected else "",
         f"in the data set but not given: {few(missing)}" if missing else "",
@@ -131,20 +135,30 @@ def _other_classes(train: tuple[str, ...], wanted: tuple[str, ...]) -> Problem:
 
 def likely(names: Iterable[str], known: Sequence[str]) -> str:
     """The first names, each with the known one that it may stand for."""
-    shown = []
-    for name in names:
-        close = get_close_matches(name.casefold(), [other.casefold() for other in known], n=1)
-        meant = next((other for other in known if close and other.casefold() == close[0]), None)
-        shown.append(f"{name!r} (did you mean {meant!r}?)" if meant else repr(name))
-    return few(shown)
+    unknown = list(names)
+    folded: dict[str, str] = {}
+    for other in known:
+        folded.setdefault(other.casefold(), other)
+    shown = [
+        _with_guess(name, folded) for name in unknown[:SHOWN]
+    ]  # comparing is slow, and few() shows no more
+    return few([*shown, *unknown[SHOWN:]])
+
+
+def _with_guess(name: str, folded: Mapping[str, str]) -> str:
+    """The name with the likeliest known one; `folded`: known names by themselves without regard to case."""
+    close = get_close_matches(name.casefold(), folded, n=1)
+    return f"{name!r} (did you mean {folded[close[0]]!r}?)" if close else repr(name)
 
 
 def _class_remarks(train: tuple[str, ...], val: tuple[str, ...]) -> list[Problem]:
     remarks = []
-    if lacking := [name for name in train if name not in val]:
+    there = set(val)
+    if lacking := [name for name in train if name not in there]:
         message = f"val has no such class: {few(lacking)}; their AP cannot be told"
         remarks.append(Problem(loc=("data", "val", "annotations"), message=message))
-    alike = [name for name in train if sum(name.casefold() == other.casefold() for other in train) > 1]
+    times = Counter(name.casefold() for name in train)
+    alike = [name for name in train if times[name.casefold()] > 1]
     if alike:
         message = f"classes differ in upper and lower case only: {few(alike)}"
         loc = ("data", "train", "annotations")

@@ -65,7 +65,8 @@ def settle(
         for image, look in zip(written.images, looks, strict=True)
     ]
     _refuse_unreadable([look.unreadable for look in looks if look.unreadable], findings)
-    label_of = np.array([0, *(classes.index(name) + 1 for name in written.classes)], dtype=np.int64)
+    position = {name: label for label, name in enumerate(classes, start=1)}
+    label_of = np.array([0, *(position[name] for name in written.classes)], dtype=np.int64)
     records = []
     for image, look in zip(written.images, looks, strict=True):
         for remark in look.remarks:
@@ -169,6 +170,8 @@ def _record(
     boxes = _in_frame(boxes, image, size, findings)
     clipped = np.clip(boxes, 0, np.array([*size, *size], dtype=np.float64)).astype(np.float32)
     labels = label_of[[item.label for item in image.objects]] if image.objects else label_of[:0]
+    if image.fractions:  # of what was clipped away no area is left
+        area = np.minimum(area, (clipped[:, 2:] - clipped[:, :2]).prod(axis=1))
     keep = _usable(image, boxes, clipped, labels, findings)
     return ImageRecord(
         image_id=image.image_id,
@@ -274,7 +277,7 @@ def _refuse_empty(records: Sequence[ImageRecord], findings: Findings) -> None:
 
 
 def _remark_on_classes(records: Sequence[ImageRecord], classes: tuple[str, ...], findings: Findings) -> None:
-    used = np.unique(np.concatenate([record.labels for record in records]))
+    used = set(np.concatenate([record.labels for record in records]).tolist())
     for label, name in enumerate(classes, start=1):
         if label not in used:
             findings.add(name, "class without a box; its AP cannot be told")

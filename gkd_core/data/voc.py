@@ -4,12 +4,18 @@ Coordinates are taken as they stand, without the one-pixel shift of the original
 this format count from 0. Difficult objects are kept apart like COCO's crowd regions: no targets in training, and
 neither hit nor miss in evaluation. Truncated objects, which go on beyond the picture, are objects like any other. A
 picture whose XML cannot be used is left out and named.
+
+`<filename>` says which picture an XML is about. Where it names none that is there, or one that several XMLs name (as
+copied files do), the picture with the stem of the XML is taken.
 """
 
 from __future__ import annotations
 
 import math
 import os
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 from xml.etree.ElementTree import Element, TreeBuilder
@@ -17,11 +23,15 @@ from xml.parsers import expat
 
 from gkd_core.config import Split
 from gkd_core.data.findings import Findings
+from gkd_core.data.flags import read_flag
+from gkd_core.data.pictures import is_picture_name
 from gkd_core.data.records import WrittenImage, WrittenObject, WrittenSplit
 
 MAX_BYTES = 16 * 1024**2
 """Of one XML file."""
-SUFFIXES = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG", ".bmp", ".tif", ".tiff", ".webp", ".gif")
+XML = ".xml"
+PREFERRED = (".jpg", ".jpeg", ".png")
+"""Of several pictures with one stem that nothing else tells apart, one with the first of these is taken."""
 FLAGS = ("-1", "0", "1")
 """What the lists of the original data set give after a stem: absent, difficult, present."""
 
@@ -40,11 +50,49 @@ class _Object(NamedTuple):
     truncated: bool
 
 
-class _Picture(NamedTuple):
+class _Annotation(NamedTuple):
+    """What one XML file says."""
+
     stem: str
-    path: Path
+    filename: str
+    """The picture's, without folders; empty where none is given."""
     size: tuple[int, int] | None
     objects: list[_Object]
+
+
+class _Files:
+    """Files of one folder, found by name or by stem; without regard to case where nothing fits exactly.
+
+    Args:
+        paths: the files.
+    """
+
+    def __init__(self, paths: Iterable[Path]) -> None:
+        self._names: defaultdict[str, list[Path]] = defaultdict(list)
+        self._stems: defaultdict[str, list[Path]] = defaultdict(list)
+        for path in sorted(paths, key=_preference):
+            self._names[path.name.casefold()].append(path)
+            self._stems[path.stem.casefold()].append(path)
+
+    def stems(self) -> list[str]:
+        """Return the stems of all files, in alphabetical order."""
+        return sorted(path.stem for paths in self._stems.values() for path in paths)
+
+    def named(self, name: str) -> Path | None:
+        """Return the file of that name; None if there is none, or several that differ from it in case."""
+        alike = self._names.get(name.casefold(), [])
+        exact = [path for path in alike if path.name == name]
+        return exact[0] if exact else alike[0] if len(alike) == 1 else None
+
+    def with_stem(self, stem: str) -> list[Path]:
+        """Return all files with that stem, the preferred one first."""
+        alike = self._stems.get(stem.casefold(), [])
+        return [path for path in alike if path.stem == stem] or alike
+
+
+def _preference(path: Path) -> tuple[int, str]:
+    suffix = path.suffix.lower()
+    return PREFERRED.index(suffix) if suffix in PREFERRED else len(PREFERRED), path.name
 
 
 def read_voc(split: Split, findings: Findings) -> WrittenSplit:
@@ -56,18 +104,24 @@ def read_voc(split: Split, findings: Findings) -> WrittenSplit:
     Raises:
         DataError: there is no list, or nothing on it can be used.
     """
-    folder = Path(split.annotations)
+    folder, images = Path(split.annotations), Path(split.images)
     if not folder.is_dir():
         raise findings.error("no such folder of annotations")
-    stems = _stems(split, folder, findings)
-    files = _files(Path(split.images), findings)
-    pictures = [picture for stem in stems if (picture := _picture(stem, folder, files, split, findings))]
-    if not pictures:
+    files = _files(folder, "annotations", lambda name: name.lower().endswith(XML), findings)
+    stems = _stems(split, files, findings)
+    pictures = _files(images, "images", is_picture_name, findings)
+    read = [annotation for stem in stems if (annotation := _annotation(stem, files, findings))]
+    if not read:
         reasons = "; ".join(problem.message for problem in findings.problems())
         raise findings.error(f"none of the {len(stems)} listed pictures can be used: {reasons}")
-    classes = tuple(sorted({item.class_name for picture in pictures for item in picture.objects}))
-    written = [_written(number, picture, classes) for number, picture in enumerate(pictures, start=1)]
-    return WrittenSplit(classes, Path(split.images), written)
+    classes = tuple(sorted({item.class_name for annotation in read for item in annotation.objects}))
+    label_of = {name: label for label, name in enumerate(classes, start=1)}
+    paths = [path or images / _missing_name(xml) for xml, path in _with_pictures(read, pictures, findings)]
+    written = [
+        _written(number, path, annotation, label_of)
+        for number, (path, annotation) in enumerate(zip(paths, read, strict=True), start=1)
+    ]
+    return WrittenSplit(classes, images, written)
 
 
 def parse_xml(data: bytes) -> Element:
@@ -91,20 +145,25 @@ def parse_xml(data: bytes) -> Element:
     return builder.close()
 
 
-def _stems(split: Split, folder: Path, findings: Findings) -> list[str]:
+def _files(folder: Path, field: str, wanted: Callable[[str], bool], findings: Findings) -> _Files:
+    try:
+        return _Files(path for path in folder.iterdir() if wanted(path.name))
+    except OSError as error:
+        raise findings.error(f"folder {folder} cannot be read: {error.strerror}", field=field) from error
+
+
+def _stems(split: Split, files: _Files, findings: Findings) -> list[str]:
     """The names of the split, each once."""
     if split.names is None:
-        stems = sorted(path.stem for path in folder.glob("*.xml"))
+        stems = files.stems()
     else:
-        lines = _lines(Path(split.names), findings)
-        stems = [_stem(line, folder, findings) for line in lines]
-    for stem in sorted(
-        {stem for stem in stems if stems.count(stem) > 1} if len(stems) > len(set(stems)) else ()
-    ):
+        stems = [_stem(line, files, findings) for line in _lines(Path(split.names), findings)]
+    times = Counter(stems)
+    for stem in sorted(stem for stem, count in times.items() if count > 1):
         findings.add(stem, "listed twice; used once")
     if not stems:
-        raise findings.error(f"no pictures: {split.names or folder} names none")
-    return list(dict.fromkeys(stems))
+        raise findings.error(f"no pictures: {split.names or split.annotations} names none")
+    return list(times)
 
 
 def _lines(path: Path, findings: Findings) -> list[str]:
@@ -115,55 +174,95 @@ def _lines(path: Path, findings: Findings) -> list[str]:
     return [line.strip() for line in text.splitlines() if line.strip()]
 
 
-def _stem(line: str, folder: Path, findings: Findings) -> str:
+def _stem(line: str, files: _Files, findings: Findings) -> str:
     """The stem in a line of a list; a flag after it, or the picture's extension, is taken off."""
     head, _, flag = line.rpartition(" ")
     stem = head.strip() if head and flag in FLAGS else line
-    base, suffix = os.path.splitext(stem)
-    if suffix in SUFFIXES and not (folder / f"{stem}.xml").exists():
+    if is_picture_name(stem) and not files.with_stem(stem):
         findings.add(stem, "the list gives a file name; its stem was used")
-        return base
+        return os.path.splitext(stem)[0]
     return stem
 
 
-def _files(folder: Path, findings: Findings) -> dict[str, Path]:
-    """The pictures of a folder by stem; of several with one stem the first suffix of SUFFIXES counts."""
-    try:
-        paths = [path for path in folder.iterdir() if path.suffix in SUFFIXES]
-    except OSError as error:
-        raise findings.error(f"folder {folder} cannot be read: {error.strerror}", field="images") from error
-    paths.sort(key=lambda path: SUFFIXES.index(path.suffix), reverse=True)
-    return {path.stem: path for path in paths}
+# ---- which picture -----------------------------------------------------------------------------------------
+
+
+def _with_pictures(
+    read: Sequence[_Annotation], pictures: _Files, findings: Findings
+) -> Iterator[tuple[_Annotation, Path | None]]:
+    """Each annotation with the picture that it is about; None where there is none."""
+    named = [pictures.named(annotation.filename) for annotation in read]
+    times = Counter(named)
+    for annotation, picture in zip(read, named, strict=True):
+        yield annotation, _picture(annotation, picture, times[picture] > 1, pictures, findings)
 
 
 def _picture(
-    stem: str, folder: Path, files: dict[str, Path], split: Split, findings: Findings
-) -> _Picture | None:
-    path = files.get(stem, Path(split.images) / f"{stem}.jpg")
+    annotation: _Annotation, named: Path | None, shared: bool, pictures: _Files, findings: Findings
+) -> Path | None:
+    """The picture that an XML is about; None where there is none.
+
+    Args:
+        annotation: what the XML says.
+        named: the picture that its `filename` names.
+        shared: whether other XMLs name the same one.
+        pictures: all there are.
+        findings: receives whatever is odd.
+    """
+    xml = f"{annotation.stem}.xml"
+    own = pictures.with_stem(annotation.stem)
+    elsewhere = named is not None and named not in own
+    if shared and elsewhere and own:
+        findings.add(
+            xml, "`filename` names the picture of another XML too; the one with the XML's stem was used"
+        )
+    elif named is not None:
+        if elsewhere:
+            findings.add(xml, "`filename` has another stem than the XML; the picture that it names was used")
+        elif len(own) > 1:
+            findings.add(named.name, "several pictures share a stem; the one that `filename` names was used")
+        return named
+    elif own and annotation.filename not in ("", annotation.stem):
+        findings.add(xml, "`filename` names no picture that is there; the one with the XML's stem was used")
+    if len(own) > 1:
+        findings.add(
+            own[0].name, "several pictures share a stem and `filename` names none; the first was used"
+        )
+    return own[0] if own else None
+
+
+def _missing_name(annotation: _Annotation) -> str:
+    """What a picture that is not there is called."""
+    return annotation.filename if is_picture_name(annotation.filename) else f"{annotation.stem}.jpg"
+
+
+# ---- one XML -----------------------------------------------------------------------------------------------
+
+
+def _annotation(stem: str, files: _Files, findings: Findings) -> _Annotation | None:
     try:
-        root = _root(folder, stem)
+        root = _root(stem, files)
     except _Unusable as flaw:
         findings.add(f"{stem}.xml", f"picture left out: {flaw}")
         return None
-    declared = root.findtext("filename")
-    if declared and os.path.splitext(declared.strip())[0] != stem:
-        findings.add(
-            f"{stem}.xml", "`filename` names another file; the picture with the stem of the XML was used"
-        )
     objects = []
     for position, element in enumerate(root.findall("object"), start=1):
         name = f"{stem}.xml object {position}"
         try:
-            objects.append(_object(name, element))
+            objects.append(_object(name, element, findings))
         except _Unusable as flaw:
             findings.add(name, f"box left out: {flaw}")
-    return _Picture(stem, path, _size(root, stem, findings), objects)
+    filename = re.split(r"[/\\]", (root.findtext("filename") or "").strip())[-1]
+    return _Annotation(stem, filename, _size(root, stem, findings), objects)
 
 
-def _root(folder: Path, stem: str) -> Element:
+def _root(stem: str, files: _Files) -> Element:
     if "/" in stem or "\\" in stem or "\0" in stem:
         raise _Unusable("its name is no plain file name")
-    path = folder / f"{stem}.xml"
+    found = files.with_stem(stem)
+    if not found:
+        raise _Unusable("there is no such XML")
+    path = found[0]
     try:
         data = path.read_bytes() if path.stat().st_size <= MAX_BYTES else None
     except OSError as error:
@@ -179,20 +278,18 @@ def _root(folder: Path, stem: str) -> Element:
     return root
 
 
-def _object(name: str, element: Element) -> _Object:
+def _object(name: str, element: Element, findings: Findings) -> _Object:
     class_name = (element.findtext("name") or "").strip()
     if not class_name:
         raise _Unusable("it has no name")
     x1, y1, x2, y2 = (_number(element, corner) for corner in ("xmin", "ymin", "xmax", "ymax"))
     if x2 <= x1 or y2 <= y1:
         raise _Unusable("its width or height is not above 0")
-    return _Object(
-        name, class_name, (x1, y1, x2, y2), _flag(element, "difficult"), _flag(element, "truncated")
+    difficult, truncated = (
+        read_flag(name, flag, element.findtext(flag, default="0"), findings)
+        for flag in ("difficult", "truncated")
     )
-
-
-def _flag(element: Element, name: str) -> bool:
-    return (element.findtext(name) or "").strip() == "1"
+    return _Object(name, class_name, (x1, y1, x2, y2), difficult, truncated)
 
 
 def _number(element: Element, corner: str) -> float:
@@ -219,19 +316,19 @@ def _size(root: Element, stem: str, findings: Findings) -> tuple[int, int] | Non
     return None
 
 
-def _written(number: int, picture: _Picture, classes: tuple[str, ...]) -> WrittenImage:
+def _written(number: int, path: Path, annotation: _Annotation, label_of: Mapping[str, int]) -> WrittenImage:
     objects = [
         WrittenObject(
             item.name,
             item.box,
-            classes.index(item.class_name) + 1,
+            label_of[item.class_name],
             item.difficult,
             _area(item.box),
             item.truncated,
         )
-        for item in picture.objects
+        for item in annotation.objects
     ]
-    return WrittenImage(number, picture.path, picture.size, objects)
+    return WrittenImage(number, path, annotation.size, objects)
 
 
 def _area(box: tuple[float, float, float, float]) -> float:

@@ -18,18 +18,18 @@ from typing import NamedTuple, NoReturn
 from gkd_core.config import Split
 from gkd_core.data.data_yaml import YAML, DataYaml, NamesError, read_names
 from gkd_core.data.findings import Findings, few
+from gkd_core.data.pictures import is_picture_name
 from gkd_core.data.records import WrittenImage, WrittenObject, WrittenSplit
 from gkd_core.errors import DISK_AND_NETWORK
 
 MAX_BYTES = 16 * 1024**2
 """Of one file of labels."""
-SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".jp2"))
-"""What counts as a picture when a folder is walked; upper case too."""
 CLASSES = "classes.txt"
 """Where labelling tools name the classes, one a line, at times beside the labels."""
 NO_FILE = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG)
-SLACK = 0.01
-"""How far a fraction may lie beyond 0 or 1: exporters round, and cut boxes not quite at the border."""
+REACH = 1.0
+"""How far a fraction may lie beyond 0 or 1. Corners of turned boxes, outlines and boxes of cut objects reach over the
+border, and their bounds are clipped; what lies further out is no fraction but pixels."""
 
 
 class _Unusable(Exception):
@@ -42,6 +42,8 @@ class _Labels(NamedTuple):
     label_of: Mapping[int, int]
     """Label by the class number of the files."""
     names: Mapping[int, str]
+    known: frozenset[str]
+    """The names alone."""
     keypoints: bool
     findings: Findings
 
@@ -64,8 +66,9 @@ def read_yolo(split: Split, findings: Findings) -> WrittenSplit:
     if place != folder:
         _remark_on_orphans(files, place, findings)
     classes = tuple(dict.fromkeys(names.names.values()))
-    label_of = {number: classes.index(name) + 1 for number, name in names.names.items()}
-    labels = _Labels(label_of, names.names, names.keypoints, findings)
+    position = {name: label for label, name in enumerate(classes, start=1)}
+    label_of = {number: position[name] for number, name in names.names.items()}
+    labels = _Labels(label_of, names.names, frozenset(classes), names.keypoints, findings)
     written = []
     for number, (picture, file) in enumerate(zip(pictures, files, strict=True), start=1):
         shown = str(file.relative_to(place))
@@ -147,7 +150,7 @@ def walk(folder: Path) -> Iterator[Path]:
     for place, folders, files in os.walk(folder):
         folders.sort()
         for name in sorted(files):
-            if os.path.splitext(name)[1].lower() in SUFFIXES and not name.startswith("."):
+            if is_picture_name(name):
                 yield Path(place, name)
 
 
@@ -241,7 +244,7 @@ def _remark_on_orphans(files: Sequence[Path], place: Path, findings: Findings) -
     for folder, _, names in os.walk(place):
         for name in sorted(names):
             file = Path(folder, name)
-            if file.suffix == ".txt" and name != CLASSES and file not in known:
+            if file.suffix.lower() == ".txt" and name != CLASSES and file not in known:
                 findings.add(str(file.relative_to(place)), "file of labels without a picture; not used")
 
 
@@ -293,6 +296,8 @@ def _object(name: str, line: str, labels: _Labels) -> WrittenObject:
         numbers = numbers[:4]
     if len(numbers) % 2:
         raise _Unusable("its numbers are neither a box nor a polygon")
+    if not all(-REACH <= fraction <= 1 + REACH for fraction in numbers):
+        raise _Unusable("its numbers are no fractions of the picture (0 to 1)")
     if len(numbers) > 4:
         labels.findings.add(name, "polygon; its bounding box was taken")
         return WrittenObject(name, _bounds(numbers), label, False, _enclosed(numbers))
@@ -303,7 +308,7 @@ def _class_number(text: str, labels: _Labels) -> int:
     try:
         number = float(text)
     except ValueError:
-        why = "its class is a name" if text in labels.names.values() else "its class is no number"
+        why = "its class is a name" if text in labels.known else "its class is no number"
         raise _Unusable(f"{why}; needed: the number that `names` gives it") from None
     if not number.is_integer():
         raise _Unusable("its class is no whole number")
@@ -325,10 +330,6 @@ def _number(text: str) -> float:
         number = math.nan
     if not math.isfinite(number):
         raise _Unusable("it has something else than finite numbers")
-    if not -SLACK <= number <= 1 + SLACK:
-        if number < 0:
-            raise _Unusable("it has a number below 0")
-        raise _Unusable("its numbers are no fractions of the picture (0 to 1)")
     return number
 
 

@@ -10,9 +10,12 @@ import pytest
 from PIL import Image
 
 from gkd_core.data.pictures import (
+    FORMATS,
     ORIENTATION_TAG,
+    SUFFIXES,
     PictureError,
     inspect,
+    is_picture_name,
     read_header,
     read_image,
     read_picture,
@@ -31,6 +34,20 @@ def test_every_colour_mode_comes_out_as_rgb(mode: str, tmp_path: Path) -> None:
     pixels = read_picture(file)
     assert pixels.shape == (64, 96, 3)
     assert np.abs(pixels.astype(int) - grey[..., None]).max() <= 2
+
+
+def test_every_suffix_of_a_known_format_counts_in_either_case() -> None:
+    known = {suffix for suffix, name in Image.registered_extensions().items() if name in (*FORMATS, "MPO")}
+    known.remove(".pfm")  # 32-bit floating point numbers
+    assert known == SUFFIXES
+    assert all(
+        is_picture_name(f"a{suffix}") and is_picture_name(f"a.b{suffix.upper()}") for suffix in SUFFIXES
+    )
+
+
+@pytest.mark.parametrize("name", ["a.txt", "jpg", ".jpg", "._a.jpg", "a.jpg.part", "a.svg", "a.pdf", "a.eps"])
+def test_what_is_no_picture_by_its_name(name: str) -> None:
+    assert not is_picture_name(name)
 
 
 def test_sixteen_bits_are_scaled_and_not_clipped(tmp_path: Path) -> None:

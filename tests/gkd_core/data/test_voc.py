@@ -75,6 +75,29 @@ def test_truncated_objects_are_objects_and_counted(voc: VocFolder) -> None:
     assert load(voc.config()).train.images[0].crowd.tolist() == [False, False]
 
 
+@pytest.mark.parametrize(
+    ("text", "difficult", "remark"),
+    [
+        ("1", True, False),
+        (" true ", True, False),
+        ("True", True, False),
+        ("0", False, False),
+        ("false", False, False),
+        ("Unspecified", False, True),
+        ("", False, True),
+        ("2", False, True),
+    ],
+)
+def test_flags_are_read_strictly(voc: VocFolder, text: str, difficult: bool, remark: bool) -> None:
+    disc = voc.object("disc", 50, 20, 82, 52, more=f"<difficult>{text}</difficult>")
+    voc.write("a", voc.object("square", 10, 12, 34, 40) + disc)
+    data = load(voc.config())
+    assert data.train.images[0].crowd.tolist() == [False, difficult]
+    told = [warning.message for warning in data.warnings]
+    assert any("`difficult` is neither 0, 1, true nor false" in text for text in told) == remark
+    assert any("a.xml object 2" in text for text in told) == remark
+
+
 def test_a_part_of_an_object_is_no_object(voc: VocFolder) -> None:
     part = "<part><name>head</name><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>5</xmax><ymax>5</ymax></bndbox></part>"
     voc.write("a", voc.object("square", 10, 12, 34, 40, more=part))
@@ -140,3 +163,101 @@ def test_val_may_lack_a_class_but_not_add_one(voc: VocFolder) -> None:
     voc.write("c", voc.object("Disc", 10, 12, 34, 40))
     with pytest.raises(DataError, match=r"'Disc' .did you mean 'disc'"):
         load(voc.config())
+
+
+# ---- which picture -----------------------------------------------------------------------------------------
+
+
+def filename(voc: VocFolder, stem: str, name: str | None) -> None:
+    """Have the XML of a picture give another name, or none."""
+    file = voc.folder / "Annotations" / f"{stem}.xml"
+    given = "" if name is None else f"<filename>{name}</filename>"
+    file.write_text(file.read_text().replace(f"<filename>{stem}.jpg</filename>", given))
+
+
+def read(voc: VocFolder) -> tuple[list[str], str]:
+    """Pictures of train, and everything that is said."""
+    data = load(voc.config())
+    return [record.path.name for record in data.train.images], " | ".join(w.message for w in data.warnings)
+
+
+@pytest.mark.parametrize(
+    "suffix", sorted({"JPG", "BMP", "Png", "TIF", "jfif", "jpe", "mpo", "pgm", "PPM", "jp2"})
+)
+def test_pictures_of_any_suffix_are_found_in_either_case(
+    voc: VocFolder, picture: Callable[..., None], suffix: str
+) -> None:
+    (voc.folder / "JPEGImages" / "a.jpg").rename(voc.folder / "JPEGImages" / f"a.{suffix}")
+    filename(voc, "a", f"a.{suffix}")
+    assert read(voc) == ([f"a.{suffix}", "b.jpg"], "")
+
+
+@pytest.mark.parametrize(
+    "name", ["a.png", "JPEGImages/a.png", r"C:\\Users\\me\\a.png", "A.PNG", "\n  a.png\n"]
+)
+def test_the_file_name_tells_pictures_with_one_stem_apart(
+    voc: VocFolder, picture: Callable[..., None], name: str
+) -> None:
+    picture(voc.folder / "JPEGImages" / "a.png", 96, 64)
+    filename(voc, "a", name)
+    found, told = read(voc)
+    assert found == ["a.png", "b.jpg"]
+    assert "several pictures share a stem; the one that `filename` names was used (1: a.png)" in told
+
+
+@pytest.mark.parametrize("name", [None, "", "a", "other.jpg"])
+def test_where_the_file_name_names_none_the_stem_decides_and_it_is_said(
+    voc: VocFolder, picture: Callable[..., None], name: str | None
+) -> None:
+    picture(voc.folder / "JPEGImages" / "a.png", 96, 64)
+    filename(voc, "a", name)
+    found, told = read(voc)
+    assert found == ["a.jpg", "b.jpg"]
+    assert "several pictures share a stem and `filename` names none; the first was used (1: a.jpg)" in told
+
+
+def test_a_file_name_of_another_stem_decides_and_is_said(
+    voc: VocFolder, picture: Callable[..., None]
+) -> None:
+    picture(voc.folder / "JPEGImages" / "IMG_1.png", 96, 64)
+    filename(voc, "a", "IMG_1.png")
+    found, told = read(voc)
+    assert found == ["IMG_1.png", "b.jpg"]
+    assert "`filename` has another stem than the XML; the picture that it names was used (1: a.xml)" in told
+
+
+def test_a_file_name_that_was_copied_along_does_not_decide(voc: VocFolder) -> None:
+    filename(voc, "b", "a.jpg")
+    found, told = read(voc)
+    assert found == ["a.jpg", "b.jpg"]
+    assert "names the picture of another XML too; the one with the XML's stem was used (1: b.xml)" in told
+
+
+def test_a_file_name_that_is_not_there_gives_way_to_the_stem_and_is_said(voc: VocFolder) -> None:
+    filename(voc, "a", "a.png")
+    found, told = read(voc)
+    assert found == ["a.jpg", "b.jpg"]
+    assert (
+        "`filename` names no picture that is there; the one with the XML's stem was used (1: a.xml)" in told
+    )
+
+
+def test_a_missing_picture_is_called_as_the_file_name_says(voc: VocFolder) -> None:
+    (voc.folder / "JPEGImages" / "a.jpg").unlink()
+    filename(voc, "a", "a.tif")
+    with pytest.raises(DataError, match=r"missing in .*: 1 of 2 pictures \(a\.tif\)"):
+        load(voc.config())
+
+
+def test_no_file_name_leads_out_of_the_folder_of_pictures(
+    voc: VocFolder, picture: Callable[..., None]
+) -> None:
+    picture(voc.folder / "secret.jpg", 96, 64)
+    filename(voc, "a", "../secret.jpg")
+    assert read(voc)[0] == ["a.jpg", "b.jpg"]
+
+
+def test_case_of_xml_and_picture_may_differ(voc: VocFolder) -> None:
+    (voc.folder / "JPEGImages" / "a.jpg").rename(voc.folder / "JPEGImages" / "A.JPG")
+    (voc.folder / "Annotations" / "a.xml").rename(voc.folder / "Annotations" / "a.XML")
+    assert read(voc)[0] == ["A.JPG", "b.jpg"]

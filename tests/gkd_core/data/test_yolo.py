@@ -111,8 +111,11 @@ def test_labels_without_a_picture_are_told(yolo: YoloFolder) -> None:
     [
         ("0 0.2 0.4 0.2", "fewer than five numbers"),
         ("0 22 26 24 28", "no fractions"),
-        ("0 0.2 0.4 -0.2 0.3", "below 0"),
+        ("0 0.2 0.4 -0.2 0.3", "not above 0"),
         ("0 0.2 0.4 0 0.3", "not above 0"),
+        ("0 0.1 0.1 50 0.1 50 40", "no fractions"),
+        ("0 1.5 0.4 0.2 0.3", "lies outside the picture"),
+        ("0 -0.5 0.4 0.2 0.3", "lies outside the picture"),
         ("0 nan 0.4 0.2 0.3", "finite"),
         ("0 1e999 0.4 0.2 0.3", "finite"),
         ("0 0.2 x 0.2 0.3", "finite"),
@@ -180,6 +183,43 @@ def test_a_box_that_sticks_out_is_clipped_and_said(yolo: YoloFolder) -> None:
     assert train_boxes(yolo) == [[57.6, 19.2, 96, 44.8]]
     assert "clipped" in warning.message
     assert warning.hint == ""
+
+
+@pytest.mark.parametrize(
+    ("line", "box", "most"),
+    [
+        ("0 0.50 -0.06 0.70 0.20 0.50 0.46 0.30 0.20", [28.8, 0, 67.2, 29.44], 640),  # turned box
+        ("0 0.5 0.6 0.7 0.8 0.5 1.04 0.3 0.8", [28.8, 38.4, 67.2, 64], 640),
+        ("0 -0.2 0.5 1.2 0.5 0.5 1.5", [0, 32, 96, 64], 96 * 32),  # outline over three borders
+        ("0 -0.05 0.25 0.3 0.25 0.1 0.5", [0, 16, 28.8, 32], 28.8 * 16),
+        ("0 1.05 0.5 0.3 0.5", [86.4, 16, 96, 48], 9.6 * 32),  # centre outside
+        ("0 -0.05 -0.05 0.3 0.5", [0, 0, 9.6, 12.8], 9.6 * 12.8),
+        ("0 0.5 0.5 1.4 1.2", [0, 0, 96, 64], 96 * 64),  # over all borders
+    ],
+)
+def test_bounds_are_taken_first_and_clipped_then(
+    yolo: YoloFolder, line: str, box: list[float], most: float
+) -> None:
+    yolo.write("a", line)
+    data = load(yolo.config())
+    [found] = train_boxes(yolo)
+    assert found == pytest.approx(box, abs=0.02)
+    assert data.train.images[0].area[0] <= most + 0.1
+    told = [warning.message for warning in data.warnings]
+    assert any("box sticks out of the picture; clipped (1: a.txt line 1)" in text for text in told)
+
+
+@pytest.mark.parametrize(
+    "suffix", ["JPG", "jfif", "mpo", "pgm", "PNM", "BMP", "tiff", "Jpe", "webp", "jp2", "dib"]
+)
+def test_pictures_of_any_suffix_count_in_either_case(yolo: YoloFolder, suffix: str) -> None:
+    (yolo.folder / "images/train/a.png").rename(yolo.folder / f"images/train/a.{suffix}")
+    data = load(yolo.config())
+    assert [(record.path.name, len(record.boxes)) for record in data.train.images] == [
+        (f"a.{suffix}", 2),
+        ("b.png", 2),
+    ]
+    assert data.warnings == ()
 
 
 def test_labels_that_are_no_text_cost_their_picture(yolo: YoloFolder) -> None:
