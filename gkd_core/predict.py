@@ -21,7 +21,8 @@ from PIL import Image
 
 from gkd_core.config import TeacherConfig
 from gkd_core.data.augment import Picture, resize
-from gkd_core.data.pictures import is_picture_name, read_image
+from gkd_core.data.folders import is_picture_name
+from gkd_core.data.pictures import read_image
 from gkd_core.drawing import draw_boxes, lettering
 from gkd_core.errors import GkdError, Problem, SpecError
 from gkd_core.onnx_file import OnnxDetector

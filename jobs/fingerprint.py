@@ -8,13 +8,12 @@ most tools do it; one of many that was written to in place may not be.
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from stat import S_ISDIR
 
 from gkd_core.config import DataConfig
-from gkd_core.data.pictures import is_picture_name
+from gkd_core.data.folders import files_below, is_picture_name
 
 LOOKED_AT = 4000
 """Pictures whose size and time are looked at; the check before a job reads the headers of as many. What
@@ -75,9 +74,8 @@ def _about(paths: Iterable[Path]) -> Iterator[bytes]:
 
 
 def _below(path: Path) -> Iterator[Path]:
-    """The file, or all files in a folder."""
+    """The file, or all files in a folder, in the folders that links lead to as well."""
     if not path.is_dir():
         yield path
         return
-    for folder, _, names in os.walk(path):
-        yield from (Path(folder, name) for name in names)
+    yield from files_below(path)

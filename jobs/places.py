@@ -14,6 +14,9 @@ from gkd_core.config import DataConfig
 _NEIGHBOURS = 1000
 """Names that a misspelt one is compared with: a folder of pictures may hold a million."""
 
+_NAMED = 3
+"""Links that a message names before it only counts."""
+
 _LONGEST = 4096
 """Characters of a path; Linux takes no more."""
 
@@ -97,29 +100,47 @@ class Places:
     def must_allow_all_in(self, folder: Path) -> None:
         """Refuse a folder with a link in it, at whatever depth, that leads out of the roots.
 
+        A link that leads to itself is left to who reads the folder: nothing can be read through it.
+
         Raises:
-            PlaceError: there is one.
+            PlaceError: there are some; they are named and counted.
             OSError: the folder cannot be read.
         """
         seen: set[Path] = set()
+        left: list[Path] = []
         ahead = [folder.resolve()] if self.confined else []
         while ahead:
             here = ahead.pop()
             if here not in seen:
                 seen.add(here)
-                ahead += self._folders_in(here)
+                ahead += self._folders_in(here, left)
+        if left:
+            raise self._left(left)
 
-    def _folders_in(self, folder: Path) -> Iterator[Path]:
-        """The folders in one, also those that links lead to. Reading it tells links apart, which costs no look at
-        each of a million pictures."""
+    def _folders_in(self, folder: Path, left: list[Path]) -> Iterator[Path]:
+        """The folders in one, also those that links lead to; links out of the roots are added to `left`.
+
+        Reading the folder tells links apart, which costs no look at each of a million pictures.
+        """
         with os.scandir(folder) as entries:
             for entry in entries:
-                if entry.is_symlink():
-                    self.must_allow(Path(entry.path))
-                    if entry.is_dir():
-                        yield Path(entry.path).resolve()
-                elif entry.is_dir():
-                    yield Path(entry.path)
+                path = Path(entry.path)
+                if not entry.is_symlink():
+                    yield from [path] if entry.is_dir() else []
+                elif not self._allows(Path(os.path.realpath(path))):
+                    left.append(path)
+                elif path.is_dir():
+                    yield path.resolve()
+
+    def _left(self, links: Sequence[Path]) -> PlaceError:
+        first, *others = sorted(map(str, links))
+        if not others:
+            return PlaceError(f"{first!r} leads out of the data roots by a link", self._hint())
+        names = ", ".join(map(repr, others[: _NAMED - 1]))
+        more = f" and {len(links) - _NAMED} more" if len(links) > _NAMED else ""
+        return PlaceError(
+            f"{len(links)} links lead out of the data roots: {first!r}, {names}{more}", self._hint()
+        )
 
     def _candidates(self, text: str) -> list[Path]:
         path = Path(text)

@@ -7,7 +7,6 @@ frame counts, a file that is cut short is refused rather than filled up with gre
 from __future__ import annotations
 
 import math
-import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,18 +24,6 @@ MAX_PIXELS = 80_000_000
 FORMATS = ("BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 """Plain raster formats (JPEG with the phones' MPO); Pillow would also run others through outside programs."""
 
-SUFFIXES = frozenset(
-    (
-        *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"),
-        *(".png", ".apng", ".bmp", ".dib", ".gif", ".webp"),
-        *(".tif", ".tiff"),
-        *(".ppm", ".pgm", ".pbm", ".pnm"),
-        *(".jp2", ".j2k", ".jpc", ".jpf", ".jpx", ".j2c"),
-    )
-)
-"""How the names of pictures of these formats end, in lower case: what counts as a picture where a folder is searched,
-in every format of data sets and in `gkd predict`. See `is_picture_name`."""
-
 ORIENTATION_TAG = 0x0112
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -50,11 +37,6 @@ TURNS = {
 """What turns the stored pixels into the picture that people see, by EXIF orientation; 1 needs nothing."""
 
 SIXTEEN_BIT = ("I", "I;16", "I;16B", "I;16L", "I;16N")
-
-
-def is_picture_name(name: str) -> bool:
-    """Check whether a file is a picture by its name, in upper or lower case; hidden files are none."""
-    return os.path.splitext(name)[1].lower() in SUFFIXES and not os.path.basename(name).startswith(".")
 
 
 class PictureError(GkdError):

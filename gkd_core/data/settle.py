@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gkd_core.data.findings import Findings, few
+from gkd_core.data.folders import dead_link_above
 from gkd_core.data.pictures import PictureError, inspect, read_header, read_orientation
 from gkd_core.data.records import ImageRecord, Split, WrittenImage, WrittenSplit
 from gkd_core.errors import DataError, Problem
@@ -99,6 +100,8 @@ def _refuse_missing(written: WrittenSplit, findings: Findings) -> None:
 def _missing_hint(missing: Sequence[Path]) -> str:
     """A file whose name differs only in case, separators or the way accents are written, if there is one."""
     for path in missing[:20]:
+        if link := dead_link_above(path):
+            return f"{link} is a link that leads nowhere."
         name = path.name.replace("\\", "/").rpartition("/")[2]
         siblings = path.parent.iterdir() if path.parent.is_dir() else iter(())
         for sibling in siblings:

@@ -24,7 +24,7 @@ from xml.parsers import expat
 from gkd_core.config import Split
 from gkd_core.data.findings import Findings
 from gkd_core.data.flags import read_flag
-from gkd_core.data.pictures import is_picture_name
+from gkd_core.data.folders import is_picture_name
 from gkd_core.data.records import WrittenImage, WrittenObject, WrittenSplit
 
 MAX_BYTES = 16 * 1024**2

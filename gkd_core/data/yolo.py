@@ -2,7 +2,7 @@
 
 The numbers are fractions of the picture. A line of three points or more is a polygon, whose bounding box is taken.
 Labels lie where the pictures lie, with the last `images` of the path replaced by `labels`; a picture without a file
-of labels shows no object. Nothing outside the folders of a split is read, whatever a list of pictures says.
+of labels shows no object. A list of pictures names nothing outside the folders of a split; links in them are followed.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ import errno
 import math
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 from gkd_core.config import Split
 from gkd_core.data.data_yaml import YAML, DataYaml, NamesError, read_names
 from gkd_core.data.findings import Findings, few
-from gkd_core.data.pictures import is_picture_name
+from gkd_core.data.folders import NOWHERE, dead_link_above, files_below, is_picture_name
 from gkd_core.data.records import WrittenImage, WrittenObject, WrittenSplit
 from gkd_core.errors import DISK_AND_NETWORK
 
@@ -59,9 +59,7 @@ def read_yolo(split: Split, findings: Findings) -> WrittenSplit:
     names = _names(split, findings)
     folder, pictures = _pictures(split, names, findings)
     place = Path(os.path.normpath(split.annotations))
-    _must_lie_in(folder, pictures, findings)
     files = [place / label_file(picture.relative_to(folder)) for picture in pictures]
-    _must_lie_in(place, files, findings)
     _remark_on_files(files, pictures, place, findings)
     if place != folder:
         _remark_on_orphans(files, place, findings)
@@ -129,7 +127,7 @@ def _pictures(split: Split, names: DataYaml, findings: Findings) -> tuple[Path, 
     """The folder that all pictures lie in, and the pictures, each once."""
     images, root = Path(os.path.normpath(split.images)), Path(os.path.normpath(split.annotations))
     if images.is_dir():
-        return images, list(walk(images)) or _none(images, findings)
+        return images, list(walk(images, findings)) or _none(images, findings)
     if images.suffix.lower() in YAML:
         named = list(_several(root, names.splits.get(findings.split, ()), findings))
     else:
@@ -145,13 +143,13 @@ def _none(images: Path, findings: Findings) -> NoReturn:
     raise findings.error(f"no pictures: {images} has none", field="images")
 
 
-def walk(folder: Path) -> Iterator[Path]:
-    """All pictures below a folder, in the order of their paths; links to folders are not followed."""
-    for place, folders, files in os.walk(folder):
-        folders.sort()
-        for name in sorted(files):
-            if is_picture_name(name):
-                yield Path(place, name)
+def walk(folder: Path, findings: Findings) -> Iterator[Path]:
+    """All pictures below a folder, also through links; links that are not followed are said."""
+
+    def passed_over(path: Path, why: str) -> None:
+        findings.add(os.path.relpath(path, folder.parent), why)
+
+    return (path for path in files_below(folder, passed_over) if is_picture_name(path.name))
 
 
 def possible_places(root: Path, entry: str) -> Iterator[Path]:
@@ -171,7 +169,7 @@ def _several(root: Path, entries: Sequence[str], findings: Findings) -> Iterator
         if place is None:
             raise _leads_out(f"data.yaml names {entry!r}", root, findings)
         if place.is_dir():
-            yield from walk(place)
+            yield from walk(place, findings)
         else:
             yield from _listed(place, root, findings)
 
@@ -207,14 +205,6 @@ def _inside(place: Path, root: Path) -> Path | None:
     return root / real.relative_to(real_root) if real.is_relative_to(real_root) else None
 
 
-def _must_lie_in(root: Path, files: Iterable[Path], findings: Findings) -> None:
-    """Links inside the folder may lead out of it, and only the folder has been allowed."""
-    real = os.path.realpath(root)
-    for folder in dict.fromkeys(file.parent for file in files):
-        if not Path(os.path.realpath(folder)).is_relative_to(real):
-            raise _leads_out(f"files are said to lie in {folder}", root, findings)
-
-
 def _leads_out(what: str, root: Path, findings: Findings) -> Exception:
     hint = "A list of pictures stays inside the folder that holds images/ and labels/ (`annotations` in the spec)."
     return findings.error(f"{what}, which leads out of {root}", hint, field="images")
@@ -224,9 +214,13 @@ def _remark_on_files(
     files: Sequence[Path], pictures: Sequence[Path], place: Path, findings: Findings
 ) -> None:
     """What is odd about which picture has which file of labels."""
-    missing = [
-        picture.name for picture, file in zip(pictures, files, strict=True) if not os.path.exists(file)
+    without = [
+        (picture, file) for picture, file in zip(pictures, files, strict=True) if not os.path.exists(file)
     ]
+    missing = [picture.name for picture, _ in without]
+    dead = (dead_link_above(folder) for folder in dict.fromkeys(file.parent for _, file in without))
+    for link in dict.fromkeys(filter(None, dead)):
+        findings.add(os.path.relpath(link, place), NOWHERE)
     if not place.is_dir() or len(missing) == len(files):
         hint = "Labels lie where the pictures lie, with `labels` in place of `images`."
         raise findings.error(f"no file of labels for any of {len(files)} pictures, such as {files[0]}", hint)
@@ -241,11 +235,14 @@ def _remark_on_files(
 
 def _remark_on_orphans(files: Sequence[Path], place: Path, findings: Findings) -> None:
     known = set(files)
-    for folder, _, names in os.walk(place):
-        for name in sorted(names):
-            file = Path(folder, name)
-            if file.suffix.lower() == ".txt" and name != CLASSES and file not in known:
-                findings.add(str(file.relative_to(place)), "file of labels without a picture; not used")
+
+    def passed_over(path: Path, why: str) -> None:
+        if why != NOWHERE:  # that costs a picture or a folder of labels, and is said there
+            findings.add(os.path.relpath(path, place.parent), why)
+
+    for file in files_below(place, passed_over):
+        if file.suffix.lower() == ".txt" and file.name != CLASSES and file not in known:
+            findings.add(str(file.relative_to(place)), "file of labels without a picture; not used")
 
 
 # ---- lines -------------------------------------------------------------------------------------------------
@@ -270,7 +267,7 @@ def _lines(file: Path) -> list[str]:
     except UnicodeDecodeError as error:
         raise _Unusable("its labels are no text") from error
     except OSError as error:
-        if error.errno in NO_FILE:
+        if error.errno in NO_FILE and not os.path.islink(file):
             return []
         if error.errno in DISK_AND_NETWORK:
             raise

@@ -51,6 +51,19 @@ def test_a_picture_that_changes_changes_it(
     assert of_data_set(data) != before
 
 
+@pytest.mark.parametrize("change", [touch, add, remove, replace])
+def test_so_does_one_in_a_folder_that_is_linked(
+    folder: Path, data: DataConfig, tmp_path: Path, change: Callable[[Path], None]
+) -> None:
+    (tmp_path / "store").mkdir()
+    (tmp_path / "store/far.png").write_bytes(b"a picture")
+    (folder / "images" / "far").symlink_to(tmp_path / "store")
+    (folder / "images" / "round").symlink_to(folder)
+    before = of_data_set(data)
+    change(tmp_path / "store/far.png")
+    assert of_data_set(data) != before
+
+
 def test_of_many_pictures_some_are_looked_at_and_all_are_listed(
     folder: Path, data: DataConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:

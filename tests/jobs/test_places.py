@@ -90,6 +90,24 @@ def test_a_folder_found_inside_a_root_must_not_lead_out(roots: list[Path], tmp_p
     Places(roots).must_allow(roots[0] / "first.txt")
 
 
+def test_links_out_of_a_folder_are_named_and_counted(roots: list[Path], tmp_path: Path) -> None:
+    (roots[0] / "a" / "b").mkdir(parents=True)
+    for name in ("one", "two", "a/three", "a/b/four"):
+        (roots[0] / name).symlink_to(tmp_path / "secret")
+    (roots[0] / "fine").symlink_to(roots[1])
+    with pytest.raises(PlaceError, match=r"4 links lead out of the data roots: .*three.* and 1 more"):
+        Places(roots).must_allow_all_in(roots[0])
+
+
+def test_circles_of_links_inside_the_roots_end_and_are_allowed(roots: list[Path]) -> None:
+    (roots[0] / "back").symlink_to(roots[0])
+    (roots[0] / "other").symlink_to(roots[1])
+    (roots[1] / "first").symlink_to(roots[0])
+    (roots[0] / "itself").symlink_to(roots[0] / "itself")
+    (roots[0] / "gone").symlink_to(roots[0] / "nothing")
+    Places(roots).must_allow_all_in(roots[0])
+
+
 def test_a_misspelt_path_gets_the_nearest_of_its_neighbours(roots: list[Path]) -> None:
     with pytest.raises(PlaceError) as caught:
         Places(roots).find("secnd.txt")

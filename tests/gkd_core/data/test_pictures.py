@@ -9,13 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from gkd_core.data.folders import SUFFIXES, is_picture_name
 from gkd_core.data.pictures import (
     FORMATS,
     ORIENTATION_TAG,
-    SUFFIXES,
     PictureError,
     inspect,
-    is_picture_name,
     read_header,
     read_image,
     read_picture,
