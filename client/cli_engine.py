@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +11,7 @@ import typer
 
 from client.cli_options import AsJson, SpecFile, err, out
 from client.terminal import print_json
+from gkd_core.interpreter import on_safe_path, python
 
 commands = typer.Typer()
 data = typer.Typer(no_args_is_help=True, help="Data sets.")
@@ -19,14 +20,24 @@ data = typer.Typer(no_args_is_help=True, help="Data sets.")
 @commands.command()
 def run(
     spec: SpecFile,
-    target: Annotated[Path, typer.Option("--out", help="Folder of the run; kept to go on from.")],
+    target: Annotated[
+        Path | None, typer.Option("--out", help="Folder of the run; kept to go on from.")
+    ] = None,
+    check: Annotated[bool, typer.Option("--check", help="Only say whether it could run.")] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print events as lines of JSON; words go to the standard error.")
     ] = False,
 ) -> None:
     """Run a spec here, without the service. Ctrl-C stops after a checkpoint; the same command goes on."""
-    from client.run import run
+    from client import show
+    from client.run import resolve_here, run
 
+    if check:
+        resolved = resolve_here(spec).model_dump(mode="json", by_alias=True)
+        print_json(resolved) if as_json else out.print(show.usable(resolved), soft_wrap=True)
+        return
+    if target is None:
+        raise typer.BadParameter("name the folder of the run", param_hint="--out")
     raise typer.Exit(run(spec, target, err if as_json else out, as_json=as_json))
 
 
@@ -36,9 +47,9 @@ def conformance(
     as_json: AsJson = False,
 ) -> None:
     """Compare the method's functions with golden vectors."""
-    command = [sys.executable, "-m", "gkd_core.conformance", str(folder)]
+    command = python("-m", "gkd_core.conformance", str(folder))
     command += ["--json"] if as_json else []
-    raise typer.Exit(subprocess.run(command).returncode)
+    raise typer.Exit(_code_of(command))
 
 
 @commands.command()
@@ -52,9 +63,14 @@ def predict(
     as_json: AsJson = False,
 ) -> None:
     """Draw what a model finds on pictures. Exits with 1 if one of them cannot be read; the others are drawn."""
-    command = [sys.executable, "-m", "gkd_core.predict", "--out", str(target), "--score", str(score)]
+    command = python("-m", "gkd_core.predict", "--out", str(target), "--score", str(score))
     command += ["--json"] if as_json else []
-    raise typer.Exit(subprocess.run([*command, "--", model, *map(str, images)]).returncode)
+    raise typer.Exit(_code_of([*command, "--", model, *map(str, images)]))
+
+
+def _code_of(command: list[str]) -> int:
+    """The exit code of a process that shares our terminal."""
+    return subprocess.run(command, env=on_safe_path(os.environ)).returncode
 
 
 @data.command()

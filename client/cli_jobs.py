@@ -8,7 +8,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
-from client.cli_options import HERE, AsJson, Follow, JobId, Key, SpecFile, Url, connected, err, out
+from client.cli_options import (
+    HERE,
+    AsJson,
+    Follow,
+    JobId,
+    Key,
+    SpecFile,
+    Url,
+    asked_about,
+    connected,
+    err,
+    out,
+)
 from client.terminal import print_json, print_line, print_text
 
 if TYPE_CHECKING:
@@ -31,7 +43,7 @@ def submit(
     with connected(url) as client:
         value = _spec(spec)
         if check:
-            print_json(client.validate(value))
+            _print_check(client.validate(value), as_json)
             return
         _print_new(client, client.submit(value, idempotency_key=key), follow, as_json)
 
@@ -70,7 +82,7 @@ def show_job(job_id: JobId, url: Url = HERE, as_json: AsJson = False) -> None:
     """Show one job: state, why it is there, progress, failure, files."""
     from client import show
 
-    with connected(url) as client:
+    with asked_about(url, job_id) as (client, job_id):
         job, files = client.job(job_id), client.artifacts(job_id)
     if as_json:
         print_json(
@@ -83,7 +95,7 @@ def show_job(job_id: JobId, url: Url = HERE, as_json: AsJson = False) -> None:
 @commands.command()
 def watch(job_id: JobId, url: Url = HERE, as_json: AsJson = False) -> None:
     """Follow a job to its end. Ctrl-C stops watching, not the job. Exits with 1 if the job does not succeed."""
-    with connected(url) as client:
+    with asked_about(url, job_id) as (client, job_id):
         _watch(client, job_id, as_json)
 
 
@@ -110,7 +122,7 @@ def retry(
     job_id: JobId, key: Key = None, follow: Follow = False, url: Url = HERE, as_json: AsJson = False
 ) -> None:
     """Do a failed or cancelled job again, from its last state if one is left. It gets a new id."""
-    with connected(url) as client:
+    with asked_about(url, job_id) as (client, job_id):
         _print_new(client, client.retry(job_id, idempotency_key=key), follow, as_json)
 
 
@@ -131,7 +143,7 @@ def clone(
     """Queue a job of another one's spec. Values are JSON, or text; null takes a field away."""
     from client.spec_file import changed
 
-    with connected(url) as client:
+    with asked_about(url, job_id) as (client, job_id):
         _print_new(client, client.clone(job_id, changed(changes or []), idempotency_key=key), follow, as_json)
 
 
@@ -151,7 +163,7 @@ def edit(
 ) -> None:
     """Change a job's name, tags or priority."""
     given = {"name": name, "tags": _tags(tag or []) or None, "priority": priority}
-    with connected(url) as client:
+    with asked_about(url, job_id) as (client, job_id):
         job = client.change(job_id, **{field: value for field, value in given.items() if value is not None})
     _print_job(job, as_json)
 
@@ -169,7 +181,7 @@ def _tags(written: list[str]) -> dict[str, str | None]:
 @commands.command()
 def delete(job_id: JobId, url: Url = HERE, as_json: AsJson = False) -> None:
     """Take a job that has ended away for good, with its files."""
-    with connected(url) as client:
+    with asked_about(url, job_id) as (client, job_id):
         client.delete(job_id)
     if as_json:
         print_json({"deleted": job_id})
@@ -179,19 +191,22 @@ def delete(job_id: JobId, url: Url = HERE, as_json: AsJson = False) -> None:
 
 @commands.command()
 def metrics(
-    job_id: Annotated[str | None, typer.Argument(metavar="ID", help="A job's id.")] = None,
+    job_id: Annotated[
+        str | None, typer.Argument(metavar="ID", help="A job: its id, the beginning of it, or its name.")
+    ] = None,
     points: Annotated[int, typer.Option(min=10, max=10_000, help="Of each curve, at most.")] = 500,
     url: Url = HERE,
     as_json: AsJson = False,
 ) -> None:
     """Say how losses and scores of a job went (with --json the curves), or, without a job, how the service does."""
     from client import show
+    from client.names import find_job
 
     with connected(url) as client:
         if job_id is None:
             _print_service_metrics(client.service_metrics(), as_json)
             return
-        found = client.metrics(job_id, points=points)
+        found = client.metrics(find_job(client, job_id), points=points)
     if as_json:
         print_json(found)
     else:
@@ -219,7 +234,7 @@ def log(
     url: Url = HERE,
 ) -> None:
     """Print the end of a job's log."""
-    with connected(url) as client:
+    with asked_about(url, job_id) as (client, job_id):
         text, _ = client.log(job_id, offset=offset, limit=limit)
     print_text(text)
     if not text:
@@ -231,7 +246,7 @@ def report(job_id: JobId, url: Url = HERE, as_json: AsJson = False) -> None:
     """Print a job's report: teacher, control and student side by side."""
     from client import show
 
-    with connected(url) as client:
+    with asked_about(url, job_id) as (client, job_id):
         found = client.report(job_id)
     if as_json:
         print_json(found)
@@ -249,7 +264,7 @@ def download(
 ) -> None:
     """Fetch a job's files and check their SHA-256."""
     target.mkdir(parents=True, exist_ok=True)
-    with connected(url) as client:
+    with asked_about(url, job_id) as (client, job_id):
         names = [name] if name else [artifact.name for artifact in client.artifacts(job_id)]
         files = {each: client.download(job_id, each, target / Path(each).name) for each in names}
     if as_json:
@@ -271,8 +286,17 @@ def _spec(path: Path) -> Any:
     return read(path)
 
 
+def _print_check(found: dict[str, Any], as_json: bool) -> None:
+    from client import show
+
+    if as_json:
+        print_json(found)
+    else:
+        out.print(show.usable(found), soft_wrap=True)
+
+
 def _ask(verb: str, job_id: str, url: str, as_json: bool) -> None:
-    with connected(url) as client:
+    with asked_about(url, job_id) as (client, job_id):
         job = getattr(client, verb)(job_id)
     _print_job(job, as_json)
 
@@ -296,18 +320,30 @@ def _print_job(job: Job, as_json: bool) -> None:
 
 
 def _watch(client: Client, job_id: str, as_json: bool) -> None:
-    from client.follow import follow
     from jobs.job import State
 
-    events = client.events(job_id)
-    if as_json:
-        for event in events:
-            print_line(event)
-    else:
-        follow(events, out)
+    try:
+        _follow(client, job_id, as_json)
+    except KeyboardInterrupt:
+        message = (
+            f"no longer watching; job {job_id} goes on. "
+            f"`gkd watch {job_id}` watches again, `gkd cancel {job_id}` ends it."
+        )
+        err.print(Text(message), soft_wrap=True)
+        raise
     job = client.job(job_id)
     if job.failure:
         hint = f"\nhint: {job.failure.hint}" if job.failure.hint else ""
         err.print(Text(f"{job.failure.failure_class}: {job.failure.message}{hint}"), soft_wrap=True)
     if job.state is not State.SUCCEEDED:
         raise typer.Exit(1)
+
+
+def _follow(client: Client, job_id: str, as_json: bool) -> None:
+    from client.follow import follow
+
+    events = client.events(job_id)
+    if not as_json:
+        follow(events, out)
+    for event in events:
+        print_line(event)

@@ -69,7 +69,7 @@ def list_keys(
     if as_json:
         print_json([key.model_dump(mode="json") for key in found])
     else:
-        out.print(_key_table(found) if found else "no keys")
+        out.print(key_table(found) if found else "no keys")
 
 
 @keys.command()
@@ -152,8 +152,14 @@ def _number(name: str, text: str) -> float | None:
     return float(text) if name == "gpu_hours" else int(text)
 
 
-def _key_table(found: tuple[Key, ...]) -> Table:
-    table = Table("id", "tenant", "name", "scopes", "made", "expires", "last used", "revoked")
+PLAIN: dict[str, Any] = {"box": None, "pad_edge": False, "padding": (0, 1, 0, 0)}
+"""Tables for 80 columns."""
+
+
+def key_table(found: tuple[Key, ...]) -> Table:
+    """Keys, one line each."""
+    table = Table("id", "tenant", "name", "scopes", "made", "expires", "last used", "revoked", **PLAIN)
+    table.columns[0].no_wrap = True  # ids are there to be copied
     for key in found:
         days = (key.created_at, key.expires_at, key.used_at, key.revoked_at)
         table.add_row(*map(Text, (key.id, key.tenant, key.name, ", ".join(key.scopes), *map(_day, days))))
@@ -162,7 +168,9 @@ def _key_table(found: tuple[Key, ...]) -> Table:
 
 def limit_table(found: tuple[Tenant, ...]) -> Table:
     """What tenants have, of what they may have."""
-    table = Table("tenant", "running jobs", "queued jobs", "stored bytes", "GPU hours", "requests per minute")
+    table = Table(
+        "tenant", "running jobs", "queued jobs", "stored bytes", "GPU hours", "requests per minute", **PLAIN
+    )
     for tenant in found:
         use: dict[str, Any] = tenant.use.model_dump()
         allowed = tenant.limits.model_dump()

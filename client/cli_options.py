@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,7 +19,9 @@ err = console(stderr=True)
 
 Url = Annotated[str, typer.Option("--url", envvar="GKD_URL", help="Address of the service.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
-JobId = Annotated[str, typer.Argument(metavar="ID", help="The job's id.")]
+JobId = Annotated[
+    str, typer.Argument(metavar="ID", help="The job: its id, the beginning of it, or its name.")
+]
 SpecFile = Annotated[
     Path, typer.Argument(metavar="SPEC", help="A job spec in JSON; - reads it from the input.")
 ]
@@ -32,3 +36,12 @@ def connected(url: str) -> Client:
     from client.client import Client
 
     return Client(url)
+
+
+@contextmanager
+def asked_about(url: str, written: str) -> Iterator[tuple[Client, str]]:
+    """A client of the service, and the id of the job that somebody means."""
+    from client.names import find_job
+
+    with connected(url) as client:
+        yield client, find_job(client, written)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from jobs.resources import CheckedResource, ResourceKind
 
 Kind = Literal["dataset", "model"]
-Id = Annotated[str, typer.Argument(metavar="ID", help="Its id.")]
+Id = Annotated[str, typer.Argument(metavar="ID", help="Its id, the beginning of it, or its name.")]
 Name = Annotated[
     str | None, typer.Option(help="What you call it; otherwise as the file or folder is called.")
 ]
@@ -133,11 +133,20 @@ def _follow(client: Client, made: CheckedResource, no_wait: bool, as_json: bool)
     from jobs.resources import ResourceState
 
     if not no_wait:
-        with err.status("being checked"):
-            made = client.wait_for_check(made.kind, made.id)
+        made = _wait_for_check(client, made)
     _print(made, as_json)
     if made.state is ResourceState.REFUSED:
         raise typer.Exit(1)
+
+
+def _wait_for_check(client: Client, made: CheckedResource) -> CheckedResource:
+    try:
+        with err.status("being checked"):
+            return client.wait_for_check(made.kind, made.id)
+    except KeyboardInterrupt:
+        message = f"no longer waiting; the check goes on. `gkd {made.kind}s show {made.id}` says how it went."
+        err.print(Text(message), soft_wrap=True)
+        raise
 
 
 def _list(kind: Kind, state: str | None, limit: int, url: str, as_json: bool) -> None:
@@ -152,13 +161,18 @@ def _list(kind: Kind, state: str | None, limit: int, url: str, as_json: bool) ->
 
 
 def _show(kind: Kind, resource_id: str, url: str, as_json: bool) -> None:
+    from client.names import find_resource
+
     with connected(url) as client:
-        found = client.resource(_kind(kind), resource_id)
+        found = client.resource(_kind(kind), find_resource(client, _kind(kind), resource_id))
     _print(found, as_json)
 
 
 def _delete(kind: Kind, resource_id: str, url: str, as_json: bool) -> None:
+    from client.names import find_resource
+
     with connected(url) as client:
+        resource_id = find_resource(client, _kind(kind), resource_id)
         client.delete_resource(_kind(kind), resource_id)
     if as_json:
         print_json({"deleted": resource_id})

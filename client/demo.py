@@ -27,6 +27,7 @@ from client import demo_specs, show, terminal
 from client.client import Client, ClientError
 from client.follow import follow
 from gkd_core.errors import GkdError
+from gkd_core.interpreter import on_safe_path, python
 from jobs.job import Job, State
 
 HOME = Path(".demo")
@@ -93,7 +94,9 @@ def _draw(folder: Path, console: Console) -> Path:
     console.print(f"drawing {demo_specs.DRAWING['train'] + demo_specs.DRAWING['val']} pictures in {folder}")
     code = "import sys; from pathlib import Path; from gkd_core.data.shapes import draw_shapes; "
     code += f"draw_shapes(Path(sys.argv[1]), **{demo_specs.DRAWING!r})"
-    done = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True)
+    done = subprocess.run(
+        python("-c", code, str(folder)), env=on_safe_path(os.environ), capture_output=True, text=True
+    )
     if done.returncode:
         raise DemoFailed(f"the pictures could not be drawn: {_end(done.stderr)}")
     return folder
@@ -105,7 +108,7 @@ def _server(home: Path, data: Path, console: Console) -> Iterator[Client]:
     port, log = _free_port(), home / "serve.log"
     with log.open("wb") as output:
         server = subprocess.Popen(
-            [sys.executable, "-m", "client.cli", "serve"],
+            python("-m", "client.cli", "serve"),
             env=_environment(home, data, port),
             stdin=subprocess.DEVNULL,
             stdout=output,
@@ -125,7 +128,8 @@ def _environment(home: Path, data: Path, port: int) -> dict[str, str]:
     """What the server sees: none of the settings of this shell, but for the engine, which a test may replace."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("GKD_")}
     engine = {name: os.environ[name] for name in ("GKD_ENGINE",) if name in os.environ}
-    return {**kept, **engine, "GKD_HOME": str(home), "GKD_DATA_ROOTS": str(data), "GKD_PORT": str(port)}
+    ours = {"GKD_HOME": str(home), "GKD_DATA_ROOTS": str(data), "GKD_PORT": str(port)}
+    return on_safe_path({**kept, **engine, **ours})
 
 
 def _free_port() -> int:

@@ -7,9 +7,10 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
-from rich.console import Console
-from rich.progress import BarColumn, TaskProgressColumn, TextColumn
-from rich.progress import Progress as Bar
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
 from rich.text import Text
 
 from client import show
@@ -30,20 +31,46 @@ class Board(Protocol):
         """Show something that stays."""
 
 
+class ProgressLine:
+    """One line as wide as its terminal: bar, percent, time left, and then as much of the rest as there is room for.
+
+    What comes first never gives way to what comes after it.
+    """
+
+    def __init__(self, event: Progress | None = None) -> None:
+        self.event = event
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Lay the line out for the width that there is now."""
+        width, event = options.max_width, self.event
+        bar = ProgressBar(
+            total=1.0, completed=event.fraction if event else 0.0, width=min(24, max(8, width // 6))
+        )
+        percent = f"{100 * event.fraction:3.0f}%" if event else ""
+        left = show.time_left(event) if event else "waiting"
+        used = int(bar.width or 0) + sum(1 + len(cell) for cell in (percent, left) if cell)
+        rest = show.standing(event, width - used - 1) if event else ""
+        cells = [cell for cell in (percent, left, rest) if cell]
+        line = Table.grid(*([""] * (1 + len(cells))), padding=(0, 1, 0, 0), pad_edge=False)
+        for column in line.columns:
+            column.no_wrap = True
+        line.add_row(bar, *map(Text, cells))
+        yield line
+
+
 class Bars:
     """One bar that moves, and lines above it."""
 
-    def __init__(self, bar: Bar) -> None:
-        self._bar = bar
-        self._task = bar.add_task("waiting", total=1.0)
+    def __init__(self, live: Live) -> None:
+        self._live = live
 
     def progress(self, event: Progress) -> None:
         """Move the bar."""
-        self._bar.update(self._task, completed=event.fraction, description=show.line(event))
+        self._live.update(ProgressLine(event))
 
     def say(self, line: str) -> None:
         """Print above the bar."""
-        self._bar.console.print(Text(line))
+        self._live.console.print(Text(line))
 
 
 class Lines:
@@ -70,9 +97,8 @@ def board(console: Console) -> Iterator[Board]:
     if not console.is_terminal:
         yield Lines(console)
         return
-    columns = (BarColumn(bar_width=24), TaskProgressColumn(), TextColumn("{task.description}", markup=False))
-    with Bar(*columns, console=console, transient=True) as bar:
-        yield Bars(bar)
+    with Live(ProgressLine(), console=console, transient=True, refresh_per_second=4) as live:
+        yield Bars(live)
 
 
 def follow(stream: Iterable[StoredEvent | Event], console: Console) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from itertools import pairwise
 from pathlib import PurePath
@@ -12,6 +12,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from client.cropped import Cropped
 from gkd_core.events import (
     Checkpoint,
     Evaluation,
@@ -24,7 +25,7 @@ from gkd_core.events import (
     events,
 )
 from jobs.curves import Curve, JobCurves, RunCurves
-from jobs.job import Artifact, Job, State, StoredEvent
+from jobs.job import END_STATES, Artifact, Job, State, StoredEvent
 from jobs.presence import Gpu, Worker, WorkerState
 from jobs.resources import CheckedResource, Resource, ResourceKind, ResourceState
 
@@ -111,24 +112,59 @@ def _place(event: Evaluation | PrototypesSelected) -> str:
 
 
 def _progress(event: Progress) -> str:
-    epoch = f", epoch {min(event.epoch + 1, event.epochs)}/{event.epochs}" if event.epochs else ""
-    parts = [f"{event.run}{epoch}"]
-    if event.activity == "train":
-        parts += [f"step {event.step}/{event.steps}", _losses(event.losses)]
+    """All that is known of where a job stands."""
+    activity = (
+        (f"step {event.step}/{event.steps}", _losses(event.losses)) if _trains(event) else (_doing(event),)
+    )
+    return ", ".join(filter(None, (_run(event), *activity, time_left(event))))
+
+
+def standing(event: Progress, width: int) -> str:
+    """What a job does, in at most so many columns; losses are shortened first, then steps go, then the epoch."""
+    return next((told for told in _standings(event) if len(told) <= width), "")
+
+
+def _standings(event: Progress) -> Iterator[str]:
+    """The same again and again, each time shorter."""
+    if not _trains(event):
+        yield from (f"{_run(event)}, {_doing(event)}", f"{event.run}, {_doing(event)}", _doing(event))
     else:
-        parts.append(ACTIVITIES[event.activity])
-    if event.seconds_left is not None:
-        parts.append(f"{duration(event.seconds_left)} left")
-    return ", ".join(filter(None, parts))
+        step = f"{_run(event)}, step {event.step}/{event.steps}"
+        losses = [_losses(event.losses, shown) for shown in range(len(event.losses), -1, -1)]
+        yield from (f"{step}, {told}" for told in losses if told)
+        yield step
+    yield from (_run(event), f"{event.run} {_epoch(event)}".rstrip(), event.run, f"{event.run[:7]}…")
 
 
-def _losses(losses: dict[str, float]) -> str:
+def time_left(event: Progress) -> str:
+    """How long a job will still take; empty where nobody knows."""
+    return "" if event.seconds_left is None else f"{duration(event.seconds_left)} left"
+
+
+def _trains(event: Progress) -> bool:
+    return event.activity == "train"
+
+
+def _doing(event: Progress) -> str:
+    return ACTIVITIES[event.activity]
+
+
+def _run(event: Progress) -> str:
+    return f"{event.run}, epoch {_epoch(event)}" if event.epochs else event.run
+
+
+def _epoch(event: Progress) -> str:
+    return f"{min(event.epoch + 1, event.epochs)}/{event.epochs}" if event.epochs else ""
+
+
+def _losses(losses: dict[str, float], shown: int | None = None) -> str:
+    """The sum, and its first `shown` parts (None: all)."""
     if not losses:
         return ""
-    each = " ".join(f"{name.removeprefix('loss_')} {value:.3g}" for name, value in losses.items())
-    return (
-        f"loss {sum(losses.values()):.3g} ({each})" if len(losses) > 1 else f"loss {sum(losses.values()):.3g}"
-    )
+    parts = [f"{name.removeprefix('loss_')} {value:.3g}" for name, value in losses.items()]
+    told = parts[:shown] + ["…"] * (shown is not None and shown < len(parts))
+    total = f"loss {sum(losses.values()):.3g}"
+    return f"{total} ({' '.join(told)})" if len(parts) > 1 and shown != 0 else total
 
 
 def _metrics(metrics: dict[str, float]) -> str:
@@ -159,15 +195,33 @@ def age(moment: datetime) -> str:
 
 
 def jobs_table(jobs: tuple[Job, ...]) -> Table:
-    """Many jobs, one line each."""
-    table = Table("id", "name", "kind", "state", "why", "done", "created", box=None, pad_edge=False)
-    table.columns[0].no_wrap = True  # ids are there to be copied
+    """Many jobs, a line or two each; `gkd show` has the whole reason."""
+    table = _compact("id", "name", "kind", "state", "why", "created")
     for job in jobs:
-        done = f"{100 * job.progress['fraction']:.0f} %" if job.progress else ""
-        table.add_row(
-            job.id, Text(job.name), job.kind, _state(job), Text(job.reason), done, age(job.created_at)
-        )
+        state = Text.assemble(_state(job), _done(job))
+        why = job.reason.removeprefix(f"{job.state}: ")
+        created = age(job.created_at).removesuffix(" ago")
+        table.add_row(job.id, Cropped(job.name), job.kind, state, Cropped(why, lines=2), created)
     return table
+
+
+FLEXIBLE = ("name", "why", "where", "worker", "listens to", "SHA-256")
+"""Columns that give way where a terminal is narrow."""
+
+
+def _compact(*names: str) -> Table:
+    """A table for 80 columns: what is short stays whole, `Cropped` cells share what is left."""
+    table = Table(*names, box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    for column in table.columns:
+        column.no_wrap = column.header not in FLEXIBLE
+    return table
+
+
+def _done(job: Job) -> str:
+    """How much of an open job is done."""
+    if job.progress is None or job.state in END_STATES:
+        return ""
+    return f" {100 * job.progress['fraction']:.0f}%"
 
 
 def curves_table(found: JobCurves) -> Table:
@@ -199,14 +253,13 @@ def _curves(run: RunCurves) -> Iterator[tuple[str, str, Curve]]:
 
 def workers_table(workers: tuple[Worker, ...]) -> Table:
     """Workers, one line each, and below each its GPUs."""
-    table = Table("worker", "state", "runs", "listens to", "seen", box=None, pad_edge=False)
-    table.columns[0].no_wrap = True
+    table = _compact("worker", "state", "runs", "listens to", "seen")
     for worker in workers:
         state = Text(worker.state, style="red" if worker.state is WorkerState.LOST else "")
         runs, queues = worker.job_id or "", ", ".join(worker.queues)
-        table.add_row(Text(worker.name), state, runs, queues, age(worker.seen_at))
+        table.add_row(Cropped(worker.name), state, runs, Cropped(queues), age(worker.seen_at))
         for gpu in worker.gpus:
-            table.add_row(Text(f"  {gpu.index}  {gpu.name}"), "", "", _gpu(gpu), "")
+            table.add_row(Cropped(f"  {gpu.index}  {gpu.name}"), "", "", Cropped(_gpu(gpu), lines=2), "")
     return table
 
 
@@ -266,10 +319,11 @@ def _measured(job: Job) -> dict[str, Any]:
 
 
 def artifacts_table(artifacts: tuple[Artifact, ...]) -> Table:
-    """Published files."""
-    table = Table("artifact", "size", "AP", "SHA-256", box=None, pad_edge=False)
+    """Published files; `gkd download` tells the whole SHA-256."""
+    table = _compact("artifact", "size", "AP", "SHA-256")
     for artifact in artifacts:
-        table.add_row(artifact.name, size(artifact.size), number(artifact.metrics.get("AP")), artifact.sha256)
+        ap = number(artifact.metrics.get("AP"))
+        table.add_row(artifact.name, size(artifact.size), ap, Cropped(artifact.sha256))
     return table
 
 
@@ -305,6 +359,25 @@ def _counts(found: DataReport) -> Table:
 
 def _warning(message: str, hint: str) -> Text:
     return Text(f"warning: {message} {hint}".rstrip(), style="yellow")
+
+
+def usable(resolved: Mapping[str, Any]) -> Text:
+    """What a checked spec comes to: warnings, and in the last line that it can run, on what and where.
+
+    Args:
+        resolved: The answer of `POST /jobs/validate`.
+    """
+    config, report = resolved["config"], resolved["report"] or {}
+    of_data = {warning["message"]: warning["hint"] for warning in report.get("warnings", ())}
+    lines = [_warning(message, of_data.get(message, "")) for message in resolved["warnings"]]
+    splits = [report[name]["images"] for name in ("train", "val", "test") if report.get(name)]
+    counts = f"{' + '.join(map(str, splits))} pictures, {_counted(len(report['classes']), 'class', 'es')}, "
+    device = "CPU" if config["device"] == "cpu" else _counted(config.get("processes", 1), "GPU")
+    return Text("\n").join([*lines, Text(f"OK: {counts if splits else ''}{device}")])
+
+
+def _counted(count: int, what: str, plural: str = "s") -> str:
+    return f"{count} {what}{plural if count != 1 else ''}"
 
 
 def examination(found: Examination) -> RenderableType:
@@ -409,9 +482,12 @@ def report(report: Report) -> RenderableType:
 
 def _models(report: Report) -> Table:
     measured = ("parameters", "size", "GFLOPs", "ms per image")
-    table = Table("", "detector", *report.headline, *measured, box=None)
+    table = Table("", "detector", *report.headline, *measured, box=None, pad_edge=False)
     for column in table.columns[2:]:
         column.justify = "right"
+    for column in table.columns[2:-1]:  # where a terminal is narrow, words are broken and numbers are not
+        column.no_wrap = True
+        column.min_width = len(str(column.header))
     for role in sorted(report.models, key=lambda role: ROLES.index(role) if role in ROLES else len(ROLES)):
         table.add_row(role, *_model_cells(report.models[role], report.headline))
     return table
@@ -434,13 +510,13 @@ def _model_cells(model: ModelReport, metrics: tuple[str, ...]) -> tuple[str, ...
 
 def resources_table(found: Sequence[Resource]) -> Table:
     """Data sets or models, one line each."""
-    table = Table("id", "name", "state", "size", "made", "", box=None, pad_edge=False)
-    table.columns[0].no_wrap = True
+    table = _compact("id", "name", "state", "size", "made", "where")
     for each in found:
         where = "uploaded" if each.uploaded else each.path or "splits spelt out"
-        name = f"{each.kind}:{each.id}"
+        made = age(each.created_at).removesuffix(" ago")
+        name = Cropped(each.name)
         table.add_row(
-            name, Text(each.name), _checked(each), size(each.size), age(each.created_at), Text(where)
+            f"{each.kind}:{each.id}", name, _checked(each), size(each.size), made, Cropped(where, 2)
         )
     return table
 

@@ -19,6 +19,7 @@ RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
     --mount=source=constraints.txt,target=/constraints.txt \
     pip install --no-cache-dir --constraint /constraints.txt "gkd[s3] @ file://$(echo /wheels/gkd-*.whl)"
 ENV GKD_HOME=/var/lib/gkd \
+    PYTHONSAFEPATH=1 \
     PYTHONUNBUFFERED=1
 USER 10001
 EXPOSE 8000

@@ -33,6 +33,7 @@ RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
 ENV GKD_HOME=/var/lib/gkd \
     TORCHINDUCTOR_CACHE_DIR=/var/lib/gkd/.cache/torchinductor \
     MPLCONFIGDIR=/tmp/matplotlib \
+    PYTHONSAFEPATH=1 \
     PYTHONUNBUFFERED=1
 USER 10001
 CMD ["gkd", "worker"]

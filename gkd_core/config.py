@@ -123,8 +123,14 @@ class Split(Strict):
     `data.yaml` that names the classes, or a text file with one class a line."""
 
 
+SplitName = Literal["train", "val", "test"]
+SPLITS: tuple[SplitName, ...] = ("train", "val", "test")
+TO_TRAIN: tuple[SplitName, ...] = ("train", "val")
+"""The splits that a training needs."""
+
+
 class DataConfig(Strict):
-    """A data set: either a folder whose layout is recognised (`path`), or both splits spelt out.
+    """A data set: either a folder whose layout is recognised (`path`), or its splits spelt out.
 
     In JSON a plain string stands for `{"path": ...}`.
     """
@@ -132,11 +138,14 @@ class DataConfig(Strict):
     format: Literal["auto", "coco", "voc", "yolo"] = "auto"
     """`auto` recognises it by the layout; COCO where several are there."""
     path: str | None = None
-    """Folder of a data set whose layout is recognised (YOLO: also its `data.yaml`); instead of `train` and `val`."""
+    """Folder of a data set whose layout is recognised (YOLO: also its `data.yaml`); instead of the splits."""
     train: Split | None = None
     """The split that is learnt from; instead of `path`."""
     val: Split | None = None
     """The split that every model is judged on."""
+    test: Split | None = None
+    """Pictures that decide nothing, not even which epoch is the best: every model is scored on them once, at the end.
+    May be absent."""
     classes: tuple[str, ...] | None = None
     """The class names, in label order (label 1 is the first). None takes those of the training split. A list
     that differs from the data set's own (as a set, after `rename` and `only`) is refused: a typo here would silently
@@ -153,11 +162,17 @@ class DataConfig(Strict):
 
     @model_validator(mode="after")
     def _path_or_splits(self) -> DataConfig:
-        if (self.path is None) == (self.train is None):
-            raise ValueError("give either `path` (a folder whose layout is recognised) or `train` and `val`")
-        if (self.train is None) != (self.val is None):
-            raise ValueError("`train` and `val` belong together; distillation is judged on `val`")
+        if (self.path is None) != bool(self.splits):
+            raise ValueError(
+                "give either `path` (a folder whose layout is recognised), or `train` and `val` and, if there is one, "
+                "`test`"
+            )
         return self
+
+    @property
+    def splits(self) -> dict[SplitName, Split]:
+        """The splits that are spelt out, by name."""
+        return {name: split for name in SPLITS if (split := getattr(self, name)) is not None}
 
 
 # ---- detectors -------------------------------------------------------------------------------------------
@@ -308,6 +323,11 @@ class TeacherConfig(Strict):
 # ---- distillation ----------------------------------------------------------------------------------------
 
 
+STRONGEST_TIE = 1e6
+"""Largest `alpha`. Measured on instances at random, of rank 3 and with copies: choices are worth the same from 1e4 on,
+and the first factorisation fails at 1e9."""
+
+
 class PrototypeChoice(Strict):
     """PGM: which instances are pooled, and how prototypes are chosen among them (docs/method.md)."""
 
@@ -316,8 +336,9 @@ class PrototypeChoice(Strict):
     `kmeans`: the instances nearest to cluster centres of the joint space. `random`: what any choice must beat."""
     per_class: int = Field(default=10, ge=1, le=100)
     """K of the paper."""
-    alpha: float = Field(default=10.0, ge=0)
-    """The paper's lambda: how strongly the coefficients in both spaces are tied."""
+    alpha: float = Field(default=10.0, ge=0, le=STRONGEST_TIE)
+    """The paper's lambda: how strongly the coefficients in both spaces are tied. At most a million: they are equal then
+    in all digits that a choice depends on, and from a thousand million on float64 cannot solve for them any more."""
     max_instances: int = Field(default=800, ge=1)
     """Instances pooled per class at most, the paper's number of images; a fixed random subset beyond that."""
     min_box_side: float = Field(default=8.0, ge=0)

@@ -21,6 +21,7 @@ from types import FrameType
 from pydantic import ValidationError
 
 from gkd_core.errors import Failure, FailureClass
+from gkd_core.interpreter import on_safe_path, python
 from gkd_core.process import Run, die_with_parent, follow_run, serve_run
 from gkd_core.run_dir import COMPLETE, FAILED, LAUNCHED, PARENT, STOPPED, Control, RunDir
 
@@ -72,13 +73,13 @@ def launch(run_dir: RunDir, attempt: int, processes: int, command: Sequence[str]
     die_with_parent()
     run_dir.failure.unlink(missing_ok=True)  # the first process that fails writes it, the others then do not
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # our log says how they ended
-    line = (*command, str(run_dir.path), "--attempt", str(attempt))
+    program, *line = python(*command, str(run_dir.path), "--attempt", str(attempt))
     with _ended_by_signals(), tempfile.TemporaryDirectory(prefix="gkd-") as folder:
         environment = _environment(processes, Path(folder) / "rendezvous")
         context = start_processes(
             name="gkd",
-            entrypoint=sys.executable,
-            args=dict.fromkeys(range(processes), line),
+            entrypoint=program,
+            args=dict.fromkeys(range(processes), tuple(line)),
             envs={rank: {**environment, **_place(rank)} for rank in range(processes)},
             logs_specs=DefaultLogsSpecs(folder),
         )
@@ -137,7 +138,8 @@ def _environment(processes: int, rendezvous: Path) -> dict[str, str]:
     }
     wanted = {name: os.environ.get(name, value) for name, value in usual.items()}
     ours = {RENDEZVOUS: str(rendezvous), LAUNCHED: "gkd", PARENT: str(os.getpid())}
-    return {**wanted, **ours, "WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes)}
+    world = {"WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes)}
+    return on_safe_path({**os.environ, **wanted, **ours, **world})
 
 
 def _place(rank: int) -> dict[str, str]:

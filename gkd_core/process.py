@@ -251,43 +251,76 @@ def _ends_inside_a_line(path: Path) -> bool:
 
 # ---- what went wrong -------------------------------------------------------------------------------------
 
-OUT_OF_MEMORY_WORDS = ("out of memory", "can't allocate memory", "ALLOC_FAILED")
+OUT_OF_MEMORY_WORDS = (
+    *("out of memory", "can't allocate memory", "ALLOC_FAILED"),
+    "unable to find an engine",  # cuDNN tried every one, and none found room for what it needs to work in
+)
+UNSUPPORTED_WORDS = ("no kernel image", "kernel image is invalid")
+"""This torch has no code for this GPU, and no attempt will change that."""
+MISUSED_WORDS = (
+    *("device-side assert", "invalid argument", "invalid configuration argument", "invalid value"),
+    *("STATUS_BAD_PARAM", "STATUS_INVALID_VALUE", "STATUS_NOT_SUPPORTED", "STATUS_ARCH_MISMATCH"),
+)
+"""A call was wrong, and will be again, whatever the device: looked for before `LOST_WORDS`."""
 LOST_WORDS = (
-    *("DataLoader worker (pid", "CUDA-capable device", "ECC error", "GPU is lost", "launch failure"),
+    *(
+        "CUDA error",
+        "CUDA unknown error",
+        "CUDA driver",
+        "cudaGetDeviceCount",
+        "NVIDIA driver",
+        "No CUDA GPUs",
+    ),
+    *("CUDNN_STATUS", "CUBLAS_STATUS", "CUSOLVER_STATUS", "CUSPARSE_STATUS", "CUFFT_"),
+    *("CUDA-capable device", "ECC error", "GPU is lost", "launch failure", "DataLoader worker (pid"),
     *("Connection closed by peer", "Connection reset by peer", "/gloo/", "NCCL"),
 )
-"""How torch words that a process or a device went away; it has no exception types for these."""
+"""How torch words that a process or a device went away or came to harm; it has no exception types for these."""
+
+FEWER_AT_ONCE = "Lower train.batch_size or train.image_size, or raise train.accumulate."
+OTHER_DEVICE = (
+    "Ask for resources.gpus 0, or install a torch that is built for this GPU (pytorch.org lists them)."
+)
+LOOK_AT_MACHINE = (
+    "Look at the disk, the device and the memory of this machine (another process may hold the GPU's); log.txt has "
+    "the details."
+)
+DEFECT = "A defect of GKD; log.txt has the traceback."
+DEFECT_ON_DEVICE = f"{DEFECT} With CUDA_LAUNCH_BLOCKING=1 it names the call that failed."
 
 
 def failure_of(error: BaseException) -> Failure:
     """Say what an exception means for the job."""
     if isinstance(error, GkdError):
         return error.failure()
-    text = f"{type(error).__name__}: {error}"
-    if _is_out_of_memory(error):
-        return Failure(
-            failure_class=FailureClass.OUT_OF_MEMORY,
-            message=text,
-            hint="Lower train.batch_size or train.image_size, or raise train.accumulate.",
-        )
-    if _is_infrastructure(error):
-        return Failure(
-            failure_class=FailureClass.INFRASTRUCTURE,
-            message=text,
-            hint="Look at the disk, the device and the memory of this machine; log.txt has the details.",
-        )
-    return Failure(
-        failure_class=FailureClass.BUG, message=text, hint="A defect of GKD; log.txt has the traceback."
-    )
+    failure_class, hint = _class_of(error)
+    return Failure(failure_class=failure_class, message=f"{type(error).__name__}: {error}", hint=hint)
 
 
-def _is_out_of_memory(error: BaseException) -> bool:
-    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
-        return True
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in OUT_OF_MEMORY_WORDS)
+def _class_of(error: BaseException) -> tuple[FailureClass, str]:
+    """Class and hint of an exception that is not one of the engine's own."""
+    if isinstance(error, RuntimeError):
+        return _class_of_words(str(error))
+    code = error.errno if isinstance(error, OSError) else None
+    if isinstance(error, MemoryError) or code == errno.ENOMEM:
+        return FailureClass.OUT_OF_MEMORY, FEWER_AT_ONCE
+    if isinstance(error, TimeoutError) or code in DISK_AND_NETWORK:
+        return FailureClass.INFRASTRUCTURE, LOOK_AT_MACHINE
+    return FailureClass.BUG, DEFECT
 
 
-def _is_infrastructure(error: BaseException) -> bool:
-    if isinstance(error, TimeoutError) or (isinstance(error, OSError) and error.errno in DISK_AND_NETWORK):
-        return True
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in LOST_WORDS)
+_BY_WORDS = (
+    (OUT_OF_MEMORY_WORDS, FailureClass.OUT_OF_MEMORY, FEWER_AT_ONCE),
+    (UNSUPPORTED_WORDS, FailureClass.SPEC, OTHER_DEVICE),
+    (MISUSED_WORDS, FailureClass.BUG, DEFECT_ON_DEVICE),
+    (LOST_WORDS, FailureClass.INFRASTRUCTURE, LOOK_AT_MACHINE),
+)
+"""In this order: a later sentence of a message may have words of a later line."""
+
+
+def _class_of_words(text: str) -> tuple[FailureClass, str]:
+    """Class and hint of what torch, CUDA and its libraries say in a RuntimeError."""
+    for words, failure_class, hint in _BY_WORDS:
+        if any(word in text for word in words):
+            return failure_class, hint
+    return FailureClass.BUG, DEFECT

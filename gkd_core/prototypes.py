@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from gkd_core.config import STRONGEST_TIE
 from gkd_core.errors import DivergedError
 from gkd_core.joint_space import Atoms, JointSpace, Worth, worth
 from gkd_core.precision import unit
@@ -92,7 +93,7 @@ def generate(
         labels: (N,) int64, from 0 to num_classes - 1.
         num_classes: classes; one without instances gets no rows.
         per_class: K.
-        alpha: the paper's lambda, at least 0.
+        alpha: the paper's lambda, in 0..1e6.
         selection: `select_orthogonal` (None) or another; one that draws has its generator bound already.
         between: is called now and then; what it raises ends the work.
 
@@ -239,7 +240,7 @@ def select_reference(teacher: Tensor, student: Tensor, num_prototypes: int, alph
         teacher: (N, C_t), N >= 1.
         student: (N, C_s).
         num_prototypes: K >= 1.
-        alpha: the paper's lambda, at least 0.
+        alpha: the paper's lambda, in 0..1e6.
 
     Returns:
         (K,) int64 indices into the N instances, in the order of choice.
@@ -373,7 +374,7 @@ def select_orthogonal(teacher: Tensor, student: Tensor, num_prototypes: int, alp
         teacher: (N, C_t), N >= 1.
         student: (N, C_s).
         num_prototypes: K >= 1.
-        alpha: the paper's lambda, at least 0.
+        alpha: the paper's lambda, in 0..1e6.
 
     Returns:
         (min(K, N),) int64 distinct indices into the N instances.
@@ -524,7 +525,7 @@ def joint_reconstruction_error(teacher: Tensor, student: Tensor, indices: Tensor
         teacher: (N, C_t), N >= 1.
         student: (N, C_s).
         indices: (K,) int64 choices, repeats allowed.
-        alpha: the paper's lambda, at least 0.
+        alpha: the paper's lambda, in 0..1e6.
 
     Returns:
         Scalar float32.
@@ -543,7 +544,7 @@ def explained_shares(teacher: Tensor, student: Tensor, indices: Tensor, alpha: f
         teacher: (N, C_t) of one class, N >= 1.
         student: (N, C_s).
         indices: (K,) int64 choices, repeats allowed.
-        alpha: the paper's lambda, at least 0.
+        alpha: the paper's lambda, in 0..1e6.
 
     Returns:
         (K,) float32 in [0, 1].
@@ -570,5 +571,7 @@ def _require_possible(teacher: Tensor, student: Tensor, k: int, alpha: float) ->
         raise ValueError(
             f"{len(teacher)} teacher and {len(student)} student features: need the same number, >= 1"
         )
-    if k < 1 or alpha < 0:
-        raise ValueError(f"num_prototypes {k} and alpha {alpha}: need at least 1 and at least 0")
+    if k < 1 or not 0 <= alpha <= STRONGEST_TIE:
+        raise ValueError(
+            f"num_prototypes {k} and alpha {alpha}: need at least 1 and at least 0, at most {STRONGEST_TIE:g}"
+        )

@@ -10,7 +10,6 @@ import logging
 import os
 import signal
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -22,6 +21,7 @@ from typing import IO
 from pydantic import ValidationError
 
 from gkd_core.config import DataConfig
+from gkd_core.interpreter import on_safe_path, python
 from gkd_core.run_dir import PARENT
 from jobs.errors import (
     ArtifactsAway,
@@ -257,11 +257,12 @@ def _started(request: Request, output: IO[bytes], errors: IO[bytes]) -> Iterator
     """The process, its request sent; it and all that it started are gone at the end."""
     own = {name: os.environ[name] for name in _GIVEN if name in os.environ}
     process = subprocess.Popen(
-        [sys.executable, *COMMAND],
+        python(*COMMAND),
         stdin=subprocess.PIPE,
         stdout=output,
         stderr=errors,
-        env={**own, "OMP_NUM_THREADS": "1", PARENT: str(os.getpid())},  # each thread takes of the memory
+        # Each thread takes of the memory.
+        env=on_safe_path({**own, "OMP_NUM_THREADS": "1", PARENT: str(os.getpid())}),
         start_new_session=True,
     )
     try:

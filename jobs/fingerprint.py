@@ -27,7 +27,7 @@ def of_data_set(data: DataConfig) -> str:
     that is read before a job anyway, and of some pictures that are spread evenly.
 
     Args:
-        data: With both splits spelt out.
+        data: With its splits spelt out.
 
     Raises:
         OSError: one of them is not there.
@@ -57,8 +57,12 @@ def size_of(data: DataConfig) -> int:
 
 
 def _named_by(data: DataConfig) -> list[Path]:
-    splits = [split for split in (data.train, data.val) if split]
-    named = {path for split in splits for path in (split.images, split.annotations, split.names) if path}
+    named = {
+        path
+        for split in data.splits.values()
+        for path in (split.images, split.annotations, split.names)
+        if path
+    }
     return sorted({file for path in named for file in _below(Path(path))})
 
 

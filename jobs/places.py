@@ -82,13 +82,13 @@ class Places:
         whatever depth, and a data.yaml may name any folder.
 
         Args:
-            data: With both splits spelt out.
+            data: With its splits spelt out.
 
         Raises:
             OSError: a folder cannot be read.
         """
-        splits = [split for split in (data.train, data.val) if split]
-        paths = [path for split in splits for path in (split.images, split.annotations, split.names) if path]
+        named = [(split.images, split.annotations, split.names) for split in data.splits.values()]
+        paths = [path for paths in named for path in paths if path]
         for path in map(Path, dict.fromkeys(paths)):
             try:
                 self.must_allow(path)

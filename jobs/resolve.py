@@ -173,6 +173,7 @@ class _Resolving:
                 "path": self._place(data.path, ("data", "path")),
                 "train": self._split(data.train, ("data", "train")),
                 "val": self._split(data.val, ("data", "val")),
+                "test": self._split(data.test, ("data", "test")),
             }
         )
         return self._checked(placed, self.places) if len(self.problems) == before else None
@@ -330,7 +331,7 @@ class _Resolving:
 
 def _as_known(data: DataConfig, known: DataConfig) -> DataConfig:
     """A spec's data with the paths of a registered data set."""
-    paths = {"path": known.path, "train": known.train, "val": known.val}
+    paths = {"path": known.path, "train": known.train, "val": known.val, "test": known.test}
     return data.model_copy(update=paths | ({"format": known.format} if data.format == "auto" else {}))
 
 

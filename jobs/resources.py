@@ -50,6 +50,8 @@ class Layout(Strict):
     """The split that is learnt from; instead of `path`."""
     val: Split | None = None
     """The split that every model is judged on."""
+    test: Split | None = None
+    """Pictures that decide nothing; every model is scored on them once, at the end of its training."""
 
 
 class NewDataset(Layout):
@@ -62,7 +64,7 @@ class NewDataset(Layout):
     name: ResourceName
     """What people call it; need not be unique."""
     path: str | None = None
-    """Folder whose layout is recognised (YOLO: also its `data.yaml`); instead of `train` and `val`."""
+    """Folder whose layout is recognised (YOLO: also its `data.yaml`); instead of the splits."""
 
     @model_validator(mode="after")
     def _one_data_set(self) -> NewDataset:
@@ -71,7 +73,7 @@ class NewDataset(Layout):
 
     def data(self) -> DataConfig:
         """The same as a spec would say it."""
-        return DataConfig(format=self.format, path=self.path, train=self.train, val=self.val)
+        return DataConfig(format=self.format, path=self.path, train=self.train, val=self.val, test=self.test)
 
 
 class NewModel(Strict):
@@ -116,7 +118,9 @@ class Resource(BaseModel):
     def data(self) -> DataConfig:
         """What a spec would say of a data set under a root."""
         layout = self.layout or Layout()
-        return DataConfig(format=layout.format, path=self.path, train=layout.train, val=layout.val)
+        return DataConfig(
+            format=layout.format, path=self.path, train=layout.train, val=layout.val, test=layout.test
+        )
 
 
 class CheckedResource(Resource):

@@ -55,17 +55,7 @@ class Asking(Reading):
             UnknownJob: a job that it would wait for has been deleted a moment ago.
             UnknownResource: so has a data set or a model that it needs.
         """
-        if earlier := self.submitted(spec, idempotency_key, tenant=tenant):
-            return earlier, False
-        try:
-            with self.database.write() as connection:
-                job_id = _insert(connection, spec, resolved, idempotency_key, tenant)
-                return read_job(connection, job_id), True
-        except IntegrityError:  # the same key came twice at the same moment, and the other one was first
-            if earlier := self.submitted(spec, idempotency_key, tenant=tenant):
-                return earlier, False
-            self._must_know(resolved)
-            raise
+        return self._queue(spec, resolved, idempotency_key, tenant, _digest(spec))
 
     def submitted(
         self, spec: AnySpec, idempotency_key: str | None, *, tenant: str = DEFAULT_TENANT
@@ -75,9 +65,48 @@ class Asking(Reading):
         Raises:
             IdempotencyConflict: the key came with another spec.
         """
-        if idempotency_key is None:
-            return None
         return self._earlier(idempotency_key, _digest(spec), tenant)
+
+    def clone(
+        self,
+        job_id: str,
+        changes: dict[str, Any],
+        spec: AnySpec,
+        resolved: Resolved,
+        *,
+        idempotency_key: str | None = None,
+        tenant: str = DEFAULT_TENANT,
+    ) -> Job:
+        """Queue a job that was asked for as a changed copy of another one.
+
+        Args:
+            job_id: The other one.
+            changes: To its spec, as they were sent.
+            spec: What that came to.
+            resolved: What `jobs.resolve` made of it.
+            idempotency_key: The same key, job and changes give the same clone, whatever became of that job since.
+            tenant: Whose job it is.
+
+        Raises:
+            As `submit`.
+        """
+        digest = _digest_of_clone(job_id, changes)
+        return self._queue(spec, resolved, idempotency_key, tenant, digest)[0]
+
+    def cloned(
+        self,
+        job_id: str,
+        changes: dict[str, Any],
+        idempotency_key: str | None,
+        *,
+        tenant: str = DEFAULT_TENANT,
+    ) -> Job | None:
+        """The clone that was asked for with this key, of this job with these changes, None where there is none.
+
+        Raises:
+            IdempotencyConflict: the key came with something else.
+        """
+        return self._earlier(idempotency_key, _digest_of_clone(job_id, changes), tenant)
 
     def retried(
         self, job_id: str, idempotency_key: str | None, *, tenant: str = DEFAULT_TENANT
@@ -87,8 +116,6 @@ class Asking(Reading):
         Raises:
             IdempotencyConflict: the key came with something else.
         """
-        if idempotency_key is None:
-            return None
         return self._earlier(idempotency_key, _digest_of_retry(job_id), tenant)
 
     def retry(
@@ -115,22 +142,38 @@ class Asking(Reading):
             IdempotencyConflict: the key came with something else before.
             QuotaExceeded: the tenant has as much as it may.
         """
-        if earlier := self.retried(job_id, idempotency_key, tenant=tenant):
-            return earlier
-        again = {"retry_of": job_id, "spec_digest": _digest_of_retry(job_id)}
+        digest = _digest_of_retry(job_id)
+        return self._queue(spec, resolved, idempotency_key, tenant, digest, retry_of=job_id)[0]
+
+    def _queue(
+        self,
+        spec: AnySpec,
+        resolved: Resolved,
+        key: str | None,
+        tenant: str,
+        digest: str,
+        retry_of: str | None = None,
+    ) -> tuple[Job, bool]:
+        """Queue a job unless this key has queued it before; `digest` is of all that was asked for."""
+        if earlier := self._earlier(key, digest, tenant):
+            return earlier, False
+        sent = {"tenant": tenant, "idempotency_key": _stored_key(key, tenant), "spec_digest": digest}
         try:
             with self.database.write() as connection:
-                ask(connection, job_id, "retry", tenant)
-                new = _insert(connection, spec, resolved, idempotency_key, tenant, **again)
-                return read_job(connection, new)
-        except IntegrityError:  # as in `submit`
-            if earlier := self.retried(job_id, idempotency_key, tenant=tenant):
-                return earlier
+                if retry_of is not None:
+                    ask(connection, retry_of, "retry", tenant)
+                job_id = _insert(connection, spec, resolved, sent | {"retry_of": retry_of})
+                return read_job(connection, job_id), True
+        except IntegrityError:  # the same key came twice at the same moment, and the other one was first
+            if earlier := self._earlier(key, digest, tenant):
+                return earlier, False
             self._must_know(resolved)
             raise
 
-    def _earlier(self, key: str, digest: str, tenant: str) -> Job | None:
+    def _earlier(self, key: str | None, digest: str, tenant: str) -> Job | None:
         """What this key was sent with before."""
+        if key is None:
+            return None
         query = select(jobs.c.id, jobs.c.spec_digest).where(
             jobs.c.idempotency_key == _stored_key(key, tenant)
         )
@@ -236,13 +279,11 @@ def _stored_key(key: str | None, tenant: str) -> str | None:
     return None if key is None else f"{tenant}:{key}"
 
 
-def _insert(
-    connection: Connection, spec: AnySpec, resolved: Resolved, key: str | None, tenant: str, **more: Any
-) -> str:
-    must_queue(connection, tenant, spec.resources.gpus)
+def _insert(connection: Connection, spec: AnySpec, resolved: Resolved, sent: dict[str, Any]) -> str:
+    """Write a new job; `sent` are the columns that say who asked for it, and how."""
+    must_queue(connection, sent["tenant"], spec.resources.gpus)
     job_id = secrets.token_hex(6)
-    sent = {"tenant": tenant, "idempotency_key": _stored_key(key, tenant), "spec_digest": _digest(spec)}
-    row = connection.execute(_queuing(), _wanted(job_id, spec, resolved) | sent | more).one()
+    row = connection.execute(_queuing(), _wanted(job_id, spec, resolved) | sent).one()
     write_event(connection, row, "state", {"state": State.QUEUED.value, "reason": "submitted"})
     if row.tags:
         write_tags(connection, row)
@@ -306,3 +347,8 @@ def _digest(spec: AnySpec) -> str:
 
 def _digest_of_retry(job_id: str) -> str:
     return hashlib.sha256(f"retry {job_id}".encode()).hexdigest()
+
+
+def _digest_of_clone(job_id: str, changes: dict[str, Any]) -> str:
+    """What was sent, not what it came to: the spec of the other job may change, and the job be deleted."""
+    return hashlib.sha256(f"clone {job_id} {json.dumps(changes, sort_keys=True)}".encode()).hexdigest()

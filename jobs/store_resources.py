@@ -12,6 +12,7 @@ from jobs.database import now, storable
 from jobs.errors import ResourceInUse, UnknownResource
 from jobs.resources import (
     CheckedResource,
+    Layout,
     NewResource,
     Resource,
     ResourceKind,
@@ -229,8 +230,12 @@ def _same_upload(connection: Connection, new: NewResource, tenant: str) -> Row[A
     same = (resources.c.sha256 == new.sha256, resources.c.uploaded.is_(True))
     named = (resources.c.name == storable(new.name), resources.c.kind == new.kind.value)
     query = select(resources).where(resources.c.tenant == tenant, *same, *named, _is_kept())
-    layout = new.layout.model_dump(mode="json") if new.layout else None
-    return next((row for row in connection.execute(query) if row.layout == layout), None)
+    return next((row for row in connection.execute(query) if _layout(row) == new.layout), None)
+
+
+def _layout(row: Row[Any]) -> Layout | None:
+    """Return the layout of a row, which may be older than some of its fields."""
+    return None if row.layout is None else Layout.model_validate(row.layout)
 
 
 def _find(

@@ -43,20 +43,21 @@ def find_data(config: AnyRun, store: Store, shelf: Shelf, given_up: threading.Ev
             hint="Upload it again, and submit the job with the new id.",
         )
         raise SpecError([problem]) from error
-    placed = {name: _placed(getattr(config.data, name), dataset_id, folder) for name in ("train", "val")}
+    placed: dict[str, Split] = {
+        name: _placed(split, dataset_id, folder) for name, split in config.data.splits.items()
+    }
     return config.model_copy(update={"data": config.data.model_copy(update=placed)})
 
 
 def _named_in(data: DataConfig) -> str | None:
     """The data set whose files a resolved config names."""
-    if data.train is None or not data.train.images.startswith(DATASET):
+    first = next(iter(data.splits.values()), None)
+    if first is None or not first.images.startswith(DATASET):
         return None
-    return data.train.images.removeprefix(DATASET).partition("/")[0]
+    return first.images.removeprefix(DATASET).partition("/")[0]
 
 
-def _placed(split: Split | None, dataset_id: str, folder: Path) -> Split | None:
-    if split is None:
-        return None
+def _placed(split: Split, dataset_id: str, folder: Path) -> Split:
     name = f"{DATASET}{dataset_id}"
     paths = {
         field: str(folder) + path.removeprefix(name)

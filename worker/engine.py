@@ -13,7 +13,6 @@ import os
 import shlex
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,6 +21,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from gkd_core.events import Event, events
+from gkd_core.interpreter import on_safe_path, python
 from gkd_core.run_dir import PARENT, Control, RunDir
 
 log = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ def engine_command() -> list[str]:
 
     It must become the engine, not start it: an engine whose parent is not its worker ends itself.
     """
-    return shlex.split(os.environ.get("GKD_ENGINE", "")) or [sys.executable, "-m", "gkd_core.train"]
+    return shlex.split(os.environ.get("GKD_ENGINE", "")) or python("-m", "gkd_core.train")
 
 
 class Engine:
@@ -185,4 +185,5 @@ def _environment(device: str, extra: Mapping[str, str]) -> dict[str, str]:
     own = {name: value for name, value in os.environ.items() if name not in SECRETS}
     hidden = {"CUDA_VISIBLE_DEVICES": ""} if device == "cpu" else {}
     calm = {"OMP_WAIT_POLICY": "PASSIVE"}  # threads that spin while they wait make a shared CPU crawl
-    return {**calm, **own, **hidden, **extra, PARENT: str(os.getpid()), "PYTHONUNBUFFERED": "1"}
+    ours = {PARENT: str(os.getpid()), "PYTHONUNBUFFERED": "1"}
+    return on_safe_path({**calm, **own, **hidden, **extra, **ours})

@@ -24,6 +24,7 @@ from api.resources import (
     shown,
 )
 from api.uploads import added, must_be_one_of, read_json, requested, taken_in
+from gkd_core.config import SPLITS
 from jobs.resources import CheckedResource, Format, Layout, NewDataset, NewResource, Resource, ResourceKind
 
 router = APIRouter(prefix="/datasets", tags=["datasets"])
@@ -107,7 +108,7 @@ def _placed(services: Services, new: NewDataset) -> NewResource:
                 if (path := getattr(split, field)) is not None
             }
         )
-        for name in ("train", "val")
+        for name in SPLITS
         if (split := getattr(new, name)) is not None
     }
     path = None if new.path is None else placed(services, new.path, "path")

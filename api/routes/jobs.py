@@ -223,19 +223,23 @@ async def clone(
 ) -> Job:
     """A new job of this one's spec, changed by a JSON merge patch (RFC 7396) where one is sent."""
 
-    def submit() -> Job:
-        old = services.store.get(job_id, tenant=tenant)
-        spec = mistakes.read_spec(_changed(old.spec, changes or {}))
-        return _submit(spec, services, tenant, idempotency_key)
-
-    return await _rung(await services.in_line(submit), services, response)
-
-
-def _changed(spec: dict[str, Any], changes: dict[str, Any]) -> Any:
     try:
-        return merged(spec, changes)
+        job = await services.in_line(
+            partial(_clone, job_id, changes or {}, services, tenant, idempotency_key)
+        )
     except RecursionError:
         raise ApiError(400, "invalid_json", "the body is nested too deeply") from None
+    return await _rung(job, services, response)
+
+
+def _clone(job_id: str, changes: dict[str, Any], services: Services, tenant: str, key: str | None) -> Job:
+    job = services.store.cloned(job_id, changes, key, tenant=tenant)
+    if job is None:
+        old = services.store.get(job_id, tenant=tenant)
+        spec = mistakes.read_spec(merged(old.spec, changes))
+        resolved = services.resolve(spec, tenant)
+        job = services.store.clone(job_id, changes, spec, resolved, idempotency_key=key, tenant=tenant)
+    return job
 
 
 @router.patch("/jobs/{job_id}", responses=_NOT_NOW)

@@ -88,7 +88,7 @@ def _one(client: Client, home: Path) -> float:
 def _running(command: str, env: dict[str, str]) -> Iterator[None]:
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     process = subprocess.Popen(
-        [sys.executable, "-m", "client.cli", command], env={**os.environ, **env}, **quiet
+        [sys.executable, "-P", "-m", "client.cli", command], env={**os.environ, **env}, **quiet
     )
     try:
         yield

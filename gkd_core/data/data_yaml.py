@@ -24,7 +24,7 @@ MAX_BYTES = 256 * 1024
 MAX_DEPTH = 8
 """Levels of nesting; a data set needs two."""
 YAML = (".yaml", ".yml")
-SPLIT_KEYS = {"train": ("train",), "val": ("val", "valid", "validation")}
+SPLIT_KEYS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
 
 _Tree = str | list["_Tree"] | dict[str, "_Tree"]
 
@@ -43,7 +43,7 @@ class DataYaml:
     path: str = ""
     """Where the data set lies; empty where the file does not say."""
     splits: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """Folders of pictures, or text files that list some, by `train` and `val`."""
+    """Folders of pictures, or text files that list some, by `train`, `val` and `test`."""
     download: bool = False
     """Whether it asks for something to be downloaded or run."""
     keypoints: bool = False

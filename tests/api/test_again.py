@@ -83,6 +83,52 @@ def test_a_clone_is_the_same_spec_but_for_what_is_sent(service, train_spec: Spec
     assert (same.status_code, same.json()["spec"]) == (201, old["spec"])
 
 
+@pytest.mark.parametrize("since", ["nothing", "changed", "deleted", "data gone"])
+def test_the_same_key_and_changes_give_the_first_clone_again(service, root, train_spec: Spec, since: str):
+    old = service.submit(train_spec)["id"]
+    changes = {"train": {"epochs": 3}, "tags": {"round": "2"}}
+
+    def clone(**changed: Any) -> httpx.Response:
+        sent = {"Idempotency-Key": "k"}
+        return service.http.post(f"/jobs/{old}/clone", json={**changes, **changed}, headers=sent)
+
+    first = clone()
+    assert first.status_code == 201, first.text
+    match since:
+        case "changed":
+            service.http.patch(f"/jobs/{old}", json={"name": "another", "priority": 9})
+        case "deleted":
+            service.http.post(f"/jobs/{old}/cancel")
+            assert service.http.delete(f"/jobs/{old}").status_code == 204
+        case "data gone":
+            shutil.rmtree(root / "discs")
+    again = clone()
+    assert (again.status_code, again.json()["id"]) == (201, first.json()["id"]), again.text
+    assert again.headers["Location"] == first.headers["Location"]
+    assert clone(name="other").json()["code"] == "idempotency_conflict"
+
+
+def test_a_key_of_a_clone_is_of_that_job_alone(service, train_spec: Spec):
+    one, other = (service.submit(train_spec)["id"] for _ in range(2))
+    sent = {"Idempotency-Key": "k"}
+    assert service.http.post(f"/jobs/{one}/clone", headers=sent).status_code == 201
+    for path in (f"/jobs/{other}/clone", f"/jobs/{one}/retry"):
+        answer = service.http.post(path, headers=sent)
+        assert (answer.status_code, answer.json()["code"]) == (422, "idempotency_conflict")
+
+
+def test_clones_with_the_same_key_that_come_at_once_are_one(service, train_spec: Spec):
+    old = service.submit(train_spec)["id"]
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(
+            pool.map(
+                lambda _: service.http.post(f"/jobs/{old}/clone", headers={"Idempotency-Key": "k"}), range(8)
+            )
+        )
+    assert {answer.status_code for answer in answers} == {201}
+    assert len({answer.json()["id"] for answer in answers}) == 1
+
+
 def test_what_is_wrong_with_a_clone_is_named_in_its_whole_spec(service, train_spec: Spec):
     old = service.submit(train_spec)["id"]
     for changes, loc in (

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from typer.testing import CliRunner, Result
 
+from client import show
 from client.cli import app
+from client.names import fitting, likely
 
 Spec = dict[str, Any]
 
@@ -95,6 +98,56 @@ def test_every_answer_is_there_as_json(gkd, spec_file: str, tmp_path: Path):
     files = json.loads(gkd("download", job_id, "report.json", "-o", str(tmp_path), "--json").stdout)
     assert len(files[0]["sha256"]) == 64
     assert json.loads(gkd("submit", spec_file, "--check", "--json").stdout)["config"]["kind"] == "train"
+
+
+def test_a_check_ends_with_one_line_that_says_on_what_and_where(
+    gkd, spec_file: str, data: Path, monkeypatch: pytest.MonkeyPatch
+):
+    ok = "OK: 4 + 2 pictures, 4 classes, CPU"
+    assert gkd("submit", spec_file, "--check").stdout.splitlines()[-1] == ok
+    monkeypatch.chdir(data)
+    assert gkd("run", spec_file, "--check").stdout.splitlines()[-1] == ok
+    assert json.loads(gkd("run", spec_file, "--check", "--json").stdout)["config"]["kind"] == "train"
+    assert not (data / "runs").exists()
+    assert "--out" in gkd("run", spec_file, code=2).output
+
+
+def test_a_check_tells_warnings_before_its_last_line():
+    split = {"images": 1}
+    warning = {"message": "odd boxes", "hint": "Look at them.", "loc": []}
+    report = {"train": split, "val": split, "classes": ["cat"], "warnings": [warning]}
+    found = {
+        "config": {"device": "cuda", "processes": 2},
+        "report": report,
+        "warnings": ["odd boxes", "slow"],
+    }
+    assert show.usable(found).plain.splitlines() == [
+        "warning: odd boxes Look at them.",
+        "warning: slow",
+        "OK: 1 + 1 pictures, 1 class, 2 GPUs",
+    ]
+
+
+@pytest.mark.parametrize("command", ["watch", "retry --watch"])
+def test_ctrl_c_stops_watching_and_says_that_the_job_goes_on(
+    gkd, start, url: str, spec, tmp_path: Path, command
+):
+    waiting = json.dumps({**spec, "resources": {"gpus": 1}})  # the server has none
+    job_id = json.loads(gkd("submit", "-", "--json", given=waiting).stdout)["id"]
+    if command != "watch":
+        gkd("cancel", job_id)
+    verb, *options = command.split()
+    with start(verb, job_id, *options, cwd=tmp_path, env={"GKD_URL": url}) as watching:
+        watching.wait_for("queued: ")
+        assert watching.end(signal.SIGINT) == 130
+    told = watching.log.read_text()
+    open_job = told.split()[0] if options else job_id
+    assert f"job {open_job} goes on" in told
+    assert f"gkd watch {open_job}" in told
+    assert f"gkd cancel {open_job}" in told
+    assert "Traceback" not in told
+    assert json.loads(gkd("show", open_job, "--json").stdout)["state"] == "queued"
+    gkd("cancel", open_job)
 
 
 def test_a_spec_may_come_through_a_pipe(gkd, spec: Spec):
@@ -205,6 +258,66 @@ def test_workers_are_listed_with_what_they_do(gkd):
     assert (worker["queues"], worker["gpus"]) == (["cpu"], [])
     assert worker["state"] in ("idle", "busy")  # with what an earlier test left behind
     assert worker["name"][:20] in gkd("workers").stdout
+
+
+# ---- ids -------------------------------------------------------------------------------------------------
+
+
+def test_a_job_is_named_by_the_beginning_of_its_id_or_by_its_name(gkd, spec: Spec, tmp_path: Path):
+    path = tmp_path / "named.json"
+    path.write_text(json.dumps({**spec, "name": "the only one of its name"}))
+    job_id = submit(gkd, str(path))
+    for written in (job_id[:9], f"job:{job_id}", "the only one of its name"):
+        assert json.loads(gkd("show", written, "--json").stdout)["id"] == job_id
+    assert "succeeded" in gkd("watch", job_id[:9]).stdout
+    for command in ("report", "log", "metrics"):
+        gkd(command, job_id[:9])
+    gkd("download", job_id[:9], "report.json", "--out", str(tmp_path))
+    assert json.loads(gkd("edit", job_id[:9], "--name", "renamed", "--json").stdout)["id"] == job_id
+    for command in ("cancel", "pause", "resume", "retry"):
+        assert "allowed now: delete" in gkd(command, job_id[:9], code=1).output
+    assert json.loads(gkd("clone", "renamed", "--json").stdout)["spec"]["name"] == "renamed"
+    assert json.loads(gkd("delete", job_id[:9], "--json").stdout) == {"deleted": job_id}
+
+
+def test_a_name_of_several_jobs_lists_them_and_touches_none(gkd, spec: Spec):
+    named = json.dumps({**spec, "name": "twins", "resources": {"gpus": 1}})  # nobody has one, so they wait
+    both = [json.loads(gkd("submit", "-", "--json", given=named).stdout)["id"] for _ in range(2)]
+    told = gkd("cancel", "twins", code=1).stderr
+    assert "'twins' fits 2:" in told
+    assert all(job_id in told for job_id in both)
+    for job_id in both:
+        assert json.loads(gkd("show", job_id, "--json").stdout)["state"] == "queued"
+        gkd("cancel", job_id)
+
+
+def test_an_unknown_name_is_asked_about(gkd, spec: Spec):
+    gkd("submit", "-", given=json.dumps({**spec, "name": "hippopotamus"}))
+    told = gkd("show", "hipopotamus", code=1).stderr
+    assert "there is no job 'hipopotamus'" in told
+    assert "Did you mean hippopotamus?" in told
+    assert "Did you mean" not in gkd("show", "qqqqqqqq", code=1).stderr
+
+
+def test_a_data_set_is_named_by_its_name_too(gkd, data: Path):
+    made = json.loads(gkd("datasets", "add", str(data / "shapes"), "--name", "pond", "--json").stdout)
+    assert json.loads(gkd("datasets", "show", "pond", "--json").stdout)["id"] == made["id"]
+    assert "Did you mean pond?" in gkd("datasets", "show", "ponds", code=1).stderr
+    prefix = f"dataset:{made['id'][:10]}"
+    assert json.loads(gkd("datasets", "delete", prefix, "--json").stdout) == {"deleted": made["id"]}
+
+
+def test_names_that_fit_are_found_and_those_that_nearly_fit_are_offered():
+    class Thing(NamedTuple):
+        id: str
+        name: str
+
+    things = [Thing("abc1", "Shapes Student"), Thing("abd2", "abc"), Thing("ff00", "")]
+    assert [thing.id for thing in fitting("abc", things)] == ["abc1", "abd2"], "a name and an id's beginning"
+    assert fitting("abc1", things) == things[:1]
+    assert fitting("", things) == things
+    assert likely("shapes", things) == ["Shapes Student"]
+    assert likely("abe2", things) == ["abd2"]
 
 
 # ---- again, changed, gone ----------------------------------------------------------------------------------

@@ -7,22 +7,27 @@ import json
 import shutil
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
+import pytest
 from rich.console import Console
 
 from client import show
-from client.follow import follow
+from client.cli_keys import key_table
+from client.follow import ProgressLine, follow
 from gkd_core.config import DataConfig
 from gkd_core.data.examine import examine
 from gkd_core.data.shapes import draw_shapes
 from gkd_core.events import Gain, Latency, ModelReport, Progress, Report
 from jobs.curves import Curve, JobCurves, RunCurves
-from jobs.job import StoredEvent
+from jobs.job import Artifact, Job, StoredEvent
+from jobs.keys import Key, Scope
 from jobs.presence import Gpu, Worker, WorkerState
+from jobs.resources import Resource, ResourceKind, ResourceState
 
 
-def shown(renderable: object) -> str:
-    console = Console(file=io.StringIO(), width=200)
+def shown(renderable: object, width: int = 200) -> str:
+    console = Console(file=io.StringIO(), width=width, color_system=None)
     console.print(renderable)
     return console.file.getvalue()  # type: ignore[attr-defined]
 
@@ -99,6 +104,91 @@ def test_a_terminal_gets_a_bar_and_names_with_brackets_are_no_markup():
     assert "50%" in text
 
 
+LOSSES = {
+    f"loss_{name}": 1.234 for name in ("classification", "box", "centerness", "global", "local", "response")
+}
+STANDINGS = {
+    "train": Progress(
+        run="model",
+        epoch=11,
+        epochs=120,
+        step=12345,
+        steps=123456,
+        fraction=0.45,
+        losses=LOSSES,
+        seconds_left=5000,
+    ),
+    "distill": Progress(
+        run="control",
+        epoch=2,
+        epochs=12,
+        step=40,
+        steps=240,
+        fraction=0.45,
+        losses=LOSSES,
+        seconds_left=360_000,
+    ),
+    "prototypes": Progress(
+        run="student",
+        activity="prototypes",
+        epoch=2,
+        epochs=120,
+        step=4,
+        steps=9,
+        fraction=0.45,
+        seconds_left=60,
+    ),
+    "evaluate": Progress(
+        run="teacher", activity="evaluate", epoch=0, epochs=0, step=0, steps=0, fraction=0.45, seconds_left=5
+    ),
+    "export": Progress(
+        run="model", activity="export", epoch=0, epochs=0, step=0, steps=0, fraction=0.45, seconds_left=89
+    ),
+    "draw": Progress(
+        run="job", activity="draw", epoch=9, epochs=9, step=0, steps=0, fraction=0.45, seconds_left=1
+    ),
+    "long name": Progress(run="x" * 70, epoch=0, epochs=1, step=1, steps=9, fraction=0.45, seconds_left=12),
+}
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 120])
+@pytest.mark.parametrize("event", STANDINGS.values(), ids=STANDINGS)
+def test_bar_percent_and_time_left_are_the_last_to_give_way(event: Progress, width: int):
+    console = Console(file=io.StringIO(), width=width, color_system=None)
+    console.print(ProgressLine(event))
+    (line,) = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert len(line.rstrip()) <= width
+    bar, percent, left = line.split()[0], "45%", show.time_left(event)
+    assert set(bar) <= set("━╸╺ ")
+    assert len(bar) >= 3
+    assert percent in line
+    assert left in line
+    assert event.run[:7] in line or show.ACTIVITIES.get(event.activity, "") in line, "it says what it does"
+
+
+@pytest.mark.parametrize("width", [40, 60, 80])
+@pytest.mark.parametrize("event", STANDINGS.values(), ids=STANDINGS)
+def test_a_narrow_terminal_shows_percent_and_time_left_of_every_kind_of_job(event: Progress, width: int):
+    console = Console(file=io.StringIO(), force_terminal=True, width=width, color_system=None)
+    follow([event], console)
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "45%" in text
+    assert show.duration(event.seconds_left) + " left" in text
+
+
+def test_losses_are_shortened_before_steps_and_epochs():
+    event = STANDINGS["distill"]
+    whole = show.standing(event, 500)
+    assert whole.endswith("loss 7.4 (" + " ".join(f"{n[5:]} 1.23" for n in LOSSES) + ")")
+    assert show.standing(event, len(whole) - 1).endswith("local 1.23 …)")
+    head = "control, epoch 3/12, step 40/240"
+    assert show.standing(event, len(head) + len(", loss 7.4")) == f"{head}, loss 7.4"
+    assert show.standing(event, len(head)) == head
+    assert show.standing(event, len(head) - 1) == "control, epoch 3/12"
+    assert show.standing(event, 12) == "control 3/12"
+    assert show.standing(event, 3) == ""
+
+
 def test_a_state_is_not_said_twice():
     assert show.told("queued", "queued: next, waiting for a worker") == "queued: next, waiting for a worker"
     assert show.told("running", "running on ada") == "running on ada"
@@ -172,3 +262,91 @@ def test_what_people_changed_of_a_job_is_part_of_its_story():
     )
     assert line("request", desired="run") == "no longer asked to pause"
     assert line("request", desired="pause") == "asked to pause"
+
+
+# ---- 80 columns ------------------------------------------------------------------------------------------
+
+NOW = datetime.now(UTC)
+WHY = "queued: 3 ahead, but no worker serves queue gpu2, and " + "this goes on and on, " * 20
+
+
+def job(**known: Any) -> Job:
+    fields: dict[str, Any] = {
+        "id": "4f1c0a9be27d",
+        "name": "student number 17 of 24, wide, seed 3",
+        "kind": "prototypes",
+        "state": "queued",
+        "desired": "run",
+        "reason": WHY,
+        "created_at": NOW,
+        **dict.fromkeys(("priority", "attempt"), 0),
+        **{name: {} for name in ("tags", "spec", "resolved")},
+        **dict.fromkeys(("waits_for", "attempts"), ()),
+        **dict.fromkeys(("worker", "lease_until", "started_at", "finished_at", "progress"), None),
+        **dict.fromkeys(("evaluation", "failure"), None),
+        "queue": "gpu2",
+    }
+    return Job(**{**fields, **known})
+
+
+def test_a_long_reason_takes_two_lines_of_the_list_and_all_it_needs_of_the_job():
+    running = job(state="running", reason="running on " + "n" * 90, progress={"fraction": 0.456})
+    lines = shown(show.jobs_table((job(), running, job(reason="queued: next"))), 80).splitlines()
+    assert len(lines) <= 1 + 2 + 2 + 1
+    assert all(len(line) <= 80 for line in lines)
+    rows = [line for line in lines if line.startswith("4f1c0a9be27d ")]
+    assert len(rows) == 3
+    assert "running 46%" in rows[1]
+    assert rows[2].split("queued")[1].split()[0] == "next", "the state is not said twice"
+    assert sum(line.rstrip().endswith("…") for line in lines) == 2, "what was left out is marked"
+    assert " ".join(WHY.split()) in " ".join(shown(show.job_card(job()), 80).split()), "here all of it stands"
+
+
+def test_tables_of_workers_data_sets_and_files_keep_what_is_copied_whole_in_80_columns():
+    worker = Worker(
+        name="node-17.cluster.example.org-0",
+        host="node",
+        version="1",
+        queues=("gpu8", "gpu4", "gpu2", "gpu", "cpu"),
+        gpus=(Gpu(index=3, uuid="GPU-1", name="NVIDIA H200 141GB HBM3e", memory_total=140 * 10**9),),
+        state=WorkerState.BUSY,
+        job_id="4f1c0a9be27d",
+        started_at=NOW,
+        seen_at=NOW,
+    )
+    data_set = Resource(
+        id="a" * 12,
+        kind=ResourceKind.DATASET,
+        name="blood cells of the other laboratory, second visit",
+        state=ResourceState.READY,
+        reason=WHY,
+        uploaded=False,
+        path="/srv/data/" + "folder/" * 20,
+        layout=None,
+        size=123_456_789,
+        sha256=None,
+        created_at=NOW,
+        checked_at=None,
+    )
+    file = Artifact(name="student-last.safetensors", size=12_345_678, sha256="ab" * 32, created_at=NOW)
+    for table, whole, most in (
+        (show.workers_table((worker,)), "4f1c0a9be27d", 4),
+        (show.resources_table((data_set,)), f"dataset:{'a' * 12}", 3),
+        (show.artifacts_table((file,)), "student-last.safetensors", 2),
+    ):
+        text = shown(table, 80)
+        assert whole in text
+        assert len(text.splitlines()) <= most
+        assert all(len(line) <= 80 for line in text.splitlines())
+        assert "…" not in shown(table, 220), "where there is room, nothing is left out"
+
+
+def test_ids_of_keys_are_whole_in_80_columns():
+    key = Key(
+        id="4f1c0a9be27d",
+        tenant="laboratory",
+        name="ada of the lab",
+        scopes=(Scope.READ, Scope.WRITE),
+        **dict.fromkeys(("created_at", "expires_at", "used_at", "revoked_at"), NOW),
+    )
+    assert "4f1c0a9be27d" in shown(key_table((key,)), 80)

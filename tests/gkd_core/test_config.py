@@ -25,6 +25,11 @@ TRAIN = {"kind": "train", "data": "cells"}
         ({**DISTIL, "student": {"norm": "frozen"}}, "distill.student.norm", "give `weights`"),
         ({**TRAIN, "model": {"norm": "frozen"}}, "train.model.norm", "batch or group"),
         ({**TRAIN, "model": {"frozen_stages": 1}}, "train.model.frozen_stages", "to 0"),
+        (
+            {**DISTIL, "distill": {"prototypes": {"alpha": 1e9}}},
+            "distill.distill.prototypes.alpha",
+            "less than or equal to 1000000",
+        ),
     ],
 )
 def test_what_would_have_no_effect_or_a_silly_one_is_refused_with_a_way_out(

@@ -124,6 +124,100 @@ def test_every_exception_has_a_failure_class(error, expected):
     assert failure.hint
 
 
+DEVICE_MESSAGES = [
+    ("GET was unable to find an engine to execute this computation", "out_of_memory"),
+    (
+        "FIND was unable to find an engine to execute this computation after trying 11 plans.",
+        "out_of_memory",
+    ),
+    ("cuDNN error: CUDNN_STATUS_ALLOC_FAILED", "out_of_memory"),
+    ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`", "out_of_memory"),
+    (
+        "NCCL error in: ../torch/csrc/distributed/c10d/NCCLUtils.cpp:77, unhandled cuda error (run with "
+        "NCCL_DEBUG=INFO for details), NCCL version 2.28.9\nLast error:\nCuda failure 2 'out of memory'",
+        "out_of_memory",
+    ),
+    ("cuDNN error: CUDNN_STATUS_INTERNAL_ERROR", "infrastructure"),
+    ("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED", "infrastructure"),
+    ("cuDNN error: CUDNN_STATUS_NOT_INITIALIZED", "infrastructure"),
+    ("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`", "infrastructure"),
+    (
+        "CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasSgemm( handle, opa, opb, m, n, k, &alpha, a, "
+        "lda, b, ldb, &beta, c, ldc)`",
+        "infrastructure",
+    ),
+    (
+        "cusolver error: CUSOLVER_STATUS_INTERNAL_ERROR, when calling `cusolverDnCreate(handle)`",
+        "infrastructure",
+    ),
+    (
+        "CUDA error: an illegal memory access was encountered\nCUDA kernel errors might be asynchronously reported at "
+        "some other API call, so the stacktrace below might be incorrect.",
+        "infrastructure",
+    ),
+    ("CUDA error: the launch timed out and was terminated", "infrastructure"),
+    ("CUDA error: unspecified launch failure", "infrastructure"),
+    ("CUDA error: misaligned address", "infrastructure"),
+    ("CUDA error: an illegal instruction was encountered", "infrastructure"),
+    ("CUDA error: uncorrectable ECC error encountered", "infrastructure"),
+    ("CUDA error: uncorrectable NVLink error detected during the execution", "infrastructure"),
+    ("CUDA error: all CUDA-capable devices are busy or unavailable", "infrastructure"),
+    ("CUDA error: unknown error", "infrastructure"),
+    (
+        "CUDA unknown error - this may be due to an incorrectly set up environment, e.g. changing env variable "
+        "CUDA_VISIBLE_DEVICES after program start. Setting the available devices to be zero.",
+        "infrastructure",
+    ),
+    ("Unexpected error from cudaGetDeviceCount(). Did you run some cuda functions before?", "infrastructure"),
+    ("CUDA driver initialization failed, you might not have a CUDA gpu.", "infrastructure"),
+    ("Found no NVIDIA driver on your system. Please check that you have an NVIDIA GPU.", "infrastructure"),
+    (
+        "The NVIDIA driver on your system is too old (found version 11040). Please update your GPU driver.",
+        "infrastructure",
+    ),
+    ("No CUDA GPUs are available", "infrastructure"),
+    (
+        "NCCL error in: ../torch/csrc/distributed/c10d/ProcessGroupNCCL.cpp:3690, remote process exited or there was "
+        "a network error, NCCL version 2.28.9\nncclRemoteError: A call failed possibly due to a network error",
+        "infrastructure",
+    ),
+    (
+        "[Rank 1] Watchdog caught collective operation timeout: WorkNCCL(SeqNum=17, OpType=ALLREDUCE) ran for 7200010 "
+        "milliseconds before timing out.",
+        "infrastructure",
+    ),
+    (
+        "CUDA error: no kernel image is available for execution on the device\nCUDA kernel errors might be "
+        "asynchronously reported at some other API call",
+        "spec",
+    ),
+    (
+        "CUDA error: device kernel image is invalid",
+        "spec",
+    ),
+    ("CUDA error: device-side assert triggered", "bug"),
+    ("CUDA error: invalid configuration argument", "bug"),
+    ("cuDNN error: CUDNN_STATUS_BAD_PARAM", "bug"),
+    (
+        "cuDNN error: CUDNN_STATUS_NOT_SUPPORTED. This error may appear if you passed in a non-contiguous input.",
+        "bug",
+    ),
+    ("CUDA error: CUBLAS_STATUS_INVALID_VALUE when calling `cublasSgemm( handle, opa, opb, m, n, k)`", "bug"),
+    ("Expected all tensors to be on the same device, but found at least two devices, cuda:0 and cpu!", "bug"),
+]
+"""Texts of torch 2.11, CUDA 13 and NCCL 2.28, and what they mean for a job."""
+
+
+@pytest.mark.parametrize(("text", "expected"), DEVICE_MESSAGES)
+def test_what_a_gpu_says_is_filed_by_whose_fault_it_is(text, expected):
+    torch = pytest.importorskip("torch")
+
+    failures = [failure_of(kind(text)) for kind in (RuntimeError, torch.AcceleratorError)]
+
+    assert [failure.failure_class for failure in failures] == [expected, expected]
+    assert all(failure.hint for failure in failures)
+
+
 def test_torchs_own_out_of_memory_error_is_recognised():
     torch = pytest.importorskip("torch")
     assert failure_of(torch.OutOfMemoryError("CUDA out of memory.")).failure_class == "out_of_memory"

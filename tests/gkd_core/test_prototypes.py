@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from gkd_core.config import STRONGEST_TIE
 from gkd_core.errors import DivergedError, StoppedError
 from gkd_core.joint_space import JointSpace, worth
 from gkd_core.prototypes import (
@@ -226,6 +227,38 @@ def test_identical_instances_are_chosen_once_each(alpha):
     same = torch.tensor([[3.0, 4.0, 1.0]]).expand(6, 3)
 
     assert select_orthogonal(same, same, 4, alpha).tolist() == [0, 1, 2, 3]
+
+
+def of_rank_three(instances):
+    hidden = torch.randn(instances, 3, generator=seeded(1))
+    return (hidden @ torch.randn(3, dim, generator=seeded(dim)) for dim in (24, 16))
+
+
+def with_copies(instances):
+    copied = torch.randint(4, (instances,), generator=seeded(1))
+    return (torch.randn(4, dim, generator=seeded(dim))[copied] for dim in (24, 16))
+
+
+@pytest.mark.parametrize("alpha", [0.0, STRONGEST_TIE])
+@pytest.mark.parametrize("make", [lambda instances: clustered(0, instances), of_rank_three, with_copies])
+@pytest.mark.parametrize(("instances", "k"), [(5, 10), (60, 10), (80, 40)])
+def test_at_both_ends_of_alpha_choices_are_distinct_and_worth_something(make, instances, k, alpha):
+    teacher, student = make(instances)
+
+    chosen = select_orthogonal(teacher, student, k, alpha)
+
+    error = joint_reconstruction_error(teacher, student, chosen, alpha)
+    shares = explained_shares(teacher, student, chosen, alpha)
+    assert len(set(chosen.tolist())) == min(k, instances)
+    assert 0 <= error <= 2
+    assert ((shares >= 0) & (shares <= 1)).all()
+
+
+def test_a_tie_that_float64_cannot_hold_is_refused():
+    teacher, student = of_rank_three(60)
+
+    with pytest.raises(ValueError, match=r"alpha 1000000000.0: .* at most 1e\+06"):
+        select_orthogonal(teacher, student, 10, 1e9)
 
 
 def greedy_by_definition(teacher, student, k, alpha):

@@ -94,6 +94,17 @@ def test_a_second_file_beside_the_annotations_changes_nothing(folder: Path, data
     assert of_data_set(data) == before
 
 
+def test_a_test_split_counts_too(folder: Path, data: DataConfig) -> None:
+    assert data.val is not None
+    file = folder / "held-out.json"
+    file.write_bytes(Path(data.val.annotations).read_bytes())
+    with_test = data.model_copy(update={"test": data.val.model_copy(update={"annotations": str(file)})})
+    before = of_data_set(with_test)
+    assert size_of(with_test) == size_of(data) + file.stat().st_size
+    touch(file)
+    assert of_data_set(with_test) != before
+
+
 def test_a_file_that_changes_changes_it(tmp_path: Path) -> None:
     (file := tmp_path / "model").write_bytes(b"weights")
     before = of_file(file)

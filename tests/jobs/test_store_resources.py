@@ -203,6 +203,14 @@ def test_two_uploads_at_once_do_not_both_take_the_last_room(
     assert outcomes.count("refused") == 1
 
 
+def test_the_same_upload_is_known_again_after_an_upgrade(store: Store) -> None:
+    before = upload(store)
+    with store.database.write() as connection:  # a layout had no `test` then
+        old = text('UPDATE resources SET layout = \'{"format": "auto", "train": null, "val": null}\'')
+        connection.execute(old)
+    assert upload(store).id == before.id
+
+
 def test_two_who_send_the_same_at_once_get_the_same(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     store.set_limits("lab", {})
     same_upload, both_looked = store_resources._same_upload, threading.Barrier(2)

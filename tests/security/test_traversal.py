@@ -50,6 +50,12 @@ def links(root: Path, secret_file: Path) -> None:
     (root / "folder").symlink_to(secret_file.parent)
 
 
+SPELT_OUT = {
+    split: {"images": "discs/images", "annotations": f"discs/annotations/instances_{split}.json"}
+    for split in ("train", "val")
+}
+
+
 def spelt(way: str, tmp_path: Path) -> str:
     return way.format(tmp=tmp_path)
 
@@ -63,6 +69,7 @@ def test_no_path_in_a_spec_leads_out_of_the_data_roots(service, send, tmp_path: 
         {"kind": "train", "data": place},
         {"kind": "train", "data": {"train": both, "val": both}},
         {"kind": "train", "data": {"train": both, "val": both, "format": "yolo"}},
+        {"kind": "train", "data": SPELT_OUT | {"test": both}},
         {"kind": "train", "data": "discs", "model": {"weights": place}},
         {"kind": "distill", "data": "discs", "teacher": {"weights": place}},
     ]
@@ -147,6 +154,8 @@ YAML_PATHS = [
     "train: /etc",
     "train: link",
     "train: list.txt",
+    "test: ../../secret",
+    "test: link",
 ]
 
 

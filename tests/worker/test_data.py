@@ -44,11 +44,12 @@ def unpacked(shelf: Shelf) -> list[str]:
 
 
 def config_of(name: str) -> TrainRun:
-    train, val = (
-        Split(images=f"{name}/images", annotations=f"{name}/annotations/instances_{split}.json")
-        for split in ("train", "val")
-    )
+    train, val = (split_of(name, split) for split in ("train", "val"))
     return TrainRun(data=DataConfig(format="coco", train=train, val=val, classes=("disc", "ring")))
+
+
+def split_of(name: str, split: str) -> Split:
+    return Split(images=f"{name}/images", annotations=f"{name}/annotations/instances_{split}.json")
 
 
 def test_a_data_set_is_unpacked_where_it_is_needed(store: Store, shelf: Shelf, dataset_id: str) -> None:
@@ -59,6 +60,16 @@ def test_a_data_set_is_unpacked_where_it_is_needed(store: Store, shelf: Shelf, d
     assert Path(found.val.annotations).is_file()
     assert found.classes == ("disc", "ring")
     assert unpacked(shelf) == [store.resource(ResourceKind.DATASET, dataset_id).sha256]
+
+
+def test_a_test_split_is_unpacked_too_also_where_it_stands_alone(
+    store: Store, shelf: Shelf, dataset_id: str
+) -> None:
+    data = DataConfig(test=split_of(f"dataset:{dataset_id}", "val"))
+    found = find_data(EvaluateRun(data=data, model=TeacherConfig(weights="x")), store, shelf).data
+    assert found.test is not None
+    assert Path(found.test.images, "train1.png").is_file()
+    assert Path(found.test.annotations).is_file()
 
 
 def test_one_that_is_there_is_not_unpacked_again(

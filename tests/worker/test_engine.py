@@ -177,7 +177,7 @@ def test_the_engine_is_told_no_secret(run_dir, monkeypatch, name: str):
 
 
 def test_another_engine_may_be_named_in_the_environment(monkeypatch):
-    assert engine_command() == [sys.executable, "-m", "gkd_core.train"]
+    assert engine_command() == [sys.executable, "-P", "-m", "gkd_core.train"]
     monkeypatch.setenv("GKD_ENGINE", "nice -n 19 python -m gkd_core.train")
     assert engine_command()[:3] == ["nice", "-n", "19"]
 

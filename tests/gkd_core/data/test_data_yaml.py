@@ -42,9 +42,10 @@ def test_a_text_file_names_a_class_a_line(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "splits"),
     [
-        ("train: a\nval: b", {"train": ("a",), "val": ("b",)}),
-        ("train: [a, b]\nvalid: c\ntest:", {"train": ("a", "b"), "val": ("c",)}),
-        ("train:\nval: ~", {"train": (), "val": ()}),
+        ("train: a\nval: b", {"train": ("a",), "val": ("b",), "test": ()}),
+        ("train: [a, b]\nvalid: c\ntest:", {"train": ("a", "b"), "val": ("c",), "test": ()}),
+        ("train:\nval: ~", {"train": (), "val": (), "test": ()}),
+        ("train: a\ntest: [b, c]", {"train": ("a",), "val": (), "test": ("b", "c")}),
     ],
 )
 def test_splits_may_be_one_or_several(file: Path, text: str, splits: dict[str, tuple[str, ...]]) -> None:
