@@ -52,8 +52,8 @@ _MEANS = {
     422: "something in the request cannot be right; `errors` names each field (`invalid_request`, `invalid_spec`)",
     429: "this key asks too often; `Retry-After` says when to come back (`too_many_requests`)",
     500: "a defect of GKD; its log has the details under the request id (`internal_error`)",
-    503: "the database does not answer (`database_away`), or a data set is being unpacked (`still_unpacking`); "
-    "come back after `Retry-After` seconds",
+    503: "the database does not answer (`database_away`) or takes no writes (`database_refuses`), or a data set is "
+    "being unpacked (`still_unpacking`); come back after `Retry-After` seconds",
 }
 """What a status says wherever nothing more exact is known of the route."""
 

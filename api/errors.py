@@ -30,6 +30,7 @@ from jobs.errors import (
     ResourceInUse,
     StillUnpacking,
     StoreAway,
+    StoreRefuses,
     UnknownArtifact,
     UnknownCursor,
     UnknownJob,
@@ -163,8 +164,11 @@ def no_cursor(error: UnknownCursor) -> RequestValidationError:
 
 
 def away(request: Request, error: StoreAway) -> Response:
-    """The answer while the database is away."""
+    """The answer while the database is away, or takes no writes."""
     log.warning("%s", error)
+    if isinstance(error, StoreRefuses):
+        detail = f"{error.message}; what is there can be read. Try again once the operator has seen to it"
+        return problem(request, 503, "database_refuses", detail, headers={"Retry-After": "15"})
     detail = "the database does not answer; try again in a few seconds"
     return problem(request, 503, "database_away", detail, headers={"Retry-After": "5"})
 

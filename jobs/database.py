@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import sqlite3
+import math
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
@@ -11,12 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, Double, Engine, create_engine, event, inspect, make_url, text
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
-from jobs.errors import StoreAway, WrongRevision
+from jobs.database_errors import meaning
+from jobs.errors import StoreAway, StoreRefuses, WrongRevision
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -66,6 +68,8 @@ class Database:
         self.engine = _connect_sqlite(url) if is_sqlite else _connect_postgresql(url, idle_connections)
         self._writer = self.engine.execution_options(gkd_write=True)
         self._turn: AbstractContextManager[object] = _turn_at(url) if is_sqlite else nullcontext()
+        self._refused_at = -math.inf
+        self._refusal: StoreRefuses | None = None
         # In PostgreSQL each statement sees what is committed when it begins, in a transaction or not. Without one two
         # ways to the server are saved, which for most reads are half of them.
         self._reader = (
@@ -97,10 +101,19 @@ class Database:
         """A transaction that writes: committed at the end, undone on an error.
 
         Raises:
+            StoreRefuses: the database takes no writes.
             StoreAway: the database does not answer; whether the end was reached is not known.
         """
-        with _translated(), self._turn, self._writer.begin() as connection:
-            yield connection
+        try:
+            with _translated(), self._turn, self._writer.begin() as connection:
+                yield connection
+        except StoreRefuses as error:
+            self._refused_at, self._refusal = time.monotonic(), error
+            raise
+
+    def refusal(self, seconds: float) -> StoreRefuses | None:
+        """Return the last write that was refused, if that was less than so many seconds ago."""
+        return self._refusal if time.monotonic() - self._refused_at < seconds else None
 
     def ping(self) -> None:
         """Find out whether the database answers and is as this release needs it.
@@ -218,16 +231,9 @@ def _translated() -> Iterator[None]:
     except PoolTimeout as error:
         raise StoreAway(error) from error
     except DBAPIError as error:
-        if _is_away(error):
-            raise StoreAway(error) from error
+        if told := meaning(error):
+            raise told from error
         raise
-
-
-def _is_away(error: DBAPIError) -> bool:
-    """Whether the database is at fault and not what was asked of it."""
-    if getattr(error.orig, "sqlite_errorcode", None) == sqlite3.SQLITE_ERROR:
-        return False  # SQLite reports a missing table in the same class as a file that is locked or gone
-    return error.connection_invalidated or isinstance(error, OperationalError | InterfaceError)
 
 
 def _connect_postgresql(url: str, idle_connections: int) -> Engine:

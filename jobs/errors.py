@@ -149,6 +149,17 @@ class StoreAway(JobsError):
         super().__init__(f"the database does not answer: {str(cause).splitlines()[0]}")
 
 
+class StoreRefuses(StoreAway):
+    """The database answers but takes no writes; what was asked may be asked again once somebody has seen to it.
+
+    Whoever waits for a database that is away waits for this one, too.
+    """
+
+    def __init__(self, why: str, cause: Exception) -> None:
+        self.message = f"the database takes no writes: {why}"
+        JobsError.__init__(self, f"{self.message} ({str(cause).splitlines()[0]})")
+
+
 class WrongRevision(JobsError):
     """The database is not as this release needs it."""
 

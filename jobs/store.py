@@ -109,6 +109,22 @@ class Store(Asking, Editing, Following, Working, Sweeping, Keys, Figuring, Regis
         """
         self.database.ping()
 
+    def try_writing(self, every_seconds: float, refused_seconds: float) -> None:
+        """Find out whether the database takes writes: by one small row, which is written again and again.
+
+        Args:
+            every_seconds: How long one such write counts for all processes.
+            refused_seconds: How long a write counts that anybody here was refused: one that needs more room than this
+                row fails sooner on a disk that fills up.
+
+        Raises:
+            StoreRefuses: it takes none.
+            StoreAway: it does not answer.
+        """
+        if refusal := self.database.refusal(refused_seconds):
+            raise refusal
+        self.take_turn("write for readiness", every_seconds)
+
     def close(self) -> None:
         """Close every connection."""
         self.database.close()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, wait
 from functools import partial
@@ -14,7 +16,7 @@ from pydantic import BaseModel, ConfigDict
 
 from api.deps import Services
 from jobs.aside import begin
-from jobs.errors import ArtifactsRefused, WrongRevision
+from jobs.errors import ArtifactsRefused, StoreRefuses, WrongRevision
 from jobs.queue import BrokerRefuses
 
 router = APIRouter(tags=["health"])
@@ -23,6 +25,10 @@ log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 2.5
 """After which a part that says nothing is not ready. Whoever watches over containers waits for 4 s (`gkd health`)."""
+WRITE_SECONDS = 5.0
+"""Between two tries to write to the database, of all APIs together."""
+REFUSED_SECONDS = 10.0
+"""How long the database is not ready after it refused a write to anybody who asked this API."""
 
 
 class Alive(BaseModel):
@@ -70,7 +76,7 @@ class Lookout:
 
     def __init__(self, services: Services) -> None:
         self._checks: dict[str, Callable[[], None]] = {
-            "database": lambda: services.store.ping(),
+            "database": _Database(services).look,
             "broker": lambda: services.doorbell.ping(),
             "artifacts": lambda: services.artifacts.ping(),
             "data_roots": lambda: _roots_exist(services),
@@ -101,6 +107,28 @@ class Lookout:
         return {name: look.result() if look.done() else _silent(name) for name, look in self._looks.items()}
 
 
+class _Database:
+    """Looks at the database; whether it takes writes is not tried each time."""
+
+    def __init__(self, services: Services) -> None:
+        self._store = services.store
+        self._written_at = -math.inf
+
+    def look(self) -> None:
+        """Find out whether it answers, is as this release needs it, and takes writes.
+
+        Raises:
+            JobsError: It does not, or is not.
+        """
+        self._store.ping()
+        if self._store.database.refusal(REFUSED_SECONDS) or self._is_due():
+            self._store.try_writing(WRITE_SECONDS, REFUSED_SECONDS)
+            self._written_at = time.monotonic()
+
+    def _is_due(self) -> bool:
+        return time.monotonic() - self._written_at >= WRITE_SECONDS
+
+
 def _silent(name: str) -> str:
     log.warning("%s is not ready: no answer within %g s", name, LOOK_SECONDS)
     return f"not ready: no answer within {LOOK_SECONDS:g} s"
@@ -109,7 +137,7 @@ def _silent(name: str) -> str:
 def _state(name: str, check: Callable[[], None]) -> str:
     try:
         check()
-    except (ArtifactsRefused, BrokerRefuses, WrongRevision) as error:
+    except (ArtifactsRefused, BrokerRefuses, StoreRefuses, WrongRevision) as error:
         log.warning("%s is not ready: %s", name, error)
         return f"not ready: {error.message}"
     except Exception as error:  # whatever a driver throws: it is not ready

@@ -17,7 +17,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.schema import CreateIndex
 
 from jobs.database import Database, _revisions, now
-from jobs.errors import WrongRevision
+from jobs.errors import StoreRefuses, WrongRevision
 from jobs.store import Store, StoreAway
 from jobs.tables import metadata
 
@@ -182,3 +182,45 @@ def test_who_never_gets_a_turn_is_told_that_the_database_is_away(
         pool.submit(sqlite.write().__enter__).result()
     with sqlite.write() as connection:  # and nothing is left held
         connection.execute(text("SELECT 1"))
+
+
+# ---- what errors mean ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("code", ["25006", "42501", "53100", "58030", "XX001", "XX002"])
+def test_a_server_that_will_not_write_refuses(postgres_url: str, code: str) -> None:
+    with closing(Store(postgres_url)) as store, pytest.raises(StoreRefuses, match="takes no writes: it"):
+        fail_with(store, code)
+
+
+@pytest.mark.parametrize("code", ["08006", "40001", "40P01", "53200", "53300", "55P03", "57014", "57P01"])
+def test_a_server_that_cannot_now_is_away(postgres_url: str, code: str) -> None:
+    with closing(Store(postgres_url)) as store, pytest.raises(StoreAway) as caught:
+        fail_with(store, code)
+    assert not isinstance(caught.value, StoreRefuses)
+
+
+@pytest.mark.parametrize("code", ["22012", "42P01", "42601", "54000", "54001", "23505", "XX000"])
+def test_what_was_asked_wrongly_is_not_waited_for(postgres_url: str, code: str) -> None:
+    with closing(Store(postgres_url)) as store, pytest.raises(DBAPIError):
+        fail_with(store, code)
+
+
+def fail_with(store: Store, code: str) -> None:
+    """Let a real server report an error of this SQLSTATE."""
+    with store.database.write() as connection:
+        connection.execute(text(f"DO $$ BEGIN RAISE EXCEPTION 'no' USING ERRCODE = '{code}'; END $$"))
+
+
+def test_a_damaged_file_of_sqlite_refuses(tmp_path: Path) -> None:
+    (tmp_path / "gkd.db").write_bytes(b"no database at all" * 1000)
+    with (
+        closing(Store(f"sqlite:///{tmp_path}/gkd.db")) as store,
+        pytest.raises(StoreRefuses, match="damaged"),
+    ):
+        store.ping()
+
+
+def test_a_missing_table_of_sqlite_is_not_waited_for(sqlite: Database) -> None:
+    with pytest.raises(DBAPIError), sqlite.write() as connection:
+        connection.execute(text("SELECT * FROM nothing"))

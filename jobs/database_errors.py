@@ -1,0 +1,53 @@
+"""What an error of SQLite or PostgreSQL means for whoever asked: the one table of their codes.
+
+A code is SQLite's primary result code (a number, https://sqlite.org/rescode.html) or PostgreSQL's SQLSTATE (a text,
+https://www.postgresql.org/docs/current/errcodes-appendix.html).
+"""
+
+from __future__ import annotations
+
+import sqlite3
+
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+
+from jobs.errors import StoreAway, StoreRefuses
+
+_REFUSALS: dict[int | str, str] = {
+    sqlite3.SQLITE_READONLY: "it is read-only",
+    sqlite3.SQLITE_FULL: "its disk is full",
+    sqlite3.SQLITE_IOERR: "its disk fails, or is full",
+    sqlite3.SQLITE_CORRUPT: "its file is damaged",
+    sqlite3.SQLITE_NOTADB: "its file is damaged",
+    "25006": "it is read-only",
+    "42501": "its user has not the right to",
+    "53100": "its disk is full",
+    "58030": "its disk fails",
+    "XX001": "its files are damaged",
+    "XX002": "its files are damaged",
+}
+"""The database answers, and what was asked would do where it is well: why it refuses. Drivers sort these under many
+classes, some of them among our own mistakes."""
+
+_MISTAKES: frozenset[int | str] = frozenset(
+    (sqlite3.SQLITE_ERROR, sqlite3.SQLITE_MISUSE, sqlite3.SQLITE_RANGE, "54000", "54001", "54011", "54023")
+)
+"""What was asked is wrong, though drivers sort it with databases that are away: SQLite a table that is missing,
+PostgreSQL a statement that is too complex."""
+
+
+def meaning(error: DBAPIError) -> StoreAway | None:
+    """Return what callers are told to wait for; None: the database is well, and what was asked of it is at fault."""
+    code = _code(error)
+    if code in _REFUSALS:
+        return StoreRefuses(_REFUSALS[code], error)
+    if code in _MISTAKES:
+        return None
+    is_away = error.connection_invalidated or isinstance(error, OperationalError | InterfaceError)
+    return StoreAway(error) if is_away else None
+
+
+def _code(error: DBAPIError) -> int | str:
+    """SQLite's primary code or the SQLSTATE; "" where the driver names none, as for a connection that broke."""
+    if (extended := getattr(error.orig, "sqlite_errorcode", None)) is not None:
+        return int(extended) & 0xFF
+    return str(getattr(error.orig, "sqlstate", None) or "")
