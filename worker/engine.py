@@ -20,7 +20,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from gkd_core.events import Event, events
+from gkd_core.events import Event, Warning, events
 from gkd_core.interpreter import on_safe_path, python
 from gkd_core.run_dir import PARENT, Control, RunDir
 
@@ -137,7 +137,8 @@ class Engine:
         """Events that stand complete in the file, from a byte offset on.
 
         Yields:
-            The event, and the offset behind it. A line that cannot be read is skipped with a log line.
+            The event, and the offset behind it. Lines that cannot be read are skipped, and told of in a
+            warning.
         """
         return read_events(self._run_dir.events, offset)
 
@@ -157,28 +158,46 @@ class Engine:
             log.debug("process group %d is gone already", self.pid)
 
 
+class UnreadableLines(Warning):
+    """What stands for lines of an events file that are no events, so that each is told once and then left behind."""
+
+
 def read_events(path: Path, offset: int) -> Iterator[tuple[Event, int]]:
     """Read the complete lines of an events file; see `Engine.events`."""
     if not path.exists():  # the engine has not come that far
         return
+    unreadable: list[str] = []
     with path.open("rb") as file:
         file.seek(offset)
         while (line := file.readline()).endswith(b"\n"):
-            offset += len(line)
-            event = _parse(line, path, offset)
+            event = _parse(line, unreadable)
             if event is not None:
-                yield event, offset
+                if unreadable:
+                    yield _told(unreadable, offset), offset
+                    unreadable = []
+                yield event, offset + len(line)
+            offset += len(line)
+    if unreadable:
+        yield _told(unreadable, offset), offset
 
 
-def _parse(line: bytes, path: Path, offset: int) -> Event | None:
-    if not line.strip():
-        return None
+def _parse(line: bytes, unreadable: list[str]) -> Event | None:
+    """The event of a line; why there is none is added to `unreadable`, unless the line is empty."""
     try:
-        return events.validate_json(line)
+        return events.validate_json(line) if line.strip() else None
     except ValidationError as error:
-        reason = error.errors()[0]["msg"]
-        log.warning("%s: skipped an unreadable line before byte %d (%s): %.80r", path, offset, reason, line)
+        unreadable.append(f"{error.errors()[0]['msg']}: {line[:80]!r}")
         return None
+
+
+def _told(unreadable: list[str], offset: int) -> UnreadableLines:
+    lines = "a line" if len(unreadable) == 1 else f"{len(unreadable)} lines"
+    message = (
+        f"the engine wrote {lines} before byte {offset} of its events that cannot be read: {unreadable[0]}"
+    )
+    log.warning("%s", message)
+    hint = "What these said is missing here; the job goes on. Look at the disk of the run directory."
+    return UnreadableLines(time=time.time(), message=message, hint=hint)
 
 
 def _environment(device: str, extra: Mapping[str, str]) -> dict[str, str]:

@@ -45,7 +45,7 @@ from worker.endings import (
     log_tail,
     pictures_at_a_time,
 )
-from worker.engine import Engine
+from worker.engine import Engine, UnreadableLines
 from worker.gpus import ORDER, VISIBLE
 from worker.lease import Lease
 from worker.room import Lack, Room
@@ -101,6 +101,7 @@ class JobRun:
         self._offset = claim.offset
         self._dir = RunDir(self._settings.runs / claim.job.id)
         self._unpublished: set[str] = set()
+        self._unreadable = False
         self._lack: Lack | None = None
         self._stopped_at: float | None = None
         self._looked_for_room_at = time.monotonic()
@@ -272,6 +273,7 @@ class JobRun:
         return True
 
     def _record(self, engine: Engine, event: Event, offset: int) -> None:
+        self._unreadable |= isinstance(event, UnreadableLines)
         artifact = (
             self._publish(engine, event) if isinstance(event, Checkpoint | FileWritten | Report) else None
         )
@@ -350,6 +352,12 @@ class JobRun:
     def _failure(self, code: int) -> Failure | None:
         if code == COMPLETE and self._unpublished:
             return infrastructure(f"not the files that the engine announced: {', '.join(self._unpublished)}")
+        if (
+            code == COMPLETE
+            and self._unreadable
+            and self._insist(lambda _: self._store.report(self._job.id)) is None
+        ):
+            return infrastructure("the engine's report is in a line of its events that cannot be read")
         if self._refused:
             return infrastructure(self._refused.message, self._refused.hint)
         asked_to_stop = self._stopped_at is not None or self._wanted_to_stop()

@@ -129,3 +129,27 @@ def test_out_of_memory_again_is_a_failure(service, plan, train):
     assert job.state is State.FAILED
     assert job.failure.failure_class is FailureClass.OUT_OF_MEMORY
     assert job.attempt == min(train["batch_size"], 2)
+
+
+@on_sqlite
+def test_an_event_that_cannot_be_read_is_told_once_and_the_job_goes_on(service, plan, caplog):
+    plan(epochs=3, seconds=1, garble=2)
+    job_id = service.submit()
+    service.runner().run(job_id)
+    assert service.job(job_id).state is State.SUCCEEDED
+    assert service.epochs(job_id) == [1, 2, 3]
+    warnings = [event.body for event in service.store.events(job_id) if event.kind == "warning"]
+    assert ["cannot be read" in warning["message"] for warning in warnings] == [True]
+    assert len([record for record in caplog.records if "cannot be read" in record.message]) == 1
+
+
+@on_sqlite
+def test_a_job_whose_report_cannot_be_read_is_tried_again(service, plan):
+    plan(epochs=1, garble_report=True, only_attempt=1)
+    job_id = service.submit()
+    service.runner().run(job_id)
+    assert service.job(job_id).state is State.QUEUED
+    assert "report" in service.job(job_id).attempts[0].message
+    service.runner("two").run(job_id)
+    assert service.job(job_id).state is State.SUCCEEDED
+    assert service.store.report(job_id)

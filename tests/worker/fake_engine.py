@@ -2,7 +2,8 @@
 
 `FAKE_ENGINE` holds JSON: `epochs`, `seconds` (per epoch), and the faults, each by the epoch in which it strikes:
 `die` (SIGKILL to itself), `fail` (a bug), `fail_for_room` (ENOSPC), `oom` (while accumulate is below `oom_until`, by
-default 2), `tear` (half a line, then SIGKILL); `only_attempt` limits them to one attempt. `deaf` ignores every
+default 2), `tear` (half a line, then SIGKILL), `garble` (a line that is no event; `garble_report`: instead of the
+report); `only_attempt` limits them to one attempt. `deaf` ignores every
 request to stop, SIGTERM included; `child` leaves a process behind. Resuming works as in the real one: epochs done
 stand in checkpoints/. With `as_asked` there are as many epochs as the spec says.
 """
@@ -40,11 +41,18 @@ def strike(epoch: int, attempt: int, config: AnyRun, run_dir: Path) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
     if PLAN.get("fail") == epoch:
         raise ZeroDivisionError(f"a bug of epoch {epoch}")
+    if PLAN.get("garble") == epoch:
+        write_garbage(run_dir)
     if PLAN.get("tear") == epoch:
         with (run_dir / "events.jsonl").open("ab") as file:
             file.write(b'{"kind":"progress","run":"mo')
     if epoch in (PLAN.get("tear"), PLAN.get("die")):
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def write_garbage(run_dir: Path) -> None:
+    with (run_dir / "events.jsonl").open("ab") as file:
+        file.write(b'{"kind":"progress","run":"mo\n')
 
 
 def train_by_attempt(attempt: int) -> Callable[..., Iterator[Event]]:
@@ -68,7 +76,10 @@ def train_by_attempt(attempt: int) -> Callable[..., Iterator[Event]]:
                 yield checkpoint(run_dir, epoch + 1)
         if config.kind == "export":
             yield exported(run_dir)
-        yield report(run_dir, config)
+        if PLAN.get("garble_report") and PLAN.get("only_attempt", attempt) == attempt:
+            write_garbage(run_dir)
+        else:
+            yield report(run_dir, config)
 
     return train
 

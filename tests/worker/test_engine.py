@@ -76,13 +76,28 @@ def test_a_line_that_is_still_being_written_is_left_for_later(tmp_path):
     assert (first.message, second.message) == ("first", "second")
 
 
-def test_an_unreadable_line_is_skipped_with_a_word_in_the_log(tmp_path, caplog):
+@pytest.mark.parametrize("line", [b'{"kind":"warn', b"\xff\0", b'{"kind":"unheard of"}', b"7", b"Killed"])
+def test_a_line_that_cannot_be_read_is_told_once_and_left_behind(tmp_path, caplog, line: bytes):
     path = tmp_path / "events.jsonl"
-    path.write_bytes(b'{"kind":"warn\n\n{"kind":"warning","message":"next"}\n')
+    path.write_bytes(line + b"\n")
     [(event, offset)] = read_events(path, 0)
-    assert event.message == "next"
-    assert offset == path.stat().st_size
-    assert "skipped an unreadable line" in caplog.text
+    assert (event.kind, offset) == ("warning", path.stat().st_size)
+    assert "a line before byte" in event.message
+    assert "cannot be read" in event.message
+    assert list(read_events(path, offset)) == []
+    assert len(caplog.records) == 1
+
+
+def test_lines_that_cannot_be_read_are_told_together_and_readable_ones_kept(tmp_path):
+    path = tmp_path / "events.jsonl"
+    good = b'{"kind":"warning","message":"%s"}\n'
+    path.write_bytes(good % b"first" + b"x\n\ny\n" + good % b"next" + b"z\n")
+    told = list(read_events(path, 0))
+    messages = [event.message for event, _ in told]
+    assert (messages[0], messages[2]) == ("first", "next")
+    assert ["2 lines" in messages[1], "a line" in messages[3]] == [True, True]
+    again = [[event.message for event, _ in read_events(path, offset)] for _, offset in told]
+    assert again == [messages[1:], messages[2:], messages[3:], []]
 
 
 def test_no_file_yet_means_no_events(tmp_path):
