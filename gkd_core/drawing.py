@@ -19,13 +19,18 @@ COLOURS = (BLUE, ORANGE, GREEN, SERIES[3][0], SERIES[4][0], VERMILLION, YELLOW)
 """By label, again and again: the letters tell classes of one colour apart."""
 NAME_LETTERS = 40
 """Longer names are shortened."""
+Box = tuple[int, int, int, int]
+"""left, top, right, bottom in whole pixels, all inclusive."""
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 
 def draw_boxes(
     image: Image.Image, boxes: np.ndarray, labels: np.ndarray, scores: np.ndarray, classes: Sequence[str]
 ) -> Image.Image:
-    """A copy of a picture with boxes, the best on top.
+    """A copy of a picture with boxes, the best on top, and a label for each that finds room.
+
+    No label covers another: the best choose first, above their box, below it, inside, or beside it. In a crowd the last
+    find no room and go without; the colour of their box still tells the class.
 
     Args:
         image: RGB.
@@ -44,25 +49,72 @@ def draw_boxes(
         left, top, right, bottom = _ordered(boxes[index], image.size)
         draw.rectangle((left - 1, top - 1, right + 1, bottom + 1), outline=INK, width=width + 2)
         draw.rectangle((left, top, right, bottom), outline=colour, width=width)
+    taken: list[Box] = []
+    for index in np.argsort(-scores, kind="stable"):
+        label = int(labels[index])
         name, file = lettering(classes[label - 1], label)
-        _write(draw, (left, top), f"{name} {scores[index]:.2f}", _font(file, letters), colour)
+        box = _ordered(boxes[index], image.size)
+        text, font = f"{name} {scores[index]:.2f}", _font(file, letters)
+        if plate := free_plate(box, plate_size(draw, text, font), image.size, taken):
+            taken.append(plate)
+            _write(draw, plate, text, font, COLOURS[(label - 1) % len(COLOURS)])
     return drawn
 
 
-def _ordered(box: np.ndarray, size: tuple[int, int]) -> tuple[int, int, int, int]:
+def _ordered(box: np.ndarray, size: tuple[int, int]) -> Box:
     """Whole pixels inside the picture, for a box that may be thinner than one."""
     x1, y1, x2, y2 = (round(float(value)) for value in box)
     left, top = min(max(x1, 0), size[0] - 1), min(max(y1, 0), size[1] - 1)
     return left, top, max(left, min(x2, size[0] - 1)), max(top, min(y2, size[1] - 1))
 
 
-def _write(draw: ImageDraw.ImageDraw, corner: tuple[int, int], text: str, font: Font, colour: str) -> None:
-    """Letters on a plate of the box's colour, above the box, or inside where there is no room above it."""
+def plate_size(draw: ImageDraw.ImageDraw, text: str, font: Font) -> tuple[int, int]:
+    """Width and height in pixels of the plate that letters stand on."""
     width, height = (round(value) for value in draw.textbbox((0, 0), text, font=font)[2:])
-    left = max(0, min(corner[0], draw.im.size[0] - width - 5))
-    top = corner[1] - height - 5 if corner[1] >= height + 5 else corner[1]
-    draw.rectangle((left, top, left + width + 4, top + height + 4), fill=colour, outline=INK)
-    draw.text((left + 2, top + 1), text, fill=readable_on(colour), font=font)
+    return width + 4, height + 4
+
+
+def free_plate(box: Box, size: tuple[int, int], picture: tuple[int, int], taken: Sequence[Box]) -> Box | None:
+    """Where the label of a box goes; None where there is no room that no other label has taken.
+
+    Args:
+        box: left, top, right, bottom, inclusive, inside the picture; so is what is returned.
+        size: width and height of the label's plate.
+        picture: width and height of the picture.
+        taken: the plates that are there already.
+    """
+    for left, top in _places(box, size):
+        left = max(0, min(left, picture[0] - size[0] - 1))
+        plate = (left, top, left + size[0], top + size[1])
+        if top >= 0 and plate[3] < max(picture[1], size[1] + 1) and not any(_touch(plate, t) for t in taken):
+            return plate
+    return None
+
+
+def _places(box: Box, size: tuple[int, int]) -> Iterator[tuple[int, int]]:
+    """Left upper corners for a plate, the likeliest first: above, inside, below, beside, and further down inside."""
+    left, top, right, bottom = box
+    width, height = size
+    yield left, top - height - 1
+    yield left, top
+    yield left, bottom + 1
+    yield right - width, top - height - 1
+    yield right - width, bottom + 1
+    yield right + 1, top
+    yield left - width - 1, top
+    yield from ((left, lower) for lower in range(top + height + 1, bottom - height, height + 1))
+
+
+def _touch(first: Box, second: Box) -> bool:
+    """Whether two plates share a pixel."""
+    beside = first[2] < second[0] or second[2] < first[0]
+    return not (beside or first[3] < second[1] or second[3] < first[1])
+
+
+def _write(draw: ImageDraw.ImageDraw, plate: Box, text: str, font: Font, colour: str) -> None:
+    """Letters on a plate of the box's colour."""
+    draw.rectangle(plate, fill=colour, outline=INK)
+    draw.text((plate[0] + 2, plate[1] + 1), text, fill=readable_on(colour), font=font)
 
 
 def readable_on(colour: str) -> str:

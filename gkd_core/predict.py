@@ -1,7 +1,8 @@
 """`gkd predict`: what a model finds on pictures, drawn on them and written down.
 
 `python -m gkd_core.predict MODEL IMAGES... --out DIR`. MODEL is a .safetensors file of GKD or a .onnx file that an
-export job wrote; the second needs no torch. Read `predict` from top to bottom.
+export job wrote; the second needs no torch. Read `predict` from top to bottom; which ids pictures and classes get is
+`data/coco_ids`'s, what is written beside the pictures `prediction_files`'s, and frames of videos are `video`'s.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,17 +23,21 @@ from PIL import Image
 
 from gkd_core.config import TeacherConfig
 from gkd_core.data.augment import Picture, resize
-from gkd_core.data.folders import is_picture_name
+from gkd_core.data.coco_ids import CocoIds, ImageId, ids_beside, ids_in
+from gkd_core.data.folders import files_below, is_picture_name
 from gkd_core.data.pictures import read_image
 from gkd_core.drawing import draw_boxes, lettering
 from gkd_core.errors import GkdError, Problem, SpecError
 from gkd_core.onnx_file import OnnxDetector
+from gkd_core.prediction_files import FORMS, RESULTS, Prediction, PredictionFiles, unique
 from gkd_core.run_dir import write_atomically
+from gkd_core.video import frames, is_video, require_av
 
 SCORE = 0.3
 """What is drawn if nobody says otherwise: small detectors that were trained briefly are modest."""
 JPEG = frozenset((".jpg", ".jpeg"))
-RESULTS = "predictions.json"
+OVERLAP = 0.5
+"""Intersection over union from which two boxes are taken for one object, whatever their classes."""
 
 Detect = Callable[[NDArray[np.float32]], dict[str, NDArray[Any]]]
 """(3, H, W) in 0..1 -> boxes (N, 4) in its pixels, labels (N,) from 1, scores (N,)."""
@@ -47,68 +53,105 @@ class Model(NamedTuple):
     """Longer side of the pictures that it wants, in pixels."""
 
 
-class Prediction(NamedTuple):
-    """What was found on a picture."""
+class Source(NamedTuple):
+    """Something to look at."""
 
     file: Path
-    image_id: int
-    image: Image.Image
-    """As people see it, in full size."""
-    boxes: NDArray[Any]
-    """(N, 4) in its pixels."""
-    labels: NDArray[np.int64]
-    scores: NDArray[np.float32]
+    """The picture; a frame of a video is called after it."""
+    image_id: ImageId
+    file_name: str = ""
+    """As its data set lists it; empty: its own name."""
+    frame: Image.Image | None = None
+    """The pixels, where they do not lie in the file."""
+    flaw: GkdError | None = None
+    """Why a video gives no more frames."""
 
 
-def predict(model: Model, files: Sequence[Path], out: Path, score: float, tell: Tell) -> int:
+class Choice(NamedTuple):
+    """Which detections count."""
+
+    score: float
+    """At least this."""
+    agnostic: bool = False
+    """Of boxes that overlap only the best, whatever their classes."""
+
+
+def predict(
+    model: Model, sources: Iterable[Source], out: Path, choice: Choice, tell: Tell, results: PredictionFiles
+) -> int:
     """Detect on pictures, one by one; draw, write down and tell.
 
     Args:
         model: what detects.
-        files: the pictures.
-        out: folder for the drawn pictures and `predictions.json`.
-        score: least score of what is drawn and written.
+        sources: the pictures.
+        out: folder for the drawn pictures.
+        choice: which detections are drawn and written.
         tell: hears of every picture.
+        results: gets every prediction.
 
     Returns:
         How many pictures could not be read.
     """
     out.mkdir(parents=True, exist_ok=True)
-    results: list[dict[str, Any]] = []
-    names, broken = names_for(files), 0
-    for file, image_id in zip(files, ids_for(files), strict=True):
+    taken: set[str] = set()
+    broken = 0
+    for source in sources:
         try:
-            found = look_at(model, file, image_id, score)
+            found = look_at(model, source, choice)
         except (GkdError, OSError) as error:
-            tell.broken(file, error)
+            tell.broken(source.file, error)
             broken += 1
             continue
         drawn = draw_boxes(found.image, found.boxes, found.labels, found.scores, model.classes)
-        target = out / names[file]
+        target = out / name_for(source.file, taken)
         write_atomically(target, encoded(drawn, target.suffix))
-        results += coco_results(found, model.classes)
+        results.add(found)
         tell.found(found, target)
-    write_atomically(out / RESULTS, json.dumps(results, ensure_ascii=False).encode())
+    results.end()
     return broken
 
 
-def look_at(model: Model, file: Path, image_id: int, score: float) -> Prediction:
+def look_at(model: Model, source: Source, choice: Choice) -> Prediction:
     """What a model finds on a picture; the picture is resized as in evaluation.
 
     Raises:
-        PictureError: it cannot be decoded.
+        GkdError: it cannot be decoded.
     """
-    image = read_image(file)
+    if source.flaw:
+        raise source.flaw
+    image = source.frame or read_image(source.file)
+    small = source.frame or read_image(source.file, 2 * model.image_size)
     none = np.zeros(0, np.int64)
-    picture = Picture(read_image(file, 2 * model.image_size), np.zeros((0, 4), np.float32), none, none)
-    pixels = resize(picture, model.image_size).pixels
+    pixels = resize(Picture(small, np.zeros((0, 4), np.float32), none, none), model.image_size).pixels
     found = model.detect(pixels.transpose(2, 0, 1).astype(np.float32) / np.float32(255))
-    kept = (found["scores"] >= score) & (found["labels"] > 0)
+    kept = np.flatnonzero((found["scores"] >= choice.score) & (found["labels"] > 0))
+    if choice.agnostic:
+        kept = kept[one_an_object(found["boxes"][kept], found["scores"][kept])]
     height, width = pixels.shape[:2]
-    scale = np.array([image.width / width, image.height / height] * 2)
-    return Prediction(
-        file, image_id, image, found["boxes"][kept] * scale, found["labels"][kept], found["scores"][kept]
-    )
+    boxes = found["boxes"][kept] * np.array([image.width / width, image.height / height] * 2)
+    labels, scores = found["labels"][kept], found["scores"][kept]
+    return Prediction(source.file, source.image_id, image, boxes, labels, scores, source.file_name)
+
+
+def one_an_object(boxes: NDArray[Any], scores: NDArray[Any]) -> NDArray[np.int64]:
+    """Which boxes (N, 4) are the best of those that they overlap: greedy suppression that knows no classes.
+
+    Returns:
+        Their rows, best first.
+    """
+    kept: list[int] = []
+    for row in np.argsort(-scores, kind="stable"):
+        if not kept or overlaps(boxes[row], boxes[kept]).max() < OVERLAP:
+            kept.append(int(row))
+    return np.array(kept, np.int64)
+
+
+def overlaps(box: NDArray[Any], others: NDArray[Any]) -> NDArray[np.float64]:
+    """Intersection over union of a box (4,) with each of others (N, 4)."""
+    corner = np.minimum(box[2:], others[:, 2:]) - np.maximum(box[:2], others[:, :2])
+    both = corner.clip(min=0).prod(axis=1, dtype=np.float64)
+    areas = (others[:, 2:] - others[:, :2]).prod(axis=1) + (box[2:] - box[:2]).prod()
+    return both / np.maximum(areas - both, 1e-12)
 
 
 # ---- the model -------------------------------------------------------------------------------------------
@@ -151,22 +194,25 @@ def _open_in_torch(path: str) -> Model:
 # ---- the pictures ----------------------------------------------------------------------------------------
 
 
-def find_pictures(given: Sequence[Path], out: Path) -> tuple[list[Path], list[str]]:
-    """The pictures that were named, each once, and what is wrong with what was named.
+def find_pictures(
+    given: Sequence[Path], out: Path, *, recursive: bool = False
+) -> tuple[list[Path], list[str]]:
+    """The pictures and videos that were named, each once, and what is wrong with what was named.
 
     Args:
-        given: files, and folders whose pictures are taken (not those of their subfolders).
+        given: files, and folders whose pictures are taken.
         out: where the drawn pictures are to go.
+        recursive: take those of subfolders, too.
 
     Raises:
         SpecError: that is where the pictures lie: drawn ones would replace them.
     """
     files, wrong = [], []
     for path in given:
-        found = _in_folder(path) if path.is_dir() else [path]
+        found = _in_folder(path, recursive, out) if path.is_dir() else [path]
         files += found
         if not found:
-            wrong.append(f"{path}: a folder without pictures")
+            wrong.append(f"{path}: a folder without pictures{_deeper(path, recursive, out)}")
     files = list(dict.fromkeys(files))
     if any(file.parent.resolve() == out.resolve() for file in files):
         hint = "Name another folder with --out."
@@ -175,8 +221,49 @@ def find_pictures(given: Sequence[Path], out: Path) -> tuple[list[Path], list[st
     return files, wrong
 
 
-def _in_folder(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if is_picture_name(path.name))
+def _in_folder(folder: Path, recursive: bool, out: Path) -> list[Path]:
+    """The pictures of a folder; what an earlier call drew into a subfolder is none of them."""
+    paths = files_below(folder) if recursive else folder.iterdir()
+    found = (path for path in paths if is_picture_name(path.name))
+    drawn = out.resolve()
+    return sorted(path for path in found if path.parent == folder or drawn not in path.resolve().parents)
+
+
+def _deeper(folder: Path, recursive: bool, out: Path) -> str:
+    """A hint where only subfolders have pictures."""
+    has_some = not recursive and _in_folder(folder, True, out)
+    return "; its subfolders have some, see --recursive" if has_some else ""
+
+
+def sources_of(files: Sequence[Path], ids: CocoIds | None, every: int = 1) -> Iterator[Source]:
+    """The pictures, and the frames of the videos, with ids.
+
+    Args:
+        files: pictures and videos.
+        ids: those of a data set; pictures that it does not list get numbers above its own.
+        every: of a video take one frame of so many.
+    """
+    pictures = [file for file in files if not is_video(file)]
+    numbered = dict(zip(pictures, ids_for(pictures), strict=True))
+    listed = {file: ids.of(file) for file in pictures} if ids else {}
+    known = [each.image_id for each in listed.values() if each]
+    above = max((number for number in known if isinstance(number, int)), default=0) if known else 0
+    later = count(above + max(numbered.values(), default=0) + 1)
+    for file in files:
+        if is_video(file):
+            yield from (source._replace(image_id=next(later)) for source in _frames(file, every))
+        elif entry := listed.get(file):
+            yield Source(file, entry.image_id, entry.file_name)
+        else:
+            yield Source(file, above + numbered[file])
+
+
+def _frames(video: Path, every: int) -> Iterator[Source]:
+    try:
+        for number, image in frames(video, every):
+            yield Source(video.with_name(f"{video.stem}-{number:06}.jpg"), 0, frame=image)
+    except GkdError as error:
+        yield Source(video, 0, flaw=error)
 
 
 def ids_for(files: Sequence[Path]) -> list[int]:
@@ -186,19 +273,10 @@ def ids_for(files: Sequence[Path]) -> list[int]:
     return numbers if len(set(numbers)) == len(files) else list(range(1, len(files) + 1))
 
 
-def names_for(files: Sequence[Path]) -> dict[Path, str]:
-    """The name of each drawn picture: that of the picture, as JPEG or PNG, and no name twice."""
-    taken: set[str] = set()
-    names = {}
-    for file in files:
-        suffix = file.suffix if file.suffix.lower() in JPEG | {".png"} else ".png"
-        number, name = 1, f"{file.stem}{suffix}"
-        while name.casefold() in taken:
-            number += 1
-            name = f"{file.stem}-{number}{suffix}"
-        taken.add(name.casefold())
-        names[file] = name
-    return names
+def name_for(file: Path, taken: set[str]) -> str:
+    """The name of a drawn picture: that of the picture, as JPEG or PNG, and none of those that are taken."""
+    suffix = file.suffix if file.suffix.lower() in JPEG | {".png"} else ".png"
+    return unique(file.stem, suffix, taken)
 
 
 def encoded(image: Image.Image, suffix: str) -> bytes:
@@ -212,19 +290,6 @@ def encoded(image: Image.Image, suffix: str) -> bytes:
 
 
 # ---- writing and telling ---------------------------------------------------------------------------------
-
-
-def coco_results(found: Prediction, classes: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """Detections in the form of COCO's results, with file and class by name beside it."""
-    for (x1, y1, x2, y2), label, score in zip(found.boxes, found.labels, found.scores, strict=True):
-        yield {
-            "image_id": found.image_id,
-            "category_id": int(label),
-            "bbox": [float(x1), float(y1), float(x2 - x1), float(y2 - y1)],
-            "score": float(score),
-            "file_name": found.file.name,
-            "category": classes[int(label) - 1],
-        }
 
 
 class Tell:
@@ -279,17 +344,39 @@ def _unwritable(classes: Iterable[str]) -> Iterator[str]:
 
 def run(arguments: argparse.Namespace) -> int:
     """Do what the command line asks for; the exit code."""
-    files, wrong = find_pictures(arguments.images, arguments.out)
+    files, wrong = find_pictures(arguments.images, arguments.out, recursive=arguments.recursive)
     for message in wrong:
         print(message, file=sys.stderr)
     if not files:
         return 1
+    if any(map(is_video, files)):
+        require_av()
+    ids = (
+        ids_in(arguments.data) if arguments.data else ids_beside(file for file in files if not is_video(file))
+    )
     model = open_model(arguments.model)
-    for message in _unwritable(model.classes):
+    for message in (*_unwritable(model.classes), *_about_ids(ids, files, model.classes)):
         print(message, file=sys.stderr)
     tell = Tell(model.classes, as_json=arguments.json)
-    broken = predict(model, files, arguments.out, arguments.score, tell)
+    results = PredictionFiles(arguments.format, arguments.out, model.classes, ids.categories if ids else {})
+    choice = Choice(arguments.score, arguments.agnostic)
+    broken = predict(model, sources_of(files, ids, arguments.every), arguments.out, choice, tell, results)
     return 1 if broken or wrong else 0
+
+
+def _about_ids(ids: CocoIds | None, files: Sequence[Path], classes: Sequence[str]) -> Iterator[str]:
+    """Whose ids the results carry, and what has none there."""
+    if ids is None:
+        return
+    yield f"ids of pictures and categories are those of {', '.join(map(str, ids.files))}"
+    if missing := [str(file) for file in files if not is_video(file) and ids.of(file) is None]:
+        yield f"{len(missing)} pictures are not listed there and get numbers above: {_few(missing)}"
+    if missing := [name for name in classes if name not in ids.categories]:
+        yield f"classes that are not listed there get numbers above: {_few(missing)}"
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -310,11 +397,23 @@ def main(arguments: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="gkd predict", description="Draw what a model finds on pictures.")
     parser.add_argument("model", help="a .safetensors file of GKD, or a .onnx file of an export job")
-    parser.add_argument("images", nargs="+", type=Path, help="pictures, or folders of pictures")
+    parser.add_argument("images", nargs="+", type=Path, help="pictures, folders of pictures, or videos")
     parser.add_argument("--out", type=Path, required=True, help=f"folder for drawn pictures and {RESULTS}")
+    parser.add_argument("--format", choices=FORMS, default=FORMS[0], help=f"what is written; {FORMS[0]}")
+    parser.add_argument("--data", type=Path, help="COCO file, or folder, whose ids the results carry")
+    parser.add_argument("--recursive", action="store_true", help="also pictures of subfolders")
+    parser.add_argument("--every", type=_count, default=1, help="of a video, one frame of so many")
+    parser.add_argument("--agnostic", action="store_true", help="one box an object, whatever the classes")
     parser.add_argument("--score", type=_share, default=SCORE, help=f"least score that is drawn; {SCORE}")
     parser.add_argument("--json", action="store_true", help="one JSON object a picture")
     return parser
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    return value
 
 
 def _share(text: str) -> float:

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image, ImageColor
 
 from gkd_core import drawing
-from gkd_core.drawing import COLOURS, draw_boxes, lettering, readable_on
+from gkd_core.drawing import COLOURS, draw_boxes, free_plate, lettering, readable_on
 
 
 @pytest.fixture(autouse=True)
@@ -106,3 +106,40 @@ def test_without_matplotlib_plain_letters_are_written(monkeypatch: pytest.Monkey
     assert lettering("RBC", 7) == ("RBC", None)
     assert lettering("Зелёный", 7) == ("#7", None)
     drawing.font_file.cache_clear()
+
+
+def test_no_label_covers_another_and_each_lies_in_the_picture() -> None:
+    rng = np.random.default_rng(0)
+    corners = rng.uniform(0, 200, (60, 2))
+    boxes = (
+        np.concatenate([corners, corners + rng.uniform(2, 120, (60, 2))], axis=1)
+        .round()
+        .astype(int)
+        .clip(0, 255)
+    )
+    taken: list[tuple[int, int, int, int]] = []
+    without = 0
+    for box in boxes.tolist():
+        plate = free_plate(tuple(box), (60, 14), (256, 256), taken)
+        if plate is None:
+            without += 1
+            continue
+        left, top, right, bottom = plate
+        assert 0 <= left < right <= 255
+        assert 0 <= top < bottom <= 255
+        for other in taken:
+            apart = (right < other[0] or other[2] < left, bottom < other[1] or other[3] < top)
+            assert any(apart), (plate, other)
+        taken.append(plate)
+    assert len(taken) > 20
+    assert without, "in a crowd some go without"
+
+
+def test_two_boxes_of_one_place_get_two_labels_that_can_be_read() -> None:
+    image = Image.new("RGB", (300, 200), "white")
+    boxes = np.array([[50, 60, 200, 150]] * 2)
+    drawn = draw_boxes(image, boxes, np.array([1, 2]), np.array([0.9, 0.8]), ["first", "second"])
+    alone = draw_boxes(image, boxes[:1], np.array([1]), np.array([0.9]), ["first"])
+    plate = (50, 44, 100, 58)
+    assert drawn.crop(plate).tobytes() == alone.crop(plate).tobytes(), "the better one's label is whole"
+    assert drawn.tobytes() != alone.tobytes()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import subprocess
 import sys
@@ -23,7 +24,19 @@ from gkd_core.errors import SpecError
 from gkd_core.evaluate import detect_batches
 from gkd_core.export import to_onnx
 from gkd_core.model_card import ModelCard
-from gkd_core.predict import Model, find_pictures, ids_for, look_at, main, names_for, open_model
+from gkd_core.predict import (
+    Choice,
+    Model,
+    Source,
+    find_pictures,
+    ids_for,
+    look_at,
+    main,
+    name_for,
+    open_model,
+    overlaps,
+)
+from gkd_core.video import frames
 
 CLASSES = ("círculo", "square", "triangle", "cross")
 FORM = {"backbone_width": 0.25, "fpn": {"channels": 16}, "head": {"depth": 1}}
@@ -92,7 +105,9 @@ def test_pictures_are_drawn_and_detections_written(
 
 
 def test_both_kinds_of_files_find_the_same(models: dict[str, Path], pictures: Path) -> None:
-    found = [look_at(open_model(str(path)), pictures / "1.jpg", 1, 0.3) for path in models.values()]
+    found = [
+        look_at(open_model(str(path)), Source(pictures / "1.jpg", 1), Choice(0.3)) for path in models.values()
+    ]
     np.testing.assert_allclose(found[0].boxes, found[1].boxes, atol=1e-3)
     np.testing.assert_array_equal(found[0].labels, found[1].labels)
     assert len(found[0].scores) > 5
@@ -105,7 +120,7 @@ def test_a_picture_is_seen_as_in_evaluation(models: dict[str, Path], shapes: Pat
     detector, _ = load_model(models["safetensors"])
     (wanted,) = detect_batches(detector, eval_batches(images[:1], 64, 1), torch.device("cpu"))
     wanted_scores = wanted[images[0].image_id]["scores"][wanted[images[0].image_id]["labels"] > 0]
-    found = look_at(open_model(str(models["safetensors"])), images[0].path, 1, 0.0)
+    found = look_at(open_model(str(models["safetensors"])), Source(images[0].path, 1), Choice(0.0))
     np.testing.assert_allclose(found.scores, wanted_scores)
 
 
@@ -187,7 +202,8 @@ def test_a_folder_without_pictures_is_told(models: dict[str, Path], tmp_path: Pa
 
 def test_names_and_ids_of_drawn_pictures_are_never_the_same() -> None:
     files = [Path("a/1.jpg"), Path("b/1.jpg"), Path("b/1.png"), Path("c/x.tif"), Path("c/X.TIF")]
-    assert list(names_for(files).values()) == ["1.jpg", "1-2.jpg", "1.png", "x.png", "X-2.png"]
+    taken: set[str] = set()
+    assert [name_for(file, taken) for file in files] == ["1.jpg", "1-2.jpg", "1.png", "x.png", "X-2.png"]
     assert ids_for(files) == [1, 2, 3, 4, 5]
     assert ids_for([Path("000139.jpg"), Path("000285.jpg")]) == [139, 285]
 
@@ -222,6 +238,258 @@ def test_the_background_is_no_class(pictures: Path) -> None:
         "labels": np.array([0, 1]),
         "scores": np.array([0.9, 0.8], np.float32),
     }
-    seen = look_at(Model(lambda pixels: found, ("cell",), 60), pictures / "1.jpg", 1, 0.3)
+    seen = look_at(Model(lambda pixels: found, ("cell",), 60), Source(pictures / "1.jpg", 1), Choice(0.3))
     assert seen.labels.tolist() == [1]
     assert seen.boxes.tolist() == [[4, 4, 12, 12]]
+
+
+# ---- ids of the data set's own file -----------------------------------------------------------------------
+
+
+@pytest.fixture
+def own_ids(tmp_path: Path) -> Path:
+    """A COCO data set whose pictures and categories have ids of their own, and names that say nothing of them."""
+    noise = np.random.default_rng(1).integers(0, 256, (90, 120, 3), dtype=np.uint8)
+    for split, first in (("train", 7000), ("val", 1007)):
+        folder = tmp_path / "ds" / "images" / split / "deep"
+        folder.mkdir(parents=True)
+        for name in ("b.jpg", "a.jpg"):
+            Image.fromarray(noise).save(folder / name)
+        content = {
+            "images": [
+                {"id": first + 7 * n, "file_name": f"deep/{name}", "width": 120, "height": 90}
+                for n, name in enumerate(("b.jpg", "a.jpg"))
+            ],
+            "categories": [{"id": 90 - n, "name": name} for n, name in enumerate(reversed(CLASSES))],
+            "annotations": [
+                {
+                    "id": 1,
+                    "image_id": first,
+                    "category_id": 90,
+                    "bbox": [1, 1, 9, 9],
+                    "area": 81,
+                    "iscrowd": 0,
+                }
+            ],
+        }
+        file = tmp_path / "ds" / "annotations" / f"instances_{split}.json"
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(json.dumps(content))
+    return tmp_path / "ds"
+
+
+def compared(own: Path, results: Path) -> dict[int, set[int]]:
+    """What COCO's own tools make of results: category ids by image id. They refuse pictures that they do not know."""
+    from pycocotools.coco import COCO
+
+    truth = COCO(str(own))
+    found = truth.loadRes(str(results))
+    by_image: dict[int, set[int]] = {}
+    for each in found.anns.values():
+        by_image.setdefault(each["image_id"], set()).add(each["category_id"])
+    assert set(by_image) <= set(truth.getImgIds())
+    assert set().union(*by_image.values()) <= set(truth.getCatIds())
+    return by_image
+
+
+@pytest.mark.parametrize("form", ["json", "coco"])
+@pytest.mark.parametrize("named", [False, True])
+def test_results_fit_the_data_sets_own_file(
+    models: dict[str, Path], own_ids: Path, tmp_path: Path, run: Run, form: str, named: bool
+) -> None:
+    out, own = tmp_path / "out", own_ids / "annotations" / "instances_val.json"
+    pictures = own_ids / "images" / "val" / "deep"
+    if named:  # elsewhere only their names tell which they are
+        pictures = pictures.rename(tmp_path / "deep")
+    options = ("--data", own) if named else ()
+    code, _, told = run(models["onnx"], pictures, "--out", out, "--format", form, *options)
+    assert code == 0
+    assert f"those of {own}" in told or f", {own}" in told
+    assert set(compared(own, out / "predictions.json")) == {1007, 1014}
+    for each in json.loads((out / "predictions.json").read_text()):
+        if form == "coco":
+            assert each.keys() == {"image_id", "category_id", "bbox", "score"}
+        else:
+            assert each["category_id"] == 87 + CLASSES.index(each["category"])
+            assert each["file_name"] == {1007: "deep/b.jpg", 1014: "deep/a.jpg"}[each["image_id"]]
+
+
+def test_the_same_name_in_another_split_is_another_picture(
+    models: dict[str, Path], own_ids: Path, tmp_path: Path, run: Run
+) -> None:
+    train = own_ids / "images" / "train" / "deep" / "b.jpg"
+    assert run(models["onnx"], train, "--out", tmp_path / "out", "--data", own_ids)[0] == 0
+    ids = {each["image_id"] for each in json.loads((tmp_path / "out" / "predictions.json").read_text())}
+    assert ids == {7000}
+
+
+def test_what_a_data_set_does_not_list_gets_numbers_above(
+    models: dict[str, Path], own_ids: Path, tmp_path: Path, run: Run
+) -> None:
+    own = own_ids / "annotations" / "instances_val.json"
+    content = json.loads(own.read_text())
+    content["categories"] = [each for each in content["categories"] if each["name"] != "square"]
+    own.write_text(json.dumps(content))
+    new = own_ids / "images" / "val" / "deep" / "new.jpg"
+    Image.open(new.with_name("a.jpg")).save(new)
+    code, _, told = run(models["onnx"], new.parent, "--out", tmp_path / "out", "--data", own)
+    results = json.loads((tmp_path / "out" / "predictions.json").read_text())
+    assert {each["image_id"] for each in results if each["file_name"] == "new.jpg"} == {1014 + 3}
+    assert all((each["category_id"] > 90) == (each["category"] == "square") for each in results)
+    assert "1 pictures are not listed there" in told
+    assert "classes that are not listed there get numbers above: square" in told
+    assert code == 0
+
+
+@pytest.mark.parametrize("content", [None, "{", "[]", '{"images": []}', '{"images": 3, "categories": []}'])
+def test_data_without_ids_is_refused_by_name(
+    models: dict[str, Path], pictures: Path, tmp_path: Path, run: Run, content: str | None
+) -> None:
+    own = tmp_path / "own.json"
+    if content is not None:
+        own.write_text(content)
+    code, _, told = run(models["onnx"], pictures / "1.jpg", "--out", tmp_path / "out", "--data", own)
+    assert code == 1
+    assert f"{own} holds no ids of COCO" in told
+    assert not (tmp_path / "out").exists()
+
+
+# ---- forms -----------------------------------------------------------------------------------------------
+
+
+def test_labels_of_yolo_are_shares_of_the_picture(
+    models: dict[str, Path], pictures: Path, tmp_path: Path, run: Run
+) -> None:
+    (pictures / "3.jpg").unlink()
+    Image.new("RGB", (64, 64)).save(pictures / "1.png")  # the same name but for its suffix
+    assert run(models["onnx"], pictures, "--out", tmp_path / "out", "--format", "txt")[0] == 0
+    names = {path.name for path in (tmp_path / "out").glob("*.txt")}
+    assert names == {"1.txt", "1-2.txt", "2.txt", "classes.txt"}
+    assert (tmp_path / "out" / "classes.txt").read_text().splitlines() == list(CLASSES)
+    said = run(models["onnx"], pictures / "1.jpg", "--out", tmp_path / "again", "--json")[1]
+    wanted = json.loads(said)["detections"]
+    lines = [line.split() for line in (tmp_path / "out" / "1.txt").read_text().splitlines()]
+    assert [int(line[0]) + 1 for line in lines] == [each["label"] for each in wanted]
+    for line, each in zip(lines, wanted, strict=True):
+        x, y, width, height = map(float, line[1:])
+        corners = [x - width / 2, y - height / 2, x + width / 2, y + height / 2]
+        np.testing.assert_allclose(np.array(corners) * [120, 90, 120, 90], each["box"], atol=1e-3)
+
+
+def test_a_table_has_a_line_for_each_detection(
+    models: dict[str, Path], pictures: Path, tmp_path: Path, run: Run
+) -> None:
+    said = run(models["onnx"], pictures / "1.jpg", "--out", tmp_path / "out", "--format", "csv", "--json")[1]
+    with (tmp_path / "out" / "predictions.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    wanted = json.loads(said)["detections"]
+    assert [row["category"] for row in rows] == [each["class"] for each in wanted]
+    assert [float(rows[0][name]) for name in ("x1", "y1", "x2", "y2")] == pytest.approx(
+        wanted[0]["box"], abs=0.01
+    )
+    assert (rows[0]["file_name"], rows[0]["width"], rows[0]["height"]) == ("1.jpg", "120", "90")
+    assert not (tmp_path / "out" / "predictions.json").exists()
+
+
+# ---- what is looked at -----------------------------------------------------------------------------------
+
+
+def test_subfolders_are_taken_if_asked_for_and_what_was_drawn_is_not(
+    models: dict[str, Path], pictures: Path, run: Run
+) -> None:
+    (pictures / "3.jpg").unlink()
+    (pictures / "sub").mkdir()
+    (pictures / "1.jpg").rename(pictures / "sub" / "2.png")
+    out = pictures / "drawn"
+    for _ in range(2):  # the second time there are drawn ones
+        assert run(models["onnx"], pictures, "--out", out, "--recursive")[0] == 0
+        assert {path.name for path in out.iterdir()} == {"2.PNG", "2-2.png", "predictions.json"}
+    (pictures / "2.PNG").unlink()
+    told = run(models["onnx"], pictures, "--out", out)[2]
+    assert "see --recursive" in told
+
+
+@pytest.fixture
+def video(tmp_path: Path) -> Path:
+    """Ten frames, each brighter than the one before."""
+    av = pytest.importorskip("av")
+    path = tmp_path / "clip.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=5)
+        stream.width, stream.height = 128, 96
+        for number in range(10):
+            frame = av.VideoFrame.from_ndarray(np.full((96, 128, 3), 20 * number, np.uint8), format="rgb24")
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
+
+
+def test_a_video_is_looked_at_frame_by_frame(
+    models: dict[str, Path], video: Path, pictures: Path, tmp_path: Path, run: Run
+) -> None:
+    out = tmp_path / "out"
+    code, said, _ = run(
+        models["onnx"], pictures / "2.PNG", video, "--out", out, "--every", 4, "--json", "--score", 0
+    )
+    assert code == 0
+    names = ["2.PNG", "clip-000001.jpg", "clip-000005.jpg", "clip-000009.jpg"]
+    lines = [json.loads(line) for line in said.splitlines()]
+    assert [Path(line["file"]).name for line in lines] == names
+    assert [line["image_id"] for line in lines] == [2, 3, 4, 5]
+    assert {path.name for path in out.iterdir()} == {*names, "predictions.json"}
+    means = [np.asarray(image).mean() for _, image in frames(video, 4)]
+    np.testing.assert_allclose(means, [0, 80, 160], atol=3)
+    with Image.open(out / names[3]) as image:
+        assert image.size == (128, 96)
+
+
+def test_a_video_that_is_cut_short_gives_the_frames_that_are_there(
+    models: dict[str, Path], video: Path, tmp_path: Path, run: Run
+) -> None:
+    whole = video.read_bytes()
+    video.write_bytes(whole[: len(whole) // 2])
+    code, _, told = run(models["onnx"], video, "--out", tmp_path / "out")
+    assert code == 1
+    assert "clip.mp4: cannot be read as a video" in told
+    assert "Traceback" not in told
+
+
+def test_without_pyav_a_video_says_what_to_install(
+    models: dict[str, Path], tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "av", None)
+    code, _, told = run(models["onnx"], tmp_path / "clip.MP4", "--out", tmp_path / "out")
+    assert code == 1
+    assert "reading videos needs av" in told
+    assert "gkd[video]" in told
+    assert not (tmp_path / "out").exists()
+
+
+# ---- one label an object ---------------------------------------------------------------------------------
+
+
+def test_of_boxes_of_one_object_only_the_best_stays_if_asked_for(pictures: Path) -> None:
+    found: dict[str, Any] = {
+        "boxes": np.array([[0, 0, 10, 10], [1, 0, 11, 10], [0, 0, 30, 30], [9, 9, 20, 20]], np.float32),
+        "labels": np.array([1, 2, 1, 2]),
+        "scores": np.array([0.6, 0.9, 0.8, 0.7], np.float32),
+    }
+    model, source = Model(lambda pixels: found, ("cell", "dot"), 60), Source(pictures / "1.jpg", 1)
+    assert look_at(model, source, Choice(0.3)).labels.tolist() == [1, 2, 1, 2]
+    seen = look_at(model, source, Choice(0.3, agnostic=True))
+    assert seen.scores.tolist() == pytest.approx([0.9, 0.8, 0.7]), (
+        "the first shares most of its area with the second"
+    )
+
+
+def test_the_command_suppresses_across_classes(
+    models: dict[str, Path], pictures: Path, tmp_path: Path, run: Run
+) -> None:
+    def boxes(*options: str) -> list[list[float]]:
+        run(models["onnx"], pictures / "1.jpg", "--out", tmp_path / "out", "--score", 0, *options)
+        results = json.loads((tmp_path / "out" / "predictions.json").read_text())
+        return [[x, y, x + w, y + h] for x, y, w, h in (each["bbox"] for each in results)]
+
+    many, few = np.array(boxes()), np.array(boxes("--agnostic"))
+    assert 1 < len(few) < len(many)
+    assert all(overlaps(box, np.delete(few, row, 0)).max() < 0.51 for row, box in enumerate(few))
