@@ -5,15 +5,17 @@ open in a browser on it could then talk to the service, so the name that it was 
 machine's; with keys any name will do, since no page of another site knows one.
 
 Keys are remembered for `REMEMBERED_SECONDS`, so that asking with one costs no query; a revoked key works for so
-long, too, and so does the open door after the first key was made.
+long, too, and so does the open door after the first key was made. Streams, long polls and uploads look again.
 """
 
 from __future__ import annotations
 
 import hmac
+import logging
 import re
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 from fastapi import Request
@@ -28,6 +30,8 @@ from jobs.keys import ADMIN_KEY_ID, ANYBODY, DEFAULT_TENANT, Principal
 from jobs.logs import bound
 from jobs.settings import Settings, is_loopback
 from jobs.store import Admitted, Store
+
+log = logging.getLogger(__name__)
 
 OPEN = frozenset({"/healthz", "/readyz", "/docs", "/openapi.json", "/favicon.ico"})
 """Paths for everybody. What is not listed needs a key: a new route cannot be forgotten."""
@@ -48,6 +52,8 @@ _READS = frozenset({"GET", "HEAD", "OPTIONS"})
 class Entrance:
     """ASGI middleware: lets a request through with its principal in `scope["state"]`, or answers 401, 403, 429.
 
+    What takes long asks again now and then: `scope["state"]["still_admitted"]` raises once the key is good no more.
+
     Args:
         app: What lies behind it.
         store: Where the keys are.
@@ -65,8 +71,9 @@ class Entrance:
             await self.app(scope, receive, send)
             return
         request = Request(scope)
+        asking = (Headers(scope=scope), scope.get("server"))
         try:
-            admitted = await self._doors.admit(Headers(scope=scope), scope.get("server"))
+            admitted = await self._doors.admit(*asking)
             _must_allow(admitted.principal, scope["method"], scope["path"])
             send = self._rated(admitted, send)
         except ApiError as error:
@@ -76,6 +83,7 @@ class Entrance:
             await away(request, error)(scope, receive, send)
         else:
             scope["state"]["principal"] = principal = admitted.principal
+            scope["state"]["still_admitted"] = partial(self._doors.must_still_admit, *asking)
             with bound(tenant=principal.tenant, key_id=principal.key_id):
                 await self.app(scope, receive, send)
 
@@ -136,6 +144,19 @@ class _Doors:
             raise _unknown("send an API key: Authorization: Bearer gkd_...")
         _must_be_this_machine(headers.get("host", ""))
         return anybody
+
+    async def must_still_admit(self, headers: Headers, server: tuple[str, int | None] | None) -> None:
+        """Make sure that who was let in would be let in now.
+
+        While the database does not answer nobody is sent away: who comes anew is not let in meanwhile.
+
+        Raises:
+            ApiError: the key was revoked or has expired since, or the first key was made and this asker has none.
+        """
+        try:
+            await self.admit(headers, server)
+        except StoreAway as error:
+            log.debug("cannot look whether a key is still good: %s", error)
 
     async def _holder(self, sent: str) -> Admitted:
         scheme, _, text = sent.partition(" ")

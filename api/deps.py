@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Annotated, TypeVar
@@ -41,6 +41,11 @@ RING_SECONDS = 1.0
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
+StillAdmitted = Callable[[], Awaitable[None]]
+"""Raises `ApiError` (401) once who asks would not be let in any more."""
+
+ADMITTED_SECONDS = 3.0
+"""Between two looks whether somebody who reads on may still do so, at most."""
 
 
 @dataclass(frozen=True)
@@ -116,6 +121,11 @@ async def _principal(request: Request) -> Principal:
     return principal
 
 
+async def _still_admitted(request: Request) -> StillAdmitted:
+    still_admitted: StillAdmitted = request.scope["state"]["still_admitted"]  # of `Entrance`
+    return still_admitted
+
+
 async def _tenant(principal: Annotated[Principal, Depends(_principal)]) -> str:
     return principal.tenant
 
@@ -132,5 +142,7 @@ PrincipalDep = Annotated[Principal, Depends(_principal)]
 """Who asks, and what he may."""
 AdminDep = Annotated[Principal, Depends(_admin)]
 """Who asks for what concerns the whole service, and may."""
+StillAdmittedDep = Annotated[StillAdmitted, Depends(_still_admitted)]
+"""For what takes long: await it every `ADMITTED_SECONDS`."""
 TenantDep = Annotated[str, Depends(_tenant)]
 """Whose things may be seen and changed; pass it to every verb of the store."""

@@ -17,7 +17,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 from starlette.requests import ClientDisconnect
 
-from api.deps import Services
+from api.deps import Services, StillAdmitted
 from api.errors import ApiError
 from gkd_core.config import Strict
 from jobs.artifacts import Blob
@@ -110,10 +110,16 @@ def _full_disks_told() -> Iterator[None]:
 
 
 async def taken_in(
-    request: Request, response: Response, services: Services, tenant: str, new: NewResource
+    request: Request,
+    response: Response,
+    services: Services,
+    tenant: str,
+    new: NewResource,
+    still_admitted: StillAdmitted,
 ) -> Resource:
     """Keep the body's file, then name it in the store: a crash between the two leaves a file that is tidied away."""
     async with received(request, services, tenant) as path:
+        await still_admitted()  # it may have come for hours
         blob = await run_in_threadpool(_kept, services, path)
         sent = new._replace(size=blob.size, sha256=blob.sha256)
         return await added(response, services, tenant, sent)

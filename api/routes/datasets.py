@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
 from api.border import is_json
-from api.deps import Services, ServicesDep, TenantDep
+from api.deps import Services, ServicesDep, StillAdmittedDep, TenantDep
 from api.entity_tags import KnownTagsDep
 from api.resources import (
     ADDED,
@@ -46,6 +46,7 @@ async def add_dataset(
     response: Response,
     services: ServicesDep,
     tenant: TenantDep,
+    still_admitted: StillAdmittedDep,
     name: NameOfUpload = None,
     format: FormatOfUpload = "auto",
 ) -> Resource:
@@ -60,7 +61,7 @@ async def add_dataset(
         return await added(response, services, tenant, found)
     must_be_one_of(request, ARCHIVES)
     sent = NewResource(ResourceKind.DATASET, named(name), layout=Layout(format=format))
-    return await taken_in(request, response, services, tenant, sent)
+    return await taken_in(request, response, services, tenant, sent, still_admitted)
 
 
 @router.get("")

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Body, Header, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from pydantic import BaseModel, ConfigDict
 
-from api.deps import FeedsDep, Services, ServicesDep, TenantDep
+from api.deps import FeedsDep, Services, ServicesDep, StillAdmittedDep, TenantDep
 from api.entity_tags import KnownTagsDep, weak_tag
 from api.errors import ApiError, no_cursor
 from api.feeds import happened
@@ -124,6 +124,7 @@ async def get_job(
     feeds: FeedsDep,
     tenant: TenantDep,
     known: KnownTagsDep,
+    still_admitted: StillAdmittedDep,
     wait: Annotated[float, Query(ge=0, le=60, description="seconds", examples=[0.5])] = 0,
 ) -> Response:
     """One job.
@@ -147,6 +148,7 @@ async def get_job(
                 if arrived() or left <= 0 or feeds.closed or await request.is_disconnected():
                     break
                 await happened(news, min(LOOK_SECONDS, left))
+                await still_admitted()
     headers = {"ETag": seen.tag, "Cache-Control": "no-cache"}
     if known.hold(seen.tag):
         return Response(status_code=304, headers=headers)

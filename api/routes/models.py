@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
 from api.border import is_json
-from api.deps import ServicesDep, TenantDep
+from api.deps import ServicesDep, StillAdmittedDep, TenantDep
 from api.entity_tags import KnownTagsDep
 from api.resources import (
     ADDED,
@@ -37,6 +37,7 @@ async def add_model(
     response: Response,
     services: ServicesDep,
     tenant: TenantDep,
+    still_admitted: StillAdmittedDep,
     name: NameOfUpload = None,
 ) -> Resource:
     """Register a model under a data root (JSON), or upload one (`.safetensors` or `.pth` as the body).
@@ -50,7 +51,8 @@ async def add_model(
         found = NewResource(ResourceKind.MODEL, new.name, path)
         return await added(response, services, tenant, found)
     must_be_one_of(request, WEIGHTS)
-    return await taken_in(request, response, services, tenant, NewResource(ResourceKind.MODEL, named(name)))
+    sent = NewResource(ResourceKind.MODEL, named(name))
+    return await taken_in(request, response, services, tenant, sent, still_admitted)
 
 
 @router.get("")

@@ -13,7 +13,15 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import StreamingResponse
 from starlette.types import Send
 
-from api.deps import FeedsDep, ServicesDep, TenantDep
+from api.deps import (
+    ADMITTED_SECONDS,
+    FeedsDep,
+    ServicesDep,
+    StillAdmitted,
+    StillAdmittedDep,
+    TenantDep,
+)
+from api.errors import ApiError
 from api.feeds import Feeds, happened
 from api.routes.events import MOST_EVENTS
 from jobs.errors import StoreAway, UnknownJob
@@ -77,6 +85,7 @@ async def stream(
     services: ServicesDep,
     feeds: FeedsDep,
     tenant: TenantDep,
+    still_admitted: StillAdmittedDep,
     after: Number = 0,
     last_event_id: LastEventId = None,
     wait: Seconds = LONGEST_SECONDS,
@@ -88,14 +97,32 @@ async def stream(
         services.store.events, job_id, after=seen, limit=1, tenant=tenant
     ):
         return Response(status_code=204)
-    return EventStream(_lines(feeds, job_id, seen, time.monotonic() + wait))
+    lines = _lines(feeds, job_id, seen, time.monotonic() + wait)
+    return EventStream(_while_admitted(lines, still_admitted))
+
+
+async def _while_admitted(
+    lines: AsyncGenerator[str, None], still_admitted: StillAdmitted
+) -> AsyncGenerator[str, None]:
+    """The same lines as long as the key is good; "" stands for a chance to look, and is not sent."""
+    async with aclosing(lines):
+        async for line in lines:
+            try:
+                await still_admitted()
+            except ApiError as error:
+                yield f": {error.detail}\n\n"
+                return
+            if line:
+                yield line
 
 
 async def _lines(feeds: Feeds, job_id: str, after: int, deadline: float) -> AsyncGenerator[str, None]:
+    """Lines for all that happens; "" every `ADMITTED_SECONDS` in which nothing does."""
     yield f"retry: {RETRY_MILLISECONDS}\n\n"
     with feeds.follow(job_id) as feed:
         if feed.last is None:
             await happened(feed.news, HEARTBEAT_SECONDS)  # the first look
+        said = time.monotonic()
         while True:
             news = feed.news  # taken first: what changes while we look is not slept through
             try:
@@ -107,9 +134,11 @@ async def _lines(feeds: Feeds, job_id: str, after: int, deadline: float) -> Asyn
                 await asyncio.sleep(PATIENCE_SECONDS)
             for number, text in told:
                 yield text
-                after = number
+                after, said = number, time.monotonic()
             left = deadline - time.monotonic()
             if feeds.closed or left <= 0 or (feed.ended and after >= (feed.last or 0)):
                 return
-            if not told and not await happened(news, min(HEARTBEAT_SECONDS, left)):
-                yield ": still there\n\n"
+            if not told and not await happened(news, min(ADMITTED_SECONDS, HEARTBEAT_SECONDS, left)):
+                silent = time.monotonic() - said >= HEARTBEAT_SECONDS
+                yield ": still there\n\n" if silent else ""
+                said = time.monotonic() if silent else said
