@@ -67,7 +67,9 @@ def detect_batches(
 def score(images: Sequence[ImageRecord], classes: Sequence[str], detections: Detections) -> Score:
     """The numbers of some detections. Crowd regions and difficult objects count neither for nor against."""
     truth = COCO(_truth(images, classes))
-    evaluation = COCOeval_faster(truth, truth.loadRes(_results(detections)), "bbox", separate_eval=True)
+    evaluation = COCOeval_faster(
+        truth, truth.loadRes(_results(images, detections)), "bbox", separate_eval=True
+    )
     evaluation.params.maxDets = [1, 10, 100]
     evaluation.run()
     metrics = {name: float(value) for name, value in zip(COCO_METRICS, evaluation.stats[:12], strict=True)}
@@ -100,15 +102,18 @@ def _in_original(
 
 
 def _truth(images: Sequence[ImageRecord], classes: Sequence[str]) -> dict[str, Any]:
-    """The annotations in COCO's form, made from the records, so that every format is scored alike."""
+    """The annotations in COCO's form, made from the records, so that every format is scored alike.
+
+    Pictures are numbered from 1 in their order: the library counts ids in floating point numbers of 64 bits.
+    """
     annotations: list[dict[str, Any]] = []
-    for image in images:
+    for number, image in enumerate(images, start=1):
         sides = _xywh(image.boxes)
         for index in range(len(image.labels)):
             annotations.append(
                 {
                     "id": len(annotations) + 1,
-                    "image_id": image.image_id,
+                    "image_id": number,
                     "category_id": int(image.labels[index]),
                     "bbox": sides[index],
                     "area": float(image.area[index]),
@@ -116,17 +121,21 @@ def _truth(images: Sequence[ImageRecord], classes: Sequence[str]) -> dict[str, A
                 }
             )
     return {
-        "images": [{"id": image.image_id, "width": image.width, "height": image.height} for image in images],
+        "images": [
+            {"id": number, "width": image.width, "height": image.height}
+            for number, image in enumerate(images, start=1)
+        ],
         "categories": [{"id": label, "name": name} for label, name in enumerate(classes, start=1)],
         "annotations": annotations,
     }
 
 
-def _results(detections: Detections) -> list[dict[str, Any]]:
-    """Detections in COCO's form."""
+def _results(images: Sequence[ImageRecord], detections: Detections) -> list[dict[str, Any]]:
+    """Detections in COCO's form, with the numbers of `_truth`."""
     return [
-        {"image_id": image_id, "category_id": int(label), "bbox": box, "score": float(score)}
-        for image_id, found in detections.items()
+        {"image_id": number, "category_id": int(label), "bbox": box, "score": float(score)}
+        for number, image in enumerate(images, start=1)
+        if (found := detections.get(image.image_id)) is not None
         for box, label, score in zip(_xywh(found["boxes"]), found["labels"], found["scores"], strict=True)
         if label > 0  # sigmoid heads have an output for background, which is never trained
     ]

@@ -158,7 +158,7 @@ def _origin(session: Session, records: dict[int, ImageRecord], pooled: Pooled, i
     image_id = int(pooled.image_ids[index])
     return {
         "class": session.classes[int(pooled.labels[index])],
-        "image_id": image_id,
+        "image_id": records[image_id].told_id,
         "file": records[image_id].path.name,
         "box": pooled.boxes[index].tolist(),
     }

@@ -40,11 +40,10 @@ def read_coco(split: Split, findings: Findings) -> WrittenSplit:
     images = _images(_list(root, "images", findings), findings)
     objects = _objects(_list(root, "annotations", findings), images, label_of, findings)
     folder = Path(os.path.normpath(split.images))
-    number = _numbers_of(images, findings)
     written = []
     for key, image in images.items():
         path = picture_path(folder, image["file_name"], findings)
-        written.append(WrittenImage(number[key], path, _size(image, findings), objects[key]))
+        written.append(WrittenImage(key, path, _size(image, findings), objects[key]))
     return WrittenSplit(classes, folder, written)
 
 
@@ -139,6 +138,8 @@ def _images(images: list[_Json], findings: Findings) -> dict[_Key, _Json]:
             continue
         if name in files:
             findings.add(f"{name} ({files[name]}, {key})", "images with different ids are the same file")
+        if isinstance(key, str):
+            findings.add(repr(key), "image id is text; used all the same")
         entries[key] = image
         files.setdefault(name, key)
     if not entries:
@@ -153,17 +154,6 @@ def _same_image(key: _Key, first: _Json, second: _Json, findings: Findings) -> N
             f"image id {key} is given twice, for {names}", "Give every picture an id of its own."
         )
     findings.add(f"image {key}", "image listed twice; used once")
-
-
-def _numbers_of(images: Mapping[_Key, _Json], findings: Findings) -> dict[_Key, int]:
-    """The ids as numbers: those that are text get numbers above all others."""
-    texts = [key for key in images if isinstance(key, str)]
-    free = max((key for key in images if isinstance(key, int)), default=0) + 1
-    for text in texts:
-        findings.add(repr(text), "image id is text; a number is used in its place")
-    return {key: key for key in images if isinstance(key, int)} | {
-        text: free + position for position, text in enumerate(texts)
-    }
 
 
 def _size(image: _Json, findings: Findings) -> tuple[int, int] | None:

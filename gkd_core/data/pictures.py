@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,21 +46,25 @@ class PictureError(GkdError):
     failure_class = FailureClass.DATA
 
 
-def read_header(path: Path) -> tuple[int, int]:
-    """Width and height in pixels after EXIF rotation, from the header alone.
+class Header(NamedTuple):
+    """What the header of a picture says."""
+
+    size: tuple[int, int]
+    """Width and height in pixels after EXIF rotation."""
+    orientation: int
+    """EXIF's, 1 to 8; 1 where there is none."""
+
+
+def read_header(path: Path) -> Header:
+    """What the header of a picture says; nothing is decoded.
 
     Raises:
         PictureError: not a picture that `read_picture` takes, as far as the header tells.
     """
     with _opened(path) as image:
+        turn = orientation(image)
         width, height = image.size
-        return (height, width) if orientation(image) >= 5 else (width, height)
-
-
-def read_orientation(path: Path) -> int:
-    """The EXIF orientation of a file, 1 to 8; 1 where there is none."""
-    with _opened(path) as image:
-        return orientation(image)
+        return Header((height, width) if turn >= 5 else (width, height), turn)
 
 
 def read_picture(path: Path) -> NDArray[np.uint8]:

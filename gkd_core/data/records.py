@@ -27,6 +27,7 @@ class ImageRecord:
     """
 
     image_id: int
+    """The number of the picture in its split, from 1, whatever the annotations call it."""
     path: Path
     width: int
     height: int
@@ -41,6 +42,13 @@ class ImageRecord:
     """(N,), square pixels: of the mask where the annotations say so, else of the box. Decides small or large."""
     truncated: int = 0
     """How many of the boxes belong to objects that go on beyond the picture, as VOC says; for reports only."""
+    source_id: int | str | None = None
+    """The id of the picture in its annotations, for people and files that they read; None where there is no other."""
+
+    @property
+    def told_id(self) -> int | str:
+        """The id by which people know the picture."""
+        return self.image_id if self.source_id is None else self.source_id
 
     def __post_init__(self) -> None:
         for array in (self.boxes, self.labels, self.crowd, self.area):
@@ -87,7 +95,8 @@ class WrittenObject(NamedTuple):
 class WrittenImage(NamedTuple):
     """A picture as the annotations describe it, before anybody has looked at the file."""
 
-    image_id: int
+    image_id: int | str
+    """As the annotations have it, or a number that the reader gives."""
     path: Path
     size: tuple[int, int] | None
     """Declared width and height; None where the annotations say nothing usable."""

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from gkd_core.data.findings import Findings, few
 from gkd_core.data.folders import dead_link_above
-from gkd_core.data.pictures import PictureError, inspect, read_header, read_orientation
+from gkd_core.data.pictures import PictureError, inspect, read_header
 from gkd_core.data.records import ImageRecord, Split, WrittenImage, WrittenSplit
 from gkd_core.errors import DataError, Problem
 
@@ -28,6 +28,11 @@ DETECTIONS = 100
 THREADS = min(8, os.cpu_count() or 1)
 
 Boxes = NDArray[np.float64]
+
+_LOOK_AT_BOXES = (
+    "Look at some of them with their boxes. If the boxes do not fit, save the pictures turned and without the EXIF "
+    "tag, or draw the boxes again."
+)
 
 _FEW = 16
 """Pictures for which starting threads takes longer than looking at them one after the other."""
@@ -38,6 +43,8 @@ class _Look(NamedTuple):
 
     size: tuple[int, int] | None
     """True width and height; None when nobody looked and none is declared."""
+    orientation: int = 1
+    """EXIF's; 1 when nobody looked."""
     remarks: tuple[str, ...] = ()
     unreadable: str = ""
     """What is wrong with the header."""
@@ -69,13 +76,13 @@ def settle(
     position = {name: label for label, name in enumerate(classes, start=1)}
     label_of = np.array([0, *(position[name] for name in written.classes)], dtype=np.int64)
     records = []
-    for image, look in zip(written.images, looks, strict=True):
+    for number, (image, look) in enumerate(zip(written.images, looks, strict=True), start=1):
         for remark in look.remarks:
             findings.add(image.path.name, f"picture {remark}")
         if look.broken:
             findings.add(look.broken, "picture left out: it cannot be decoded", "Copy or download it again.")
         else:
-            records.append(_record(image, look.size, label_of, findings))
+            records.append(_record(number, image, look, label_of, findings))
     _refuse_empty(records, findings)
     _remark_on_classes(records, classes, findings)
     left_out = [image.path for image, look in zip(written.images, looks, strict=True) if look.broken]
@@ -136,7 +143,7 @@ def _for_each(look: Callable[[Path], _Look], paths: Sequence[Path]) -> list[_Loo
 
 def _look(path: Path) -> _Look:
     try:
-        return _Look(read_header(path))
+        return _Look(*read_header(path))
     except PictureError as error:
         return _Look(None, unreadable=error.message)
 
@@ -163,21 +170,26 @@ def _refuse_unreadable(messages: Sequence[str], findings: Findings) -> None:
 
 
 def _record(
-    image: WrittenImage, size: tuple[int, int] | None, label_of: NDArray[np.int64], findings: Findings
+    number: int,
+    image: WrittenImage,
+    look: _Look,
+    label_of: NDArray[np.int64],
+    findings: Findings,
 ) -> ImageRecord:
+    size = look.size
     assert size is not None  # a picture without a declared size is always looked into
     boxes = np.array([item.box for item in image.objects], dtype=np.float64).reshape(-1, 4)
     area = np.array([item.area for item in image.objects], dtype=np.float32)
     if image.fractions:
         boxes, area = boxes * [*size, *size], area * np.float32(size[0] * size[1])
-    boxes = _in_frame(boxes, image, size, findings)
+    boxes = _in_frame(boxes, image, size, look.orientation, findings)
     clipped = np.clip(boxes, 0, np.array([*size, *size], dtype=np.float64)).astype(np.float32)
     labels = label_of[[item.label for item in image.objects]] if image.objects else label_of[:0]
     if image.fractions:  # of what was clipped away no area is left
         area = np.minimum(area, (clipped[:, 2:] - clipped[:, :2]).prod(axis=1))
     keep = _usable(image, boxes, clipped, labels, findings)
     return ImageRecord(
-        image_id=image.image_id,
+        image_id=number,
         path=image.path,
         width=size[0],
         height=size[1],
@@ -186,14 +198,23 @@ def _record(
         crowd=np.array([item.crowd for item in image.objects], dtype=np.bool_)[keep],
         area=area[keep],
         truncated=sum(image.objects[index].truncated for index in keep),
+        source_id=image.image_id,
     )
 
 
-def _in_frame(boxes: Boxes, image: WrittenImage, size: tuple[int, int], findings: Findings) -> Boxes:
+def _in_frame(
+    boxes: Boxes, image: WrittenImage, size: tuple[int, int], orientation: int, findings: Findings
+) -> Boxes:
     """The boxes in the frame of the picture as people see it."""
+    if len(boxes) and orientation != 1 and not _frame_is_told(image, size, orientation):
+        message = (
+            "pictures are turned by EXIF, and nothing tells in which frame their boxes were drawn; taken to be that "
+            "of the turned picture, as people see it"
+        )
+        findings.add(image.path.name, message, _LOOK_AT_BOXES)
     if image.size is None or image.size == size:
         return boxes
-    if image.size == size[::-1] and (orientation := read_orientation(image.path)) >= 5:
+    if image.size == size[::-1] and orientation >= 5:
         message = (
             "annotations count in the stored pixels, before EXIF rotation; their boxes were turned along"
         )
@@ -204,6 +225,11 @@ def _in_frame(boxes: Boxes, image: WrittenImage, size: tuple[int, int], findings
     )
     findings.add(f"{image.path.name} declares {image.size[0]} x {image.size[1]}", message)
     return boxes
+
+
+def _frame_is_told(image: WrittenImage, size: tuple[int, int], orientation: int) -> bool:
+    """Whether the declared size is that of one frame and not of the other, for turns that exchange the sides."""
+    return orientation >= 5 and size[0] != size[1] and image.size in (size, size[::-1])
 
 
 def turned(boxes: Boxes, orientation: int, size: tuple[int, int]) -> Boxes:

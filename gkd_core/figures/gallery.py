@@ -38,7 +38,7 @@ class Cuttings:
     """
 
     def __init__(self, images: Sequence[ImageRecord], opened: Open) -> None:
-        self._records = {image.image_id: image for image in images}
+        self._records = {image.told_id: image for image in images}
         self._opened = opened
 
     def cut(self, entry: Entry, side: int, *, around: float) -> Image.Image:

@@ -3,10 +3,12 @@
 import contextlib
 import copy
 import io
+import json
 import os
 import time
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import faster_coco_eval.faster_eval_api_cpp as coco_cpp
@@ -14,13 +16,14 @@ import numpy as np
 import pytest
 import torch
 from faster_coco_eval import COCOeval_faster
+from PIL import Image
 
 from gkd_core import bootstrap
 from gkd_core.bootstrap import Resampled, bootstrap_gain, draws_for
-from gkd_core.config import DataConfig
-from gkd_core.data.loading import EvalSample
+from gkd_core.config import DataConfig, Split
+from gkd_core.data.loading import EvalSample, eval_batches
 from gkd_core.data.reading import load
-from gkd_core.data.records import ImageRecord
+from gkd_core.data.records import DataSet, ImageRecord
 from gkd_core.errors import StoppedError
 from gkd_core.evaluate import COCO_METRICS, METRICS, Score, _truth, detect_batches, score
 from gkd_core.matching import Detections, best_threshold, match
@@ -66,6 +69,62 @@ IMAGES = [
     record(7, [], []),
     record(9, [[20, 20, 30, 30]], [1]),
 ]
+
+
+BASES = [0, 2**53, 20261130113930000, 2**63 - 1000, -(2**62)]
+
+
+@pytest.mark.parametrize("base", BASES)
+def test_ids_of_any_size_give_the_same_numbers(base: int) -> None:
+    images = [replace(image, image_id=base + image.image_id) for image in IMAGES]
+    found = {own.image_id: as_found(image, 0.2) for own, image in zip(images, IMAGES, strict=True)}
+    expected = score(IMAGES, CLASSES, {image.image_id: as_found(image, 0.2) for image in IMAGES})
+    result = score(images, CLASSES, found)
+    assert (result.metrics, result.per_class) == (expected.metrics, expected.per_class)
+    assert 0 < result.metrics["AP"] < 1
+
+
+@pytest.mark.parametrize(
+    "ids",
+    [
+        [20261130113930000, 20261130113930001],
+        ["a", 20261130113930001],
+        ["20261130113930000", 20261130113930000],
+        [2**63 - 1, "z"],
+        [2**53 + 1, 2**53],
+    ],
+)
+def test_ids_of_a_data_set_change_nothing_from_reading_to_scoring(
+    tmp_path: Path, ids: list[int | str]
+) -> None:
+    """Compare with the same data under the ids 1 and 2, through the batches and with wrong boxes on one picture."""
+    plain, own = (_two_pictures(tmp_path / name, numbers) for name, numbers in (("a", [1, 2]), ("b", ids)))
+    results = []
+    for data in (plain, own):
+        seen = [s.image_id for batch in eval_batches(data.val.images, 64, 2) for s in batch]
+        moved = dict(zip(seen, (0.1, 0.6), strict=True))
+        found = {image.image_id: as_found(image, moved[image.image_id]) for image in data.val.images}
+        results.append(score(data.val.images, data.classes, found))
+    assert results[0].metrics == results[1].metrics
+    assert 0 < results[0].metrics["AP"] < 1
+
+
+def _two_pictures(folder: Path, ids: list[int | str]) -> DataSet:
+    """A COCO data set of two pictures with a box each, read."""
+    folder.mkdir()
+    content = {
+        "images": [{"id": key, "file_name": f"{at}.png"} for at, key in enumerate(ids)],
+        "annotations": [
+            {"id": at, "image_id": key, "category_id": 90, "bbox": [10, 10, 30, 20 + at]}
+            for at, key in enumerate(ids)
+        ],
+        "categories": [{"id": 90, "name": "square"}],
+    }
+    for at in range(2):
+        Image.new("RGB", (96, 64), (80 * at, 90, 200)).save(folder / f"{at}.png")
+    (folder / "a.json").write_text(json.dumps(content))
+    split = Split(images=str(folder), annotations=str(folder / "a.json"))
+    return load(DataConfig(format="coco", train=split, val=split))
 
 
 def test_the_truth_itself_scores_one() -> None:
@@ -180,8 +239,9 @@ def by_pycocotools(
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
+    number_of = {image.image_id: number for number, image in enumerate(images, start=1)}
     results = [
-        [image_id, x1, y1, x2 - x1, y2 - y1, confidence, label]
+        [number_of[image_id], x1, y1, x2 - x1, y2 - y1, confidence, label]
         for image_id, found in detections.items()
         for (x1, y1, x2, y2), label, confidence in zip(
             *(found[k] for k in ("boxes", "labels", "scores")), strict=True

@@ -7,6 +7,7 @@ import io
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -320,6 +321,14 @@ def test_an_object_is_cut_out_of_its_own_picture_at_its_own_place(cuttings: Cutt
     assert tile.shape == (60, 60, 3)
     assert tile[30, 30].tolist() == list(COLOURS[number])
     assert tile[30, 3].tolist() == [128, 128, 128]
+
+
+@pytest.mark.parametrize("told", ["first", 2**63, 0])
+def test_an_object_is_found_by_the_id_that_people_know(told: int | str) -> None:
+    pictures = [replace(record(1, []), source_id=told), replace(record(2, []), source_id="other")]
+    cuttings = Cuttings(pictures, lambda path: Image.new("RGB", (100, 80), COLOURS[int(path.stem)]))
+    tile = np.asarray(cuttings.cut({**entry("a", 0), "image_id": told}, 60, around=0.5))
+    assert tile[30, 30].tolist() == list(COLOURS[1])
 
 
 @pytest.mark.parametrize("box", [[0, 0, 1, 1], [99, 79, 100, 80], [-5, -5, 300, 300], [0, 40, 100, 40.2]])

@@ -154,13 +154,33 @@ def test_flaws_of_both_splits_are_told_together(coco: Any) -> None:
     assert [problem.loc[1] for problem in caught.value.problems] == ["train", "val"]
 
 
-def test_image_ids_that_are_text_become_numbers(coco: Any) -> None:
-    coco.train["images"][0]["id"] = "first"
-    for annotation in coco.train["annotations"][:2]:
-        annotation["image_id"] = "first"
-    records = load(coco.config()).train.images
-    assert [record.image_id for record in records] == [3, 2]
-    assert [len(record.boxes) for record in records] == [2, 2]
+IDS: list[list[int | str]] = [
+    ["first", 2],
+    ["first", 2**63 - 1],
+    [2**53, 2**53 + 1],
+    [20261130113930001, "20261130113930000"],
+    [-5, 0],
+    [2**63 - 1, 2**63 - 2],
+]
+
+
+def rename_images(content: dict[str, Any], ids: list[int | str]) -> None:
+    """Give the two pictures other ids."""
+    for image in content["images"]:
+        image["id"] = ids[image["id"] - 1]
+    for annotation in content["annotations"]:
+        annotation["image_id"] = ids[annotation["image_id"] - 1]
+
+
+@pytest.mark.parametrize("ids", IDS)
+def test_pictures_are_numbered_whatever_their_ids(coco: Any, ids: list[int | str]) -> None:
+    rename_images(coco.train, ids)
+    data = load(coco.config())
+    assert [record.image_id for record in data.train.images] == [1, 2]
+    assert [record.told_id for record in data.train.images] == ids
+    assert [len(record.boxes) for record in data.train.images] == [2, 2]
+    told = any("image id is text" in warning.message for warning in data.warnings)
+    assert told == any(isinstance(key, str) for key in ids)
 
 
 ODD: list[Any] = [

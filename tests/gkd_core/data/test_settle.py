@@ -37,6 +37,49 @@ def test_annotations_made_before_exif_rotation_are_turned_along_and_said(
     assert "EXIF" in data.warnings[0].message
 
 
+FRAME = "nothing tells in which frame their boxes were drawn"
+
+
+@pytest.mark.parametrize(
+    ("orientation", "size", "declared", "told"),
+    [
+        (6, (96, 64), None, True),  # nothing declared, as in YOLO
+        (8, (96, 64), None, True),
+        (3, (96, 64), (96, 64), True),  # upside down: both frames have one size
+        (2, (96, 64), (96, 64), True),
+        (6, (64, 64), (64, 64), True),  # a square
+        (6, (96, 64), (50, 50), True),  # neither frame's
+        (6, (96, 64), (96, 64), False),  # the stored frame
+        (6, (96, 64), (64, 96), False),  # the turned one
+        (1, (96, 64), None, False),
+    ],
+)
+def test_where_no_size_tells_the_frame_of_a_turned_picture_it_is_said(
+    coco: Any,
+    picture: Callable[..., None],
+    orientation: int,
+    size: tuple[int, int],
+    declared: tuple[int, int] | None,
+    told: bool,
+) -> None:
+    exif = Image.Exif()
+    exif[ORIENTATION_TAG] = orientation
+    picture(coco.images / "t1.png", *size, exif=exif)
+    image = coco.train["images"][0]
+    del image["width"], image["height"]
+    image |= dict(zip(("width", "height"), declared or (), strict=False))
+    messages = [warning.message for warning in load(coco.config()).warnings]
+    assert any(FRAME in message and "(1: t1.png)" in message for message in messages) == told
+
+
+def test_a_turned_picture_without_boxes_needs_no_remark(coco: Any, picture: Callable[..., None]) -> None:
+    exif = Image.Exif()
+    exif[ORIENTATION_TAG] = 3
+    picture(coco.images / "t1.png", 96, 64, exif=exif)
+    coco.train["annotations"] = coco.train["annotations"][2:]
+    assert not any(FRAME in warning.message for warning in load(coco.config()).warnings)
+
+
 def test_all_missing_pictures_are_counted_and_the_first_ones_named(coco: Any) -> None:
     for name in ("t1.png", "t2.png", "v1.png"):
         (coco.images / name).unlink()
