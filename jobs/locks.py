@@ -17,6 +17,8 @@ from jobs.giving_up import NEVER
 log = logging.getLogger(__name__)
 
 _LOOK_SECONDS = 0.1
+_LOOKED_AT_SECONDS = 10.0
+"""Patience of who locks a file of his own: whoever looks whether it is held has its lock for a moment."""
 
 
 @contextmanager
@@ -49,7 +51,7 @@ def held(path: Path) -> int | None:
     """Lock a file for as long as what is returned, a descriptor, stays open; None: the disk knows no locks."""
     file = _opened(path)
     if file is not None:
-        _lock(file, 0.0)
+        _lock(file, _LOOKED_AT_SECONDS)
     return file
 
 

@@ -17,7 +17,9 @@ from jobs.incoming import Incoming
 BEGIN = """
 import pathlib, sys, time
 from jobs.incoming import Incoming
-print(Incoming(pathlib.Path(sys.argv[1])).begin("lab").path, flush=True)
+arriving = Incoming(pathlib.Path(sys.argv[1])).begin("lab")
+arriving.cut(1000)
+print(arriving.path, flush=True)
 time.sleep(600)
 """
 
@@ -113,6 +115,65 @@ def test_what_a_killed_process_left_is_removed(uploads: Incoming) -> None:
             process.wait()
     uploads.tidy()
     assert not left.exists()
+
+
+def test_what_a_killed_process_was_receiving_counts_no_more(uploads: Incoming) -> None:
+    other, asked = uploads.begin("lab"), list[int]()
+    command = [sys.executable, "-c", BEGIN, str(uploads.folder)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            process.stdout.readline()
+            assert uploads.bytes_of("lab") == 1000
+        finally:
+            process.kill()
+            process.wait()
+    assert uploads.bytes_of("lab") == 0
+    other.reserve(30, asked.append)
+    assert asked == [30]
+
+
+def test_what_another_machine_receives_counts_though_its_lock_is_not_seen(
+    uploads: Incoming, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arriving = uploads.begin("lab")
+    arriving.reserve(100, fits)
+    monkeypatch.setattr(incoming, "is_held", lambda path: False)
+    monkeypatch.setattr(incoming, "_machine", lambda: "another")
+    assert uploads.bytes_of("lab") == 100
+    make_old(arriving.path, 1000)
+    uploads.tidy()
+    assert arriving.path.exists()
+    make_old(arriving.path, 4000)
+    assert uploads.bytes_of("lab") == 0
+    uploads.tidy()
+    assert not arriving.path.exists()
+
+
+def test_what_was_just_made_is_not_removed_before_it_is_held(uploads: Incoming, monkeypatch) -> None:
+    arriving = uploads.begin("lab")
+    monkeypatch.setattr(incoming, "is_held", lambda path: False)
+    uploads.tidy()
+    assert arriving.path.exists()
+
+
+def test_who_begins_while_others_look_is_not_disturbed(uploads: Incoming) -> None:
+    looked, stop = [0], threading.Event()
+
+    def look() -> None:
+        while not stop.is_set():
+            looked[0] += uploads.bytes_of("lab")
+
+    threads = [threading.Thread(target=look) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    try:
+        for _ in range(100):
+            uploads.begin("lab").end()
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
 
 
 def test_where_the_disk_knows_no_locks_only_age_tells(
