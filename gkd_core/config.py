@@ -146,6 +146,12 @@ class DataConfig(Strict):
     test: Split | None = None
     """Pictures that decide nothing, not even which epoch is the best: every model is scored on them once, at the end.
     May be absent."""
+    val_share: float | None = Field(default=None, gt=0, lt=1)
+    """For data without a validation split: the share of its pictures that is set aside as `val`, such as 0.2. With
+    `path`, or with `train` alone. Which pictures those are depends on their names and `val_seed`, not their order."""
+    val_seed: int = Field(default=0, ge=0, lt=2**63)
+    """Decides which pictures `val_share` sets aside. Not the seed of a training, or two trainings would be judged on
+    different pictures."""
     classes: tuple[str, ...] | None = None
     """The class names, in label order (label 1 is the first). None takes those of the training split. A list
     that differs from the data set's own (as a set, after `rename` and `only`) is refused: a typo here would silently
@@ -166,6 +172,14 @@ class DataConfig(Strict):
             raise ValueError(
                 "give either `path` (a folder whose layout is recognised), or `train` and `val` and, if there is one, "
                 "`test`"
+            )
+        if self.val_share is not None and self.val not in (None, self.train):
+            raise ValueError("give either `val`, or `val_share`, which sets pictures of `train` aside")
+        if self.val_share is not None and not (self.path or self.train):
+            raise ValueError("`val_share` sets pictures of `train` aside, and there is none")
+        if self.val_share is None and self.val_seed:
+            raise ValueError(
+                "`val_seed` decides which pictures `val_share` sets aside, and that is not given"
             )
         return self
 

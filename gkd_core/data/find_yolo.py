@@ -1,8 +1,9 @@
 """Recognises the layouts of YOLO data sets: what `data.yaml` says, or else where the pictures usually lie.
 
-    data.yaml      train, val and test: folders, text files that list pictures, or several of either
+    data.yaml      train and val: folders, text files that list pictures, or several of either
     images/train   images/val, with labels/train and labels/val
     train/images   valid/images or val/images, with labels/ beside (Roboflow)
+    images/        labels/ and classes.txt (Label Studio): not divided into splits
 
 What `data.yaml` says may be wrong after a download (paths of another machine); then the usual places are tried,
 and the reader says so.
@@ -11,62 +12,81 @@ and the reader says so.
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
-from gkd_core.config import Split, SplitName
+from gkd_core.config import SPLITS, TO_TRAIN, Split, SplitName
 from gkd_core.data.data_yaml import YAML, DataYaml, NamesError, read_names
-from gkd_core.data.yolo import CLASSES, label_file, possible_places
-from gkd_core.errors import DataError, Problem
+from gkd_core.data.found import Found, layout_error
+from gkd_core.data.split_names import files_with_suffix, split_folders, subfolder
+from gkd_core.data.yolo import CLASSES, label_file, possible_places, with_slashes
 
+NAME = "YOLO"
 USUAL = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
-PLACES: dict[SplitName, tuple[str, ...]] = {
-    "train": ("images/train", "train/images", "images/train2017", "train"),
-    "val": ("images/val", "images/valid", "val/images", "valid/images", "images/val2017", "val", "valid"),
-    "test": ("images/test", "test/images", "images/test2017", "test"),
-}
-"""Where the pictures of a split usually lie."""
+DARKNET = ("obj.data", "obj.names")
+"""What CVAT's export for Darknet holds."""
 
 
-def find_yolo(place: Path, needs: Collection[SplitName]) -> dict[SplitName, Split]:
-    """Return the splits of a folder or of a `data.yaml` that are there; none where nothing speaks of YOLO.
-
-    Args:
-        place: the folder or the file.
-        needs: the splits that must be there.
+def find_yolo(place: Path) -> Found | None:
+    """Return what a folder or a `data.yaml` names; None where nothing speaks of YOLO.
 
     Raises:
-        DataError: there is a `data.yaml`, and it is wrong or the pictures of a needed split are nowhere.
+        DataError: there is a `data.yaml`, and it is wrong.
     """
-    file = place if place.is_file() else _names_file(place, needs)
+    file = place if place.is_file() else _names_file(place)
     if file is None:
-        return {}
+        return _without_names(place)
     try:
         names = read_names(file)
     except NamesError as error:
-        raise _error(f"{file} {error}") from error
+        raise layout_error(f"{file} {error}") from error
     folder = names.root if file.suffix.lower() in YAML else place
-    found: dict[SplitName, Split] = {}
-    for split in PLACES:
-        if there := _split(split, names, folder):
-            found[split] = there
-        elif split in needs:
-            raise _nowhere(split, names, folder)
-    return found
+    found = {split: _split(split, names, folder) for split in SPLITS}
+    splits = {split: each for split, each in found.items() if each}
+    whole = _undivided(folder, names)
+    if not splits and whole and not names.splits.get("train"):
+        missing = "all pictures are in images/, and the validation split is missing"
+        return Found(NAME, {}, missing, whole)
+    missing = "; ".join(_lacks(split, names, folder) for split in TO_TRAIN if split not in splits)
+    return Found(NAME, splits, missing)
 
 
-def _names_file(folder: Path, needs: Collection[SplitName]) -> Path | None:
-    """The file that names the classes: data.yaml, another YAML that does, or classes.txt."""
+def _names_file(folder: Path) -> Path | None:
+    """Return the file that names the classes: data.yaml, another YAML that does, or classes.txt."""
     for name in USUAL:
         if (folder / name).is_file():
             return folder / name
-    others = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in YAML and _has_names(path)]
+    others = [path for path in files_with_suffix(folder, *YAML) if _has_names(path)]
     if len(others) == 1:
         return others[0]
     lists = [path for path in (folder / CLASSES, folder / "labels" / CLASSES) if path.is_file()]
-    there = {split for split in PLACES if next(_usual(folder, split), None)}
-    laid_out = there and there.issuperset(needs)
+    laid_out = any(next(_usual(folder, split), None) for split in SPLITS) or subfolder(folder, "images")
     return lists[0] if lists and laid_out else None
+
+
+def _without_names(folder: Path) -> Found | None:
+    """Return that the names of the classes are missing where files of labels are there."""
+    darknet = next((name for name in DARKNET if (folder / name).is_file()), None)
+    if darknet:
+        missing = f"{darknet} is there, data.yaml is missing: export it as YOLO for Ultralytics"
+        return Found(f"{NAME} for Darknet", {}, missing)
+    places = [labels for parent in _label_parents(folder) if (labels := subfolder(parent, "labels"))]
+    inside = [each for place in places for each in (place, *split_folders(place, "train"))]
+    if any(files_with_suffix(each, ".txt") for each in inside):
+        return Found(NAME, {}, "data.yaml (or classes.txt), which names the classes, is missing")
+    return None
+
+
+def _label_parents(folder: Path) -> Iterator[Path]:
+    yield folder
+    yield from split_folders(folder, "train")
+
+
+def _undivided(folder: Path, names: DataYaml) -> Split | None:
+    images, labels = subfolder(folder, "images"), subfolder(folder, "labels")
+    if images is None or labels is None:
+        return None
+    return Split(images=str(images), annotations=str(labels), names=str(names.file))
 
 
 def _has_names(file: Path) -> bool:
@@ -77,14 +97,15 @@ def _has_names(file: Path) -> bool:
 
 
 def _split(split: SplitName, names: DataYaml, folder: Path) -> Split | None:
-    """Return where a split lies, None where its pictures are nowhere."""
+    """Return where a split lies; None where it is nowhere."""
     said = names.splits.get(split, ())
     found = [next(filter(os.path.exists, possible_places(folder, entry)), None) for entry in said]
     there = [place for place in found if place]
     if len(said) > 1:
         if len(there) < len(said):
             missing = said[found.index(None)]
-            raise _error(f"{names.file} names {missing!r} for {split}, which is not in {folder}")
+            hint = with_slashes([missing])
+            raise layout_error(f"{names.file} names {missing!r} for {split}, which is not in {folder}", hint)
         return Split(images=str(names.file), annotations=str(folder), names=str(names.file))
     place = there[0] if there else next(_usual(folder, split), None)
     if place is None:
@@ -94,7 +115,11 @@ def _split(split: SplitName, names: DataYaml, folder: Path) -> Split | None:
 
 
 def _usual(folder: Path, split: SplitName) -> Iterator[Path]:
-    return (folder / place for place in PLACES[split] if (folder / place).is_dir())
+    """Give the folders where the pictures of a split usually lie, that are there."""
+    if images := subfolder(folder, "images"):
+        yield from split_folders(images, split)
+    for place in split_folders(folder, split):
+        yield subfolder(place, "images") or place
 
 
 def _labels_of(images: Path) -> Path:
@@ -106,14 +131,12 @@ def _labels_of(images: Path) -> Path:
     return images if beside else labels
 
 
-def _nowhere(split: SplitName, names: DataYaml, folder: Path) -> DataError:
-    said = f"{names.splits[split][0]!r}" if names.splits.get(split) else "nothing"
-    looked = ", ".join(f"{place}/" for place in PLACES[split])
-    hint = f"Correct `{split}` in {names.file.name}, or spell out data.train and data.val in the spec."
-    return _error(
-        f"{names.file} names {said} for {split}; in {folder} there is none of it, nor {looked}", hint
+def _lacks(split: SplitName, names: DataYaml, folder: Path) -> str:
+    """Return what is said of a split whose pictures are nowhere."""
+    said = names.splits.get(split, ())
+    word = f"'{said[0]}'" if said else "nothing"
+    return (
+        f"{names.file} names {word} for {split}; in {folder} there is none of it, "
+        f"nor images/{split}/, {split}/images/ or {split}/"
+        + (f". {back}" if (back := with_slashes(said)) else "")
     )
-
-
-def _error(message: str, hint: str = "") -> DataError:
-    return DataError([Problem(loc=("data", "path"), message=message, hint=hint)])

@@ -159,6 +159,15 @@ def possible_places(root: Path, entry: str) -> Iterator[Path]:
         yield Path(os.path.normpath(root / entry.lstrip("./")))
 
 
+def with_slashes(entries: Sequence[str]) -> str:
+    """Return what to write in place of paths of Windows; empty where there are none."""
+    wrong = [entry for entry in entries if "\\" in entry]
+    if not wrong:
+        return ""
+    right = ", ".join(f"`{entry.replace(chr(92), '/')}`" for entry in wrong[:3])
+    return f"Paths with backslashes work on Windows only: write {right}, relative to the data set."
+
+
 def _several(root: Path, entries: Sequence[str], findings: Findings) -> Iterator[Path]:
     """The pictures of all entries that data.yaml gives for a split."""
     for entry in entries:

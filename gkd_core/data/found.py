@@ -1,0 +1,43 @@
+"""What was found where a data set was looked for: one in full, or one of which something is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from gkd_core.config import Split, SplitName
+from gkd_core.errors import DataError, Problem
+
+
+class Found(NamedTuple):
+    """A layout that was recognised, at least in part."""
+
+    name: str
+    """What it looks like, for people."""
+    splits: Mapping[SplitName, Split]
+    """Those that are there."""
+    missing: str = ""
+    """What is not there of what a training needs, in words; empty where all is."""
+    whole: Split | None = None
+    """Everything, where pictures are not divided into splits."""
+    not_read: tuple[str, ...] = ()
+    """Files that could have been meant instead."""
+
+    @property
+    def to_divide(self) -> Split | None:
+        """Return what can be divided into train and val: all that there is to learn from, if it has no val."""
+        return None if "val" in self.splits else self.whole or self.splits.get("train")
+
+
+def layout_error(message: str, hint: str = "") -> DataError:
+    """Return why a folder cannot be used, as an error of `data.path`."""
+    return DataError([Problem(loc=("data", "path"), message=message, hint=hint)])
+
+
+def shown(path: Path, folder: Path) -> str:
+    """Return a path relative to the folder where it lies in it; folders end with a slash."""
+    slash = "/" * path.is_dir()
+    if path == folder:
+        return "the folder itself"
+    return f"{path.relative_to(folder)}{slash}" if path.is_relative_to(folder) else f"{path}{slash}"
