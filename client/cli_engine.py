@@ -80,6 +80,13 @@ def check(
         int | None,
         typer.Option(min=32, help="Also say how large boxes are once pictures are resized to this."),
     ] = None,
+    val_share: Annotated[
+        float | None,
+        typer.Option(
+            help="Of data with one split: the share of its pictures to set aside as val, such as 0.2."
+        ),
+    ] = None,
+    val_seed: Annotated[int, typer.Option(min=0, help="Decides which pictures --val-share sets aside.")] = 0,
     quick: Annotated[
         bool, typer.Option("--quick", help="Read headers only; decode and compare nothing.")
     ] = False,
@@ -93,7 +100,8 @@ def check(
 
     try:
         with err.status("looking at the pictures"):
-            found = examine(DataConfig(path=str(path.absolute())), image_size=image_size, quick=quick)
+            config = DataConfig(path=str(path.absolute()), val_share=val_share, val_seed=val_seed)
+            found = examine(config, image_size=image_size, quick=quick)
     except DataError as error:
         if not as_json:
             raise

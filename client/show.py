@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from itertools import pairwise
@@ -329,11 +330,31 @@ def artifacts_table(artifacts: tuple[Artifact, ...]) -> Table:
 
 def data_set(found: DataReport) -> RenderableType:
     """What is in a data set, and what to know about it."""
-    return Group(_title(found), _counts(found), *(_warning(w.message, w.hint) for w in found.warnings))
+    return Group(
+        _title(found),
+        _read_from(found),
+        _counts(found),
+        *(_warning(w.message, w.hint) for w in found.warnings),
+    )
 
 
 def _title(found: DataReport) -> str:
     return f"a data set in {found.format.upper()} format, {len(found.classes)} classes"
+
+
+def _read_from(found: DataReport) -> RenderableType:
+    """Return which annotations go with which pictures, relative to the folder that holds all of them."""
+    splits = found.resolved.splits
+    paths = [path for split in splits.values() for path in (split.images, split.annotations)]
+    folder = os.path.commonpath(paths)
+    table = Table("read from", "annotations", "pictures", box=None, pad_edge=False)
+    for column in table.columns:
+        column.overflow = "fold"
+    for name, split in splits.items():
+        listed = f" ({os.path.relpath(split.names, folder)})" if split.names else ""
+        places = [os.path.relpath(path, folder) for path in (split.annotations, split.images)]
+        table.add_row(name, Text(places[0] + listed), Text(places[1]))
+    return Group(Text(f"in {folder}"), table)
 
 
 def _counts(found: DataReport) -> Table:
@@ -384,6 +405,8 @@ def examination(found: Examination) -> RenderableType:
     """Everything about a data set: counts, sizes, oddities, and what both splits share."""
     parts: list[RenderableType] = [
         _title(found),
+        _read_from(found),
+        "",
         _counts(found),
         "",
         _picture_sizes(found),

@@ -16,8 +16,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from gkd_core.config import DataConfig
-from gkd_core.data.check import find_layout
-from gkd_core.data.examine import Examination, examine
+from gkd_core.data.check import recognise
+from gkd_core.data.examine import Examination, examine_layout
 from gkd_core.errors import DISK_AND_NETWORK, DataError, Problem
 from gkd_core.process import die_with_parent
 from jobs.archives import BadArchive, Limits, top, unpack
@@ -103,10 +103,11 @@ def _dataset(request: Request) -> Verdict:
     data = _unpacked(request) if request.uploaded else request.data
     assert data is not None
     places = Places([request.folder] if request.folder else request.roots)
-    found = find_layout(data)
+    layout = recognise(data)
+    found = layout.config
     for error in places.left_by(found):
         raise error
-    examination = _shortened(examine(found))
+    examination = _shortened(examine_layout(layout))
     return Verdict(
         state=ResourceState.READY,
         reason=_summary(examination),

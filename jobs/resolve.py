@@ -24,7 +24,7 @@ from gkd_core.config import (
     response_weight,
     run_config,
 )
-from gkd_core.data.check import DataReport, check, find_layout
+from gkd_core.data.check import DataReport, check_layout, recognise
 from gkd_core.errors import DataError, Problem, SpecError
 from jobs.archives import BadArchive
 from jobs.errors import ContentGone, WrongContent
@@ -181,11 +181,11 @@ class _Resolving:
     def _checked(self, placed: DataConfig, places: Places) -> DataReport | None:
         """What is in a data set whose paths are absolute, and which must not leave these places."""
         try:
-            found = find_layout(placed)
-            left = list(places.left_by(found))  # nothing is read before this
+            found = recognise(placed)
+            left = list(places.left_by(found.config))  # nothing is read before this
             for error in left:
                 self._refuse(("data",), error)
-            return None if left else check(found, headers=HEADERS)
+            return None if left else check_layout(found, headers=HEADERS)
         except DataError as wrong:
             self.problems += wrong.problems
         except OSError as away:

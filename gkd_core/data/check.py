@@ -13,7 +13,9 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from gkd_core.config import DataConfig
+from gkd_core.data.find import Layout as Layout
 from gkd_core.data.find import find_layout as find_layout
+from gkd_core.data.find import recognise as recognise
 from gkd_core.data.reading import load
 from gkd_core.data.records import DataSet, ImageRecord, Split
 from gkd_core.errors import Problem
@@ -76,19 +78,29 @@ def check(config: DataConfig, *, headers: int | None = None, decode: bool = Fals
     Raises:
         DataError: the data set cannot be trained on; `problems` says where, what, and what to do.
     """
-    resolved = find_layout(config)
-    return describe(resolved, load(resolved, headers=headers, decode=decode))
+    return check_layout(recognise(config), headers=headers, decode=decode)
 
 
-def describe(resolved: DataConfig, data: DataSet) -> DataReport:
-    """The report of a data set that was read from that config."""
+def check_layout(layout: Layout, *, headers: int | None = None, decode: bool = False) -> DataReport:
+    """Do what `check` does with a layout that was recognised before.
+
+    Raises:
+        DataError: as `check`.
+    """
+    data = load(layout.config, headers=headers, decode=decode)
+    return describe(layout, data)
+
+
+def describe(layout: Layout, data: DataSet) -> DataReport:
+    """The report of a data set that was read from that layout."""
+    resolved = layout.config
     assert resolved.format != "auto"  # find_layout's promise
     return DataReport(
         format=resolved.format,
         classes=data.classes,
         train=_describe(data.train),
         val=_describe(data.val),
-        warnings=data.warnings,
+        warnings=(*layout.remarks, *data.warnings),
         resolved=resolved.model_copy(update={"classes": data.classes}),
     )
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from gkd_core.config import DataConfig
 from gkd_core.data.alike import How, copies, pairs, same_file
 from gkd_core.data.check import DataReport, ReportPart, SplitReport, describe
-from gkd_core.data.find import find_layout
+from gkd_core.data.find import Layout, recognise
 from gkd_core.data.reading import load
 from gkd_core.data.records import ImageRecord, Split
 
@@ -117,9 +117,17 @@ def examine(config: DataConfig, *, image_size: int | None = None, quick: bool = 
     Raises:
         DataError: the data set cannot be trained on; `problems` says where, what, and what to do.
     """
-    resolved = find_layout(config)
-    data = load(resolved, decode=not quick)
-    report = describe(resolved, data)
+    return examine_layout(recognise(config), image_size=image_size, quick=quick)
+
+
+def examine_layout(layout: Layout, *, image_size: int | None = None, quick: bool = False) -> Examination:
+    """Do what `examine` does with a layout that was recognised before.
+
+    Raises:
+        DataError: as `examine`.
+    """
+    data = load(layout.config, decode=not quick)
+    report = describe(layout, data)
     train, val = _paths(data.train), _paths(data.val)
     shared = same_file(train, val) if quick else pairs(train, val)
     return Examination.model_validate(

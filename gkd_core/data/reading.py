@@ -14,6 +14,7 @@ from gkd_core import config as spec
 from gkd_core.config import DataConfig
 from gkd_core.data.classes import agree, chosen, refuse_unknown_names
 from gkd_core.data.coco import read_coco
+from gkd_core.data.divide import divide
 from gkd_core.data.find import find_layout
 from gkd_core.data.findings import Findings, Gathered, few
 from gkd_core.data.records import DataSet, Split, WrittenSplit
@@ -57,11 +58,19 @@ def load(
     written: dict[str, WrittenSplit] = {}
     settled: dict[str, Split] = {}
     errors = Gathered()
+    told: list[Problem] = []
     for name, split in splits.items():
         with errors.step():
             assert split is not None  # find_layout's promise
-            written[name] = READERS[config.format](split, findings[name])
+            if name != "val" or config.val_share is None:
+                written[name] = READERS[config.format](split, findings[name])
     errors.stop()
+    if config.val_share is not None:
+        whole = written["train"]
+        written["train"], written["val"], remark = divide(
+            whole, config.val_share, config.val_seed, findings["train"]
+        )
+        told.append(remark)
     refuse_unknown_names(written["train"].classes, written["val"].classes, config)
     written = {name: chosen(split, config, findings[name]) for name, split in written.items()}
     classes, remarks = agree(written["train"].classes, written["val"].classes, config.classes)
@@ -77,7 +86,13 @@ def load(
             )
     errors.stop()
     train, val = settled["train"], settled["val"]
-    warnings = [*findings["train"].problems(), *findings["val"].problems(), *remarks, *_shared(train, val)]
+    warnings = [
+        *told,
+        *findings["train"].problems(),
+        *findings["val"].problems(),
+        *remarks,
+        *_shared(train, val),
+    ]
     noted = (*findings["train"].noted(), *findings["val"].noted())
     return DataSet(classes, train, val, tuple(warnings), noted)
 
