@@ -18,7 +18,7 @@ from torch import Tensor
 
 from gkd_core.acceleration import to_device
 from gkd_core.distributed import World
-from gkd_core.instances import Pooled
+from gkd_core.instances import Pooled, pairs
 
 PooledPair = tuple[Tensor, Tensor]
 """Features of the same N boxes on a level: the student's (N, C_s), the teacher's (N, C_t)."""
@@ -39,7 +39,7 @@ class Bank:
         self._pooled = pooled
         self._epochs = torch.full((len(pooled.labels),), epoch)
         self._least = torch.where(pooled.sides >= min_box_side, min_box_side, 0.0).tolist()
-        self._slots = {origin: slot for slot, origin in enumerate(_pairs(pooled.image_ids, pooled.rows))}
+        self._slots = {origin: slot for slot, origin in enumerate(pairs(pooled.image_ids, pooled.rows))}
 
     def keep(self, levels: Sequence[PooledPair], targets: Sequence[dict[str, Tensor]], epoch: int) -> None:
         """Take the features of a batch over.
@@ -65,7 +65,7 @@ class Bank:
         boxes = torch.cat([target["boxes"] for target in targets])
         sides = (boxes[:, 2:] - boxes[:, :2]).amin(1).tolist()
         found = {}
-        for row, (origin, side) in enumerate(zip(_pairs(*origins.T), sides, strict=True)):
+        for row, (origin, side) in enumerate(zip(pairs(*origins.T), sides, strict=True)):
             slot = self._slots.get(origin)
             if slot is not None and side >= self._least[slot]:
                 found[slot] = row
@@ -80,6 +80,10 @@ class Bank:
             newest = self._epochs[own].sort(descending=True).values
             kept |= own & (self._epochs >= newest[min(at_least, len(newest)) - 1])
         return self._pooled.take(kept.nonzero().squeeze(1))
+
+    def latest(self) -> Pooled:
+        """Return the latest features of every box."""
+        return self._pooled
 
     # ---- saving and restoring ----------------------------------------------------------------------------
 
@@ -121,8 +125,3 @@ def of_all_processes(
         student, teacher = (torch.cat([found[level][side] for _, found in pictures]) for side in (0, 1))
         joined.append((student.to(world.device), teacher.to(world.device)))
     return joined, [target for target, _ in pictures]
-
-
-def _pairs(image_ids: Tensor, rows: Tensor) -> list[tuple[int, int]]:
-    """Image id and row of each box."""
-    return list(zip(image_ids.tolist(), rows.tolist(), strict=True))

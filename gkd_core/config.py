@@ -367,7 +367,13 @@ class PrototypesConfig(PrototypeChoice):
     """Where the features come from: `pass` runs teacher and student over the chosen pictures as they are, `bank` keeps
     those that the training steps of the last epoch computed anyway, augmented pictures and all, at no cost."""
     every: int = Field(default=1, ge=1)
-    """Epochs between two renewals."""
+    """Epochs between two choices. Between them the student's features of the chosen objects are refreshed, see
+    `refresh`."""
+    refresh: Annotated[int, Field(ge=1)] | Literal["auto"] | None = "auto"
+    """Steps between two refreshes of the student's features of the chosen objects, which turn away as it learns:
+    after two epochs from scratch the cosine of an object with itself was 0.2. `auto`: as often as they turn by a
+    cosine of 0.9, and at most so often that a refresh runs as many pictures as the steps before it trained on. None:
+    never."""
 
 
 class GlobalConfig(Strict):
@@ -380,6 +386,9 @@ class GlobalConfig(Strict):
     """`cosine`: smooth-L1 of weighted cosines (published code). `projection`: squared distance (the paper)."""
     robust: bool = True
     """Weigh each instance by its robustness; False: all alike."""
+    levels: Literal["own", "neighbours", "all"] = "own"
+    """Where an object counts: on the pyramid level of its size, there and on the levels next to it, or on all, as
+    published (and always under `conventions` `reference`): most levels then hold no object and say nothing of it."""
 
 
 class LocalConfig(Strict):
@@ -399,9 +408,10 @@ class ResponseConfig(Strict):
     """Response loss of RDM: the student's scores imitate the teacher's."""
 
     weight: Annotated[float, Field(ge=0)] | Literal["auto"] = "auto"
-    """`auto`: 10 where the scores of the two heads can be compared place by place, 0 where not; the resolved spec says
-    which. Published 1, for softmax heads. Of the three losses this one points where the detection losses point, and
-    it is a mean over classes and places, so it is small (docs/decisions/0008)."""
+    """`auto`: 10/3 where the scores of the two heads can be compared place by place (10 under `conventions`
+    `reference`, which takes the mean over classes instead of the sum), 0 where not; the resolved spec says which.
+    Published 1, for softmax heads. Of the three losses this one points where the detection losses point
+    (docs/decisions/0008)."""
     temperature: float = Field(default=2.0, gt=0)
     """Published T."""
     robust: bool = True
@@ -447,8 +457,11 @@ class DistillConfig(Strict):
         return self
 
 
-RESPONSE_WEIGHT = 10.0
-"""What `response.weight` "auto" comes to where the two heads can be compared."""
+RESPONSE_WEIGHT = 10 / 3
+"""What `response.weight` "auto" comes to where the two heads can be compared: 10 for the mean over three classes, with
+which it was found, and so 10 / 3 for the sum over any number."""
+RESPONSE_WEIGHT_OF_MEAN = 10.0
+"""The same for the mean over classes, which `conventions` "reference" takes."""
 ANCHOR_TOLERANCE = 0.05
 """Relative difference of sides up to which anchors are the same: torchvision rounds its own to whole pixels."""
 
@@ -478,14 +491,16 @@ def incomparable_scores(
     return None
 
 
-def response_weight(wanted: float | Literal["auto"], problem: Problem | None) -> float:
-    """What a wanted weight of the response loss comes to; `problem` is why the heads cannot be compared.
+def response_weight(distill: DistillConfig, problem: Problem | None) -> float:
+    """Return what the wanted weight of the response loss comes to; `problem` is why the heads cannot be compared.
 
     Raises:
         SpecError: a loss was asked for that cannot be.
     """
+    wanted = distill.response.weight
     if wanted == "auto":
-        return 0.0 if problem else RESPONSE_WEIGHT
+        found = RESPONSE_WEIGHT_OF_MEAN if distill.conventions == "reference" else RESPONSE_WEIGHT
+        return 0.0 if problem else found
     if wanted and problem:
         raise SpecError([problem])
     return wanted

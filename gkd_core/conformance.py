@@ -25,7 +25,7 @@ from gkd_core.losses import (
     global_loss,
     local_losses_reference,
     positions,
-    response_softmax,
+    response_softmax_reference,
     robustness,
 )
 from gkd_core.prototypes import Prototypes, select_reference
@@ -86,7 +86,7 @@ def check_losses(name: str, case: Mapping[str, Tensor]) -> CaseResult:
     """RDM: every weight, mask and loss of the batch on every level."""
     levels = range(len(case["strides"]))
     found = {f"l{i}_{key}": value for i in levels for key, value in level_values(case, i).items()}
-    found["soft_loss"] = response_softmax(
+    found["soft_loss"] = response_softmax_reference(
         case["student_logits"], case["teacher_logits"], case["soft_weights"], float(case["temperature"])
     )
     errors = {key: relative_error(value, case[key]) for key, value in found.items()}

@@ -14,10 +14,11 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from gkd_core import features
 from gkd_core.bank import Bank, PooledPair, of_all_processes
@@ -37,7 +38,7 @@ from gkd_core.config import DistillConfig, incomparable_scores, response_weight
 from gkd_core.detectors import Detector, Targets, pyramid
 from gkd_core.distributed import World, keep_norms_apart
 from gkd_core.errors import Problem, SpecError
-from gkd_core.instances import InstancePool, Pooled, Pooling
+from gkd_core.instances import InstancePool, Pooled, Pooling, pairs
 from gkd_core.losses.global_knowledge import Positions, global_loss, global_projection_loss, positions
 from gkd_core.losses.local import (
     foreground_mask,
@@ -45,7 +46,12 @@ from gkd_core.losses.local import (
     local_losses,
     local_losses_reference,
 )
-from gkd_core.losses.response import response_sigmoid, response_softmax
+from gkd_core.losses.response import (
+    response_sigmoid,
+    response_sigmoid_reference,
+    response_softmax,
+    response_softmax_reference,
+)
 from gkd_core.losses.robustness import robustness
 from gkd_core.prototypes import (
     Chosen,
@@ -58,6 +64,8 @@ from gkd_core.prototypes import (
 )
 
 LOCAL_LOSSES = ("distill_foreground", "distill_background")
+ResponseLoss = Callable[[Tensor, Tensor, Tensor, float], Tensor]
+"""(student's scores (N, C), teacher's, weights (N,), temperature) -> scalar."""
 NOTHING_TAUGHT = (
     "nothing is distilled, every weight under distill is 0: the student trains as its control does"
 )
@@ -82,6 +90,8 @@ class Distiller(nn.Module):
     teacher_columns: Tensor
     prototypes: list[Prototypes]
     """One per level, set before the first forward and renewed by the epoch."""
+    chosen: list[Tensor]
+    """Of each level (P, 2) int64: picture id and row of the objects that the prototypes are, on the CPU."""
     response_weight: float
     """That of the config; `auto` resolved."""
     remarks: list[str]
@@ -117,7 +127,7 @@ class Distiller(nn.Module):
         self.student_levels = [student.strides.index(stride) for stride in self.strides]
         self.teacher_levels = [teacher.strides.index(stride) for stride in self.strides]
         incomparable = _incomparable(student, teacher)
-        self.response_weight = response_weight(config.response.weight, incomparable)
+        self.response_weight = response_weight(config, incomparable)
         self.remarks = _remarks(config, incomparable) + ([] if self.teaches else [NOTHING_TAUGHT])
         columns = torch.cat([torch.zeros(1, dtype=torch.int64), teacher_columns])  # background stays first
         self.register_buffer("teacher_columns", columns, persistent=False)
@@ -126,6 +136,7 @@ class Distiller(nn.Module):
             for _ in self.strides
         )
         self.prototypes = []
+        self.chosen = []
         self.world = World(columns.device)
         self.bank: Bank | None = None
         self.seen = None
@@ -187,30 +198,64 @@ class Distiller(nn.Module):
 
     # ---- prototypes --------------------------------------------------------------------------------------
 
-    def instance_pool(self, *, precision: str = "float32", untrained: bool = False) -> InstancePool:
-        """An empty pool for the features from which prototypes are chosen.
+    def instance_pool(
+        self,
+        *,
+        precision: str = "float32",
+        statistics: Literal["batch", "running"] = "batch",
+        again: bool = False,
+    ) -> InstancePool:
+        """Return an empty pool for the features from which prototypes are chosen.
 
         Args:
+            again: for the student's features of some of the objects that were pooled before; those of the teacher
+                are not asked for.
             precision: in which detectors compute: float32, bfloat16 or float16.
-            untrained: the student has seen no picture, so its batch norms have no statistics; a copy of it then
-                runs with those of each batch.
+            statistics: of the student's batch norms. `batch`: a copy of the student runs with those of each batch, as
+                the features of a training step, which prototypes are compared with, have them. `running`: the student
+                itself in evaluation mode, for one that does not train.
         """
-        student = keep_norms_apart(_with_batch_statistics(self.student), self.world) if untrained else None
+        if statistics == "batch":
+            student = keep_norms_apart(_with_batch_statistics(self.student), self.world)
+        else:
+            student = self.student.eval()
         return InstancePool(
-            teacher=self.teacher,
-            student=student or self.student.eval(),
+            teacher=None if again else self.teacher,
+            student=student,
             teacher_levels=self.teacher_levels,
             student_levels=self.student_levels,
             strides=self.strides,
             pooling=self.pooling,
             device=self.teacher_columns.device,
             precision=precision,
-            known=self.seen,
+            known=None if again else self.seen,
         )
 
     def remember(self, pooled: Pooled) -> None:
         """What a pass found: the next one over the same boxes need not run the teacher. Kept in main memory."""
         self.seen = replace(pooled, student=[]).to(torch.device("cpu"))
+
+    @torch.no_grad()
+    def refresh(self, pooled: Pooled, *, both: bool = False) -> float:
+        """Put newer features of the chosen objects in the place of those that the prototypes hold.
+
+        Args:
+            pooled: features of objects, those of the prototypes among them.
+            both: also the teacher's: what a bank holds was pooled in augmented pictures, by both models alike.
+
+        Returns:
+            The mean cosine of the student's features before and now, in [-1, 1]; 1 without prototypes.
+        """
+        slots = {origin: slot for slot, origin in enumerate(pairs(pooled.image_ids, pooled.rows))}
+        cosines = []
+        for level, (old, chosen) in enumerate(zip(self.prototypes, self.chosen, strict=True)):
+            where = torch.tensor([slots[origin] for origin in pairs(*chosen.T)], dtype=torch.int64)
+            where = where.to(old.student.device)
+            student = pooled.student[level][where].float()
+            teacher = pooled.teacher[level][where].float() if both else old.teacher
+            self.prototypes[level] = old._replace(student=student, teacher=teacher)
+            cosines.append(functional.cosine_similarity(old.student, student))
+        return float(torch.cat(cosines).mean()) if sum(map(len, cosines)) else 1.0
 
     def harvest(self, targets: Sequence[dict[str, Tensor]], epoch: int) -> None:
         """Give the bank, if there is one, what the last forward pooled; afterwards it is forgotten.
@@ -286,14 +331,31 @@ class Distiller(nn.Module):
         places: list[Positions],
         omega: Tensor,
     ) -> Tensor:
+        boxes = instances.boxes
         if self.config.instances == "positives":
             positives = positives_of(self.student, instances)
             places = self._positions(self._pool_positives(pair, positives, pooled))
             omega = self._robustness(places, instances.labels[positives.owner])
+            boxes = positives.boxes
         weights = omega if self.config.global_.robust else torch.ones_like(omega)
+        weights = weights * self._counts_on_level(boxes)
         loss = global_loss if self.config.global_.form == "cosine" else global_projection_loss
-        found = self._over_levels([loss(place, w) for place, w in zip(places, weights, strict=True)])
+        losses = [loss(place, w) for place, w in zip(places, weights, strict=True)]
+        found = self._over_levels(losses) if self._on_all_levels else torch.stack(losses).sum(0)
         return self.config.global_.weight * self._of_the_whole(found, weights[0])
+
+    @property
+    def _on_all_levels(self) -> bool:
+        """Whether an object counts on every level in the global loss, as published."""
+        return self.config.conventions == "reference" or self.config.global_.levels == "all"
+
+    def _counts_on_level(self, boxes: Tensor) -> Tensor:
+        """(L, N) bool: on which levels each box counts in the global loss."""
+        level = torch.arange(len(self.strides), device=boxes.device)[:, None]
+        if self._on_all_levels:
+            return (level >= 0).expand(-1, len(boxes))
+        reach = 1 if self.config.global_.levels == "neighbours" else 0
+        return (level - self._levels_of(boxes)).abs() <= reach
 
     def _pool_positives(self, pair: Pair, positives: Positives, pooled: list[PooledPair]) -> list[PooledPair]:
         """Features in the boxes of the positives; those of FCOS are the objects', which are pooled already."""
@@ -338,9 +400,16 @@ class Distiller(nn.Module):
         compare = self._proposal_scores if is_two_stage(self.student) else self._place_scores
         student, teacher, level = compare(pair, positives, instances)
         weights = omega[level, positives.owner] if response.robust else torch.ones_like(student[:, 0])
-        loss = response_softmax if is_two_stage(self.student) else response_sigmoid
-        found = loss(student, teacher, weights, response.temperature)
+        found = self._response_form(student, teacher, weights, response.temperature)
         return self.response_weight * self._of_the_whole(found, weights)
+
+    @property
+    def _response_form(self) -> ResponseLoss:
+        """The divergence that fits what the student's scores mean."""
+        reference = self.config.conventions == "reference"
+        if is_two_stage(self.student):
+            return response_softmax_reference if reference else response_softmax
+        return response_sigmoid_reference if reference else response_sigmoid
 
     def _of_the_whole(self, mean: Tensor, rows: Tensor) -> Tensor:
         """A mean over this process's rows as a part of the mean over those of all."""
@@ -393,8 +462,10 @@ class Distiller(nn.Module):
 
 
 def _with_batch_statistics(detector: Detector) -> Detector:
-    """A copy whose batch norms alone are in training: stochastic depth and dropout would draw random numbers, which the
-    control does not, and blur the features."""
+    """Return a copy whose batch norms alone are in training.
+
+    Stochastic depth and dropout would draw random numbers, which the control does not, and blur the features.
+    """
     twin = copy.deepcopy(detector).train()  # frozen stages know that they stay as they are
     for module in twin.modules():
         module.training &= isinstance(module, nn.modules.batchnorm._BatchNorm)

@@ -29,6 +29,24 @@ Choice = dict[int, np.ndarray]
 """By position of the picture in the split: rows of its boxes that are pooled."""
 
 
+def instances_again(images: Sequence[ImageRecord], chosen: Sequence[Tensor]) -> Choice:
+    """Return the choice that pools objects once more.
+
+    Args:
+        images: the split.
+        chosen: (P, 2) tensors of picture id and row; what they have in common is pooled once.
+    """
+    rows: dict[int, set[int]] = {}
+    for origins in chosen:
+        for image_id, row in pairs(*origins.T):
+            rows.setdefault(image_id, set()).add(row)
+    return {
+        position: np.array(sorted(rows[image.image_id]))
+        for position, image in enumerate(images)
+        if image.image_id in rows
+    }
+
+
 def choose_instances(
     images: Sequence[ImageRecord], num_classes: int, image_size: int, config: PrototypeChoice, seed: int
 ) -> Choice:
@@ -110,7 +128,8 @@ class Pooled:
 class InstancePool:
     """Collects the pooled features of teacher and student, batch by batch."""
 
-    teacher: Detector
+    teacher: Detector | None
+    """None: the student alone runs."""
     student: Detector
     teacher_levels: Sequence[int]
     student_levels: Sequence[int]
@@ -120,12 +139,12 @@ class InstancePool:
     precision: str = "float32"
     """In which both compute; features are float32 all the same."""
     known: Pooled | None = None
-    """What an earlier pass over the same boxes found, where there was one: the teacher then does not run."""
+    """What an earlier pass over the same boxes found, where there was one: the teacher's features come from there."""
     _parts: list[Pooled] = field(default_factory=list)
 
     @torch.no_grad()
     def add(self, batch: list[EvalSample], chosen: Sequence[tuple[ImageRecord, np.ndarray]]) -> None:
-        """Run the student over a batch, and the teacher unless it is known, and pool the chosen boxes of each picture.
+        """Run the student over a batch, and the teacher where there is one, and pool the chosen boxes of each picture.
 
         Args:
             batch: B resized pictures.
@@ -139,8 +158,13 @@ class InstancePool:
         resized = torch.cat([b * s for b, s in zip(boxes, scales, strict=True)])
         on_device = resized.to(self.device)
         places = pictures, on_device, image_index, int(counts.max())
+        teacher = (
+            []
+            if self.teacher is None or self.known is not None
+            else self._pool(self.teacher, self.teacher_levels, *places)
+        )
         part = Pooled(
-            [] if self.known is not None else self._pool(self.teacher, self.teacher_levels, *places),
+            teacher,
             self._pool(self.student, self.student_levels, *places),
             torch.cat([torch.from_numpy(record.labels[rows]) for record, rows in chosen]) - 1,
             torch.repeat_interleave(torch.tensor([sample.image_id for sample in batch]), counts),
@@ -193,3 +217,8 @@ def _with_teacher_of(earlier: Pooled, pooled: Pooled) -> Pooled:
     if not (torch.equal(earlier.image_ids, pooled.image_ids) and torch.equal(earlier.rows, pooled.rows)):
         raise ValueError("the earlier pass pooled other boxes")
     return replace(pooled, teacher=[level.to(pooled.labels.device) for level in earlier.teacher])
+
+
+def pairs(image_ids: Tensor, rows: Tensor) -> list[tuple[int, int]]:
+    """Return picture id and row of each box: what names an object of a data set."""
+    return list(zip(image_ids.tolist(), rows.tolist(), strict=True))

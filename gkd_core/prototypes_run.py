@@ -81,7 +81,10 @@ class _Selection(Session):
         images = self.data.train.images
         self.clock.start(0.0)
         choice = choose_instances(images, len(self.classes), self.image_size, wanted, wanted.seed)
-        return (yield from renew_prototypes(self, self.distiller, choice, START, seed=wanted.seed))
+        renewal = renew_prototypes(
+            self, self.distiller, choice, START, statistics="running", seed=wanted.seed
+        )
+        return (yield from renewal)
 
     def files(self) -> Iterator[Event]:
         """Tell of what people look at, and write what programs use."""

@@ -1,4 +1,7 @@
-"""PGM inside a run: pool the instances of the training split in both feature spaces, choose, tell what was chosen."""
+"""PGM inside a run: pool the instances of the training split in both feature spaces, choose, tell what was chosen.
+
+Between two choices `refresh_prototypes` keeps the student's features of the chosen objects up to date.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import json
 import time
 from collections.abc import Generator, Iterator, Sequence
 from itertools import islice
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -16,7 +19,7 @@ from gkd_core.data.loading import eval_batches
 from gkd_core.data.records import ImageRecord
 from gkd_core.distiller import Distiller
 from gkd_core.events import Event, Progress, PrototypesSelected
-from gkd_core.instances import Choice, InstancePool, Pooled
+from gkd_core.instances import Choice, InstancePool, Pooled, instances_again
 from gkd_core.outliers import least_alike, own_levels
 from gkd_core.prototypes import Chosen
 from gkd_core.run_dir import write_atomically
@@ -29,7 +32,7 @@ def renew_prototypes(
     choice: Choice,
     base: Progress,
     *,
-    untrained: bool = False,
+    statistics: Literal["batch", "running"] = "batch",
     precision: str = "float32",
     seed: int = 0,
 ) -> Generator[Event, None, PrototypesSelected]:
@@ -43,7 +46,7 @@ def renew_prototypes(
         distiller: gets the prototypes.
         choice: which boxes are pooled.
         base: the progress to repeat meanwhile; its `run` and `epoch` name what is written.
-        untrained: the student has seen no picture yet.
+        statistics: of the student's batch norms in a pass, see `Distiller.instance_pool`.
         precision: in which a pass computes.
         seed: decides, together with the epoch, for selections that draw.
 
@@ -52,7 +55,7 @@ def renew_prototypes(
     """
     began = time.monotonic()
     if distiller.bank is None:
-        pool = distiller.instance_pool(untrained=untrained, precision=precision)
+        pool = distiller.instance_pool(statistics=statistics, precision=precision)
         source, pooled = "pass", (yield from _pass(session, distiller, pool, choice, base))
     else:
         source, pooled = "bank", distiller.bank.pooled(at_least=distiller.config.prototypes.per_class)
@@ -60,6 +63,7 @@ def renew_prototypes(
     session.stop_if_asked()
     levels = _choose(session, distiller, pooled, generator)
     distiller.prototypes = [chosen.prototypes for chosen in levels.values()]
+    distiller.chosen = [_objects(pooled, chosen) for chosen in levels.values()]
     if session.world.first:
         told = {
             "epoch": base.epoch,
@@ -76,6 +80,37 @@ def renew_prototypes(
         reconstruction_error={level: float(chosen.error) for level, chosen in levels.items()},
         seconds=time.monotonic() - began,
     )
+
+
+def refresh_prototypes(
+    session: Session, distiller: Distiller, base: Progress, *, precision: str = "float32"
+) -> Generator[Event, None, float]:
+    """Refresh the student's features of the chosen objects: the choice may be old, they must not be.
+
+    From the bank, which training steps fill, at no cost; or by a pass of the student over the pictures that hold a
+    prototype, with the statistics of each batch.
+
+    Args:
+        session: the run at work; its data is read.
+        distiller: its prototypes are replaced.
+        base: the progress to repeat meanwhile.
+        precision: in which a pass computes.
+
+    Returns:
+        The mean cosine of the features before and now.
+    """
+    if distiller.bank is not None:
+        return distiller.refresh(distiller.bank.latest(), both=True)
+    pool = distiller.instance_pool(precision=precision, again=True)
+    choice = instances_again(session.data.train.images, distiller.chosen)
+    yield from _fill(session, pool, choice, base)
+    return distiller.refresh(pool.finish(session.world))
+
+
+def _objects(pooled: Pooled, chosen: Chosen) -> torch.Tensor:
+    """(P, 2) picture id and row of the objects that the prototypes of a level are."""
+    at = chosen.indices.cpu()
+    return torch.stack([pooled.image_ids[at], pooled.rows[at]], 1)
 
 
 def _pass(

@@ -31,12 +31,13 @@ from gkd_core.evaluation_run import evaluate
 from gkd_core.events import Checkpoint, Event, Progress, Warning
 from gkd_core.export import export
 from gkd_core.figures.draw import draw_training
+from gkd_core.freshness import first_interval
 from gkd_core.instances import choose_instances
 from gkd_core.model_card import ModelCard
 from gkd_core.prototypes_run import select_prototypes
 from gkd_core.report import Entry, early_stop, make_report, training_notes
 from gkd_core.run_dir import RunDir
-from gkd_core.selection import renew_prototypes
+from gkd_core.selection import refresh_prototypes, renew_prototypes
 from gkd_core.session import Session, fields_under
 from gkd_core.shares import require_equal_shares
 from gkd_core.teacher import Teacher, open_model
@@ -183,6 +184,8 @@ class _Job(Session):
         loader = TrainLoader(self.data.train.images, self.config.train, cache=self.cache, **share)
         batches = loader.epoch(training.epoch, first_step=training.step_in_epoch)
         for batch in batches:
+            if training.distiller is not None and self.refresh_due(training, training.distiller):
+                yield from self.refresh_prototypes(training, training.distiller)
             losses = training.train_step(batch)
             self.clock.count(losses, len(batch) * self.world.size)
             if self.should_stop():
@@ -250,19 +253,41 @@ class _Job(Session):
         recipe, wanted = self.config.train, distiller.config.prototypes
         images, classes = self.data.train.images, len(self.classes)
         choice = choose_instances(images, classes, recipe.image_size, wanted, recipe.seed)
-        from_scratch = isinstance(self.config, DistillRun) and not self.config.student.weights
         yield (
             yield from renew_prototypes(
                 self,
                 distiller,
                 choice,
                 self.progress(training),
-                untrained=training.step == 0 and from_scratch,
                 precision=recipe.precision,
                 seed=recipe.seed,
             )
         )
         training.prototypes_epoch = training.epoch
+        pictures = len({image_id for level in distiller.chosen for image_id in level[:, 0].tolist()})
+        if training.refresh is None:
+            training.refresh = first_interval(training.step, pictures, recipe.batch_size, wanted)
+        else:
+            training.refresh = training.refresh._replace(last=training.step)
+
+    def refresh_due(self, training: Training, distiller: Distiller) -> bool:
+        """Return whether the student's features of the chosen objects are to be refreshed before the next step."""
+        if training.refresh is None or not distiller.is_on(training.epoch):
+            return False
+        return training.refresh.is_due(training.step)
+
+    def refresh_prototypes(self, training: Training, distiller: Distiller) -> Iterator[Event]:
+        """Refresh them, and decide when to do so again."""
+        assert training.refresh is not None
+        precision = self.config.train.precision
+        try:
+            cosine = yield from refresh_prototypes(
+                self, distiller, self.progress(training), precision=precision
+            )
+        except StoppedError:
+            training.save(self.states)  # nothing was replaced yet
+            raise
+        training.refresh = training.refresh.after(training.step, cosine, distiller.config.prototypes)
 
     # ---- telling -----------------------------------------------------------------------------------------
 

@@ -19,6 +19,7 @@ from gkd_core.detectors import Detector, Targets, build_detector
 from gkd_core.distiller import Distiller
 from gkd_core.distributed import World, synchronise_norms
 from gkd_core.errors import DivergedError, Problem, SpecError
+from gkd_core.freshness import RefreshInterval
 from gkd_core.losses.attenuation import attenuation
 from gkd_core.optimize import averaged, build_optimizer, learning_rate, set_learning_rate
 from gkd_core.prototypes import Prototypes
@@ -97,6 +98,7 @@ class Training:
         self.epoch = 0
         self.step_in_epoch = 0
         self.prototypes_epoch = -1
+        self.refresh: RefreshInterval | None = None
         self.published: dict[str, Scored] = {}
         self.done = False
         torch.manual_seed(config.seed)  # adapters drew numbers too; from here on both kinds draw alike
@@ -309,9 +311,14 @@ class Training:
                 Prototypes(**{name: tensor.to(self.device) for name, tensor in level.items()})
                 for level in state["prototypes"]
             ]
+            self.distiller.chosen = state.get("prototypes_chosen", [])
             bank = state["bank"]
             self.distiller.bank = Bank.of_state(bank, self.device) if bank else None
         self.prototypes_epoch = state["prototypes_epoch"]
+        refresh = state.get(
+            "refresh"
+        )  # states of before there was such a thing have none until the next choice
+        self.refresh = RefreshInterval(**refresh) if refresh else None
         self.epoch, self.step_in_epoch = state["epoch"], state["step_in_epoch"]
         self.published = {file: Scored(**scored) for file, scored in state["published"].items()}
         self.done = state["done"]
@@ -326,6 +333,7 @@ class Training:
     def _state(self) -> dict[str, Any]:
         prototypes = self.distiller.prototypes if self.distiller is not None else []
         bank = self.distiller.bank if self.distiller is not None else None
+        chosen = self.distiller.chosen if self.distiller is not None else []
         return {
             "trained": self._trained.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -334,6 +342,8 @@ class Training:
             "prototypes": [level._asdict() for level in prototypes],
             "bank": bank.state() if bank is not None else None,
             "prototypes_epoch": self.prototypes_epoch,
+            "prototypes_chosen": chosen,
+            "refresh": self.refresh._asdict() if self.refresh is not None else None,
             "epoch": self.epoch,
             "step_in_epoch": self.step_in_epoch,
             "published": {file: scored._asdict() for file, scored in self.published.items()},

@@ -297,7 +297,7 @@ class _Resolving:
         response = spec.distill.response
         problem = _incomparable(spec, teacher)
         try:
-            weight = response_weight(response.weight, problem)
+            weight = response_weight(spec.distill, problem)
         except SpecError as error:
             self.problems += error.problems
             return spec.distill

@@ -16,7 +16,12 @@ from gkd_core.losses.local import (
     local_losses,
     local_losses_reference,
 )
-from gkd_core.losses.response import response_sigmoid, response_softmax
+from gkd_core.losses.response import (
+    response_sigmoid,
+    response_sigmoid_reference,
+    response_softmax,
+    response_softmax_reference,
+)
 from gkd_core.losses.robustness import robustness
 
 __all__ = [
@@ -31,6 +36,8 @@ __all__ = [
     "local_losses_reference",
     "positions",
     "response_sigmoid",
+    "response_sigmoid_reference",
     "response_softmax",
+    "response_softmax_reference",
     "robustness",
 ]

@@ -1,6 +1,7 @@
 """The Distiller: what its losses look at, and nothing where there is nothing to learn. Pairs: `test_pairs.py`."""
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from gkd_core.detectors import build_detector, pyramid
 from gkd_core.distiller import Distiller
 from gkd_core.errors import SpecError
 from gkd_core.features import pool_boxes
+from gkd_core.instances import Pooled
 from gkd_core.losses import positions
 from gkd_core.prototypes import Prototypes
 
@@ -256,18 +258,20 @@ def test_anchors_are_known_without_building_the_detector(size: int) -> None:
     assert built.anchor_generator.sizes[0][0] == finest_anchor("gkd", size)
 
 
-def test_prototypes_of_an_untrained_student_come_from_batch_statistics_and_leave_it_untouched() -> None:
+def test_prototypes_come_from_the_statistics_of_training_and_leave_the_student_untouched() -> None:
     student = build_detector(DetectorConfig(fpn={"channels": 16}, head={"depth": 1}), 2, 128)
     before = copy.deepcopy(student.state_dict())
     distiller = Distiller(student, detector("fcos", 16, 0), DistillConfig(), IN_ORDER)
-    pool = distiller.instance_pool(untrained=True)
+    pool = distiller.instance_pool()
     assert {type(module) for module in pool.student.modules() if module.training} == {nn.BatchNorm2d}
     pyramid(pool.student, PICTURES)
     assert all(torch.equal(value, before[name]) for name, value in student.state_dict().items())
-    assert not any(module.training for module in distiller.instance_pool().student.modules())
+    assert not any(
+        module.training for module in distiller.instance_pool(statistics="running").student.modules()
+    )
 
 
-def test_prototypes_of_an_untrained_student_draw_no_random_number() -> None:
+def test_pooling_for_prototypes_draws_no_random_number() -> None:
     config = {
         "backbone": "efficientnet_b0",
         "backbone_width": 0.25,
@@ -277,7 +281,7 @@ def test_prototypes_of_an_untrained_student_draw_no_random_number() -> None:
     student = build_detector(DetectorConfig.model_validate(config), 2, 128)
     distiller = Distiller(student, detector("fcos", 16, 0), DistillConfig(), IN_ORDER)
     before = torch.get_rng_state()
-    pyramid(distiller.instance_pool(untrained=True).student, PICTURES)
+    pyramid(distiller.instance_pool().student, PICTURES)
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -411,3 +415,108 @@ def test_each_loss_can_weigh_all_instances_alike(part: str, monkeypatch: pytest.
         "response": losses["distill_response"] > 0,
     }
     assert [name for name, feels in felt.items() if feels] == [part]
+
+
+# ---- where an object speaks ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def speaking(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[list[float]]]:
+    """The weights that the global loss gives each object, level by level."""
+
+    def weights(**config: Any) -> list[list[float]]:
+        got: list[list[float]] = []
+        monkeypatch.setattr(
+            "gkd_core.distiller.global_loss",
+            lambda place, w: got.append(w.tolist()) or place.student.sum() * 0,
+        )
+        monkeypatch.setattr(
+            "gkd_core.distiller.robustness", lambda places, labels, p: torch.ones(len(labels))
+        )
+        pair = (detector("fcos", 16, 0), detector("fcos", 16, 1))
+        distiller = with_random_prototypes(Distiller(*pair, DistillConfig.model_validate(config), IN_ORDER))
+        distiller(PICTURES, SIZED, 1.0)
+        return got
+
+    return weights
+
+
+SIZED = [
+    {"boxes": torch.tensor([[10.0, 10, 30, 30], [20, 20, 90, 90]]), "labels": torch.tensor([1, 2])},
+    {"boxes": torch.tensor([[5.0, 5, 45, 45]]), "labels": torch.tensor([2])},
+]
+"""Objects of 20, 70 and 40 pixels: those of strides 8, 16 and 8."""
+
+
+def test_an_object_speaks_on_its_own_level(speaking: Callable[..., list[list[float]]]) -> None:
+    assert speaking() == [[1, 0, 1], [0, 1, 0], [0, 0, 0], [0, 0, 0], [0, 0, 0]]
+
+
+def test_an_object_may_speak_on_the_levels_next_to_its_own(
+    speaking: Callable[..., list[list[float]]],
+) -> None:
+    assert speaking(**{"global": {"levels": "neighbours"}})[:3] == [[1, 1, 1], [1, 1, 1], [0, 1, 0]]
+
+
+@pytest.mark.parametrize("config", [{"global": {"levels": "all"}}, {"conventions": "reference"}])
+def test_published_objects_speak_on_every_level(
+    config: dict[str, Any], speaking: Callable[..., list[list[float]]]
+) -> None:
+    assert speaking(**config) == [[1, 1, 1]] * 5
+
+
+def test_levels_without_objects_add_nothing_to_the_global_loss() -> None:
+    losses = []
+    for levels in ("own", "all"):
+        config = DistillConfig.model_validate({"global": {"levels": levels, "robust": False}})
+        pair = (detector("fcos", 16, 0), detector("fcos", 16, 1))
+        distiller = with_random_prototypes(Distiller(*pair, config, IN_ORDER))
+        with torch.no_grad():
+            for level in distiller.prototypes[2:]:  # nobody lives there, and what is said there changes
+                level.student.mul_(-1)
+            losses.append(float(distiller(PICTURES, SIZED, 1.0)["distill_global"]))
+            for level in distiller.prototypes[2:]:
+                level.student.mul_(-1)
+            losses.append(float(distiller(PICTURES, SIZED, 1.0)["distill_global"]))
+    own, own_changed, everywhere, everywhere_changed = losses
+    assert own == own_changed > 0
+    assert everywhere != pytest.approx(everywhere_changed, rel=1e-3)
+
+
+# ---- fresh features ------------------------------------------------------------------------------------------
+
+
+def pooled_objects(distiller: Distiller, seed: int) -> Pooled:
+    """Features of three objects, as a pass would find them."""
+    draw = torch.Generator().manual_seed(seed)
+    levels = range(len(distiller.strides))
+    return Pooled(
+        teacher=[torch.randn(3, 16, generator=draw) for _ in levels],
+        student=[torch.randn(3, 16, generator=draw) for _ in levels],
+        labels=torch.tensor([0, 0, 1]),
+        image_ids=torch.tensor([7, 7, 9]),
+        boxes=torch.zeros(3, 4),
+        rows=torch.tensor([0, 1, 0]),
+        sides=torch.full((3,), 50.0),
+    )
+
+
+@pytest.mark.parametrize("both", [False, True])
+def test_a_refresh_takes_the_features_of_the_same_objects(both: bool) -> None:
+    distiller = with_random_prototypes(
+        Distiller(detector("fcos", 16, 0), detector("fcos", 16, 1), DistillConfig(), IN_ORDER)
+    )
+    old, new = pooled_objects(distiller, 0), pooled_objects(distiller, 1)
+    order = torch.tensor([2, 0])
+    distiller.chosen = [torch.tensor([[9, 0], [7, 0]]) for _ in distiller.strides]
+    distiller.prototypes = [
+        Prototypes(t[order], s[order], torch.tensor([0, 1, 2]))
+        for t, s in zip(old.teacher, old.student, strict=True)
+    ]
+    cosine = distiller.refresh(new, both=both)
+    for level, prototypes in enumerate(distiller.prototypes):
+        assert torch.equal(prototypes.student, new.student[level][order])
+        assert torch.equal(prototypes.teacher, (new if both else old).teacher[level][order])
+    before, now = torch.cat([s[order] for s in old.student]), torch.cat([s[order] for s in new.student])
+    assert cosine == pytest.approx(float(nn.functional.cosine_similarity(before, now).mean()), abs=1e-6)
+    assert distiller.refresh(new, both=both) == pytest.approx(1)

@@ -6,7 +6,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.distributions import Bernoulli, Categorical, kl_divergence
 
-from gkd_core.losses import response_sigmoid, response_softmax
+from gkd_core.losses import (
+    response_sigmoid,
+    response_sigmoid_reference,
+    response_softmax,
+    response_softmax_reference,
+)
 
 LOSSES = [response_softmax, response_sigmoid]
 
@@ -24,7 +29,7 @@ def test_softmax_is_the_divergence_of_categories(temperature):
         Categorical(logits=teacher / temperature), Categorical(logits=student / temperature)
     )
 
-    expected = temperature**2 * (weights * divergence / 4).mean()
+    expected = temperature**2 * (weights * divergence).mean()
 
     torch.testing.assert_close(response_softmax(student, teacher, weights, temperature), expected)
 
@@ -36,7 +41,7 @@ def test_sigmoid_is_the_divergence_of_yes_and_no(temperature):
         Bernoulli(logits=teacher / temperature), Bernoulli(logits=student / temperature)
     )
 
-    expected = temperature**2 * (weights * divergence.mean(1)).mean()
+    expected = temperature**2 * (weights * divergence.sum(1)).mean()
 
     torch.testing.assert_close(response_sigmoid(student, teacher, weights, temperature), expected)
 
@@ -118,3 +123,24 @@ def test_a_teacher_in_inference_mode_is_welcome(loss):
     loss(student.requires_grad_(), quiet, weights).backward()
 
     assert student.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize("classes", [3, 20, 80])
+def test_classes_that_nobody_speaks_of_leave_the_gradient_of_the_others_as_it_is(classes):
+    student, teacher, weights = case(classes=3)
+    agreed = torch.full((len(weights), classes - 3), -5.0)
+    wide = torch.cat([student, agreed], 1).requires_grad_()
+    narrow = student.clone().requires_grad_()
+    response_sigmoid(wide, torch.cat([teacher, agreed], 1), weights).backward()
+    response_sigmoid(narrow, teacher, weights).backward()
+    torch.testing.assert_close(wide.grad[:, :3], narrow.grad)
+
+
+def test_the_published_forms_are_means_over_classes():
+    student, teacher, weights = case(classes=5)
+    for summed, published in (
+        (response_softmax, response_softmax_reference),
+        (response_sigmoid, response_sigmoid_reference),
+    ):
+        expected = summed(student, teacher, weights) / 5
+        torch.testing.assert_close(published(student, teacher, weights), expected)
