@@ -18,6 +18,7 @@ from api.deps import Services
 from api.description import described
 from api.feeds import Feeds
 from api.figures import Told
+from api.line import Line
 from api.routes import artifacts as artifact_routes
 from api.routes import (
     datasets,
@@ -48,7 +49,9 @@ def create_app(store: Store, artifacts: Artifacts, doorbell: Doorbell, settings:
     shelf = Shelf.of(settings, artifacts)
     checks = Checks(store, shelf, settings)
     app = described(version("gkd"), lifespan=lambda _: _while_served(checks))
-    app.state.services = services = Services(store, artifacts, doorbell, settings, shelf, checks)
+    app.state.services = services = Services(
+        store, artifacts, doorbell, settings, shelf, checks, Line(settings.look_seconds)
+    )
     app.state.lookout = health.Lookout(services)
     app.state.feeds = feeds = Feeds(store)
     app.state.told = told = Told(store, feeds)

@@ -13,6 +13,7 @@ from fastapi import Depends, Request
 
 from api.errors import lacks
 from api.feeds import Feeds
+from api.line import Line, begin_to_write
 from jobs.artifacts import Artifacts
 from jobs.checks import Checks
 from jobs.errors import UnknownJob, UnknownResource
@@ -29,10 +30,6 @@ from jobs.store import Store
 _PATIENCE_SECONDS = 10.0
 """For a data set that another request has unpacked: a small one is there by then, and for a large one a request must
 not keep one of the few threads."""
-
-AT_ONCE = 8
-"""Submissions that are looked into at a time. They compute, and Python computes one thing at a time: a flood of them in
-forty threads takes longer than one after the other, and all else would wait."""
 
 RINGS_AT_ONCE = 4
 """Rings under way at a time; more would only wait in other threads for the same broker."""
@@ -58,12 +55,12 @@ class Services:
     settings: Settings
     shelf: Shelf
     checks: Checks
-    _places: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(AT_ONCE))
+    line: Line
     _rings: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(RINGS_AT_ONCE))
 
     async def in_line(self, verb: Callable[[], T]) -> T:
         """What a verb gives that looks into a submission, once it is its turn; in a thread."""
-        return await to_thread.run_sync(verb, limiter=self._places)
+        return await self.line.take(verb)
 
     async def ring(self, job: Job) -> None:
         """Ring for a job, outside the line of submissions. Never fails: a sweep rings again for what was not heard."""
@@ -82,14 +79,17 @@ class Services:
         Raises:
             SpecError: it cannot be carried out; `problems` says all that is wrong.
             StillUnpacking: the data set that it names is being unpacked for another request.
+            GivenUp: it took so long that nobody waits for it any more.
         """
-        return resolve(
+        resolved = resolve(
             spec,
             roots=self.settings.data_roots,
             find_job=partial(self._find, tenant),
             find_resource=partial(self._find_resource, tenant),
             unpacked=lambda dataset: self.shelf.folder(str(dataset.sha256), patience=_PATIENCE_SECONDS),
         )
+        begin_to_write()
+        return resolved
 
     def _find(self, tenant: str, job_id: str) -> Job | None:
         try:

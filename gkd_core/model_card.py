@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from gkd_core.config import Architecture, Backbone, DetectorConfig, FpnConfig, HeadConfig, Strict
 from gkd_core.errors import Problem, SpecError
+from gkd_core.named_files import open_named
 
 _LONGEST_HEADER = 100_000_000
 """Bytes; the limit of the safetensors format itself."""
@@ -57,7 +58,7 @@ def read_card(path: Path | str) -> ModelCard:
         SpecError: the file is missing, is no safetensors file, or carries no card of GKD.
     """
     try:
-        with Path(path).open("rb") as file:
+        with open_named(path) as file:
             length = int.from_bytes(file.read(8), "little")
             if not 2 <= length <= _LONGEST_HEADER:
                 raise _not_a_model(path, "it does not start with a safetensors header")
@@ -80,7 +81,7 @@ def holds_tensors(path: Path | str) -> bool:
     if is_safetensors(path):
         return True
     try:
-        with Path(path).open("rb") as file:
+        with open_named(path) as file:
             return file.read(2) in (b"PK", b"\x80\x02")
     except OSError:
         return False
@@ -94,7 +95,7 @@ def is_safetensors(path: Path | str) -> bool:
 def _header(path: Path | str) -> dict[str, object]:
     """The header of a safetensors file; empty where there is none."""
     try:
-        with Path(path).open("rb") as file:
+        with open_named(path) as file:
             length = int.from_bytes(file.read(8), "little")
             header = json.loads(file.read(length)) if 2 <= length <= _LONGEST_HEADER else {}
     except (OSError, ValueError, RecursionError):

@@ -26,6 +26,7 @@ from gkd_core.backbones import published_name
 from gkd_core.detectors import Detector
 from gkd_core.errors import Problem, SpecError
 from gkd_core.model_card import carries_card, is_safetensors, read_card
+from gkd_core.named_files import open_named
 from gkd_core.published import WITHOUT_EPSILON
 
 State = OrderedDict[str, Tensor]
@@ -84,6 +85,7 @@ def read_state(weights: str) -> State:
     if published.is_name(weights):
         return _published(weights)
     try:
+        open_named(weights).close()  # what torch opens by name may be a FIFO
         if is_safetensors(weights):
             return OrderedDict(load_file(weights))
         found = torch.load(weights, map_location="cpu", weights_only=True)

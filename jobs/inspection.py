@@ -19,6 +19,7 @@ from gkd_core.config import DataConfig
 from gkd_core.data.check import recognise
 from gkd_core.data.examine import Examination, examine_layout
 from gkd_core.errors import DISK_AND_NETWORK, DataError, Problem
+from gkd_core.named_files import READ_ROOTS, open_named
 from gkd_core.process import die_with_parent
 from jobs.archives import BadArchive, Limits, top, unpack
 from jobs.fingerprint import of_data_set, of_file, size_of
@@ -59,7 +60,15 @@ def main() -> None:
     request = Request.model_validate_json(sys.stdin.buffer.read())
     die_with_parent()
     _limit(request)
+    _read_only_under(request)
     print(verdict(request).model_dump_json())
+
+
+def _read_only_under(request: Request) -> None:
+    """Open nothing elsewhere than the data set may lie, in whatever thread."""
+    if request.kind is ResourceKind.DATASET:
+        roots = [request.folder] if request.folder else request.roots
+        os.environ[READ_ROOTS] = os.pathsep.join(map(str, roots))
 
 
 def _limit(request: Request) -> None:
@@ -171,7 +180,7 @@ def _model(request: Request) -> Verdict:
     verdict = Verdict(state=ResourceState.READY, reason=told, report=found.model_dump(mode="json"))
     if request.uploaded:
         return verdict
-    with request.file.open("rb") as file:
+    with open_named(request.file) as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     about = {"size": request.file.stat().st_size, "sha256": sha256, "fingerprint": of_file(request.file)}
     return verdict.model_copy(update=about)

@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict
 
 from gkd_core.errors import SpecError
 from gkd_core.model_card import ModelCard, carries_card, read_card
+from gkd_core.named_files import open_named
 from jobs.archives import BadArchive, must_not_overlap
 
 LONGEST_HEADER = 100_000_000
@@ -66,7 +67,7 @@ def inspect(path: Path) -> ModelFindings:
     Raises:
         BadModel: it is damaged, no such file, or one that runs code when it is loaded.
     """
-    with path.open("rb") as file:
+    with open_named(path) as file:
         start = file.read(9)
     if start[:2] == b"PK":
         return _findings("pth", _state(_read_zip(path)), None)
@@ -100,7 +101,7 @@ _SAFE_BITS = {
 
 def _read_safetensors(path: Path) -> list[_Tensor]:
     size = path.stat().st_size
-    with path.open("rb") as file:
+    with open_named(path) as file:
         length = int.from_bytes(file.read(8), "little")
         if not 2 <= length <= min(LONGEST_HEADER, size - 8):
             raise BadModel("it is cut short: its header is longer than the file")
@@ -164,7 +165,7 @@ def _card(path: Path) -> ModelCard | None:
 def _read_zip(path: Path) -> Any:
     """The value in a zip archive of torch's: a pickle, and each storage as a member."""
     try:
-        with zipfile.ZipFile(path) as archive:
+        with open_named(path) as whole, zipfile.ZipFile(whole) as archive:
             must_not_overlap(archive)
             sizes = {info.filename: info.file_size for info in archive.infolist()}
             if any(info.compress_type != zipfile.ZIP_STORED for info in archive.infolist()):
@@ -183,7 +184,7 @@ def _read_zip(path: Path) -> Any:
 
 def _read_legacy(path: Path) -> Any:
     """The value in a file of torch before 1.6: several pickles, and the storages behind them."""
-    with path.open("rb") as file:
+    with open_named(path) as file:
         if _unpickled(file) != _LEGACY_MAGIC:
             raise BadModel("it is a pickle that torch did not write; loading it would run code from it")
         _unpickled(file)  # version of the format

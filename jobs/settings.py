@@ -100,6 +100,9 @@ class Settings(BaseSettings):
     check_seconds: float = Field(default=1800.0, ge=1)
     """Time that it may take, and also the time of computing by all its threads together. A picture takes a millisecond
     or a few."""
+    look_seconds: float = Field(default=120.0, ge=1)
+    """How long the data and weights that a submission names may be looked into before it is refused with 503. COCO on a
+    local disk takes ten seconds; a file server that answers no more is not waited for."""
     host: str = "127.0.0.1"
     """Address to listen on."""
     port: int = Field(default=8000, ge=0, le=65535)

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from gkd_core.data.pictures import PictureError, read_image
+from gkd_core.named_files import open_named
 
 SIDE = 16
 """Of a thumbnail. On 24 a shift of two percent is often missed, on 12 unlike pictures come closer."""
@@ -70,7 +71,7 @@ def copies(paths: Iterable[Path]) -> list[tuple[Path, ...]]:
         by_size[path.stat().st_size].append(path)
     by_content: defaultdict[bytes, list[Path]] = defaultdict(list)
     for path in (path for same in by_size.values() if len(same) > 1 for path in same):
-        with path.open("rb") as file:
+        with open_named(path) as file:
             by_content[hashlib.file_digest(file, "sha256").digest()].append(path)
     return [tuple(same) for same in by_content.values() if len(same) > 1]
 

@@ -17,6 +17,7 @@ from gkd_core.config import Split
 from gkd_core.data.classes import is_name
 from gkd_core.data.findings import Findings, few
 from gkd_core.data.records import WrittenImage, WrittenObject, WrittenSplit
+from gkd_core.named_files import read_named
 
 MAX_BYTES = 1024**3
 """Refused above: twice the annotations of COCO itself, which take some GB of memory to read."""
@@ -68,7 +69,7 @@ def _read_json(path: Path, findings: Findings) -> _Json:
             raise findings.error(
                 f"{path.stat().st_size} bytes is more than {MAX_BYTES}", "Split the data set."
             )
-        root = json.loads(path.read_bytes().decode("utf-8-sig"))
+        root = json.loads(read_named(path).decode("utf-8-sig"))
     except OSError as error:
         raise findings.error(f"cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:

@@ -13,6 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from gkd_core.data.classes import is_name
+from gkd_core.named_files import read_named
 
 try:
     import yaml
@@ -87,7 +88,7 @@ def _text(file: Path) -> str:
     try:
         if file.stat().st_size > MAX_BYTES:
             raise NamesError(f"is larger than {MAX_BYTES} bytes")
-        return file.read_bytes().decode("utf-8-sig")
+        return read_named(file).decode("utf-8-sig")
     except OSError as error:
         raise NamesError(f"cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:

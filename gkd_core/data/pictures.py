@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from gkd_core.errors import DISK_AND_NETWORK, FailureClass, GkdError
+from gkd_core.named_files import open_named
 
 MAX_PIXELS = 80_000_000
 """Refused above: 240 MB decoded. A camera of the largest kind writes 60 million."""
@@ -145,12 +146,12 @@ def _opened(path: Path) -> Iterator[Image.Image]:
     Except what the disk or the network did: that says nothing of the picture, and may be gone the next time.
     """
     try:
-        if not path.is_file():
+        if not path.exists() or path.is_dir():
             raise PictureError(f"{path}: {'is a folder' if path.is_dir() else 'no such file'}, not a picture")
-        if path.stat().st_size == 0:
+        if path.is_file() and path.stat().st_size == 0:
             raise PictureError(f"{path}: the file is empty, not a picture", "Copy or download it again.")
         _silence_pillow()
-        with Image.open(path, formats=FORMATS) as image:
+        with open_named(path) as file, Image.open(file, formats=FORMATS) as image:
             _refuse_by_header(path, image)
             yield image
     except GkdError:

@@ -22,6 +22,7 @@ from gkd_core.data.folders import dead_link_above
 from gkd_core.data.pictures import PictureError, inspect, read_header
 from gkd_core.data.records import ImageRecord, Split, WrittenImage, WrittenSplit
 from gkd_core.errors import DataError, Problem
+from gkd_core.named_files import allow_here, allowed_roots
 
 DETECTIONS = 100
 """Detections a picture that COCO's AP looks at."""
@@ -137,7 +138,7 @@ def _look_at(images: Sequence[WrittenImage], headers: int | None, decode: bool) 
 def _for_each(look: Callable[[Path], _Look], paths: Sequence[Path]) -> list[_Look]:
     if len(paths) <= _FEW:
         return list(map(look, paths))
-    with ThreadPoolExecutor(THREADS) as pool:
+    with ThreadPoolExecutor(THREADS, initializer=allow_here, initargs=(allowed_roots(),)) as pool:
         return list(pool.map(look, paths))
 
 

@@ -26,6 +26,7 @@ from gkd_core.data.findings import Findings
 from gkd_core.data.flags import read_flag
 from gkd_core.data.folders import is_picture_name
 from gkd_core.data.records import WrittenImage, WrittenObject, WrittenSplit
+from gkd_core.named_files import read_named
 
 MAX_BYTES = 16 * 1024**2
 """Of one XML file."""
@@ -168,7 +169,7 @@ def _stems(split: Split, files: _Files, findings: Findings) -> list[str]:
 
 def _lines(path: Path, findings: Findings) -> list[str]:
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_named(path).decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise findings.error(f"{path} cannot be read: {error}", field="names") from error
     return [line.strip() for line in text.splitlines() if line.strip()]
@@ -264,7 +265,7 @@ def _root(stem: str, files: _Files) -> Element:
         raise _Unusable("there is no such XML")
     path = found[0]
     try:
-        data = path.read_bytes() if path.stat().st_size <= MAX_BYTES else None
+        data = read_named(path) if path.stat().st_size <= MAX_BYTES else None
     except OSError as error:
         raise _Unusable(f"its XML cannot be read: {error.strerror}") from error
     if not data:

@@ -21,6 +21,7 @@ from gkd_core.data.findings import Findings, few
 from gkd_core.data.folders import NOWHERE, dead_link_above, files_below, is_picture_name
 from gkd_core.data.records import WrittenImage, WrittenObject, WrittenSplit
 from gkd_core.errors import DISK_AND_NETWORK
+from gkd_core.named_files import read_named
 
 MAX_BYTES = 16 * 1024**2
 """Of one file of labels."""
@@ -188,7 +189,7 @@ def _listed(file: Path, root: Path, findings: Findings) -> Iterator[Path]:
     try:
         if file.stat().st_size > MAX_BYTES:
             raise findings.error(f"{file} is larger than {MAX_BYTES} bytes", field="images")
-        lines = file.read_bytes().decode("utf-8-sig").splitlines()
+        lines = read_named(file).decode("utf-8-sig").splitlines()
     except OSError as error:
         raise findings.error(f"{file} cannot be read: {error.strerror}", field="images") from error
     except UnicodeDecodeError as error:
@@ -272,7 +273,7 @@ def _lines(file: Path) -> list[str]:
     try:
         if file.stat().st_size > MAX_BYTES:
             raise _Unusable(f"its labels are larger than {MAX_BYTES} bytes")
-        return file.read_bytes().decode("utf-8-sig").splitlines()
+        return read_named(file).decode("utf-8-sig").splitlines()
     except UnicodeDecodeError as error:
         raise _Unusable("its labels are no text") from error
     except OSError as error:

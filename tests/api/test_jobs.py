@@ -14,7 +14,7 @@ import pytest
 from fastapi.concurrency import run_in_threadpool
 
 from api import feeds
-from api.deps import AT_ONCE
+from api.line import AT_ONCE
 from api.routes import jobs as jobs_routes
 from gkd_core.errors import Failure, FailureClass
 from gkd_core.events import Report

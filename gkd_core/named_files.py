@@ -1,0 +1,95 @@
+"""Opening files that people name: regular files only, and only where reading is allowed. No torch.
+
+Under a name that should be a file may lie a FIFO, whose opening waits for ever, or a device that never ends. And what
+was checked may be replaced by a link before it is opened; so it is the opened file that is looked at, not its name.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import lru_cache
+from pathlib import Path
+from typing import BinaryIO
+
+READ_ROOTS = "GKD_READ_ROOTS"
+"""Environment variable of the engine process: folders outside which it opens no file that people name, separated as in
+`PATH`; unset: none. A worker sets it."""
+
+NOT_REGULAR = "it is no regular file, but a FIFO, a socket or a device"
+LEADS_OUT = "it leads out of the data roots by a link"
+
+_allowed: ContextVar[tuple[Path, ...] | None] = ContextVar("allowed", default=None)
+
+
+@contextmanager
+def reading_only(roots: Sequence[Path] | None) -> Iterator[None]:
+    """Let what this thread opens lie under these folders, resolved ones; None: as outside of this block."""
+    before = _allowed.set(_allowed.get() if roots is None else tuple(roots))
+    try:
+        yield
+    finally:
+        _allowed.reset(before)
+
+
+def allowed_roots() -> tuple[Path, ...] | None:
+    """Return the folders to which this thread is limited, for threads that it starts; None: to none."""
+    return _allowed.get()
+
+
+def allow_here(roots: tuple[Path, ...] | None) -> None:
+    """Limit a thread that begins as the one that started it is."""
+    _allowed.set(roots)
+
+
+def open_named(path: Path | str) -> BinaryIO:
+    """Open a file for reading.
+
+    Raises:
+        IsADirectoryError: it is a folder.
+        OSError: it is not there, no regular file, or lies elsewhere than may be read.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    try:
+        _must_be_regular(os.fstat(descriptor).st_mode, path)
+        _must_be_allowed(descriptor, path)
+        os.set_blocking(descriptor, True)
+        return os.fdopen(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def read_named(path: Path | str) -> bytes:
+    """Return what a file holds; errors as for `open_named`."""
+    with open_named(path) as file:
+        return file.read()
+
+
+def _must_be_regular(mode: int, path: Path | str) -> None:
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    if not stat.S_ISREG(mode):
+        raise OSError(errno.EINVAL, NOT_REGULAR, str(path))
+
+
+def _must_be_allowed(descriptor: int, path: Path | str) -> None:
+    roots = _allowed.get()
+    roots = _roots_of(os.environ.get(READ_ROOTS, "")) if roots is None else roots
+    if not roots:
+        return
+    try:
+        place = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+    except OSError:  # not Linux
+        place = Path(os.path.realpath(path))
+    if not any(place.is_relative_to(root) for root in roots):
+        raise PermissionError(errno.EACCES, LEADS_OUT, str(path))
+
+
+@lru_cache(maxsize=4)
+def _roots_of(text: str) -> tuple[Path, ...]:
+    return tuple(Path(os.path.realpath(root)) for root in text.split(os.pathsep) if root)
