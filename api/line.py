@@ -11,12 +11,13 @@ import asyncio
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
-from contextvars import ContextVar, copy_context
+from contextvars import ContextVar
 from typing import Generic, TypeVar
 
 from anyio import CapacityLimiter
 
 from api.errors import ApiError
+from jobs.aside import begin
 from jobs.errors import GivenUp
 
 AT_ONCE = 8
@@ -51,7 +52,6 @@ class Line:
             if len(self._hanging) >= MOST_LEFT_BEHIND:
                 raise _too_slow(f"{len(self._hanging)} others have been looked into for longer than allowed")
             turn: _Turn[T] = _Turn(verb)
-            turn.begin()
             outcome = asyncio.wrap_future(turn.outcome)
             done, _ = await asyncio.wait([outcome], timeout=self._seconds)
             if not done and turn.give_up():
@@ -75,14 +75,10 @@ class _Turn(Generic[T]):
     """One submission that is being looked into, in a thread that keeps nobody, not even a process that ends."""
 
     def __init__(self, verb: Callable[[], T]) -> None:
-        self.outcome: Future[T] = Future()
         self._verb = verb
         self._lock = threading.Lock()
         self._writes = self._given_up = False
-
-    def begin(self) -> None:
-        context = copy_context()
-        threading.Thread(target=context.run, args=(self._run,), name="submission", daemon=True).start()
+        self.outcome: Future[T] = begin(self._run)
 
     def give_up(self) -> bool:
         """Whether it is given up; no, where it has begun to write."""
@@ -96,12 +92,9 @@ class _Turn(Generic[T]):
                 raise GivenUp
             self._writes = True
 
-    def _run(self) -> None:
+    def _run(self) -> T:
         _turn.set(self)  # type: ignore[arg-type]  # whatever it gives
-        try:
-            self.outcome.set_result(self._verb())
-        except BaseException as error:  # whatever it is, it is for who waits
-            self.outcome.set_exception(error)
+        return self._verb()
 
 
 _turn: ContextVar[_Turn[object] | None] = ContextVar("turn", default=None)

@@ -7,21 +7,27 @@ was checked may be replaced by a link before it is opened; so it is the opened f
 from __future__ import annotations
 
 import errno
+import json
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from functools import lru_cache
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 READ_ROOTS = "GKD_READ_ROOTS"
-"""Environment variable of the engine process: folders outside which it opens no file that people name, separated as in
-`PATH`; unset: none. A worker sets it."""
+"""Environment variable of a process: files and folders outside which it opens nothing that people name, as a list in
+JSON; unset: it opens anything. Workers set it for engines."""
 
 NOT_REGULAR = "it is no regular file, but a FIFO, a socket or a device"
 LEADS_OUT = "it leads out of the data roots by a link"
+
+
+class NotToBeRead(OSError):
+    """What lies under a name is no regular file, or lies elsewhere than may be read."""
+
 
 _allowed: ContextVar[tuple[Path, ...] | None] = ContextVar("allowed", default=None)
 
@@ -36,6 +42,11 @@ def reading_only(roots: Sequence[Path] | None) -> Iterator[None]:
         _allowed.reset(before)
 
 
+def environment_of(roots: Iterable[Path]) -> dict[str, str]:
+    """Return the variable that limits a whole process to these files and folders."""
+    return {READ_ROOTS: json.dumps([str(root) for root in roots])}
+
+
 def allowed_roots() -> tuple[Path, ...] | None:
     """Return the folders to which this thread is limited, for threads that it starts; None: to none."""
     return _allowed.get()
@@ -46,12 +57,13 @@ def allow_here(roots: tuple[Path, ...] | None) -> None:
     _allowed.set(roots)
 
 
-def open_named(path: Path | str) -> BinaryIO:
+def open_named(path: Path | str) -> BufferedReader:
     """Open a file for reading.
 
     Raises:
         IsADirectoryError: it is a folder.
-        OSError: it is not there, no regular file, or lies elsewhere than may be read.
+        NotToBeRead: it is no regular file, or lies elsewhere than may be read.
+        OSError: it is not there, or cannot be read.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     try:
@@ -74,7 +86,7 @@ def _must_be_regular(mode: int, path: Path | str) -> None:
     if stat.S_ISDIR(mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     if not stat.S_ISREG(mode):
-        raise OSError(errno.EINVAL, NOT_REGULAR, str(path))
+        raise NotToBeRead(errno.EINVAL, NOT_REGULAR, str(path))
 
 
 def _must_be_allowed(descriptor: int, path: Path | str) -> None:
@@ -87,9 +99,9 @@ def _must_be_allowed(descriptor: int, path: Path | str) -> None:
     except OSError:  # not Linux
         place = Path(os.path.realpath(path))
     if not any(place.is_relative_to(root) for root in roots):
-        raise PermissionError(errno.EACCES, LEADS_OUT, str(path))
+        raise NotToBeRead(errno.EACCES, LEADS_OUT, str(path))
 
 
 @lru_cache(maxsize=4)
 def _roots_of(text: str) -> tuple[Path, ...]:
-    return tuple(Path(os.path.realpath(root)) for root in text.split(os.pathsep) if root)
+    return tuple(Path(os.path.realpath(root)) for root in json.loads(text or "[]"))

@@ -19,7 +19,7 @@ from gkd_core.config import DataConfig
 from gkd_core.data.check import recognise
 from gkd_core.data.examine import Examination, examine_layout
 from gkd_core.errors import DISK_AND_NETWORK, DataError, Problem
-from gkd_core.named_files import READ_ROOTS, open_named
+from gkd_core.named_files import environment_of, open_named
 from gkd_core.process import die_with_parent
 from jobs.archives import BadArchive, Limits, top, unpack
 from jobs.fingerprint import of_data_set, of_file, size_of
@@ -68,7 +68,7 @@ def _read_only_under(request: Request) -> None:
     """Open nothing elsewhere than the data set may lie, in whatever thread."""
     if request.kind is ResourceKind.DATASET:
         roots = [request.folder] if request.folder else request.roots
-        os.environ[READ_ROOTS] = os.pathsep.join(map(str, roots))
+        os.environ |= environment_of(roots)
 
 
 def _limit(request: Request) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from difflib import get_close_matches
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from gkd_core.config import DataConfig
+from gkd_core.named_files import reading_only
 
 _NEIGHBOURS = 1000
 """Names that a misspelt one is compared with: a folder of pictures may hold a million."""
@@ -63,6 +65,10 @@ class Places:
         if candidates and reachable == candidates:
             raise PlaceError(f"there is no {text!r} {self._under()}", self._meant(candidates) + self._hint())
         raise PlaceError(f"{text!r} leaves the data roots; a job reads {self._under()} only", self._hint())
+
+    def reading(self) -> AbstractContextManager[None]:
+        """Let this thread open nothing else meanwhile, whatever was put in the place of what was found."""
+        return reading_only(self.roots if self.confined else None)
 
     def must_allow(self, path: Path) -> None:
         """Refuse a path that was found by looking into an allowed folder but leads out of it by a link.

@@ -26,6 +26,7 @@ from gkd_core.config import (
 )
 from gkd_core.data.check import DataReport, check_layout, recognise
 from gkd_core.errors import DataError, Problem, SpecError
+from gkd_core.named_files import NotToBeRead
 from jobs.archives import BadArchive
 from jobs.errors import ContentGone, WrongContent
 from jobs.fingerprint import of_data_set
@@ -181,13 +182,19 @@ class _Resolving:
     def _checked(self, placed: DataConfig, places: Places) -> DataReport | None:
         """What is in a data set whose paths are absolute, and which must not leave these places."""
         try:
-            found = recognise(placed)
-            left = list(places.left_by(found.config))  # nothing is read before this
-            for error in left:
-                self._refuse(("data",), error)
-            return None if left else check_layout(found, headers=HEADERS)
+            with (
+                places.reading()
+            ):  # a data.yaml is read to find the rest, and a link may be put there any time
+                found = recognise(placed)
+                left = list(places.left_by(found.config))
+                for error in left:
+                    self._refuse(("data",), error)
+                return None if left else check_layout(found, headers=HEADERS)
         except DataError as wrong:
             self.problems += wrong.problems
+        except (PermissionError, NotToBeRead) as error:
+            message = f"{str(error.filename)!r} cannot be read: {error.strerror}"
+            self._object(("data",), message, "Let the service read it, below one of the data roots.")
         except OSError as away:
             hint = "Look at that disk or network, then send the same again."
             self._object(("data",), f"cannot be read now: {away}", hint)
@@ -309,7 +316,8 @@ class _Resolving:
     def _origin(self, text: str, role: str, wanted: dict[str, object], classes: Classes) -> Origin | None:
         """Where weights come from, as the engine (for `job:<id>`: the worker) will look them up."""
         try:
-            origin = find_origin(text, self.places, self.find_job, self.find_resource)
+            with self.places.reading():
+                origin = find_origin(text, self.places, self.find_job, self.find_resource)
         except PlaceError as error:
             self._refuse((role, "weights"), error)
             return None

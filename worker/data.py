@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from gkd_core.config import AnyRun, DataConfig, Split
-from gkd_core.errors import Problem, SpecError
+from gkd_core.errors import DataError, Problem, SpecError
 from jobs.archives import BadArchive
 from jobs.errors import ContentGone, UnknownResource, WrongContent
 from jobs.giving_up import NEVER
+from jobs.places import PlaceError, Places
 from jobs.resources import DATASET, ResourceKind
 from jobs.shelf import Shelf
 from jobs.store import Store
+from worker.weights import SECTIONS
 
 
 def find_data(config: AnyRun, store: Store, shelf: Shelf, given_up: threading.Event = NEVER) -> AnyRun:
@@ -47,6 +50,36 @@ def find_data(config: AnyRun, store: Store, shelf: Shelf, given_up: threading.Ev
         name: _placed(split, dataset_id, folder) for name, split in config.data.splits.items()
     }
     return config.model_copy(update={"data": config.data.model_copy(update=placed)})
+
+
+def must_lie_under(roots: Sequence[Path], config: AnyRun) -> None:
+    """Refuse data and weights that lie elsewhere than jobs may read: a link may have been put there since they were
+    checked. What goes by an id is the service's own.
+
+    Args:
+        roots: The data roots.
+        config: What the engine is to do, as it was resolved.
+
+    Raises:
+        DataError: Something leads out of the roots.
+    """
+    places = Places(roots)
+    refused = [] if _named_in(config.data) else [(("data",), error) for error in places.left_by(config.data)]
+    for section, weights in named_weights(config):
+        try:
+            places.must_allow(Path(weights))
+        except PlaceError as error:
+            refused.append(((section, "weights"), error))
+    if refused:
+        raise DataError([Problem(loc=loc, message=error.message, hint=error.hint) for loc, error in refused])
+
+
+def named_weights(config: AnyRun) -> Iterator[tuple[str, str]]:
+    """The section of each model that starts from a file of this machine, and the path of that file."""
+    for section in SECTIONS:
+        weights = getattr(getattr(config, section, None), "weights", None)
+        if weights and weights.startswith("/"):
+            yield section, weights
 
 
 def _named_in(data: DataConfig) -> str | None:

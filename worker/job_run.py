@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 from gkd_core.config import AnyRun, run_config
 from gkd_core.errors import Failure, FailureClass, GkdError
 from gkd_core.events import Checkpoint, Event, FileWritten, Report
+from gkd_core.named_files import environment_of
 from gkd_core.run_dir import COMPLETE, STOPPED, RunDir
 from jobs.artifacts import Artifacts, Blob
 from jobs.aside import begin
@@ -37,7 +38,7 @@ from jobs.job import Artifact, Desired, State, Ticket
 from jobs.settings import Settings
 from jobs.shelf import Shelf
 from jobs.store import Claim, Store
-from worker.data import find_data
+from worker.data import find_data, must_lie_under, named_weights
 from worker.endings import (
     failure_of_exit,
     halve_micro_batch,
@@ -147,7 +148,9 @@ class JobRun:
     # ---- start -------------------------------------------------------------------------------------------
 
     def _start(self) -> Engine:
-        config = self._find_files(run_config.validate_python(self._job.resolved))
+        resolved = run_config.validate_python(self._job.resolved)
+        self._unless_stopped(lambda _: must_lie_under(self._settings.data_roots, resolved))
+        config = self._find_files(resolved)
         self._insist(self._store.renew)  # a last look: the directory may be another attempt's by now
         self._go_on_from_before()
         self._dir.prepare(config, self._ticket.attempt)
@@ -157,11 +160,17 @@ class JobRun:
             self._dir,
             self._ticket.attempt,
             device=config.device,
-            env=self._own_gpus(),
+            env=self._own_gpus() | environment_of(self._readable(resolved, config)),
             stop_seconds=self._settings.stop_seconds,
         )
         self._lease.guard(engine)
         return engine
+
+    def _readable(self, resolved: AnyRun, config: AnyRun) -> list[Path]:
+        """Where the engine may open what its config names, whatever is put in the place of it."""
+        fetched = {*named_weights(config)} - {*named_weights(resolved)}
+        ours = [self._place.shelf.root, self._dir.path, *(Path(weights) for _, weights in fetched)]
+        return [*self._settings.data_roots, *ours]
 
     def _find_files(self, config: AnyRun) -> AnyRun:
         """The config with files for all that it names by id; waits while published files cannot be reached."""

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from gkd_core.config import DataConfig
 from gkd_core.data.find import find_layout
 from gkd_core.errors import DataError, Problem, SpecError
+from gkd_core.named_files import read_named
 
 ABOVE = 3
 """How many folders above a picture may hold its data set: `DATA/images/val/1.jpg`."""
@@ -95,7 +96,7 @@ def _read(files: Sequence[tuple[Path, Path | None]]) -> CocoIds:
     by_name: dict[str, list[Listed]] = defaultdict(list)
     categories: dict[str, int] = {}
     for file, folder in files:
-        root = json.loads(file.read_bytes().decode("utf-8-sig"))
+        root = json.loads(read_named(file).decode("utf-8-sig"))
         for listed in _pictures(root):
             by_name[Path(listed.file_name).name].append(listed)
             if folder is not None:

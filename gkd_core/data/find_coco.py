@@ -22,6 +22,7 @@ from typing import NamedTuple
 from gkd_core.config import SPLITS, TO_TRAIN, Split, SplitName
 from gkd_core.data.found import Found, layout_error, shown
 from gkd_core.data.split_names import files_with_suffix, named, split_folders, split_of, subfolder, subfolders
+from gkd_core.named_files import NotToBeRead, open_named
 
 PROBED = 20
 """File names of a split that are looked for when its folder of pictures is sought."""
@@ -132,8 +133,11 @@ def _is_coco(file: Path) -> bool:
     """Check that a file has COCO's lists, without parsing it."""
     if file.stat().st_size == 0:
         return False
-    with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as text:
-        return len({match.group() for match in islice(_ROOT.finditer(text), 8)}) > 1
+    try:
+        with open_named(file) as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as text:
+            return len({match.group() for match in islice(_ROOT.finditer(text), 8)}) > 1
+    except NotToBeRead:  # a FIFO, or a link that leads out
+        return False
 
 
 # ---- which files -------------------------------------------------------------------------------------------
@@ -243,7 +247,7 @@ def _file_names(annotations: Path) -> Iterator[str]:
     """Give the pictures named in a COCO file, without parsing all of it; names that lead elsewhere are passed over."""
     if annotations.stat().st_size == 0:
         return
-    with annotations.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
+    with open_named(annotations) as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
         for match in _FILE_NAME.finditer(text):
             try:
                 name = json.loads(match.group(1))

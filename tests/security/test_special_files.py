@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 import threading
 import time
@@ -15,7 +16,7 @@ from typing import Any
 import pytest
 
 from api.line import AT_ONCE
-from gkd_core.named_files import open_named, reading_only
+from gkd_core.named_files import NotToBeRead, open_named, reading_only
 from jobs.resolve import resolve
 from jobs.settings import Settings
 
@@ -198,9 +199,17 @@ def test_what_is_opened_must_lie_where_reading_is_allowed(tmp_path: Path):
     (inside / "fine").symlink_to(inside / "it")
     with reading_only([inside]):
         open_named(inside / "fine").close()
-        with pytest.raises(PermissionError, match="out of the data roots"):
+        with pytest.raises(NotToBeRead, match="out of the data roots"):
             open_named(inside / "link")
     open_named(inside / "link").close()
+
+
+def test_readers_of_data_open_nothing_in_another_way():
+    """Nor does a reader that comes later."""
+    package = Path(__file__).parents[2] / "gkd_core"
+    opening = re.compile(r"read_bytes\(|read_text\(|\.open\(['\"]r|(?<![\w.])open\(|Image\.open\((?!file\b)")
+    files = [*(package / "data").glob("*.py"), package / "model_card.py"]
+    assert [file.name for file in files if opening.search(file.read_text())] == []
 
 
 # ---- a disk that does not answer ---------------------------------------------------------------------------
@@ -232,7 +241,7 @@ def test_a_disk_that_hangs_holds_no_place_in_the_line(
     assert "Retry-After" in told[0].headers
     assert send("/jobs", train_spec | {"name": "quick"}).status_code == 201
     answers.set()  # the disk is back: what was given up is not queued after all
-    left = [each for each in threading.enumerate() if each.name == "submission"]
+    left = [each for each in threading.enumerate() if each.name == "aside"]
     for thread in left:
         thread.join(30)
     assert [job.name for job in service.jobs()] == ["quick"]
