@@ -64,7 +64,9 @@ def must_lie_under(roots: Sequence[Path], config: AnyRun) -> None:
         DataError: Something leads out of the roots.
     """
     places = Places(roots)
-    refused = [] if _named_in(config.data) else [(("data",), error) for error in places.left_by(config.data)]
+    refused: list[tuple[tuple[str, ...], PlaceError]] = []
+    if _named_in(config.data) is None:
+        refused += [(("data",), error) for error in places.left_by(config.data)]
     for section, weights in named_weights(config):
         try:
             places.must_allow(Path(weights))
