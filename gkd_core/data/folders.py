@@ -11,6 +11,8 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from gkd_core.named_files import NotToBeRead, open_named
+
 SUFFIXES = frozenset(
     (
         *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"),
@@ -93,8 +95,11 @@ def _is_link_as_text(entry: os.DirEntry[str]) -> bool:
     """Tell what git and some archives leave of a link to a folder: a file of its name that holds its target."""
     if "." in entry.name or not entry.is_file() or not 1 < entry.stat().st_size < LONGEST_PATH:
         return False
-    with open(entry.path, "rb") as file:
-        text = file.read(LONGEST_PATH).strip()
+    try:
+        with open_named(entry.path) as file:
+            text = file.read(LONGEST_PATH).strip()
+    except NotToBeRead:  # a link that leads out of the data roots
+        return False
     return b"/" in text and text.isascii() and not any(space in text for space in (b" ", b"\n", b"\0"))
 
 
