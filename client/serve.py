@@ -12,6 +12,7 @@ from fastapi import FastAPI
 from rich.console import Console
 
 from api.app import create_app, end_streams
+from api.connections import server_config
 from client.signals import answered_by
 from gkd_core.errors import GkdError
 from jobs import logs
@@ -48,7 +49,7 @@ def serve(settings: Settings, console: Console) -> None:
         http = create_app(store, open_artifacts(settings.artifacts_url), doorbell, settings)
         with _ended_by_signals(), _worker(settings, doorbell) as worker:
             _announce(listener, settings, console)
-            _run(http, listener, while_=worker.is_listening)
+            _run(http, listener, settings, while_=worker.is_listening)
             if not worker.is_listening():
                 raise NotServed("the worker ended, and nobody would run jobs; the log above says why")
 
@@ -64,7 +65,9 @@ def api(settings: Settings, console: Console) -> None:
     with _listening(settings) as listener, closing(Store.of(settings)) as store, _ended_by_signals():
         doorbell = Doorbell(make_app(settings.broker_url))
         _announce(listener, settings, console)
-        _run(create_app(store, open_artifacts(settings.artifacts_url), doorbell, settings), listener)
+        _run(
+            create_app(store, open_artifacts(settings.artifacts_url), doorbell, settings), listener, settings
+        )
 
 
 def worker(settings: Settings) -> None:
@@ -157,8 +160,10 @@ class _Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-def _run(http: FastAPI, listener: socket.socket, *, while_: Callable[[], bool] = lambda: True) -> None:
-    config = uvicorn.Config(http, log_config=None, access_log=False, timeout_graceful_shutdown=GRACE_SECONDS)
+def _run(
+    http: FastAPI, listener: socket.socket, settings: Settings, *, while_: Callable[[], bool] = lambda: True
+) -> None:
+    config = server_config(http, settings, grace_seconds=GRACE_SECONDS)
     _Server(http, config, while_).run(sockets=[listener])
 
 

@@ -107,6 +107,12 @@ class Settings(BaseSettings):
     """Address to listen on."""
     port: int = Field(default=8000, ge=0, le=65535)
     """Port to listen on; 0 takes a free one."""
+    connections: int = Field(default=1000, ge=1)
+    """Most connections to one API at once; each stream and each long poll is one. When there are more, the one that has
+    waited longest without a request is closed; when all are being answered, the newcomer gets 503. Fewer where the
+    system allows the process too few open files: two are needed for each, and 256 more."""
+    header_seconds: float = Field(default=30.0, gt=0)
+    """How long a request may take to arrive, but for its body, from the connection or the last answer on."""
     admin_key: SecretStr | None = Field(default=None, min_length=32)
     """A key of the tenant `default` that allows everything, for where no command can make the first one, such as in
     containers. At least 32 characters, drawn at random: it is as good as the machine. With it, or with a key in the
