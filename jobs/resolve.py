@@ -19,6 +19,7 @@ from gkd_core.config import (
     DistillConfig,
     Split,
     TeacherConfig,
+    TrainConfig,
     finest_anchor,
     incomparable_scores,
     response_weight,
@@ -109,9 +110,11 @@ class _Resolving:
         self.waits_for: list[str] = []
         self.uses: list[str] = []
         self.remarks: list[str] = []
+        self.recipe: TrainConfig | None = None
 
     def resolve(self, spec: AnySpec) -> Resolved:
         self._check_gpus(spec)
+        self.recipe = spec.train if isinstance(spec, TrainSpec | DistillSpec) else None
         report = self._data(spec.data)
         fields = self._fields(spec, report.classes if report else None)
         if self.problems or report is None:
@@ -189,7 +192,7 @@ class _Resolving:
                 left = list(places.left_by(found.config))
                 for error in left:
                     self._refuse(("data",), error)
-                return None if left else check_layout(found, headers=HEADERS)
+                return None if left else check_layout(found, headers=HEADERS, recipe=self.recipe)
         except DataError as wrong:
             self.problems += wrong.problems
         except (PermissionError, NotToBeRead) as error:

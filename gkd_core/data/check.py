@@ -7,17 +7,19 @@ to keep a config inside allowed folders calls `find_layout` first: everything th
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from gkd_core.config import DataConfig
+from gkd_core.config import DataConfig, TrainConfig
 from gkd_core.data.find import Layout as Layout
 from gkd_core.data.find import find_layout as find_layout
 from gkd_core.data.find import recognise as recognise
 from gkd_core.data.reading import load
 from gkd_core.data.records import DataSet, ImageRecord, Split
+from gkd_core.data.vanishing import vanishing
 from gkd_core.errors import Problem
 
 SMALL, LARGE = 32**2, 96**2
@@ -67,28 +69,42 @@ class DataReport(ReportPart):
     """Format, both splits and the classes filled in."""
 
 
-def check(config: DataConfig, *, headers: int | None = None, decode: bool = False) -> DataReport:
+def check(
+    config: DataConfig,
+    *,
+    headers: int | None = None,
+    decode: bool = False,
+    recipe: TrainConfig | None = None,
+) -> DataReport:
     """Read both splits as a job would, and describe them.
 
     Args:
         config: the data set; its paths are absolute or relative to the working directory.
         headers: look into at most so many pictures of a split; None: into all. All must exist in any case.
         decode: also decode those pictures, which finds files that are cut short.
+        recipe: what it is to be trained with, if it is: objects that vanish at its image size are told.
 
     Raises:
         DataError: the data set cannot be trained on; `problems` says where, what, and what to do.
     """
-    return check_layout(recognise(config), headers=headers, decode=decode)
+    return check_layout(recognise(config), headers=headers, decode=decode, recipe=recipe)
 
 
-def check_layout(layout: Layout, *, headers: int | None = None, decode: bool = False) -> DataReport:
+def check_layout(
+    layout: Layout,
+    *,
+    headers: int | None = None,
+    decode: bool = False,
+    recipe: TrainConfig | None = None,
+) -> DataReport:
     """Do what `check` does with a layout that was recognised before.
 
     Raises:
         DataError: as `check`.
     """
     data = load(layout.config, headers=headers, decode=decode)
-    return describe(layout, data)
+    told = vanishing(data.train, recipe) if recipe else []
+    return describe(layout, replace(data, warnings=(*data.warnings, *told)))
 
 
 def describe(layout: Layout, data: DataSet) -> DataReport:

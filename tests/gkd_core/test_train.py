@@ -16,6 +16,7 @@ from torch import Tensor
 from gkd_core.checkpoint import load_model, sha256_of
 from gkd_core.clock import Clock
 from gkd_core.config import DistillRun, TrainRun
+from gkd_core.data.find import find_layout
 from gkd_core.data.reading import load
 from gkd_core.data.records import DataSet
 from gkd_core.detectors import Detector, pyramid
@@ -452,6 +453,23 @@ def test_the_best_is_by_the_number_that_was_asked_for(plain: Make, tmp_path: Pat
     best = of_kind(whole.events, "report")[0].models["model"].metrics["AR100"]
     assert best == pytest.approx(max(evaluations.values()))
     assert "best epoch by AR100" in " ".join(of_kind(whole.events, "report")[0].notes)
+
+
+def test_objects_that_all_vanish_at_the_image_size_end_a_run_before_its_first_step(
+    plain: Make, tmp_path: Path
+) -> None:
+    run = plain()
+    found = find_layout(run.data)
+    assert found.train is not None
+    content = json.loads(Path(found.train.annotations).read_bytes())
+    for annotation in content["annotations"]:
+        annotation["bbox"][2] = 0.3
+    (tmp_path / "thin.json").write_text(json.dumps(content))
+    thin = found.train.model_copy(update={"annotations": str(tmp_path / "thin.json")})
+    data = found.model_copy(update={"train": thin})
+    with pytest.raises(DataError, match=r"train\.image_size: .* all .* are thinner than a pixel"):
+        list(train(run.model_copy(update={"data": data}), tmp_path / "run"))
+    assert not list(tmp_path.rglob("*.safetensors"))
 
 
 def test_a_number_that_the_data_cannot_give_cannot_choose_the_best(plain: Make, tmp_path: Path) -> None:
