@@ -8,7 +8,10 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torchvision.ops import FrozenBatchNorm2d
+
+from gkd_core.precision import HALF
 
 Norm = Literal["batch", "group", "frozen"]
 
@@ -44,8 +47,23 @@ def _group(norm: nn.BatchNorm2d) -> nn.Module:
 
 
 def _frozen(norm: nn.BatchNorm2d) -> nn.Module:
-    make = _ActivatedFrozenBatchNorm if hasattr(norm, "act") else FrozenBatchNorm2d
+    make = _ActivatedFrozenBatchNorm if hasattr(norm, "act") else FrozenNorm
     return _dressed(make(norm.num_features, eps=norm.eps), norm)
+
+
+class FrozenNorm(FrozenBatchNorm2d):
+    """torchvision's frozen batch norm, which leaves half-precision maps what they are.
+
+    torchvision multiplies them by buffers of float32, so that under autocast all that follows is float32.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps (B, C, H, W) in their own precision; computed in float32 at least."""
+        if x.dtype not in HALF:
+            exact: Tensor = super().forward(x)
+            return exact
+        statistics = self.running_mean, self.running_var
+        return functional.batch_norm(x, *statistics, self.weight, self.bias, eps=self.eps)
 
 
 _EXCHANGES: dict[Norm, Callable[[nn.BatchNorm2d], nn.Module]] = {
@@ -80,5 +98,5 @@ class _ActivatedGroupNorm(_Activated, nn.GroupNorm):
     """Group norm in the place of timm's `BatchNormAct2d`."""
 
 
-class _ActivatedFrozenBatchNorm(_Activated, FrozenBatchNorm2d):
+class _ActivatedFrozenBatchNorm(_Activated, FrozenNorm):
     """Frozen batch norm in the place of timm's `BatchNormAct2d`."""
