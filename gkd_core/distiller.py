@@ -66,6 +66,10 @@ from gkd_core.prototypes import (
 LOCAL_LOSSES = ("distill_foreground", "distill_background")
 ResponseLoss = Callable[[Tensor, Tensor, Tensor, float], Tensor]
 """(student's scores (N, C), teacher's, weights (N,), temperature) -> scalar."""
+NO_PROTOTYPES = (
+    "no prototypes yet: fill `pool = distiller.instance_pool()` with `pool.add(...)`, then set `distiller.prototypes = "
+    "[chosen.prototypes for chosen in distiller.choose_prototypes(pool.finish())]`, before the first step"
+)
 NOTHING_TAUGHT = (
     "nothing is distilled, every weight under distill is 0: the student trains as its control does"
 )
@@ -147,6 +151,13 @@ class Distiller(nn.Module):
         """The frozen teacher."""
         return self._teacher[0]
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Distiller:
+        """Move or convert, as `to` and its like ask for, also what is no part of the state: teacher and prototypes."""
+        super()._apply(fn, recurse)
+        self.teacher._apply(fn, recurse)
+        self.prototypes = [Prototypes(*map(fn, level)) for level in self.prototypes]
+        return self
+
     @property
     def teaches(self) -> bool:
         """Whether any loss of distillation has a weight; without one a student trains exactly as in kind `train`."""
@@ -173,7 +184,12 @@ class Distiller(nn.Module):
 
         Returns:
             Named scalars, weighted as they enter the sum: the student's own, and `distill_*`.
+
+        Raises:
+            RuntimeError: prototypes were not chosen yet.
         """
+        if not self.prototypes:
+            raise RuntimeError(NO_PROTOTYPES)
         with (
             torch.inference_mode()
         ):  # first: what it needs on the way is gone before the student's maps pile up

@@ -186,6 +186,7 @@ class _Job(Session):
         with fields_under("model" if name == "model" else "student"):
             training = Training(name, recipe, detector, self.classes, steps, self.device, make, self.world)
         torn: list[str] = []
+        training.seed()
         resumed = training.restore(self.states, torn.append)
         yield from (Warning(message=message) for message in torn + (training.remarks if not resumed else []))
         self.clock.start(self.own_share(training))

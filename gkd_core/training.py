@@ -51,7 +51,8 @@ class Training:
     """A detector, what moves its weights, and where it stands.
 
     Two trainings with the same config start from the same bits and see the same pictures in the same order,
-    with or without a distiller.
+    with or without a distiller. Building one leaves the global random generator as it was; `seed` begins it alike for
+    both.
     """
 
     def __init__(
@@ -82,12 +83,13 @@ class Training:
         self.config = config
         self.device = device
         self.steps_per_epoch = steps_per_epoch
-        torch.manual_seed(config.seed)
-        self.detector = build_detector(detector, len(classes), config.image_size)
-        self.detector.to(device, memory_format=memory_format(config))
-        self.remarks = load_weights(self.detector, detector.weights, classes) if detector.weights else []
-        self.detector = synchronise_norms(self.detector, self.world)
-        self.distiller = self._joined(make_distiller) if make_distiller else None
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            self.seed()
+            self.detector = build_detector(detector, len(classes), config.image_size)
+            self.detector.to(device, memory_format=memory_format(config))
+            self.remarks = load_weights(self.detector, detector.weights, classes) if detector.weights else []
+            self.detector = synchronise_norms(self.detector, self.world)
+            self.distiller = self._joined(make_distiller) if make_distiller else None
         self._share_batches()
         self.average = averaged(self.detector, config.ema) if config.ema is not None else None
         self.optimizer = build_optimizer(self._trained.parameters(), config.optimizer)
@@ -101,7 +103,11 @@ class Training:
         self.refresh: RefreshInterval | None = None
         self.published: dict[str, Scored] = {}
         self.done = False
-        torch.manual_seed(config.seed)  # adapters drew numbers too; from here on both kinds draw alike
+
+    def seed(self) -> None:
+        """Begin the global random generator, for whatever draws from it (dropout, stochastic depth), as the recipe
+        says: before the first step, so that trainings with and without adapters, which drew too, draw alike."""
+        torch.manual_seed(self.config.seed)
 
     def _joined(self, make_distiller: MakeDistiller) -> Distiller | None:
         """The distiller, unless it would only watch: then the teacher need not run."""

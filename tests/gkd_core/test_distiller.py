@@ -136,6 +136,25 @@ def test_adapters_train_and_the_teacher_is_no_part_of_the_state() -> None:
     assert distiller.adapters[0].weight.shape == (24, 16, 3, 3)
 
 
+def test_a_distiller_that_is_moved_takes_teacher_and_prototypes_along() -> None:
+    distiller = with_random_prototypes(
+        Distiller(detector("retinanet", 16, 0), detector("retinanet", 24, 1), DistillConfig(), IN_ORDER)
+    )
+    moved = distiller.to("meta")
+    on = [*moved.teacher.state_dict().values(), *(tensor for level in moved.prototypes for tensor in level)]
+    assert {tensor.device.type for tensor in on} == {"meta"}
+    assert not any(name.startswith("_teacher") or name.startswith("teacher.") for name in moved.state_dict())
+    assert not any(parameter.requires_grad for parameter in moved.teacher.parameters())
+
+
+def test_a_step_before_prototypes_were_chosen_says_what_to_call() -> None:
+    distiller = Distiller(
+        detector("retinanet", 16, 0), detector("retinanet", 16, 1), DistillConfig(), IN_ORDER
+    )
+    with pytest.raises(RuntimeError, match=r"no prototypes yet.*instance_pool.*choose_prototypes"):
+        distiller(PICTURES, TARGETS, 1.0)
+
+
 def test_levels_are_matched_by_stride() -> None:
     config = DistillConfig.model_validate({"response": {"weight": 0}})
     distiller = Distiller(detector("fcos", 16, 0), detector("faster_rcnn", 16, 1), config, IN_ORDER)

@@ -47,6 +47,25 @@ def same(one: dict[str, Tensor], two: dict[str, Tensor]) -> bool:
     return all(torch.equal(one[name], two[name]) for name in one)
 
 
+def test_building_a_training_leaves_the_global_generator_alone_and_starts_from_the_seeds_bits() -> None:
+    torch.manual_seed(7)
+    before = torch.get_rng_state()
+    built = make(make_distiller=distilled, seed=3)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(3)
+    wanted = dict(build_detector(TINY, len(CLASSES), 64).named_parameters())
+    assert same(weights(built), wanted)
+
+
+def test_what_a_training_draws_begins_with_its_seed_whatever_was_drawn_before() -> None:
+    drawn = []
+    for training in (make(seed=3), make(make_distiller=distilled, seed=3)):
+        training.seed()
+        drawn.append(torch.rand(4))
+        torch.rand(9)
+    assert torch.equal(*drawn)
+
+
 # ---- a step ----------------------------------------------------------------------------------------------
 
 
