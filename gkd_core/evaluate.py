@@ -14,6 +14,7 @@ import torch
 from faster_coco_eval import COCO, COCOeval_faster
 from torch import Tensor
 
+from gkd_core.acceleration import pictures_on
 from gkd_core.data.loading import EvalSample
 from gkd_core.data.records import ImageRecord
 from gkd_core.detectors import Detector, detect
@@ -56,8 +57,7 @@ def detect_batches(
         labels: the data's label for each label of the detector (0 drops it), if they differ.
     """
     for batch in batches:
-        pictures = [sample.image.to(device).float() / 255 for sample in batch]
-        outputs = detect(detector, pictures)
+        outputs = detect(detector, pictures_on(device, [sample.image for sample in batch]))
         yield {
             sample.image_id: _in_original(output, sample, labels)
             for sample, output in zip(batch, outputs, strict=True)

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gkd_core.acceleration import autocast
+from gkd_core.acceleration import autocast, pictures_on, to_device
 from gkd_core.config import PrototypeChoice
 from gkd_core.data.loading import EvalSample
 from gkd_core.data.records import ImageRecord
@@ -150,14 +150,17 @@ class InstancePool:
             batch: B resized pictures.
             chosen: the record of each and the rows of its boxes that are pooled.
         """
-        pictures = [sample.image.to(self.device).float() / 255 for sample in batch]
-        counts = torch.tensor([len(rows) for _, rows in chosen])
-        image_index = torch.repeat_interleave(torch.arange(len(batch)), counts).to(self.device)
+        pictures = pictures_on(self.device, [sample.image for sample in batch])
+        numbers = [len(rows) for _, rows in chosen]
+        owner = torch.repeat_interleave(
+            torch.arange(len(batch)), torch.tensor(numbers), output_size=sum(numbers)
+        )
+        [image_index] = to_device([owner], self.device)
         boxes = [torch.tensor(record.boxes[rows]) for record, rows in chosen]
         scales = [torch.tensor(sample.scale * 2) for sample in batch]
         resized = torch.cat([b * s for b, s in zip(boxes, scales, strict=True)])
-        on_device = resized.to(self.device)
-        places = pictures, on_device, image_index, int(counts.max())
+        [on_device] = to_device([resized], self.device)
+        places = pictures, on_device, image_index, max(numbers)
         teacher = (
             []
             if self.teacher is None or self.known is not None
@@ -167,7 +170,7 @@ class InstancePool:
             teacher,
             self._pool(self.student, self.student_levels, *places),
             torch.cat([torch.from_numpy(record.labels[rows]) for record, rows in chosen]) - 1,
-            torch.repeat_interleave(torch.tensor([sample.image_id for sample in batch]), counts),
+            torch.tensor([sample.image_id for sample in batch])[owner],
             torch.cat(boxes),
             torch.cat([torch.from_numpy(rows) for _, rows in chosen]),
             (resized[:, 2:] - resized[:, :2]).amin(1),

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from gkd_core.acceleration import pictures_on
 from gkd_core.bootstrap import DRAWS, bootstrap_gain, draws_for
 from gkd_core.checkpoint import sha256_of
 from gkd_core.config import DataConfig, DistillRun, Metric, TrainConfig, TrainRun
@@ -161,7 +162,7 @@ def measure_latencies(
 
     Decoding and resizing are not counted; normalising, the network and the suppression of doubles are.
     """
-    pictures = [batch[0].image.to(device).float() / 255 for batch in eval_batches(images, image_size, 1)]
+    pictures = pictures_on(device, [batch[0].image for batch in eval_batches(images, image_size, 1)])
     for detector in detectors:
         for picture in pictures[:_WARM_UP]:
             _milliseconds(detector, picture)

@@ -10,7 +10,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from gkd_core.acceleration import autocast, compile_backbone, gradient_scaler, memory_format, to_device
+from gkd_core.acceleration import (
+    autocast,
+    compile_backbone,
+    gradient_scaler,
+    memory_format,
+    pictures_on,
+    to_device,
+)
 from gkd_core.bank import Bank
 from gkd_core.checkpoint import load_state, save_state
 from gkd_core.config import DetectorConfig, TrainConfig
@@ -227,11 +234,11 @@ class Training:
 
     def _on_device(self, part: Sequence[Sample]) -> tuple[list[Tensor], Targets]:
         """Pictures in 0..1 and targets of a micro-batch, where they are needed."""
-        pictures = to_device([sample.image for sample in part], self.device)
+        pictures = pictures_on(self.device, [sample.image for sample in part])
         boxes = to_device([sample.target["boxes"] for sample in part], self.device)
         labels = to_device([sample.target["labels"] for sample in part], self.device)
         targets = [{"boxes": b, "labels": n} for b, n in zip(boxes, labels, strict=True)]
-        return [picture.float() / 255 for picture in pictures], targets
+        return pictures, targets
 
     def _losses(self, pictures: list[Tensor], targets: Targets) -> dict[str, Tensor]:
         """The named losses of a micro-batch.
