@@ -23,6 +23,8 @@ from jobs.store import Store
 from worker.home import HomeInUse
 from worker.tasks import WorkerThread, work
 
+log = logging.getLogger(__name__)
+
 GRACE_SECONDS = 3
 """For requests under way once the server is asked to stop; streams and long polls end at once."""
 
@@ -44,6 +46,7 @@ def serve(settings: Settings, console: Console) -> None:
             hint,
         )
     logs.configure(settings, queue=logging.ERROR)  # they remark that memory:// has no host and no prefetch
+    _remark_on_roots(settings)
     with _listening(settings) as listener, closing(Store.of(settings)) as store:
         doorbell = Doorbell(make_app(settings.broker_url))
         http = create_app(store, open_artifacts(settings.artifacts_url), doorbell, settings)
@@ -62,6 +65,7 @@ def api(settings: Settings, console: Console) -> None:
     """
     _need_broker(settings, "api")
     logs.configure(settings)
+    _remark_on_roots(settings)
     with _listening(settings) as listener, closing(Store.of(settings)) as store, _ended_by_signals():
         doorbell = Doorbell(make_app(settings.broker_url))
         _announce(listener, settings, console)
@@ -78,6 +82,7 @@ def worker(settings: Settings) -> None:
     """
     _need_broker(settings, "worker")
     logs.configure(settings)
+    _remark_on_roots(settings)
     work(settings)
 
 
@@ -165,6 +170,15 @@ def _run(
 ) -> None:
     config = server_config(http, settings, grace_seconds=GRACE_SECONDS)
     _Server(http, config, while_).run(sockets=[listener])
+
+
+def _remark_on_roots(settings: Settings) -> None:
+    """Warn of data roots that are not there. They may come (a disk that is mounted later), so the service starts."""
+    missing = [root for root in settings.data_roots if not root.is_dir()]
+    for root in missing:
+        log.warning("the data root %s is no folder on this machine; it stands in GKD_DATA_ROOTS", root)
+    if len(missing) == len(settings.data_roots):
+        log.warning("there is no data root: jobs can only read data sets that were uploaded")
 
 
 def _announce(listener: socket.socket, settings: Settings, console: Console) -> None:

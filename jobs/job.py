@@ -127,9 +127,9 @@ class StoredEvent(BaseModel):
     attempt: int
     time: datetime
     kind: str
-    """An engine event's kind; "state" for a move, with `state` and `reason` in its body; or "request" when
-    somebody asked a running job to pause or cancel or took that back, with `desired` in its body; or "change" when
-    somebody changed its name, tags or priority, with what they are now."""
+    """An engine event's kind; "state" for a move, with `state` and `reason` in its body, and in the first one of a job
+    `warnings`, where there are any; "request" when somebody asked a running job to pause or cancel or took that back,
+    with `desired` in its body; or "change" when somebody changed its name, tags or priority, with what they are now."""
     body: Annotated[dict[str, Any], _SomeEvent]
 
 
@@ -168,6 +168,8 @@ class Job(BaseModel):
     """The latest progress event."""
     evaluation: dict[str, Any] | None
     """The latest evaluation event."""
+    warnings: tuple[str, ...] = ()
+    """What was found when the job was checked before it was queued, and stops nothing; events say the same."""
     failure: Failure | None
     log_tail: str = ""
     """The end of the log of a job that failed."""

@@ -284,7 +284,9 @@ def _insert(connection: Connection, spec: AnySpec, resolved: Resolved, sent: dic
     must_queue(connection, sent["tenant"], spec.resources.gpus)
     job_id = secrets.token_hex(6)
     row = connection.execute(_queuing(), _wanted(job_id, spec, resolved) | sent).one()
-    write_event(connection, row, "state", {"state": State.QUEUED.value, "reason": "submitted"})
+    submitted = {"state": State.QUEUED.value, "reason": "submitted"}
+    told = {"warnings": resolved.warnings} if resolved.warnings else {}
+    write_event(connection, row, "state", submitted | told)
     if row.tags:
         write_tags(connection, row)
     tally(connection, SUBMITTED, spec.kind)

@@ -189,6 +189,9 @@ _ATTEMPTS = (
     .where(attempts.c.job_id.in_(bindparam("ids", expanding=True)))
     .order_by(attempts.c.job_id, attempts.c.attempt)
 )
+_FIRST_EVENTS = select(events.c.job_id, events.c.body).where(
+    events.c.job_id.in_(bindparam("ids", expanding=True)), events.c.number == 1
+)
 _WAITS = (
     select(waits.c.job_id, waits.c.waits_for, jobs.c.state)
     .join(jobs, jobs.c.id == waits.c.waits_for)
@@ -207,15 +210,33 @@ def _jobs(connection: Connection, rows: Sequence[Row[Any]]) -> tuple[Job, ...]:
         for row in connection.execute(_WAITS, {"ids": waiting}):
             waited[row.job_id][row.waits_for] = row.state
     reasons = Reasons.at_hand(connection, rows)
-    return tuple(_job(row, tuple(tried[row.id]), waited[row.id], reasons) for row in rows)
+    warned = _warnings(connection, rows)
+    return tuple(
+        _job(row, tuple(tried[row.id]), waited[row.id], reasons, warned.get(row.id, ())) for row in rows
+    )
 
 
-def _job(row: Row[Any], tried: tuple[Attempt, ...], waited: dict[str, str], reasons: Reasons) -> Job:
+def _warnings(connection: Connection, rows: Sequence[Row[Any]]) -> dict[str, Sequence[str]]:
+    """Return what was found in jobs when they were submitted; the first event of each has it."""
+    if not rows:
+        return {}
+    found = connection.execute(_FIRST_EVENTS, {"ids": [row.id for row in rows]})
+    return {row.job_id: row.body.get("warnings", ()) for row in found}
+
+
+def _job(
+    row: Row[Any],
+    tried: tuple[Attempt, ...],
+    waited: dict[str, str],
+    reasons: Reasons,
+    warnings: Sequence[str],
+) -> Job:
     found = row._mapping
     return Job.model_validate(
         {name: found[name] for name in _FIELDS}
         | {name: moment(found[name]) for name in _TIMES}
         | {"reason": reasons.of(row, waited), "waits_for": tuple(waited), "attempts": tried}
+        | {"warnings": warnings}
     )
 
 

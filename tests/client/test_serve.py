@@ -30,6 +30,33 @@ def settings(tmp_path: Path, port: int) -> Settings:
     return Settings(home=tmp_path / "home", port=port)
 
 
+@pytest.mark.parametrize("roots", [("gone",), ("there", "gone"), ("there",)])
+def test_data_roots_that_are_not_there_are_said(
+    tmp_path: Path, roots: tuple[str, ...], caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "there").mkdir()
+    settings = Settings(home=tmp_path / "home", data_roots=tuple(tmp_path / root for root in roots))
+    services._remark_on_roots(settings)
+    told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert [text for text in told if str(tmp_path / "gone") in text] == told[: "gone" in roots]
+    assert ("there is no data root" in " ".join(told)) is (roots == ("gone",))
+
+
+@pytest.mark.parametrize("command", ["serve", "api", "worker"])
+def test_every_part_that_reads_data_says_at_its_start_which_roots_are_not_there(
+    start, tmp_path: Path, port: int, command: str
+) -> None:
+    env = {
+        "GKD_HOME": str(tmp_path / "home"),
+        "GKD_DATA_ROOTS": str(tmp_path / "gone"),
+        "GKD_PORT": str(port),
+    }
+    if command != "serve":
+        env["GKD_BROKER_URL"] = "redis://127.0.0.1:1/0"
+    with start(command, cwd=tmp_path, env=env) as process:
+        process.wait_for(f"the data root {tmp_path / 'gone'} is no folder")
+
+
 def test_a_job_that_ran_when_the_service_ended_goes_on_after_the_next_start(
     serve, data: Path, tmp_path: Path, port: int, spec
 ):

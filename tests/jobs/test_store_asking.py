@@ -37,6 +37,16 @@ def test_warnings_about_the_data_are_part_of_the_story(store: Store, ask: Any) -
     assert store.events(job.id)[1].body["message"] == "3 boxes have no area"
 
 
+def test_warnings_about_the_data_stand_in_the_job(store: Store, ask: Any) -> None:
+    job = ask.submit(warnings=("3 boxes have no area", "val.json is old"))
+    plain = ask.submit()
+    assert job.warnings == store.get(job.id).warnings == ("3 boxes have no area", "val.json is old")
+    assert plain.warnings == ()
+    listed = {each.id: each.warnings for each in store.list_jobs().items}
+    assert listed == {job.id: job.warnings, plain.id: ()}
+    assert store.get(job.id) in store.list_jobs().items
+
+
 def test_the_same_key_and_spec_give_the_same_job(store: Store, ask: Any) -> None:
     first = ask.submit(key="k", name="cells")
     assert ask.submit(key="k", name="cells") == first
