@@ -306,6 +306,8 @@ def _print_new(client: Client, job: Job, follow: bool, as_json: bool) -> None:
         print_json(job)
     else:
         out.print(Text(f"{job.id}  {job.name}: {job.reason}"), soft_wrap=True)
+        for warning in job.warnings:
+            out.print(Text(f"warning: {warning}", style="yellow"), soft_wrap=True)
     if follow:
         _watch(client, job.id, as_json)
 

@@ -19,6 +19,7 @@ from gkd_core.events import (
     Evaluation,
     Event,
     FileWritten,
+    Gain,
     ModelReport,
     Progress,
     PrototypesSelected,
@@ -31,8 +32,9 @@ from jobs.presence import Gpu, Worker, WorkerState
 from jobs.resources import CheckedResource, Resource, ResourceKind, ResourceState
 
 if TYPE_CHECKING:  # the check needs numpy, the other commands do not
+    from gkd_core.config import SplitName
     from gkd_core.data.check import DataReport
-    from gkd_core.data.examine import Examination, SplitExamination
+    from gkd_core.data.examine import Examination, How, SplitExamination
 
 ROLES = ("teacher", "control", "student", "model", "onnx")
 """The order of a report's rows."""
@@ -304,6 +306,7 @@ def _facts(job: Job) -> dict[str, Any]:
         "does again": job.retry_of,
         "tags": ", ".join(f"{key}:{value}" for key, value in job.tags.items()),
         **(_measured(job) if job.state is not State.SUCCEEDED else {}),  # then the report says it better
+        "warnings": "\n".join(job.warnings),
         "failure": f"{job.failure.failure_class}: {job.failure.message}" if job.failure else None,
         "hint": job.failure.hint if job.failure else None,
         "you can": ", ".join(job.actions),
@@ -358,8 +361,8 @@ def _read_from(found: DataReport) -> RenderableType:
 
 
 def _counts(found: DataReport) -> Table:
-    table = Table("", "train", "val", box=None, pad_edge=False)
-    splits = (found.train, found.val)
+    table = Table("", *found.splits, box=None, pad_edge=False)
+    splits = tuple(found.splits.values())
     apart = "difficult objects" if found.format == "voc" else "crowd regions"
     rows = {
         "pictures": [split.images for split in splits],
@@ -413,7 +416,7 @@ def examination(found: Examination) -> RenderableType:
         "",
         _box_sides(found),
     ]
-    parts += [_under_a_cell(name, split) for name, split in _by_name(found) if split.resized]
+    parts += [_under_a_cell(name, split) for name, split in found.splits.items() if split.resized]
     parts += [_warning(warning.message, warning.hint) for warning in found.warnings]
     parts += [*_copies(found), *_shared(found)]
     if not found.decoded:
@@ -422,26 +425,41 @@ def examination(found: Examination) -> RenderableType:
 
 
 def _copies(found: Examination) -> Iterator[Text]:
-    for name, split in _by_name(found):
+    for name, split in found.splits.items():
         if split.copies:
             groups = [f"{_file(first)} ({len(rest) + 1} times)" for first, *rest in split.copies]
             yield _warning(f"{name} has pictures more than once, byte for byte: {_few(groups)}", "")
 
 
 def _shared(found: Examination) -> Iterator[Text]:
-    """Pictures of `val` that are in `train` under another name; those of one name are among the warnings."""
+    """Pictures that are in another split under another name; those of one name are among the warnings."""
+    both = [(pair.how, pair.train, pair.val) for pair in found.shared]
+    yield from _told("val", "train", both, found.shared_count, found)
+    for split, count in found.test_shared_count.items():
+        both = [(pair.how, pair.other, pair.test) for pair in found.test_shared if pair.split == split]
+        yield from _told("test", split, both, count, found)
+
+
+def _told(
+    name: SplitName,
+    other: SplitName,
+    both: Sequence[tuple[How, str, str]],
+    count: Mapping[How, int],
+    found: Examination,
+) -> Iterator[Text]:
+    """Which pictures of a split are in another one, each with its likest there."""
     for how, told in TOLD.items():
-        pairs = [f"{_file(pair.train)} and {_file(pair.val)}" for pair in found.shared if pair.how == how]
-        count = f"{found.shared_count.get(how, 0)} of {found.val.images}"
+        pairs = [f"{_file(first)} and {_file(second)}" for as_, first, second in both if as_ == how]
         if pairs:
-            yield _warning(f"{count} pictures of val {told}: {_few(pairs)}", "")
+            share = f"{count.get(how, 0)} of {found.splits[name].images}"
+            yield _warning(f"{share} pictures of {name} {told.format(other)}: {_few(pairs)}", "")
 
 
 TOLD: dict[Literal["same bytes", "looks the same"], str] = {
-    "same bytes": "are in train, too, byte for byte",
-    "looks the same": "look the same as one of train",
+    "same bytes": "are in {}, too, byte for byte",
+    "looks the same": "look the same as one of {}",
 }
-"""What is said of pictures of `val`."""
+"""What is said of pictures of a split and another one."""
 SHOWN = 5
 """Pictures, or groups of them, that are named; --json names more."""
 
@@ -454,13 +472,9 @@ def _file(path: str) -> str:
     return PurePath(path).name
 
 
-def _by_name(found: Examination) -> tuple[tuple[str, SplitExamination], ...]:
-    return ("train", found.train), ("val", found.val)
-
-
 def _picture_sizes(found: Examination) -> Table:
     table = Table("pictures", "smallest", "median", "largest", "most common", box=None, pad_edge=False)
-    for name, split in _by_name(found):
+    for name, split in found.splits.items():
         sizes = split.pictures
         common = ", ".join(f"{w} x {h} ({count})" for w, h, count in sizes.most_common)
         ends = [f"{w:g} x {h:g}" for w, h in (sizes.smallest, sizes.median, sizes.largest)]
@@ -470,12 +484,12 @@ def _picture_sizes(found: Examination) -> Table:
 
 def _box_sides(found: Examination) -> Table:
     """A histogram: how many boxes have which side, in pixels of the file and, if asked for, resized."""
-    lows = found.train.sides.from_pixels
+    lows = next(iter(found.splits.values())).sides.from_pixels
     ends = [f"{low}-{high}" for low, high in pairwise(lows)] + [f"{lows[-1]}+"]
     table = Table("boxes by side", *ends, box=None, pad_edge=False)
     for column in table.columns[1:]:
         column.justify = "right"
-    for name, split in _by_name(found):
+    for name, split in found.splits.items():
         table.add_row(name, *map(str, split.sides.boxes))
         if split.resized:
             table.add_row(f"{name} at {split.resized.image_size}", *map(str, split.resized.sides.boxes))
@@ -494,13 +508,19 @@ def _under_a_cell(name: str, split: SplitExamination) -> Text:
 def report(report: Report) -> RenderableType:
     """The models side by side, if any, what distillation gained, and what to know about the figures."""
     lines = [Text(f"note: {note}", style="dim") for note in report.notes]
-    if gain := report.gain:
-        interval = f"95 % interval {gain.ap_low:+.3f} to {gain.ap_high:+.3f}"
-        told = f"student minus control: {gain.ap:+.3f} AP ({interval}), {gain.ap50:+.3f} AP50"
-        lines = [Text(told), Text(gain.verdict, style="bold"), *lines]
+    if report.gain_on_test:
+        lines = [*_gain(report.gain_on_test, " on test"), *lines]
+    if report.gain:
+        lines = [*_gain(report.gain, " on val" if report.gain_on_test else ""), *lines]
     if report.figures:
         lines.append(Text(f"to look at: {', '.join(report.figures)}"))
-    return Group(_models(report), *lines) if report.models else Group(*lines)
+    return Group(_models(report), *_on_test(report), *lines) if report.models else Group(*lines)
+
+
+def _gain(gain: Gain, where: str) -> list[Text]:
+    interval = f"95 % interval {gain.ap_low:+.3f} to {gain.ap_high:+.3f}"
+    told = f"student minus control{where}: {gain.ap:+.3f} AP ({interval}), {gain.ap50:+.3f} AP50"
+    return [Text(told), Text(gain.verdict, style="bold")]
 
 
 def _models(report: Report) -> Table:
@@ -511,9 +531,25 @@ def _models(report: Report) -> Table:
     for column in table.columns[2:-1]:  # where a terminal is narrow, words are broken and numbers are not
         column.no_wrap = True
         column.min_width = len(str(column.header))
-    for role in sorted(report.models, key=lambda role: ROLES.index(role) if role in ROLES else len(ROLES)):
+    for role in _roles(report):
         table.add_row(role, *_model_cells(report.models[role], report.headline))
     return table
+
+
+def _roles(report: Report) -> list[str]:
+    return sorted(report.models, key=lambda role: ROLES.index(role) if role in ROLES else len(ROLES))
+
+
+def _on_test(report: Report) -> Iterator[Table]:
+    """What the same models reach on the test split, where there is one."""
+    found = {role: model.test for role in _roles(report) if (model := report.models[role]).test}
+    if not found:
+        return
+    table = Table("on test", *report.headline, box=None)
+    for role, scores in found.items():
+        numbers = scores.metrics if scores else {}
+        table.add_row(role, *(number(numbers.get(name)) for name in report.headline))
+    yield table
 
 
 def _model_cells(model: ModelReport, metrics: tuple[str, ...]) -> tuple[str, ...]:

@@ -652,6 +652,8 @@ def require_beginning(distill: DistillConfig, train: TrainConfig) -> None:
 class EvaluateConfig(Strict):
     """How a model is evaluated."""
 
+    split: SplitName = "val"
+    """The pictures that it is scored on. Where it is left out and the data have one split alone, that one."""
     image_size: Annotated[int, Field(ge=64, le=4096, multiple_of=32)] | None = None
     """Longer side of the resized picture, in pixels; None: that of the model's training."""
     batch_size: int = Field(default=8, ge=1, le=4096)
@@ -726,7 +728,7 @@ class DistillRun(Strict):
 
 
 class EvaluateRun(Strict):
-    """Score a model on the validation split."""
+    """Score a model on one split."""
 
     kind: Literal["evaluate"] = "evaluate"
     data: DataConfig

@@ -1,4 +1,4 @@
-"""Kind `evaluate`: a model is scored on the validation split; nothing is trained, nothing saved to go on from.
+"""Kind `evaluate`: a model is scored on one split; nothing is trained, nothing saved to go on from.
 
 Read `evaluate` from top to bottom. A run that was interrupted starts anew.
 """
@@ -9,11 +9,11 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from gkd_core.config import EvaluateRun
+from gkd_core.config import EvaluateRun, SplitName
 from gkd_core.errors import Problem, SpecError
 from gkd_core.evaluate import Score
 from gkd_core.events import Event, Progress, Report, Warning
-from gkd_core.report import Entry, headline, report_models, write_report
+from gkd_core.report import NAMES, Entry, headline, report_models, write_report
 from gkd_core.session import Session, find_device, open_part
 from gkd_core.teacher import labels_of
 
@@ -30,7 +30,7 @@ def evaluate(config: EvaluateRun, run_dir: Path, should_stop: Callable[[], bool]
     job = _Evaluation(config, run_dir, should_stop)
     yield from job.check_data()
     yield from job.compare_classes()
-    found = yield from job.evaluate(job.detector, START, job.labels)
+    found = yield from job.evaluate(job.detector, START, job.labels, config.evaluate.split)
     yield job.report(found)
 
 
@@ -54,7 +54,9 @@ class _Evaluation(Session):
             image_size=wanted.image_size or self.card.image_size,
             batch_size=wanted.batch_size,
             workers=wanted.workers,
+            scores=wanted.split,
         )
+        self.split: SplitName = wanted.split
 
     def compare_classes(self) -> Iterator[Event]:
         """Match the model's classes with those of the data by name, and say which it lacks."""
@@ -69,17 +71,24 @@ class _Evaluation(Session):
 
     def report(self, found: Score) -> Report:
         """Write the report: the one model, and what to know about its figures."""
-        images = self.data.val.images
+        images = self.data.splits[self.split].images
         entries = {RUN: Entry(self.detector, self.card, found, None)}
         models = report_models(entries, images, self.image_size, self.device)
-        shown = headline(self.config.data)
-        report = Report(time=time.time(), models=models, headline=shown, notes=self._notes())
+        shown = headline(self.config.data, needs=(self.split,))
+        report = Report(
+            time=time.time(),
+            models=models,
+            headline=shown,
+            notes=self._notes(),
+            pictures={self.split: len(images)},
+            split=self.split,
+        )
         return write_report(report, self.folder)
 
     def _notes(self) -> tuple[str, ...]:
-        pictures = len(self.data.val.images)
+        pictures = len(self.data.splits[self.split].images)
         figures = (
-            f"AP figures are on the {pictures} pictures of the validation split, their longer side resized to "
+            f"AP figures are on the {pictures} pictures of {NAMES[self.split]}, their longer side resized to "
             f"{self.image_size} pixels (in the model's training: {self.card.image_size}); latency is of single "
             "pictures of that size, on a machine that may have had other work."
         )

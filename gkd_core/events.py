@@ -11,6 +11,8 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter
 
+from gkd_core.config import SplitName
+
 
 def _plain_name(name: str) -> str:
     """Who publishes a file opens it by this name, and people download it by it."""
@@ -112,6 +114,16 @@ class Latency(BaseModel):
     device: str
 
 
+class Scores(BaseModel):
+    """What one detector reaches on a split; as in `ModelReport`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    metrics: dict[str, float]
+    per_class: dict[str, float]
+    per_class_voc: dict[str, dict[str, float]] = {}
+
+
 class ModelReport(BaseModel):
     """One detector in a report."""
 
@@ -129,6 +141,8 @@ class ModelReport(BaseModel):
     """AP by class name; -1 where the split has no such object."""
     per_class_voc: dict[str, dict[str, float]] = {}
     """AP50 by class name for `VOC07` and `VOC12`, likewise."""
+    test: Scores | None = None
+    """The same three on the test split, of a job that trains and whose data have one."""
     file: str | None = None
     sha256: str | None = None
     size: int | None = None
@@ -136,14 +150,14 @@ class ModelReport(BaseModel):
 
 
 class Gain(BaseModel):
-    """What distillation gained over the control: student minus control, on the same validation pictures."""
+    """What distillation gained over the control: student minus control, on the same pictures."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     ap: float
     ap50: float
     ap_low: float
-    """Lower end of the 95 % interval of the AP difference, by a paired bootstrap over validation pictures."""
+    """Lower end of the 95 % interval of the AP difference, by a paired bootstrap over pictures."""
     ap_high: float
     verdict: str
     """One honest sentence."""
@@ -172,9 +186,15 @@ class Report(_Event):
     models: dict[str, ModelReport]
     """By role: "model", or "teacher", "control" and "student", or "model" and "onnx"; none in a prototypes job."""
     gain: Gain | None = None
-    """None without a control."""
+    """On the validation split; None without a control."""
+    gain_on_test: Gain | None = None
+    """The same on the test split; None without one."""
     export: ExportCheck | None = None
     """Of an export job."""
+    split: SplitName = "val"
+    """What `metrics` of the models are measured on."""
+    pictures: dict[SplitName, int] = Field(default_factory=dict)
+    """How many pictures each split has that was scored on."""
     headline: tuple[str, ...] = ("AP", "AP50", "AP75")
     """The metrics to show first."""
     notes: tuple[str, ...] = ()

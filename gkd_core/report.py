@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -16,17 +16,24 @@ from torch.utils.flop_counter import FlopCounterMode
 from gkd_core.acceleration import pictures_on
 from gkd_core.bootstrap import DRAWS, bootstrap_gain, draws_for
 from gkd_core.checkpoint import sha256_of
-from gkd_core.config import DataConfig, DistillRun, Metric, TrainConfig, TrainRun
+from gkd_core.config import TO_TRAIN, DataConfig, DistillRun, Metric, SplitName, TrainConfig, TrainRun
 from gkd_core.data.find import find_layout
 from gkd_core.data.loading import eval_batches
-from gkd_core.data.records import ImageRecord
+from gkd_core.data.records import DataSet, ImageRecord
 from gkd_core.detectors import Detector, count_parameters, detect
 from gkd_core.evaluate import Score
-from gkd_core.events import Gain, Latency, ModelReport, Report
+from gkd_core.events import Gain, Latency, ModelReport, Report, Scores
 from gkd_core.model_card import ModelCard
 from gkd_core.run_dir import write_atomically
 from gkd_core.training import Account
 
+NAMES: dict[SplitName, str] = {
+    "train": "the training split",
+    "val": "the validation split",
+    "test": "the test split",
+}
+SCORED: tuple[SplitName, ...] = ("val", "test")
+"""The splits that the models of a training are scored on."""
 ENOUGH_PICTURES = 30
 """Under so many, a bootstrap interval is far narrower than the truth."""
 _TIMED, _WARM_UP = 20, 3
@@ -41,12 +48,14 @@ class Entry(NamedTuple):
     score: Score
     path: Path | None
     """Its published file, when this run wrote it."""
+    test: Score | None = None
+    """On the test split, where there is one."""
 
 
 def make_report(
     config: TrainRun | DistillRun,
     entries: dict[str, Entry],
-    images: Sequence[ImageRecord],
+    data: DataSet,
     folder: Path,
     device: torch.device,
     notes: Sequence[str] = (),
@@ -58,34 +67,54 @@ def make_report(
     Args:
         config: the run.
         entries: by role: "model", or "teacher", "student" and perhaps "control".
-        images: the validation split.
+        data: what the models were scored on.
         folder: where the report goes.
         device: where latency is measured.
         notes: what else a reader must know.
         figures: files with pictures that were drawn.
         stop_if_asked: called often in what takes long; raises when somebody wants the run to stop.
     """
-    models = report_models(entries, images, config.train.image_size, device)
-    gain, draws = None, DRAWS
-    if "control" in entries:
-        student, control = entries["student"].score, entries["control"].score
-        draws = draws_for(student, control)
-        interval = bootstrap_gain(student, control, draws=draws, between=stop_if_asked)
-        gain = _gain(student, control, interval, len(images))
+    models = report_models(entries, data.val.images, config.train.image_size, device)
+    pictures = {name: len(data.splits[name].images) for name in SCORED if name in data.splits}
+    gains = {
+        name: _gain(name, *pair, pictures[name], stop_if_asked)
+        for name in pictures
+        if (pair := _student_and_control(entries, name))
+    }
     report = Report(
         time=time.time(),
         models=models,
-        gain=gain,
+        gain=gains.get("val"),
+        gain_on_test=gains.get("test"),
+        pictures=pictures,
         headline=headline(config.data, config.train.best_by),
-        notes=(*_notes(config, len(images), gain), *_few_draws(draws), *_proposals(entries), *notes),
+        notes=(
+            *_notes(config, pictures, bool(gains)),
+            *_few_draws(entries, gains),
+            *_proposals(entries),
+            *notes,
+        ),
         figures=tuple(figures),
     )
     return write_report(report, folder)
 
 
-def headline(data: DataConfig, best_by: Metric = "AP") -> tuple[str, ...]:
+def _student_and_control(entries: dict[str, Entry], split: SplitName) -> tuple[Score, Score] | None:
+    """Return what both reach on a split; None without a control."""
+    if "control" not in entries:
+        return None
+    student, control = entries["student"], entries["control"]
+    if split == "val":
+        return student.score, control.score
+    return (student.test, control.test) if student.test and control.test else None
+
+
+def headline(
+    data: DataConfig, best_by: Metric = "AP", needs: Collection[SplitName] = TO_TRAIN
+) -> tuple[str, ...]:
     """The numbers that are shown first: those that people know from this kind of data, and what ranked the epochs."""
-    known = ("AP", "AP50", "VOC07", "VOC12") if find_layout(data).format == "voc" else ("AP", "AP50", "AP75")
+    is_voc = find_layout(data, needs=needs).format == "voc"
+    known = ("AP", "AP50", "VOC07", "VOC12") if is_voc else ("AP", "AP50", "AP75")
     return known if best_by in known else (*known, best_by)
 
 
@@ -118,10 +147,15 @@ def _model(entry: Entry, latency: Latency, image_size: int, device: torch.device
         metrics=entry.score.metrics,
         per_class=entry.score.per_class,
         per_class_voc=entry.score.per_class_voc,
+        test=_scores(entry.test) if entry.test else None,
         file=written.name if written else None,
         sha256=sha256_of(written) if written else None,
         size=written.stat().st_size if written else _bytes(entry.detector),
     )
+
+
+def _scores(score: Score) -> Scores:
+    return Scores(metrics=score.metrics, per_class=score.per_class, per_class_voc=score.per_class_voc)
 
 
 def _bytes(detector: Detector) -> int:
@@ -189,23 +223,27 @@ def _milliseconds(detector: Detector, picture: Tensor) -> float:
     return (time.perf_counter() - began) * 1000
 
 
-def _gain(student: Score, control: Score, interval: tuple[float, float], pictures: int) -> Gain:
-    low, high = interval
+def _gain(
+    split: SplitName, student: Score, control: Score, pictures: int, stop_if_asked: Callable[[], None]
+) -> Gain:
+    draws = draws_for(student, control)
+    low, high = bootstrap_gain(student, control, draws=draws, between=stop_if_asked)
     ap = student.metrics["AP"] - control.metrics["AP"]
     return Gain(
         ap=ap,
         ap50=student.metrics["AP50"] - control.metrics["AP50"],
         ap_low=low,
         ap_high=high,
-        verdict=verdict(ap, low, high, pictures),
+        verdict=verdict(ap, low, high, pictures, split),
     )
 
 
-def verdict(ap: float, low: float, high: float, pictures: int) -> str:
-    """One honest sentence about a difference and its 95 % interval over that many validation pictures."""
+def verdict(ap: float, low: float, high: float, pictures: int, split: SplitName = "val") -> str:
+    """One honest sentence about a difference and its 95 % interval over that many pictures of a split."""
+    kind = "test" if split == "test" else "validation"
     if pictures < ENOUGH_PICTURES:
-        return f"{pictures} validation pictures are too few to tell what distillation gained: {ap:+.3f} AP; one seed."
-    interval = f"95 % interval over validation pictures {low:+.3f} to {high:+.3f}"
+        return f"{pictures} {kind} pictures are too few to tell what distillation gained: {ap:+.3f} AP; one seed."
+    interval = f"95 % interval over {kind} pictures {low:+.3f} to {high:+.3f}"
     if low > 0:
         return f"Distillation gained {ap:+.3f} AP over the control ({interval}); one seed."
     if high < 0:
@@ -213,14 +251,20 @@ def verdict(ap: float, low: float, high: float, pictures: int) -> str:
     return f"No difference that these pictures can show: {ap:+.3f} AP against the control ({interval}); one seed."
 
 
-def _notes(config: TrainRun | DistillRun, pictures: int, gain: Gain | None) -> tuple[str, ...]:
+def _notes(config: TrainRun | DistillRun, pictures: dict[SplitName, int], has_gain: bool) -> tuple[str, ...]:
+    val = pictures["val"]
     notes = [
-        f"AP figures are of the published files, on the {pictures} pictures of the validation split; "
-        f"latency is over {min(_TIMED, pictures)} of them, on a machine that may have had other work.",
+        f"AP figures are of the published files, on the {val} pictures of the validation split; "
+        f"latency is over {min(_TIMED, val)} of them, on a machine that may have had other work.",
         f"What this run trained is published at its best epoch by {config.train.best_by} on that same split, "
         "which flatters it a little.",
     ]
-    if gain:
+    if "test" in pictures:
+        notes.append(
+            f"Test figures are on the {pictures['test']} pictures of the test split, which decided nothing: every "
+            "model was scored on them once, at the end."
+        )
+    if has_gain:
         notes.append(
             "The control is the same student from the same start, with the same data order and schedule, "
             "trained without distillation. The interval does not cover the chance of another seed."
@@ -230,11 +274,13 @@ def _notes(config: TrainRun | DistillRun, pictures: int, gain: Gain | None) -> t
     return tuple(notes)
 
 
-def _few_draws(draws: int) -> list[str]:
-    """Why the interval is a little less sure than usual."""
-    if draws >= DRAWS:
-        return []
-    return [f"The interval is of {draws} draws and not of {DRAWS}: the validation split is large."]
+def _few_draws(entries: dict[str, Entry], splits: Collection[SplitName]) -> list[str]:
+    """Why the interval of a split is a little less sure than usual."""
+    return [
+        f"The interval is of {draws} draws and not of {DRAWS}: {NAMES[name]} is large."
+        for name in splits
+        if (pair := _student_and_control(entries, name)) and (draws := draws_for(*pair)) < DRAWS
+    ]
 
 
 def _proposals(entries: dict[str, Entry]) -> list[str]:

@@ -10,15 +10,15 @@ import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import numpy as np
 import torch
 
 from gkd_core.clock import Clock
-from gkd_core.config import AnyRun, TeacherConfig, Workers
+from gkd_core.config import SPLITS, AnyRun, SplitName, TeacherConfig, Workers
 from gkd_core.data.loading import CACHE_MB, PictureCache, eval_batches
-from gkd_core.data.reading import load
+from gkd_core.data.reading import load, needed
 from gkd_core.data.records import DataSet
 from gkd_core.detectors import Detector
 from gkd_core.distributed import World
@@ -39,8 +39,8 @@ class Session:
     passes_are_all: ClassVar[bool] = False
     """Whether a pass over the pictures is the whole job; in training it stands still meanwhile."""
 
-    decodes: ClassVar[tuple[Literal["train", "val"], ...]] = ("train", "val")
-    """The splits whose pictures are used; the annotations of the other are read all the same, for the classes."""
+    decodes: ClassVar[tuple[SplitName, ...]] = SPLITS
+    """The splits whose pictures are used; the annotations of the others are read all the same, for the classes."""
 
     def __init__(
         self,
@@ -52,6 +52,7 @@ class Session:
         batch_size: int,
         workers: Workers,
         cache_mb: int = CACHE_MB,
+        scores: SplitName | None = None,
     ) -> None:
         """Take the device; nothing is read yet.
 
@@ -63,6 +64,7 @@ class Session:
             batch_size: pictures at a time, where no gradient is needed.
             workers: threads that load pictures.
             cache_mb: memory for decoded pictures, in MiB.
+            scores: the one split that the kind of run needs; None: those of a training.
         """
         self.folder = folder
         self.world = World.join(getattr(config, "processes", 1), find_device(config.device))
@@ -74,6 +76,8 @@ class Session:
         self.clock = Clock()
         self.cache = PictureCache(image_size, cache_mb // self.world.size)
         self._data = config.data
+        self._needs: tuple[SplitName, ...] = (scores,) if scores else needed(config.data)
+        self._decodes = (scores,) if scores else self.decodes
 
     def check_data(self) -> Iterator[Event]:
         """Read the annotations and decode every picture once, so that broken files are known before the work."""
@@ -81,8 +85,8 @@ class Session:
         for problem in self.data.warnings:
             yield Warning(message=problem.message, hint=problem.hint)
         self.classes = self.data.classes
-        for name, split in (("train", self.data.train), ("val", self.data.val)):
-            if all(image.crowd.all() for image in split.images):
+        for name in self._needs:
+            if all(image.crowd.all() for image in self.data.splits[name].images):
                 message = f"every box of the {name} split is a crowd region or difficult"
                 hint = "There is nothing to learn or to find; use another split."
                 raise DataError([Problem(loc=("data", name, "annotations"), message=message, hint=hint)])
@@ -91,18 +95,18 @@ class Session:
         """The data set without broken pictures; those that an earlier attempt has found are not looked for again."""
         path, wanted = self.folder / DECODED, self._data.model_dump(mode="json")
         if path.exists() and (found := json.loads(path.read_bytes()))["data"] == wanted:
-            return load(self._data, broken={Path(name) for name in found["broken"]})
-        data = load(self._data, decode=self.decodes)
-        broken = [str(name) for split in (data.train, data.val) for name in split.left_out]
+            return load(self._data, needs=self._needs, broken={Path(name) for name in found["broken"]})
+        data = load(self._data, needs=self._needs, decode=self._decodes)
+        broken = [str(name) for split in data.splits.values() for name in split.left_out]
         write_atomically(path, json.dumps({"data": wanted, "broken": broken}).encode())
         return data
 
     def evaluate(
-        self, detector: Detector, base: Progress, labels: np.ndarray | None = None
+        self, detector: Detector, base: Progress, labels: np.ndarray | None = None, split: SplitName = "val"
     ) -> Generator[Event, None, Score]:
-        """Score a detector on the validation split, and tell; `base` is the progress to repeat meanwhile."""
+        """Score a detector on a split, and tell; `base` is the progress to repeat meanwhile."""
         began = time.monotonic()
-        result = yield from self.measure(detector, base, labels)
+        result = yield from self.measure(detector, base, labels, split)
         yield Evaluation(
             run=base.run,
             epoch=base.epoch,
@@ -113,19 +117,20 @@ class Session:
         return result
 
     def measure(
-        self, detector: Detector, base: Progress, labels: np.ndarray | None = None
+        self, detector: Detector, base: Progress, labels: np.ndarray | None = None, split: SplitName = "val"
     ) -> Generator[Event, None, Score]:
-        """Score a detector on the validation split; `labels` as in `detect_batches`."""
-        detections = yield from self.detect(detector, base, labels)
-        return score(self.data.val.images, self.classes, detections)
+        """Score a detector on a split; `labels` as in `detect_batches`."""
+        detections = yield from self.detect(detector, base, labels, split)
+        return score(self.data.splits[split].images, self.classes, detections)
 
     def detect(
-        self, detector: Detector, base: Progress, labels: np.ndarray | None = None
+        self, detector: Detector, base: Progress, labels: np.ndarray | None = None, split: SplitName = "val"
     ) -> Generator[Event, None, Detections]:
-        """What a detector finds on the validation split; several processes share the work."""
+        """What a detector finds on a split; several processes share the work."""
         detections: Detections = {}
-        share = self.world.deal(len(self.data.val.images), self.batch_size)
-        images = [self.data.val.images[position] for position in share.positions]
+        of_split = self.data.splits[split].images
+        share = self.world.deal(len(of_split), self.batch_size)
+        images = [of_split[position] for position in share.positions]
         batches = eval_batches(images, self.image_size, self.batch_size, self.workers, self.cache)
         for found in detect_batches(detector, batches, self.device, labels):
             detections.update(found)
@@ -135,7 +140,7 @@ class Session:
         for _ in range(share.idle):
             self.stop_if_asked()
         found = dict(pair for part in self.world.gathered(detections) for pair in part.items())
-        return {image.image_id: found[image.image_id] for image in self.data.val.images}
+        return {image.image_id: found[image.image_id] for image in of_split}
 
     def meanwhile(self, base: Progress, activity: str, share: float) -> Progress:
         """What to tell in the midst of a pass over pictures of which a share, 0 to 1, is done."""

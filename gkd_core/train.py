@@ -23,13 +23,12 @@ from gkd_core.config import (
     TrainRun,
 )
 from gkd_core.data.loading import TrainLoader, steps_per_epoch
-from gkd_core.data.vanishing import vanishing
 from gkd_core.detectors import Detector
 from gkd_core.distiller import Distiller
 from gkd_core.errors import Problem, SpecError, StoppedError
 from gkd_core.evaluate import score
 from gkd_core.evaluation_run import evaluate
-from gkd_core.events import Checkpoint, Event, Progress, Report, Warning
+from gkd_core.events import Checkpoint, Event, Progress, Warning
 from gkd_core.export import export
 from gkd_core.figures.draw import draw_training
 from gkd_core.freshness import first_interval
@@ -51,28 +50,7 @@ WEAK_TEACHER = 0.05
 
 
 def carry_out(config: AnyRun, run_dir: Path, should_stop: Callable[[], bool]) -> Iterator[Event]:
-    """Carry out a run of any kind. The last that is told before its report is that all is done."""
-    latest: Progress | None = None
-    for event in _flow(config, run_dir, should_stop):
-        if isinstance(event, Report) and (done := _all_done(config, latest)):
-            yield done
-        latest = event if isinstance(event, Progress) else latest
-        yield event
-
-
-def _all_done(config: AnyRun, latest: Progress | None) -> Progress | None:
-    """The last progress of a run, unless that was told; an attempt that trained nothing more leaves it to the last."""
-    if latest is not None:
-        finished = {"fraction": 1.0, "seconds_left": 0.0, "saved": False}
-        return latest.model_copy(update=finished) if latest.fraction < 1 else None
-    if isinstance(config, TrainRun | DistillRun):
-        return None
-    run = "student" if isinstance(config, PrototypesRun) else "model"
-    nothing = {"epoch": 0, "epochs": 0, "step": 0, "steps": 0}
-    return Progress(run=run, activity=config.kind, **nothing, fraction=1.0, seconds_left=0.0)
-
-
-def _flow(config: AnyRun, run_dir: Path, should_stop: Callable[[], bool]) -> Iterator[Event]:
+    """A run of any kind."""
     match config:
         case TrainRun() | DistillRun():
             return train(config, run_dir, should_stop)
@@ -129,16 +107,12 @@ class _Job(Session):
         self.states.mkdir(parents=True, exist_ok=True)
         self.teacher: Teacher | None = None
         self.accounts: dict[str, Account] = {}
-        self.later = 0.0
-        """What follows the present training, in units of the whole of it."""
 
     # ---- before training ---------------------------------------------------------------------------------
 
     def check_data(self) -> Iterator[Event]:
-        """As every run does; what is left at this image size; and whether the data can say which epoch is the best."""
+        """As every run does; and whether the data can say which epoch is the best."""
         yield from super().check_data()
-        for problem in vanishing(self.data.train, self.config.train):
-            yield Warning(message=problem.message, hint=problem.hint)
         best_by = self.config.train.best_by
         if score(self.data.val.images, self.classes, {}).metrics[best_by] < 0:  # finding nothing would be 0
             message = (
@@ -189,8 +163,7 @@ class _Job(Session):
         training.seed()
         resumed = training.restore(self.states, torn.append)
         yield from (Warning(message=message) for message in torn + (training.remarks if not resumed else []))
-        self.clock.start(self.own_share(training))
-        self.later = self.cost_of_the_rest(training)
+        self.clock.start(self.fraction(training))
         while not training.done:
             if training.distiller is not None and self.renewal_due(training, training.distiller):
                 yield from self.renew_prototypes(training, training.distiller)
@@ -322,31 +295,13 @@ class _Job(Session):
     def fraction(self, training: Training) -> float:
         """Share of the whole job that is done."""
         names = [name for name, _ in self.trainings()]
-        return (names.index(training.name) + self.own_share(training)) / len(names)
-
-    @staticmethod
-    def own_share(training: Training) -> float:
-        """Share of a training that is done."""
-        return 1.0 if training.done else training.step / training.steps
-
-    def cost_of_the_rest(self, training: Training) -> float:
-        """Estimate what the trainings after this one take, in units of the whole of this one.
-
-        The control takes the student's steps without the teacher. Until its own pace is measured, the numbers of their
-        weights stand for what a step forwards costs; one backwards costs twice that.
-        """
-        last = training.name == self.trainings()[-1][0]
-        if last or training.distiller is None or self.teacher is None:
-            return 0.0
-        epochs = range(self.config.train.epochs)
-        taught = sum(map(training.distiller.is_on, epochs)) / len(epochs)
-        student, teacher = map(_weights, (training.detector, self.teacher.detector))
-        return 3 * student / (3 * student + taught * teacher)
+        own = 1.0 if training.done else training.step / training.steps
+        return (names.index(training.name) + own) / len(names)
 
     def progress(self, training: Training, *, saved: bool = False) -> Progress:
         """Where a training stands now."""
         fraction = self.fraction(training)
-        losses, speed, left = self.clock.tell(self.own_share(training), self.later)
+        losses, speed, left = self.clock.tell(fraction)
         return Progress(
             run=training.name,
             epoch=training.epoch,
@@ -370,16 +325,18 @@ class _Job(Session):
             end = Progress(run=role, epoch=epochs, epochs=epochs, step=0, steps=0, fraction=1)
             labels = self.teacher.labels if self.teacher and role == "teacher" else None
             found = yield from self.measure(detector, end, labels)
-            entries[role] = Entry(detector, card, found, Path(model.weights) if role != "teacher" else None)
+            has_test = "test" in self.data.splits
+            test = (yield from self.measure(detector, end, labels, "test")) if has_test else None
+            path = Path(model.weights) if role != "teacher" else None
+            entries[role] = Entry(detector, card, found, path, test)
         first, self.world = self.world.first, self.world.leave()
         if not first:
             return
         scores = {role: entry.score for role, entry in entries.items()}
         drawn = yield from draw_training(self, scores, self.config.train.best_by, end)
         notes = training_notes(self.accounts, self.config.train)
-        images = self.data.val.images
         yield make_report(
-            self.config, entries, images, self.folder, self.device, notes, drawn, self.stop_if_asked
+            self.config, entries, self.data, self.folder, self.device, notes, drawn, self.stop_if_asked
         )
 
     def published(self) -> list[tuple[str, TeacherConfig]]:
@@ -389,10 +346,6 @@ class _Job(Session):
         if isinstance(self.config, DistillRun):
             models.insert(0, ("teacher", self.config.teacher))
         return models
-
-
-def _weights(detector: Detector) -> int:
-    return sum(weight.numel() for weight in detector.parameters())
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict
 
 from gkd_core.config import DataConfig
 from gkd_core.data.check import recognise
-from gkd_core.data.examine import Examination, examine_layout
+from gkd_core.data.examine import Examination, examine_layout, needed_to_look
 from gkd_core.errors import DISK_AND_NETWORK, DataError, Problem
 from gkd_core.named_files import environment_of, open_named
 from gkd_core.process import die_with_parent
@@ -112,17 +112,17 @@ def _dataset(request: Request) -> Verdict:
     data = _unpacked(request) if request.uploaded else request.data
     assert data is not None
     places = Places([request.folder] if request.folder else request.roots)
-    layout = recognise(data)
-    found = layout.config
-    for error in places.left_by(found):
+    needs = needed_to_look(data)
+    layout = recognise(data, needs=needs)
+    for error in places.left_by(layout.config):
         raise error
-    examination = _shortened(examine_layout(layout))
+    examination = _shortened(examine_layout(layout, needs=needs))
     return Verdict(
         state=ResourceState.READY,
         reason=_summary(examination),
         report=_told(request, examination.model_dump(mode="json")),
-        size=None if request.uploaded else size_of(found),
-        fingerprint=None if request.uploaded else of_data_set(found),
+        size=None if request.uploaded else size_of(examination.resolved),
+        fingerprint=None if request.uploaded else of_data_set(examination.resolved),
     )
 
 
@@ -153,16 +153,23 @@ def _shortened(examination: Examination) -> Examination:
     oddities = (odd.model_copy(update={"items": odd.items[:SHOWN]}) for odd in examination.oddities)
     splits = {
         name: split.model_copy(update={"copies": tuple(group[:SHOWN] for group in split.copies[:SHOWN])})
-        for name, split in (("train", examination.train), ("val", examination.val))
+        for name, split in examination.splits.items()
     }
-    lists = {"oddities": tuple(oddities), "shared": examination.shared[:SHOWN]}
+    lists = {
+        "oddities": tuple(oddities),
+        "shared": examination.shared[:SHOWN],
+        "test_shared": examination.test_shared[:SHOWN],
+    }
     return examination.model_copy(update=lists | splits)
 
 
 def _summary(found: Examination) -> str:
     remarks = len(found.warnings)
     noted = f"; {remarks} remark{'s' * (remarks > 1)}" if remarks else ""
-    pictures = f"{found.train.images} pictures to learn from and {found.val.images} to judge on"
+    uses = {"train": "to learn from", "val": "to judge on", "test": "to test on"}
+    parts = [f"{split.images} {uses[name]}" for name, split in found.splits.items()]
+    parts[0] = parts[0].replace(" ", " pictures ", 1)
+    pictures = " and ".join(filter(None, (", ".join(parts[:-1]), parts[-1])))
     return f"{found.format}, {len(found.classes)} classes, {pictures}{noted}"
 
 

@@ -6,7 +6,8 @@ left to be chosen, and names everything that is wrong at once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,15 +18,16 @@ from gkd_core.config import (
     DataConfig,
     DetectorConfig,
     DistillConfig,
+    EvaluateConfig,
     Split,
+    SplitName,
     TeacherConfig,
-    TrainConfig,
     finest_anchor,
     incomparable_scores,
     response_weight,
     run_config,
 )
-from gkd_core.data.check import DataReport, check_layout, recognise
+from gkd_core.data.check import DataReport, check_layout, find_layout, needed, recognise
 from gkd_core.errors import DataError, Problem, SpecError
 from gkd_core.named_files import NotToBeRead
 from jobs.archives import BadArchive
@@ -110,15 +112,17 @@ class _Resolving:
         self.waits_for: list[str] = []
         self.uses: list[str] = []
         self.remarks: list[str] = []
-        self.recipe: TrainConfig | None = None
+        self.needs: Callable[[DataConfig], Collection[SplitName]] = needed
 
     def resolve(self, spec: AnySpec) -> Resolved:
         self._check_gpus(spec)
-        self.recipe = spec.train if isinstance(spec, TrainSpec | DistillSpec) else None
+        if isinstance(spec, EvaluateSpec):
+            self.needs = partial(_scored_split, spec.evaluate)
         report = self._data(spec.data)
-        fields = self._fields(spec, report.classes if report else None)
+        fields = self._fields(spec, report)
         if self.problems or report is None:
             raise SpecError(self.problems)
+        self._compare_batch(spec, report)
         device = "cuda" if spec.resources.gpus else "cpu"
         config = run_config.validate_python(
             {"kind": spec.kind, "data": report.resolved, "device": device, **fields}
@@ -131,15 +135,17 @@ class _Resolving:
             report=report,
         )
 
-    def _fields(self, spec: AnySpec, classes: Classes) -> dict[str, Any]:
+    def _fields(self, spec: AnySpec, report: DataReport | None) -> dict[str, Any]:
         """What the config of this kind has beside data and device."""
+        classes = report.classes if report else None
         match spec:
             case TrainSpec():
                 return {"model": self._detector(spec.model, "model", classes)} | _training(spec)
             case DistillSpec():
                 return self._distillation(spec, classes) | _training(spec)
             case EvaluateSpec():
-                return {"model": self._scored(spec.model, classes), "evaluate": spec.evaluate}
+                evaluate = _with_split(spec.evaluate, report)
+                return {"model": self._scored(spec.model, classes), "evaluate": evaluate}
             case PrototypesSpec():
                 teacher, _ = self._trained(spec.teacher, "teacher", classes)
                 student, _ = self._trained(spec.student, "student", None)
@@ -166,6 +172,16 @@ class _Resolving:
             hint = f"Take a multiple of {gpus * spec.train.accumulate}, or another number of GPUs."
             self._object(("train", "batch_size"), message, hint)
 
+    def _compare_batch(self, spec: AnySpec, report: DataReport) -> None:
+        """Say what becomes of steps that ask for more pictures than there are."""
+        pictures = report.train.images if report.train else 0
+        if not isinstance(spec, TrainSpec | DistillSpec) or spec.train.batch_size <= pictures:
+            return
+        self.remarks.append(
+            f"train.batch_size is {spec.train.batch_size}, and there are only {pictures} pictures to learn from: each "
+            f"epoch is one step over all {pictures}; with a smaller batch_size it has more steps"
+        )
+
     # ---- data ----
 
     def _data(self, data: DataConfig) -> DataReport | None:
@@ -188,11 +204,12 @@ class _Resolving:
             with (
                 places.reading()
             ):  # a data.yaml is read to find the rest, and a link may be put there any time
-                found = recognise(placed)
+                needs = self.needs(placed)
+                found = recognise(placed, needs=needs)
                 left = list(places.left_by(found.config))
                 for error in left:
                     self._refuse(("data",), error)
-                return None if left else check_layout(found, headers=HEADERS, recipe=self.recipe)
+                return None if left else check_layout(found, needs=needs, headers=HEADERS)
         except DataError as wrong:
             self.problems += wrong.problems
         except (PermissionError, NotToBeRead) as error:
@@ -217,7 +234,7 @@ class _Resolving:
     def _registered(self, data: DataConfig, dataset: CheckedResource) -> DataReport | None:
         """One that lies under a root."""
         report = self._data(_as_known(data, dataset.data))
-        remark = report and changed_since(dataset, lambda: of_data_set(report.resolved))
+        remark = report and changed_since(dataset, lambda: of_data_set(_as_checked(report.resolved, dataset)))
         if remark:
             self.remarks.append(remark)
         return report
@@ -338,6 +355,45 @@ class _Resolving:
 
     def _object(self, loc: Loc, message: str, hint: str) -> None:
         self.problems.append(Problem(loc=loc, message=message, hint=hint))
+
+
+def _scored_split(evaluate: EvaluateConfig, data: DataConfig) -> tuple[SplitName, ...]:
+    """Return the split that a model is to be scored on, if need be the only one that there is.
+
+    Args:
+        evaluate: what was asked for.
+        data: with absolute paths.
+
+    Raises:
+        DataError: there is no such split, and no single other one or a certain one was asked for.
+    """
+    try:
+        find_layout(data, needs=(evaluate.split,))
+    except DataError as missing:
+        others = () if "split" in evaluate.model_fields_set else _splits_there(data)
+        if len(others) != 1:
+            raise missing
+        return others
+    return (evaluate.split,)
+
+
+def _splits_there(data: DataConfig) -> tuple[SplitName, ...]:
+    try:
+        return tuple(find_layout(data, needs=()).splits)
+    except DataError:
+        return ()
+
+
+def _with_split(evaluate: EvaluateConfig, report: DataReport | None) -> EvaluateConfig:
+    """Return the same with the split said, where the data have one alone."""
+    if report is None or evaluate.split in report.splits:
+        return evaluate
+    return evaluate.model_copy(update={"split": next(iter(report.splits))})
+
+
+def _as_checked(resolved: DataConfig, dataset: CheckedResource) -> DataConfig:
+    """Return the same without its test split where an older release checked the data set, which looked for none."""
+    return resolved if "test" in (dataset.report or {}) else resolved.model_copy(update={"test": None})
 
 
 def _as_known(data: DataConfig, known: DataConfig) -> DataConfig:

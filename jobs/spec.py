@@ -25,7 +25,13 @@ from gkd_core.config import (
     require_beginning,
 )
 from gkd_core.data.check import DataReport
-from jobs.names import VISIBLE, not_blank, printable
+
+
+def _printable(text: str) -> str:
+    """Names and tags are shown in tables and searched for: control characters have no place there."""
+    if not text.isprintable():
+        raise ValueError(f"{text!r} holds characters that cannot be printed")
+    return text
 
 
 def _plain(key: str) -> str:
@@ -37,12 +43,7 @@ def _plain(key: str) -> str:
 MOST_TAGS = 32
 """Of one job."""
 
-Name = Annotated[
-    str,
-    Field(max_length=100, json_schema_extra=VISIBLE),
-    AfterValidator(printable),
-    AfterValidator(not_blank),
-]
+Name = Annotated[str, Field(max_length=100), AfterValidator(_printable)]
 TagKey = Annotated[
     str,
     Field(
@@ -52,12 +53,7 @@ TagKey = Annotated[
     ),
     AfterValidator(_plain),
 ]
-TagValue = Annotated[
-    str,
-    Field(max_length=200, json_schema_extra=VISIBLE),
-    AfterValidator(printable),
-    AfterValidator(not_blank),
-]
+TagValue = Annotated[str, Field(max_length=200), AfterValidator(_printable)]
 
 
 class Resources(Strict):
@@ -116,7 +112,7 @@ class TrainSpec(JobFields):
     kind: Literal["train"]
     """Tells the kinds of jobs apart."""
     data: DataConfig
-    """What to learn from: a folder, `dataset:<id>`, or both splits spelt out."""
+    """What to learn from: a folder, `dataset:<id>`, or its splits spelt out."""
     model: DetectorToTrain = DetectorConfig()
     """The detector to train."""
     train: TrainConfig = TrainConfig()
@@ -145,7 +141,7 @@ class DistillSpec(JobFields):
     kind: Literal["distill"]
     """Tells the kinds of jobs apart."""
     data: DataConfig
-    """What to learn from: a folder, `dataset:<id>`, or both splits spelt out."""
+    """What to learn from: a folder, `dataset:<id>`, or its splits spelt out."""
     teacher: TeacherConfig
     """Who teaches: weights are `job:<id>`, `model:<id>`, a path under a data root, or torchvision's name."""
     student: DetectorToTrain = DetectorConfig()
@@ -162,7 +158,7 @@ class DistillSpec(JobFields):
 
 
 class EvaluateSpec(JobFields):
-    """Score a model on the validation split: COCO's numbers, size and latency, in a report."""
+    """Score a model on one split: COCO's numbers, size and latency, in a report."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -181,7 +177,8 @@ class EvaluateSpec(JobFields):
     kind: Literal["evaluate"]
     """Tells the kinds of jobs apart."""
     data: DataConfig
-    """What to score on: a folder, `dataset:<id>`, or both splits spelt out. Classes are matched by name."""
+    """What to score on: a folder, `dataset:<id>`, or its splits spelt out, of which one is enough. Classes are matched
+    by name."""
     model: TeacherConfig
     """What is scored: weights are `job:<id>`, `model:<id>`, a path under a data root, or torchvision's name."""
     evaluate: EvaluateConfig = EvaluateConfig()
@@ -209,7 +206,7 @@ class PrototypesSpec(JobFields):
     kind: Literal["prototypes"]
     """Tells the kinds of jobs apart."""
     data: DataConfig
-    """Whose training split they are chosen from: a folder, `dataset:<id>`, or both splits spelt out."""
+    """Whose training split they are chosen from: a folder, `dataset:<id>`, or its splits spelt out."""
     teacher: TeacherConfig
     """One feature space: weights are `job:<id>`, `model:<id>`, a path under a data root, or torchvision's name."""
     student: TeacherConfig
@@ -238,7 +235,7 @@ class ExportSpec(JobFields):
     kind: Literal["export"]
     """Tells the kinds of jobs apart."""
     data: DataConfig
-    """Whose validation pictures the file is checked on: a folder, `dataset:<id>`, or both splits spelt out."""
+    """Whose validation pictures the file is checked on: a folder, `dataset:<id>`, or its splits spelt out."""
     model: TeacherConfig
     """What is exported: weights are `job:<id>`, `model:<id>`, a path under a data root, or torchvision's name."""
     export: ExportConfig = ExportConfig()

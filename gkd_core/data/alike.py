@@ -10,8 +10,9 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import combinations
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -19,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from gkd_core.config import SplitName
 from gkd_core.data.pictures import PictureError, read_image
 from gkd_core.named_files import open_named
 
@@ -36,7 +38,7 @@ How = Literal["same file", "same bytes", "looks the same"]
 
 
 class Pair(NamedTuple):
-    """A picture of `train` and one of `val` that are the same."""
+    """A picture of one split, here called `train`, and one of another, here called `val`, that are the same."""
 
     how: How
     train: Path
@@ -52,10 +54,27 @@ def pairs(train: Sequence[Path], val: Sequence[Path]) -> list[Pair]:
         train: files that can be decoded.
         val: the others.
     """
-    found: dict[Path, Pair] = {}
-    for pair in (*same_file(train, val), *_same_bytes(train, val), *_look_the_same(train, val)):
-        found.setdefault(pair.val, pair)
-    return list(found.values())
+    return pairs_of_splits({"train": train, "val": val})["train", "val"]
+
+
+def pairs_of_splits(
+    splits: Mapping[SplitName, Sequence[Path]],
+) -> dict[tuple[SplitName, SplitName], list[Pair]]:
+    """Return the `pairs` of every two splits, each picture decoded once.
+
+    Args:
+        splits: files that can be decoded, by the name of their split.
+    """
+    thumbnails = {name: _thumbnails(files) for name, files in splits.items()}
+    pairs: dict[tuple[SplitName, SplitName], list[Pair]] = {}
+    for one, other in combinations(splits, 2):
+        train, val = splits[one], splits[other]
+        alike = _look_the_same(train, val, thumbnails[one], thumbnails[other])
+        found: dict[Path, Pair] = {}
+        for pair in (*same_file(train, val), *_same_bytes(train, val), *alike):
+            found.setdefault(pair.val, pair)
+        pairs[one, other] = list(found.values())
+    return pairs
 
 
 def same_file(train: Iterable[Path], val: Iterable[Path]) -> list[Pair]:
@@ -84,9 +103,10 @@ def _same_bytes(train: Sequence[Path], val: Sequence[Path]) -> Iterator[Pair]:
             yield from (Pair("same bytes", first, path, 1.0) for path in group if path in in_val)
 
 
-def _look_the_same(train: Sequence[Path], val: Sequence[Path]) -> Iterator[Pair]:
-    """For each picture of `val` the one of `train` that is most like it, if it is like it."""
-    of_train, of_val = _thumbnails(train), _thumbnails(val)
+def _look_the_same(
+    train: Sequence[Path], val: Sequence[Path], of_train: NDArray[np.float32], of_val: NDArray[np.float32]
+) -> Iterator[Pair]:
+    """For each picture of `val` the one of `train` that is most like it, if it is like it; with their thumbnails."""
     best, likeness = np.zeros(len(val), dtype=np.int64), np.zeros(len(val), dtype=np.float32)
     for start in range(0, len(train), AT_ONCE):
         block = of_train[start : start + AT_ONCE] @ of_val.T  # (AT_ONCE, V)

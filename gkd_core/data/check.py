@@ -6,20 +6,19 @@ to keep a config inside allowed folders calls `find_layout` first: everything th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
-from typing import Literal
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from gkd_core.config import DataConfig, TrainConfig
+from gkd_core.config import SPLITS, DataConfig, SplitName
 from gkd_core.data.find import Layout as Layout
 from gkd_core.data.find import find_layout as find_layout
 from gkd_core.data.find import recognise as recognise
 from gkd_core.data.reading import load
+from gkd_core.data.reading import needed as needed
 from gkd_core.data.records import DataSet, ImageRecord, Split
-from gkd_core.data.vanishing import vanishing
 from gkd_core.errors import Problem
 
 SMALL, LARGE = 32**2, 96**2
@@ -62,62 +61,70 @@ class DataReport(ReportPart):
 
     format: Literal["coco", "voc", "yolo"]
     classes: tuple[str, ...]
-    train: SplitReport
-    val: SplitReport
+    train: SplitReport | None
+    """None where there is no such split, which is enough to score a model on another one."""
+    val: SplitReport | None
+    """Likewise."""
+    test: SplitReport | None = None
+    """Likewise; few data sets have one."""
     warnings: tuple[Problem, ...]
     resolved: DataConfig
-    """Format, both splits and the classes filled in."""
+    """Format, splits and the classes filled in."""
+
+    @property
+    def splits(self) -> Mapping[SplitName, SplitReport]:
+        """The splits that are there."""
+        return {name: split for name in SPLITS if (split := getattr(self, name)) is not None}
 
 
 def check(
     config: DataConfig,
     *,
+    needs: Collection[SplitName] | None = None,
     headers: int | None = None,
     decode: bool = False,
-    recipe: TrainConfig | None = None,
 ) -> DataReport:
-    """Read both splits as a job would, and describe them.
+    """Read the splits as a job would, and describe them.
 
     Args:
         config: the data set; its paths are absolute or relative to the working directory.
+        needs: the splits that must be there and usable, as in `load`.
         headers: look into at most so many pictures of a split; None: into all. All must exist in any case.
         decode: also decode those pictures, which finds files that are cut short.
-        recipe: what it is to be trained with, if it is: objects that vanish at its image size are told.
 
     Raises:
-        DataError: the data set cannot be trained on; `problems` says where, what, and what to do.
+        DataError: the data set cannot be used; `problems` says where, what, and what to do.
     """
-    return check_layout(recognise(config), headers=headers, decode=decode, recipe=recipe)
+    needs = needed(config) if needs is None else needs
+    return check_layout(recognise(config, needs=needs), needs=needs, headers=headers, decode=decode)
 
 
 def check_layout(
-    layout: Layout,
-    *,
-    headers: int | None = None,
-    decode: bool = False,
-    recipe: TrainConfig | None = None,
+    layout: Layout, *, needs: Collection[SplitName], headers: int | None = None, decode: bool = False
 ) -> DataReport:
     """Do what `check` does with a layout that was recognised before.
 
     Raises:
         DataError: as `check`.
     """
-    data = load(layout.config, headers=headers, decode=decode)
-    told = vanishing(data.train, recipe) if recipe else []
-    return describe(layout, replace(data, warnings=(*data.warnings, *told)))
+    data = load(layout.config, needs=needs, headers=headers, decode=decode)
+    return describe(layout, data)
 
 
 def describe(layout: Layout, data: DataSet) -> DataReport:
     """The report of a data set that was read from that layout."""
     resolved = layout.config
     assert resolved.format != "auto"  # find_layout's promise
+    described: dict[str, Any] = {
+        name: _describe(data.splits[name]) if name in data.splits else None for name in SPLITS
+    }
+    left_out = {name: None for name in SPLITS if name not in data.splits}
     return DataReport(
         format=resolved.format,
         classes=data.classes,
-        train=_describe(data.train),
-        val=_describe(data.val),
         warnings=(*layout.remarks, *data.warnings),
-        resolved=resolved.model_copy(update={"classes": data.classes}),
+        resolved=resolved.model_copy(update={"classes": data.classes} | left_out),
+        **described,
     )
 
 

@@ -1,4 +1,4 @@
-"""Class names: renamed, left out, and the same in both splits.
+"""Class names: renamed, left out, and the same in all splits.
 
 The order is: what the annotations say, then `rename`, then `only`, then `classes` as a check and an order of labels.
 """
@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import TypeGuard
 
-from gkd_core.config import DataConfig
+from gkd_core.config import DataConfig, SplitName
 from gkd_core.data.findings import SHOWN, Findings, few
 from gkd_core.data.records import WrittenImage, WrittenSplit
 from gkd_core.errors import DataError, Problem
@@ -30,18 +30,17 @@ def is_name(value: object) -> TypeGuard[str]:
 # ---- rename and only ---------------------------------------------------------------------------------------
 
 
-def refuse_unknown_names(train: Sequence[str], val: Sequence[str], config: DataConfig) -> None:
+def refuse_unknown_names(names: Iterable[str], config: DataConfig) -> None:
     """Make sure that `rename` and `only` speak of classes that are there.
 
     Args:
-        train: the class names as the annotations of `train` give them.
-        val: those of `val`.
+        names: the class names as the annotations of all splits give them.
         config: what was asked for.
 
     Raises:
         DataError: they name others, or nothing would be left.
     """
-    written = dict.fromkeys([*train, *val])
+    written = dict.fromkeys(names)
     renamed = dict.fromkeys(config.rename.get(name, name) for name in written)
     problems = []
     if unknown := [name for name in config.rename if name not in written]:
@@ -88,31 +87,46 @@ def _no_such_class(field: str, names: list[str], known: tuple[str, ...]) -> Prob
     return Problem(loc=("data", field), message=message, hint=f"It has {', '.join(known[:100]) or 'none'}.")
 
 
-# ---- both splits -------------------------------------------------------------------------------------------
+# ---- all splits --------------------------------------------------------------------------------------------
 
 
 def agree(
-    train: tuple[str, ...], val: tuple[str, ...], wanted: tuple[str, ...] | None
+    splits: Mapping[SplitName, tuple[str, ...]], wanted: tuple[str, ...] | None
 ) -> tuple[tuple[str, ...], list[Problem]]:
-    """The class names in label order, and remarks.
+    """Return the class names in label order, and remarks.
 
-    `val` may lack classes of `train` (VOC lists none, and a small split may not hold them all); a class of `val`
-    that `train` lacks could never be learnt and is mostly a typo.
+    The first split (`train`, where it is there) says which classes there are. Another one may lack some of them (VOC
+    lists none, and a small split may not hold them all); a class that only another one has could never be learnt and
+    is mostly a typo.
+
+    Args:
+        splits: the class names of each split.
+        wanted: the same names as the first split has, in another order.
 
     Raises:
-        DataError: `val` has other classes, or `wanted` is another set than that of `train`.
+        DataError: another split has other classes, or `wanted` is another set than that of the first.
     """
-    problems = []
-    known = set(train)
-    if unknown := [name for name in val if name not in known]:
-        message = f"val has classes that train does not: {likely(unknown, train)}; train has {few(train)}"
-        hint = "Give both splits the same classes, or map them with data.rename or data.only."
-        problems.append(Problem(loc=("data", "val", "annotations"), message=message, hint=hint))
-    if wanted is not None and (set(wanted) != set(train) or len(set(wanted)) != len(wanted)):
-        problems.append(_other_classes(train, wanted))
+    (first, known), *others = splits.items()
+    problems = [problem for name, names in others for problem in unknown_classes(name, names, first, known)]
+    if wanted is not None and (set(wanted) != set(known) or len(set(wanted)) != len(wanted)):
+        problems.append(_other_classes(known, wanted))
     if problems:
         raise DataError(problems)
-    return wanted or train, list(_class_remarks(train, val))
+    remarks = [remark for name, names in others for remark in _lacking(name, names, known)]
+    return wanted or known, [*remarks, *_alike(first, known)]
+
+
+def unknown_classes(
+    name: SplitName, names: Iterable[str], first: SplitName, known: Sequence[str]
+) -> list[Problem]:
+    """Return why the classes of a split are none of those that the first split has; empty where they are."""
+    there = set(known)
+    unknown = [each for each in names if each not in there]
+    if not unknown:
+        return []
+    message = f"{name} has classes that {first} does not: {likely(unknown, known)}; {first} has {few(known)}"
+    hint = "Give all splits the same classes, or map them with data.rename or data.only."
+    return [Problem(loc=("data", name, "annotations"), message=message, hint=hint)]
 
 
 def _other_classes(train: tuple[str, ...], wanted: tuple[str, ...]) -> Problem:
@@ -151,17 +165,16 @@ def _with_guess(name: str, folded: Mapping[str, str]) -> str:
     return f"{name!r} (did you mean {folded[close[0]]!r}?)" if close else repr(name)
 
 
-def _class_remarks(train: tuple[str, ...], val: tuple[str, ...]) -> list[Problem]:
-    remarks = []
-    there = set(val)
-    if lacking := [name for name in train if name not in there]:
-        message = f"val has no such class: {few(lacking)}; their AP cannot be told"
-        remarks.append(Problem(loc=("data", "val", "annotations"), message=message))
-    times = Counter(name.casefold() for name in train)
-    alike = [name for name in train if times[name.casefold()] > 1]
-    if alike:
-        message = f"classes differ in upper and lower case only: {few(alike)}"
-        loc = ("data", "train", "annotations")
-        hint = "Is this one class? Then give both one name with data.rename."
-        remarks.append(Problem(loc=loc, message=message, hint=hint))
-    return remarks
+def _lacking(name: SplitName, names: Iterable[str], known: Sequence[str]) -> list[Problem]:
+    there = set(names)
+    lacking = [each for each in known if each not in there]
+    message = f"{name} has no such class: {few(lacking)}; their AP cannot be told"
+    return [Problem(loc=("data", name, "annotations"), message=message)] if lacking else []
+
+
+def _alike(first: SplitName, known: Sequence[str]) -> list[Problem]:
+    times = Counter(name.casefold() for name in known)
+    alike = [name for name in known if times[name.casefold()] > 1]
+    message = f"classes differ in upper and lower case only: {few(alike)}"
+    hint = "Is this one class? Then give both one name with data.rename."
+    return [Problem(loc=("data", first, "annotations"), message=message, hint=hint)] if alike else []

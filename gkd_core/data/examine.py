@@ -7,19 +7,23 @@ picture, and names every oddity one by one: about a millisecond for a picture of
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
+from itertools import combinations
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
-from gkd_core.config import DataConfig
-from gkd_core.data.alike import How, copies, pairs, same_file
+from gkd_core.config import SPLITS, DataConfig, SplitName
+from gkd_core.data.alike import How as How
+from gkd_core.data.alike import Pair, copies, pairs_of_splits, same_file
 from gkd_core.data.check import DataReport, ReportPart, SplitReport, describe
-from gkd_core.data.find import Layout, recognise
-from gkd_core.data.reading import load
+from gkd_core.data.find import Layout, find_layout, recognise
+from gkd_core.data.reading import load, needed
 from gkd_core.data.records import ImageRecord, Split
+from gkd_core.errors import Problem
 
 BINS = (0, 8, 16, 32, 64, 96, 128, 192, 256, 384)
 """Lower ends of the histogram of boxes, in pixels."""
@@ -90,51 +94,88 @@ class Shared(ReportPart):
     likeness: float
 
 
+class SharedWithTest(ReportPart):
+    """A picture of `test` that is also in another split, as a file or by its looks."""
+
+    split: Literal["train", "val"]
+    """Which other one."""
+    how: How
+    other: str
+    """The picture of that split."""
+    test: str
+    likeness: float
+
+
 class Examination(DataReport):
     """A data report with all that takes longer."""
 
     usable: Literal[True] = True
-    train: SplitExamination
-    val: SplitExamination
+    train: SplitExamination | None
+    val: SplitExamination | None
+    test: SplitExamination | None = None
     oddities: tuple[Oddity, ...]
     """What was noticed while reading, each item by its name; `warnings` has it in sentences."""
     shared: tuple[Shared, ...]
     """Pictures of `val` that are also in `train`, each with its likest one there; the first thousand."""
     shared_count: dict[How, int]
     """How many pictures of `val` those are."""
+    test_shared: tuple[SharedWithTest, ...] = ()
+    """Pictures of `test` that are also in `train` or in `val`, likewise."""
+    test_shared_count: dict[Literal["train", "val"], dict[How, int]] = Field(default_factory=dict)
+    """How many pictures of `test` those are, by the other split."""
     decoded: bool
     """Whether pictures were decoded and compared; otherwise only their headers and names were read."""
 
+    @property
+    def splits(self) -> Mapping[SplitName, SplitExamination]:
+        """The splits that are there."""
+        return {name: split for name in SPLITS if (split := getattr(self, name)) is not None}
 
-def examine(config: DataConfig, *, image_size: int | None = None, quick: bool = False) -> Examination:
+
+def examine(
+    config: DataConfig,
+    *,
+    needs: Collection[SplitName] | None = None,
+    image_size: int | None = None,
+    quick: bool = False,
+) -> Examination:
     """Look at everything in a data set.
 
     Args:
         config: the data set; its paths are absolute or relative to the working directory.
+        needs: the splits that must be there and usable, as in `load`; None: `needed_to_look`.
         image_size: also say how large boxes are when the longer side of a picture has so many pixels.
         quick: read headers only: no picture is decoded, and none is compared with another.
 
     Raises:
-        DataError: the data set cannot be trained on; `problems` says where, what, and what to do.
+        DataError: the data set can neither be trained on nor, for want of a training split, scored on; `problems`
+            says where, what, and what to do.
     """
-    return examine_layout(recognise(config), image_size=image_size, quick=quick)
+    needs = needed_to_look(config) if needs is None else needs
+    return examine_layout(recognise(config, needs=needs), needs=needs, image_size=image_size, quick=quick)
 
 
-def examine_layout(layout: Layout, *, image_size: int | None = None, quick: bool = False) -> Examination:
+def examine_layout(
+    layout: Layout, *, needs: Collection[SplitName], image_size: int | None = None, quick: bool = False
+) -> Examination:
     """Do what `examine` does with a layout that was recognised before.
 
     Raises:
         DataError: as `examine`.
     """
-    data = load(layout.config, decode=not quick)
+    data = load(layout.config, needs=needs, decode=not quick)
     report = describe(layout, data)
-    train, val = _paths(data.train), _paths(data.val)
-    shared = same_file(train, val) if quick else pairs(train, val)
+    files = {name: _paths(split) for name, split in data.splits.items()}
+    both = _same_files(files) if quick else pairs_of_splits(files)
+    shared = both.get(("train", "val"), [])
+    splits = {
+        name: _examined(split, data.splits[name], image_size, quick) for name, split in report.splits.items()
+    }
     return Examination.model_validate(
         {
             **dict(report),
-            "train": _examined(report.train, data.train, image_size, quick),
-            "val": _examined(report.val, data.val, image_size, quick),
+            **splits,
+            "warnings": (*report.warnings, *_cannot_train(report)),
             "oddities": [
                 Oddity(
                     split=noted.split,
@@ -152,9 +193,50 @@ def examine_layout(layout: Layout, *, image_size: int | None = None, quick: bool
                 for pair in shared[:NAMED]
             ],
             "shared_count": dict(Counter(pair.how for pair in shared)),
+            **_shared_with_test(both),
             "decoded": not quick,
         }
     )
+
+
+def needed_to_look(config: DataConfig) -> tuple[SplitName, ...]:
+    """Return the splits that must be usable: what a training needs or, without a split to train on, the first there is.
+
+    Raises:
+        DataError: there is none.
+    """
+    found = find_layout(config, needs=())
+    unfinished = config.path is not None and found.format == "yolo" and found.val is not None
+    if found.train or unfinished:  # a data.yaml names train wherever it names val
+        return needed(config)
+    return (next(iter(found.splits)), *config.splits)
+
+
+def _cannot_train(report: DataReport) -> list[Problem]:
+    if report.train is not None:
+        return []
+    message = f"there is no train split: models can be scored on {' and '.join(report.splits)}, not trained"
+    return [Problem(loc=("data", "train"), message=message)]
+
+
+def _same_files(files: Mapping[SplitName, Sequence[Path]]) -> dict[tuple[SplitName, SplitName], list[Pair]]:
+    """Return what `pairs_of_splits` does, as far as names tell it."""
+    return {(one, other): same_file(files[one], files[other]) for one, other in combinations(files, 2)}
+
+
+def _shared_with_test(both: Mapping[tuple[SplitName, SplitName], Sequence[Pair]]) -> dict[str, Any]:
+    """Return the fields that say which pictures of `test` are in other splits."""
+    with_test = {one: pairs for (one, other), pairs in both.items() if other == "test" and pairs}
+    shared = [
+        SharedWithTest.model_validate(
+            {"split": split, "how": pair.how, "likeness": round(pair.likeness, 4)}
+            | {"other": str(pair.train), "test": str(pair.val)}
+        )
+        for split, pairs in with_test.items()
+        for pair in pairs[:NAMED]
+    ]
+    count = {split: dict(Counter(pair.how for pair in pairs)) for split, pairs in with_test.items()}
+    return {"test_shared": shared, "test_shared_count": count}
 
 
 def _paths(split: Split) -> list[Path]:

@@ -97,7 +97,7 @@ def _best(
         if found.to_divide if config.val_share is not None else found.splits and not needs:
             return name, found
     parts = list(all_found.values())
-    raise _incomplete(place, parts) if parts else _not_a_data_set(place, config.format)
+    raise _incomplete(place, parts, needs) if parts else _not_a_data_set(place, config.format)
 
 
 def _divided(found: Found, config: DataConfig, place: Path) -> dict[SplitName, Split]:
@@ -166,9 +166,9 @@ LAYOUTS = {
 }
 
 
-def _incomplete(folder: Path, parts: Sequence[Found]) -> DataError:
+def _incomplete(folder: Path, parts: Sequence[Found], needs: Collection[SplitName]) -> DataError:
     """Return what a folder looks like, and what is missing."""
-    told = "; ".join(f"{folder} looks like {part.name}: {part.missing}" for part in parts)
+    told = "; ".join(f"{folder} looks like {part.name}: {_lacking(part, needs)}" for part in parts)
     hint = "Add what is missing, or spell out data.train and data.val."
     if any(part.to_divide for part in parts):
         hint += (
@@ -176,6 +176,13 @@ def _incomplete(folder: Path, parts: Sequence[Found]) -> DataError:
             "such as 0.2 (`gkd data check --val-share 0.2`)."
         )
     return layout_error(told, hint)
+
+
+def _lacking(part: Found, needs: Collection[SplitName]) -> str:
+    """Return what is missing, in words; a training needs no test split, which only `evaluate` asks for."""
+    if "test" not in needs or "test" in part.splits:
+        return part.missing
+    return f"it has no test split, only {' and '.join(part.splits) or 'pictures that are not divided'}"
 
 
 def _not_a_data_set(folder: Path, wanted: str) -> DataError:

@@ -7,12 +7,14 @@ with a warning.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
+from itertools import combinations
 from pathlib import Path
 
 from gkd_core import config as spec
-from gkd_core.config import DataConfig
-from gkd_core.data.classes import agree, chosen, refuse_unknown_names
+from gkd_core.config import SPLITS, TO_TRAIN, DataConfig, SplitName
+from gkd_core.data.classes import agree, chosen, refuse_unknown_names, unknown_classes
 from gkd_core.data.coco import read_coco
 from gkd_core.data.divide import divide
 from gkd_core.data.find import find_layout
@@ -21,7 +23,7 @@ from gkd_core.data.records import DataSet, Split, WrittenSplit
 from gkd_core.data.settle import settle
 from gkd_core.data.voc import read_voc
 from gkd_core.data.yolo import read_yolo
-from gkd_core.errors import Problem
+from gkd_core.errors import DataError, Problem
 
 READERS: dict[str, Callable[[spec.Split, Findings], WrittenSplit]] = {
     "coco": read_coco,
@@ -33,76 +35,110 @@ READERS: dict[str, Callable[[spec.Split, Findings], WrittenSplit]] = {
 def load(
     config: DataConfig,
     *,
+    needs: Collection[SplitName] | None = None,
     headers: int | None = None,
-    decode: bool | Collection[str] = False,
+    decode: bool | Collection[SplitName] = False,
     broken: Collection[Path] = (),
 ) -> DataSet:
-    """Read both splits.
+    """Read the splits.
 
     Args:
         config: the data set; its paths are absolute or relative to the working directory.
+        needs: the splits that must be there and usable; another one that is not is left out with a remark. None: what
+            a training needs, and what the config spells out.
         headers: look into at most so many pictures of a split, evenly spread, and into those without a declared
             size; the others only have to exist. None: into all.
         decode: also decode each picture looked into, so that broken ones are left out before any work begins; of
-            both splits, or of those that are named.
+            all splits, or of those that are named.
         broken: pictures that are left out, since an earlier reading found that they cannot be decoded.
 
     Raises:
-        DataError: with everything that is wrong in both splits, as far as it can be known.
+        DataError: with everything that is wrong in the needed splits, as far as it can be known.
     """
-    config = find_layout(config)
-    splits = {"train": config.train, "val": config.val}
+    needs = needed(config) if needs is None else needs
+    config = find_layout(config, needs=needs)
     if isinstance(decode, bool):
-        decode = splits.keys() if decode else ()
-    findings = {name: Findings(name, split.annotations) for name, split in splits.items() if split}
-    written: dict[str, WrittenSplit] = {}
-    settled: dict[str, Split] = {}
+        decode = SPLITS if decode else ()
+    findings = {name: Findings(name, split.annotations) for name, split in config.splits.items()}
+    written: dict[SplitName, WrittenSplit] = {}
+    settled: dict[SplitName, Split] = {}
     errors = Gathered()
     told: list[Problem] = []
-    for name, split in splits.items():
-        with errors.step():
-            assert split is not None  # find_layout's promise
-            if name != "val" or config.val_share is None:
-                written[name] = READERS[config.format](split, findings[name])
+    left_out: list[Problem] = []
+    for name, split in config.splits.items():
+        if name == "val" and config.val_share is not None:
+            continue  # it is a share of what train reads
+        with errors.step(), _unless_needed(name, needs, left_out):
+            written[name] = READERS[config.format](split, findings[name])
     errors.stop()
-    if config.val_share is not None:
-        whole = written["train"]
+    if config.val_share is not None and "train" in written:
         written["train"], written["val"], remark = divide(
-            whole, config.val_share, config.val_seed, findings["train"]
+            written["train"], config.val_share, config.val_seed, findings["train"]
         )
+        written = {name: written[name] for name in SPLITS if name in written}
         told.append(remark)
-    refuse_unknown_names(written["train"].classes, written["val"].classes, config)
+    refuse_unknown_names((each for split in written.values() for each in split.classes), config)
     written = {name: chosen(split, config, findings[name]) for name, split in written.items()}
-    classes, remarks = agree(written["train"].classes, written["val"].classes, config.classes)
-    for name in splits:
-        with errors.step():
+    written = _of_known_classes(written, needs, left_out)
+    classes, remarks = agree({name: split.classes for name, split in written.items()}, config.classes)
+    for name, each in written.items():
+        with errors.step(), _unless_needed(name, needs, left_out):
             settled[name] = settle(
-                written[name],
-                classes,
-                findings[name],
-                headers=headers,
-                decode=name in decode,
-                broken=broken,
+                each, classes, findings[name], headers=headers, decode=name in decode, broken=broken
             )
     errors.stop()
-    train, val = settled["train"], settled["val"]
-    warnings = [
-        *told,
-        *findings["train"].problems(),
-        *findings["val"].problems(),
-        *remarks,
-        *_shared(train, val),
-    ]
-    noted = (*findings["train"].noted(), *findings["val"].noted())
-    return DataSet(classes, train, val, tuple(warnings), noted)
+    told += [problem for name in settled for problem in findings[name].problems()]
+    noted = tuple(each for name in settled for each in findings[name].noted())
+    return DataSet(classes, settled, (*told, *remarks, *left_out, *_shared(settled)), noted)
 
 
-def _shared(train: Split, val: Split) -> list[Problem]:
-    """A remark when pictures of `val` are trained on."""
-    seen: set[Path] = {record.path for record in train.images}
-    both = [record.path.name for record in val.images if record.path in seen]
-    if not both:
-        return []
-    message = f"{len(both)} of {len(val.images)} pictures of val are also in train: {few(both)}"
-    hint = "What is measured on them says nothing about new pictures."
-    return [Problem(loc=("data", "val"), message=message, hint=hint)]
+def needed(config: DataConfig) -> tuple[SplitName, ...]:
+    """Return the splits that a training needs, and those that the config spells out."""
+    return tuple(dict.fromkeys((*TO_TRAIN, *config.splits)))
+
+
+@contextmanager
+def _unless_needed(name: SplitName, needs: Collection[SplitName], left_out: list[Problem]) -> Iterator[None]:
+    """Leave a split out with a remark when the block cannot read it, unless it is needed.
+
+    Raises:
+        DataError: the block's, of a split that is needed.
+    """
+    try:
+        yield
+    except DataError as error:
+        if name in needs:
+            raise
+        why = "; ".join(problem.message for problem in error.problems)
+        message = f"the {name} split is left out: {why}"
+        left_out.append(Problem(loc=("data", name), message=message, hint=error.problems[0].hint))
+
+
+def _of_known_classes(
+    written: dict[SplitName, WrittenSplit], needs: Collection[SplitName], left_out: list[Problem]
+) -> dict[SplitName, WrittenSplit]:
+    """Return the splits without those that nobody needs and whose classes the first split does not have."""
+    first = next(iter(written))
+    kept = {}
+    for name, split in written.items():
+        with _unless_needed(name, {*needs, first}, left_out):
+            if name not in needs and (
+                problems := unknown_classes(name, split.classes, first, written[first].classes)
+            ):
+                raise DataError(problems)
+            kept[name] = split
+    return kept
+
+
+def _shared(splits: Mapping[SplitName, Split]) -> list[Problem]:
+    """Return a remark for every two splits that have pictures in common."""
+    remarks = []
+    for first, second in combinations(splits, 2):
+        seen = {record.path for record in splits[first].images}
+        both = [record.path.name for record in splits[second].images if record.path in seen]
+        if both:
+            count = f"{len(both)} of {len(splits[second].images)}"
+            message = f"{count} pictures of {second} are also in {first}: {few(both)}"
+            hint = "What is measured on them says nothing about new pictures."
+            remarks.append(Problem(loc=("data", second), message=message, hint=hint))
+    return remarks

@@ -6,7 +6,7 @@ count from 1 (`classes[0]`); 0 is the background. N is the number of boxes of a 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from gkd_core.config import SplitName
 from gkd_core.data.findings import Noted
 from gkd_core.errors import Problem
 
@@ -67,14 +68,24 @@ class Split:
 
 @dataclass(frozen=True)
 class DataSet:
-    """Both splits, with the same classes in the same order, and what a person should know about them."""
+    """Its splits, with the same classes in the same order, and what a person should know about them."""
 
     classes: tuple[str, ...]
-    train: Split
-    val: Split
+    splits: Mapping[SplitName, Split]
+    """Those that are there: whoever reads a data set says which must be."""
     warnings: tuple[Problem, ...] = ()
     noted: tuple[Noted, ...] = ()
     """What of the warnings was noticed while reading, with every item by name."""
+
+    @property
+    def train(self) -> Split:
+        """The split that is learnt from."""
+        return self.splits["train"]
+
+    @property
+    def val(self) -> Split:
+        """The split that models are judged on."""
+        return self.splits["val"]
 
 
 class WrittenObject(NamedTuple):

@@ -121,4 +121,4 @@ def service_without_broker(server: Server, settings: Settings) -> Iterator[Servi
 
 @pytest.fixture
 def train_spec() -> dict[str, Any]:
-    return {"kind": "train", "data": "discs", "train": {"epochs": 2, "image_size": 64}}
+    return {"kind": "train", "data": "discs", "train": {"epochs": 2, "image_size": 64, "batch_size": 2}}

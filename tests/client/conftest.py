@@ -140,4 +140,4 @@ def fake_engine(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def spec() -> dict[str, Any]:
-    return {"kind": "train", "data": "shapes", "train": {"epochs": 2, "image_size": 64}}
+    return {"kind": "train", "data": "shapes", "train": {"epochs": 2, "image_size": 64, "batch_size": 2}}

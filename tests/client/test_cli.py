@@ -45,6 +45,13 @@ def submit(gkd, spec_file: str) -> str:
     return job["id"]
 
 
+def test_what_the_check_found_is_printed_when_a_job_is_submitted_and_shown(gkd, spec: Spec, tmp_path: Path):
+    (tmp_path / "large.json").write_text(json.dumps({**spec, "train": {"epochs": 1, "batch_size": 64}}))
+    first, warning = gkd("submit", str(tmp_path / "large.json")).stdout.splitlines()
+    assert warning.startswith("warning: train.batch_size is 64, and there are only 4 pictures")
+    assert "batch_size is 64" in gkd("show", first.split()[0]).stdout
+
+
 def test_a_job_from_submit_to_download(gkd, spec_file: str, tmp_path: Path):
     job_id = submit(gkd, spec_file)
     watched = gkd("watch", job_id).stdout

@@ -18,7 +18,7 @@ from client.follow import ProgressLine, follow
 from gkd_core.config import DataConfig
 from gkd_core.data.examine import examine
 from gkd_core.data.shapes import draw_shapes
-from gkd_core.events import Gain, Latency, ModelReport, Progress, Report
+from gkd_core.events import Gain, Latency, ModelReport, Progress, Report, Scores
 from jobs.curves import Curve, JobCurves, RunCurves
 from jobs.job import Artifact, Job, StoredEvent
 from jobs.keys import Key, Scope
@@ -54,6 +54,22 @@ def test_a_report_has_its_models_in_order_and_the_gain_with_its_interval():
     assert "student minus control: +0.050 AP (95 % interval +0.010 to +0.090)" in text
     assert "It helped." in text
     assert "one seed" in text
+
+
+def test_a_report_has_both_splits_where_there_is_a_test_split():
+    both = [
+        model(0.5).model_copy(update={"test": Scores(metrics={"AP": ap}, per_class={})}) for ap in (0.4, 0.3)
+    ]
+    gain = Gain(ap=0.05, ap50=0.07, ap_low=0.01, ap_high=0.09, verdict="It helped.")
+    on_test = gain.model_copy(update={"ap": 0.1, "verdict": "It helped there, too."})
+    models = dict(zip(("student", "control"), both, strict=True))
+    text = shown(show.report(Report(models=models, gain=gain, gain_on_test=on_test)))
+    assert "student minus control on val: +0.050 AP" in text
+    assert "student minus control on test: +0.100 AP" in text
+    assert "It helped there, too." in text
+    rows = [line.split() for line in text.partition("on test")[2].splitlines()]
+    assert ["control", "0.300", "-", "-"] in rows
+    assert ["student", "0.400", "-", "-"] in rows
 
 
 def test_a_report_shows_size_spread_and_the_numbers_that_the_format_has():
@@ -250,6 +266,15 @@ def test_curves_are_told_by_where_they_began_and_are_and_their_ends():
         ["student", "AP", "epoch", "1", "epoch", "2", "0.25", "0.25", "0.5", "0.5"],
         ["student", "AP", "cat", "epoch", "1", "epoch", "1", "0.125", "0.125", "0.125", "0.125"],
     ]
+
+
+def test_a_job_shows_what_its_check_found():
+    assert "warnings" not in shown(show.job_card(job()))
+    warned = job(warnings=("3 boxes have no area", "val.json is old"))
+    lines = shown(show.job_card(warned)).splitlines()
+    (first,) = [line for line in lines if "warnings" in line]
+    assert "3 boxes have no area" in first
+    assert "val.json is old" in lines[lines.index(first) + 1]
 
 
 def test_what_people_changed_of_a_job_is_part_of_its_story():

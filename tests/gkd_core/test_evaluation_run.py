@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,11 @@ import torch
 from gkd_core.checkpoint import load_model, publish_model
 from gkd_core.clock import Clock
 from gkd_core.config import DataConfig, DetectorConfig, run_config
+from gkd_core.data.find import find_layout
 from gkd_core.data.loading import eval_batches
 from gkd_core.data.reading import load
 from gkd_core.detectors import build_detector
-from gkd_core.errors import SpecError, StoppedError
+from gkd_core.errors import DataError, SpecError, StoppedError
 from gkd_core.evaluate import Detections, detect_batches, score
 from gkd_core.events import Event, Report
 from gkd_core.model_card import ModelCard
@@ -23,10 +25,10 @@ from gkd_core.teacher import labels_of
 from gkd_core.train import carry_out, main
 
 
-def evaluate(model: Path, data: Path, folder: Path, stop: bool = False, **fields: Any) -> list[Event]:
+def evaluate(model: Path, drawn: Path, folder: Path, stop: bool = False, **fields: Any) -> list[Event]:
     spec = {
         "kind": "evaluate",
-        "data": {"path": str(data)},
+        "data": {"path": str(drawn)},
         "model": {"weights": str(model)},
         "device": "cpu",
     }
@@ -129,6 +131,43 @@ def test_pictures_may_be_of_another_size_than_in_training(
     assert isinstance(large, Report)
     assert large.models["model"].gflops > small.models["model"].gflops
     assert "96 pixels (in the model's training: 64)" in large.notes[0]
+
+
+def held_out(shapes: Path, folder: Path, pictures: int) -> dict[str, Any]:
+    """A split of the first validation pictures."""
+    file = next((shapes / "annotations").glob("instances_val*.json"))
+    content = json.loads(file.read_text())
+    content["images"] = content["images"][:pictures]
+    kept = {image["id"] for image in content["images"]}
+    content["annotations"] = [each for each in content["annotations"] if each["image_id"] in kept]
+    (folder / "held-out.json").write_text(json.dumps(content))
+    images = load(DataConfig(path=str(shapes))).val.images[0].path.parent
+    return {"images": str(images), "annotations": str(folder / "held-out.json")}
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_a_model_is_scored_on_the_test_split_if_that_is_asked_for(
+    outspoken: Path, shapes: Path, tmp_path: Path, alone: bool
+) -> None:
+    data = load(DataConfig(path=str(shapes)))
+    images = data.val.images[:3]
+    detector, _ = load_model(outspoken)
+    detections: Detections = {}
+    for found in detect_batches(detector, eval_batches(images, 64, 4), torch.device("cpu")):
+        detections |= found
+    wanted = score(images, data.classes, detections)
+    others = {} if alone else find_layout(DataConfig(path=str(shapes))).model_dump(include={"train", "val"})
+    spelt_out = others | {"test": held_out(shapes, tmp_path, 3)}
+    report = evaluate(outspoken, shapes, tmp_path, data=spelt_out, evaluate={"split": "test"})[-1]
+    assert isinstance(report, Report)
+    assert report.models["model"].metrics == pytest.approx(wanted.metrics)
+    assert (report.split, report.pictures) == ("test", {"test": 3})
+    assert "3 pictures of the test split" in report.notes[0]
+
+
+def test_a_split_that_is_not_there_cannot_be_scored_on(outspoken: Path, shapes: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="has no test split"):
+        evaluate(outspoken, shapes, tmp_path, evaluate={"split": "test"})
 
 
 def test_progress_grows_with_the_pictures(

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from gkd_core.checkpoint import load_model, sha256_of
-from gkd_core.clock import Clock
 from gkd_core.config import DistillRun, TrainRun
 from gkd_core.data.find import find_layout
 from gkd_core.data.reading import load
@@ -113,6 +112,43 @@ def test_a_distill_run_reports_teacher_student_and_control(distilled: Whole) -> 
     assert 0 < student.latency_ms.low <= student.latency_ms.median <= student.latency_ms.high
     assert report.gain.ap == pytest.approx(student.metrics["AP"] - report.models["control"].metrics["AP"])
     assert Report.model_validate(RunDir(distilled.folder).read_report()) == report
+
+
+def test_models_are_scored_on_a_test_split_once_at_the_end(
+    distill: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scored: list[tuple[str, str]] = []
+    detect = Session.detect
+
+    def noted(session: Session, detector: Detector, base: Progress, labels: Any, split: str = "val") -> Any:
+        scored.append((base.run, split))
+        return detect(session, detector, base, labels, split)
+
+    monkeypatch.setattr(Session, "detect", noted)
+    run = distill(epochs=1)
+    layout = find_layout(run.data)
+    data = layout.model_copy(update={"test": layout.train})
+    (report,) = of_kind(list(train(run.model_copy(update={"data": data}), tmp_path)), "report")
+    roles = ["teacher", "student", "control"]
+    assert scored[-6:] == [(role, split) for role in roles for split in ("val", "test")]
+    assert all(split == "val" for _, split in scored[:-6])
+    assert report.pictures == {"val": 4, "test": 14}
+    on_test = {role: report.models[role].test for role in roles}
+    assert all(scores is not None and scores.metrics.keys() >= {"AP", "AP50"} for scores in on_test.values())
+    difference = on_test["student"].metrics["AP"] - on_test["control"].metrics["AP"]
+    assert report.gain_on_test is not None
+    assert report.gain_on_test.ap == pytest.approx(difference)
+    assert "14 test pictures" in report.gain_on_test.verdict
+    assert any("on the 14 pictures of the test split" in note for note in report.notes)
+    told = Report.model_validate(RunDir(tmp_path).read_report())
+    assert told == report
+
+
+def test_without_a_test_split_a_report_has_nothing_of_it(distilled: Whole) -> None:
+    (report,) = of_kind(distilled.events, "report")
+    assert report.gain_on_test is None
+    assert [model.test for model in report.models.values()] == [None, None, None]
+    assert not any("test split" in note for note in report.notes)
 
 
 def test_losses_are_named_and_weighted_and_prototypes_are_counted_by_class(distilled: Whole) -> None:
@@ -455,23 +491,6 @@ def test_the_best_is_by_the_number_that_was_asked_for(plain: Make, tmp_path: Pat
     assert "best epoch by AR100" in " ".join(of_kind(whole.events, "report")[0].notes)
 
 
-def test_objects_that_all_vanish_at_the_image_size_end_a_run_before_its_first_step(
-    plain: Make, tmp_path: Path
-) -> None:
-    run = plain()
-    found = find_layout(run.data)
-    assert found.train is not None
-    content = json.loads(Path(found.train.annotations).read_bytes())
-    for annotation in content["annotations"]:
-        annotation["bbox"][2] = 0.3
-    (tmp_path / "thin.json").write_text(json.dumps(content))
-    thin = found.train.model_copy(update={"annotations": str(tmp_path / "thin.json")})
-    data = found.model_copy(update={"train": thin})
-    with pytest.raises(DataError, match=r"train\.image_size: .* all .* are thinner than a pixel"):
-        list(train(run.model_copy(update={"data": data}), tmp_path / "run"))
-    assert not list(tmp_path.rglob("*.safetensors"))
-
-
 def test_a_number_that_the_data_cannot_give_cannot_choose_the_best(plain: Make, tmp_path: Path) -> None:
     with pytest.raises(SpecError, match=r"train\.best_by: no epoch can be the best by APl"):
         next(train(plain(best_by="APl"), tmp_path))
@@ -591,28 +610,3 @@ def test_scores_of_unlike_heads_are_not_compared(distill: Make, tmp_path: Path) 
     asked = {"response": {"weight": 1}}
     with pytest.raises(SpecError, match=r"distill\.response\.weight"):
         list(train(distill(student=student, distill=asked), tmp_path))
-
-
-def test_what_is_left_of_a_distillation_counts_each_training_by_its_own_pace(
-    distill: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A step of the student takes 10 s, one of the control, which has no teacher, 4."""
-
-    class Paced(Clock):
-        def __init__(self) -> None:
-            self.seconds = 0.0
-            super().__init__(lambda: self.seconds)
-
-        def count(self, losses: dict[str, torch.Tensor], images: int) -> None:
-            self.seconds += 10.0 if "distill_global" in losses else 4.0
-            super().count(losses, images)
-
-    monkeypatch.setattr("gkd_core.session.Clock", Paced)
-    told = of_kind(list(train(distill(epochs=2), tmp_path)), "progress")
-    saved = {(event.run, event.epoch): event for event in told if event.saved and event.step}
-    steps = saved["control", 2].steps
-    assert saved["control", 1].seconds_left == pytest.approx(4.0 * steps / 2)
-    assert saved["control", 2].seconds_left == 0
-    control = saved["student", 2].seconds_left
-    assert 0.3 * 10.0 * steps < control < 0.95 * 10.0 * steps
-    assert saved["student", 1].seconds_left == pytest.approx(10.0 * steps / 2 + control)

@@ -60,6 +60,22 @@ def test_a_data_set_that_cannot_be_used_is_refused_with_its_problems(tmp_path: P
     )
 
 
+def test_a_data_set_to_score_on_needs_no_train_split(tmp_path: Path, draw: Draw) -> None:
+    place = draw(tmp_path / "discs") / "annotations"
+    (place / "instances_train.json").unlink()
+    (place / "instances_val.json").rename(place / "instances_test.json")
+    found = of_folder(tmp_path / "discs")
+    assert found.state is ResourceState.READY
+    assert found.reason.startswith("coco, 2 classes, 2 pictures to test on; ")
+    assert found.report is not None
+    assert (found.report["train"], found.report["test"]["images"]) == (None, 2)
+
+
+def test_a_data_set_without_val_is_unfinished(tmp_path: Path, draw: Draw) -> None:
+    (draw(tmp_path / "discs") / "annotations" / "instances_val.json").unlink()
+    assert of_folder(tmp_path / "discs").state is ResourceState.REFUSED
+
+
 def test_a_folder_without_a_data_set_is_refused(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     assert "is no data set" in of_folder(tmp_path / "empty").reason

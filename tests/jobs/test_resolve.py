@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 from pydantic import TypeAdapter
 
-from gkd_core.config import DetectorConfig, DistillRun, TrainRun
+from gkd_core.config import DetectorConfig, DistillRun, EvaluateRun, TrainRun
 from gkd_core.errors import Problem, SpecError
 from gkd_core.model_card import ModelCard
 from jobs.job import Job, queue_for
@@ -79,36 +79,6 @@ def problems(root: Path, find_job: Any = no_jobs, **fields: Any) -> dict[str, Pr
 
 def distill(weights: str, **fields: Any) -> dict[str, Any]:
     return {"kind": "distill", "teacher": {"weights": weights}} | fields
-
-
-def shrink(root: Path, boxes: int) -> None:
-    """Give the first boxes of train a width of a third of a pixel at an image size of 64."""
-    file = root / "cells" / "train.json"
-    content = json.loads(file.read_text())
-    for annotation in content["annotations"][:boxes]:
-        annotation["bbox"] = [5, 5, 0.2, 20]
-    file.write_text(json.dumps(content))
-
-
-@pytest.mark.parametrize("kind", ["train", "distill"])
-def test_a_job_whose_objects_all_vanish_is_refused(root: Path, kind: str) -> None:
-    shrink(root, 4)
-    spec = {"kind": "train"} if kind == "train" else distill("teacher.safetensors")
-    found = problems(root, **spec, train={"image_size": 64})["train.image_size"]
-    assert "at train.image_size 64 all 4 objects of train are thinner than a pixel" in found.message
-    assert "from train.image_size 224 on" in found.hint
-
-
-def test_a_job_of_whose_objects_many_vanish_is_warned(root: Path) -> None:
-    shrink(root, 1)
-    told = resolved(root, train={"image_size": 64}).warnings
-    assert any("1 of 4 objects of train are thinner than a pixel (cat 1 of 2)" in message for message in told)
-    assert not any("thinner" in message for message in resolved(root, train={"image_size": 1024}).warnings)
-
-
-def test_what_is_only_scored_is_not_refused_for_small_objects(root: Path) -> None:
-    shrink(root, 4)
-    resolved(root, kind="evaluate", model={"weights": "teacher.safetensors"})
 
 
 def test_a_resolved_spec_is_all_that_the_engine_needs(root: Path) -> None:
@@ -287,7 +257,7 @@ def test_scores_of_two_architectures_are_not_compared(root: Path) -> None:
 
 
 def test_the_weight_of_the_response_loss_is_said_in_the_resolved_spec(root: Path) -> None:
-    alike = resolved(root, **distill("teacher.safetensors"))
+    alike = resolved(root, **distill("teacher.safetensors", train={"batch_size": 2}))
     assert (weight_of(alike), alike.warnings) == (10, ())
     unlike = resolved(root, **distill("teacher.safetensors", student={"architecture": "faster_rcnn"}))
     assert weight_of(unlike) == 0
@@ -386,6 +356,69 @@ def test_a_model_that_knows_no_class_of_the_data_is_not_scored(root: Path) -> No
     assert resolved(root, **of_kind("export", "birds.safetensors"))  # needs the pictures, not the classes
 
 
+def test_a_model_is_scored_on_the_split_that_is_asked_for(root: Path) -> None:
+    (root / "cells" / "test.json").write_bytes((root / "cells" / "val.json").read_bytes())
+    answer = resolved(root, **of_kind("evaluate", evaluate={"split": "test"}))
+    assert isinstance(answer.config, EvaluateRun)
+    assert answer.config.evaluate.split == "test"
+    assert answer.config.data.test is not None
+    plain = resolved(root, **of_kind("evaluate"))
+    assert isinstance(plain.config, EvaluateRun)
+    assert plain.config.evaluate.split == "val"
+
+
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+@pytest.mark.parametrize("spelt_out", [True, False])
+def test_one_split_alone_is_enough_to_score_on_and_not_to_train(
+    root: Path, split: str, spelt_out: bool
+) -> None:
+    for name in ("train", "val"):
+        (root / "cells" / f"{name}.json").rename(root / "cells" / f"{name}-old")
+    (root / "cells" / "val-old").rename(root / "cells" / f"{split}.json")
+    alone = {split: {"images": "cells/images", "annotations": f"cells/{split}.json"}}
+    data = alone if spelt_out else "cells"
+    for wanted in ({}, {"split": split}):
+        answer = resolved(root, **of_kind("evaluate", data=data, evaluate=wanted))
+        assert isinstance(answer.config, EvaluateRun)
+        assert answer.config.evaluate.split == split
+        assert list(answer.config.data.splits) == [split]
+        assert answer.config.data.classes == CLASSES
+    found = problems(root, data=data)
+    if spelt_out:
+        assert set(found) == {f"data.{name}" for name in ("train", "val") if name != split}
+        assert all("evaluate" in problem.hint for problem in found.values())
+
+
+@pytest.mark.parametrize(("batch_size", "told"), [(2, 0), (3, 1)])
+def test_steps_that_ask_for_more_pictures_than_there_are_are_said(
+    root: Path, batch_size: int, told: int
+) -> None:
+    for kind in ({}, distill("teacher.safetensors")):
+        answer = resolved(root, train={"batch_size": batch_size}, **kind)
+        warnings = [text for text in answer.warnings if "train.batch_size" in text]
+        assert len(warnings) == told
+        assert all("batch_size is 3, and there are only 2 pictures" in text for text in warnings)
+        assert all("one step over all 2" in text for text in warnings)
+
+
+def test_a_split_that_was_asked_for_is_not_exchanged_for_another(root: Path) -> None:
+    (root / "cells" / "train.json").unlink()
+    (root / "cells" / "val.json").rename(root / "cells" / "test.json")
+    assert problems(root, **of_kind("evaluate", evaluate={"split": "val"}))
+
+
+def test_a_test_split_that_was_only_found_stops_no_training(root: Path) -> None:
+    (root / "cells" / "test.json").write_text("{}")
+    answer = resolved(root)
+    assert answer.config.data.test is None
+    assert "the test split is left out" in answer.warnings[0]
+    asked = {
+        name: {"images": "cells/images", "annotations": f"cells/{name}.json"}
+        for name in ("train", "val", "test")
+    }
+    assert {problem.loc[:2] for problem in problems(root, data=asked).values()} == {("data", "test")}
+
+
 def test_a_plain_teacher_of_other_anchors_leaves_the_response_loss_out_and_says_so(root: Path) -> None:
     (root / "plain.pth").write_bytes(b"PK")
     said = {
@@ -394,7 +427,8 @@ def test_a_plain_teacher_of_other_anchors_leaves_the_response_loss_out_and_says_
         "layout": "torchvision",
         "classes": ["cat", "dog"],
     }
-    spec = distill("plain.pth", student={"architecture": "retinanet"}) | {"train": {"image_size": 320}}
+    recipe = {"image_size": 320, "batch_size": 2}
+    spec = distill("plain.pth", student={"architecture": "retinanet"}, train=recipe)
     answer = resolved(root, **spec | {"teacher": {"weights": "plain.pth", **said}})
     assert (weight_of(answer), len(answer.warnings)) == (0, 1)
     assert "the finest anchors of teacher and student differ: 32 and 16 pixels" in answer.warnings[0]

@@ -83,7 +83,8 @@ def test_every_job_is_as_it_was(store: Store) -> None:
             before[each.id][field] for field in ("spec", "tags", "attempt")
         )
         assert len(store.events(each.id)) == before[each.id]["event_count"]
-        run_config.validate_python(whole.resolved)
+        assert run_config.validate_python(whole.resolved).data.test is None
+        assert whole.warnings == ()
 
 
 def test_what_was_published_is_still_named(store: Store) -> None:

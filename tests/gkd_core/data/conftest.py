@@ -14,7 +14,10 @@ from gkd_core.config import DataConfig, Split
 
 
 class CocoFolder:
-    """Two pictures of 96 x 64 with a square and a disc each, as train and as val; change `train`, then `config()`."""
+    """Two pictures of 96 x 64 with a square and a disc each, as train and as val; change `train`, then `config()`.
+
+    `draw_test()` gives it a test split of the same kind.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -22,6 +25,11 @@ class CocoFolder:
         self.images.mkdir(parents=True)
         self.train = self._split("t")
         self.val = self._split("v")
+        self.test: dict[str, Any] | None = None
+
+    def draw_test(self) -> dict[str, Any]:
+        self.test = self._split("h")
+        return self.test
 
     def _split(self, prefix: str) -> dict[str, Any]:
         images, annotations = [], []
@@ -38,7 +46,9 @@ class CocoFolder:
 
     def config(self, **fields: Any) -> DataConfig:
         splits = {}
-        for name, content in (("train", self.train), ("val", self.val)):
+        for name, content in (("train", self.train), ("val", self.val), ("test", self.test)):
+            if content is None:
+                continue
             file = self.folder / f"{name}.json"
             file.write_text(json.dumps(content))
             splits[name] = Split(images=str(self.images), annotations=str(file))
