@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import subprocess
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from client.cli_options import AsJson, SpecFile, err, out
+from client.cli_options import HERE, AsJson, SpecFile, Url, connected, err, out
 from client.terminal import print_json
 from gkd_core.interpreter import on_safe_path, python
 
@@ -55,17 +55,49 @@ def conformance(
 @commands.command()
 def predict(
     model: Annotated[
-        str, typer.Argument(help="A .safetensors file of GKD, or a .onnx file of an export job.")
+        str,
+        typer.Argument(
+            help="A .safetensors file of GKD, a .onnx file of an export job, job:<id> or model:<id>."
+        ),
     ],
-    images: Annotated[list[Path], typer.Argument(help="Pictures, or folders of pictures.")],
-    target: Annotated[Path, typer.Option("--out", help="Folder for drawn pictures and predictions.json.")],
+    images: Annotated[list[Path], typer.Argument(help="Pictures, folders of pictures, or videos.")],
+    target: Annotated[Path, typer.Option("--out", help="Folder for drawn pictures and what was found.")],
     score: Annotated[float, typer.Option(min=0, max=1, help="Least score that is drawn.")] = 0.3,
+    form: Annotated[
+        Literal["json", "coco", "csv", "txt"],
+        typer.Option("--format", help="What is written: txt is YOLO's labels, the first two COCO's results."),
+    ] = "json",
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            help="COCO file or folder whose ids the results carry; else the one that pictures lie in."
+        ),
+    ] = None,
+    recursive: Annotated[bool, typer.Option("--recursive", help="Also pictures of subfolders.")] = False,
+    agnostic: Annotated[
+        bool,
+        typer.Option("--agnostic", help="One box an object: of those that overlap, the best of any class."),
+    ] = False,
+    every: Annotated[int, typer.Option(min=1, help="Of a video, one frame of so many.")] = 1,
+    url: Url = HERE,
     as_json: AsJson = False,
 ) -> None:
     """Draw what a model finds on pictures. Exits with 1 if one of them cannot be read; the others are drawn."""
-    command = python("-m", "gkd_core.predict", "--out", str(target), "--score", str(score))
-    command += ["--json"] if as_json else []
-    raise typer.Exit(_code_of([*command, "--", model, *map(str, images)]))
+    command = python("-m", "gkd_core.predict", "--out", str(target), "--score", str(score), "--format", form)
+    flags = {"--json": as_json, "--recursive": recursive, "--agnostic": agnostic}
+    command += [flag for flag, given in flags.items() if given]
+    command += ["--every", str(every), *(["--data", str(data)] if data else [])]
+    raise typer.Exit(_code_of([*command, "--", _file_of(model, url), *map(str, images)]))
+
+
+def _file_of(model: str, url: str) -> str:
+    """The file of a model, which may have to be fetched from the service."""
+    from client.fetched import fetch_model, is_fetched
+
+    if not is_fetched(model):
+        return model
+    with connected(url) as client, err.status("fetching the model"):
+        return str(fetch_model(client, model))
 
 
 def _code_of(command: list[str]) -> int:

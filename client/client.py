@@ -287,9 +287,16 @@ class Client(Resources):
         Raises:
             DamagedDownload: what arrived is not what the service announced.
         """
+        return self._fetched(_path(job_id, "artifacts", name), name, target)
+
+    def download_model(self, model_id: str, target: Path) -> str:
+        """Fetch the file of an uploaded model; as `download`."""
+        return self._fetched(_route("models", model_id, "file"), f"model {model_id}", target)
+
+    def _fetched(self, path: str, name: str, target: Path) -> str:
         partial = target.with_name(f".{target.name}.{os.getpid()}.part")
         try:
-            announced, seen = self._stream(_path(job_id, "artifacts", name), partial)
+            announced, seen = self._stream(path, partial)
             if seen != announced:
                 hint = "Try again; the file was not kept."
                 raise DamagedDownload(f"{name} arrived with SHA-256 {seen}, announced was {announced}", hint)

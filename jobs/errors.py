@@ -35,6 +35,14 @@ class UnknownArtifact(JobsError):
         self.name = name
 
 
+class UnknownModelFile(UnknownArtifact):
+    """The service has no file of its own of this model."""
+
+    def __init__(self, model_id: str) -> None:
+        message = f"model {model_id} lies under a data root; only the files of uploaded models are sent"
+        JobsError.__init__(self, message)
+
+
 class NotAllowed(JobsError):
     """The job's state does not allow this; `actions` are those that it does allow."""
 

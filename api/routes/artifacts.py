@@ -19,7 +19,7 @@ router = APIRouter(prefix="/jobs/{job_id}/artifacts", tags=["artifacts"])
 
 
 _FILE = {"content": {"*/*": {"schema": {"type": "string", "format": "binary"}}}}  # as its name says
-_DOWNLOADS: dict[int | str, dict[str, Any]] = {
+DOWNLOADS: dict[int | str, dict[str, Any]] = {
     200: {**_FILE, "description": "the file"},
     206: {**_FILE, "description": "the part of it that Range asks for"},
     304: {"description": "still as If-None-Match says"},
@@ -28,7 +28,7 @@ _DOWNLOADS: dict[int | str, dict[str, Any]] = {
     416: {"description": "Range lies beyond the end of the file (`range_not_satisfiable`)"},
     503: {"description": "the database, or the place of published files, does not answer (`artifacts_away`)"},
 }
-_PARTS: dict[str, Any] = {  # read from the request itself, by `asked_part`
+PARTS: dict[str, Any] = {  # read from the request itself, by `asked_part`
     "parameters": [
         {
             "name": "Range",
@@ -53,7 +53,7 @@ def artifacts(job_id: str, services: ServicesDep, tenant: TenantDep) -> tuple[Ar
 
 
 @router.head("/{name}", include_in_schema=False)
-@router.get("/{name}", response_class=StreamingResponse, responses=_DOWNLOADS, openapi_extra=_PARTS)
+@router.get("/{name}", response_class=StreamingResponse, responses=DOWNLOADS, openapi_extra=PARTS)
 def download(
     job_id: str,
     name: Annotated[str, Path(description="As `artifacts` lists it.", examples=["student.safetensors"])],
@@ -63,7 +63,11 @@ def download(
     known: KnownTagsDep,
 ) -> Response:
     """One file. Its ETag is its SHA-256; Range (one part), If-Range and If-None-Match are understood."""
-    artifact = services.store.artifact(job_id, name, tenant=tenant)
+    return sent(services.store.artifact(job_id, name, tenant=tenant), request, services, known)
+
+
+def sent(artifact: Artifact, request: Request, services: ServicesDep, known: KnownTagsDep) -> Response:
+    """Answer with a published file, or the part of it that was asked for."""
     headers = _headers(artifact)
     if known.hold(headers["ETag"]):
         return Response(status_code=304, headers=headers)

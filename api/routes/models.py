@@ -6,6 +6,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import StreamingResponse
 
 from api.border import is_json
 from api.deps import ServicesDep, StillAdmittedDep, TenantDep
@@ -23,7 +24,10 @@ from api.resources import (
     placed,
     shown,
 )
+from api.routes.artifacts import DOWNLOADS, PARTS, sent
 from api.uploads import added, must_be_one_of, read_json, requested, taken_in
+from jobs.errors import UnknownModelFile
+from jobs.job import Artifact
 from jobs.resources import CheckedResource, NewModel, NewResource, Resource, ResourceKind
 
 router = APIRouter(prefix="/models", tags=["models"])
@@ -78,6 +82,23 @@ def get_model(
 ) -> Response:
     """One model, with what was found in it: format, tensors, parameters, and the card of a model of GKD."""
     return shown(services, ResourceKind.MODEL, model_id, tenant, known)
+
+
+@router.head("/{model_id}/file", include_in_schema=False)
+@router.get("/{model_id}/file", response_class=StreamingResponse, responses=DOWNLOADS, openapi_extra=PARTS)
+def model_file(
+    model_id: str, request: Request, services: ServicesDep, tenant: TenantDep, known: KnownTagsDep
+) -> Response:
+    """The file of a model that was uploaded. Its ETag is its SHA-256; Range, If-Range and If-None-Match are understood.
+
+    What lies under a data root is not sent (404): whoever may read there has it.
+    """
+    found = services.store.resource(ResourceKind.MODEL, model_id, tenant=tenant)
+    if not found.uploaded or found.sha256 is None:
+        raise UnknownModelFile(model_id)
+    name = f"{found.id}.safetensors"
+    file = Artifact(name=name, size=found.size, sha256=found.sha256, created_at=found.created_at)
+    return sent(file, request, services, known)
 
 
 @router.delete("/{model_id}", status_code=204, responses=IN_USE)

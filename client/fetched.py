@@ -1,0 +1,89 @@
+"""Models that `job:<id>` and `model:<id>` stand for, fetched from the service and kept on this machine.
+
+A file is kept under its SHA-256, and hashed again each time that it is used: what a disk has changed since is fetched
+anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+from client.client import Client, ClientError
+from client.names import find_job, find_resource
+from jobs.resources import ResourceKind
+
+PREFIXES = ("job:", "model:")
+ROLES = ("student", "model")
+"""The models that jobs are for, in the report's words."""
+
+
+def is_fetched(written: str) -> bool:
+    """Whether somebody named a model of the service instead of a file."""
+    return written.startswith(PREFIXES)
+
+
+def fetch_model(client: Client, written: str, folder: Path | None = None) -> Path:
+    """Return the file of a model, fetched unless it is here already.
+
+    Args:
+        client: Asks the service.
+        written: `job:<id>` or `model:<id>`; the beginning of an id, or a name, will do.
+        folder: Where fetched models are kept; None: the user's cache.
+
+    Raises:
+        ClientError: there is no such job or model, it has no file, or what arrived is not what was announced.
+    """
+    folder = folder or cache()
+    if written.startswith("job:"):
+        return _of_job(client, find_job(client, written), folder)
+    return _of_model(client, find_resource(client, ResourceKind.MODEL, written), folder)
+
+
+def cache() -> Path:
+    """Return the folder of fetched models: `gkd/models` in the user's cache."""
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(home) / "gkd" / "models"
+
+
+def _of_job(client: Client, job_id: str, folder: Path) -> Path:
+    """The student of a distill job, the model of a train job, the network of an export job; the best so far."""
+    files = {file.name: file.sha256 for file in client.artifacts(job_id)}
+    names = [*(f"{role}.safetensors" for role in ROLES), "model.onnx"]
+    name = next((name for name in names if name in files), None)
+    if name is None:
+        job = client.job(job_id)
+        message = f"job {job_id} has published no model: it is of kind {job.kind}, {job.state}"
+        raise ClientError(message, f"See its files with gkd show {job_id}.")
+    kept = folder / f"{files[name]}{Path(name).suffix}"
+    if not _holds(kept, files[name]):
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        client.download(job_id, name, kept)
+    return kept
+
+
+def _of_model(client: Client, model_id: str, folder: Path) -> Path:
+    """An uploaded model; of one that lies under a data root, the file itself where this machine has it."""
+    found = client.resource(ResourceKind.MODEL, model_id)
+    if not found.sha256:
+        raise ClientError(f"model {model_id} is {found.state}: {found.reason}")
+    if found.path:
+        if _holds(Path(found.path), found.sha256):
+            return Path(found.path)
+        hint = "Name a file of this machine, or upload the model: gkd models add FILE --upload."
+        raise ClientError(f"model {model_id} lies at {found.path} where the service runs, not here", hint)
+    kept = folder / f"{found.sha256}.safetensors"
+    if not _holds(kept, found.sha256):
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        client.download_model(model_id, kept)
+    return kept
+
+
+def _holds(file: Path, sha256: str) -> bool:
+    """Whether a file is there and whole."""
+    try:
+        with file.open("rb") as content:
+            return hashlib.file_digest(content, "sha256").hexdigest() == sha256
+    except OSError:
+        return False
