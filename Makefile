@@ -18,8 +18,8 @@ help:  ## this list
 setup: $(INSTALLED)  ## create .venv and install GKD with the tested versions (PYTHON=... picks the interpreter)
 	@echo "GKD is installed; the command is $(VENV)/bin/gkd"
 
-demo: $(INSTALLED)  ## a teacher, a control and a distilled student, through the service (DATA=folder: on your own pictures)
-	$(PY) -m client.demo $(if $(DATA),--data "$(DATA)")
+demo: $(INSTALLED)  ## a teacher, a control and a distilled student in 5 minutes (DATA=folder: your pictures; EPOCHS=, MINUTES=)
+	$(PY) -m client.demo $(if $(DATA),--data "$(DATA)") $(if $(EPOCHS),--epochs "$(EPOCHS)") $(if $(MINUTES),--minutes "$(MINUTES)")
 
 check: $(INSTALLED)  ## style, types, import rules, container files
 	$(PY) -m ruff check

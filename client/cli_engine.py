@@ -31,9 +31,11 @@ def run(
     """Run a spec here, without the service. Ctrl-C stops after a checkpoint; the same command goes on."""
     from client import show
     from client.run import resolve_here, run
+    from client.spec_file import read
+    from jobs.mistakes import read_spec
 
     if check:
-        resolved = resolve_here(spec).model_dump(mode="json", by_alias=True)
+        resolved = resolve_here(read_spec(read(spec))).model_dump(mode="json", by_alias=True)
         print_json(resolved) if as_json else out.print(show.usable(resolved), soft_wrap=True)
         return
     if target is None:

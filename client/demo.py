@@ -1,14 +1,16 @@
 """What `make demo` runs: the whole service once, from drawn pictures to a student and the proof of its gain.
 
-    python -m client.demo [--data FOLDER]
+    python -m client.demo [--data FOLDER] [--epochs N] [--minutes N]
 
-It uses the service as anybody else would: starts `gkd serve` on a free port, sends two specs, follows the jobs,
-prints the report. Everything lies in `.demo/` until the next demo.
+It measures a few steps first, and takes as many epochs as there is time for (`demo_budget.py`). Then it uses the
+service as anybody else would: starts `gkd serve` on a free port, sends two specs, follows the jobs, prints the report.
+Everything lies in `.demo/` until the next demo.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shutil
 import signal
@@ -19,22 +21,30 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from rich.console import Console
 from rich.text import Text
 
 from client import demo_specs, show, terminal
 from client.client import Client, ClientError
+from client.demo_budget import Pace, Plan, fit, fit_student, seconds, teacher_seconds
 from client.follow import follow
+from client.run import resolve_here
 from gkd_core.errors import GkdError
 from gkd_core.interpreter import on_safe_path, python
 from jobs.job import Job, State
+from jobs.mistakes import read_spec
 
 HOME = Path(".demo")
 START_SECONDS = 60.0
 """Until the server has to answer; the first start compiles Python files."""
 STOP_SECONDS = 75.0
 """Until the server has to be gone: its engine gets 30 s to write a checkpoint, and 30 s after SIGTERM."""
+MINUTES = 5
+"""What all of it takes on pictures that it draws, however slow the machine is."""
+CLOSING_SECONDS = 15.0
+"""Kept for what comes after the jobs, and for what nobody foresaw."""
 LOG_LINES = 20
 
 
@@ -45,14 +55,19 @@ class DemoFailed(GkdError):
 def main(arguments: list[str] | None = None) -> int:
     """Run the demo; the exit code."""
     parser = argparse.ArgumentParser(prog="python -m client.demo", description=__doc__)
+    parser.add_argument("--data", type=Path, help="a folder of your own pictures instead of drawn ones")
     parser.add_argument(
-        "--data", type=Path, help="a COCO or VOC folder of your own instead of drawn pictures"
+        "--epochs", type=_positive, help="of teacher, student and control; nothing is fitted then"
     )
-    data = parser.parse_args(arguments).data
+    parser.add_argument(
+        "--minutes", type=_positive, help=f"time that epochs are fitted to; {MINUTES} for drawn pictures"
+    )
+    given = parser.parse_args(arguments)
+    wanted = Wanted(given.data, given.epochs, given.minutes)
     console = terminal.console()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: the server must not stay behind
     try:
-        demo(data, console)
+        demo(wanted, console)
     except KeyboardInterrupt:
         console.print("stopped")
         return 130
@@ -64,29 +79,130 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def demo(data: Path | None, console: Console) -> None:
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    return value
+
+
+class Wanted(NamedTuple):
+    """What the command line asks for."""
+
+    data: Path | None
+    """The user's pictures; None: drawn ones."""
+    epochs: int | None
+    """Of all trainings; None: the recipe's, or as many as fit."""
+    minutes: int | None
+    """What epochs are fitted to; None: `MINUTES` for drawn pictures, no limit for a user's own."""
+
+    @property
+    def recipe(self) -> str:
+        """Which of the recipes."""
+        return "own" if self.data else "shapes"
+
+    @property
+    def seconds(self) -> float | None:
+        """What everything may take; None: as long as it takes."""
+        minutes = self.minutes or (None if self.data else MINUTES)
+        return None if minutes is None or self.epochs else 60.0 * minutes
+
+
+def demo(wanted: Wanted, console: Console) -> None:
     """A teacher, a control and a student, through the service.
 
     Raises:
         DemoFailed: the server does not start, or a job fails.
         ClientError: the service refuses a spec, or goes away.
     """
-    if data and not data.is_dir():
-        raise DemoFailed(f"{data} is no folder", "Name the folder of a COCO or VOC data set.")
+    began = time.monotonic()
+    if wanted.data and not wanted.data.is_dir():
+        raise DemoFailed(f"{wanted.data} is no folder", "Name the folder of a data set.")
     home = HOME.absolute()
     shutil.rmtree(home, ignore_errors=True)
     home.mkdir(parents=True)
-    folder = data.resolve() if data else _draw(home / "shapes", console)
-    recipe = "own" if data else "shapes"
-    with _server(home, folder, console) as client:
-        teacher = client.submit(demo_specs.teacher(str(folder), recipe))
-        student = client.submit(demo_specs.distillation(str(folder), recipe, teacher.id))
-        console.print(
-            Text(f"asked for two jobs: {teacher.id} and {student.id} ({student.reason})"), soft_wrap=True
-        )
-        for job in (teacher, student):
-            _see_through(client, job, console)
+    folder = str(wanted.data.resolve() if wanted.data else _draw(home / "shapes", console))
+    whole = Plan(wanted.epochs, wanted.epochs) if wanted.epochs else demo_specs.usual(wanted.recipe)
+    pace = None if wanted.epochs else measure(folder, wanted.recipe, console)
+    end = None if wanted.seconds is None else began + wanted.seconds - CLOSING_SECONDS
+    plan = whole if end is None or pace is None else fit(pace, whole, end - time.monotonic())
+    if pace:
+        _tell_plan(plan, whole, pace, console)
+    with _server(home, Path(folder), console, threads=pace.threads if pace else None) as client:
+        started = time.monotonic()
+        teacher = client.submit(demo_specs.teacher(folder, wanted.recipe, plan.teacher))
+        _see_through(client, teacher, console)
+        if pace and end is not None:
+            epochs = _fit_again(pace, plan, started, end)
+            plan = plan._replace(student=_told(epochs, plan.student, console))
+        student = client.submit(demo_specs.distillation(folder, wanted.recipe, teacher.id, plan.student))
+        _see_through(client, student, console)
         _conclude(client, student, home, console)
+    console.print(f"all of it took {show.duration(time.monotonic() - began)}")
+
+
+# ---- how much there is time for ------------------------------------------------------------------------------
+
+
+def measure(folder: str, recipe: str, console: Console) -> Pace:
+    """Time a few steps on this machine, in a process of its own, with one thread and with as many as there are cores.
+
+    Raises:
+        DemoFailed: the data cannot be trained on, or steps cannot be taken.
+    """
+    console.print("measuring a few steps")
+    configs = [_resolved(spec(folder, recipe)) for spec in (demo_specs.teacher, demo_specs.control)]
+    done = subprocess.run(
+        python("-m", "gkd_core.pace", "--threads", *map(str, threads_to_try())),
+        env=on_safe_path({"OMP_WAIT_POLICY": "PASSIVE", **os.environ}),  # as engines are started
+        input=json.dumps(configs),
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode:
+        raise DemoFailed(f"no step could be taken: {_end(done.stderr)}")
+    return Pace.of(json.loads(done.stdout.splitlines()[-1]))
+
+
+def threads_to_try() -> list[int]:
+    """As many as there are cores, then one; only what OMP_NUM_THREADS says where somebody has set it."""
+    if (said := os.environ.get("OMP_NUM_THREADS", "")).isdecimal() and int(said):
+        return [int(said)]
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return sorted({1, 2, cores} & set(range(cores + 1)), reverse=True)
+
+
+def _resolved(spec: dict[str, Any]) -> dict[str, Any]:
+    """The engine's config of a spec, as `gkd run` makes it."""
+    config = resolve_here(read_spec(spec)).config
+    return config.model_dump(mode="json", by_alias=True)
+
+
+def _tell_plan(plan: Plan, whole: Plan, pace: Pace, console: Console) -> None:
+    """Say how many epochs there will be, and how long that takes."""
+    threads = f"{pace.threads} thread{'s' if pace.threads > 1 else ''}"
+    speed = f"with {threads}, the fastest, a step takes {pace.teacher_step:.2f} s (teacher)"
+    fitted = f", of {whole.teacher} and {whole.student}, to be done in time" if plan != whole else ""
+    epochs = f"{plan.teacher} epochs of the teacher, {plan.student} of student and control{fitted}"
+    console.print(
+        f"{speed} and {pace.student_step:.2f} s (student): {epochs}; about {show.duration(seconds(pace, plan))}. "
+        "EPOCHS=10 or MINUTES=10 after `make demo` chooses otherwise.",
+        soft_wrap=True,
+    )
+
+
+def _fit_again(pace: Pace, plan: Plan, started: float, end: float) -> int:
+    """Epochs of the student, now that it is known how long the teacher really took."""
+    slower = (time.monotonic() - started) / teacher_seconds(pace, plan.teacher)
+    return fit_student(pace.times(slower), plan.student, end - time.monotonic())
+
+
+def _told(epochs: int, planned: int, console: Console) -> int:
+    if epochs != planned:
+        console.print(
+            f"the teacher took longer than forecast: {epochs} epochs of the student instead of {planned}"
+        )
+    return epochs
 
 
 def _draw(folder: Path, console: Console) -> Path:
@@ -103,13 +219,13 @@ def _draw(folder: Path, console: Console) -> Path:
 
 
 @contextmanager
-def _server(home: Path, data: Path, console: Console) -> Iterator[Client]:
-    """`gkd serve` for the time of the demo, and a client of it."""
+def _server(home: Path, data: Path, console: Console, *, threads: int | None = None) -> Iterator[Client]:
+    """`gkd serve` for the time of the demo, and a client of it; its engines compute with so many threads."""
     port, log = _free_port(), home / "serve.log"
     with log.open("wb") as output:
         server = subprocess.Popen(
             python("-m", "client.cli", "serve"),
-            env=_environment(home, data, port),
+            env=_environment(home, data, port, threads),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
@@ -124,12 +240,13 @@ def _server(home: Path, data: Path, console: Console) -> Iterator[Client]:
         _stop(server)
 
 
-def _environment(home: Path, data: Path, port: int) -> dict[str, str]:
+def _environment(home: Path, data: Path, port: int, threads: int | None = None) -> dict[str, str]:
     """What the server sees: none of the settings of this shell, but for the engine, which a test may replace."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("GKD_")}
     engine = {name: os.environ[name] for name in ("GKD_ENGINE",) if name in os.environ}
     ours = {"GKD_HOME": str(home), "GKD_DATA_ROOTS": str(data), "GKD_PORT": str(port)}
-    return on_safe_path({**kept, **engine, **ours})
+    fastest = {"OMP_NUM_THREADS": str(threads)} if threads else {}
+    return on_safe_path({**kept, **engine, **fastest, **ours})
 
 
 def _free_port() -> int:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from client.demo_budget import Plan, every
+
 DRAWING = {"train": 320, "val": 80, "size": 128, "seed": 7}
 """How many pictures `gkd_core.data.shapes` draws, how large (pixels), and from which seed."""
 
@@ -41,26 +43,45 @@ _STUDENT = {
 """Three million weights."""
 
 
-def teacher(data: str, recipe: str) -> dict[str, Any]:
-    """The job that makes the teacher; `recipe` is "shapes" or "own"."""
+def usual(recipe: str) -> Plan:
+    """The epochs of a recipe where there is time for all of them."""
+    chosen = _RECIPES[recipe]
+    return Plan(chosen["teacher"]["epochs"], chosen["student"]["epochs"])
+
+
+def teacher(data: str, recipe: str, epochs: int | None = None) -> dict[str, Any]:
+    """The job that makes the teacher; `recipe` is "shapes" or "own", and `epochs` None its own number of them."""
     chosen = _RECIPES[recipe]
     model = {"architecture": "fcos", **chosen["model"]}
-    train = _with_precision(chosen["teacher"])
+    train = _for_epochs(_with_precision(chosen["teacher"]), epochs)
     return {"kind": "train", "name": f"{recipe}-teacher", "data": data, "model": model, "train": train}
 
 
-def distillation(data: str, recipe: str, teacher_id: str) -> dict[str, Any]:
+def control(data: str, recipe: str) -> dict[str, Any]:
+    """A job that trains what the control is; never sent, but steps of it are timed."""
+    train = _with_precision(_RECIPES[recipe]["student"])
+    return {"kind": "train", "name": f"{recipe}-control", "data": data, "model": _STUDENT, "train": train}
+
+
+def distillation(data: str, recipe: str, teacher_id: str, epochs: int | None = None) -> dict[str, Any]:
     """The job that distils the teacher that another job makes, with a control."""
     chosen = _RECIPES[recipe]
+    train = _for_epochs(_with_precision(chosen["student"]), epochs)
+    prototypes = {"every": every(chosen["prototypes"]["every"], train["epochs"])}
     return {
         "kind": "distill",
         "name": f"{recipe}-student",
         "data": data,
         "teacher": {"weights": f"job:{teacher_id}"},
         "student": _STUDENT,
-        "distill": {"prototypes": chosen["prototypes"]},
-        "train": _with_precision(chosen["student"]),
+        "distill": {"prototypes": prototypes},
+        "train": train,
     }
+
+
+def _for_epochs(train: dict[str, Any], epochs: int | None) -> dict[str, Any]:
+    epochs = epochs or train["epochs"]
+    return train | {"epochs": epochs, "evaluate_every": every(train["evaluate_every"], epochs)}
 
 
 def _with_precision(train: dict[str, Any]) -> dict[str, Any]:

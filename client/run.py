@@ -23,7 +23,7 @@ from jobs.mistakes import read_spec
 from jobs.places import PlaceError
 from jobs.resolve import resolve
 from jobs.resources import ResourceKind
-from jobs.spec import Resolved
+from jobs.spec import AnySpec, Resolved
 from worker.engine import Engine
 
 ATTEMPT = 1
@@ -52,7 +52,7 @@ def run(spec: Path, out: Path, console: Console, *, as_json: bool = False) -> in
     Raises:
         GkdError: the spec is wrong, the folder holds another run, or the engine failed.
     """
-    resolved = resolve_here(spec)
+    resolved = resolve_here(read_spec(read(spec)))
     for warning in resolved.warnings:
         console.print(Text(f"warning: {warning}", style="yellow"), soft_wrap=True)
     run_dir = RunDir(out)
@@ -68,14 +68,14 @@ def run(spec: Path, out: Path, console: Console, *, as_json: bool = False) -> in
     return _conclude(run_dir, code, f"gkd run {spec} --out {out}", console)
 
 
-def resolve_here(spec: Path) -> Resolved:
+def resolve_here(spec: AnySpec) -> Resolved:
     """Return what a spec comes to on this machine, without the service; relative paths start at the current folder.
 
     Raises:
         GkdError: it cannot be carried out here.
     """
     return resolve(
-        read_spec(read(spec)),
+        spec,
         roots=(Path.cwd(),),
         find_job=_no_job,
         find_resource=_no_resource,
