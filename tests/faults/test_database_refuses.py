@@ -159,6 +159,7 @@ def test_readiness_writes_seldom_and_nothing_grows(api):
 def test_a_run_outlives_a_database_that_refuses_for_a_while(service, plan, refusal):
     _, refusing = refusal
     plan(epochs=12, seconds=0.2)
+    service.settings = service.settings.model_copy(update={"lease_seconds": 6.0})
     job_id = service.submit()
     with service.running(job_id), refusing(service.store):
         time.sleep(0.7)

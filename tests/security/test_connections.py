@@ -15,7 +15,7 @@ import pytest
 from ..client.conftest import Process, free_port, running
 from ..faults.conftest import wait_until
 
-FOREVER_SECONDS = 30.0
+FOREVER_SECONDS = 60.0
 HALF = b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Half: "
 WHOLE = b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
 UNREAD = b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 1000000\r\n\r\n"
