@@ -9,13 +9,15 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any
 
 from gkd_core.config import Split
 from gkd_core.data.classes import is_name
 from gkd_core.data.findings import Findings, few
+from gkd_core.data.flags import read_flag
 from gkd_core.data.records import WrittenImage, WrittenObject, WrittenSplit
 from gkd_core.named_files import read_named
 
@@ -23,6 +25,11 @@ MAX_BYTES = 1024**3
 """Refused above: twice the annotations of COCO itself, which take some GB of memory to read."""
 MAX_ID = 2**63 - 1
 """Ids travel in int64 tensors."""
+FRACTION = 100
+"""An area of at most one pixel that is this many times smaller than its box is none in pixels: the fraction of a
+picture of 10 x 10 or more."""
+SLACK = 1.01
+"""How much an area may be larger than its box of which both ends count."""
 
 _Json = Mapping[str, Any]
 _Key = int | str
@@ -98,16 +105,29 @@ def _list(root: _Json, key: str, findings: Findings) -> list[_Json]:
     return value
 
 
-def _is_id(value: object) -> TypeGuard[int]:
-    return isinstance(value, int) and not isinstance(value, bool) and abs(value) <= MAX_ID
+def _whole(value: object) -> int | None:
+    """Return a whole number of 64 bits, also where it is written as a float such as 3.0, as pandas does; else None."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    if isinstance(value, float) and not value.is_integer():
+        return None
+    return int(value) if abs(value) <= MAX_ID else None
+
+
+def _seen(field: str, value: object) -> str:
+    """Return what stands in a field where something else is needed."""
+    return f"{field} is {'the text ' if isinstance(value, str) else ''}{value!r:.80}"
 
 
 def _labels(categories: list[_Json], findings: Findings) -> tuple[dict[int, int], tuple[str, ...]]:
     """Label by category id, and the class names in label order."""
     names: dict[int, str] = {}
     for position, category in enumerate(categories):
-        key, name = category.get("id"), category.get("name")
-        if not _is_id(key) or not is_name(name):
+        key, name = _whole(category.get("id")), category.get("name")
+        if key is None:
+            seen = _seen("id", category.get("id"))
+            raise findings.error(f"categories[{position}]: {seen}; needed: a whole number: {category!r:.80}")
+        if not is_name(name):
             raise findings.error(
                 f"categories[{position}] needs a whole number `id` and a `name`: {category!r:.80}"
             )
@@ -117,11 +137,17 @@ def _labels(categories: list[_Json], findings: Findings) -> tuple[dict[int, int]
     if not names:
         raise findings.error("lists no categories", "List every class under `categories`.")
     classes = tuple(dict.fromkeys(names[key] for key in sorted(names)))
-    label_of = {key: classes.index(name) + 1 for key, name in names.items()}
+    position_of = {name: label for label, name in enumerate(classes, start=1)}
+    times = Counter(names.values())
     for key, name in names.items():
-        if sum(other == name for other in names.values()) > 1:
+        if times[name] > 1:
             findings.add(f"id {key}", f"several categories are called {name!r}; taken as one class")
-    return label_of, classes
+    return {key: position_of[name] for key, name in names.items()}, classes
+
+
+def _key(value: object) -> _Key | None:
+    """Return an image id; None where it is neither a whole number nor text."""
+    return value if is_name(value) else _whole(value)
 
 
 def _images(images: list[_Json], findings: Findings) -> dict[_Key, _Json]:
@@ -129,9 +155,10 @@ def _images(images: list[_Json], findings: Findings) -> dict[_Key, _Json]:
     entries: dict[_Key, _Json] = {}
     files: dict[str, _Key] = {}
     for position, image in enumerate(images):
-        key, name = image.get("id"), image.get("file_name")
-        if not _is_id(key) and not is_name(key):
-            raise findings.error(f"images[{position}] has id {key!r:.80}; needed: a whole number of 64 bits")
+        key, name = _key(image.get("id")), image.get("file_name")
+        if key is None:
+            seen = repr(image.get("id"))
+            raise findings.error(f"images[{position}] has id {seen:.80}; needed: a whole number of 64 bits")
         if not is_name(name):
             raise findings.error(f"image {key} has file_name {name!r:.80}; needed: the name of a file")
         if key in entries:
@@ -160,12 +187,11 @@ def _same_image(key: _Key, first: _Json, second: _Json, findings: Findings) -> N
 def _size(image: _Json, findings: Findings) -> tuple[int, int] | None:
     if "width" not in image and "height" not in image:
         return None
-    width, height = image.get("width"), image.get("height")
-    if isinstance(width, int) and isinstance(height, int) and width > 0 and height > 0:
+    width, height = _whole(image.get("width")), _whole(image.get("height"))
+    if width and height and width > 0 and height > 0:
         return width, height
-    findings.add(
-        f"image {image['id']}", "declared width or height is no number above 0; the picture's was taken"
-    )
+    what = "text" if isinstance(image.get("width"), str) else "no whole number above 0"
+    findings.add(f"image {image['id']}", f"declared width or height is {what}; the picture's was taken")
     return None
 
 
@@ -176,13 +202,13 @@ def _objects(
     objects: dict[_Key, list[WrittenObject]] = {key: [] for key in images}
     seen: set[object] = set()
     for position, annotation in enumerate(annotations):
-        key = annotation.get("id")
-        name = f"annotation {key}" if _is_id(key) else f"annotations[{position}]"
-        if not _is_id(key):
+        key = _whole(annotation.get("id"))
+        name = f"annotations[{position}]" if key is None else f"annotation {key}"
+        if key is None:
             findings.add(name, "annotation without a whole number as `id`; used all the same")
         elif key in seen:
             findings.add(name, "annotation id given twice; both are used")
-        seen.add(key if _is_id(key) else None)
+        seen.add(key)
         try:
             image_id = _image_of(annotation, images)
             objects[image_id].append(_object(name, annotation, label_of, findings))
@@ -196,10 +222,14 @@ class _LeftOut(Exception):
 
 
 def _image_of(annotation: _Json, images: Mapping[_Key, _Json]) -> _Key:
-    key = annotation.get("image_id")
-    if not isinstance(key, int | str) or key not in images:
-        raise _LeftOut("its `image_id` is not listed under `images`")
-    return key
+    key = _key(annotation.get("image_id"))
+    if key is not None and key in images:
+        return key
+    if isinstance(key, str) and key.strip().isdecimal() and int(key) in images:
+        raise _LeftOut(f"its image_id is the text {key!r}, where `images` has the number")
+    if str(key) in images:
+        raise _LeftOut(f"its image_id is the number {key}, where `images` has the text")
+    raise _LeftOut("its `image_id` is not listed under `images`")
 
 
 def _object(name: str, annotation: _Json, label_of: dict[int, int], findings: Findings) -> WrittenObject:
@@ -208,25 +238,70 @@ def _object(name: str, annotation: _Json, label_of: dict[int, int], findings: Fi
         raise _LeftOut("its width or height is not above 0")
     if "category_id" not in annotation:
         raise _LeftOut("it has no `category_id`")
-    area = _finite(annotation.get("area", width * height))
-    if area is None or area <= 0:
-        findings.add(name, "area is not above 0; taken from the box")
-        area = width * height
     label = _label(name, annotation["category_id"], label_of, findings)
-    return WrittenObject(name, (x, y, x + width, y + height), label, bool(annotation.get("iscrowd", 0)), area)
+    area = _area(name, annotation, (width, height), findings)
+    return WrittenObject(
+        name, (x, y, x + width, y + height), label, _is_apart(name, annotation, findings), area
+    )
 
 
 def _label(name: str, category: object, label_of: dict[int, int], findings: Findings) -> int:
-    if not _is_id(category) or category not in label_of:
-        known = few([str(key) for key in sorted(label_of)])
-        message = f"{name} has category_id {category!r:.80}, which is not listed under `categories` ({known})"
-        raise findings.error(message, "List the category, or leave the annotation out.")
-    return label_of[category]
+    key = _whole(category)
+    if key is not None and key in label_of:
+        return label_of[key]
+    known = few([str(each) for each in sorted(label_of)])
+    if isinstance(category, str):
+        message = (
+            f"{name}: {_seen('category_id', category)}; needed: a number listed under `categories` ({known})"
+        )
+        raise findings.error(message, "Write ids as numbers, without quotes.")
+    message = f"{name} has category_id {category!r:.80}, which is not listed under `categories` ({known})"
+    raise findings.error(message, "List the category, or leave the annotation out.")
+
+
+def _is_apart(name: str, annotation: _Json, findings: Findings) -> bool:
+    """Return whether an object is no target, and neither hit nor miss: a crowd region, or one to ignore."""
+    crowd = read_flag(name, "iscrowd", annotation.get("iscrowd", 0), findings)
+    ignore = read_flag(name, "ignore", annotation.get("ignore", 0), findings)
+    if ignore and not crowd:
+        findings.add(
+            name, "`ignore` is set: kept apart like a crowd region, no target and neither hit nor miss"
+        )
+    return crowd or ignore
+
+
+def _area(name: str, annotation: _Json, sides: tuple[float, float], findings: Findings) -> float:
+    """Return the area as written, that of the mask; or that of the box, where it cannot belong to this box."""
+    width, height = sides
+    box = width * height
+    if "area" not in annotation:
+        return box
+    area = _finite(annotation["area"])
+    if isinstance(annotation["area"], str):
+        findings.add(name, "area is text; the box's area counts")
+    elif area is None or area <= 0:
+        findings.add(name, "area is not above 0; taken from the box")
+    elif area <= 1 and area * FRACTION < box:
+        hint = "Areas are in pixels, as boxes are."
+        findings.add(
+            name, "area is as small as if it were a fraction of the picture; the box's area counts", hint
+        )
+    elif area > SLACK * (width + 1) * (height + 1):
+        findings.add(
+            name, "area is larger than its box; the box's area counts", "Areas are in pixels of the mask."
+        )
+    else:
+        return area
+    return box
 
 
 def _numbers(bbox: object) -> list[float]:
+    if isinstance(bbox, str):
+        raise _LeftOut("its `bbox` is text")
     if not isinstance(bbox, list) or len(bbox) != 4:
         raise _LeftOut("its `bbox` is not four numbers")
+    if texts := [value for value in bbox if isinstance(value, str)]:
+        raise _LeftOut(f"its `bbox` has text, such as {texts[0]!r:.20}, where numbers belong")
     numbers = [number for number in map(_finite, bbox) if number is not None]
     if len(numbers) != 4:
         raise _LeftOut("its `bbox` is not four finite numbers")

@@ -25,7 +25,7 @@ MAX_BYTES = 256 * 1024
 MAX_DEPTH = 8
 """Levels of nesting; a data set needs two."""
 YAML = (".yaml", ".yml")
-SPLIT_KEYS = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
+SPLIT_KEYS = {"train": ("train",), "val": ("val", "valid", "validation", "dev"), "test": ("test",)}
 
 _Tree = str | list["_Tree"] | dict[str, "_Tree"]
 
@@ -195,7 +195,8 @@ def _scalar(tree: Mapping[str, _Tree], key: str) -> str:
 
 def _entries(tree: Mapping[str, _Tree], split: str) -> tuple[str, ...]:
     """Where the pictures of a split are said to lie."""
-    value = next((tree[key] for key in SPLIT_KEYS[split] if tree.get(key)), "")
+    given = {key.casefold(): value for key, value in tree.items()}
+    value = next((given[key] for key in SPLIT_KEYS[split] if given.get(key)), "")
     entries = [value] if isinstance(value, str) else list(value)
     texts = [entry.strip() for entry in entries if isinstance(entry, str)]
     if len(texts) != len(entries) or isinstance(value, dict):

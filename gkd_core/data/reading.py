@@ -19,6 +19,7 @@ from gkd_core.data.coco import read_coco
 from gkd_core.data.divide import divide
 from gkd_core.data.find import find_layout
 from gkd_core.data.findings import Findings, Gathered, few
+from gkd_core.data.misspelt import remark_on_misspelt
 from gkd_core.data.records import DataSet, Split, WrittenSplit
 from gkd_core.data.settle import settle
 from gkd_core.data.voc import read_voc
@@ -57,6 +58,8 @@ def load(
     """
     needs = needed(config) if needs is None else needs
     config = find_layout(config, needs=needs)
+    if config.val_share is not None:
+        needs = {*needs, "train"}  # which val is a share of
     if isinstance(decode, bool):
         decode = SPLITS if decode else ()
     findings = {name: Findings(name, split.annotations) for name, split in config.splits.items()}
@@ -89,7 +92,8 @@ def load(
     errors.stop()
     told += [problem for name in settled for problem in findings[name].problems()]
     noted = tuple(each for name in settled for each in findings[name].noted())
-    return DataSet(classes, settled, (*told, *remarks, *left_out, *_shared(settled)), noted)
+    asked = remark_on_misspelt(settled["train"]) if "train" in settled else []
+    return DataSet(classes, settled, (*told, *remarks, *asked, *left_out, *_shared(settled)), noted)
 
 
 def needed(config: DataConfig) -> tuple[SplitName, ...]:

@@ -18,7 +18,7 @@ from typing import NamedTuple, NoReturn
 from gkd_core.config import Split
 from gkd_core.data.data_yaml import YAML, DataYaml, NamesError, read_names
 from gkd_core.data.findings import Findings, few
-from gkd_core.data.folders import NOWHERE, dead_link_above, files_below, is_picture_name
+from gkd_core.data.folders import LONGEST_PATH, NOWHERE, dead_link_above, files_below, is_picture_name
 from gkd_core.data.records import WrittenImage, WrittenObject, WrittenSplit
 from gkd_core.errors import DISK_AND_NETWORK
 from gkd_core.named_files import read_named
@@ -134,10 +134,36 @@ def _pictures(split: Split, names: DataYaml, findings: Findings) -> tuple[Path, 
     else:
         named = list(_listed(images, root, findings))
     once = Counter(named)
+    _refuse_absent(list(once), images, root, findings)
     for picture, times in once.items() if len(once) < len(named) else ():
         if times > 1:
             findings.add(picture.name, "picture listed twice; used once")
     return root, list(once) or _none(images, findings)
+
+
+def _refuse_absent(pictures: Sequence[Path], file: Path, root: Path, findings: Findings) -> None:
+    """Say that listed pictures are missing before their labels are looked for: the list is what is wrong.
+
+    Raises:
+        DataError: one of them is missing.
+    """
+    absent = [os.path.relpath(picture, root) for picture in pictures if not os.path.exists(picture)]
+    if absent:
+        names = few([f"{name:.200}" for name in absent])
+        message = f"missing in {root}: {len(absent)} of {len(pictures)} pictures ({names}) that {file} names"
+        raise findings.error(message, _absent_hint(absent[0], root, file), field="images")
+
+
+def _absent_hint(name: str, root: Path, file: Path) -> str:
+    """Return what to change where the same picture lies under the end of its path."""
+    if "\\" in name:
+        return with_slashes([name])
+    folders = Path(name).parts
+    for count in range(1, len(folders)):
+        rest = Path(*folders[count:])
+        if len(name) < LONGEST_PATH and (root / rest).is_file():
+            return f"{rest} is there: take `{Path(*folders[:count])}/` off the lines of {file.name}."
+    return f"Paths in {file.name} are relative to its folder, or to that of the data set."
 
 
 def _none(images: Path, findings: Findings) -> NoReturn:

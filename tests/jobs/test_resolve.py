@@ -15,7 +15,8 @@ import pytest
 from PIL import Image
 from pydantic import TypeAdapter
 
-from gkd_core.config import DetectorConfig, DistillRun, EvaluateRun, TrainRun
+from gkd_core.config import DetectorConfig, DistillRun, EvaluateRun, TrainRun, run_config
+from gkd_core.data.reading import load
 from gkd_core.errors import Problem, SpecError
 from gkd_core.model_card import ModelCard
 from jobs.job import Job, queue_for
@@ -516,3 +517,18 @@ class TestWeightsOfAJob:
         job, _ = store.submit(job_spec.validate_python(spec), resolved(root, **spec))
         found = problems(root, find_job, **distill(f"job:{job.id}"))
         assert f"job {job.id} is of kind {kind}, which makes no model" in found["teacher.weights"].message
+
+
+def test_a_share_of_the_only_split_reaches_the_engine_as_it_was_checked(root: Path) -> None:
+    (root / "cells" / "val.json").unlink()
+    assert "data.val_share" in problems(root)["data.path"].hint
+    found = resolved(root, data={"path": "cells", "val_share": 0.5, "val_seed": 4})
+    assert found.report is not None
+    assert (found.report.train.images, found.report.val.images) == (1, 1)
+    assert any("set aside by `val_share` 0.5 (seed 4)" in warning for warning in found.warnings)
+    config = run_config.validate_json(found.config.model_dump_json())
+    assert config.data.train == config.data.val
+    read = load(config.data)
+    assert read.train.images[0].path != read.val.images[0].path
+    again = load(found.report.resolved)
+    assert read.val.images[0].path == again.val.images[0].path

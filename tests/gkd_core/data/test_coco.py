@@ -106,7 +106,7 @@ def test_the_pictures_size_wins_over_the_declared_one(coco: Any) -> None:
         (lambda c: c["categories"].append({"id": 1, "name": "star"}), "category id 1 is given twice"),
         (lambda c: c["categories"].append({"id": "3", "name": "star"}), r"categories\[2\]"),
         (lambda c: c["annotations"][0].update(category_id=77), "annotation 1 has category_id 77"),
-        (lambda c: c["annotations"][0].update(category_id="1"), "annotation 1 has category_id '1'"),
+        (lambda c: c["annotations"][0].update(category_id="1"), "annotation 1: category_id is the text '1'"),
         (lambda c: c["images"].clear(), "lists no images"),
         (lambda c: c["images"][1].update(id=1), "image id 1 is given twice"),
         (lambda c: c["images"][1].update(id=2**63), "whole number of 64 bits"),
