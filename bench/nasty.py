@@ -146,7 +146,7 @@ def _picture(path: Path) -> tuple[str, str]:
 
     try:
         remarks = inspect(path)
-        width, height = read_header(path).size
+        width, height = read_header(path)
     except PictureError as error:
         return ("error" if str(path) in error.message else "an error that does not name it"), error.message
     if read_picture(path).shape != (height, width, 3):

@@ -45,7 +45,7 @@ def publish_tensors(path: Path, tensors: dict[str, torch.Tensor], metadata: dict
 
 def publish_model(path: Path, weights: dict[str, torch.Tensor], card: ModelCard) -> None:
     """Write weights and card as one safetensors file, atomically. The same weights give the same bytes."""
-    publish_tensors(path, weights, {"gkd": card.model_dump_json()})
+    publish_tensors(path, weights, {"gkd": card.written()})
 
 
 def load_model(path: Path | str, device: torch.device | str = "cpu") -> tuple[Detector, ModelCard]:

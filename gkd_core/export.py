@@ -221,7 +221,7 @@ def without_background(found: dict[str, Tensor]) -> dict[str, Tensor]:
 def _properties(detector: Detector, card: ModelCard) -> dict[str, str]:
     """What the file says of itself."""
     return {
-        "gkd": card.model_dump_json(),
+        "gkd": card.written(),
         "classes": json.dumps(card.classes, ensure_ascii=False),
         "image_size": str(card.image_size),
         "score_threshold": str(limits_of(detector).score),

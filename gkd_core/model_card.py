@@ -38,17 +38,28 @@ class ModelCard(Strict):
     """Label 1 is the first."""
     image_size: int
     """Longer side of the pictures in training, in pixels. Pictures are RGB in 0..1; the model normalises."""
+    white: int | None = None
+    """Which value meant white in the training pictures of 16 or 32 bits; None where they had 8."""
 
     @classmethod
-    def of(cls, config: DetectorConfig, classes: tuple[str, ...], image_size: int) -> ModelCard:
+    def of(
+        cls, config: DetectorConfig, classes: tuple[str, ...], image_size: int, white: int | None = None
+    ) -> ModelCard:
         """The card of a detector that is built from a config."""
         return cls(
-            classes=classes, image_size=image_size, **config.model_dump(exclude={"weights", "frozen_stages"})
+            classes=classes,
+            image_size=image_size,
+            white=white,
+            **config.model_dump(exclude={"weights", "frozen_stages"}),
         )
+
+    def written(self) -> str:
+        """The card as JSON; what pictures of 8 bits do not need is left out, as older versions expect it."""
+        return self.model_dump_json(exclude={"white"} if self.white is None else None)
 
     def detector(self) -> DetectorConfig:
         """The config that builds the detector."""
-        return DetectorConfig(**self.model_dump(exclude={"format", "classes", "image_size"}))
+        return DetectorConfig(**self.model_dump(exclude={"format", "classes", "image_size", "white"}))
 
 
 def read_card(path: Path | str) -> ModelCard:

@@ -48,6 +48,7 @@ class OnnxDetector:
             metadata = self._session.get_modelmeta().custom_metadata_map
             self.classes: tuple[str, ...] = tuple(json.loads(metadata["classes"]))
             self.image_size = int(metadata["image_size"])
+            self.white: int | None = json.loads(metadata.get("gkd", "{}")).get("white")
         except Exception as error:  # onnxruntime's errors have no public root
             raise _no_detector(model, error) from None
 

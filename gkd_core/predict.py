@@ -51,6 +51,8 @@ class Model(NamedTuple):
     """Label 1 is the first."""
     image_size: int
     """Longer side of the pictures that it wants, in pixels."""
+    white: int | None = None
+    """Which value means white in pictures of 16 or 32 bits, as in its training; None: each picture tells."""
 
 
 class Source(NamedTuple):
@@ -119,8 +121,8 @@ def look_at(model: Model, source: Source, choice: Choice) -> Prediction:
     """
     if source.flaw:
         raise source.flaw
-    image = source.frame or read_image(source.file)
-    small = source.frame or read_image(source.file, 2 * model.image_size)
+    image = source.frame or read_image(source.file, white=model.white)
+    small = source.frame or read_image(source.file, 2 * model.image_size, model.white)
     none = np.zeros(0, np.int64)
     pixels = resize(Picture(small, np.zeros((0, 4), np.float32), none, none), model.image_size).pixels
     found = model.detect(pixels.transpose(2, 0, 1).astype(np.float32) / np.float32(255))
@@ -168,7 +170,7 @@ def open_model(path: str) -> Model:
     if not Path(path).is_file():
         raise SpecError([Problem(loc=("model",), message=f"there is no file {path}")])
     detector = OnnxDetector(Path(path))
-    return Model(detector, detector.classes, detector.image_size)
+    return Model(detector, detector.classes, detector.image_size, detector.white)
 
 
 def _open_in_torch(path: str) -> Model:
@@ -188,7 +190,7 @@ def _open_in_torch(path: str) -> Model:
         found = detect(detector, [torch.from_numpy(picture).to(device)])[0]
         return {name: values.cpu().numpy() for name, values in found.items()}
 
-    return Model(run, card.classes, card.image_size)
+    return Model(run, card.classes, card.image_size, card.white)
 
 
 # ---- the pictures ----------------------------------------------------------------------------------------

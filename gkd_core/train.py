@@ -219,7 +219,7 @@ class _Job(Session):
         self, training: Training, file: str, detector: DetectorConfig, metrics: dict[str, float]
     ) -> Checkpoint:
         """Write the averaged weights as a model, with what they reached."""
-        card = ModelCard.of(detector, self.classes, self.config.train.image_size)
+        card = ModelCard.of(detector, self.classes, self.config.train.image_size, self.data.white)
         if self.world.first:
             publish_model(self.folder / file, training.evaluated.state_dict(), card)
         training.published[file] = Scored(training.epoch, metrics)

@@ -89,8 +89,12 @@ class PictureCache:
         self._images: OrderedDict[Path, Image.Image] = OrderedDict()
         self._lock = Lock()
 
-    def get(self, path: Path) -> Image.Image:
+    def get(self, path: Path, white: int | None = None) -> Image.Image:
         """The picture in RGB, from memory or from its file. Must not be written to.
+
+        Args:
+            path: the file.
+            white: as in `read_image`; the same at every call for a file.
 
         Raises:
             PictureError: the file cannot be decoded.
@@ -99,7 +103,7 @@ class PictureCache:
             if path in self._images:
                 self._images.move_to_end(path)
                 return self._images[path]
-        image = read_image(path, self._at_least)
+        image = read_image(path, self._at_least, white)
         self._keep(path, image)
         return image
 
@@ -253,7 +257,7 @@ def worker_count(workers: int | Literal["auto"]) -> int:
 
 def open_picture(record: ImageRecord, cache: PictureCache) -> Picture:
     """A record's picture with the boxes that are targets, in the picture's own pixels."""
-    image = cache.get(record.path)
+    image = cache.get(record.path, record.white)
     x, y = image.width / record.width, image.height / record.height
     rows = np.flatnonzero(~record.crowd)
     boxes = record.boxes[rows] * np.array([x, y, x, y], dtype=np.float32)

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from gkd_core.data import depth
 from gkd_core.errors import DISK_AND_NETWORK, FailureClass, GkdError
 from gkd_core.named_files import open_named
 
@@ -38,7 +39,8 @@ TURNS = {
 }
 """What turns the stored pixels into the picture that people see, by EXIF orientation; 1 needs nothing."""
 
-SIXTEEN_BIT = ("I", "I;16", "I;16B", "I;16L", "I;16N")
+FLAT = 8
+"""Of 255 levels: a picture whose pixels, but for a thousandth at either end, keep within so many shows nothing."""
 
 
 class PictureError(GkdError):
@@ -54,9 +56,28 @@ class Header(NamedTuple):
     """Width and height in pixels after EXIF rotation."""
     orientation: int
     """EXIF's, 1 to 8; 1 where there is none."""
+    undeclared: bool
+    """Whether it has 16 or 32 bits and does not say which value means white."""
 
 
-def read_header(path: Path) -> Header:
+class Look(NamedTuple):
+    """What a person should know about a picture that was decoded."""
+
+    remarks: tuple[str, ...]
+    flat: bool
+    """Whether it is of one colour, or nearly."""
+
+
+def read_header(path: Path) -> tuple[int, int]:
+    """Width and height in pixels after EXIF rotation, from the header alone.
+
+    Raises:
+        PictureError: not a picture that `read_picture` takes, as far as the header tells.
+    """
+    return open_header(path).size
+
+
+def open_header(path: Path) -> Header:
     """What the header of a picture says; nothing is decoded.
 
     Raises:
@@ -65,14 +86,15 @@ def read_header(path: Path) -> Header:
     with _opened(path) as image:
         turn = orientation(image)
         width, height = image.size
-        return Header((height, width) if turn >= 5 else (width, height), turn)
+        undeclared = depth.is_deep(image) and depth.declared_white(image) is None
+        return Header((height, width) if turn >= 5 else (width, height), turn, undeclared)
 
 
 def read_picture(path: Path) -> NDArray[np.uint8]:
     """The picture as people see it: (H, W, 3), RGB.
 
-    Grey is repeated over the channels and alpha dropped. Grey of 16 bits is scaled to 8: divided by 257, or by
-    4095 / 255 when no value exceeds 4095, as 12-bit cameras write.
+    Grey is repeated over the channels and alpha dropped. Of 16 and 32 bits, the picture alone tells what means white;
+    in a data set all pictures do together (`depth.py`).
 
     Raises:
         PictureError: no such file, no picture, cut short, too large, or of 32-bit floating point numbers.
@@ -80,20 +102,21 @@ def read_picture(path: Path) -> NDArray[np.uint8]:
     return np.asarray(read_image(path))
 
 
-def read_image(path: Path, at_least: int | None = None) -> Image.Image:
+def read_image(path: Path, at_least: int | None = None, white: int | None = None) -> Image.Image:
     """As `read_picture`, as a Pillow image of mode RGB.
 
     Args:
         path: the file.
         at_least: a picture whose longer side is twice this or more is shrunk by a whole factor, but not below it.
             A camera's JPEG then decodes several times faster, and takes a fraction of the memory.
+        white: the value that means white in pictures of 16 or 32 bits that do not declare it; None: the picture tells.
     """
     with _opened(path) as image:
         turn = TURNS.get(orientation(image))
         if at_least is not None:
             share = at_least / max(image.size)
             image.draft(None, (math.ceil(image.width * share), math.ceil(image.height * share)))  # JPEG only
-        rgb = _to_rgb(image)
+        rgb = _to_rgb(path, image, white)
         factor = max(rgb.size) // at_least if at_least else 1
         if factor > 1:
             rgb = rgb.reduce(factor)
@@ -106,15 +129,52 @@ def inspect(path: Path) -> tuple[str, ...]:
     Raises:
         PictureError: as `read_picture`.
     """
+    return look_into(path).remarks
+
+
+def look_into(path: Path, white: int | None = None) -> Look:
+    """Decode a picture as `inspect` does, and see whether it shows anything.
+
+    Args:
+        path: the file.
+        white: as in `read_image`; None also says what the picture tells of it.
+
+    Raises:
+        PictureError: as `read_picture`.
+    """
     with _opened(path) as image:
         image.draft(None, (1, 1))  # JPEG: every byte is read, but few pixels are made of them
-        image.load()
         remarks = []
         if getattr(image, "n_frames", 1) > 1:
             remarks.append("has several frames, of which only the first is used")
-        if image.mode in SIXTEEN_BIT and _range(image) == 4095:
-            remarks.append("16 bits of which 12 are used: 4095 is taken as white")
-        return tuple(remarks)
+        own = None
+        if depth.is_deep(image):
+            values = depth.values_of(image, lambda: _again(path))
+            own = depth.declared_white(image) or depth.white_for([depth.brightest(values)])
+            rgb = depth.to_eight_bits(values, white or own).convert("RGB")
+        else:
+            rgb = image.convert("RGB")
+        if white is None and own not in (None, depth.FULL):
+            remarks.append(f"does not use all of its bits: {own} is taken as white")
+        return Look(tuple(remarks), _is_flat(rgb))
+
+
+def brightest_of(path: Path) -> int:
+    """The value that hardly a pixel of a picture of 16 or 32 bits exceeds.
+
+    Raises:
+        PictureError: as `read_picture`.
+    """
+    with _opened(path) as image:
+        return depth.brightest(depth.values_of(image, lambda: _again(path)))
+
+
+def _is_flat(rgb: Image.Image) -> bool:
+    counts = np.array(rgb.histogram()).reshape(3, 256).cumsum(axis=1)
+    share = counts / counts[:, -1:]
+    low = (share > depth.HOT).argmax(axis=1)
+    high = (share >= 1 - depth.HOT).argmax(axis=1)
+    return bool((high - low < FLAT).all())
 
 
 def orientation(image: Image.Image) -> int:
@@ -168,6 +228,13 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         raise PictureError(f"{path}: cannot be decoded: {error}", "Is the file complete?") from error
 
 
+@contextmanager
+def _again(path: Path) -> Iterator[Image.Image]:
+    """A file that was opened and found sound before."""
+    with open_named(path) as file, Image.open(file, formats=FORMATS) as image:
+        yield image
+
+
 def _refuse_by_header(path: Path, image: Image.Image) -> None:
     width, height = image.size
     if width * height > MAX_PIXELS:
@@ -178,18 +245,10 @@ def _refuse_by_header(path: Path, image: Image.Image) -> None:
         raise PictureError(f"{path}: 32-bit floating point numbers", hint)
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode in SIXTEEN_BIT:
-        return _sixteen_to_eight(image).convert("RGB")
-    return image.convert("RGB")
-
-
-def _sixteen_to_eight(image: Image.Image) -> Image.Image:
-    """Pillow's own conversion would clip at 255 and leave a white picture."""
-    values = np.asarray(image).astype(np.float32) * (255 / _range(image))
-    return Image.fromarray(np.clip(np.rint(values), 0, 255).astype(np.uint8))
-
-
-def _range(image: Image.Image) -> int:
-    """The value that means white: 4095 when nothing exceeds it, else 65535."""
-    return 4095 if int(np.asarray(image).max()) <= 4095 else 65535
+def _to_rgb(path: Path, image: Image.Image, white: int | None) -> Image.Image:
+    """An opened image as RGB. Pillow's own conversion of more than 8 bits would leave a white picture."""
+    if not depth.is_deep(image):
+        return image.convert("RGB")
+    values = depth.values_of(image, lambda: _again(path))
+    white = depth.declared_white(image) or white or depth.white_for([depth.brightest(values)])
+    return depth.to_eight_bits(values, white).convert("RGB")

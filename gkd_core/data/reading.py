@@ -40,6 +40,7 @@ def load(
     headers: int | None = None,
     decode: bool | Collection[SplitName] = False,
     broken: Collection[Path] = (),
+    white: int | None = None,
 ) -> DataSet:
     """Read the splits.
 
@@ -52,6 +53,7 @@ def load(
         decode: also decode each picture looked into, so that broken ones are left out before any work begins; of
             all splits, or of those that are named.
         broken: pictures that are left out, since an earlier reading found that they cannot be decoded.
+        white: which value means white in pictures of 16 or 32 bits; None: those of the first split tell for all.
 
     Raises:
         DataError: with everything that is wrong in the needed splits, as far as it can be known.
@@ -87,13 +89,20 @@ def load(
     for name, each in written.items():
         with errors.step(), _unless_needed(name, needs, left_out):
             settled[name] = settle(
-                each, classes, findings[name], headers=headers, decode=name in decode, broken=broken
+                each,
+                classes,
+                findings[name],
+                headers=headers,
+                decode=name in decode,
+                broken=broken,
+                white=white,
             )
+            white = settled[name].images[0].white
     errors.stop()
     told += [problem for name in settled for problem in findings[name].problems()]
     noted = tuple(each for name in settled for each in findings[name].noted())
     asked = remark_on_misspelt(settled["train"]) if "train" in settled else []
-    return DataSet(classes, settled, (*told, *remarks, *asked, *left_out, *_shared(settled)), noted)
+    return DataSet(classes, settled, (*told, *remarks, *asked, *left_out, *_shared(settled)), noted, white)
 
 
 def needed(config: DataConfig) -> tuple[SplitName, ...]:

@@ -43,6 +43,8 @@ class ImageRecord:
     """(N,), square pixels: of the mask where the annotations say so, else of the box. Decides small or large."""
     truncated: int = 0
     """How many of the boxes belong to objects that go on beyond the picture, as VOC says; for reports only."""
+    white: int | None = None
+    """Which value means white in pictures of 16 or 32 bits that do not say it; None: each picture tells for itself."""
     source_id: int | str | None = None
     """The id of the picture in its annotations, for people and files that they read; None where there is no other."""
 
@@ -76,6 +78,8 @@ class DataSet:
     warnings: tuple[Problem, ...] = ()
     noted: tuple[Noted, ...] = ()
     """What of the warnings was noticed while reading, with every item by name."""
+    white: int | None = None
+    """Which value means white in its pictures of 16 or 32 bits; None where it has none that do not say it."""
 
     @property
     def train(self) -> Split:

@@ -11,24 +11,30 @@ import os
 import unicodedata
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gkd_core.data.depth import FULL, white_for
 from gkd_core.data.findings import Findings, few
 from gkd_core.data.folders import dead_link_above
-from gkd_core.data.pictures import PictureError, inspect, read_header
+from gkd_core.data.pictures import PictureError, brightest_of, look_into, open_header
 from gkd_core.data.records import ImageRecord, Split, WrittenImage, WrittenSplit
 from gkd_core.errors import DataError, Problem
 from gkd_core.named_files import allow_here, allowed_roots
 
+SAMPLED = 64
+"""Pictures of 16 or 32 bits that are looked into for what means white in all of them."""
 DETECTIONS = 100
 """Detections a picture that COCO's AP looks at."""
 THREADS = min(8, os.cpu_count() or 1)
 
 Boxes = NDArray[np.float64]
+_T = TypeVar("_T")
+_Found = TypeVar("_Found")
 
 _LOOK_AT_BOXES = (
     "Look at some of them with their boxes. If the boxes do not fit, save the pictures turned and without the EXIF "
@@ -46,11 +52,17 @@ class _Look(NamedTuple):
     """True width and height; None when nobody looked and none is declared."""
     orientation: int = 1
     """EXIF's; 1 when nobody looked."""
+    undeclared: bool = False
+    """Whether it has 16 or 32 bits and does not say which value means white."""
     remarks: tuple[str, ...] = ()
     unreadable: str = ""
     """What is wrong with the header."""
     broken: str = ""
     """What is wrong behind a sound header."""
+    seen: bool = False
+    """Whether anybody looked at the header."""
+    flat: bool = False
+    """Whether it was decoded and shows next to nothing."""
 
 
 def settle(
@@ -61,6 +73,7 @@ def settle(
     headers: int | None = None,
     decode: bool = False,
     broken: Collection[Path] = (),
+    white: int | None = None,
 ) -> Split:
     """The split as records, with labels that follow `classes`; arguments as in `reading.load`.
 
@@ -68,12 +81,20 @@ def settle(
         DataError: pictures are missing or unreadable, or there is not one box.
     """
     _refuse_missing(written, findings)
-    looks = _look_at(written.images, headers, decode)
-    looks = [
-        look._replace(broken=image.path.name) if image.path in broken else look
-        for image, look in zip(written.images, looks, strict=True)
-    ]
+    paths = [image.path for image in written.images]
+    looks = _look_at(written.images, headers)
     _refuse_unreadable([look.unreadable for look in looks if look.unreadable], findings)
+    sample = _deep_sample(looks)
+    told = _brightest(paths, sample)
+    white = white or (white_for(told) if told else None)
+    looks = _with_decoded(
+        paths, looks, [at for at, look in enumerate(looks) if look.seen] if decode else sample, white
+    )
+    looks = [
+        look._replace(broken=path.name) if path in broken else look if decode else look._replace(broken="")
+        for path, look in zip(paths, looks, strict=True)
+    ]
+    _remark_on_depth(paths, looks, white, findings)
     position = {name: label for label, name in enumerate(classes, start=1)}
     label_of = np.array([0, *(position[name] for name in written.classes)], dtype=np.int64)
     records = []
@@ -83,7 +104,7 @@ def settle(
         if look.broken:
             findings.add(look.broken, "picture left out: it cannot be decoded", "Copy or download it again.")
         else:
-            records.append(_record(number, image, look, label_of, findings))
+            records.append(replace(_record(number, image, look, label_of, findings), white=white))
     _refuse_empty(records, findings)
     _remark_on_classes(records, classes, findings)
     left_out = [image.path for image, look in zip(written.images, looks, strict=True) if look.broken]
@@ -124,18 +145,30 @@ def _folded(name: str) -> str:
     return unicodedata.normalize("NFC", name).casefold()
 
 
-def _look_at(images: Sequence[WrittenImage], headers: int | None, decode: bool) -> list[_Look]:
+def _look_at(images: Sequence[WrittenImage], headers: int | None) -> list[_Look]:
     count = len(images) if headers is None else min(headers, len(images))
     chosen = set(np.linspace(0, len(images) - 1, count).astype(int).tolist())
     looks = [_Look(image.size) for image in images]
     wanted = [number for number, image in enumerate(images) if number in chosen or image.size is None]
-    found = _for_each(_look_and_decode if decode else _look, [images[number].path for number in wanted])
+    found = _for_each(_look, [images[number].path for number in wanted])
     for number, look in zip(wanted, found, strict=True):
         looks[number] = look
     return looks
 
 
-def _for_each(look: Callable[[Path], _Look], paths: Sequence[Path]) -> list[_Look]:
+def _with_decoded(
+    paths: Sequence[Path], looks: Sequence[_Look], wanted: Sequence[int], white: int | None
+) -> list[_Look]:
+    """The looks, with what decoding the wanted pictures adds."""
+    looks = list(looks)
+    for at, look in zip(
+        wanted, _for_each(lambda at: _decoded(paths[at], looks[at], white), wanted), strict=True
+    ):
+        looks[at] = look
+    return looks
+
+
+def _for_each(look: Callable[[_T], _Found], paths: Sequence[_T]) -> list[_Found]:
     if len(paths) <= _FEW:
         return list(map(look, paths))
     with ThreadPoolExecutor(THREADS, initializer=allow_here, initargs=(allowed_roots(),)) as pool:
@@ -144,19 +177,48 @@ def _for_each(look: Callable[[Path], _Look], paths: Sequence[Path]) -> list[_Loo
 
 def _look(path: Path) -> _Look:
     try:
-        return _Look(*read_header(path))
+        return _Look(*open_header(path), seen=True)
     except PictureError as error:
         return _Look(None, unreadable=error.message)
 
 
-def _look_and_decode(path: Path) -> _Look:
-    look = _look(path)
-    if look.unreadable:
-        return look
+def _decoded(path: Path, look: _Look, white: int | None) -> _Look:
+    """A look at the header with what decoding the picture adds to it."""
     try:
-        return look._replace(remarks=inspect(path))
+        found = look_into(path, white)
     except PictureError as error:
         return look._replace(broken=error.message)
+    return look._replace(remarks=found.remarks, flat=found.flat)
+
+
+def _deep_sample(looks: Sequence[_Look]) -> list[int]:
+    """Some of the pictures that do not say what means white, evenly spread: the same ones in every reading."""
+    deep = [at for at, look in enumerate(looks) if look.undeclared]
+    return [deep[at] for at in np.linspace(0, len(deep) - 1, min(SAMPLED, len(deep))).astype(int)]
+
+
+def _brightest(paths: Sequence[Path], sample: Sequence[int]) -> list[int]:
+    """The brightest values of those pictures of a sample that can be decoded."""
+
+    def of(at: int) -> int | None:
+        try:
+            return brightest_of(paths[at])
+        except PictureError:  # said where every picture is decoded
+            return None
+
+    return [value for value in _for_each(of, sample) if value is not None]
+
+
+def _remark_on_depth(
+    paths: Sequence[Path], looks: Sequence[_Look], white: int | None, findings: Findings
+) -> None:
+    for path, look in zip(paths, looks, strict=True):
+        if look.undeclared and white not in (None, FULL):
+            message = f"pictures of more than 8 bits do not use all of them; {white} is taken as white in all"
+            findings.add(path.name, message)
+        if look.flat:
+            hint = "Is it the right file? What uses a small part of 16 or 32 bits needs its contrast stretched first."
+            findings.add(path.name, "picture shows nothing: it is nearly constant, of one colour", hint)
 
 
 def _refuse_unreadable(messages: Sequence[str], findings: Findings) -> None:
@@ -229,8 +291,9 @@ def _in_frame(
 
 
 def _frame_is_told(image: WrittenImage, size: tuple[int, int], orientation: int) -> bool:
-    """Whether the declared size is that of one frame and not of the other, for turns that exchange the sides."""
-    return orientation >= 5 and size[0] != size[1] and image.size in (size, size[::-1])
+    """Whether a declared size tells the frame; of turns that leave the sides as they are, as far as it can."""
+    tells = orientation < 5 or size[0] != size[1]
+    return tells and image.size in (size, size[::-1])
 
 
 def turned(boxes: Boxes, orientation: int, size: tuple[int, int]) -> Boxes:

@@ -274,7 +274,7 @@ def _remark_on_orphans(files: Sequence[Path], place: Path, findings: Findings) -
 
     def passed_over(path: Path, why: str) -> None:
         if why != NOWHERE:  # that costs a picture or a folder of labels, and is said there
-            findings.add(os.path.relpath(path, place.parent), why)
+            findings.add(os.path.relpath(path, place.parent), f"labels: {why}")
 
     for file in files_below(place, passed_over):
         if file.suffix.lower() == ".txt" and file.name != CLASSES and file not in known:

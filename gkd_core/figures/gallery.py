@@ -25,8 +25,8 @@ OUTLIER_SIDE, OUTLIER_COLUMNS, OUTLIER_CAPTION, OUTLIER_CONTEXT = 168, 6, 58, 0.
 
 Entry = Mapping[str, Any]
 """An object as `{run}-prototypes.json` has it: class, image_id, file, box, and share or robustness."""
-Open = Callable[[Path], Image.Image]
-"""Gives a picture, perhaps smaller than its file."""
+Open = Callable[[Path, int | None], Image.Image]
+"""Gives a picture, perhaps smaller than its file, by path and by what means white in it."""
 
 
 class Cuttings:
@@ -44,7 +44,7 @@ class Cuttings:
     def cut(self, entry: Entry, side: int, *, around: float) -> Image.Image:
         """An object on a square of `side` pixels, as in `tile`; its box counts in pixels of the whole picture."""
         record = self._records[entry["image_id"]]
-        picture = self._opened(record.path)
+        picture = self._opened(record.path, record.white)
         x, y = picture.width / record.width, picture.height / record.height
         x1, y1, x2, y2 = entry["box"]
         return tile(picture, (x1 * x, y1 * y, x2 * x, y2 * y), side, around=around)

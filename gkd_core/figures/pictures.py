@@ -80,7 +80,7 @@ def draw_pictures(
     for row, (at, why) in enumerate(chosen):
         y = sheet.top + HEADER + row * height
         sheet.write(MARGIN, y + 5, f"{shown(images[at].path.name)}: {why}", colour=DIM)
-        seen = _seen(opened(images[at].path), at, images[at], models, classes)
+        seen = _seen(opened(images[at].path, images[at].white), at, images[at], models, classes)
         for column, picture in enumerate(seen):
             sheet.paste(picture, MARGIN + column * width, y + CAPTION)
     return sheet.image

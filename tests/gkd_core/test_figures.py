@@ -282,7 +282,7 @@ COLOURS = [(200, 30, 30), (30, 200, 30), (30, 30, 200)]
 def cuttings(tmp_path: Path) -> Cuttings:
     """Three grey pictures, each with a square of its own colour at (40, 20) to (60, 40); the last is stored smaller."""
 
-    def opened(path: Path) -> Image.Image:
+    def opened(path: Path, white: int | None) -> Image.Image:
         number = int(path.stem)
         image = Image.new("RGB", (100, 80), "grey")
         image.paste(COLOURS[number], (40, 20, 60, 40))
@@ -326,7 +326,7 @@ def test_an_object_is_cut_out_of_its_own_picture_at_its_own_place(cuttings: Cutt
 @pytest.mark.parametrize("told", ["first", 2**63, 0])
 def test_an_object_is_found_by_the_id_that_people_know(told: int | str) -> None:
     pictures = [replace(record(1, []), source_id=told), replace(record(2, []), source_id="other")]
-    cuttings = Cuttings(pictures, lambda path: Image.new("RGB", (100, 80), COLOURS[int(path.stem)]))
+    cuttings = Cuttings(pictures, lambda path, white: Image.new("RGB", (100, 80), COLOURS[int(path.stem)]))
     tile = np.asarray(cuttings.cut({**entry("a", 0), "image_id": told}, 60, around=0.5))
     assert tile[30, 30].tolist() == list(COLOURS[1])
 
@@ -448,7 +448,7 @@ def test_boxes_lie_where_they_are_and_names_do_not_cover_each_other() -> None:
 
 
 def test_pictures_of_any_shape_and_models_without_a_find_are_drawn() -> None:
-    opened = lambda path: Image.new("RGB", (100, 80))  # noqa: E731
+    opened = lambda path, white: Image.new("RGB", (100, 80))  # noqa: E731
     nothing = {"teacher": scored({}), "control": scored({}), "student": scored({})}
     assert draw_pictures(nothing, ("cat",), PICTURES, opened) is not None
     empty = [record(0, [])]

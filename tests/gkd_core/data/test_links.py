@@ -110,7 +110,7 @@ def test_two_links_to_one_folder_are_followed_once_and_said(linked: Linked) -> N
     linked.link("far2")
     data = linked.load()
     assert len(found(data)) == 3
-    assert "followed once (2: train/far2, train/far2)" in told(data)
+    assert told(data).count("followed once (1: train/far2)") == 2
 
 
 @pytest.mark.parametrize("target", ["gone", "itself", "itself.png"])
