@@ -23,6 +23,7 @@ from jobs.errors import (
     ContentGone,
     IdempotencyConflict,
     InUse,
+    InvalidKeyName,
     InvalidTenant,
     JobsError,
     NotAllowed,
@@ -54,6 +55,7 @@ _REFUSALS: dict[type[JobsError], tuple[int, str]] = {
     QuotaExceeded: (403, "quota_exceeded"),
     IdempotencyConflict: (422, "idempotency_conflict"),
     InvalidTenant: (422, "invalid_request"),
+    InvalidKeyName: (422, "invalid_request"),
 }
 """Status and code of what the store refuses; the sentence is the error's own."""
 

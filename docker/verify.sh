@@ -22,11 +22,13 @@ stand_ins=()
 
 main() {
     mkdir -p "$work"
+    be_alone
     trap clean_up EXIT
     trap 'exit 130' INT TERM
     find_docker
     find_bases
     write_settings
+    clear_away
     build
     start
     check_images
@@ -38,6 +40,33 @@ main() {
     say "all of it held"
     not_shown
 }
+
+# ---- after a run that was killed ---------------------------------------------------------------------------------
+
+be_alone() {  # two runs would take each other's containers away
+    command -v flock >/dev/null || return 0
+    exec 9> "$work.lock"
+    flock -n 9 || fail "another run is at work in $work"
+}
+
+clear_away() {  # its volumes hold a database with another password
+    quietly clear "${compose[@]}" down --volumes --remove-orphans --timeout 5
+    rm -rf "$work/drawn"
+    mkdir -p "$work/drawn"
+}
+
+end_old_docker() {  # the one that it brought runs on, and holds its folders
+    local old
+    old=$(cat "$work/dockerd.pid" 2>/dev/null) || return 0
+    if tr '\0' ' ' 2>/dev/null < "/proc/$old/cmdline" | grep -qF -- "--data-root $work/data "; then
+        say "a run before this one was killed: ending its Docker"
+        kill "$old" 2>/dev/null || true
+        within 60 "Docker $old ends" docker_has_ended "$old"
+    fi
+    rm -f "$work/dockerd.pid"  # the number may be another process's by now, which Docker would take for its own
+}
+
+docker_has_ended() { [ ! -e "/proc/$1" ]; }
 
 # ---- what it needs ---------------------------------------------------------------------------------------------
 
@@ -73,10 +102,11 @@ bring_docker() {
 }
 
 start_docker() {
+    end_old_docker
     setsid dockerd --host "$DOCKER_HOST" --data-root "$work/data" --exec-root "$work/exec" \
         --pidfile "$work/dockerd.pid" --init-path "$(command -v tini-static || command -v tini)" \
         --iptables=false --ip6tables=false --ip-forward=false --bridge=none \
-        > "$work/dockerd.log" 2>&1 < /dev/null &
+        > "$work/dockerd.log" 2>&1 < /dev/null 9>&- &
     own_docker=$!
     within 60 "Docker answers (its log is $work/dockerd.log)" docker version
 }

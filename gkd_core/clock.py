@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 from torch import Tensor
 
@@ -13,15 +14,20 @@ SAVE_SECONDS = 300.0
 
 
 class Clock:
-    """Decides when to tell and to save, and averages what is told."""
+    """Decides when to tell and to save, and averages what is told.
 
-    def __init__(self) -> None:
+    Args:
+        now: seconds since whenever.
+    """
+
+    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+        self._now = now
         self.start(0.0)
 
-    def start(self, fraction: float) -> None:
-        """Begin timing a training that stands at a share of the job."""
-        now = time.monotonic()
-        self._began, self._began_at = now, fraction
+    def start(self, done: float) -> None:
+        """Begin timing a training, or a pass, of which a share of 0 to 1 is done already."""
+        now = self._now()
+        self._began, self._began_at = now, done
         self._told = self._saved = self._counted_since = now
         self._losses: dict[str, Tensor] = {}
         self._steps = self._images = 0
@@ -37,7 +43,7 @@ class Clock:
 
     def progress_due(self) -> bool:
         """Whether to tell now."""
-        now = time.monotonic()
+        now = self._now()
         due = now - self._told >= PROGRESS_SECONDS
         if due:
             self._told = now
@@ -45,20 +51,28 @@ class Clock:
 
     def save_due(self) -> bool:
         """Whether to save now."""
-        now = time.monotonic()
+        now = self._now()
         due = now - self._saved >= SAVE_SECONDS
         if due:
             self._saved = now
         return due
 
-    def tell(self, fraction: float) -> tuple[dict[str, float], float | None, float | None]:
-        """Mean losses and pictures a second since the last call (or of the one before, if nothing was counted), and
-        the seconds left of the whole job."""
-        now = time.monotonic()
+    def tell(self, done: float, later: float = 0.0) -> tuple[dict[str, float], float | None, float | None]:
+        """Tell how it goes, and begin to average anew.
+
+        Args:
+            done: the share of this training, or pass, that is done, in 0..1.
+            later: what follows it in the same job, in units of the whole of this one.
+
+        Returns:
+            Mean losses and pictures a second since the last call (or of the one before, if nothing was counted), and
+            the seconds left of the whole job, None while nothing was measured.
+        """
+        now = self._now()
         if self._steps:
             self._last_losses = {name: float(value) / self._steps for name, value in self._losses.items()}
             self._last_speed = self._images / (now - self._counted_since)
-        done = fraction - self._began_at
-        left = (now - self._began) / done * (1 - fraction) if done > 0 else None
+        measured = done - self._began_at
+        left = (now - self._began) / measured * (1 - done + later) if measured > 0 else None
         self._losses, self._steps, self._images, self._counted_since = {}, 0, 0, now
         return self._last_losses, self._last_speed, left

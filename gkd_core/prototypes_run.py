@@ -49,7 +49,7 @@ def select_prototypes(
     selected = yield from job.choose()
     yield selected
     yield from job.files()
-    drawn = yield from draw(job, prototype_figures(job, RUN), START)
+    drawn = yield from draw(job, prototype_figures(job, RUN), START.model_copy(update={"fraction": 1.0}))
     yield job.report(selected, drawn)
 
 

@@ -28,7 +28,7 @@ from gkd_core.distiller import Distiller
 from gkd_core.errors import Problem, SpecError, StoppedError
 from gkd_core.evaluate import score
 from gkd_core.evaluation_run import evaluate
-from gkd_core.events import Checkpoint, Event, Progress, Warning
+from gkd_core.events import Checkpoint, Event, Progress, Report, Warning
 from gkd_core.export import export
 from gkd_core.figures.draw import draw_training
 from gkd_core.freshness import first_interval
@@ -50,7 +50,28 @@ WEAK_TEACHER = 0.05
 
 
 def carry_out(config: AnyRun, run_dir: Path, should_stop: Callable[[], bool]) -> Iterator[Event]:
-    """A run of any kind."""
+    """Carry out a run of any kind. The last that is told before its report is that all is done."""
+    latest: Progress | None = None
+    for event in _flow(config, run_dir, should_stop):
+        if isinstance(event, Report) and (done := _all_done(config, latest)):
+            yield done
+        latest = event if isinstance(event, Progress) else latest
+        yield event
+
+
+def _all_done(config: AnyRun, latest: Progress | None) -> Progress | None:
+    """The last progress of a run, unless that was told; an attempt that trained nothing more leaves it to the last."""
+    if latest is not None:
+        finished = {"fraction": 1.0, "seconds_left": 0.0, "saved": False}
+        return latest.model_copy(update=finished) if latest.fraction < 1 else None
+    if isinstance(config, TrainRun | DistillRun):
+        return None
+    run = "student" if isinstance(config, PrototypesRun) else "model"
+    nothing = {"epoch": 0, "epochs": 0, "step": 0, "steps": 0}
+    return Progress(run=run, activity=config.kind, **nothing, fraction=1.0, seconds_left=0.0)
+
+
+def _flow(config: AnyRun, run_dir: Path, should_stop: Callable[[], bool]) -> Iterator[Event]:
     match config:
         case TrainRun() | DistillRun():
             return train(config, run_dir, should_stop)
@@ -107,6 +128,8 @@ class _Job(Session):
         self.states.mkdir(parents=True, exist_ok=True)
         self.teacher: Teacher | None = None
         self.accounts: dict[str, Account] = {}
+        self.later = 0.0
+        """What follows the present training, in units of the whole of it."""
 
     # ---- before training ---------------------------------------------------------------------------------
 
@@ -163,7 +186,8 @@ class _Job(Session):
         training.seed()
         resumed = training.restore(self.states, torn.append)
         yield from (Warning(message=message) for message in torn + (training.remarks if not resumed else []))
-        self.clock.start(self.fraction(training))
+        self.clock.start(self.own_share(training))
+        self.later = self.cost_of_the_rest(training)
         while not training.done:
             if training.distiller is not None and self.renewal_due(training, training.distiller):
                 yield from self.renew_prototypes(training, training.distiller)
@@ -295,13 +319,31 @@ class _Job(Session):
     def fraction(self, training: Training) -> float:
         """Share of the whole job that is done."""
         names = [name for name, _ in self.trainings()]
-        own = 1.0 if training.done else training.step / training.steps
-        return (names.index(training.name) + own) / len(names)
+        return (names.index(training.name) + self.own_share(training)) / len(names)
+
+    @staticmethod
+    def own_share(training: Training) -> float:
+        """Share of a training that is done."""
+        return 1.0 if training.done else training.step / training.steps
+
+    def cost_of_the_rest(self, training: Training) -> float:
+        """Estimate what the trainings after this one take, in units of the whole of this one.
+
+        The control takes the student's steps without the teacher. Until its own pace is measured, the numbers of their
+        weights stand for what a step forwards costs; one backwards costs twice that.
+        """
+        last = training.name == self.trainings()[-1][0]
+        if last or training.distiller is None or self.teacher is None:
+            return 0.0
+        epochs = range(self.config.train.epochs)
+        taught = sum(map(training.distiller.is_on, epochs)) / len(epochs)
+        student, teacher = map(_weights, (training.detector, self.teacher.detector))
+        return 3 * student / (3 * student + taught * teacher)
 
     def progress(self, training: Training, *, saved: bool = False) -> Progress:
         """Where a training stands now."""
         fraction = self.fraction(training)
-        losses, speed, left = self.clock.tell(fraction)
+        losses, speed, left = self.clock.tell(self.own_share(training), self.later)
         return Progress(
             run=training.name,
             epoch=training.epoch,
@@ -346,6 +388,10 @@ class _Job(Session):
         if isinstance(self.config, DistillRun):
             models.insert(0, ("teacher", self.config.teacher))
         return models
+
+
+def _weights(detector: Detector) -> int:
+    return sum(weight.numel() for weight in detector.parameters())
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -108,6 +108,13 @@ class UnknownKey(JobsError):
         super().__init__(f"there is no API key {key_id!r}; `gkd keys list` shows all")
 
 
+class InvalidKeyName(JobsError):
+    """No API key can be called so."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"{name[:80]!r} is no name of a key: at most 200 characters that can be seen")
+
+
 class InvalidTenant(JobsError):
     """No tenant can be called so."""
 

@@ -8,17 +8,28 @@ import secrets
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from gkd_core.config import Strict
+from jobs.names import VISIBLE, not_blank, printable
 
 DEFAULT_TENANT = "default"
 """Whose everything is where nobody made tenants."""
 
 TENANT = r"[a-z0-9][a-z0-9-]{0,62}"
 """What a tenant may be called."""
+
+MOST_CHARACTERS = 200
+"""Of the name of a key."""
+KeyName = Annotated[
+    str,
+    Field(min_length=1, max_length=MOST_CHARACTERS, json_schema_extra=VISIBLE),
+    AfterValidator(printable),
+    AfterValidator(not_blank),
+]
+"""What people call a key."""
 
 _KEY = re.compile(r"gkd_(?P<id>[0-9a-f]{12})_[A-Za-z0-9_-]{43}", re.ASCII)
 

@@ -25,13 +25,7 @@ from gkd_core.config import (
     require_beginning,
 )
 from gkd_core.data.check import DataReport
-
-
-def _printable(text: str) -> str:
-    """Names and tags are shown in tables and searched for: control characters have no place there."""
-    if not text.isprintable():
-        raise ValueError(f"{text!r} holds characters that cannot be printed")
-    return text
+from jobs.names import VISIBLE, not_blank, printable
 
 
 def _plain(key: str) -> str:
@@ -43,7 +37,12 @@ def _plain(key: str) -> str:
 MOST_TAGS = 32
 """Of one job."""
 
-Name = Annotated[str, Field(max_length=100), AfterValidator(_printable)]
+Name = Annotated[
+    str,
+    Field(max_length=100, json_schema_extra=VISIBLE),
+    AfterValidator(printable),
+    AfterValidator(not_blank),
+]
 TagKey = Annotated[
     str,
     Field(
@@ -53,7 +52,12 @@ TagKey = Annotated[
     ),
     AfterValidator(_plain),
 ]
-TagValue = Annotated[str, Field(max_length=200), AfterValidator(_printable)]
+TagValue = Annotated[
+    str,
+    Field(max_length=200, json_schema_extra=VISIBLE),
+    AfterValidator(printable),
+    AfterValidator(not_blank),
+]
 
 
 class Resources(Strict):

@@ -11,8 +11,19 @@ from sqlalchemy import ColumnElement, Connection, Row, and_, exists, insert, or_
 from sqlalchemy.dialects import postgresql, sqlite
 
 from jobs.database import now, storable
-from jobs.errors import InvalidTenant, UnknownKey
-from jobs.keys import TENANT, Key, Limits, Principal, Scope, Secret, Tenant, digest, new_secret
+from jobs.errors import InvalidKeyName, InvalidTenant, UnknownKey
+from jobs.keys import (
+    MOST_CHARACTERS,
+    TENANT,
+    Key,
+    Limits,
+    Principal,
+    Scope,
+    Secret,
+    Tenant,
+    digest,
+    new_secret,
+)
 from jobs.store_quotas import limits_of, must_store, use_of
 from jobs.store_reading import Reading, moment
 from jobs.tables import jobs, keys, tenants
@@ -50,7 +61,10 @@ class Keys(Reading):
 
         Raises:
             InvalidTenant: nobody can be called so.
+            InvalidKeyName: no key can.
         """
+        if not (name.isprintable() and name.strip()) or len(name) > MOST_CHARACTERS:
+            raise InvalidKeyName(name)
         secret = new_secret()
         values = {
             "id": secret.key_id,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
+import shutil
 import stat
 import subprocess
 from pathlib import Path
@@ -133,3 +135,45 @@ def run_up(checkout: Path, data: str) -> str:
     command = [str(checkout / "docker" / "up.sh"), data]
     done = subprocess.run(command, env={"PATH": path}, capture_output=True, text=True, check=True)
     return done.stdout
+
+
+DOCKER = """#!/bin/sh
+echo "$*" >> "$CALLS"
+case "$*" in *"progress plain build"*) exit 1;; esac
+"""
+"""Stands for a Docker that can do everything but build."""
+
+
+def verify(folder: Path) -> tuple[str, list[str]]:
+    """What docker/verify.sh says, and what it asks of Docker, up to the build."""
+    (folder / "bin").mkdir(parents=True, exist_ok=True)
+    docker = folder / "bin" / "docker"
+    docker.write_text(DOCKER)
+    docker.chmod(0o755)
+    calls = folder / "calls"
+    calls.unlink(missing_ok=True)
+    path = f"{folder / 'bin'}{os.pathsep}{os.environ['PATH']}"
+    settings = {"PATH": path, "CALLS": str(calls), "GKD_VERIFY_DIR": str(folder / "work")}
+    command = ["bash", str(ROOT / "docker" / "verify.sh")]
+    run = subprocess.run(command, env={**os.environ, **settings}, capture_output=True, text=True, timeout=300)
+    assert run.returncode != 0
+    return run.stdout + run.stderr, calls.read_text().splitlines() if calls.exists() else []
+
+
+def test_verifying_begins_without_what_a_run_that_was_killed_left(tmp_path: Path):
+    (tmp_path / "work" / "drawn").mkdir(parents=True)
+    (tmp_path / "work" / "drawn" / "left").touch()
+    _, calls = verify(tmp_path)
+    (build,) = [number for number, call in enumerate(calls) if "progress plain build" in call]
+    before = calls[:build]
+    assert [call for call in before if "-p gkd-verify" in call and "down --volumes --remove-orphans" in call]
+
+
+@pytest.mark.skipif(not shutil.which("flock"), reason="needs flock")
+def test_two_verifications_do_not_take_each_others_containers_away(tmp_path: Path):
+    (tmp_path / "work").mkdir()
+    with (tmp_path / "work.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        said, calls = verify(tmp_path)
+    assert "another run is at work" in said
+    assert calls == []

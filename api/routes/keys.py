@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from api.deps import AdminDep, PrincipalDep, ServicesDep
 from gkd_core.config import Strict
-from jobs.keys import DEFAULT_TENANT, TENANT, Asker, Key, Limits, Scope, Tenant
+from jobs.keys import DEFAULT_TENANT, TENANT, Asker, Key, KeyName, Limits, Scope, Tenant
 
 router = APIRouter(tags=["keys"])
 
@@ -27,7 +27,7 @@ class NewKey(Strict):
         }
     )
 
-    name: str = Field(min_length=1, max_length=200)
+    name: KeyName
     """What people call it."""
     tenant: str = Field(default=DEFAULT_TENANT, pattern=f"^{TENANT}$")
     """Whose things it opens; made if it is new."""

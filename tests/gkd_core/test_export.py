@@ -160,7 +160,9 @@ def test_the_file_alone_says_all_that_a_program_needs(publish: Publish, shapes: 
 
 def test_the_report_has_both_side_by_side(publish: Publish, shapes: Path) -> None:
     model = publish("fcos")
-    report = report_of(export(model, shapes))
+    events = export(model, shapes)
+    report = report_of(events)
+    assert [event.fraction for event in events if event.kind == "progress"][-1] == 1.0
     assert list(report.models) == ["model", "onnx"]
     assert report.models["onnx"].file == "model.onnx"
     assert report.models["onnx"].sha256 == sha256_of(model.parent / "model.onnx")

@@ -138,3 +138,17 @@ def test_a_model_that_cannot_be_read_is_named_by_its_part(
     models = {"teacher": teacher, "student": teacher, part: tmp_path / "none.safetensors"}
     with pytest.raises(SpecError, match=rf"^{part}\.weights: "):
         select(data=shapes, folder=tmp_path / "run", **models)
+
+
+def test_the_last_progress_before_the_report_says_that_all_is_done(
+    teacher: Path, student: Path, shapes: Path, tmp_path: Path
+) -> None:
+    for number, due in enumerate((False, True)):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Clock, "progress_due", lambda clock, due=due: due)
+            events = select(teacher, student, shapes, tmp_path / f"run{number}")
+        told = [event for event in events if event.kind == "progress"]
+        assert events[-1].kind == "report"
+        assert (told[-1].fraction, told[-1].run) == (1.0, "student")
+        fractions = [event.fraction for event in told]
+        assert fractions == sorted(fractions)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from gkd_core.checkpoint import load_model, sha256_of
+from gkd_core.clock import Clock
 from gkd_core.config import DistillRun, TrainRun
 from gkd_core.data.find import find_layout
 from gkd_core.data.reading import load
@@ -610,3 +611,28 @@ def test_scores_of_unlike_heads_are_not_compared(distill: Make, tmp_path: Path) 
     asked = {"response": {"weight": 1}}
     with pytest.raises(SpecError, match=r"distill\.response\.weight"):
         list(train(distill(student=student, distill=asked), tmp_path))
+
+
+def test_what_is_left_of_a_distillation_counts_each_training_by_its_own_pace(
+    distill: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A step of the student takes 10 s, one of the control, which has no teacher, 4."""
+
+    class Paced(Clock):
+        def __init__(self) -> None:
+            self.seconds = 0.0
+            super().__init__(lambda: self.seconds)
+
+        def count(self, losses: dict[str, torch.Tensor], images: int) -> None:
+            self.seconds += 10.0 if len(losses) > 3 else 4.0
+            super().count(losses, images)
+
+    monkeypatch.setattr("gkd_core.session.Clock", Paced)
+    told = of_kind(list(train(distill(epochs=2), tmp_path)), "progress")
+    saved = {(event.run, event.epoch): event for event in told if event.saved and event.step}
+    steps = saved["control", 2].steps
+    assert saved["control", 1].seconds_left == pytest.approx(4.0 * steps / 2)
+    assert saved["control", 2].seconds_left == 0
+    control = saved["student", 2].seconds_left
+    assert 0.3 * 10.0 * steps < control < 0.95 * 10.0 * steps
+    assert saved["student", 1].seconds_left == pytest.approx(10.0 * steps / 2 + control)
