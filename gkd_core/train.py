@@ -23,6 +23,7 @@ from gkd_core.config import (
     TrainRun,
 )
 from gkd_core.data.loading import TrainLoader, steps_per_epoch
+from gkd_core.data.vanishing import vanishing
 from gkd_core.detectors import Detector
 from gkd_core.distiller import Distiller
 from gkd_core.errors import Problem, SpecError, StoppedError
@@ -134,8 +135,10 @@ class _Job(Session):
     # ---- before training ---------------------------------------------------------------------------------
 
     def check_data(self) -> Iterator[Event]:
-        """As every run does; and whether the data can say which epoch is the best."""
+        """As every run does; what is left at this image size; and whether the data can say which epoch is the best."""
         yield from super().check_data()
+        for problem in vanishing(self.data.train, self.config.train):
+            yield Warning(message=problem.message, hint=problem.hint)
         best_by = self.config.train.best_by
         if score(self.data.val.images, self.classes, {}).metrics[best_by] < 0:  # finding nothing would be 0
             message = (

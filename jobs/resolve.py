@@ -22,6 +22,7 @@ from gkd_core.config import (
     Split,
     SplitName,
     TeacherConfig,
+    TrainConfig,
     finest_anchor,
     incomparable_scores,
     response_weight,
@@ -113,9 +114,11 @@ class _Resolving:
         self.uses: list[str] = []
         self.remarks: list[str] = []
         self.needs: Callable[[DataConfig], Collection[SplitName]] = needed
+        self.recipe: TrainConfig | None = None
 
     def resolve(self, spec: AnySpec) -> Resolved:
         self._check_gpus(spec)
+        self.recipe = spec.train if isinstance(spec, TrainSpec | DistillSpec) else None
         if isinstance(spec, EvaluateSpec):
             self.needs = partial(_scored_split, spec.evaluate)
         report = self._data(spec.data)
@@ -209,7 +212,7 @@ class _Resolving:
                 left = list(places.left_by(found.config))
                 for error in left:
                     self._refuse(("data",), error)
-                return None if left else check_layout(found, needs=needs, headers=HEADERS)
+                return None if left else check_layout(found, needs=needs, headers=HEADERS, recipe=self.recipe)
         except DataError as wrong:
             self.problems += wrong.problems
         except (PermissionError, NotToBeRead) as error:

@@ -7,18 +7,20 @@ to keep a config inside allowed folders calls `find_layout` first: everything th
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
-from gkd_core.config import SPLITS, DataConfig, SplitName
+from gkd_core.config import SPLITS, DataConfig, SplitName, TrainConfig
 from gkd_core.data.find import Layout as Layout
 from gkd_core.data.find import find_layout as find_layout
 from gkd_core.data.find import recognise as recognise
 from gkd_core.data.reading import load
 from gkd_core.data.reading import needed as needed
 from gkd_core.data.records import DataSet, ImageRecord, Split
+from gkd_core.data.vanishing import vanishing
 from gkd_core.errors import Problem
 
 SMALL, LARGE = 32**2, 96**2
@@ -83,6 +85,7 @@ def check(
     needs: Collection[SplitName] | None = None,
     headers: int | None = None,
     decode: bool = False,
+    recipe: TrainConfig | None = None,
 ) -> DataReport:
     """Read the splits as a job would, and describe them.
 
@@ -91,16 +94,24 @@ def check(
         needs: the splits that must be there and usable, as in `load`.
         headers: look into at most so many pictures of a split; None: into all. All must exist in any case.
         decode: also decode those pictures, which finds files that are cut short.
+        recipe: what it is to be trained with, if it is: objects that vanish at its image size are told.
 
     Raises:
         DataError: the data set cannot be used; `problems` says where, what, and what to do.
     """
     needs = needed(config) if needs is None else needs
-    return check_layout(recognise(config, needs=needs), needs=needs, headers=headers, decode=decode)
+    return check_layout(
+        recognise(config, needs=needs), needs=needs, headers=headers, decode=decode, recipe=recipe
+    )
 
 
 def check_layout(
-    layout: Layout, *, needs: Collection[SplitName], headers: int | None = None, decode: bool = False
+    layout: Layout,
+    *,
+    needs: Collection[SplitName],
+    headers: int | None = None,
+    decode: bool = False,
+    recipe: TrainConfig | None = None,
 ) -> DataReport:
     """Do what `check` does with a layout that was recognised before.
 
@@ -108,7 +119,8 @@ def check_layout(
         DataError: as `check`.
     """
     data = load(layout.config, needs=needs, headers=headers, decode=decode)
-    return describe(layout, data)
+    told = vanishing(data.train, recipe) if recipe else []
+    return describe(layout, replace(data, warnings=(*data.warnings, *told)))
 
 
 def describe(layout: Layout, data: DataSet) -> DataReport:

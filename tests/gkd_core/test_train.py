@@ -492,6 +492,23 @@ def test_the_best_is_by_the_number_that_was_asked_for(plain: Make, tmp_path: Pat
     assert "best epoch by AR100" in " ".join(of_kind(whole.events, "report")[0].notes)
 
 
+def test_objects_that_all_vanish_at_the_image_size_end_a_run_before_its_first_step(
+    plain: Make, tmp_path: Path
+) -> None:
+    run = plain()
+    found = find_layout(run.data)
+    assert found.train is not None
+    content = json.loads(Path(found.train.annotations).read_bytes())
+    for annotation in content["annotations"]:
+        annotation["bbox"][2] = 0.3
+    (tmp_path / "thin.json").write_text(json.dumps(content))
+    thin = found.train.model_copy(update={"annotations": str(tmp_path / "thin.json")})
+    data = found.model_copy(update={"train": thin})
+    with pytest.raises(DataError, match=r"at train\.image_size 64 all .* objects of train are thinner"):
+        list(train(run.model_copy(update={"data": data}), tmp_path / "run"))
+    assert not list((tmp_path / "run").rglob("*.safetensors"))
+
+
 def test_a_number_that_the_data_cannot_give_cannot_choose_the_best(plain: Make, tmp_path: Path) -> None:
     with pytest.raises(SpecError, match=r"train\.best_by: no epoch can be the best by APl"):
         next(train(plain(best_by="APl"), tmp_path))

@@ -82,6 +82,36 @@ def distill(weights: str, **fields: Any) -> dict[str, Any]:
     return {"kind": "distill", "teacher": {"weights": weights}} | fields
 
 
+def shrink(root: Path, boxes: int) -> None:
+    """Give the first boxes of train a width of a third of a pixel at an image size of 64."""
+    file = root / "cells" / "train.json"
+    content = json.loads(file.read_text())
+    for annotation in content["annotations"][:boxes]:
+        annotation["bbox"] = [5, 5, 0.2, 20]
+    file.write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize("kind", ["train", "distill"])
+def test_a_job_whose_objects_all_vanish_is_refused(root: Path, kind: str) -> None:
+    shrink(root, 4)
+    spec = {"kind": "train"} if kind == "train" else distill("teacher.safetensors")
+    found = problems(root, **spec, train={"image_size": 64})["train.image_size"]
+    assert "at train.image_size 64 all 4 objects of train are thinner than a pixel" in found.message
+    assert "from train.image_size 224 on" in found.hint
+
+
+def test_a_job_of_whose_objects_many_vanish_is_warned(root: Path) -> None:
+    shrink(root, 1)
+    told = resolved(root, train={"image_size": 64}).warnings
+    assert any("1 of 4 objects of train are thinner than a pixel (cat 1 of 2)" in message for message in told)
+    assert not any("thinner" in message for message in resolved(root, train={"image_size": 1024}).warnings)
+
+
+def test_what_is_only_scored_is_not_refused_for_small_objects(root: Path) -> None:
+    shrink(root, 4)
+    resolved(root, kind="evaluate", model={"weights": "teacher.safetensors"})
+
+
 def test_a_resolved_spec_is_all_that_the_engine_needs(root: Path) -> None:
     answer = resolved(root, train={"epochs": 2})
     assert isinstance(answer.config, TrainRun)
