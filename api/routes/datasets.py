@@ -70,7 +70,7 @@ def list_datasets(
     tenant: TenantDep,
     state: OnlyState = None,
     after: Annotated[
-        str | None, Query(description="`next` of the page before", examples=["e4hnK1JkY9w8pWzr2mVbXQ"])
+        str | None, Query(description="`next` of the page before", examples=["Jq0c7xSg2nP4mTzVbD8w1A"])
     ] = None,
     limit: Limit = 50,
 ) -> ResourcePage:

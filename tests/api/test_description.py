@@ -98,26 +98,40 @@ def test_the_example_of_a_problem_is_one_that_happens(service, description, trai
 # ---- examples that work ----------------------------------------------------------------------------------
 
 
+CURSORS = ("e4hnK1JkY9w8pWzr2mVbXQ", "Jq0c7xSg2nP4mTzVbD8w1A", "yL5uR3kXh9aWf6oQeC2d7g")
+"""Of the examples: pages of jobs, data sets and models."""
+
+
 @pytest.fixture
 def there(service, root, draw, train_spec) -> dict[str, str]:
     """What examples name, and what stands for it here."""
     draw(root / "bccd")
     (root / "models").mkdir()
     (root / "models" / "teacher.safetensors").write_bytes(b"weights")
-    return {
+    upload = service.artifacts.put(root / "models" / "teacher.safetensors")
+
+    def added(new: NewResource) -> str:
+        id_: str = service.store.add_resource(new, tenant="default")[0].id
+        return id_
+
+    for kind in ResourceKind:
+        added(NewResource(kind, "first", "/there"))
+    known = {
         "4f1c0a9be27d": service.submit(train_spec | {"data": "bccd", "tags": {"team": "lab"}})["id"],
         "9d02be6617ac": service.submit(train_spec | {"data": "bccd"})["id"],
-        **{
-            example: service.store.add_resource(NewResource(kind, "x", "/there"), tenant="default")[0].id
-            for kind, example in zip(ResourceKind, ("5b7f20c3e9d1", "e04a96d17b52"), strict=True)
-        },
+        "5b7f20c3e9d1": added(NewResource(ResourceKind.DATASET, "x", "/there")),
+        "e04a96d17b52": added(NewResource(ResourceKind.MODEL, "x", size=upload.size, sha256=upload.sha256)),
         "8c2e51f0a7d3": service.store.create_key("lab", "k", {"admin"})[0].id,
     }
+    pages = [service.store.list_jobs(tenant="default", limit=1)]
+    pages += [service.store.resources(kind, tenant="default", limit=1) for kind in ResourceKind]
+    return known | dict(zip(CURSORS, (page.next for page in pages), strict=True))
 
 
 def test_every_example_does_what_the_description_says(service, operations, there, train_spec):
     key = {"Authorization": f"Bearer {service.store.create_key('default', 'k', {'admin'})[1].text}"}
-    for route, path, operation in operations:
+    deleted_last = sorted(operations, key=lambda each: each[0].startswith("DELETE"))
+    for route, path, operation in deleted_last:
         for body in [*_bodies(operation)] or [None]:
             now = there | {"4f1c0a9be27d": _job_for(route, service, train_spec, key) or there["4f1c0a9be27d"]}
             method, url, how = _request(route, path, operation, body, now)
