@@ -37,6 +37,7 @@ from jobs.errors import (
     UnknownJob,
     UnknownKey,
     UnknownResource,
+    WrongContent,
 )
 
 log = logging.getLogger(__name__)
@@ -47,6 +48,7 @@ _REFUSALS: dict[type[JobsError], tuple[int, str]] = {
     UnknownJob: (404, "unknown_job"),
     UnknownArtifact: (404, "unknown_artifact"),
     ContentGone: (410, "artifact_gone"),
+    WrongContent: (410, "artifact_damaged"),
     UnknownKey: (404, "unknown_key"),
     UnknownResource: (404, "unknown_resource"),
     NotAllowed: (409, "not_allowed"),

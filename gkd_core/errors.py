@@ -3,7 +3,7 @@
 Every error carries a failure class, which decides what happens to the job:
 
     spec             the spec asks for something impossible         never tried again
-    data             pictures or annotations are unusable           never tried again
+    data             pictures, annotations or weights are unusable  never tried again
     out_of_memory    the device is too small for the batch          once more, with half the micro-batch
     diverged         a loss became NaN or infinite                  never tried again
     infrastructure   a machine, process or disk went away           tried again from the last checkpoint

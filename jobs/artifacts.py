@@ -26,10 +26,13 @@ __all__ = [
     "check",
     "measure",
     "open_artifacts",
+    "unchanged",
     "written",
 ]
 
 BLOCK_BYTES = 1 << 20
+PUBLISHED = "the published file"
+"""What a kept file is called where its name is not known."""
 
 
 class Blob(NamedTuple):
@@ -93,7 +96,9 @@ class Artifacts(ABC):
             stop: The byte behind its last; None: to the end.
 
         Raises:
-            ContentGone: no such file is kept. Known with the first block, as is everything that can go wrong.
+            ContentGone: no such file is kept. Known with the first block, as is everything else, but for:
+            WrongContent: what is kept holds something else; known before the last block where the whole is read, and
+                on a disk mostly with the first.
         """
 
     @abstractmethod
@@ -178,6 +183,22 @@ def check(name: str, expected_sha256: str | None, seen: Blob) -> None:
     """
     if expected_sha256 not in (None, seen.sha256):
         raise WrongContent(name, str(expected_sha256), seen.sha256)
+
+
+def unchanged(sha256: str, source: Iterable[bytes]) -> Iterator[bytes]:
+    """A whole kept file, block by block; the last one only when all together are what was kept.
+
+    Raises:
+        WrongContent: they are not.
+    """
+    digest, held = hashlib.sha256(), b""
+    for block in source:
+        if held:
+            yield held
+        digest.update(block)
+        held = block
+    check(PUBLISHED, sha256, Blob(digest.hexdigest(), 0))
+    yield held
 
 
 def blocks(source: BinaryIO, size: int | None = None) -> Iterator[bytes]:

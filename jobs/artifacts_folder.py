@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import BinaryIO
 
 from gkd_core.run_dir import publish_file
-from jobs.artifacts import Artifacts, Blob, blocks, check, measure, written
-from jobs.errors import ArtifactsRefused, ContentGone
-from jobs.giving_up import NEVER
+from jobs.artifacts import PUBLISHED, Artifacts, Blob, blocks, check, measure, unchanged, written
+from jobs.errors import ArtifactsRefused, ContentGone, WrongContent
+from jobs.giving_up import NEVER, until
 
 _INCOMING, _REMOVING, _OWNER = ".incoming-", ".removing-", ".owner"
 _NO_LINKS = (errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.ENOSYS, errno.EOPNOTSUPP)
@@ -32,6 +32,7 @@ class FolderArtifacts(Artifacts):
     def __init__(self, root: Path) -> None:
         self.root = root
         self.place = str(root)
+        self._found_whole: dict[str, tuple[int, int, int]] = {}
 
     def put(self, path: Path, expected_sha256: str | None = None) -> Blob:
         """See `Artifacts.put`."""
@@ -86,13 +87,20 @@ class FolderArtifacts(Artifacts):
         except FileNotFoundError as error:
             raise ContentGone(sha256) from error
         with source:
+            self._must_be_unchanged(sha256, source)
             source.seek(start)
-            yield from blocks(source, None if stop is None else stop - start)
+            part = blocks(source, None if stop is None else stop - start)
+            yield from unchanged(sha256, part) if start == 0 and stop is None else part
 
     def fetch(self, sha256: str, folder: Path, given_up: threading.Event = NEVER) -> Path:
-        """See `Artifacts.fetch`. No copy is made: the kept file is on this machine, and nothing takes long."""
-        self.size(sha256)
-        return self.path(sha256)
+        """See `Artifacts.fetch`. No copy is made: the kept file is on this machine."""
+        path = self.path(sha256)
+        try:
+            with path.open("rb") as source:
+                check(PUBLISHED, sha256, measure(until(given_up, blocks(source))))
+        except FileNotFoundError as error:
+            raise ContentGone(sha256) from error
+        return path
 
     def ping(self) -> None:
         """See `Artifacts.ping`. A folder that is not there yet will be made."""
@@ -143,11 +151,28 @@ class FolderArtifacts(Artifacts):
             os.utime(aside)  # it may replace one that was put since then, and must not look older
             aside.replace(self.path(aside.name.removeprefix(_REMOVING).partition(".")[0]))
 
+    def _must_be_unchanged(self, sha256: str, source: BinaryIO) -> None:
+        """Read a file once, and again when size, time or inode say that it is another one.
+
+        Raises:
+            WrongContent: it holds something else than was kept.
+        """
+        about = os.fstat(source.fileno())
+        seen = (about.st_size, about.st_mtime_ns, about.st_ino)
+        if self._found_whole.get(sha256) != seen:
+            check(PUBLISHED, sha256, measure(blocks(source)))
+            self._found_whole[sha256] = seen
+
     def _keep(self, temporary: Path, blob: Blob) -> None:
         final = self.path(blob.sha256)
         try:
+            with final.open("rb") as there:
+                check(PUBLISHED, blob.sha256, measure(blocks(there)))
             os.utime(final)
-        except OSError:  # it is not there, or not ours to change: then a new one takes its place
+        except (
+            OSError,
+            WrongContent,
+        ):  # not there, damaged, or not ours to change: a new one takes its place
             final.parent.mkdir(exist_ok=True)
             temporary.chmod(0o644)  # made for its owner alone; API and worker may be different users
             publish_file(temporary, final)

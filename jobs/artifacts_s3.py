@@ -25,7 +25,7 @@ from botocore.exceptions import BotoCoreError, NoCredentialsError, PartialCreden
 from s3fs import S3FileSystem
 
 from gkd_core.run_dir import publish_file
-from jobs.artifacts import BLOCK_BYTES, Artifacts, Blob, blocks, check, measure, written
+from jobs.artifacts import BLOCK_BYTES, Artifacts, Blob, blocks, check, measure, unchanged, written
 from jobs.errors import ArtifactsAway, ArtifactsRefused, ContentGone, JobsError
 from jobs.giving_up import NEVER, until
 
@@ -94,6 +94,11 @@ class S3Artifacts(Artifacts):
 
     def read(self, sha256: str, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
         """See `Artifacts.read`."""
+        whole = start == 0 and stop is None
+        part = self._read(sha256, start, stop)
+        return unchanged(sha256, part) if whole else part
+
+    def _read(self, sha256: str, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
         newest = self._newest(sha256)
         stop = newest.size if stop is None else min(stop, newest.size)
         while start < stop:
@@ -108,13 +113,13 @@ class S3Artifacts(Artifacts):
     def fetch(self, sha256: str, folder: Path, given_up: threading.Event = NEVER) -> Path:
         """See `Artifacts.fetch`."""
         final = folder / sha256
-        if final.exists():  # whole, and what it is called: else it would not have this name
+        if _holds(final, sha256, given_up):
             return final
         folder.mkdir(parents=True, exist_ok=True)
         partial = folder / f".{sha256}.{uuid.uuid4().hex}.part"
         try:
             with partial.open("xb") as target:
-                wanted = until(given_up, self.read(sha256))
+                wanted = until(given_up, self._read(sha256))
                 check(f"a copy of {sha256}", sha256, measure(written(wanted, target)))
                 target.flush()
                 os.fsync(target.fileno())
@@ -291,6 +296,15 @@ class S3Artifacts(Artifacts):
 _CREDENTIALS = (
     "Set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY; their owner must list, read, write and delete there."
 )
+
+
+def _holds(copy: Path, sha256: str, given_up: threading.Event) -> bool:
+    """Whether a copy is there that is still what it is called; a damaged one will be replaced."""
+    try:
+        with copy.open("rb") as source:
+            return measure(until(given_up, blocks(source))).sha256 == sha256
+    except FileNotFoundError:
+        return False
 
 
 def _said(error: Exception) -> tuple[str, int, str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from gkd_core.config import AnyRun
-from gkd_core.errors import Problem, SpecError
+from gkd_core.errors import DataError, Problem, SpecError
 from jobs.artifacts import Artifacts
 from jobs.errors import ContentGone, UnknownArtifact, UnknownJob, UnknownResource, WrongContent
 from jobs.giving_up import NEVER
@@ -20,7 +20,7 @@ from jobs.store import Store
 SECTIONS = ("teacher", "student", "model")
 """Parts of a config that may name weights."""
 PREFIX = "job:"
-_NO_MODEL = (UnknownJob, UnknownArtifact, UnknownResource, ContentGone, WrongContent, LookupError)
+_NO_MODEL = (UnknownJob, UnknownArtifact, UnknownResource, ContentGone, LookupError)
 """What keeps a model from being found."""
 MAKE_MODELS = ("train", "distill")
 """Kinds of jobs that make a model."""
@@ -44,7 +44,8 @@ def find_weights(
 
     Raises:
         GivenUp: It was broken off.
-        SpecError: A job published no model, a model was deleted, or its file is gone or damaged.
+        SpecError: A job published no model, a model was deleted, or its file is gone.
+        DataError: The file is damaged: to try again would find the same.
         ArtifactsAway: The files cannot be reached now.
     """
     found: dict[str, Any] = {}
@@ -54,6 +55,8 @@ def find_weights(
             try:
                 sha256 = _content_of(part.weights, store)
                 path = artifacts.fetch(sha256, folder, given_up)
+            except WrongContent as error:
+                raise DataError([_missing(section, part.weights, error)]) from error
             except _NO_MODEL as error:
                 raise SpecError([_missing(section, part.weights, error)]) from error
             found[section] = part.model_copy(update={"weights": str(path)})

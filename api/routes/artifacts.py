@@ -24,7 +24,10 @@ DOWNLOADS: dict[int | str, dict[str, Any]] = {
     206: {**_FILE, "description": "the part of it that Range asks for"},
     304: {"description": "still as If-None-Match says"},
     400: {"description": "Range is none of bytes (`invalid_range`)"},
-    410: {"description": "the file was published and is not there any more (`artifact_gone`)"},
+    410: {
+        "description": "the file was published and is not there any more (`artifact_gone`), or holds something else "
+        "(`artifact_damaged`)"
+    },
     416: {"description": "Range lies beyond the end of the file (`range_not_satisfiable`)"},
     503: {"description": "the database, or the place of published files, does not answer (`artifacts_away`)"},
 }
@@ -76,7 +79,7 @@ def sent(artifact: Artifact, request: Request, services: ServicesDep, known: Kno
         return Response(headers=_described(artifact) | headers | {"Content-Length": str(size)})
     part = asked_part(request.headers, artifact.size, headers["ETag"])
     start, stop = part or (0, artifact.size)
-    content = services.artifacts.read(artifact.sha256, start, stop)
+    content = services.artifacts.read(artifact.sha256, *(part or ()))
     first = next(content, b"")  # now, while there still is a status to tell with that a place does not answer
     if part:
         headers["Content-Range"] = f"bytes {start}-{stop - 1}/{artifact.size}"
