@@ -19,6 +19,7 @@ from gkd_core.config import AnyRun
 from gkd_core.errors import Failure, FailureClass, GkdError, Problem, SpecError
 from gkd_core.events import Event, Report
 from gkd_core.run_dir import COMPLETE, FAILED, STOPPED, RunDir
+from jobs.data_changes import compare, fingerprint_now
 from jobs.mistakes import read_spec
 from jobs.places import PlaceError
 from jobs.resolve import resolve
@@ -57,8 +58,11 @@ def run(spec: Path, out: Path, console: Console, *, as_json: bool = False) -> in
         console.print(Text(f"warning: {warning}", style="yellow"), soft_wrap=True)
     run_dir = RunDir(out)
     _refuse_another_run(run_dir, resolved.config)
-    run_dir.prepare(resolved.config, ATTEMPT)
+    config, edited = compare(resolved.config, fingerprint_now(resolved.config), run_dir)
+    run_dir.prepare(config, ATTEMPT)
     seen = run_dir.size_of_events()
+    if edited:  # in this very second
+        run_dir.tell(edited)
     with (
         Engine.start(run_dir, ATTEMPT, device=resolved.config.device) as engine,
         _interruptible(engine, console),
@@ -99,10 +103,17 @@ def _no_resource(kind: ResourceKind, resource_id: str) -> None:
 
 
 def _refuse_another_run(run_dir: RunDir, config: AnyRun) -> None:
-    if run_dir.config.exists() and run_dir.read_config() != config:
+    if run_dir.config.exists() and _without_fingerprint(run_dir.read_config()) != _without_fingerprint(
+        config
+    ):
         hint = "Name another folder with --out, or go back to the spec that the run was started with."
         message = f"{run_dir.path} holds a run of another spec, which this one cannot continue"
         raise SpecError([Problem(loc=("--out",), message=message, hint=hint)])
+
+
+def _without_fingerprint(config: AnyRun) -> AnyRun:
+    """A spec is the same, whatever became of the annotations that it names."""
+    return config.model_copy(update={"data_fingerprint": None})
 
 
 def _tail(engine: Engine, offset: int) -> Iterator[Event]:

@@ -696,11 +696,18 @@ class PrototypesRunConfig(PrototypeChoice):
 Device = Literal["auto", "cpu", "cuda"]
 
 
-class TrainRun(Strict):
+class _DataRun(Strict):
+    """What every kind of run has."""
+
+    data: DataConfig
+    data_fingerprint: str | None = None
+    """What tells whether the annotations changed since this config was made. Null: nobody looked."""
+
+
+class TrainRun(_DataRun):
     """Train one detector: a teacher, or a plain student."""
 
     kind: Literal["train"] = "train"
-    data: DataConfig
     model: DetectorToTrain = DetectorConfig()
     train: TrainConfig = TrainConfig()
     device: Device = "auto"
@@ -708,11 +715,10 @@ class TrainRun(Strict):
     """How many train together, each on a GPU of its own (on a CPU: for tests)."""
 
 
-class DistillRun(Strict):
+class DistillRun(_DataRun):
     """Distil a teacher into a student, with a control."""
 
     kind: Literal["distill"] = "distill"
-    data: DataConfig
     teacher: TeacherConfig
     student: DetectorToTrain = DetectorConfig()
     distill: DistillConfig = DistillConfig()
@@ -727,32 +733,29 @@ class DistillRun(Strict):
         return self
 
 
-class EvaluateRun(Strict):
+class EvaluateRun(_DataRun):
     """Score a model on one split."""
 
     kind: Literal["evaluate"] = "evaluate"
-    data: DataConfig
     model: TeacherConfig
     evaluate: EvaluateConfig = EvaluateConfig()
     device: Device = "auto"
 
 
-class PrototypesRun(Strict):
+class PrototypesRun(_DataRun):
     """PGM alone: the prototypes of a teacher and a student on the training split, to look at."""
 
     kind: Literal["prototypes"] = "prototypes"
-    data: DataConfig
     teacher: TeacherConfig
     student: TeacherConfig
     prototypes: PrototypesRunConfig = PrototypesRunConfig()
     device: Device = "auto"
 
 
-class ExportRun(Strict):
+class ExportRun(_DataRun):
     """Turn a model into ONNX, and check it on pictures of the validation split."""
 
     kind: Literal["export"] = "export"
-    data: DataConfig
     model: TeacherConfig
     export: ExportConfig = ExportConfig()
     device: Literal["auto", "cpu"] = "auto"

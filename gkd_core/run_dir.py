@@ -24,6 +24,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import time
 from pathlib import Path
 from typing import Literal
 
@@ -31,6 +32,7 @@ from pydantic import BaseModel, ConfigDict
 
 from gkd_core.config import AnyRun, run_config
 from gkd_core.errors import Failure
+from gkd_core.events import Event
 
 COMPLETE, FAILED, STOPPED = 0, 1, 75
 
@@ -135,6 +137,13 @@ class RunDir:
                 _link(state, self.checkpoints / state.name)
         return len(told) if states and self.whole_events().startswith(told) else 0
 
+    def tell(self, event: Event) -> None:
+        """Add an event before the engine does, on a line of its own."""
+        torn = self.size_of_events() > len(self.whole_events())
+        stamped = event.model_copy(update={"time": time.time()})
+        with self.events.open("ab") as file:
+            file.write(b"\n" * torn + stamped.model_dump_json().encode() + b"\n")
+
     def whole_events(self) -> bytes:
         """The events so far, without a line that is still being written, or never was to its end."""
         content = self.events.read_bytes() if self.events.exists() else b""
@@ -143,6 +152,10 @@ class RunDir:
     def has_states(self) -> bool:
         """Whether anything lies there that `drop_states` would remove."""
         return any(any(folder.glob("*")) for folder in (self.checkpoints, self.fetched))
+
+    def has_begun(self) -> bool:
+        """Whether there is a state to go on from."""
+        return any(self.checkpoints.glob("[!.]*"))
 
     def drop_states(self) -> None:
         """Remove what resuming needs: this run will not go on. Harmless twice, and from several processes."""

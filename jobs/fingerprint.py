@@ -12,12 +12,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from stat import S_ISDIR
 
-from gkd_core.config import DataConfig
+from gkd_core.config import DataConfig, Split
 from gkd_core.data.folders import files_below, is_picture_name
+from gkd_core.named_files import open_named, read_named
 
 LOOKED_AT = 4000
 """Pictures whose size and time are looked at; the check before a job reads the headers of as many. What
 is not called like a picture is looked at one by one, which is right, if slower."""
+READ_BYTES = 2 * 1024**3
+"""Of annotations that are read for their fingerprint: two seconds. What is beyond counts by size and time."""
 
 
 def of_data_set(data: DataConfig) -> str:
@@ -40,6 +43,56 @@ def of_data_set(data: DataConfig) -> str:
     for line in _about((*folders, *others, *_some(pictures))):
         digest.update(line)
     return digest.hexdigest()
+
+
+def of_annotations(data: DataConfig) -> str:
+    """What tells whether the annotations changed that a data set names, by what they hold: times do not count.
+
+    Pictures count by their names alone, and only where a folder of them is the list of the split, as in YOLO.
+
+    Args:
+        data: With its splits spelt out.
+
+    Raises:
+        OSError: one of them is not there.
+    """
+    digest, left = hashlib.sha256(), READ_BYTES
+    for name, split in data.splits.items():
+        for file in _annotations(split, data.format):
+            size = file.stat().st_size
+            left -= size
+            told = _content(file) if left >= 0 else f"{size} {file.stat().st_mtime_ns}"
+            digest.update(f"{name}\0{file}\0{told}\n".encode(errors="surrogateescape"))
+        if data.format == "yolo" and Path(split.images).is_dir():
+            pictures = (file for file in _below(Path(split.images)) if is_picture_name(file.name))
+            digest.update("\0".join(sorted(map(str, pictures))).encode(errors="surrogateescape"))
+    return digest.hexdigest()
+
+
+def _annotations(split: Split, format: str) -> list[Path]:
+    """The files that say what is on the pictures of a split."""
+    named = [Path(path) for path in (split.annotations, split.names, split.images) if path]
+    files = {path for path in named if path.is_file()}
+    folder = Path(split.annotations)
+    if not folder.is_dir():
+        return sorted(files)
+    if format == "voc" and split.names:
+        return sorted(files | set(_listed(Path(split.names), folder)))
+    suffix = ".xml" if format == "voc" else ".txt"
+    return sorted(files | {file for file in _below(folder) if file.suffix == suffix})
+
+
+def _listed(names: Path, folder: Path) -> Iterator[Path]:
+    """The XML files of the pictures in a list, each perhaps with a flag behind its name."""
+    for line in read_named(names).decode("utf-8-sig", errors="replace").splitlines():
+        for stem in {line.strip(), line.strip().rpartition(" ")[0].strip()} - {""}:
+            if (file := folder / f"{stem}.xml").is_file():
+                yield file
+
+
+def _content(file: Path) -> str:
+    with open_named(file) as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def of_file(file: Path) -> str:

@@ -33,7 +33,7 @@ from gkd_core.errors import DataError, Problem, SpecError
 from gkd_core.named_files import NotToBeRead
 from jobs.archives import BadArchive
 from jobs.errors import ContentGone, WrongContent
-from jobs.fingerprint import of_data_set
+from jobs.fingerprint import of_annotations, of_data_set
 from jobs.origins import FindJob, FindResource, Origin, changed_since, find_origin, ready
 from jobs.places import PlaceError, Places, renamed
 from jobs.resources import DATASET, CheckedResource, Layout, ResourceKind
@@ -126,9 +126,16 @@ class _Resolving:
         if self.problems or report is None:
             raise SpecError(self.problems)
         self._compare_batch(spec, report)
+        fingerprint = self._fingerprint(report.resolved)
         device = "cuda" if spec.resources.gpus else "cpu"
         config = run_config.validate_python(
-            {"kind": spec.kind, "data": report.resolved, "device": device, **fields}
+            {
+                "kind": spec.kind,
+                "data": report.resolved,
+                "device": device,
+                "data_fingerprint": fingerprint,
+                **fields,
+            }
         )
         return Resolved(
             config=config,
@@ -137,6 +144,18 @@ class _Resolving:
             warnings=(*(warning.message for warning in report.warnings), *self.remarks),
             report=report,
         )
+
+    def _fingerprint(self, data: DataConfig) -> str | None:
+        """Of the annotations; what was uploaded never changes."""
+        if any(split.annotations.startswith(DATASET) for split in data.splits.values()):
+            return None
+        try:
+            with self.places.reading():
+                return of_annotations(data)
+        except OSError as away:  # a moment ago they were read
+            hint = "Look at that disk or network, then send the same again."
+            self._object(("data",), f"cannot be read now: {away}", hint)
+            raise SpecError(self.problems) from None
 
     def _fields(self, spec: AnySpec, report: DataReport | None) -> dict[str, Any]:
         """What the config of this kind has beside data and device."""

@@ -24,6 +24,7 @@ from gkd_core.named_files import environment_of
 from gkd_core.run_dir import COMPLETE, STOPPED, RunDir
 from jobs.artifacts import Artifacts, Blob
 from jobs.aside import begin
+from jobs.data_changes import began_with, compare, fingerprint_now
 from jobs.errors import (
     ArtifactsAway,
     ArtifactsRefused,
@@ -152,8 +153,12 @@ class JobRun:
         self._unless_stopped(lambda _: must_lie_under(self._settings.data_roots, resolved))
         config = self._find_files(resolved)
         self._insist(self._store.renew)  # a last look: the directory may be another attempt's by now
-        self._go_on_from_before()
+        now = self._unless_stopped(lambda _: fingerprint_now(config))
+        self._go_on_from_before(now)
+        config, warning = compare(config, now, self._dir)
         self._dir.prepare(config, self._ticket.attempt)
+        if warning:
+            self._dir.tell(warning)
         # Fewer bytes than were recorded: this is another disk, or one that lost its last writes.
         self._offset = min(self._offset, self._dir.size_of_events())
         engine = Engine.start(
@@ -207,14 +212,16 @@ class JobRun:
                 raise GivenUp
         return future.result()
 
-    def _go_on_from_before(self) -> None:
-        """A job that does another one again begins with what that one saved, if it is the same to the last setting."""
+    def _go_on_from_before(self, annotations: str | None) -> None:
+        """A job that does another one again begins with what that one saved, if it is the same to the last setting and
+        learnt from these annotations."""
         if self._job.retry_of is None or self._offset:
             return
         try:
             before = self._insist(lambda _: self._store.get(str(self._job.retry_of)))
-            if before.resolved == self._job.resolved:
-                self._offset = self._dir.take_states(RunDir(self._settings.runs / before.id))
+            theirs = RunDir(self._settings.runs / before.id)
+            if before.resolved == self._job.resolved and began_with(theirs) in (None, annotations):
+                self._offset = self._dir.take_states(theirs)
         except UnknownJob:
             log.info("job %s starts anew: job %s was deleted", self._job.id, self._job.retry_of)
         except FileNotFoundError as error:  # tidied away at this moment, or never on this disk

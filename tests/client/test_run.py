@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from client.run import RunFailed, run
-from gkd_core.errors import SpecError
+from gkd_core.errors import DataError, SpecError
 from gkd_core.run_dir import STOPPED, RunDir
 
 
@@ -84,6 +84,18 @@ def test_another_spec_does_not_continue_a_run(spec_file: Path, spec, tmp_path: P
     run(spec_file, tmp_path / "out", console)
     spec_file.write_text(json.dumps({**spec, "train": {"epochs": 9}}))
     with pytest.raises(SpecError, match="another spec"):
+        run(spec_file, tmp_path / "out", console)
+
+
+def test_a_run_does_not_go_on_with_annotations_that_were_edited(
+    spec_file: Path, data: Path, tmp_path: Path, console, fake_engine, monkeypatch
+):
+    monkeypatch.setenv("FAKE_ENGINE", '{"die": 1}')
+    with pytest.raises(RunFailed):
+        run(spec_file, tmp_path / "out", console)
+    [file] = (data / "shapes").rglob("instances_train.json")
+    file.write_text(file.read_text().replace('"area":', '"seen": 1, "area":'))
+    with pytest.raises(DataError, match="changed since this run began"):
         run(spec_file, tmp_path / "out", console)
 
 
