@@ -68,15 +68,15 @@ def test_validating_shows_the_resolved_spec_and_the_data_and_queues_nothing(serv
 
 
 def test_what_the_check_found_stands_in_the_answer_and_in_the_job(service, train_spec: Spec):
-    assert service.submit(train_spec)["warnings"] == []
+    assert not any("batch_size" in warning for warning in service.submit(train_spec)["warnings"])
     spec = {**train_spec, "train": {"batch_size": 64}}
-    (warning,) = service.http.post("/jobs/validate", json=spec).json()["warnings"]
-    assert "train.batch_size is 64" in warning
+    found = service.http.post("/jobs/validate", json=spec).json()["warnings"]
+    assert "train.batch_size is 64" in found[-1]
     job = service.submit(spec)
-    assert job["warnings"] == [warning]
-    assert service.http.get(f"/jobs/{job['id']}").json()["warnings"] == [warning]
+    assert job["warnings"] == found
+    assert service.http.get(f"/jobs/{job['id']}").json()["warnings"] == found
     events = service.http.get(f"/jobs/{job['id']}/events").json()["items"]
-    assert [event["body"]["message"] for event in events if event["kind"] == "warning"] == [warning]
+    assert [event["body"]["message"] for event in events if event["kind"] == "warning"] == found
 
 
 def test_a_distill_job_waits_for_its_teacher_and_says_so(service, train_spec: Spec):
