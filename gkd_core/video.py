@@ -10,6 +10,7 @@ from PIL import Image
 
 from gkd_core.data.pictures import PictureError
 from gkd_core.errors import Problem, SpecError
+from gkd_core.named_files import open_named
 
 SUFFIXES = frozenset((".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".ts"))
 """What is taken for a video."""
@@ -50,7 +51,7 @@ def frames(video: Path, every: int = 1) -> Iterator[tuple[int, Image.Image]]:
     """
     av = require_av()
     try:
-        with av.open(str(video)) as container:
+        with open_named(video) as file, av.open(file) as container:
             if not container.streams.video:
                 raise PictureError(f"{video}: holds no pictures", "Is it sound only?")
             for number, frame in enumerate(container.decode(video=0)):

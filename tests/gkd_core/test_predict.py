@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -451,6 +452,18 @@ def test_a_video_that_is_cut_short_gives_the_frames_that_are_there(
     code, _, told = run(models["onnx"], video, "--out", tmp_path / "out")
     assert code == 1
     assert "clip.mp4: cannot be read as a video" in told
+    assert "Traceback" not in told
+
+
+@pytest.mark.parametrize("name", ["clip.mp4", "1.jpg"])
+def test_a_pipe_is_refused_and_not_waited_for(
+    models: dict[str, Path], tmp_path: Path, run: Run, name: str
+) -> None:
+    pytest.importorskip("av")
+    os.mkfifo(tmp_path / name)
+    code, _, told = run(models["onnx"], tmp_path / name, "--out", tmp_path / "out")
+    assert code == 1
+    assert name in told
     assert "Traceback" not in told
 
 
