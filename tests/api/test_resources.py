@@ -132,7 +132,7 @@ def test_the_same_upload_again_is_the_same_data_set(service, archive):
         ({"name": "x", "path": "../data"}, ["path"]),
         ({"name": "x", "path": "/etc"}, ["path"]),
         ({"name": "x", "path": "dis\0cs"}, ["path"]),
-        ({"name": "x", "train": {"images": "discs", "annotations": "a"}}, []),
+        ({"name": "x", "train": {"images": "discs", "annotations": "a"}}, ["train", "annotations"]),
         ({"name": "a\nb", "path": "discs"}, ["name"]),
     ],
 )
