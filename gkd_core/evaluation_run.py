@@ -57,6 +57,7 @@ class _Evaluation(Session):
             scores=wanted.split,
         )
         self.split: SplitName = wanted.split
+        self.white = self.card.white
 
     def compare_classes(self) -> Iterator[Event]:
         """Match the model's classes with those of the data by name, and say which it lacks."""

@@ -67,6 +67,7 @@ class _Selection(Session):
         super().__init__(
             config, run_dir, should_stop, image_size=size, batch_size=wanted.batch_size, workers="auto"
         )
+        self.white = card.white
 
     def choose(self) -> Generator[Event, None, PrototypesSelected]:
         """PGM, as in a distill job whose student is trained already."""

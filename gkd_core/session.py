@@ -42,6 +42,9 @@ class Session:
     decodes: ClassVar[tuple[SplitName, ...]] = SPLITS
     """The splits whose pictures are used; the annotations of the others are read all the same, for the classes."""
 
+    white: int | None = None
+    """Which value means white in pictures of 16 or 32 bits, where a model that was trained on such says it."""
+
     def __init__(
         self,
         config: AnyRun,
@@ -95,8 +98,13 @@ class Session:
         """The data set without broken pictures; those that an earlier attempt has found are not looked for again."""
         path, wanted = self.folder / DECODED, self._data.model_dump(mode="json")
         if path.exists() and (found := json.loads(path.read_bytes()))["data"] == wanted:
-            return load(self._data, needs=self._needs, broken={Path(name) for name in found["broken"]})
-        data = load(self._data, needs=self._needs, decode=self._decodes)
+            return load(
+                self._data,
+                needs=self._needs,
+                broken={Path(name) for name in found["broken"]},
+                white=self.white,
+            )
+        data = load(self._data, needs=self._needs, decode=self._decodes, white=self.white)
         broken = [str(name) for split in data.splits.values() for name in split.left_out]
         write_atomically(path, json.dumps({"data": wanted, "broken": broken}).encode())
         return data

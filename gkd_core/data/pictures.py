@@ -155,7 +155,7 @@ def look_into(path: Path, white: int | None = None) -> Look:
         else:
             rgb = image.convert("RGB")
         if white is None and own not in (None, depth.FULL):
-            remarks.append(f"does not use all of its bits: {own} is taken as white")
+            remarks.append(f"uses {own.bit_length()} of its bits: {own} is taken as white")
         return Look(tuple(remarks), _is_flat(rgb))
 
 

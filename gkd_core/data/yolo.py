@@ -158,6 +158,8 @@ def _absent_hint(name: str, root: Path, file: Path) -> str:
     """Return what to change where the same picture lies under the end of its path."""
     if "\\" in name:
         return with_slashes([name])
+    if len(name) < LONGEST_PATH and (link := dead_link_above(root / name)):
+        return f"{link} is a link that leads nowhere."
     folders = Path(name).parts
     for count in range(1, len(folders)):
         rest = Path(*folders[count:])

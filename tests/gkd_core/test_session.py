@@ -9,6 +9,7 @@ import pytest
 
 from gkd_core.config import DataConfig, EvaluateRun, TeacherConfig
 from gkd_core.data import settle
+from gkd_core.data.pictures import Look
 from gkd_core.evaluation_run import _Evaluation
 from gkd_core.events import Event
 from gkd_core.export import _Export
@@ -22,13 +23,13 @@ Decoded = list[Path]
 def decoded(monkeypatch: pytest.MonkeyPatch) -> Decoded:
     """The pictures that were decoded, as they are."""
     seen: Decoded = []
-    inspect = settle.inspect
+    look_into = settle.look_into
 
-    def inspect_and_tell(path: Path) -> tuple[str, ...]:
+    def look_and_tell(path: Path, white: int | None) -> Look:
         seen.append(path)
-        return inspect(path)
+        return look_into(path, white)
 
-    monkeypatch.setattr(settle, "inspect", inspect_and_tell)
+    monkeypatch.setattr(settle, "look_into", look_and_tell)
     return seen
 
 

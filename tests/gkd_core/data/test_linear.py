@@ -52,23 +52,23 @@ def _stems(names: Sequence[str]) -> None:
 
 
 def _agree(names: tuple[Name, ...]) -> None:
-    agree(names, tuple(map(Name, names)), tuple(map(Name, names)))
+    agree({"train": names, "val": tuple(map(Name, names))}, tuple(map(Name, names)))
 
 
 def _disagree(names: tuple[Name, ...]) -> None:
     with pytest.raises(DataError, match="classes differ from those of the data set"):
-        agree(names, names, (*map(Name, names[1:]), *names[1:]))
+        agree({"train": names}, (*map(Name, names[1:]), *names[1:]))
 
 
 def _unknown(names: tuple[Name, ...]) -> None:
     others = tuple(Name(f"y{number}") for number in range(len(names)))
     with pytest.raises(DataError, match=r"and (97|397) more"):
-        agree(names, others, None)
+        agree({"train": names, "val": others}, None)
 
 
 def _chosen(names: tuple[Name, ...]) -> None:
     config = DataConfig.model_construct(rename=dict(zip(names, names, strict=True)), only=tuple(names))
-    refuse_unknown_names(names, tuple(map(Name, names)), config)
+    refuse_unknown_names((*names, *map(Name, names)), config)
     chosen(WrittenSplit(tuple(map(Name, names)), Path(), []), config, Findings("train", "a"))
 
 
