@@ -15,7 +15,14 @@ import pytest
 from PIL import Image
 from pydantic import TypeAdapter
 
-from gkd_core.config import DetectorConfig, DistillRun, EvaluateRun, TrainRun, run_config
+from gkd_core.config import (
+    RESPONSE_WEIGHT,
+    DetectorConfig,
+    DistillRun,
+    EvaluateRun,
+    TrainRun,
+    run_config,
+)
 from gkd_core.data.reading import load
 from gkd_core.errors import Problem, SpecError
 from gkd_core.model_card import ModelCard
@@ -289,7 +296,7 @@ def test_scores_of_two_architectures_are_not_compared(root: Path) -> None:
 
 def test_the_weight_of_the_response_loss_is_said_in_the_resolved_spec(root: Path) -> None:
     alike = resolved(root, **distill("teacher.safetensors", train={"batch_size": 2}))
-    assert (weight_of(alike), alike.warnings) == (10, ())
+    assert (weight_of(alike), alike.warnings) == (RESPONSE_WEIGHT, ())
     unlike = resolved(root, **distill("teacher.safetensors", student={"architecture": "faster_rcnn"}))
     assert weight_of(unlike) == 0
     assert (
@@ -303,7 +310,7 @@ def test_retinanets_of_other_anchors_are_not_compared(root: Path) -> None:
     write_model(root / "retina.safetensors", DetectorConfig(architecture="retinanet"))  # trained at 64 pixels
     student = {"student": {"architecture": "retinanet"}}
     same = resolved(root, **distill("retina.safetensors", **student, train={"image_size": 320}))
-    assert weight_of(same) == 10  # no anchor is smaller than two strides
+    assert weight_of(same) == RESPONSE_WEIGHT  # no anchor is smaller than two strides
     other = resolved(root, **distill("retina.safetensors", **student, train={"image_size": 640}))
     assert weight_of(other) == 0
     assert "the finest anchors of teacher and student differ: 16 and 25.6 pixels" in other.warnings[0]
