@@ -32,7 +32,7 @@ def test_each_route_is_on_the_page_and_no_other(service):
 
 def test_each_code_of_an_error_is_on_the_page_and_no_other():
     source = "\n".join(path.read_text() for path in (ROOT / "api").rglob("*.py"))
-    raised = set(re.findall(r'\b[45]\d\d[,:] "([a-z_]+)"', source))
+    raised = set(re.findall(r'(?:\b[45]\d\d[,:] |\bcode=)"([a-z_]+)"', source))
     rows = re.findall(r"^\| \d{3} \|(.*?)\|", PAGE, re.MULTILINE)
     assert {code for row in rows for code in re.findall(r"`(\w+)`", row)} == raised
 
