@@ -19,6 +19,7 @@ from jobs.checks import Checks
 from jobs.errors import UnknownJob, UnknownResource
 from jobs.job import Job
 from jobs.keys import Principal, Scope
+from jobs.looking import Apart
 from jobs.queue import Doorbell
 from jobs.resolve import resolve
 from jobs.resources import CheckedResource, ResourceKind
@@ -83,6 +84,7 @@ class Services:
         """
         resolved = resolve(
             spec,
+            look=Apart(self.settings.check_memory, self.settings.look_seconds),
             roots=self.settings.data_roots,
             find_job=partial(self._find, tenant),
             find_resource=partial(self._find_resource, tenant),

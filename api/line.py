@@ -55,9 +55,16 @@ class Line:
             outcome = asyncio.wrap_future(turn.outcome)
             done, _ = await asyncio.wait([outcome], timeout=self._seconds)
             if not done and turn.give_up():
+                outcome.add_done_callback(_forget)
                 self._hanging.add(turn)  # type: ignore[arg-type]  # whatever it gives
                 raise _too_slow(f"it took longer than {self._seconds:g} s")
             return await outcome
+
+
+def _forget(outcome: asyncio.Future[T]) -> None:
+    """Take what came too late, so that nobody complains that it was not taken."""
+    if not outcome.cancelled():
+        outcome.exception()
 
 
 def begin_to_write() -> None:

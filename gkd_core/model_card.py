@@ -17,8 +17,8 @@ from gkd_core.config import Architecture, Backbone, DetectorConfig, FpnConfig, H
 from gkd_core.errors import Problem, SpecError
 from gkd_core.named_files import open_named
 
-_LONGEST_HEADER = 100_000_000
-"""Bytes; the limit of the safetensors format itself."""
+LONGEST_HEADER = 16 * 1024**2
+"""Bytes of a header that is read; the format would allow 100 MB. That of a thousand tensors has a tenth of a MB."""
 
 
 class ModelCard(Strict):
@@ -71,7 +71,11 @@ def read_card(path: Path | str) -> ModelCard:
     try:
         with open_named(path) as file:
             length = int.from_bytes(file.read(8), "little")
-            if not 2 <= length <= _LONGEST_HEADER:
+            if length > LONGEST_HEADER and file.read(1) == b"{":
+                raise _not_a_model(
+                    path, f"its header has {length} bytes, and at most {LONGEST_HEADER} are read"
+                )
+            if not 2 <= length <= LONGEST_HEADER:
                 raise _not_a_model(path, "it does not start with a safetensors header")
             header = json.loads(file.read(length))
         return ModelCard.model_validate_json(header["__metadata__"]["gkd"])
@@ -103,12 +107,22 @@ def is_safetensors(path: Path | str) -> bool:
     return any(isinstance(entry, dict) and "data_offsets" in entry for entry in _header(path).values())
 
 
+def header_bytes(path: Path | str) -> int:
+    """How large the header of a safetensors file is; 0 where there is none, or one that is not read."""
+    try:
+        with open_named(path) as file:
+            length = int.from_bytes(file.read(8), "little")
+            return length if length <= LONGEST_HEADER and file.read(1) == b"{" else 0
+    except OSError:
+        return 0
+
+
 def _header(path: Path | str) -> dict[str, object]:
     """The header of a safetensors file; empty where there is none."""
     try:
         with open_named(path) as file:
             length = int.from_bytes(file.read(8), "little")
-            header = json.loads(file.read(length)) if 2 <= length <= _LONGEST_HEADER else {}
+            header = json.loads(file.read(length)) if 2 <= length <= LONGEST_HEADER else {}
     except (OSError, ValueError, RecursionError):
         return {}
     return header if isinstance(header, dict) else {}

@@ -7,9 +7,6 @@ leaves undone another one takes up. Two checks of one thing at once would do no 
 from __future__ import annotations
 
 import logging
-import os
-import signal
-import subprocess
 import tempfile
 import threading
 import time
@@ -21,8 +18,6 @@ from typing import IO
 from pydantic import ValidationError
 
 from gkd_core.config import DataConfig
-from gkd_core.interpreter import on_safe_path, python
-from gkd_core.run_dir import PARENT
 from jobs.errors import (
     ArtifactsAway,
     ArtifactsRefused,
@@ -34,6 +29,7 @@ from jobs.errors import (
 )
 from jobs.incoming import Incoming
 from jobs.inspection import Request
+from jobs.limited import answer_in, broke_off, end_of, ended, started
 from jobs.logs import carried
 from jobs.resources import CheckedResource, ResourceKind, ResourceState, Verdict
 from jobs.settings import Settings
@@ -53,12 +49,7 @@ behind: another service takes it up when its lease is over."""
 TIDY_SECONDS = 600.0
 COMMAND = ("-m", "jobs.inspection")
 """What Python is to run."""
-_POLL_SECONDS = 0.1
 _RETRY_SECONDS = 1.0
-_LONGEST_VERDICT = 32 * 1024**2
-"""Bytes. A report names a hundred items of everything at most."""
-_GIVEN = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "TZ", "TMPDIR")
-"""Variables that a check may see; others hold passwords."""
 
 
 class Checks:
@@ -215,27 +206,17 @@ class Checks:
         with (
             tempfile.TemporaryFile() as output,
             tempfile.TemporaryFile() as errors,
-            _started(request, output, errors) as process,
+            started(COMMAND, request, output, errors) as process,
         ):
-            why = self._wait(process)
+            why = ended(process, self._settings.check_seconds, self._why_now)
             if self._left.is_set() and why is not None:
                 return None
             if process.returncode > 0:
-                log.error(
-                    "the check of %s %s broke off: %r", request.kind, check.resource.id, _end_of(errors)
-                )
+                log.error("the check of %s %s broke off: %r", request.kind, check.resource.id, end_of(errors))
             return _read(output, process.returncode, why, request)
 
-    def _wait(self, process: subprocess.Popen[bytes]) -> str | None:
-        """Wait for the end of a process; why it was ended, where it was."""
-        started = time.monotonic()
-        while process.poll() is None:
-            if self._left.is_set():
-                return _killed(process, "the service is ending")
-            if time.monotonic() - started > self._settings.check_seconds:
-                return _killed(process, f"it took longer than {self._settings.check_seconds:g} s")
-            time.sleep(_POLL_SECONDS)
-        return None
+    def _why_now(self) -> str | None:
+        return "the service is ending" if self._left.is_set() else None
 
     def _renew(self, check: Check) -> None:
         try:
@@ -252,59 +233,16 @@ def _data_of(resource: CheckedResource) -> DataConfig | None:
     return resource.data
 
 
-@contextmanager
-def _started(request: Request, output: IO[bytes], errors: IO[bytes]) -> Iterator[subprocess.Popen[bytes]]:
-    """The process, its request sent; it and all that it started are gone at the end."""
-    own = {name: os.environ[name] for name in _GIVEN if name in os.environ}
-    process = subprocess.Popen(
-        python(*COMMAND),
-        stdin=subprocess.PIPE,
-        stdout=output,
-        stderr=errors,
-        # Each thread takes of the memory.
-        env=on_safe_path({**own, "OMP_NUM_THREADS": "1", PARENT: str(os.getpid())}),
-        start_new_session=True,
-    )
-    try:
-        assert process.stdin is not None
-        with process.stdin as pipe:
-            pipe.write(request.model_dump_json().encode())
-        yield process
-    finally:
-        if process.poll() is None:
-            _killed(process, "")
-
-
-def _killed(process: subprocess.Popen[bytes], why: str) -> str:
-    os.killpg(process.pid, signal.SIGKILL)  # not reaped yet, so the group is its own
-    process.wait()
-    return why
-
-
 def _read(output: IO[bytes], code: int, why: str | None, request: Request) -> Verdict:
+    why = why or broke_off(code, request.seconds)
     if why is not None:
         return _refused(f"it cannot be checked: {why}")
-    if code == -signal.SIGXCPU:
-        return _refused(f"it cannot be checked: it took more than {request.seconds} s of computing")
-    if code != 0:
-        return _refused(f"it cannot be checked: looking into it broke off ({_end(code)})")
-    output.seek(0)
-    text = output.read(_LONGEST_VERDICT + 1)
+    text = answer_in(output)
     try:
         return Verdict.model_validate_json(text)
     except ValidationError:
         log.error("a check said something that is no verdict: %.200r", text)
         return _refused("it cannot be checked: looking into it gave no answer")
-
-
-def _end_of(errors: IO[bytes]) -> bytes:
-    """It names what strangers sent, so it is only logged, and quoted."""
-    errors.seek(0)
-    return errors.read(_LONGEST_VERDICT)[-2000:]
-
-
-def _end(code: int) -> str:
-    return f"signal {-code}" if code < 0 else f"exit code {code}"
 
 
 def _refused(reason: str) -> Verdict:

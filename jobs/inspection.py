@@ -23,6 +23,8 @@ from gkd_core.named_files import environment_of, open_named
 from gkd_core.process import die_with_parent
 from jobs.archives import BadArchive, Limits, top, unpack
 from jobs.fingerprint import of_data_set, of_file, size_of
+from jobs.limited import LONGEST_ANSWER
+from jobs.looking import Here, Looked, Submission
 from jobs.model_files import BadModel, inspect
 from jobs.places import PlaceError, Places, renamed
 from jobs.resources import ResourceKind, ResourceState, Verdict
@@ -56,12 +58,38 @@ class Request(BaseModel):
 
 
 def main() -> None:
-    """Look into what the request names and print a verdict."""
+    """Look into what the request names and print a verdict, or what a submission names and print what was found."""
+    if sys.argv[1:] == ["submission"]:
+        return _look()
     request = Request.model_validate_json(sys.stdin.buffer.read())
     die_with_parent()
     _limit(request)
     _read_only_under(request)
     print(verdict(request).model_dump_json())
+
+
+def _look() -> None:
+    submission = Submission.model_validate_json(sys.stdin.buffer.read())
+    die_with_parent()
+    _limit_to(submission.memory_bytes, submission.seconds, written=LONGEST_ANSWER)
+    print(looked(submission).model_dump_json())
+
+
+def looked(submission: Submission) -> Looked:
+    """What is in the data set or the file of weights that a submission names."""
+    places = Places(submission.roots, confined=submission.confined)
+    try:
+        if submission.data is not None:
+            os.environ |= environment_of(places.roots) if places.confined else {}
+            return Here().data(submission.data, places, submission.wanted)
+        assert submission.weights is not None
+        return Looked(card=Here().card(submission.weights))
+    except PlaceError as error:
+        problem = Problem(loc=(), message=error.message, hint=error.hint)
+    except MemoryError:
+        message = f"to look into it takes more than {submission.memory_bytes / 2**30:.1f} GiB of memory"
+        problem = Problem(loc=("data",), message=message, hint="Split it, or raise GKD_CHECK_MEMORY.")
+    return Looked(problems=(problem,))
 
 
 def _read_only_under(request: Request) -> None:
@@ -72,11 +100,15 @@ def _read_only_under(request: Request) -> None:
 
 
 def _limit(request: Request) -> None:
+    _limit_to(request.memory_bytes, request.seconds, written=request.unpacked_bytes)
+
+
+def _limit_to(memory_bytes: int, seconds: int, *, written: int) -> None:
     limits = {
-        resource.RLIMIT_AS: (request.memory_bytes, request.memory_bytes),
+        resource.RLIMIT_AS: (memory_bytes, memory_bytes),
         # At the first SIGXCPU, at the second SIGKILL.
-        resource.RLIMIT_CPU: (request.seconds, request.seconds + 1),
-        resource.RLIMIT_FSIZE: (request.unpacked_bytes, request.unpacked_bytes),
+        resource.RLIMIT_CPU: (seconds, seconds + 1),
+        resource.RLIMIT_FSIZE: (written, written),
         resource.RLIMIT_CORE: (0, 0),
     }
     for what, wanted in limits.items():

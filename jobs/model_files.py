@@ -19,12 +19,10 @@ from typing import IO, Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from gkd_core.errors import SpecError
-from gkd_core.model_card import ModelCard, carries_card, read_card
+from gkd_core.model_card import LONGEST_HEADER, ModelCard, carries_card, read_card
 from gkd_core.named_files import open_named
 from jobs.archives import BadArchive, must_not_overlap
 
-LONGEST_HEADER = 100_000_000
-"""Bytes of a safetensors header; the format's own limit."""
 LARGEST_PICKLE = 64 * 1024**2
 """Bytes of the pickle in a `.pth`; the tensors lie beside it. A thousand tensors take a tenth of a megabyte."""
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
@@ -103,7 +101,9 @@ def _read_safetensors(path: Path) -> list[_Tensor]:
     size = path.stat().st_size
     with open_named(path) as file:
         length = int.from_bytes(file.read(8), "little")
-        if not 2 <= length <= min(LONGEST_HEADER, size - 8):
+        if size - 8 >= length > LONGEST_HEADER:
+            raise BadModel(f"its header has {length} bytes, and at most {LONGEST_HEADER} are read")
+        if not 2 <= length <= size - 8:
             raise BadModel("it is cut short: its header is longer than the file")
         header = _header(file.read(length))
     header.pop("__metadata__", None)

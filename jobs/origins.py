@@ -15,6 +15,7 @@ from gkd_core.model_card import ModelCard, carries_card, holds_tensors, read_car
 from gkd_core.published import COCO_CLASSES, DETECTORS, backbone_of, is_name
 from jobs.fingerprint import of_file
 from jobs.job import Job, State
+from jobs.looking import HERE, has_large_header
 from jobs.places import PlaceError, Places
 from jobs.resources import MODEL, CheckedResource, ResourceKind, ResourceState
 
@@ -25,6 +26,8 @@ FindJob = Callable[[str], Job | None]
 """Gives a job by id, None where there is none."""
 FindResource = Callable[[ResourceKind, str], CheckedResource | None]
 """Gives a data set or a model by id, None where there is none."""
+CardOf = Callable[[Path], ModelCard | None]
+"""Gives the card of a file of weights whose header is large, None where it has none."""
 
 PLAIN = (".pth", ".pt", ".safetensors")
 """Files that may hold a plain state dict: only the engine can say whether it fits."""
@@ -110,7 +113,9 @@ class Origin:
         return f"{self.weights} knows the classes {known}; for {needed} the last layers of the heads start from scratch"
 
 
-def find_origin(text: str, places: Places, find_job: FindJob, find_resource: FindResource) -> Origin:
+def find_origin(
+    text: str, places: Places, find_job: FindJob, find_resource: FindResource, card_of: CardOf = HERE.card
+) -> Origin:
     """Look up what a spec names as weights.
 
     Raises:
@@ -119,25 +124,32 @@ def find_origin(text: str, places: Places, find_job: FindJob, find_resource: Fin
     if text.startswith(JOB):
         return _job(text.removeprefix(JOB), find_job)
     if text.startswith(MODEL):
-        return _model(text.removeprefix(MODEL), places, find_resource)
+        return _model(text.removeprefix(MODEL), places, find_resource, card_of)
     if is_name(text):
         return _published(text)
-    return _file(text, places)
+    return _file(text, places, card_of)
 
 
-def _file(text: str, places: Places) -> Origin:
+def _file(text: str, places: Places, card_of: CardOf) -> Origin:
     path = places.find(text)
     if not path.is_file():
         hint = (
             "Name a .safetensors or .pth file, job:<id>, model:<id>, or weights that torchvision publishes."
         )
         raise PlaceError(f"{text!r} is no file", hint)
+    if has_large_header(path):
+        large = card_of(path)
+        return Origin(str(path)) if large is None else _carded(path, large)
     if path.suffix in PLAIN and not carries_card(path) and holds_tensors(path):
         return Origin(str(path))
     try:
         card = read_card(path)
     except SpecError as error:
         raise PlaceError(error.problems[0].message, error.problems[0].hint) from None
+    return _carded(path, card)
+
+
+def _carded(path: Path, card: ModelCard) -> Origin:
     return Origin(str(path), card.detector(), card.classes, image_size=card.image_size)
 
 
@@ -154,10 +166,10 @@ def _job(job_id: str, find_job: Callable[[str], Job | None]) -> Origin:
     return Origin(f"{JOB}{job_id}", detector, classes, job_id, job.resolved["train"]["image_size"])
 
 
-def _model(model_id: str, places: Places, find_resource: FindResource) -> Origin:
+def _model(model_id: str, places: Places, find_resource: FindResource, card_of: CardOf) -> Origin:
     model = ready(find_resource(ResourceKind.MODEL, model_id), ResourceKind.MODEL, model_id)
     if not model.uploaded:
-        origin = _file(str(model.path), places)
+        origin = _file(str(model.path), places, card_of)
         remark = changed_since(model, lambda: of_file(Path(origin.weights)))
         return replace(origin, resource_id=model_id, remark=remark)
     card = (model.report or {}).get("card")

@@ -6,8 +6,7 @@ left to be chosen, and names everything that is wrong at once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
-from functools import partial
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,20 +19,18 @@ from gkd_core.config import (
     DistillConfig,
     EvaluateConfig,
     Split,
-    SplitName,
     TeacherConfig,
-    TrainConfig,
     finest_anchor,
     incomparable_scores,
     response_weight,
     run_config,
 )
-from gkd_core.data.check import DataReport, check_layout, find_layout, needed, recognise
-from gkd_core.errors import DataError, Problem, SpecError
-from gkd_core.named_files import NotToBeRead
+from gkd_core.data.check import DataReport
+from gkd_core.errors import Problem, SpecError
 from jobs.archives import BadArchive
 from jobs.errors import ContentGone, WrongContent
 from jobs.fingerprint import of_annotations, of_data_set
+from jobs.looking import HERE, Here, Wanted
 from jobs.origins import FindJob, FindResource, Origin, changed_since, find_origin, ready
 from jobs.places import PlaceError, Places, renamed
 from jobs.resources import DATASET, CheckedResource, Layout, ResourceKind
@@ -65,6 +62,7 @@ def resolve(
     find_resource: FindResource = no_resource,
     unpacked: Callable[[CheckedResource], Path] = no_folder,
     confined: bool = True,
+    look: Here = HERE,
 ) -> Resolved:
     """Find out whether a spec can be carried out here and now.
 
@@ -75,15 +73,14 @@ def resolve(
         find_resource: The same of data sets and models.
         unpacked: Gives the folder of a data set that was uploaded.
         confined: Whether paths must stay under the roots; False only for a person on the own machine.
+        look: Looks into data and weights; what is large, perhaps, in another process.
 
     Raises:
         SpecError: it cannot; `problems` names every field that is wrong, not only the first.
     """
-    return _Resolving(Places(roots, confined=confined), find_job, find_resource, unpacked).resolve(spec)
+    places = Places(roots, confined=confined)
+    return _Resolving(places, find_job, find_resource, unpacked, look).resolve(spec)
 
-
-HEADERS = 2000
-"""Pictures whose header is read before a job is accepted: a second or two. The engine reads them all."""
 
 MOST_GPUS = {"train": 8, "distill": 8, "evaluate": 1, "prototypes": 1, "export": 0}
 """By kind of job."""
@@ -104,6 +101,7 @@ class _Resolving:
         find_job: FindJob,
         find_resource: FindResource,
         unpacked: Callable[[CheckedResource], Path],
+        look: Here,
     ) -> None:
         self.places = places
         self.find_job = find_job
@@ -113,14 +111,17 @@ class _Resolving:
         self.waits_for: list[str] = []
         self.uses: list[str] = []
         self.remarks: list[str] = []
-        self.needs: Callable[[DataConfig], Collection[SplitName]] = needed
-        self.recipe: TrainConfig | None = None
+        self.look = look
+        self.wanted = Wanted()
 
     def resolve(self, spec: AnySpec) -> Resolved:
         self._check_gpus(spec)
-        self.recipe = spec.train if isinstance(spec, TrainSpec | DistillSpec) else None
+        if isinstance(spec, TrainSpec | DistillSpec):
+            self.wanted = Wanted(recipe=spec.train)
         if isinstance(spec, EvaluateSpec):
-            self.needs = partial(_scored_split, spec.evaluate)
+            self.wanted = Wanted(
+                scored=spec.evaluate.split, certain="split" in spec.evaluate.model_fields_set
+            )
         report = self._data(spec.data)
         fields = self._fields(spec, report)
         if self.problems or report is None:
@@ -222,25 +223,9 @@ class _Resolving:
 
     def _checked(self, placed: DataConfig, places: Places) -> DataReport | None:
         """What is in a data set whose paths are absolute, and which must not leave these places."""
-        try:
-            with (
-                places.reading()
-            ):  # a data.yaml is read to find the rest, and a link may be put there any time
-                needs = self.needs(placed)
-                found = recognise(placed, needs=needs)
-                left = list(places.left_by(found.config))
-                for error in left:
-                    self._refuse(("data",), error)
-                return None if left else check_layout(found, needs=needs, headers=HEADERS, recipe=self.recipe)
-        except DataError as wrong:
-            self.problems += wrong.problems
-        except (PermissionError, NotToBeRead) as error:
-            message = f"{str(error.filename)!r} cannot be read: {error.strerror}"
-            self._object(("data",), message, "Let the service read it, below one of the data roots.")
-        except OSError as away:
-            hint = "Look at that disk or network, then send the same again."
-            self._object(("data",), f"cannot be read now: {away}", hint)
-        return None
+        looked = self.look.data(placed, places, self.wanted)
+        self.problems += looked.problems
+        return looked.report
 
     def _known_data(self, data: DataConfig, dataset_id: str) -> DataReport | None:
         """A data set that is named by its id: what the spec says of classes holds, the rest it knows itself."""
@@ -359,7 +344,7 @@ class _Resolving:
         """Where weights come from, as the engine (for `job:<id>`: the worker) will look them up."""
         try:
             with self.places.reading():
-                origin = find_origin(text, self.places, self.find_job, self.find_resource)
+                origin = find_origin(text, self.places, self.find_job, self.find_resource, self.look.card)
         except PlaceError as error:
             self._refuse((role, "weights"), error)
             return None
@@ -377,33 +362,6 @@ class _Resolving:
 
     def _object(self, loc: Loc, message: str, hint: str) -> None:
         self.problems.append(Problem(loc=loc, message=message, hint=hint))
-
-
-def _scored_split(evaluate: EvaluateConfig, data: DataConfig) -> tuple[SplitName, ...]:
-    """Return the split that a model is to be scored on, if need be the only one that there is.
-
-    Args:
-        evaluate: what was asked for.
-        data: with absolute paths.
-
-    Raises:
-        DataError: there is no such split, and no single other one or a certain one was asked for.
-    """
-    try:
-        find_layout(data, needs=(evaluate.split,))
-    except DataError as missing:
-        others = () if "split" in evaluate.model_fields_set else _splits_there(data)
-        if len(others) != 1:
-            raise missing
-        return others
-    return (evaluate.split,)
-
-
-def _splits_there(data: DataConfig) -> tuple[SplitName, ...]:
-    try:
-        return tuple(find_layout(data, needs=()).splits)
-    except DataError:
-        return ()
 
 
 def _with_split(evaluate: EvaluateConfig, report: DataReport | None) -> EvaluateConfig:

@@ -101,7 +101,7 @@ def test_a_registered_data_set_is_checked_where_it_lies(
 def test_too_much_memory_is_refused(
     service: Service, monkeypatch: pytest.MonkeyPatch, archive: Path, tmp_path: Path
 ) -> None:
-    greedy = "import jobs.inspection as own; own.examine = lambda *_: bytearray(8 * 2**30); own.main()"
+    greedy = "import jobs.inspection as own; own.examine_layout = lambda *_, **__: bytearray(8 * 2**30); own.main()"
     monkeypatch.setattr(checks, "COMMAND", ("-c", greedy))
     found = service.checked(service.register(tmp_path / "discs"))
     assert (found.state, found.reason) == ("refused", "to look into it takes more than 4.0 GiB of memory")

@@ -226,7 +226,7 @@ def test_what_a_data_yaml_names_outside_the_roots_is_never_read(
     (root / "yolo" / "val").mkdir(parents=True)
     text = said.format(outside=outside) + "\nval: val\nnames: [cat, dog]"
     (root / "yolo" / "data.yaml").write_text(text)
-    monkeypatch.setattr("jobs.resolve.check_layout", lambda *_, **__: pytest.fail("it was read"))
+    monkeypatch.setattr("jobs.looking.check_layout", lambda *_, **__: pytest.fail("it was read"))
     assert "leads out of the data roots" in problems(root, data="yolo")["data"].message
 
 

@@ -199,7 +199,7 @@ STARTING = {
     "client/cli_engine.py": "commands that start python",
     "client/demo.py": "the demo draws and serves",
     "gkd_core/launch.py": "an engine of two processes",
-    "jobs/checks.py": "a check of what was registered",
+    "jobs/limited.py": "a check of what was registered",
     "worker/engine.py": "an engine runs nothing",
 }
 """Who starts processes, and which test above looks at it."""
