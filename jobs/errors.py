@@ -112,7 +112,7 @@ class InvalidKeyName(JobsError):
     """No API key can be called so."""
 
     def __init__(self, name: str) -> None:
-        super().__init__(f"{name[:80]!r} is no name of a key: at most 200 characters that can be seen")
+        super().__init__(f"{name[:80]!r} is no name of a key: at most 200 characters, and not blanks alone")
 
 
 class InvalidTenant(JobsError):

@@ -13,7 +13,7 @@ from typing import Annotated, NamedTuple
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from gkd_core.config import Strict
-from jobs.names import VISIBLE, not_blank, printable
+from jobs.names import VISIBLE, not_blank
 
 DEFAULT_TENANT = "default"
 """Whose everything is where nobody made tenants."""
@@ -26,7 +26,6 @@ MOST_CHARACTERS = 200
 KeyName = Annotated[
     str,
     Field(min_length=1, max_length=MOST_CHARACTERS, json_schema_extra=VISIBLE),
-    AfterValidator(printable),
     AfterValidator(not_blank),
 ]
 """What people call a key."""

@@ -63,7 +63,7 @@ class Keys(Reading):
             InvalidTenant: nobody can be called so.
             InvalidKeyName: no key can.
         """
-        if not (name.isprintable() and name.strip()) or len(name) > MOST_CHARACTERS:
+        if not name.strip() or len(name) > MOST_CHARACTERS:
             raise InvalidKeyName(name)
         secret = new_secret()
         values = {

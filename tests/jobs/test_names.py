@@ -40,7 +40,7 @@ def test_nothing_is_called_by_blanks(call: Any, blanks: str):
         call(blanks)
 
 
-@pytest.mark.parametrize("name", [*BLANKS, "", "a\nb", "\0", "x" * 201])
+@pytest.mark.parametrize("name", [*BLANKS, "", "\n", "x" * 201])
 def test_no_key_is_called_so_however_it_is_made(store: Store, name: str):
     with pytest.raises(InvalidKeyName):
         store.create_key("lab", name, ())
