@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict
 
 from gkd_core.config import DataConfig
 from gkd_core.data.check import recognise
-from gkd_core.data.examine import Examination, examine_layout, needed_to_look
+from gkd_core.data.examine import Examination, examine_layout, needed_to_keep
 from gkd_core.errors import DISK_AND_NETWORK, DataError, Problem
 from gkd_core.named_files import environment_of, open_named
 from gkd_core.process import die_with_parent
@@ -144,7 +144,7 @@ def _dataset(request: Request) -> Verdict:
     data = _unpacked(request) if request.uploaded else request.data
     assert data is not None
     places = Places([request.folder] if request.folder else request.roots)
-    needs = needed_to_look(data)
+    needs = needed_to_keep(data)
     layout = recognise(data, needs=needs)
     for error in places.left_by(layout.config):
         raise error
@@ -201,6 +201,8 @@ def _summary(found: Examination) -> str:
     uses = {"train": "to learn from", "val": "to judge on", "test": "to test on"}
     parts = [f"{split.images} {uses[name]}" for name, split in found.splits.items()]
     parts[0] = parts[0].replace(" ", " pictures ", 1)
+    if found.train and not found.val:
+        parts.insert(1, "none to judge on (a training needs `data.val_share`, such as 0.2)")
     pictures = " and ".join(filter(None, (", ".join(parts[:-1]), parts[-1])))
     return f"{found.format}, {len(found.classes)} classes, {pictures}{noted}"
 

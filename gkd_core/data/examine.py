@@ -175,7 +175,7 @@ def examine_layout(
         {
             **dict(report),
             **splits,
-            "warnings": (*report.warnings, *_cannot_train(report)),
+            "warnings": (*report.warnings, *_cannot_train(report), *_not_divided(report)),
             "oddities": [
                 Oddity(
                     split=noted.split,
@@ -212,11 +212,31 @@ def needed_to_look(config: DataConfig) -> tuple[SplitName, ...]:
     return (next(iter(found.splits)), *config.splits)
 
 
+def needed_to_keep(config: DataConfig) -> tuple[SplitName, ...]:
+    """Return the splits that must be usable in a data set that jobs will name: as `needed_to_look`, but `train` will
+    do without `val`, since a job may set a share of it aside.
+
+    Raises:
+        DataError: there is none.
+    """
+    found = find_layout(config, needs=())
+    undivided = found.train is not None and found.val is None
+    return ("train", *config.splits) if undivided else needed_to_look(config)
+
+
 def _cannot_train(report: DataReport) -> list[Problem]:
     if report.train is not None:
         return []
     message = f"there is no train split: models can be scored on {' and '.join(report.splits)}, not trained"
     return [Problem(loc=("data", "train"), message=message)]
+
+
+def _not_divided(report: DataReport) -> list[Problem]:
+    if report.train is None or report.val is not None:
+        return []
+    message = "there is no val split: a training needs a share of train set aside, or models can be scored, not trained"
+    hint = "Give data.val_share in the spec, such as 0.2, or name it in a job of kind `evaluate`."
+    return [Problem(loc=("data", "val"), message=message, hint=hint)]
 
 
 def _same_files(files: Mapping[SplitName, Sequence[Path]]) -> dict[tuple[SplitName, SplitName], list[Pair]]:

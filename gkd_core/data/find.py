@@ -84,28 +84,39 @@ def recognise(
 def _best(
     wanted: Mapping[str, _Find], place: Path, config: DataConfig, needs: Collection[SplitName]
 ) -> tuple[str, Found]:
-    """Return the first format that has all the splits that are needed; if none is, one to train on goes first.
+    """Return the first format that has all the splits that are needed; one to train on goes first.
 
     Raises:
         DataError: none has; the message says what is missing.
     """
     all_found = {name: found for name, find in wanted.items() if (found := find(place))}
     for name, found in all_found.items():
-        if found.splits.keys() >= set(needs or TO_TRAIN):
+        if found.splits.keys() >= {*TO_TRAIN, *needs}:
             return name, found
     for name, found in all_found.items():
-        if found.to_divide if config.val_share is not None else found.splits and not needs:
+        if _will_do(found, config, needs):
             return name, found
     parts = list(all_found.values())
     raise _incomplete(place, parts, needs) if parts else _not_a_data_set(place, config.format)
 
 
+def _will_do(found: Found, config: DataConfig, needs: Collection[SplitName]) -> bool:
+    """Check that what is there in part has the splits that are needed, perhaps once it is divided."""
+    if config.val_share is None:
+        return bool(found.splits) and found.splits.keys() >= set(needs)
+    return found.to_divide is not None and {*found.splits, "val"} >= set(needs)
+
+
 def _divided(found: Found, config: DataConfig, place: Path) -> dict[SplitName, Split]:
     """Return one and the same split for train and val, of which the reader takes its share for each."""
     if found.to_divide is None:
-        message = f"`val_share` divides a data set that has no validation split, and {place} has one"
-        raise DataError([Problem(loc=("data", "val_share"), message=message, hint="Leave it out.")])
+        raise _has_val(str(place))
     return {**found.splits, "train": found.to_divide, "val": found.to_divide}
+
+
+def _has_val(name: str) -> DataError:
+    message = f"`val_share` divides a data set that has no validation split, and {name} has one"
+    return DataError([Problem(loc=("data", "val_share"), message=message, hint="Leave it out.")])
 
 
 def _remarks(found: Found, splits: _Splits, place: Path) -> Iterator[Problem]:
@@ -127,6 +138,11 @@ def _remarks(found: Found, splits: _Splits, place: Path) -> Iterator[Problem]:
 def _spelt_out(config: DataConfig, base: Path, needs: Collection[SplitName]) -> DataConfig:
     given = config.splits
     if config.val_share is not None and config.train:
+        if config.val not in (
+            None,
+            config.train,
+        ):  # of a registered data set, beside which a spec gave the share
+            raise _has_val("this one")
         given["val"] = config.train
     if missing := [_missing(name) for name in SPLITS if name in needs and name not in given]:
         raise DataError(missing)
@@ -180,9 +196,9 @@ def _incomplete(folder: Path, parts: Sequence[Found], needs: Collection[SplitNam
 
 def _lacking(part: Found, needs: Collection[SplitName]) -> str:
     """Return what is missing, in words; a training needs no test split, which only `evaluate` asks for."""
-    if "test" not in needs or "test" in part.splits:
+    if "test" not in needs or "test" in part.splits or not part.splits:
         return part.missing
-    return f"it has no test split, only {' and '.join(part.splits) or 'pictures that are not divided'}"
+    return f"it has no test split, only {' and '.join(part.splits)}"
 
 
 def _not_a_data_set(folder: Path, wanted: str) -> DataError:

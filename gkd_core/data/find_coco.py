@@ -212,7 +212,7 @@ def _undivided(folder: Path) -> Found | None:
                 f"all pictures are in one file, {shown(file, folder)}, and the validation split is missing"
             )
             others = tuple(shown(each, folder) for each in files if each != file)
-            return Found("COCO", {}, missing, _with_pictures(folder, file, None), others)
+            return Found("COCO", {"train": _with_pictures(folder, file, None)}, missing, others)
     return None
 
 

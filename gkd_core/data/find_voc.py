@@ -36,7 +36,7 @@ def _with_lists(folder: Path, annotations: Path, images: Path | None) -> Found:
     if lists:
         return Found(NAME, splits, _told(missing, None, folder))
     whole = place.model_copy(update={"names": str(default) if default else None})
-    return Found(NAME, {}, _told(missing, default, folder), whole)
+    return Found(NAME, {"train": whole}, _told(missing, default, folder))
 
 
 def _told(missing: list[str], whole: Path | None, folder: Path) -> str:
@@ -84,4 +84,4 @@ def _in_one_folder(folder: Path) -> Found | None:
     if not files_with_suffix(folder, ".xml"):
         return None
     whole = Split(images=str(folder), annotations=str(folder))
-    return Found(NAME, {}, f"{LISTS}/train.txt and {LISTS}/val.txt are missing", whole)
+    return Found(NAME, {"train": whole}, f"{LISTS}/train.txt and {LISTS}/val.txt are missing")

@@ -46,7 +46,7 @@ def find_yolo(place: Path) -> Found | None:
     whole = _undivided(folder, names)
     if not splits and whole and not names.splits.get("train"):
         missing = "all pictures are in images/, and the validation split is missing"
-        return Found(NAME, {}, missing, whole)
+        return Found(NAME, {"train": whole}, missing)
     missing = "; ".join(_lacks(split, names, folder) for split in TO_TRAIN if split not in splits)
     return Found(NAME, splits, missing)
 

@@ -16,18 +16,16 @@ class Found(NamedTuple):
     name: str
     """What it looks like, for people."""
     splits: Mapping[SplitName, Split]
-    """Those that are there."""
+    """Those that are there. Pictures that are not divided into splits are all `train`."""
     missing: str = ""
     """What is not there of what a training needs, in words; empty where all is."""
-    whole: Split | None = None
-    """Everything, where pictures are not divided into splits."""
     not_read: tuple[str, ...] = ()
     """Files that could have been meant instead."""
 
     @property
     def to_divide(self) -> Split | None:
         """Return what can be divided into train and val: all that there is to learn from, if it has no val."""
-        return None if "val" in self.splits else self.whole or self.splits.get("train")
+        return None if "val" in self.splits else self.splits.get("train")
 
 
 def layout_error(message: str, hint: str = "") -> DataError:

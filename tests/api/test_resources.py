@@ -34,10 +34,14 @@ CARD = ModelCard.of(DetectorConfig(), ("disc", "ring"), 64)
 @pytest.fixture
 def archive(root: Path) -> bytes:
     """The data set under the root, packed."""
-    packed = io.BytesIO()
-    with tarfile.open(fileobj=packed, mode="w:gz") as file:
-        file.add(root / "discs", "discs")
-    return packed.getvalue()
+    return packed(root / "discs")
+
+
+def packed(folder: Path) -> bytes:
+    content = io.BytesIO()
+    with tarfile.open(fileobj=content, mode="w:gz") as file:
+        file.add(folder, folder.name)
+    return content.getvalue()
 
 
 @pytest.fixture
@@ -421,6 +425,59 @@ def test_a_registered_data_set_is_read_where_it_lies(service, root, train_spec):
     (root / "discs" / "images" / "more.png").write_bytes(b"")
     warnings = service.http.post("/jobs/validate", json=spec).json()["warnings"]
     assert f"the files of dataset:{dataset_id} changed since it was checked" in warnings[-1]
+
+
+@pytest.mark.parametrize("way", ["upload", "path", "spelt out"])
+def test_a_data_set_of_one_split_is_divided_by_the_job(service, root, train_spec, way):
+    (root / "discs" / "annotations" / "instances_val.json").unlink()
+    only = (root / "discs" / "annotations" / "instances_train.json").rename(root / "discs" / "result.json")
+    if way == "upload":
+        made = upload(service, packed(root / "discs")).json()
+    else:
+        train = {"images": "discs/images", "annotations": str(only)}
+        where = {"path": "discs"} if way == "path" else {"train": train}
+        made = service.http.post("/datasets", json={"name": "discs", **where}).json()
+    assert service.check_next()
+    found = service.http.get(f"/datasets/{made['id']}").json()
+    assert (found["state"], found["report"]["train"]["images"]) == ("ready", 3)
+    assert "data.val_share" in found["reason"]
+
+    data = {"path": f"dataset:{made['id']}"}
+    refused = service.http.post("/jobs", json=train_spec | {"data": data})
+    assert refused.status_code == 422
+    assert "data.val_share" in refused.json()["errors"][0]["hint"]
+    spec = train_spec | {"data": data | {"val_share": 0.3, "val_seed": 2}}
+    answer = service.http.post("/jobs/validate", json=spec).json()
+    assert (answer["report"]["train"]["images"], answer["report"]["val"]["images"]) == (2, 1)
+    assert "changed since" not in str(answer["warnings"])
+    job = service.submit(spec)
+    resolved = job["resolved"]["data"]
+    assert (resolved["val_share"], resolved["val_seed"], resolved["val"]) == (0.3, 2, resolved["train"])
+
+
+def test_a_data_set_of_one_split_is_scored_on(service, root, model):
+    (root / "discs" / "annotations" / "instances_val.json").unlink()
+    (root / "discs" / "annotations" / "instances_train.json").rename(root / "discs" / "result.json")
+    dataset_id = upload(service, packed(root / "discs")).json()["id"]
+    assert service.check_next()
+    weights = {"weights": f"model:{ready_model(service, model)}"}
+    spec = {"kind": "evaluate", "data": f"dataset:{dataset_id}", "model": weights}
+    config = service.http.post("/jobs/validate", json=spec).json()["config"]
+    assert (config["evaluate"]["split"], config["data"]["val"]) == ("train", None)
+
+
+def test_a_share_of_a_registered_data_set_that_has_val_is_refused(service, train_spec):
+    splits = {
+        name: {"images": "discs/images", "annotations": f"discs/annotations/instances_{name}.json"}
+        for name in ("train", "val")
+    }
+    for where in ({"path": "discs"}, splits):
+        made = service.http.post("/datasets", json={"name": "discs", **where}).json()
+        conclude(service)
+        data = {"path": f"dataset:{made['id']}", "val_share": 0.3}
+        answer = service.http.post("/jobs/validate", json=train_spec | {"data": data})
+        assert answer.status_code == 422
+        assert answer.json()["errors"][0]["loc"] == ["data", "val_share"]
 
 
 def test_an_uploaded_model_teaches(service, model):

@@ -71,9 +71,48 @@ def test_a_data_set_to_score_on_needs_no_train_split(tmp_path: Path, draw: Draw)
     assert (found.report["train"], found.report["test"]["images"]) == (None, 2)
 
 
-def test_a_data_set_without_val_is_unfinished(tmp_path: Path, draw: Draw) -> None:
-    (draw(tmp_path / "discs") / "annotations" / "instances_val.json").unlink()
+def leave_one_split(folder: Path, name: str) -> Path:
+    """Leave the annotations of train alone, under that name."""
+    (folder / "annotations" / "instances_val.json").unlink()
+    (folder / "annotations" / "instances_train.json").rename(folder / "annotations" / name)
+    return folder
+
+
+@pytest.mark.parametrize("name", ["instances_train.json", "instances_default.json"])
+@pytest.mark.parametrize("uploaded", [False, True])
+def test_a_data_set_of_one_split_is_ready_and_says_what_a_training_needs(
+    tmp_path: Path, draw: Draw, pack: Callable[[Path], Path], name: str, uploaded: bool
+) -> None:
+    folder = leave_one_split(draw(tmp_path / "discs"), name)
+    found = of_archive(pack(folder), tmp_path / "out") if uploaded else of_folder(folder)
+    assert found.state is ResourceState.READY
+    assert found.reason.startswith("coco, 2 classes, 3 pictures to learn from and none to judge on")
+    assert "data.val_share" in found.reason
+    assert found.report is not None
+    assert (found.report["usable"], found.report["train"]["images"], found.report["val"]) == (True, 3, None)
+    (told,) = [each for each in found.report["warnings"] if each["loc"] == ["data", "val"]]
+    assert "there is no val split" in told["message"]
+    assert ["data.val_share" in told["hint"], "evaluate" in told["hint"]] == [True, True]
+
+
+def test_one_split_that_cannot_be_read_is_refused(tmp_path: Path, draw: Draw) -> None:
+    folder = leave_one_split(draw(tmp_path / "discs"), "instances_default.json")
+    (folder / "images" / "train1.png").unlink()
+    assert "missing in" in of_folder(folder).reason
+
+
+def test_a_val_split_that_cannot_be_read_is_refused_although_there_is_train(
+    tmp_path: Path, draw: Draw
+) -> None:
+    (draw(tmp_path / "discs") / "annotations" / "instances_val.json").write_text("{}")
     assert of_folder(tmp_path / "discs").state is ResourceState.REFUSED
+
+
+def test_a_yolo_data_set_without_its_train_split_is_unfinished(tmp_path: Path) -> None:
+    (tmp_path / "yolo" / "images" / "val").mkdir(parents=True)
+    (tmp_path / "yolo" / "data.yaml").write_text("train: images/train\nval: images/val\nnames: [disc]\n")
+    found = of_folder(tmp_path / "yolo")
+    assert (found.state, "'images/train' for train" in found.reason) == (ResourceState.REFUSED, True)
 
 
 def test_a_folder_without_a_data_set_is_refused(tmp_path: Path) -> None:

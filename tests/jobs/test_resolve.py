@@ -569,3 +569,25 @@ def test_a_share_of_the_only_split_reaches_the_engine_as_it_was_checked(root: Pa
     assert read.train.images[0].path != read.val.images[0].path
     again = load(found.report.resolved)
     assert read.val.images[0].path == again.val.images[0].path
+
+
+def test_pictures_that_are_not_divided_are_all_scored_on(root: Path) -> None:
+    (root / "cells" / "val.json").unlink()
+    (root / "cells" / "train.json").rename(root / "cells" / "instances_default.json")
+    answer = resolved(root, **of_kind("evaluate"))
+    assert isinstance(answer.config, EvaluateRun)
+    assert (answer.config.evaluate.split, list(answer.config.data.splits)) == ("train", ["train"])
+    assert answer.report is not None
+    assert answer.report.splits["train"].images == 2
+    refused = problems(root, **of_kind("evaluate", evaluate={"split": "val"}))
+    assert "data.val_share" in refused["data.path"].hint
+
+
+def test_a_share_of_train_is_no_test_split(root: Path) -> None:
+    (root / "cells" / "val.json").unlink()
+    divided = {"path": "cells", "val_share": 0.5}
+    answer = resolved(root, **of_kind("evaluate", data=divided))
+    assert isinstance(answer.config, EvaluateRun)
+    assert answer.config.evaluate.split == "val"
+    found = problems(root, **of_kind("evaluate", data=divided, evaluate={"split": "test"}))
+    assert "no test split, only train" in found["data.path"].message

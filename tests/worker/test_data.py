@@ -8,12 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from gkd_core.config import DataConfig, EvaluateRun, Split, TeacherConfig, TrainRun
+from gkd_core.config import DataConfig, EvaluateRun, Split, SplitName, TeacherConfig, TrainRun
+from gkd_core.data.reading import load
+from gkd_core.data.records import DataSet
 from gkd_core.errors import SpecError
 from jobs.archives import Limits
 from jobs.artifacts import Artifacts
-from jobs.resources import Layout, NewResource, ResourceKind
+from jobs.resolve import resolve
+from jobs.resources import Layout, NewResource, ResourceKind, ResourceState, Verdict
 from jobs.shelf import Shelf
+from jobs.spec import job_spec
 from jobs.store import Store
 from worker.data import find_data
 from worker.weights import find_weights
@@ -26,11 +30,17 @@ def shelf(tmp_path: Path, artifacts: Artifacts) -> Shelf:
 
 @pytest.fixture
 def dataset_id(store: Store, artifacts: Artifacts, tmp_path: Path, draw: Callable[..., Path]) -> str:
-    folder = draw(tmp_path / "drawn" / "discs")
-    with zipfile.ZipFile(tmp_path / "discs.zip", "w") as archive:
+    packed = pack(draw(tmp_path / "drawn" / "discs"), tmp_path)
+    return upload(store, artifacts, packed, ResourceKind.DATASET)
+
+
+def pack(folder: Path, place: Path) -> Path:
+    """Pack what is in a folder into a zip file of its name."""
+    packed = place / f"{folder.name}.zip"
+    with zipfile.ZipFile(packed, "w") as archive:
         for path in sorted(folder.rglob("*")):
             archive.write(path, path.relative_to(folder))
-    return upload(store, artifacts, tmp_path / "discs.zip", ResourceKind.DATASET)
+    return packed
 
 
 def upload(store: Store, artifacts: Artifacts, file: Path, kind: ResourceKind) -> str:
@@ -79,6 +89,44 @@ def test_one_that_is_there_is_not_unpacked_again(
     first = find_data(config, store, shelf)
     artifacts.remove(str(store.resource(ResourceKind.DATASET, dataset_id).sha256), -1)
     assert find_data(config, store, shelf) == first
+
+
+def test_the_only_split_of_an_upload_is_divided_as_in_a_folder(
+    store: Store, artifacts: Artifacts, shelf: Shelf, tmp_path: Path, draw: Callable[..., Path]
+) -> None:
+    folder = draw(tmp_path / "drawn" / "discs")
+    (folder / "annotations" / "instances_val.json").unlink()
+    (folder / "annotations" / "instances_train.json").rename(folder / "result.json")
+    name = f"dataset:{ready(store, artifacts, pack(folder, tmp_path))}"
+    set_aside = set()
+    for seed in range(6):
+        share = {"val_share": 0.3, "val_seed": seed}
+        spec = job_spec.validate_python({"kind": "train", "data": {"path": name, **share}})
+        answer = resolve(
+            spec,
+            roots=[],
+            find_job=lambda _: None,
+            find_resource=store.resource,
+            unpacked=lambda dataset: shelf.folder(str(dataset.sha256)),
+        )
+        assert str(tmp_path) not in answer.model_dump_json()
+        read = load(find_data(answer.config, store, shelf).data)
+        there = load(DataConfig(path=str(folder), **share))
+        assert (names(read, "train"), names(read, "val")) == (names(there, "train"), names(there, "val"))
+        set_aside |= set(names(read, "val"))
+    assert len(set_aside) > 1  # the seed got there, too
+
+
+def names(data: DataSet, split: SplitName) -> list[str]:
+    return [record.path.name for record in data.splits[split].images]
+
+
+def ready(store: Store, artifacts: Artifacts, archive: Path) -> str:
+    dataset_id = upload(store, artifacts, archive, ResourceKind.DATASET)
+    check = store.next_check()
+    assert check is not None
+    store.conclude_check(check, Verdict(state=ResourceState.READY, reason="as the test says"))
+    return dataset_id
 
 
 def test_paths_stay_as_they_are(store: Store, shelf: Shelf) -> None:

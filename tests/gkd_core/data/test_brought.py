@@ -335,6 +335,13 @@ def test_a_share_of_the_only_split_is_set_aside(tmp_path: Path, case: str) -> No
     assert not any("also in train" in warning.message for warning in data.warnings)
 
 
+@pytest.mark.parametrize("case", UNDIVIDED)
+def test_the_only_split_is_there_for_who_needs_no_other(tmp_path: Path, case: str) -> None:
+    NEARLY[case][0](tmp_path)
+    for needs in ((), ("train",)):
+        assert list(find_layout(DataConfig(path=str(tmp_path)), needs=needs).splits) == ["train"]
+
+
 def chosen(config: DataConfig) -> set[str]:
     return {record.path.name for record in load(config).val.images}
 

@@ -194,6 +194,15 @@ def test_where_any_split_will_do_a_format_with_train_and_val_goes_first(tmp_path
     assert find_layout(DataConfig(path=str(tmp_path)), needs=("test",)).format == "coco"
 
 
+def test_a_stray_xml_file_does_not_make_a_yolo_data_set_voc(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        (tmp_path / "images" / split).mkdir(parents=True)
+    (tmp_path / "data.yaml").write_text("train: images/train\nval: images/val\nnames: [cat]")
+    (tmp_path / "project.xml").write_text("<project/>")
+    for needs in ((), ("train",), ("train", "val")):
+        assert find_layout(DataConfig(path=str(tmp_path)), needs=needs).format == "yolo"
+
+
 def test_a_split_that_is_spelt_out_may_stand_alone_where_it_is_enough(coco: Any) -> None:
     config = DataConfig(test=Split(images="images", annotations="train.json"))
     found = find_layout(config, base=coco.folder, needs=("test",))
