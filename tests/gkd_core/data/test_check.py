@@ -6,6 +6,7 @@ import time
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from gkd_core.config import DataConfig
 from gkd_core.data.check import check
@@ -15,7 +16,9 @@ from gkd_core.errors import DataError
 
 def test_the_report_counts_what_is_there(coco: Any) -> None:
     coco.train["annotations"][3]["iscrowd"] = 1
-    coco.train["annotations"][0]["area"] = 96**2
+    Image.new("RGB", (200, 100)).save(coco.images / "t1.png")
+    coco.train["images"][0] |= {"width": 200, "height": 100}
+    coco.train["annotations"][0] |= {"bbox": [1, 1, 96, 96], "area": 96**2}
     coco.train["images"].append({**coco.train["images"][0], "id": 3, "file_name": "v1.png"})
     report = check(coco.config())
     assert report.format == "coco"
@@ -24,7 +27,7 @@ def test_the_report_counts_what_is_there(coco: Any) -> None:
     assert report.train.boxes_per_class == {"square": 2, "disc": 1}
     assert (report.train.boxes, report.train.crowd, report.train.images_without_boxes) == (3, 1, 1)
     assert (report.train.small, report.train.medium, report.train.large) == (1, 1, 1)
-    assert report.train.sizes.width == (96, 96)
+    assert report.train.sizes.width == (96, 200)
 
 
 def test_the_resolved_config_reads_the_same_data_set(coco: Any) -> None:
