@@ -83,8 +83,9 @@ class Recorder:
         objects = Instances.of(targets)
         own = distiller._levels_of(objects.boxes)
         origins = [tuple(origin) for target in targets for origin in target["origins"].tolist()]
-        for level, ((student, teacher), prototypes) in enumerate(
-            zip(distiller._latest, distiller.prototypes, strict=True)
+        assert distiller._latest is not None
+        for level, (student, teacher, prototypes) in enumerate(
+            zip(*distiller._latest, distiller.prototypes, strict=True)
         ):
             here = (own == level).nonzero().squeeze(1)
             places = positions(student[here], teacher[here], prototypes)

@@ -27,6 +27,7 @@ from gkd_core.acceleration import autocast
 from gkd_core.compared import Instances, outputs_of, scoring_head
 from gkd_core.detectors import pyramid
 from gkd_core.distiller import Distiller, Pair
+from gkd_core.grids import Grids, Slots
 
 CHANNELS, CELLS, COPIED = 256, 64, 2**26
 """Of the convolution, with CELLS^2 cells, and how many numbers are copied, to see how fast the machine is."""
@@ -63,9 +64,9 @@ class Parts:
         own = [level.detach().requires_grad_() for level in maps[0].values()]
         self.scores = {name: score.detach().requires_grad_() for name, score in scores[0].items()}
         self.pair = Pair(own, self.teacher_maps, sizes, self.scores)
-        self.pooled = [
-            (s.detach().requires_grad_(), t) for s, t in self.distiller._pool(self.pair, *self._boxes())
-        ]
+        self.layout = self.distiller._layout(self.pair, self.instances)
+        student, teacher = self.distiller._pool(self.pair, *self._boxes())
+        self.pooled = student.detach().requires_grad_(), teacher
         self.places = self.distiller._positions(self.pooled)
         self.omega = self.distiller._robustness(self.places, self.instances.labels).detach()
 
@@ -79,14 +80,12 @@ class Parts:
         adapters = [*self.distiller.adapters.parameters()]
         yield Part("adapters", self._adapted, [*self.pair.student_maps, *adapters])
         yield Part("pooling", self._pool, maps)
-        yield Part(
-            "cosines, robustness and global loss", self._global, [t for pair in self.pooled for t in pair]
-        )
+        yield Part("cosines, robustness and global loss", self._global, self.pooled)
         yield Part("masks and local losses", self._local, maps)
         yield Part("response loss, teacher's scores given", self._response, [*self.scores.values()])
 
-    def _boxes(self) -> tuple[Tensor, Tensor, int]:
-        return self.instances.boxes, self.instances.image_index, self.instances.most
+    def _boxes(self) -> tuple[Tensor, Slots, Grids]:
+        return self.instances.boxes, self.layout.slots, self.layout.grids
 
     def _student(self) -> list[Tensor]:
         return list(self.student(self.pictures, self.targets).values())
@@ -106,22 +105,23 @@ class Parts:
         return [adapter(one) for adapter, one in zip(self.distiller.adapters, maps, strict=True)]
 
     def _pool(self) -> list[Tensor]:
-        return [student for student, _ in self.distiller._pool(self.pair, *self._boxes())]
+        return [self.distiller._pool(self.pair, *self._boxes())[0]]
 
     def _global(self) -> list[Tensor]:
         places = self.distiller._positions(self.pooled)
         omega = self.distiller._robustness(places, self.instances.labels)
-        return [self.distiller._global_loss(self.pair, self.instances, self.pooled, places, omega)]
+        where = self.pair, self.instances, self.layout
+        return [self.distiller._global_loss(*where, self.pooled, places, omega)]
 
     def _local(self) -> list[Tensor]:
         alike = torch.nn.ModuleList(torch.nn.Identity() for _ in self.distiller.adapters)
         with mock.patch.dict(self.distiller._modules, adapters=alike):  # both pyramids have as many channels
-            return list(self.distiller._local_losses(self.pair, self.instances, self.omega))
+            return list(self.distiller._local_losses(self.pair, self.instances, self.layout, self.omega))
 
     def _response(self) -> list[Tensor]:
         given = {"return_value": self.teacher_scores}
         with mock.patch.object(self.distiller, "_teacher_scores_of_places", **given):
-            return [self.distiller._response_loss(self.pair, self.instances, self.omega)]
+            return [self.distiller._response_loss(self.pair, self.instances, self.layout, self.omega)]
 
     def whole(self) -> None:
         """All of a step."""

@@ -27,7 +27,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from gkd_core.config import run_config
+from gkd_core.grids import Grids, Slots
 from gkd_core.losses.global_knowledge import Positions
+from gkd_core.losses.local import LevelLosses
 from gkd_core.prototypes import Prototypes
 from gkd_core.train import train
 
@@ -110,12 +112,59 @@ def trusted(places: Positions, labels: Tensor, prototypes: Prototypes) -> Tensor
     return torch.stack(found).clamp(0, 1) if found else torch.ones(0)
 
 
+def pooled_on_levels(pyramids: Any, boxes: Tensor, slots: Slots, grids: Grids) -> list[Tensor]:
+    """`features.pool_reference_on_levels`, level by level."""
+    strides = grids.strides.flatten().tolist()
+    return [
+        torch.stack(
+            [pooled(level, boxes, slots.image, stride) for level, stride in zip(maps, strides, strict=True)]
+        )
+        for maps in pyramids
+    ]
+
+
+def painted_on_levels(boxes: Tensor, weights: Tensor, level: Tensor, grids: Grids, slots: Slots) -> Tensor:
+    """`foreground_masks_reference`, level by level."""
+    levels = zip(grids.strides.flatten().tolist(), grids.shapes, weights, strict=True)
+    masks = [
+        painted(boxes, own, slots.image, level == at, stride, (slots.images, *shape)).flatten(1)
+        for at, (stride, shape, own) in enumerate(levels)
+    ]
+    return torch.cat(masks, dim=1)
+
+
+def imitated_on_levels(students: list[Tensor], teachers: list[Tensor], masks: Tensor) -> LevelLosses:
+    """`local_losses_reference_on_levels`, level by level."""
+    found = []
+    parts = masks.split([each.shape[2] * each.shape[3] for each in students], dim=1)
+    for student, teacher, mask in zip(students, teachers, parts, strict=True):
+        found.append(torch.stack(imitated(student, teacher, mask.view(-1, *student.shape[2:]))))
+    return LevelLosses(torch.stack(found), torch.ones(len(found), 2))
+
+
+def placed_on_levels(student: Tensor, teacher: Tensor, prototypes: Prototypes) -> Positions:
+    """`positions`, level by level."""
+    levels = zip(student, teacher, prototypes.teacher, prototypes.student, strict=True)
+    found = [
+        placed(s, t, Prototypes(rows_t, rows_s, prototypes.class_start)) for s, t, rows_t, rows_s in levels
+    ]
+    return Positions(*(torch.stack(side) for side in zip(*found, strict=True)))
+
+
+def trusted_on_levels(places: Positions, labels: Tensor, prototypes: Prototypes) -> Tensor:
+    """`robustness`, level by level."""
+    return torch.stack(
+        [trusted(Positions(*level), labels, prototypes) for level in zip(*places, strict=True)]
+    )
+
+
 PLAIN = {
     "gkd_core.features.pool_reference": pooled,
-    "gkd_core.distiller.foreground_mask_reference": painted,
-    "gkd_core.distiller.local_losses_reference": imitated,
-    "gkd_core.distiller.positions": placed,
-    "gkd_core.distiller.robustness": trusted,
+    "gkd_core.features.pool_reference_on_levels": pooled_on_levels,
+    "gkd_core.distiller.foreground_masks_reference": painted_on_levels,
+    "gkd_core.distiller.local_losses_reference_on_levels": imitated_on_levels,
+    "gkd_core.distiller.positions": placed_on_levels,
+    "gkd_core.distiller.robustness": trusted_on_levels,
     "gkd_core.distiller.select_reference": published_form,
 }
 WAYS: dict[str, dict[str, Any]] = {"fast": {}, "plain": PLAIN}

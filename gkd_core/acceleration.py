@@ -1,4 +1,4 @@
-"""What makes training quicker and changes no meaning: half precision, memory order, compiled backbones, few transfers.
+"""What makes training quicker and changes no meaning: half precision, memory order, compiled backbones.
 
 Nothing here knows losses or data. What must stay in float32 sees to that itself (`gkd_core.precision`).
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Sequence
 from functools import partial
 
 import torch
@@ -70,23 +69,3 @@ def _in_order(_module: nn.Module, inputs: tuple[Tensor], order: torch.memory_for
 
 def _has_compiler() -> bool:
     return any(shutil.which(name) for name in (os.environ.get("CXX") or "", *_COMPILERS))
-
-
-def to_device(tensors: Sequence[Tensor], device: torch.device) -> list[Tensor]:
-    """Tensors of one type on a device, with one transfer for all of them, that the caller does not wait for.
-
-    Args:
-        tensors: of one type, in main memory.
-        device: where to; on a CPU nothing moves.
-    """
-    if device.type == "cpu":
-        return list(tensors)
-    flat = torch.cat([tensor.flatten() for tensor in tensors])
-    moved = (flat.pin_memory() if device.type == "cuda" else flat).to(device, non_blocking=True)
-    sizes = [tensor.numel() for tensor in tensors]
-    return [part.view(tensor.shape) for part, tensor in zip(moved.split(sizes), tensors, strict=True)]
-
-
-def pictures_on(device: torch.device, images: Sequence[Tensor]) -> list[Tensor]:
-    """Pictures (3, H, W) of bytes as float32 in 0..1 on a device, sent in one transfer that nobody waits for."""
-    return [picture.float() / 255 for picture in to_device(images, device)]

@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gkd_core.acceleration import to_device
 from gkd_core.distributed import World
 from gkd_core.instances import Pooled, pairs
+from gkd_core.transfers import to_device
 
 PooledPair = tuple[Tensor, Tensor]
 """Features of the same N boxes on a level: the student's (N, C_s), the teacher's (N, C_t)."""

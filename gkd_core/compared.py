@@ -11,8 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import accumulate
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -20,6 +22,7 @@ from torchvision.models.detection.fcos import FCOSHead
 
 from gkd_core.config import Architecture
 from gkd_core.detectors import Detector, Targets
+from gkd_core.transfers import to_device
 
 ARCHITECTURES: dict[str, Architecture] = {
     "RetinaNet": "retinanet",
@@ -46,16 +49,15 @@ class Instances(NamedTuple):
     @classmethod
     def of(cls, targets: Targets) -> Instances:
         """The ground truth of a batch, flattened."""
-        device = targets[0]["boxes"].device
         numbers = [len(target["labels"]) for target in targets]
-        counts = torch.tensor(numbers, device=device)
+        owners = torch.from_numpy(np.repeat(np.arange(len(targets)), numbers))
+        starts = torch.tensor([0, *accumulate(numbers)])
+        image_index, start = to_device([owners, starts], targets[0]["boxes"].device)
         return cls(
             boxes=torch.cat([target["boxes"] for target in targets]),
             labels=torch.cat([target["labels"] for target in targets]) - 1,
-            image_index=torch.repeat_interleave(
-                torch.arange(len(targets), device=device), counts, output_size=sum(numbers)
-            ),
-            start=torch.cat([counts.new_zeros(1), counts.cumsum(0)]),
+            image_index=image_index,
+            start=start,
             most=max(1, *numbers),
         )
 
@@ -85,8 +87,9 @@ def positives_of(student: Detector, instances: Instances) -> Positives:
 def _of_proposals(student: Detector, instances: Instances) -> Positives:
     proposals, matched, labels = student.roi_heads.sampled
     place = (torch.cat(labels) > 0).nonzero().squeeze(1)
-    owner = torch.cat([start + index for start, index in zip(instances.start, matched, strict=False)])
-    picture = torch.cat([torch.full_like(found, number) for number, found in enumerate(labels)])
+    numbers = torch.from_numpy(np.repeat(np.arange(len(labels)), [len(found) for found in labels]))
+    [picture] = to_device([numbers], place.device)
+    owner = instances.start[picture] + torch.cat(matched)
     return Positives(torch.cat(proposals)[place], owner[place], picture[place], place)
 
 
@@ -103,8 +106,8 @@ def level_of_places(maps: Sequence[Tensor], places: int) -> Tensor:
     """(A,) which level each anchor or location of a picture lies on; maps are (B, C, H, W)."""
     cells = [level.shape[-2] * level.shape[-1] for level in maps]
     per_cell = places // sum(cells)
-    levels = [torch.full((per_cell * count,), level) for level, count in enumerate(cells)]
-    return torch.cat(levels).to(maps[0].device)
+    levels = torch.from_numpy(np.repeat(np.arange(len(cells)), np.multiply(cells, per_cell)))
+    return to_device([levels], maps[0].device)[0]
 
 
 def scores_of_places(outputs: dict[str, Tensor], ranked: bool) -> Tensor:

@@ -38,13 +38,14 @@ from gkd_core.config import DistillConfig, incomparable_scores, response_weight
 from gkd_core.detectors import Detector, Targets, pyramid
 from gkd_core.distributed import World, keep_norms_apart
 from gkd_core.errors import Problem, SpecError
+from gkd_core.grids import Grids, Slots
 from gkd_core.instances import InstancePool, Pooled, Pooling, pairs
 from gkd_core.losses.global_knowledge import Positions, global_loss, global_projection_loss, positions
 from gkd_core.losses.local import (
-    foreground_mask,
-    foreground_mask_reference,
-    local_losses,
-    local_losses_reference,
+    foreground_masks,
+    foreground_masks_reference,
+    local_losses_on_levels,
+    local_losses_reference_on_levels,
 )
 from gkd_core.losses.response import (
     response_sigmoid,
@@ -86,6 +87,17 @@ class Pair(NamedTuple):
     """Height and width of each picture before padding."""
     student_scores: Any
     """What the student's scoring head returned."""
+
+
+class Layout(NamedTuple):
+    """Where the objects of a batch lie, on all common levels at once."""
+
+    grids: Grids
+    """Of the common levels."""
+    slots: Slots
+    """Of the objects."""
+    level: Tensor
+    """(N,) int64, which of the common levels each object belongs to."""
 
 
 class Distiller(nn.Module):
@@ -144,7 +156,7 @@ class Distiller(nn.Module):
         self.world = World(columns.device)
         self.bank: Bank | None = None
         self.seen = None
-        self._latest: list[PooledPair] = []
+        self._latest: PooledPair | None = None
 
     @property
     def teacher(self) -> Detector:
@@ -198,18 +210,21 @@ class Distiller(nn.Module):
             losses = dict(self.student(pictures, targets))
         pair = Pair(list(maps[0].values()), teacher_maps, sizes, scores[0])
         instances = Instances.of(targets)
-        pooled = self._pool(pair, instances.boxes, instances.image_index, instances.most)
-        self._latest = [(student.detach(), teacher) for student, teacher in pooled]
+        layout = self._layout(pair, instances)
+        pooled = self._pool(pair, instances.boxes, layout.slots, layout.grids)
+        self._latest = pooled[0].detach(), pooled[1]
         places = self._positions(pooled)
         omega = self._robustness(places, instances.labels)
         if self.config.global_.weight:
-            losses["distill_global"] = attenuation * self._global_loss(pair, instances, pooled, places, omega)
+            loss = self._global_loss(pair, instances, layout, pooled, places, omega)
+            losses["distill_global"] = attenuation * loss
         weights = _local_weights(self.config)
         if any(weights):
-            found = zip(LOCAL_LOSSES, weights, self._local_losses(pair, instances, omega), strict=True)
-            losses.update({name: attenuation * (weight * loss) for name, weight, loss in found if weight})
+            parts = self._local_losses(pair, instances, layout, omega)
+            found = zip(LOCAL_LOSSES, weights, parts, strict=True)
+            losses.update({name: attenuation * weight * loss for name, weight, loss in found if weight})
         if self.response_weight:
-            losses["distill_response"] = self._response_loss(pair, instances, omega)
+            losses["distill_response"] = self._response_loss(pair, instances, layout, omega)
         return losses
 
     # ---- prototypes --------------------------------------------------------------------------------------
@@ -280,9 +295,10 @@ class Distiller(nn.Module):
             targets: of each picture boxes and origins, on the CPU.
             epoch: that is trained.
         """
-        if self.bank is not None and self._latest:
-            self.bank.keep(*of_all_processes(self.world, self._latest, targets), epoch)
-        self._latest = []
+        if self.bank is not None and self._latest is not None:
+            levels = list(zip(*self._latest, strict=True))
+            self.bank.keep(*of_all_processes(self.world, levels, targets), epoch)
+        self._latest = None
 
     def choose_prototypes(
         self,
@@ -311,53 +327,54 @@ class Distiller(nn.Module):
 
     # ---- parts -------------------------------------------------------------------------------------------
 
-    def _pool(self, pair: Pair, boxes: Tensor, image_index: Tensor, most: int) -> list[PooledPair]:
-        """Features of the same boxes in both spaces, level by level."""
-        return [
-            (
-                self.pooling(pair.student_maps[mine], boxes, image_index, stride, most),
-                self.pooling(pair.teacher_maps[theirs], boxes, image_index, stride, most),
-            )
-            for stride, mine, theirs in zip(
-                self.strides, self.student_levels, self.teacher_levels, strict=True
-            )
-        ]
+    def _layout(self, pair: Pair, instances: Instances) -> Layout:
+        """Return where the objects lie on the common levels."""
+        finest = [pair.student_maps[level] for level in self.student_levels]
+        grids = Grids.of(self.strides, [(m.shape[2], m.shape[3]) for m in finest], finest[0].device)
+        slots = Slots.of(instances.image_index, len(finest[0]), instances.most)
+        return Layout(grids, slots, self._levels_of(instances.boxes))
 
-    def _positions(self, pooled: Sequence[PooledPair]) -> list[Positions]:
-        """Where each instance stands among the prototypes, level by level."""
-        return [
-            positions(*pair, prototypes) for pair, prototypes in zip(pooled, self.prototypes, strict=True)
-        ]
+    def _pool(self, pair: Pair, boxes: Tensor, slots: Slots, grids: Grids) -> PooledPair:
+        """Features of the same boxes in both spaces, (L, N, C_s) and (L, N, C_t)."""
+        reference = self.config.conventions == "reference"
+        pool = features.pool_reference_on_levels if reference else features.pool_boxes_on_levels
+        student = [pair.student_maps[level] for level in self.student_levels]
+        teacher = [pair.teacher_maps[level] for level in self.teacher_levels]
+        found = pool([student, teacher], boxes, slots, grids)
+        return found[0], found[1]
 
-    def _robustness(self, places: Sequence[Positions], labels: Tensor) -> Tensor:
+    def _positions(self, pooled: PooledPair) -> Positions:
+        """Where each instance stands among the prototypes, (L, N, P) each."""
+        return positions(*pooled, Prototypes.together(self.prototypes))
+
+    def _robustness(self, places: Positions, labels: Tensor) -> Tensor:
         """(L, N) omega of each instance on each level."""
-        levels = zip(places, self.prototypes, strict=True)
-        return torch.stack([robustness(place, labels, prototypes) for place, prototypes in levels])
+        return robustness(places, labels, self.prototypes[0])  # every level has as many of each class
 
-    def _over_levels(self, losses: Sequence[Tensor]) -> Tensor:
-        """Averaged in two-stage detectors, summed in one-stage ones, as published."""
-        stacked = torch.stack(list(losses))
-        return stacked.mean(0) if is_two_stage(self.student) else stacked.sum(0)
+    def _over_levels(self, losses: Tensor) -> Tensor:
+        """Of (L, ...) the mean in two-stage detectors, the sum in one-stage ones, as published."""
+        return losses.mean(0) if is_two_stage(self.student) else losses.sum(0)
 
     def _global_loss(
         self,
         pair: Pair,
         instances: Instances,
-        pooled: list[PooledPair],
-        places: list[Positions],
+        layout: Layout,
+        pooled: PooledPair,
+        places: Positions,
         omega: Tensor,
     ) -> Tensor:
-        boxes = instances.boxes
+        level = layout.level
         if self.config.instances == "positives":
             positives = positives_of(self.student, instances)
-            places = self._positions(self._pool_positives(pair, positives, pooled))
+            places = self._positions(self._pool_positives(pair, positives, layout, pooled))
             omega = self._robustness(places, instances.labels[positives.owner])
-            boxes = positives.boxes
+            level = self._levels_of(positives.boxes)
         weights = omega if self.config.global_.robust else torch.ones_like(omega)
-        weights = weights * self._counts_on_level(boxes)
+        weights = weights * self._counts_on_level(level)
         loss = global_loss if self.config.global_.form == "cosine" else global_projection_loss
-        losses = [loss(place, w) for place, w in zip(places, weights, strict=True)]
-        found = self._over_levels(losses) if self._on_all_levels else torch.stack(losses).sum(0)
+        losses = loss(places, weights)
+        found = self._over_levels(losses) if self._on_all_levels else losses.sum(0)
         return self.config.global_.weight * self._of_the_whole(found, weights[0])
 
     @property
@@ -365,42 +382,39 @@ class Distiller(nn.Module):
         """Whether an object counts on every level in the global loss, as published."""
         return self.config.conventions == "reference" or self.config.global_.levels == "all"
 
-    def _counts_on_level(self, boxes: Tensor) -> Tensor:
-        """(L, N) bool: on which levels each box counts in the global loss."""
-        level = torch.arange(len(self.strides), device=boxes.device)[:, None]
+    def _counts_on_level(self, own: Tensor) -> Tensor:
+        """(L, N) bool: on which levels each box counts in the global loss, by its own level (N,)."""
+        level = torch.arange(len(self.strides), device=own.device)[:, None]
         if self._on_all_levels:
-            return (level >= 0).expand(-1, len(boxes))
+            return (level >= 0).expand(-1, len(own))
         reach = 1 if self.config.global_.levels == "neighbours" else 0
-        return (level - self._levels_of(boxes)).abs() <= reach
+        return (level - own).abs() <= reach
 
-    def _pool_positives(self, pair: Pair, positives: Positives, pooled: list[PooledPair]) -> list[PooledPair]:
+    def _pool_positives(
+        self, pair: Pair, positives: Positives, layout: Layout, pooled: PooledPair
+    ) -> PooledPair:
         """Features in the boxes of the positives; those of FCOS are the objects', which are pooled already."""
         owner = positives.owner
         if architecture_of(self.student) == "fcos":
-            return [(student[owner], teacher[owner]) for student, teacher in pooled]
+            return pooled[0][:, owner], pooled[1][:, owner]
         most = int(positives.image_index.bincount(minlength=1).max())
-        return self._pool(pair, positives.boxes, positives.image_index, max(1, most))
+        slots = Slots.of(positives.image_index, layout.slots.images, max(1, most))
+        return self._pool(pair, positives.boxes, slots, layout.grids)
 
-    def _local_losses(self, pair: Pair, instances: Instances, omega: Tensor) -> tuple[Tensor, Tensor]:
+    def _local_losses(
+        self, pair: Pair, instances: Instances, layout: Layout, omega: Tensor
+    ) -> tuple[Tensor, Tensor]:
         reference = self.config.conventions == "reference"
-        make_mask = foreground_mask_reference if reference else foreground_mask
-        loss = local_losses_reference if reference else local_losses
-        local = self.config.local
-        weights = omega if local.robust else torch.ones_like(omega)
-        assigned = self._levels_of(instances.boxes)
-        parts, sizes = [], []
-        for level, stride in enumerate(self.strides):
-            student = self.adapters[level](pair.student_maps[self.student_levels[level]])
-            teacher = pair.teacher_maps[self.teacher_levels[level]]
-            shape = (student.shape[0], *student.shape[-2:])
-            where = (instances.image_index, assigned == level, stride, shape)
-            mask = make_mask(instances.boxes, weights[level], *where)
-            scale = 1.0 if reference else self._per_power(teacher)
-            parts.append(scale * torch.stack(list(loss(student, teacher, mask))))
-            cells = mask.sum() if reference else (mask > 0).sum()
-            sizes.append(2 * student.shape[1] * torch.stack([cells, (mask == 0).sum()]))
-        parts = list(torch.stack(parts) * self.world.share(torch.stack(sizes)))
-        foreground, background = self._over_levels(parts)
+        paint = foreground_masks_reference if reference else foreground_masks
+        compare = local_losses_reference_on_levels if reference else local_losses_on_levels
+        weights = omega if self.config.local.robust else torch.ones_like(omega)
+        masks = paint(instances.boxes, weights, layout.level, layout.grids, layout.slots)
+        maps = (pair.student_maps[level] for level in self.student_levels)
+        students = [adapter(one) for adapter, one in zip(self.adapters, maps, strict=True)]
+        teachers = [pair.teacher_maps[level] for level in self.teacher_levels]
+        found = compare(students, teachers, masks)
+        parts = found.losses if reference else found.losses * self._per_power(teachers)[:, None]
+        foreground, background = self._over_levels(parts * self.world.share(found.sizes)).unbind()
         return foreground, background
 
     def _levels_of(self, boxes: Tensor) -> Tensor:
@@ -409,12 +423,12 @@ class Distiller(nn.Module):
             return features.assign_levels_reference(boxes, len(self.strides))
         return features.assign_levels(boxes, self.strides, self.student.cells_per_box)
 
-    def _response_loss(self, pair: Pair, instances: Instances, omega: Tensor) -> Tensor:
+    def _response_loss(self, pair: Pair, instances: Instances, layout: Layout, omega: Tensor) -> Tensor:
         """Teacher and student score the same places: matched anchors, or the student's positive proposals."""
         response = self.config.response
         positives = positives_of(self.student, instances)
         compare = self._proposal_scores if is_two_stage(self.student) else self._place_scores
-        student, teacher, level = compare(pair, positives, instances)
+        student, teacher, level = compare(pair, positives, layout)
         weights = omega[level, positives.owner] if response.robust else torch.ones_like(student[:, 0])
         found = self._response_form(student, teacher, weights, response.temperature)
         return self.response_weight * self._of_the_whole(found, weights)
@@ -431,17 +445,20 @@ class Distiller(nn.Module):
         """A mean over this process's rows as a part of the mean over those of all."""
         return mean * self.world.share(mean.new_full((), len(rows)))
 
-    def _per_power(self, teacher: Tensor) -> Tensor:
-        """1 / mean square of a teacher's map, over the pictures of all processes.
+    def _per_power(self, teachers: Sequence[Tensor]) -> Tensor:
+        """(L,) 1 / mean square of each of a teacher's maps, over the pictures of all processes.
 
         The published code compares raw maps, whose size differs between teachers and levels by orders of magnitude, so
         that a weight that suits one pair drowns the detection losses of another. Relative to the teacher's own power
         one weight fits all: a student that gives zeros everywhere has a loss of 1/2 per level.
         """
-        return self.world.mean(teacher.float().square().mean()).clamp_min(1e-12).reciprocal()
+        lengths = [
+            torch.linalg.vector_norm(each, dtype=torch.float32) / each.numel() ** 0.5 for each in teachers
+        ]
+        return self.world.mean(torch.stack(lengths).square()).clamp_min(1e-12).reciprocal()
 
     def _place_scores(
-        self, pair: Pair, positives: Positives, _instances: Instances
+        self, pair: Pair, positives: Positives, _layout: Layout
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Of student and teacher (M, C) at the matched anchors or locations, and the level (M,) of each."""
         at = positives.image_index, positives.place
@@ -459,12 +476,12 @@ class Distiller(nn.Module):
         return scores_of_places(outputs, ranked)
 
     def _proposal_scores(
-        self, pair: Pair, positives: Positives, instances: Instances
+        self, pair: Pair, positives: Positives, layout: Layout
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Of student and teacher (M, C + 1) for the student's positive proposals; the level (M,) of their objects."""
         with torch.inference_mode():
             teacher = self._teacher_scores_of_proposals(pair.teacher_maps, pair.sizes)
-        levels = self._levels_of(instances.boxes)[positives.owner]
+        levels = layout.level[positives.owner]
         return pair.student_scores[0][positives.place], teacher.clone(), levels
 
     def _teacher_scores_of_proposals(self, maps: list[Tensor], sizes: list[tuple[int, int]]) -> Tensor:

@@ -14,11 +14,11 @@ import torch
 from faster_coco_eval import COCO, COCOeval_faster
 from torch import Tensor
 
-from gkd_core.acceleration import pictures_on
 from gkd_core.data.loading import EvalSample
 from gkd_core.data.records import ImageRecord
 from gkd_core.detectors import Detector, detect
 from gkd_core.matching import Detections, Matches, match, voc_ap
+from gkd_core.transfers import pictures_on
 
 COCO_METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 METRICS = (*COCO_METRICS, "VOC07", "VOC12")

@@ -3,18 +3,21 @@
 Both come in two conventions: the default, and what the published code does (`*_reference`), which only exists
 to reproduce it. All functions are pure, without a loop over boxes, and none waits for the device.
 
-Shapes: B images, M boxes of all images of a batch, C channels, H x W cells of a level.
+Shapes: B images, M boxes of all images of a batch, C channels, H x W cells of a level, L levels, P cells of the longest
+side of any level (`grids.py`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from gkd_core.precision import full_precision
+from gkd_core.grids import Grids, Slots
+from gkd_core.precision import full_precision, widened
 
 REFERENCE_FINEST = 56.0
 """Pixels: the published code puts boxes of up to twice this size on the finest level."""
@@ -46,10 +49,9 @@ def pool_boxes(
     Returns:
         (M, C), with gradient to the features.
     """
-    height, width = features.shape[2:]
-    rows = covered_share(boxes[:, 1], boxes[:, 3], stride, height)  # (M, H)
-    columns = covered_share(boxes[:, 0], boxes[:, 2], stride, width)  # (M, W)
-    return _weighted_mean(features, rows, columns, image_index, most_per_image)
+    grids = Grids.of([stride], [(features.shape[2], features.shape[3])], features.device)
+    slots = Slots.of(image_index, len(features), most_per_image)
+    return pool_boxes_on_levels([[features]], boxes, slots, grids)[0][0]
 
 
 @full_precision
@@ -70,93 +72,98 @@ def pool_reference(
     Returns:
         (M, C), with gradient to the features.
     """
-    height, width = features.shape[2:]
-    rows = _inclusive_share(boxes[:, 1], boxes[:, 3], stride, height)  # (M, H)
-    columns = _inclusive_share(boxes[:, 0], boxes[:, 2], stride, width)  # (M, W)
-    return _weighted_mean(features, rows, columns, image_index, most_per_image)
+    grids = Grids.of([stride], [(features.shape[2], features.shape[3])], features.device)
+    slots = Slots.of(image_index, len(features), most_per_image)
+    return pool_reference_on_levels([[features]], boxes, slots, grids)[0][0]
 
 
-def covered_share(low: Tensor, high: Tensor, stride: float, cells: int) -> Tensor:
-    """How an interval is spread over the cells of one axis.
+def pool_boxes_on_levels(
+    pyramids: Sequence[Sequence[Tensor]], boxes: Tensor, slots: Slots, grids: Grids
+) -> list[Tensor]:
+    """Pool the same boxes on all levels of some pyramids whose grids are alike; see `pool_boxes`.
 
     Args:
-        low: (M,) start in pixels.
-        high: (M,) end in pixels.
-        stride: pixels per cell.
-        cells: cells along the axis.
+        pyramids: of each its L maps (B, C, H, W); C is each one's own.
+        boxes: (M, 4), x1, y1, x2, y2 in pixels.
+        slots: of the boxes.
+        grids: of the levels.
 
     Returns:
-        (M, cells) in [0, 1], each row with the sum 1; an interval that covers no cell has its 1 at the nearest.
+        Of each pyramid (L, M, C), with gradient to its maps.
     """
-    start = torch.arange(cells, device=low.device, dtype=low.dtype)
-    first, last = (low / stride)[:, None], (high / stride)[:, None]
-    covered = (torch.minimum(last, start + 1) - torch.maximum(first, start)).clamp_min(0)  # (M, cells)
-    total = covered.sum(1, keepdim=True)
-    return torch.where(
-        total > COVERED, covered / total.clamp_min(COVERED), nearest_cell(low, high, stride, cells)
+    return _weighted_means(pyramids, covered_shares(boxes, grids), slots, grids)
+
+
+def pool_reference_on_levels(
+    pyramids: Sequence[Sequence[Tensor]], boxes: Tensor, slots: Slots, grids: Grids
+) -> list[Tensor]:
+    """Pool the same boxes on all levels as the published code does; arguments as `pool_boxes_on_levels`."""
+    return _weighted_means(pyramids, inclusive_shares(boxes, grids), slots, grids)
+
+
+def covered_shares(boxes: Tensor, grids: Grids) -> Tensor:
+    """Return how boxes (M, 4), in pixels, are spread over columns and rows of every level.
+
+    Returns:
+        (L, M, 2, P) in [0, 1], each with the sum 1; a box that covers no cell of an axis has its 1 at the nearest.
+    """
+    low, high = grids.spans(boxes)
+    last, first = torch.minimum(high, grids.ends)[..., None], low[..., None]
+    covered = (torch.minimum(last, grids.steps + 1) - torch.maximum(first, grids.steps)).clamp_min(0)
+    total = covered.sum(-1, keepdim=True)
+    shares = covered / total.clamp_min(COVERED)
+    return torch.where(total > COVERED, shares, grids.nearest(low, high).to(shares.dtype))
+
+
+def inclusive_shares(boxes: Tensor, grids: Grids) -> Tensor:
+    """Return `covered_shares` as the published code has them: whole cells, both ends included."""
+    low, high = grids.spans(boxes)
+    first = torch.minimum(low.abs().floor(), grids.ends - 1)
+    last = torch.minimum(torch.maximum(high.abs().floor(), first), grids.ends - 1)
+    covered = ((grids.steps >= first[..., None]) & (grids.steps <= last[..., None])).to(low.dtype)
+    return covered / covered.sum(-1, keepdim=True)
+
+
+@full_precision
+def _weighted_means_of(
+    shares: Tensor, grids: Grids, pyramids: Sequence[Sequence[Tensor]]
+) -> tuple[Tensor, ...]:
+    """Of each pyramid (L, B, places, C): one matrix product per image and level, its boxes' weights by its map.
+
+    Args:
+        shares: (B, places, 2, L x P).
+        grids: of the levels.
+        pyramids: of each its L maps.
+    """
+    weights = grids.spread(shares).split(grids.cells, dim=2)
+    return tuple(
+        torch.stack([_products(*pair) for pair in zip(weights, maps, strict=True)]) for maps in pyramids
     )
 
 
-def nearest_cell(low: Tensor, high: Tensor, stride: float, cells: int) -> Tensor:
-    """(M, cells): 1 at the cell nearest to the middle of each interval, 0 elsewhere."""
-    middle = ((low + high) / (2 * stride)).floor().clamp(0, cells - 1)
-    return (torch.arange(cells, device=low.device) == middle[:, None]).to(low.dtype)
+def _products(weights: Tensor, features: Tensor) -> Tensor:
+    """(B, places, C) of weights (B, places, H x W) and a map (B, C, H, W)."""
+    features = widened(features)
+    return torch.bmm(weights.to(features.dtype), features.flatten(2).mT)
 
 
-def _inclusive_share(low: Tensor, high: Tensor, stride: float, cells: int) -> Tensor:
-    first = (low.abs() / stride).floor().clamp_max(cells - 1)[:, None]
-    last = (high.abs() / stride).floor()[:, None]
-    cell = torch.arange(cells, device=low.device)
-    covered = ((cell >= first) & (cell <= torch.maximum(first, last))).to(low.dtype)  # (M, cells)
-    return covered / covered.sum(1, keepdim=True)
-
-
-def _weighted_mean(
-    features: Tensor, rows: Tensor, columns: Tensor, image_index: Tensor, most_per_image: int | None
-) -> Tensor:
+def _weighted_means(
+    pyramids: Sequence[Sequence[Tensor]], shares: Tensor, slots: Slots, grids: Grids
+) -> list[Tensor]:
     """The mean of each box, padded to the same number for every image.
 
     Of many boxes some at a time, whose weights are computed anew for the gradient: kept, they would fill the memory.
     """
-    images, _, height, width = features.shape
-    slot = _slot_in_image(image_index)
-    slots = _bound(slot) if most_per_image is None else most_per_image
-    rows, columns = (_padded(shares, image_index, slot, images, slots) for shares in (rows, columns))
-    size = max(1, WEIGHTS_AT_ONCE // max(1, images * height * width))
-    if slots <= size:
-        return _means(features, rows, columns)[image_index, slot]
-    parts = zip(rows.split(size, dim=1), columns.split(size, dim=1), strict=True)
-    means = [
-        checkpoint(_means, features, *part, use_reentrant=False, preserve_rng_state=False) for part in parts
-    ]
-    return torch.cat(means, dim=1)[image_index, slot]
-
-
-def _padded(shares: Tensor, image_index: Tensor, slot: Tensor, images: int, slots: int) -> Tensor:
-    """(M, cells) as (B, slots, cells), filled up with zeros."""
-    padded = shares.new_zeros(images, slots, shares.shape[1])
-    padded[image_index, slot] = shares
-    return padded
-
-
-def _means(features: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """(B, slots, C): one matrix product per image, its boxes' weights by its map."""
-    weights = (rows[..., :, None] * columns[..., None, :]).flatten(2)  # (B, slots, H * W)
-    return weights.to(features.dtype) @ features.flatten(2).mT
-
-
-def _slot_in_image(image_index: Tensor) -> Tensor:
-    """(M,) how many earlier boxes the same image has."""
-    in_order, order = image_index.sort(stable=True)
-    slot = torch.arange(len(order), device=order.device) - torch.searchsorted(in_order, in_order)
-    return torch.empty_like(slot).scatter_(0, order, slot)
-
-
-def _bound(slot: Tensor) -> int:
-    """Slots that are enough. On a GPU reading the number would wait for the device; spare rows cost less."""
-    if slot.device.type == "cpu" and len(slot):
-        return int(slot.max()) + 1
-    return len(slot)
+    parts = slots.padded(shares).split(
+        max(1, min(slots.places, slots.at_once(WEIGHTS_AT_ONCE, grids))), dim=1
+    )
+    if len(parts) == 1:
+        means = [_weighted_means_of(parts[0], grids, pyramids)]
+    else:
+        again = partial(checkpoint, _weighted_means_of, use_reentrant=False, preserve_rng_state=False)
+        means = [again(part, grids, pyramids) for part in parts]
+    whole = [torch.cat(each, dim=2) if len(each) > 1 else each[0] for each in zip(*means, strict=True)]
+    return [each[:, slots.image, slots.place] for each in whole]
 
 
 # ---- levels ----------------------------------------------------------------------------------------------

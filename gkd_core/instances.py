@@ -15,12 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gkd_core.acceleration import autocast, pictures_on, to_device
+from gkd_core.acceleration import autocast
 from gkd_core.config import PrototypeChoice
 from gkd_core.data.loading import EvalSample
 from gkd_core.data.records import ImageRecord
 from gkd_core.detectors import Detector, pyramid
 from gkd_core.distributed import World
+from gkd_core.transfers import pictures_on, to_device
 
 Pooling = Callable[[Tensor, Tensor, Tensor, float, int], Tensor]
 """(map (B, C, H, W), boxes (M, 4) in pixels, image_index (M,), stride, most boxes of an image) -> (M, C)."""

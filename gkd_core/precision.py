@@ -59,4 +59,4 @@ def unit(vectors: Tensor) -> Tensor:
     vectors = widened(vectors)
     squared = vectors.square().sum(-1, keepdim=True)
     nonzero = squared > SHORTEST**2
-    return vectors * (torch.where(nonzero, squared, 1.0).rsqrt() * nonzero)
+    return vectors * (squared.clamp_min(SHORTEST**2).rsqrt() * nonzero)

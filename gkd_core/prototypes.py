@@ -50,8 +50,14 @@ class Prototypes(NamedTuple):
     @property
     def labels(self) -> Tensor:
         """(P,) int64, the class of each row, from 0."""
-        rows = torch.arange(len(self.teacher), device=self.class_start.device)
+        rows = torch.arange(self.teacher.shape[-2], device=self.class_start.device)
         return torch.bucketize(rows, self.class_start[1:], right=True)
+
+    @classmethod
+    def together(cls, levels: Sequence[Prototypes]) -> Prototypes:
+        """Return those of all levels, (L, P, C) each; every level has as many of each class."""
+        teacher, student, starts = zip(*levels, strict=True)
+        return cls(torch.stack(teacher), torch.stack(student), starts[0])
 
 
 class Chosen(NamedTuple):

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from gkd_core.acceleration import pictures_on
 from gkd_core.bootstrap import DRAWS, bootstrap_gain, draws_for
 from gkd_core.checkpoint import sha256_of
 from gkd_core.config import TO_TRAIN, DataConfig, DistillRun, Metric, SplitName, TrainConfig, TrainRun
@@ -26,6 +25,7 @@ from gkd_core.events import Gain, Latency, ModelReport, Report, Scores
 from gkd_core.model_card import ModelCard
 from gkd_core.run_dir import write_atomically
 from gkd_core.training import Account
+from gkd_core.transfers import pictures_on
 
 NAMES: dict[SplitName, str] = {
     "train": "the training split",

@@ -15,8 +15,6 @@ from gkd_core.acceleration import (
     compile_backbone,
     gradient_scaler,
     memory_format,
-    pictures_on,
-    to_device,
 )
 from gkd_core.bank import Bank
 from gkd_core.checkpoint import load_state, save_state
@@ -31,6 +29,7 @@ from gkd_core.losses.attenuation import attenuation
 from gkd_core.optimize import averaged, build_optimizer, learning_rate, set_learning_rate
 from gkd_core.prototypes import Prototypes
 from gkd_core.shares import BatchShare
+from gkd_core.transfers import pictures_on, to_device
 from gkd_core.weights import load_weights
 
 MakeDistiller = Callable[[Detector], Distiller]

@@ -1,6 +1,8 @@
 """Global loss: where an instance stands among the prototypes of all classes (RDM of the paper).
 
 `positions` computes it, once for all who need it: both forms of the loss, and `robustness`.
+
+All functions also take many levels at once, as a dimension in front of the others; losses then are (L,).
 """
 
 from __future__ import annotations
@@ -33,8 +35,8 @@ def positions(student: Tensor, teacher: Tensor, prototypes: Prototypes) -> Posit
         prototypes: those of the level, P rows.
     """
     return Positions(
-        unit(student) @ unit(prototypes.student.detach()).T,
-        unit(teacher.detach()) @ unit(prototypes.teacher.detach()).T,
+        unit(student) @ unit(prototypes.student.detach()).mT,
+        unit(teacher.detach()) @ unit(prototypes.teacher.detach()).mT,
     )
 
 
@@ -48,9 +50,9 @@ def global_loss(positions: Positions, weights: Tensor) -> Tensor:
     Returns:
         Scalar, at least 0; 0 when N or P is 0.
     """
-    omega = weights.detach()[:, None]  # (N, 1)
-    total = F.smooth_l1_loss(omega * positions.student, omega * positions.teacher, reduction="sum")
-    return total / max(1, positions.student.numel())
+    omega = weights.detach()[..., None]  # (N, 1)
+    each = F.smooth_l1_loss(omega * positions.student, omega * positions.teacher, reduction="none")
+    return each.sum((-2, -1)) / max(1, positions.student.shape[-2:].numel())
 
 
 def global_projection_loss(positions: Positions, weights: Tensor) -> Tensor:
@@ -63,5 +65,5 @@ def global_projection_loss(positions: Positions, weights: Tensor) -> Tensor:
     Returns:
         Scalar, at least 0; 0 when N or P is 0.
     """
-    squared = (positions.teacher - positions.student).square().sum(1)  # (N,)
-    return (weights.detach() * squared).sum() / (2 * max(1, len(squared)))
+    squared = (positions.teacher - positions.student).square().sum(-1)  # (N,)
+    return (weights.detach() * squared).sum(-1) / (2 * max(1, squared.shape[-1]))

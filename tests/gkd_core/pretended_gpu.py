@@ -32,23 +32,20 @@ class Wait(NamedTuple):
     """Files and lines on the way, the innermost first."""
 
 
-class Watch(TorchDispatchMode):
-    """Counts operators, and keeps what waits; to be entered within a `FakeTensorMode`."""
+class Operators(TorchDispatchMode):
+    """Counts operators, and sees how large their results are."""
 
     def __init__(self) -> None:
         super().__init__()
         self.counts: Counter[str] = Counter()
-        self.operators: Counter[tuple[str, str]] = Counter()
-        self.waits: list[Wait] = []
         self.largest = 0
-        """Bytes of the largest tensor that an operator gave."""
+        """Bytes of the largest tensor that an operator gave while `part` was "own"."""
         self.part = "own"
-        self._pinned: set[int] = set()
-        self._keep: list[Tensor] = []
+        """What is at work."""
 
     @contextmanager
     def during(self, part: str) -> Iterator[None]:
-        """Name what is at work."""
+        """Count under another name while the block runs."""
         before, self.part = self.part, part
         try:
             yield
@@ -70,14 +67,25 @@ class Watch(TorchDispatchMode):
         module.register_forward_hook(leave)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
         self.counts[self.part] += 1
-        self.operators[self.part, str(func)] += 1
-        out = self._answer(func, args, kwargs)
+        out = self._answer(func, args, kwargs or {})
         for tensor in out if isinstance(out, tuple | list) else [out]:
-            if isinstance(tensor, Tensor) and tensor.device.type == "cuda":
+            if isinstance(tensor, Tensor) and self.part == "own" and not tensor._is_view():
                 self.largest = max(self.largest, tensor.numel() * tensor.element_size())
         return out
+
+    def _answer(self, func: Any, args: Any, kwargs: Any) -> Any:
+        return func(*args, **kwargs)
+
+
+class Watch(Operators):
+    """Keeps what waits; to be entered within a `FakeTensorMode`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waits: list[Wait] = []
+        self._pinned: set[int] = set()
+        self._keep: list[Tensor] = []
 
     def _answer(self, func: Any, args: Any, kwargs: Any) -> Any:
         aten = torch.ops.aten

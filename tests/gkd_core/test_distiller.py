@@ -210,10 +210,11 @@ def test_a_response_row_weighs_what_its_own_instance_does(
         monkeypatch.setattr(
             f"gkd_core.distiller.{name}", lambda s, t, weights, _: rows.append(weights) or s.sum() * 0
         )
-    number = iter(range(100))  # level by level: the instance of index i weighs i, plus ten times the level
-    monkeypatch.setattr(
+    monkeypatch.setattr(  # the instance of index i weighs i, plus ten times the level
         "gkd_core.distiller.robustness",
-        lambda places, labels, prototypes: torch.arange(len(labels)) + 10.0 * next(number),
+        lambda places, labels, prototypes: (
+            torch.arange(len(labels)) + 10.0 * torch.arange(len(places.student))[:, None]
+        ),
     )
     distiller(PICTURES, TARGETS, 1.0)
     assert rows[0].tolist() == expected_rows(distiller.student)
@@ -366,11 +367,11 @@ def compared_globally(architecture: str, monkeypatch: pytest.MonkeyPatch, **chan
     got: list[dict[str, Any]] = []
     monkeypatch.setattr(
         "gkd_core.distiller.positions",
-        lambda s, t, known: got.append({"student": s, "teacher": t}) or positions(s, t, known),
+        lambda s, t, known: got.append({"student": s[0], "teacher": t[0]}) or positions(s, t, known),
     )
     with outputs_of(distiller.student.backbone) as maps:
         distiller(PICTURES, TARGETS, 1.0)
-    of_positives = got[len(distiller.strides)]  # behind those of the objects, level by level
+    of_positives = got[1]  # behind those of the objects
     return {**of_positives, "distiller": distiller, "map": maps[0][next(iter(maps[0]))]}
 
 
@@ -421,7 +422,7 @@ def test_pictures_without_objects_have_no_positives_either(architecture: str) ->
 def test_each_loss_can_weigh_all_instances_alike(part: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Everybody disagrees about everything here: only what does not ask for robustness is left."""
     monkeypatch.setattr(
-        "gkd_core.distiller.robustness", lambda places, labels, p: torch.zeros_like(places.student[:, 0])
+        "gkd_core.distiller.robustness", lambda places, labels, p: torch.zeros_like(places.student[..., 0])
     )
     config = DistillConfig.model_validate({part: {"robust": False}})
     distiller = with_random_prototypes(
@@ -447,10 +448,10 @@ def speaking(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[list[float]]
         got: list[list[float]] = []
         monkeypatch.setattr(
             "gkd_core.distiller.global_loss",
-            lambda place, w: got.append(w.tolist()) or place.student.sum() * 0,
+            lambda places, w: got.extend(w.tolist()) or places.student.sum((1, 2)) * 0,
         )
         monkeypatch.setattr(
-            "gkd_core.distiller.robustness", lambda places, labels, p: torch.ones(len(labels))
+            "gkd_core.distiller.robustness", lambda places, labels, p: torch.ones(5, len(labels))
         )
         pair = (detector("fcos", 16, 0), detector("fcos", 16, 1))
         distiller = with_random_prototypes(Distiller(*pair, DistillConfig.model_validate(config), IN_ORDER))

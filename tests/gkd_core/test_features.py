@@ -11,10 +11,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from gkd_core.features import (
     assign_levels,
     assign_levels_reference,
-    covered_share,
+    covered_shares,
     pool_boxes,
+    pool_boxes_on_levels,
     pool_reference,
+    pool_reference_on_levels,
 )
+from gkd_core.grids import Grids, Slots
 
 STRIDE = 8
 
@@ -131,10 +134,32 @@ def test_a_box_too_small_or_outside_takes_the_nearest_cell(box, cell):
 @settings(deadline=None)
 @given(st.floats(-50, 150), st.floats(0, 200), st.sampled_from([4, 8, 7.5]), st.integers(1, 20))
 def test_shares_are_a_distribution(low, length, stride, cells):
-    share = covered_share(torch.tensor([low]), torch.tensor([low + length]), stride, cells)
+    box = torch.tensor([[low, low, low + length, low + length / 2]])
 
-    assert share.min() >= 0
-    assert share.sum().item() == pytest.approx(1, abs=1e-5)
+    shares = covered_shares(box, Grids.of([stride, 2 * stride], [(cells, 7), (3, cells)], box.device))
+
+    assert shares.shape == (2, 1, 2, max(cells, 7))
+    assert shares.min() >= 0
+    assert shares.sum(3).flatten().tolist() == pytest.approx([1] * 4, abs=1e-5)
+    assert shares[0, 0, 0, 7:].sum() == shares[1, 0, 1, 3:].sum() == 0  # nothing behind the end of a level
+
+
+@pytest.mark.parametrize(
+    ("one", "many"), [(pool_boxes, pool_boxes_on_levels), (pool_reference, pool_reference_on_levels)]
+)
+def test_all_levels_of_two_pyramids_are_pooled_as_each_alone(one, many):
+    _, boxes, image_index = batch()
+    shapes = [(6, 9), (3, 5), (2, 3)]
+    pyramids = [[torch.randn(3, channels, *shape) for shape in shapes] for channels in (5, 4)]
+    strides = [STRIDE * 2**level for level in range(3)]
+
+    found = many(pyramids, boxes, Slots.of(image_index, 3, 4), Grids.of(strides, shapes, boxes.device))
+
+    for maps, pooled in zip(pyramids, found, strict=True):
+        alone = [
+            one(*pair, image_index, stride) for *pair, stride in zip(maps, [boxes] * 3, strides, strict=True)
+        ]
+        torch.testing.assert_close(pooled, torch.stack(alone))
 
 
 @pytest.mark.parametrize("pool", [pool_boxes, pool_reference])

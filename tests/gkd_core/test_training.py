@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from gkd_core.acceleration import compile_backbone, to_device
+from gkd_core.acceleration import compile_backbone
 from gkd_core.checkpoint import load_state
 from gkd_core.config import DetectorConfig, DistillConfig, TrainConfig
 from gkd_core.data.loading import Sample
@@ -18,6 +18,7 @@ from gkd_core.distiller import Distiller
 from gkd_core.errors import DivergedError, SpecError
 from gkd_core.prototypes import Prototypes
 from gkd_core.training import Scored, Training
+from gkd_core.transfers import to_device
 
 TINY = DetectorConfig.model_validate({"backbone_width": 0.125, "fpn": {"channels": 16}, "head": {"depth": 1}})
 GROUP = TINY.model_copy(update={"norm": "group"})

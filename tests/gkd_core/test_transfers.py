@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from gkd_core.acceleration import pictures_on, to_device
 from gkd_core.data.loading import EvalSample
 from gkd_core.evaluate import detect_batches
 from gkd_core.features import pool_boxes
 from gkd_core.instances import InstancePool
+from gkd_core.transfers import pictures_on, to_device
 from tests.gkd_core.pretended_gpu import GPU, pretended_gpu
 
 
