@@ -7,17 +7,21 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 
-from gkd_core.config import TrainConfig
+from gkd_core.config import GpuArithmetic, TrainConfig
 from gkd_core.detectors import Detector
 from gkd_core.errors import Problem, SpecError
 
 _HALF = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+CUBLAS_WORKSPACE = ":4096:8"
+"""What cuBLAS asks for, to give the same bits twice (NVIDIA, cuBLAS, results reproducibility); read when it begins."""
 _COMPILERS = ("g++", "clang++", "c++")
 
 
@@ -37,6 +41,34 @@ def gradient_scaler(device: torch.device, precision: str) -> GradScaler:
 def memory_format(config: TrainConfig) -> torch.memory_format:
     """The order in which weights and maps lie in memory."""
     return torch.channels_last if config.channels_last else torch.contiguous_format
+
+
+@contextmanager
+def gpu_arithmetic(wanted: GpuArithmetic, device: torch.device) -> Iterator[None]:
+    """Let a GPU compute as a run wants it while the block runs; to be entered before the first work on the GPU.
+
+    Args:
+        wanted: what the run asks for.
+        device: where it computes; on a CPU nothing changes.
+    """
+    if device.type != "cuda":
+        yield
+        return
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark
+    checked = (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+    )
+    torch.backends.cudnn.allow_tf32 = wanted.tf32
+    if wanted.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", CUBLAS_WORKSPACE)
+        torch.backends.cudnn.benchmark = False
+        torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32, torch.backends.cudnn.benchmark = before
+        torch.use_deterministic_algorithms(checked[0], warn_only=checked[1])
 
 
 def compile_backbone(detector: Detector, order: torch.memory_format, backend: str = "inductor") -> None:

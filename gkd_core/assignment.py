@@ -38,7 +38,7 @@ def assign_aligned(
     objects: Tensor,
     labels: Tensor,
     *,
-    reach: float,
+    reach: float | Tensor,
     count: int,
 ) -> Assignment:
     """Give every object the places that find it best.
@@ -69,7 +69,7 @@ def assign_aligned(
     return Assignment(torch.where(wanted >= 0, matched, -1), quality.amax(0))
 
 
-def _inside(points: Tensor, objects: Tensor, reach: float) -> Tensor:
+def _inside(points: Tensor, objects: Tensor, reach: float | Tensor) -> Tensor:
     """(N, A) which places lie within each object."""
     middles, sides = (objects[:, :2] + objects[:, 2:]) / 2, objects[:, 2:] - objects[:, :2]
     return ((points - middles[:, None]).abs() < (sides / 2).clamp(min=reach)[:, None]).all(-1)

@@ -583,7 +583,19 @@ class AugmentConfig(Strict):
         return self
 
 
-class TrainConfig(Strict):
+class GpuArithmetic(Strict):
+    """How exactly a GPU computes, and whether twice the same. On a CPU neither changes anything."""
+
+    deterministic: bool = False
+    """Let a GPU give the same bits in every run: no search for the quickest convolution, and of each operator the form
+    that adds in a fixed order, where torch has one; the log names those that have none. Slower, so it has to be asked
+    for. A CPU gives the same bits anyway."""
+    tf32: bool = True
+    """Let convolutions in `float32` round their inputs to 10 bits on GPUs since Ampere (TF32), several times faster and
+    what torch does by itself. Matrix products, on which prototypes and losses depend, stay in float32 either way."""
+
+
+class TrainConfig(GpuArithmetic):
     """The training recipe, shared by student and control."""
 
     epochs: int = Field(default=30, ge=1, le=100_000)
@@ -649,7 +661,7 @@ def require_beginning(distill: DistillConfig, train: TrainConfig) -> None:
 # ---- the other kinds -------------------------------------------------------------------------------------
 
 
-class EvaluateConfig(Strict):
+class EvaluateConfig(GpuArithmetic):
     """How a model is evaluated."""
 
     split: SplitName = "val"
@@ -677,7 +689,7 @@ class ExportConfig(Strict):
     """Largest difference of a score that passes."""
 
 
-class PrototypesRunConfig(PrototypeChoice):
+class PrototypesRunConfig(PrototypeChoice, GpuArithmetic):
     """PGM alone: how prototypes are chosen, and from which pictures. There are no epochs, so there is no `every`."""
 
     source: Literal["pass"] = "pass"

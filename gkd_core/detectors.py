@@ -35,6 +35,7 @@ from gkd_core.fcos import FCOS, AlignedHead
 from gkd_core.fpn import Backbone, build_backbone, separable
 from gkd_core.norms import group_norm
 from gkd_core.torchvision_layout import build_as_torchvision
+from gkd_core.training_forward import train_without_waiting
 
 Targets = list[dict[str, Tensor]]
 
@@ -81,6 +82,7 @@ def _finished(detector: Detector, config: DetectorConfig, strides: tuple[int, ..
     if hasattr(detector, "roi_heads"):
         _fix_scales(detector.roi_heads.box_roi_pool, strides[:-1])
     _remember(detector)
+    train_without_waiting(detector)
     for predictor in _predictors(detector):
         predictor.register_forward_hook(_in_float32)
     detector.strides = strides
@@ -91,8 +93,19 @@ def _finished(detector: Detector, config: DetectorConfig, strides: tuple[int, ..
 class _Normalize(GeneralizedRCNNTransform):
     """torchvision's own transform less its resizing: pictures arrive resized, this normalises and pads."""
 
+    mean: Tensor
+    std: Tensor
     least: tuple[int, int] = (0, 0)
     """Height and width in pixels that batches are padded to at least; see `padded_to`."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        for name, values in (("mean", self.image_mean), ("std", self.image_std)):
+            # where the detector is: torchvision sends both to the device for every picture, and waits for it
+            self.register_buffer(name, torch.tensor(values)[:, None, None], persistent=False)
+
+    def normalize(self, image: Tensor) -> Tensor:
+        return (image - self.mean) / self.std
 
     def resize(self, image: Tensor, target: dict[str, Tensor] | None = None) -> tuple[Tensor, Any]:
         return image, target

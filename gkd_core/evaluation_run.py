@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from gkd_core.acceleration import gpu_arithmetic
 from gkd_core.config import EvaluateRun, SplitName
 from gkd_core.errors import Problem, SpecError
 from gkd_core.evaluate import Score
@@ -27,11 +28,12 @@ def evaluate(config: EvaluateRun, run_dir: Path, should_stop: Callable[[], bool]
     Raises:
         GkdError: with a class that says what to do about it.
     """
-    job = _Evaluation(config, run_dir, should_stop)
-    yield from job.check_data()
-    yield from job.compare_classes()
-    found = yield from job.evaluate(job.detector, START, job.labels, config.evaluate.split)
-    yield job.report(found)
+    with gpu_arithmetic(config.evaluate, find_device(config.device)):
+        job = _Evaluation(config, run_dir, should_stop)
+        yield from job.check_data()
+        yield from job.compare_classes()
+        found = yield from job.evaluate(job.detector, START, job.labels, config.evaluate.split)
+        yield job.report(found)
 
 
 START = Progress(run=RUN, activity="evaluate", epoch=0, epochs=0, step=0, steps=0, fraction=0)

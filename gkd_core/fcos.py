@@ -10,6 +10,8 @@ Shapes: B images, A places of a picture, C classes and background.
 
 from __future__ import annotations
 
+from itertools import accumulate
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -19,6 +21,7 @@ from torchvision.models.detection.fcos import FCOSClassificationHead
 from torchvision.ops import batched_nms, clip_boxes_to_image, generalized_box_iou_loss
 
 from gkd_core.assignment import Assignment, assign_aligned
+from gkd_core.transfers import to_device
 
 Targets = list[dict[str, Tensor]]
 
@@ -83,17 +86,20 @@ class FCOS(detection.FCOS):
         logits, sides = head_outputs["cls_logits"], head_outputs["bbox_regression"]
         points, strides = _places(anchors[0])
         boxes = decode(sides, points, strides)
-        found = self._assign(logits.detach().sigmoid(), boxes.detach(), points, float(strides.min()), targets)
+        found = self._assign(logits.detach().sigmoid(), boxes.detach(), points, strides.min(), targets)
         quality = torch.stack([assignment.quality for assignment in found])  # (B, A)
         self.head.matched = [assignment.matched for assignment in found]
         self.head.quality = quality.sum()
-        picture, place = (torch.stack(self.head.matched) >= 0).nonzero(as_tuple=True)
-        objects = torch.cat(
-            [target["boxes"][a.matched[a.matched >= 0]] for target, a in zip(targets, found, strict=True)]
-        )
+        matched = torch.stack(self.head.matched)  # (B, A)
+        picture, place = (matched >= 0).nonzero(as_tuple=True)  # the one look at the device
+        owner = _starts(targets, matched.device)[picture] + matched[picture, place]
+        objects = torch.cat([target["boxes"] for target in targets])[owner]
+        labels = torch.cat([target["labels"] for target in targets])[owner]
+        wanted_scores = torch.zeros_like(logits)
+        wanted_scores[picture, place, labels] = quality[picture, place].to(logits.dtype)
         share = quality[picture, place] / self.head.quality.clamp(min=1)
         wanted_sides = distances(objects, points[place], strides[place])
-        scores = quality_focal_loss(logits, _wanted_scores(logits, targets, found))
+        scores = quality_focal_loss(logits, wanted_scores)
         parts = {
             "classification": scores.sum() / self.head.quality.clamp(min=1),
             "bbox_regression": (share * generalized_box_iou_loss(boxes[picture, place], objects)).sum(),
@@ -102,7 +108,7 @@ class FCOS(detection.FCOS):
         return {name: WEIGHTS[name] * loss for name, loss in parts.items()}
 
     def _assign(
-        self, scores: Tensor, boxes: Tensor, points: Tensor, stride: float, targets: Targets
+        self, scores: Tensor, boxes: Tensor, points: Tensor, stride: Tensor, targets: Targets
     ) -> list[Assignment]:
         return [
             assign_aligned(
@@ -142,6 +148,12 @@ def _places(anchors: Tensor) -> tuple[Tensor, Tensor]:
     return (anchors[:, :2] + anchors[:, 2:]) / 2, anchors[:, 2] - anchors[:, 0]
 
 
+def _starts(targets: Targets, device: torch.device) -> Tensor:
+    """(B,) int64, how many objects the pictures before each one have together."""
+    numbers = [len(target["labels"]) for target in targets]
+    return to_device([torch.tensor([0, *accumulate(numbers[:-1])])], device)[0]
+
+
 def decode(sides: Tensor, points: Tensor, strides: Tensor) -> Tensor:
     """Boxes (..., A, 4) x1 y1 x2 y2 in pixels: the means of distributions (..., A, 4 x bins), given as logits."""
     bins = torch.arange(BINS, dtype=sides.dtype, device=sides.device)
@@ -156,15 +168,6 @@ def distances(boxes: Tensor, points: Tensor, strides: Tensor) -> Tensor:
 
 
 # ---- losses ----------------------------------------------------------------------------------------------
-
-
-def _wanted_scores(logits: Tensor, targets: Targets, found: list[Assignment]) -> Tensor:
-    """(B, A, C) the quality at the class of each place's object, 0 elsewhere."""
-    wanted = torch.zeros_like(logits)
-    for scores, target, (matched, quality) in zip(wanted, targets, found, strict=True):
-        at = matched >= 0
-        scores[at, target["labels"][matched[at]]] = quality[at]
-    return wanted
 
 
 def quality_focal_loss(logits: Tensor, wanted: Tensor) -> Tensor:

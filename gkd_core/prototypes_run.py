@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
+from gkd_core.acceleration import gpu_arithmetic
 from gkd_core.checkpoint import publish_tensors, sha256_of
 from gkd_core.config import (
     DistillConfig,
@@ -44,13 +45,14 @@ def select_prototypes(
     Raises:
         GkdError: with a class that says what to do about it.
     """
-    job = _Selection(config, run_dir, should_stop)
-    yield from job.check_data()
-    selected = yield from job.choose()
-    yield selected
-    yield from job.files()
-    drawn = yield from draw(job, prototype_figures(job, RUN), START.model_copy(update={"fraction": 1.0}))
-    yield job.report(selected, drawn)
+    with gpu_arithmetic(config.prototypes, find_device(config.device)):
+        job = _Selection(config, run_dir, should_stop)
+        yield from job.check_data()
+        selected = yield from job.choose()
+        yield selected
+        yield from job.files()
+        drawn = yield from draw(job, prototype_figures(job, RUN), START.model_copy(update={"fraction": 1.0}))
+        yield job.report(selected, drawn)
 
 
 class _Selection(Session):

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from gkd_core import launch
+from gkd_core.acceleration import gpu_arithmetic
 from gkd_core.checkpoint import publish_model, sha256_of
 from gkd_core.config import (
     AnyRun,
@@ -39,7 +40,7 @@ from gkd_core.prototypes_run import select_prototypes
 from gkd_core.report import Entry, early_stop, make_report, training_notes
 from gkd_core.run_dir import RunDir
 from gkd_core.selection import refresh_prototypes, renew_prototypes
-from gkd_core.session import Session, fields_under
+from gkd_core.session import Session, fields_under, find_device
 from gkd_core.shares import require_equal_shares
 from gkd_core.teacher import Teacher, open_model
 from gkd_core.training import Account, Scored, Training
@@ -98,16 +99,17 @@ def train(config: Run, run_dir: Path, should_stop: Callable[[], bool] = lambda: 
     Raises:
         GkdError: with a class that says what to do about it.
     """
-    job = _Job(config, run_dir, should_stop)
-    try:
-        yield from job.check_data()
-        yield from job.meet_teacher()
-        for name, detector in job.trainings():
-            yield from job.run(name, detector)
-        yield from job.report()
-    except StoppedError:
-        job.world.leave()  # once the first of several processes has saved
-        raise
+    with gpu_arithmetic(config.train, find_device(config.device)):
+        job = _Job(config, run_dir, should_stop)
+        try:
+            yield from job.check_data()
+            yield from job.meet_teacher()
+            for name, detector in job.trainings():
+                yield from job.run(name, detector)
+            yield from job.report()
+        except StoppedError:
+            job.world.leave()  # once the first of several processes has saved
+            raise
 
 
 class _Job(Session):

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from gkd_core.checkpoint import publish_model
+from gkd_core.compared import architecture_of
 from gkd_core.config import DetectorConfig, TeacherConfig
 from gkd_core.detectors import anchor_sizes, build_detector, count_parameters, detect, pyramid
 from gkd_core.model_card import ModelCard
@@ -53,6 +54,24 @@ def test_boxes_come_back_inside_the_picture_they_were_found_in(architecture: str
         assert (output["boxes"] >= 0).all()
         assert (output["boxes"][:, 2] <= width).all()
         assert (output["boxes"][:, 3] <= height).all()
+
+
+@pytest.mark.parametrize("architecture", [*FAMILIES, "torchvision's fcos"])
+def test_the_forward_that_does_not_wait_gives_the_losses_of_torchvisions(architecture: str) -> None:
+    if architecture in FAMILIES:
+        detector = small(architecture)
+    else:
+        detector = build_detector(
+            DetectorConfig(architecture="fcos", layout="torchvision", backbone="resnet50"), 3, 128
+        )
+    found = []
+    for forward in (detector.train().forward, detector._losses):
+        torch.manual_seed(0)  # Faster R-CNN draws
+        found.append(forward(PICTURES, TARGETS))
+    one, two = found
+    assert list(one) == list(two)
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    assert architecture_of(detector) in FAMILIES
 
 
 @pytest.mark.parametrize("architecture", FAMILIES)

@@ -111,6 +111,17 @@ def test_nothing_waits_but_where_positives_are_counted(architecture: str) -> Non
     assert "_of_places" in ours[0].places[0]
 
 
+@pytest.mark.parametrize("architecture", ["retinanet", "fcos"])
+def test_nothing_waits_before_the_student_has_run(architecture: str) -> None:
+    waits = waits_of(architecture)
+    assert [wait for wait in waits if wait.part in ("teacher", "student")] == []
+    assert not any("retinanet.py" in wait.places[0] and "forward" in wait.places[0] for wait in waits)
+    assert not any("fcos.py" in wait.places[0] and "forward" in wait.places[0] for wait in waits)
+    if architecture == "fcos":  # our own losses look once, to know how many places learn an object
+        ours = [wait for wait in waits if "gkd_core/" in wait.places[0] and wait.part == "student's losses"]
+        assert [wait.operator for wait in ours] == ["aten.nonzero.default"]
+
+
 @pytest.mark.parametrize("paint", [foreground_masks, foreground_masks_reference])
 def test_masks_of_many_boxes_take_little_memory(paint: Callable[..., torch.Tensor]) -> None:
     draw = torch.Generator().manual_seed(0)

@@ -1,5 +1,6 @@
 """One detector in training: what a step does, what it survives, when it is over, and what resuming brings back."""
 
+import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -9,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from gkd_core.acceleration import compile_backbone
+from gkd_core.acceleration import compile_backbone, gpu_arithmetic
 from gkd_core.checkpoint import load_state
 from gkd_core.config import DetectorConfig, DistillConfig, TrainConfig
 from gkd_core.data.loading import Sample
@@ -159,6 +160,43 @@ def test_one_transfer_to_a_gpu_keeps_every_value() -> None:
     tensors = [torch.rand(3, 4, 5), torch.rand(0, 4), torch.rand(2, 4)]
     moved = to_device(tensors, torch.device("cuda"))
     assert all(torch.equal(one.cpu(), two) for one, two in zip(moved, tensors, strict=True))
+
+
+# ---- how exactly a GPU computes --------------------------------------------------------------------------
+
+
+def settings() -> tuple[bool, ...]:
+    cudnn = torch.backends.cudnn
+    return (cudnn.allow_tf32, cudnn.benchmark, torch.are_deterministic_algorithms_enabled())
+
+
+@pytest.mark.parametrize(
+    ("wanted", "expected"),
+    [
+        ({}, (True, True, False)),
+        ({"tf32": False}, (False, True, False)),
+        ({"deterministic": True}, (True, False, True)),
+    ],
+)
+def test_a_gpu_computes_as_the_recipe_says_and_afterwards_as_before(
+    monkeypatch: pytest.MonkeyPatch, wanted: dict[str, bool], expected: tuple[bool, ...]
+) -> None:
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "unset")
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
+    before = settings()
+    with gpu_arithmetic(TrainConfig(**wanted), torch.device("cuda")):
+        assert settings() == expected
+        assert torch.is_deterministic_algorithms_warn_only_enabled() is expected[2]
+        assert os.environ.get("CUBLAS_WORKSPACE_CONFIG") == (":4096:8" if expected[2] else None)
+        assert not torch.backends.cuda.matmul.allow_tf32
+    assert settings() == before
+
+
+def test_on_a_cpu_no_setting_of_a_gpu_is_touched() -> None:
+    before = settings()
+    with gpu_arithmetic(TrainConfig(deterministic=True, tf32=False), CPU):
+        assert settings() == before
 
 
 # ---- float16 ---------------------------------------------------------------------------------------------
