@@ -104,6 +104,8 @@ class Distiller(nn.Module):
     """Student, adapters, and a teacher that is only looked at."""
 
     teacher_columns: Tensor
+    pixels_per_cell: Tensor
+    """(L,) `strides`, where the distiller is."""
     prototypes: list[Prototypes]
     """One per level, set before the first forward and renewed by the epoch."""
     chosen: list[Tensor]
@@ -147,6 +149,9 @@ class Distiller(nn.Module):
         self.remarks = _remarks(config, incomparable) + ([] if self.teaches else [NOTHING_TAUGHT])
         columns = torch.cat([torch.zeros(1, dtype=torch.int64), teacher_columns])  # background stays first
         self.register_buffer("teacher_columns", columns, persistent=False)
+        self.register_buffer(
+            "pixels_per_cell", torch.tensor(self.strides, dtype=torch.float32), persistent=False
+        )
         self.adapters = nn.ModuleList(
             nn.Conv2d(student.backbone.out_channels, teacher.backbone.out_channels, 3, padding=1)
             for _ in self.strides
@@ -421,7 +426,7 @@ class Distiller(nn.Module):
         """(N,) which of the common levels each box belongs to."""
         if self.config.conventions == "reference":
             return features.assign_levels_reference(boxes, len(self.strides))
-        return features.assign_levels(boxes, self.strides, self.student.cells_per_box)
+        return features.assign_levels(boxes, self.pixels_per_cell, self.student.cells_per_box)
 
     def _response_loss(self, pair: Pair, instances: Instances, layout: Layout, omega: Tensor) -> Tensor:
         """Teacher and student score the same places: matched anchors, or the student's positive proposals."""

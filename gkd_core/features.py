@@ -128,23 +128,23 @@ def inclusive_shares(boxes: Tensor, grids: Grids) -> Tensor:
 def _weighted_means_of(
     shares: Tensor, grids: Grids, pyramids: Sequence[Sequence[Tensor]]
 ) -> tuple[Tensor, ...]:
-    """Of each pyramid (L, B, places, C): one matrix product per image and level, its boxes' weights by its map.
+    """Of each pyramid (L, B, C, places): one matrix product per image and level, its boxes' weights by its map.
 
     Args:
         shares: (B, places, 2, L x P).
         grids: of the levels.
         pyramids: of each its L maps.
     """
-    weights = grids.spread(shares).split(grids.cells, dim=2)
+    weights = grids.spread(shares).mT.split(grids.cells, dim=1)
     return tuple(
         torch.stack([_products(*pair) for pair in zip(weights, maps, strict=True)]) for maps in pyramids
     )
 
 
 def _products(weights: Tensor, features: Tensor) -> Tensor:
-    """(B, places, C) of weights (B, places, H x W) and a map (B, C, H, W)."""
+    """(B, C, places) of weights (B, H x W, places) and a map (B, C, H, W)."""
     features = widened(features)
-    return torch.bmm(weights.to(features.dtype), features.flatten(2).mT)
+    return torch.bmm(features.flatten(2), weights.to(features.dtype))
 
 
 def _weighted_means(
@@ -162,21 +162,21 @@ def _weighted_means(
     else:
         again = partial(checkpoint, _weighted_means_of, use_reentrant=False, preserve_rng_state=False)
         means = [again(part, grids, pyramids) for part in parts]
-    whole = [torch.cat(each, dim=2) if len(each) > 1 else each[0] for each in zip(*means, strict=True)]
-    return [each[:, slots.image, slots.place] for each in whole]
+    whole = [torch.cat(each, dim=3) if len(each) > 1 else each[0] for each in zip(*means, strict=True)]
+    return [each[:, slots.image, :, slots.place].transpose(0, 1) for each in whole]
 
 
 # ---- levels ----------------------------------------------------------------------------------------------
 
 
-def assign_levels(boxes: Tensor, strides: Sequence[float], cells: float = 4.0) -> Tensor:
+def assign_levels(boxes: Tensor, strides: Sequence[float] | Tensor, cells: float = 4.0) -> Tensor:
     """The level whose cells fit a box: `cells` to twice as many along the side sqrt(w h).
 
     Boxes too small or too big for every level go to the first or the last.
 
     Args:
         boxes: (M, 4), x1, y1, x2, y2 in pixels.
-        strides: pixels per cell of each level, ascending.
+        strides: pixels per cell of each level, ascending; as a tensor (L,) where the boxes are, it takes less work.
         cells: 4 as RetinaNet's anchors, which are 4 strides wide; 14 is the FPN rule of two-stage detectors.
 
     Returns:
@@ -184,6 +184,8 @@ def assign_levels(boxes: Tensor, strides: Sequence[float], cells: float = 4.0) -
     """
     width, height = _sides(boxes)
     side = (width * height).sqrt()
+    if isinstance(strides, Tensor):
+        return torch.bucketize(side, cells * strides[1:], right=True)
     level = torch.zeros_like(side, dtype=torch.int64)
     for stride in strides[1:]:  # numbers, not a tensor: sending one to a GPU would wait for it
         level += side >= cells * stride

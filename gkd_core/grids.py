@@ -45,12 +45,11 @@ class Grids(NamedTuple):
         """
         side = max(max(shape) for shape in shapes)
         cells = [np.indices(shape).reshape(2, -1) + level * side for level, shape in enumerate(shapes)]
-        rows, columns = torch.from_numpy(np.concatenate(cells, axis=1))
-        measures = [(*pair, *shape[::-1]) for *pair, shape in zip(strides, shapes, strict=True)]
-        [measured, steps] = to_device(
-            [torch.tensor(measures, dtype=torch.float32), torch.arange(float(side))], device
-        )
-        columns, rows = to_device([columns, rows], device)
+        measures = [(stride, *shape[::-1]) for stride, shape in zip(strides, shapes, strict=True)]
+        [places] = to_device([torch.from_numpy(np.concatenate(cells, axis=1))], device)
+        [measured] = to_device([torch.tensor(measures, dtype=torch.float32)], device)
+        rows, columns = places.unbind()
+        steps = torch.arange(side, dtype=torch.float32, device=device)
         return cls(tuple(shapes), measured[:, :1, None], measured[:, None, 1:], steps, columns, rows)
 
     @property

@@ -17,10 +17,15 @@ def to_device(tensors: Sequence[Tensor], device: torch.device) -> list[Tensor]:
     """
     if device.type == "cpu":
         return list(tensors)
-    flat = torch.cat([tensor.flatten() for tensor in tensors])
-    moved = (flat.pin_memory() if device.type == "cuda" else flat).to(device, non_blocking=True)
+    if len(tensors) == 1:
+        return [_sent(tensors[0], device)]
+    moved = _sent(torch.cat([tensor.flatten() for tensor in tensors]), device)
     sizes = [tensor.numel() for tensor in tensors]
     return [part.view(tensor.shape) for part, tensor in zip(moved.split(sizes), tensors, strict=True)]
+
+
+def _sent(tensor: Tensor, device: torch.device) -> Tensor:
+    return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)
 
 
 def pictures_on(device: torch.device, images: Sequence[Tensor]) -> list[Tensor]:

@@ -273,6 +273,8 @@ def test_a_level_starts_at_four_of_its_cells(side, level):
 @given(st.lists(odd_sides, min_size=4, max_size=4), st.integers(1, 5), st.sampled_from([4.0, 14.0]))
 def test_whatever_the_box_it_has_a_level(box, levels, cells):
     (level,) = assign_levels(torch.tensor([box]), STRIDES[:levels], cells).tolist()
+    strides = torch.tensor(STRIDES[:levels], dtype=torch.float32)
+    assert assign_levels(torch.tensor([box]), strides, cells).tolist() == [level]
 
     assert 0 <= level < levels
 

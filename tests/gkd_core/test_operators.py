@@ -16,7 +16,7 @@ from gkd_core.grids import Grids, Slots
 from gkd_core.losses.local import PAINTED_AT_ONCE, foreground_masks, foreground_masks_reference
 from gkd_core.prototypes import Prototypes
 from gkd_core.transfers import pictures_on, to_device
-from tests.gkd_core.pretended_gpu import GPU, Operators, Wait, pretended_gpu
+from tests.gkd_core.pretended_gpu import GPU, Operators, Watch, pretended_gpu
 
 FAMILIES = ("retinanet", "fcos", "faster_rcnn")
 CLASSES, PICTURES, OBJECTS, SIZE = 20, 8, 64, 128
@@ -83,8 +83,8 @@ def test_a_step_has_at_most_four_hundred_operators_of_our_own(
     assert watch.counts["own"] <= 400
 
 
-def waits_of(architecture: str) -> list[Wait]:
-    """What waits in the second step of a training on a GPU; the first one moves anchors and the like."""
+def second_step(architecture: str) -> Watch:
+    """The second step of a training on a GPU; the first one moves anchors and the like."""
     with pretended_gpu() as watch:
         torch.set_default_device(GPU)
         try:
@@ -95,17 +95,25 @@ def waits_of(architecture: str) -> list[Wait]:
         with watch:
             for _ in range(2):
                 watch.waits.clear()
+                watch.counts.clear()
                 pictures = pictures_on(GPU, [torch.zeros(3, SIZE, SIZE, dtype=torch.uint8)] * PICTURES)
                 boxes = to_device([torch.zeros(OBJECTS, 4)] * PICTURES, GPU)
                 labels = to_device([torch.ones(OBJECTS, dtype=torch.int64)] * PICTURES, GPU)
                 targets = [{"boxes": b, "labels": n} for b, n in zip(boxes, labels, strict=True)]
+                before = watch.counts["own"]
                 distiller(pictures, targets, 1.0)
-    return watch.waits
+                watch.counts["own"] -= before
+    return watch
+
+
+@pytest.mark.parametrize("architecture", ["retinanet", "fcos"])
+def test_on_a_gpu_they_are_as_few_with_all_that_is_sent(architecture: str) -> None:
+    assert second_step(architecture).counts["own"] <= 400
 
 
 @pytest.mark.parametrize("architecture", ["retinanet", "fcos"])
 def test_nothing_waits_but_where_positives_are_counted(architecture: str) -> None:
-    ours = [wait for wait in waits_of(architecture) if wait.part == "own"]
+    ours = [wait for wait in second_step(architecture).waits if wait.part == "own"]
     # how many places learnt an object: the student's own losses have just asked, so the answer is there
     assert [wait.operator for wait in ours] == ["aten.nonzero.default"]
     assert "_of_places" in ours[0].places[0]
@@ -113,7 +121,7 @@ def test_nothing_waits_but_where_positives_are_counted(architecture: str) -> Non
 
 @pytest.mark.parametrize("architecture", ["retinanet", "fcos"])
 def test_nothing_waits_before_the_student_has_run(architecture: str) -> None:
-    waits = waits_of(architecture)
+    waits = second_step(architecture).waits
     assert [wait for wait in waits if wait.part in ("teacher", "student")] == []
     assert not any("retinanet.py" in wait.places[0] and "forward" in wait.places[0] for wait in waits)
     assert not any("fcos.py" in wait.places[0] and "forward" in wait.places[0] for wait in waits)
