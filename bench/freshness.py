@@ -75,15 +75,15 @@ class Recorder:
 
     def harvest(self, distiller: Distiller, targets: list[dict[str, Tensor]], epoch: int) -> None:
         """Stand in for `Distiller.harvest`; record what the step pooled."""
-        if distiller._latest and sum(len(target["boxes"]) for target in targets):
+        if distiller._latest is not None and sum(len(target["boxes"]) for target in targets):
             self._record(distiller, targets, epoch)
         HARVEST(distiller, targets, epoch)
 
     def _record(self, distiller: Distiller, targets: list[dict[str, Tensor]], epoch: int) -> None:
         objects = Instances.of(targets)
+        assert distiller._latest is not None
         own = distiller._levels_of(objects.boxes)
         origins = [tuple(origin) for target in targets for origin in target["origins"].tolist()]
-        assert distiller._latest is not None
         for level, (student, teacher, prototypes) in enumerate(
             zip(*distiller._latest, distiller.prototypes, strict=True)
         ):
