@@ -185,7 +185,7 @@ def assign_levels(boxes: Tensor, strides: Sequence[float] | Tensor, cells: float
     width, height = _sides(boxes)
     side = (width * height).sqrt()
     if isinstance(strides, Tensor):
-        return torch.bucketize(side, cells * strides[1:], right=True)
+        return (side[:, None] >= cells * strides[1:]).sum(1)  # a side that is not a number lies on the first
     level = torch.zeros_like(side, dtype=torch.int64)
     for stride in strides[1:]:  # numbers, not a tensor: sending one to a GPU would wait for it
         level += side >= cells * stride

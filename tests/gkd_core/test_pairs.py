@@ -155,7 +155,8 @@ def test_a_teacher_that_is_its_own_student_has_nothing_to_teach(family: str, var
 
 def test_each_sees_the_pictures_normalised_in_its_own_way() -> None:
     teacher = copy.deepcopy(built("retinanet", "resnet18", 24, 0))
-    teacher.transform.image_mean, teacher.transform.image_std = [0.1, 0.2, 0.3], [1.0, 2.0, 4.0]
+    for name, values in (("mean", [0.1, 0.2, 0.3]), ("std", [1.0, 2.0, 4.0])):
+        setattr(teacher.transform, name, torch.tensor(values)[:, None, None])
     student = copy.deepcopy(built("fcos", "resnet18", 16, 1))
     seen: dict[str, Tensor] = {}
     for name, detector in (("teacher", teacher), ("student", student)):
