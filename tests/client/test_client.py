@@ -98,10 +98,24 @@ def test_a_damaged_download_is_not_kept(client: Client, spec, home: Path, tmp_pa
     content = kept.read_bytes()
     kept.write_bytes(content[::-1])
     try:
-        with pytest.raises(DamagedDownload, match=report.sha256):
+        with pytest.raises(ApiError, match=report.sha256) as caught:  # the service looks before it sends
             client.download(job.id, "report.json", tmp_path / "report.json")
     finally:
         kept.write_bytes(content)
+    assert (caught.value.status, caught.value.code) == (410, "artifact_damaged")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_arrives_otherwise_than_announced_is_not_kept(
+    client: Client, spec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def damaged_on_the_way(_path: str, target: Path) -> tuple[str, str]:
+        target.write_bytes(b"torn")
+        return "announced", "seen"
+
+    monkeypatch.setattr(client, "_stream", damaged_on_the_way)
+    with pytest.raises(DamagedDownload, match="seen"):
+        client.download(client.submit(spec).id, "report.json", tmp_path / "report.json")
     assert list(tmp_path.iterdir()) == []
 
 
