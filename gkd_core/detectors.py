@@ -90,6 +90,10 @@ def _finished(detector: Detector, config: DetectorConfig, strides: tuple[int, ..
     return detector
 
 
+_KEPT = {"image_mean": "mean", "image_std": "std"}
+"""Torchvision's names, and those of the tensors that hold the same."""
+
+
 class _Normalize(GeneralizedRCNNTransform):
     """torchvision's own transform less its resizing: pictures arrive resized, this normalises and pads."""
 
@@ -98,11 +102,15 @@ class _Normalize(GeneralizedRCNNTransform):
     least: tuple[int, int] = (0, 0)
     """Height and width in pixels that batches are padded to at least; see `padded_to`."""
 
-    def __init__(self, *arguments: Any) -> None:
-        super().__init__(*arguments)
-        for name, values in (("mean", self.image_mean), ("std", self.image_std)):
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if name in _KEPT:
             # where the detector is: torchvision sends both to the device for every picture, and waits for it
-            self.register_buffer(name, torch.tensor(values)[:, None, None], persistent=False)
+            kept = torch.tensor(value)[:, None, None]
+            self.register_buffer(_KEPT[name], self._beside(kept), persistent=False)
+
+    def _beside(self, tensor: Tensor) -> Tensor:
+        return next((tensor.to(buffer.device) for buffer in self.buffers()), tensor)
 
     def normalize(self, image: Tensor) -> Tensor:
         return (image - self.mean) / self.std
