@@ -76,7 +76,7 @@ def test_a_clone_is_the_same_spec_but_for_what_is_sent(service, train_spec: Spec
         "kind": "train",
         "data": {"path": "discs"},
         "tags": {"team": "lab", "round": "2"},
-        "train": {"epochs": 3, "image_size": 64},
+        "train": {"epochs": 3, "image_size": 64, "batch_size": 2},
     }
     assert answer.json()["retry_of"] is None
     same = service.http.post(f"/jobs/{old['id']}/clone")

@@ -43,9 +43,14 @@ def wait_until(condition: Callable[[], object], seconds: float = 40.0) -> None:
 
 def no_engine_runs() -> bool:
     """Whether this process has no engine that lives; one that nobody has waited for yet is dead all the same."""
-    children = psutil.Process().children()
-    alive = [child for child in children if child.status() != psutil.STATUS_ZOMBIE]
-    return not [child for child in alive if "fake_engine" in " ".join(child.cmdline())]
+    return not any(_is_engine(child) for child in psutil.Process().children())
+
+
+def _is_engine(child: psutil.Process) -> bool:
+    try:
+        return "fake_engine" in " ".join(child.cmdline())
+    except psutil.NoSuchProcess:  # and one that ends between two looks, a zombie then
+        return False
 
 
 class RedisProcess:

@@ -34,7 +34,7 @@ def test_a_misspelt_field_deep_inside_gets_the_nearest_of_its_neighbours():
         read_spec(spec)
     (problem,) = caught.value.problems
     assert problem.loc == ("distill", "global", "wieght")
-    assert problem.hint == "Did you mean `weight`? Known here: weight, form, robust."
+    assert problem.hint == "Did you mean `weight`? Known here: weight, form, robust, levels."
 
 
 @pytest.mark.parametrize(

@@ -202,7 +202,7 @@ def test_a_job_is_read_by_few_statements(store: Store, ask: Any) -> None:
     told: list[str] = []
     event.listen(store.database.engine, "before_cursor_execute", lambda *args: told.append(args[2]))
     store.get(running.job_id)
-    assert sum("SELECT" in each for each in told) == 2, "the job and its attempts"
+    assert sum("SELECT" in each for each in told) == 3, "the job, its attempts, and what its check found"
     told.clear()
     store.get(queued.id)
-    assert sum("SELECT" in each for each in told) == 2, "the job and who serves its queue"
+    assert sum("SELECT" in each for each in told) == 3, "the job, who serves its queue, and what its check found"
