@@ -22,7 +22,7 @@ from torchvision.models.detection.fcos import FCOSHead
 
 from gkd_core.config import Architecture
 from gkd_core.detectors import Detector, Targets
-from gkd_core.transfers import to_device
+from gkd_core.transfers import to_device, to_host
 
 ARCHITECTURES: dict[str, Architecture] = {
     "RetinaNet": "retinanet",
@@ -73,6 +73,8 @@ class Positives(NamedTuple):
     """(M,) which picture of the batch."""
     place: Tensor
     """(M,) which anchor or location of the picture; of Faster R-CNN which row of the box head's output."""
+    most: int
+    """Positives of the picture that has the most."""
 
 
 def positives_of(student: Detector, instances: Instances) -> Positives:
@@ -86,20 +88,24 @@ def positives_of(student: Detector, instances: Instances) -> Positives:
 
 def _of_proposals(student: Detector, instances: Instances) -> Positives:
     proposals, matched, labels = student.roi_heads.sampled
-    place = (torch.cat(labels) > 0).nonzero().squeeze(1)
-    numbers = torch.from_numpy(np.repeat(np.arange(len(labels)), [len(found) for found in labels]))
-    [picture] = to_device([numbers], place.device)
+    positive = torch.cat(labels) > 0
+    pictures = torch.from_numpy(np.repeat(np.arange(len(labels)), [len(found) for found in labels]))
+    [picture] = to_device([pictures], positive.device)
+    numbers = to_host(torch.zeros(len(labels), device=positive.device).index_add(0, picture, positive.float()))
+    place = positive.nonzero().squeeze(1)  # waits, so the numbers have come too
     owner = instances.start[picture] + torch.cat(matched)
-    return Positives(torch.cat(proposals)[place], owner[place], picture[place], place)
+    return Positives(torch.cat(proposals)[place], owner[place], picture[place], place, int(numbers.max()))
 
 
 def _of_places(student: Detector, instances: Instances) -> Positives:
     matched = torch.stack(student.head.matched)  # (B, A)
-    picture, place = (matched >= 0).nonzero(as_tuple=True)
+    numbers = to_host((matched >= 0).sum(1))
+    picture, place = (matched >= 0).nonzero(as_tuple=True)  # waits, so the numbers have come too
     owner = instances.start[picture] + matched[picture, place]
     if architecture_of(student) == "fcos":
-        return Positives(instances.boxes[owner], owner, picture, place)
-    return Positives(torch.stack(student.head.anchors)[picture, place], owner, picture, place)
+        return Positives(instances.boxes[owner], owner, picture, place, int(numbers.max()))
+    boxes = torch.stack(student.head.anchors)[picture, place]
+    return Positives(boxes, owner, picture, place, int(numbers.max()))
 
 
 def level_of_places(maps: Sequence[Tensor], places: int) -> Tensor:

@@ -181,6 +181,12 @@ class Distiller(nn.Module):
         return any((self.config.global_.weight, *_local_weights(self.config), self.response_weight))
 
     @property
+    def _needs_positives(self) -> bool:
+        return bool(self.response_weight) or (
+            bool(self.config.global_.weight) and self.config.instances == "positives"
+        )
+
+    @property
     def pooling(self) -> Pooling:
         """How box features are pooled under the chosen conventions."""
         reference = self.config.conventions == "reference"
@@ -215,21 +221,22 @@ class Distiller(nn.Module):
             losses = dict(self.student(pictures, targets))
         pair = Pair(list(maps[0].values()), teacher_maps, sizes, scores[0])
         instances = Instances.of(targets)
+        positives = positives_of(self.student, instances) if self._needs_positives else None
         layout = self._layout(pair, instances)
         pooled = self._pool(pair, instances.boxes, layout.slots, layout.grids)
         self._latest = pooled[0].detach(), pooled[1]
         places = self._positions(pooled)
         omega = self._robustness(places, instances.labels)
         if self.config.global_.weight:
-            loss = self._global_loss(pair, instances, layout, pooled, places, omega)
+            loss = self._global_loss(pair, instances, positives, layout, pooled, places, omega)
             losses["distill_global"] = attenuation * loss
         weights = _local_weights(self.config)
         if any(weights):
             parts = self._local_losses(pair, instances, layout, omega)
             found = zip(LOCAL_LOSSES, weights, parts, strict=True)
             losses.update({name: attenuation * weight * loss for name, weight, loss in found if weight})
-        if self.response_weight:
-            losses["distill_response"] = self._response_loss(pair, instances, layout, omega)
+        if positives is not None and self.response_weight:
+            losses["distill_response"] = self._response_loss(pair, positives, layout, omega)
         return losses
 
     # ---- prototypes --------------------------------------------------------------------------------------
@@ -364,14 +371,14 @@ class Distiller(nn.Module):
         self,
         pair: Pair,
         instances: Instances,
+        positives: Positives | None,
         layout: Layout,
         pooled: PooledPair,
         places: Positions,
         omega: Tensor,
     ) -> Tensor:
         level = layout.level
-        if self.config.instances == "positives":
-            positives = positives_of(self.student, instances)
+        if positives is not None and self.config.instances == "positives":
             places = self._positions(self._pool_positives(pair, positives, layout, pooled))
             omega = self._robustness(places, instances.labels[positives.owner])
             level = self._levels_of(positives.boxes)
@@ -402,8 +409,7 @@ class Distiller(nn.Module):
         owner = positives.owner
         if architecture_of(self.student) == "fcos":
             return pooled[0][:, owner], pooled[1][:, owner]
-        most = int(positives.image_index.bincount(minlength=1).max())
-        slots = Slots.of(positives.image_index, layout.slots.images, max(1, most))
+        slots = Slots.of(positives.image_index, layout.slots.images, max(1, positives.most))
         return self._pool(pair, positives.boxes, slots, layout.grids)
 
     def _local_losses(
@@ -428,10 +434,9 @@ class Distiller(nn.Module):
             return features.assign_levels_reference(boxes, len(self.strides))
         return features.assign_levels(boxes, self.pixels_per_cell, self.student.cells_per_box)
 
-    def _response_loss(self, pair: Pair, instances: Instances, layout: Layout, omega: Tensor) -> Tensor:
+    def _response_loss(self, pair: Pair, positives: Positives, layout: Layout, omega: Tensor) -> Tensor:
         """Teacher and student score the same places: matched anchors, or the student's positive proposals."""
         response = self.config.response
-        positives = positives_of(self.student, instances)
         compare = self._proposal_scores if is_two_stage(self.student) else self._place_scores
         student, teacher, level = compare(pair, positives, layout)
         weights = omega[level, positives.owner] if response.robust else torch.ones_like(student[:, 0])

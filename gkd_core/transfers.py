@@ -28,6 +28,14 @@ def _sent(tensor: Tensor, device: torch.device) -> Tensor:
     return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)
 
 
+def to_host(tensor: Tensor) -> Tensor:
+    """Begin to copy a tensor to main memory; its values may be read after the next operator that waits.
+
+    PyTorch copies into pinned memory here, and on one stream: whoever waits for what was asked later has it too.
+    """
+    return tensor.to("cpu", non_blocking=True)
+
+
 def pictures_on(device: torch.device, images: Sequence[Tensor]) -> list[Tensor]:
     """Send pictures (3, H, W) of bytes in one transfer that nobody waits for; as float32 in 0..1."""
     return [picture.float() / 255 for picture in to_device(images, device)]

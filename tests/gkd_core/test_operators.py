@@ -83,12 +83,12 @@ def test_a_step_has_at_most_four_hundred_operators_of_our_own(
     assert watch.counts["own"] <= 400
 
 
-def second_step(architecture: str) -> Watch:
+def second_step(architecture: str, **config: Any) -> Watch:
     """The second step of a training on a GPU; the first one moves anchors and the like."""
     with pretended_gpu() as watch:
         torch.set_default_device(GPU)
         try:
-            distiller = a_distiller(architecture)
+            distiller = a_distiller(architecture, **config)
         finally:
             torch.set_default_device(None)
         parts_of(watch, distiller)
@@ -112,8 +112,9 @@ def test_on_a_gpu_they_are_as_few_with_all_that_is_sent(architecture: str) -> No
 
 
 @pytest.mark.parametrize("architecture", ["retinanet", "fcos"])
-def test_nothing_waits_but_where_positives_are_counted(architecture: str) -> None:
-    ours = [wait for wait in second_step(architecture).waits if wait.part == "own"]
+@pytest.mark.parametrize("config", [{}, {"instances": "positives"}])
+def test_nothing_waits_but_where_positives_are_counted(architecture: str, config: dict[str, Any]) -> None:
+    ours = [wait for wait in second_step(architecture, **config).waits if wait.part == "own"]
     # how many places learnt an object: the student's own losses have just asked, so the answer is there
     assert [wait.operator for wait in ours] == ["aten.nonzero.default"]
     assert "_of_places" in ours[0].places[0]
