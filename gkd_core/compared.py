@@ -91,7 +91,9 @@ def _of_proposals(student: Detector, instances: Instances) -> Positives:
     positive = torch.cat(labels) > 0
     pictures = torch.from_numpy(np.repeat(np.arange(len(labels)), [len(found) for found in labels]))
     [picture] = to_device([pictures], positive.device)
-    numbers = to_host(torch.zeros(len(labels), device=positive.device).index_add(0, picture, positive.float()))
+    numbers = to_host(
+        torch.zeros(len(labels), device=positive.device).index_add(0, picture, positive.float())
+    )
     place = positive.nonzero().squeeze(1)  # waits, so the numbers have come too
     owner = instances.start[picture] + torch.cat(matched)
     return Positives(torch.cat(proposals)[place], owner[place], picture[place], place, int(numbers.max()))

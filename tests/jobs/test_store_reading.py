@@ -205,4 +205,6 @@ def test_a_job_is_read_by_few_statements(store: Store, ask: Any) -> None:
     assert sum("SELECT" in each for each in told) == 3, "the job, its attempts, and what its check found"
     told.clear()
     store.get(queued.id)
-    assert sum("SELECT" in each for each in told) == 3, "the job, who serves its queue, and what its check found"
+    assert sum("SELECT" in each for each in told) == 3, (
+        "the job, who serves its queue, and what its check found"
+    )
