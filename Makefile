@@ -26,7 +26,7 @@ check: $(INSTALLED)  ## style, types, import rules, container files
 	$(PY) -m ruff format --check
 	$(PY) -m mypy
 	$(VENV)/bin/lint-imports
-	$(PY) -c "import api.app, jobs.store, client.cli, worker.runner, sys; assert 'torch' not in sys.modules"
+	$(PY) -c "import api.app, jobs.store.store, client.cli, worker.runner, sys; assert 'torch' not in sys.modules"
 	docker/check.sh $(VENV)/bin
 
 test: $(INSTALLED)  ## every test, two files at a time, with a real PostgreSQL and a real Redis (ARGS=... goes to pytest)

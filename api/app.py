@@ -34,12 +34,13 @@ from api.routes import (
     workers,
 )
 from api.watch import Watched
-from jobs.artifacts import Artifacts, open_artifacts
-from jobs.checks import Checks
+from jobs.artifacts import open_artifacts
+from jobs.artifacts.base import Artifacts
 from jobs.queue import Doorbell, make_app
 from jobs.settings import Settings
-from jobs.shelf import Shelf
-from jobs.store import Store
+from jobs.store.store import Store
+from jobs.uploads.check_runner import Checks
+from jobs.uploads.dataset_cache import Shelf
 
 _OF_JOBS = (jobs, events, stream, metrics, artifact_routes)
 

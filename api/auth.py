@@ -29,7 +29,7 @@ from jobs.errors import StoreAway
 from jobs.keys import ADMIN_KEY_ID, ANYBODY, DEFAULT_TENANT, Principal
 from jobs.logs import bound
 from jobs.settings import Settings, is_loopback
-from jobs.store import Admitted, Store
+from jobs.store.store import Admitted, Store
 
 log = logging.getLogger(__name__)
 

@@ -14,19 +14,19 @@ from fastapi import Depends, Request
 from api.errors import lacks
 from api.feeds import Feeds
 from api.line import Line, begin_to_write
-from jobs.artifacts import Artifacts
-from jobs.checks import Checks
+from jobs.artifacts.base import Artifacts
 from jobs.errors import UnknownJob, UnknownResource
 from jobs.job import Job
 from jobs.keys import Principal, Scope
-from jobs.looking import Apart
 from jobs.queue import Doorbell
-from jobs.resolve import resolve
-from jobs.resources import CheckedResource, ResourceKind
 from jobs.settings import Settings
-from jobs.shelf import Shelf
-from jobs.spec import JobSpec, Resolved
-from jobs.store import Store
+from jobs.specs.resolve import resolve
+from jobs.specs.resources import CheckedResource, ResourceKind
+from jobs.specs.spec import JobSpec, Resolved
+from jobs.store.store import Store
+from jobs.uploads.check_runner import Checks
+from jobs.uploads.dataset_cache import Shelf
+from jobs.uploads.submission_check import Apart
 
 _PATIENCE_SECONDS = 10.0
 """For a data set that another request has unpacked: a small one is there by then, and for a large one a request must

@@ -16,7 +16,6 @@ from starlette.exceptions import HTTPException
 from starlette.routing import BaseRoute, Match
 
 from gkd_core.errors import DataError, Problem, SpecError
-from jobs import mistakes
 from jobs.errors import (
     ArtifactsAway,
     ArtifactsRefused,
@@ -39,6 +38,7 @@ from jobs.errors import (
     UnknownResource,
     WrongContent,
 )
+from jobs.specs import spec_errors as mistakes
 
 log = logging.getLogger(__name__)
 

@@ -19,7 +19,7 @@ from fastapi.concurrency import run_in_threadpool
 
 from jobs.errors import UnknownJob
 from jobs.job import END_STATES, StoredEvent
-from jobs.store import Head, Store
+from jobs.store.store import Head, Store
 
 log = logging.getLogger(__name__)
 

@@ -17,10 +17,10 @@ from prometheus_client.exposition import CONTENT_TYPE_PLAIN_1_0_0 as CONTENT_TYP
 from prometheus_client.registry import Collector
 
 from api.feeds import Feeds
-from jobs.counts import COUNTS, Count, Counted, Figures
 from jobs.job import QUEUES, State
+from jobs.metrics import COUNTS, Count, Counted, Figures
 from jobs.presence import WorkerState
-from jobs.store import Store
+from jobs.store.store import Store
 
 __all__ = ["CONTENT_TYPE", "Told"]
 

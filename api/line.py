@@ -17,8 +17,8 @@ from typing import Generic, TypeVar
 from anyio import CapacityLimiter
 
 from api.errors import ApiError
-from jobs.aside import begin
 from jobs.errors import GivenUp
+from jobs.sync.background import begin
 
 AT_ONCE = 8
 """Submissions that are looked into at a time. They compute, and Python computes one thing at a time: a flood of them in

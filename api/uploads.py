@@ -20,10 +20,10 @@ from starlette.requests import ClientDisconnect
 from api.deps import Services, StillAdmitted
 from api.errors import ApiError
 from gkd_core.config import Strict
-from jobs.artifacts import Blob
+from jobs.artifacts.base import Blob
 from jobs.errors import QuotaExceeded
-from jobs.incoming import Arriving, Incoming
-from jobs.resources import NewResource, Resource
+from jobs.specs.resources import NewResource, Resource
+from jobs.uploads.incoming import Arriving, Incoming
 
 SILENCE_SECONDS = 60.0
 """After which a sender that sends nothing has gone."""

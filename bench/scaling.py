@@ -38,7 +38,7 @@ from sqlalchemy import text
 
 from jobs.job import Ring
 from jobs.queue import make_app
-from jobs.store import Store
+from jobs.store.store import Store
 
 PLAN = Plan(seconds=0.5, events=3, dies=0.01, lost=0.05, doubled=0.05)
 SETTINGS: dict[str, Any] = {

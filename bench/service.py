@@ -36,7 +36,7 @@ from rich.console import Console
 from rich.table import Table
 
 from gkd_core.data.shapes import draw_shapes
-from jobs.store import Store
+from jobs.store.store import Store
 
 SMALL, LARGE = 1_000, 100_000
 """Jobs in the two databases."""

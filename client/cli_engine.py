@@ -32,7 +32,7 @@ def run(
     from client import show
     from client.run import resolve_here, run
     from client.spec_file import read
-    from jobs.mistakes import read_spec
+    from jobs.specs.spec_errors import read_spec
 
     if check:
         resolved = resolve_here(read_spec(read(spec))).model_dump(mode="json", by_alias=True)

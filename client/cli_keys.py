@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from jobs.keys import Key, Tenant
-    from jobs.store import Store
+    from jobs.store.store import Store
 
 keys = typer.Typer(
     no_args_is_help=True,
@@ -122,7 +122,7 @@ def _store() -> Iterator[Store]:
     from contextlib import closing
 
     from jobs.settings import Settings
-    from jobs.store import Store
+    from jobs.store.store import Store
 
     with closing(Store.of(Settings())) as store:
         yield store

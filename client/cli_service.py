@@ -48,7 +48,7 @@ def worker() -> None:
 @commands.command()
 def migrate() -> None:
     """Bring the database up to date. Every other part does so at its start; this does nothing else."""
-    from jobs.store import Store
+    from jobs.store.store import Store
 
     Store.of(_settings(None, None)).close()
 

@@ -34,7 +34,7 @@ from client.run import resolve_here
 from gkd_core.errors import GkdError
 from gkd_core.interpreter import on_safe_path, python
 from jobs.job import Job, State
-from jobs.mistakes import read_spec
+from jobs.specs.spec_errors import read_spec
 
 HOME = Path(".demo")
 START_SECONDS = 60.0

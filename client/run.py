@@ -19,12 +19,12 @@ from gkd_core.config import AnyRun
 from gkd_core.errors import Failure, FailureClass, GkdError, Problem, SpecError
 from gkd_core.events import Event, Report
 from gkd_core.run_dir import COMPLETE, FAILED, STOPPED, RunDir
-from jobs.data_changes import compare, fingerprint_now
-from jobs.mistakes import read_spec
-from jobs.places import PlaceError
-from jobs.resolve import resolve
-from jobs.resources import ResourceKind
-from jobs.spec import AnySpec, Resolved
+from jobs.paths.annotation_changes import compare, fingerprint_now
+from jobs.paths.data_roots import PlaceError
+from jobs.specs.resolve import resolve
+from jobs.specs.resources import ResourceKind
+from jobs.specs.spec import AnySpec, Resolved
+from jobs.specs.spec_errors import read_spec
 from worker.engine import Engine
 
 ATTEMPT = 1

@@ -19,7 +19,7 @@ from jobs import logs
 from jobs.artifacts import open_artifacts
 from jobs.queue import Doorbell, make_app
 from jobs.settings import Settings
-from jobs.store import Store
+from jobs.store.store import Store
 from worker.home import HomeInUse
 from worker.tasks import WorkerThread, work
 

@@ -2,7 +2,7 @@
 
 A `RunConfig` is what `python -m gkd_core.train RUN_DIR` reads from `RUN_DIR/config.json`. Every field has a
 default, and the reason stands beside it; unknown fields are refused. In a config that reaches the engine all
-paths are absolute and nothing is left to be looked up (`jobs.resolve` does that for the service).
+paths are absolute and nothing is left to be looked up (`jobs.specs.resolve` does that for the service).
 """
 
 from __future__ import annotations

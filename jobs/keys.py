@@ -1,4 +1,4 @@
-"""Who may ask for what: tenants, scopes, API keys and limits, as values. Their rows are `store_keys`'s."""
+"""Who may ask for what: tenants, scopes, API keys and limits, as values. Their rows are `store/keys.py`'s."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Annotated, NamedTuple
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from gkd_core.config import Strict
-from jobs.names import VISIBLE, not_blank
+from jobs.specs.names import VISIBLE, not_blank
 
 DEFAULT_TENANT = "default"
 """Whose everything is where nobody made tenants."""

@@ -1,4 +1,4 @@
-"""What a worker says of itself, and how others see it. The rows are `store_workers`'s."""
+"""What a worker says of itself, and how others see it. The rows are `store/workers.py`'s."""
 
 from __future__ import annotations
 

@@ -28,9 +28,10 @@ from PIL import Image
 from sqlalchemy import Engine, create_engine, event, make_url, text
 
 from bench.measuring.servers import wait_for_redis
-from jobs.artifacts import Artifacts, open_artifacts
-from jobs.artifacts_folder import FolderArtifacts
-from jobs.store import Store
+from jobs.artifacts import open_artifacts
+from jobs.artifacts.base import Artifacts
+from jobs.artifacts.folder import FolderArtifacts
+from jobs.store.store import Store
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 """Before anything loads torch, here and in engines that tests start: on detectors this small, threads that wait for

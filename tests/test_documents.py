@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.spec import job_spec
+from jobs.specs.spec import job_spec
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]

@@ -15,7 +15,7 @@ from typing import TypeVar
 from jobs.errors import StaleTicket, StoreAway
 from jobs.job import Desired, Ticket
 from jobs.logs import carried
-from jobs.store import Store
+from jobs.store.store import Store
 from worker.engine import Engine
 
 log = logging.getLogger(__name__)

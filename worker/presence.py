@@ -10,7 +10,7 @@ from importlib.metadata import version
 
 from jobs.errors import JobsError
 from jobs.presence import Presence
-from jobs.store import Store
+from jobs.store.store import Store
 from worker.gpus import look_at
 
 log = logging.getLogger(__name__)

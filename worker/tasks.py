@@ -23,7 +23,7 @@ from jobs.job import queues_heard
 from jobs.logs import bound, carried
 from jobs.queue import TASK, Doorbell, make_app
 from jobs.settings import Settings
-from jobs.store import Store
+from jobs.store.store import Store
 from worker.gpus import own_gpus
 from worker.home import hold
 from worker.presence import SignsOfLife

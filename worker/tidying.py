@@ -14,10 +14,10 @@ from typing import NamedTuple
 
 from gkd_core.errors import FailureClass
 from gkd_core.run_dir import RunDir
-from jobs.artifacts import Artifacts
+from jobs.artifacts.base import Artifacts
 from jobs.errors import JobsError, UnknownJob
 from jobs.job import END_STATES, Job
-from jobs.store import Store
+from jobs.store.store import Store
 
 log = logging.getLogger(__name__)
 

@@ -11,11 +11,11 @@ from typing import Any
 
 from gkd_core.config import AnyRun
 from gkd_core.errors import DataError, Problem, SpecError
-from jobs.artifacts import Artifacts
+from jobs.artifacts.base import Artifacts
 from jobs.errors import ContentGone, UnknownArtifact, UnknownJob, UnknownResource, WrongContent
-from jobs.giving_up import NEVER
-from jobs.resources import MODEL, ResourceKind
-from jobs.store import Store
+from jobs.specs.resources import MODEL, ResourceKind
+from jobs.store.store import Store
+from jobs.sync.cancellation import NEVER
 
 SECTIONS = ("teacher", "student", "model")
 """Parts of a config that may name weights."""

@@ -25,7 +25,15 @@ from api.resources import (
 )
 from api.uploads import added, must_be_one_of, read_json, requested, taken_in
 from gkd_core.config import SPLITS
-from jobs.resources import CheckedResource, Format, Layout, NewDataset, NewResource, Resource, ResourceKind
+from jobs.specs.resources import (
+    CheckedResource,
+    Format,
+    Layout,
+    NewDataset,
+    NewResource,
+    Resource,
+    ResourceKind,
+)
 
 router = APIRouter(prefix="/datasets", tags=["datasets"])
 

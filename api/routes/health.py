@@ -15,9 +15,9 @@ from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict
 
 from api.deps import Services
-from jobs.aside import begin
 from jobs.errors import ArtifactsRefused, StoreRefuses, WrongRevision
 from jobs.queue import BrokerRefuses
+from jobs.sync.background import begin
 
 router = APIRouter(tags=["health"])
 

@@ -14,10 +14,10 @@ from api.deps import FeedsDep, Services, ServicesDep, StillAdmittedDep, TenantDe
 from api.entity_tags import KnownTagsDep, weak_tag
 from api.errors import ApiError, no_cursor
 from api.feeds import happened
-from jobs import mistakes
 from jobs.errors import NotAllowed, UnknownCursor
 from jobs.job import END_STATES, Job, State
-from jobs.spec import AnySpec, JobChange, JobSpec, Kind, Resolved, job_spec, merged
+from jobs.specs import spec_errors as mistakes
+from jobs.specs.spec import AnySpec, JobChange, JobSpec, Kind, Resolved, job_spec, merged
 
 router = APIRouter(tags=["jobs"])
 

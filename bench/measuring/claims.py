@@ -10,8 +10,8 @@ from typing import Any
 from sqlalchemy import select
 
 from jobs.job import State
-from jobs.store import Store
-from jobs.tables import jobs
+from jobs.store.store import Store
+from jobs.store.tables import jobs
 from measuring import rows
 
 

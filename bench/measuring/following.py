@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Any
 
 from jobs.job import Ticket
-from jobs.store import Store
+from jobs.store.store import Store
 from measuring import http, rows
 
 _PAUSE_SECONDS = 0.05

@@ -10,8 +10,8 @@ from gkd_core.config import DataConfig, Split, TrainRun
 from gkd_core.errors import Failure, FailureClass
 from gkd_core.events import Progress
 from jobs.job import Job, Ticket
-from jobs.spec import Resolved, job_spec
-from jobs.store import Store
+from jobs.specs.spec import Resolved, job_spec
+from jobs.store.store import Store
 
 _SPLIT = Split(images="/data/images", annotations="/data/train.json")
 _DATA = DataConfig(format="coco", train=_SPLIT, val=_SPLIT, classes=("cat", "dog"))

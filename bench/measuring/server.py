@@ -18,7 +18,7 @@ from api.app import create_app
 from jobs.artifacts import open_artifacts
 from jobs.queue import Doorbell, make_app
 from jobs.settings import Settings
-from jobs.store import Store
+from jobs.store.store import Store
 
 
 class Where(NamedTuple):

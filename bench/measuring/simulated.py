@@ -28,7 +28,7 @@ from jobs.artifacts import open_artifacts
 from jobs.job import Desired, Job, Ring, Ticket
 from jobs.queue import Doorbell, make_app
 from jobs.settings import Settings
-from jobs.store import Claim, Store
+from jobs.store.store import Claim, Store
 from worker.engine import read_events
 from worker.presence import SignsOfLife
 from worker.runner import Runner

@@ -17,11 +17,12 @@ from fastapi import FastAPI
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api.app import create_app
-from jobs.artifacts import Artifacts, open_artifacts
+from jobs.artifacts import open_artifacts
+from jobs.artifacts.base import Artifacts
 from jobs.job import Job, Ticket
 from jobs.queue import Doorbell, make_app
 from jobs.settings import Settings
-from jobs.store import Store
+from jobs.store.store import Store
 
 
 class Server:

@@ -16,7 +16,7 @@ from jobs.artifacts import open_artifacts
 from jobs.keys import Scope
 from jobs.queue import Doorbell, make_app
 from jobs.settings import Settings
-from jobs.store import Store, StoreAway
+from jobs.store.store import Store, StoreAway
 
 ADMIN_KEY = "an-admin-key-of-at-least-32-characters"
 

@@ -10,7 +10,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from api import figures
-from jobs import counts
+from jobs import metrics as counts
 from jobs.errors import StoreAway
 from jobs.job import State
 

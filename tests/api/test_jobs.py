@@ -18,7 +18,7 @@ from api.line import AT_ONCE
 from api.routes import jobs as jobs_routes
 from gkd_core.errors import Failure, FailureClass
 from gkd_core.events import Report
-from jobs.resolve import resolve
+from jobs.specs.resolve import resolve
 
 Spec = dict[str, Any]
 

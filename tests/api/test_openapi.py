@@ -23,13 +23,14 @@ from schemathesis.engine import Status, events, from_schema
 from api.app import create_app
 from gkd_core.errors import Failure, FailureClass
 from gkd_core.events import FileWritten, Progress, Report
-from jobs.artifacts import Artifacts, open_artifacts
+from jobs.artifacts import open_artifacts
+from jobs.artifacts.base import Artifacts
 from jobs.job import Artifact, Job, State
 from jobs.keys import Scope
 from jobs.queue import Doorbell, make_app
-from jobs.resources import NewResource, ResourceKind
 from jobs.settings import Settings
-from jobs.store import Store
+from jobs.specs.resources import NewResource, ResourceKind
+from jobs.store.store import Store
 
 SEED = 20_261_120
 LEAST_CASES = {"sqlite": 2000, "postgresql": 400}
@@ -79,7 +80,7 @@ class World:
         return self._store.add_resource(new, tenant=self._tenant)[0].id
 
     def _job_in(self, state: State) -> Job:
-        from jobs import mistakes
+        from jobs.specs import spec_errors as mistakes
 
         spec = mistakes.read_spec(SPEC)
         resolved = self._spec.resolve(spec, self._tenant)

@@ -15,7 +15,7 @@ from api.reference import POLICY, page
 from jobs.artifacts import open_artifacts
 from jobs.queue import Doorbell, make_app
 from jobs.settings import Settings
-from jobs.store import Store
+from jobs.store.store import Store
 
 HOSTILE = "</pre><script>alert(1)</script>&\"'`x`"
 

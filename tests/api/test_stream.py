@@ -16,7 +16,7 @@ from gkd_core.config import DataConfig, TrainRun
 from gkd_core.events import Progress
 from gkd_core.events import Warning as Remark
 from jobs.errors import StoreAway
-from jobs.spec import Resolved, job_spec
+from jobs.specs.spec import Resolved, job_spec
 
 
 def progress(step: int) -> Progress:

@@ -13,7 +13,7 @@ from client.cli import app
 from client.client import ApiError, Client
 from jobs import keys
 from jobs.settings import Settings
-from jobs.store import Store
+from jobs.store.store import Store
 
 
 @pytest.fixture

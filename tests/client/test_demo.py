@@ -9,7 +9,7 @@ import pytest
 
 from client import demo, demo_specs, show
 from client.demo_budget import Pace, Plan, seconds
-from jobs.spec import job_spec
+from jobs.specs.spec import job_spec
 
 FAST = Pace(
     threads=2,

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from client.cli import app
 from client.client import Client, ClientError, DamagedDownload
 from client.fetched import fetch_model
-from jobs.resources import ResourceKind
+from jobs.specs.resources import ResourceKind
 
 CLASSES = ("disc", "ring")
 

@@ -21,7 +21,7 @@ from client.serve import NotServed
 from jobs.job import State
 from jobs.keys import Scope
 from jobs.settings import Settings
-from jobs.store import Store
+from jobs.store.store import Store
 from worker.home import hold
 
 

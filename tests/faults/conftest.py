@@ -24,8 +24,8 @@ from jobs.artifacts import open_artifacts
 from jobs.job import Job, State
 from jobs.queue import Doorbell, make_app
 from jobs.settings import Settings
-from jobs.spec import Resolved, job_spec
-from jobs.store import Store
+from jobs.specs.spec import Resolved, job_spec
+from jobs.store.store import Store
 from worker.runner import Runner
 
 ROOT = Path(__file__).parents[2]

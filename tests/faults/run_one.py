@@ -7,7 +7,7 @@ import sys
 from jobs.artifacts import open_artifacts
 from jobs.queue import Doorbell, make_app
 from jobs.settings import Settings
-from jobs.store import Store
+from jobs.store.store import Store
 from worker.runner import Runner
 
 if __name__ == "__main__":

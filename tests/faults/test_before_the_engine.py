@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from jobs import archives
-from jobs.giving_up import until
 from jobs.job import State
-from jobs.resources import Layout, NewResource, ResourceKind
+from jobs.specs.resources import Layout, NewResource, ResourceKind
+from jobs.sync.cancellation import until
+from jobs.uploads import archives
 
 from .conftest import Service, no_engine_runs, wait_until
 

@@ -16,7 +16,7 @@ from sqlalchemy import make_url
 
 from jobs.job import State
 from jobs.settings import Settings
-from jobs.store import Store
+from jobs.store.store import Store
 
 from .conftest import Service, no_engine_runs, wait_until
 

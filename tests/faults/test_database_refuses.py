@@ -13,7 +13,7 @@ from sqlalchemy import create_engine, event, text
 
 from jobs.job import State
 from jobs.settings import Settings
-from jobs.store import Store
+from jobs.store.store import Store
 
 from ..api.conftest import Server, running, server  # noqa: F401 - pytest finds fixtures by their names here
 from .conftest import wait_until

@@ -7,7 +7,7 @@ import pytest
 from gkd_core.config import TrainRun
 from jobs.job import State
 from jobs.queue import Doorbell, make_app
-from jobs.spec import Resolved, job_spec
+from jobs.specs.spec import Resolved, job_spec
 from worker.runner import Runner
 
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)

@@ -17,8 +17,8 @@ from worker.tidying import remove_unnamed
 
 from .conftest import RUN_ONE, wait_until
 
-HALF_A_COPY = "jobs.artifacts_folder.FolderArtifacts._keep"
-FILE_WITHOUT_ROW = "jobs.store.Store.record"
+HALF_A_COPY = "jobs.artifacts.folder.FolderArtifacts._keep"
+FILE_WITHOUT_ROW = "jobs.store.store.Store.record"
 
 
 def engines(process) -> list[psutil.Process]:

@@ -14,8 +14,8 @@ from gkd_core.errors import Failure, FailureClass
 from gkd_core.events import Progress
 from jobs.job import Job, State, Ticket
 from jobs.keys import DEFAULT_TENANT
-from jobs.spec import Resolved, job_spec
-from jobs.store import Store
+from jobs.specs.spec import Resolved, job_spec
+from jobs.store.store import Store
 
 SPLIT = Split(images="/data/images", annotations="/data/train.json")
 DATA = DataConfig(format="coco", train=SPLIT, val=SPLIT, classes=("cat", "dog"))

@@ -16,7 +16,7 @@ from sqlalchemy import text
 from gkd_core.events import Evaluation, Event, Progress, PrototypesSelected
 from jobs.curves import thin
 from jobs.job import Ticket
-from jobs.store import Store, UnknownJob
+from jobs.store.store import Store, UnknownJob
 
 
 def progress(step: int, **fields: Any) -> Progress:

@@ -14,7 +14,7 @@ from kombu.simple import SimpleQueue
 
 from jobs.job import QUEUES, queue_for, queues_heard
 from jobs.queue import TASK, Doorbell, make_app
-from jobs.store import Store
+from jobs.store.store import Store
 
 NOBODY = "redis://127.0.0.1:1/0"
 

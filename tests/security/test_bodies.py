@@ -15,7 +15,7 @@ import pytest
 
 from api import border
 from gkd_core.errors import SpecError
-from jobs.mistakes import MOST, read_spec
+from jobs.specs.spec_errors import MOST, read_spec
 
 from .conftest import within
 

@@ -10,10 +10,10 @@ import pytest
 
 from gkd_core.config import DataConfig, DetectorConfig, TrainRun
 from gkd_core.errors import DataError, FailureClass
-from jobs.artifacts import Artifacts, WrongContent
-from jobs.artifacts_folder import FolderArtifacts
-from jobs.artifacts_s3 import S3Artifacts
-from jobs.resources import NewResource, ResourceKind
+from jobs.artifacts.base import Artifacts, WrongContent
+from jobs.artifacts.folder import FolderArtifacts
+from jobs.artifacts.s3 import S3Artifacts
+from jobs.specs.resources import NewResource, ResourceKind
 from worker.weights import find_weights
 
 BYTES = os.urandom(5 << 18)
@@ -104,8 +104,8 @@ def test_a_sound_file_is_read_for_its_hash_once(
     job_id = service.submit(train_spec)["id"]
     url = publish(service, service.claim(job_id), "model.safetensors", BYTES) + "/model.safetensors"
     looks: list[object] = []
-    measure = "jobs.artifacts_folder.measure"
-    from jobs.artifacts import measure as own
+    measure = "jobs.artifacts.folder.measure"
+    from jobs.artifacts.base import measure as own
 
     monkeypatch.setattr(measure, lambda source: looks.append(source) or own(source))
     for _ in range(3):

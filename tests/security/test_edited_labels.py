@@ -14,8 +14,8 @@ from gkd_core.config import DataConfig
 from gkd_core.data.check import find_layout
 from gkd_core.events import Warning
 from gkd_core.run_dir import RunDir
-from jobs.fingerprint import of_annotations
 from jobs.job import Job
+from jobs.paths.fingerprint import of_annotations
 from jobs.queue import Doorbell, make_app
 from worker.runner import Runner
 

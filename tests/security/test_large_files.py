@@ -14,8 +14,8 @@ import pytest
 
 from gkd_core.config import DataConfig, DetectorConfig
 from gkd_core.model_card import LONGEST_HEADER, ModelCard, header_bytes
-from jobs import looking
 from jobs.settings import Settings
+from jobs.uploads import submission_check as looking
 
 MIB = 1024**2
 
@@ -56,7 +56,7 @@ def test_others_are_answered_while_a_large_file_is_looked_into(
     """The process is held up until another request has its answer."""
     go_on = tmp_path / "go-on"
     wait = f"while not os.path.exists({str(go_on)!r}): time.sleep(.05)"
-    code = f"import os, time, jobs.inspection\n{wait}\njobs.inspection._look()"
+    code = f"import os, time, jobs.uploads.check_process\n{wait}\njobs.inspection._look()"
     monkeypatch.setattr(looking, "COMMAND", ("-c", code))
     with ThreadPoolExecutor(1) as pool:
         sent = pool.submit(send, "/jobs", train_spec)
@@ -94,7 +94,7 @@ def test_an_honest_large_file_silences_nobody(service, send, train_spec, root: P
 
 
 def test_more_memory_than_allowed_is_a_refusal(service, send, train_spec, large: Path, monkeypatch):
-    greedy = "import jobs.inspection as own; own.Here.data = lambda *_: bytearray(8 * 2**30); own._look()"
+    greedy = "import jobs.uploads.check_process as own; own.Here.data = lambda *_: bytearray(8 * 2**30); own._look()"
     monkeypatch.setattr(looking, "COMMAND", ("-c", greedy))
     answer = send("/jobs", train_spec)
     assert answer.status_code == 422
@@ -138,8 +138,12 @@ def test_a_large_header_is_parsed_in_another_process(
     path = _weights(root / "m.safetensors", {"__metadata__": {"gkd": _card(), "more": "x" * 2 * MIB}})
     assert header_bytes(path) > looking.LARGE_HEADER
     for read in ("carries_card", "read_card"):
-        monkeypatch.setattr(f"jobs.origins.{read}", lambda file: pytest.fail(f"{file} was read here"))
-        monkeypatch.setattr(f"jobs.model_files.{read}", lambda file: pytest.fail(f"{file} was read here"))
+        monkeypatch.setattr(
+            f"jobs.specs.weight_sources.{read}", lambda file: pytest.fail(f"{file} was read here")
+        )
+        monkeypatch.setattr(
+            f"jobs.uploads.model_files.{read}", lambda file: pytest.fail(f"{file} was read here")
+        )
     answer = send("/jobs/validate", train_spec | {"model": {"weights": "m.safetensors"}})
     assert answer.status_code == 200, answer.text
 

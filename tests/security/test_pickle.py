@@ -19,9 +19,9 @@ import redis
 
 from gkd_core.errors import SpecError
 from jobs.job import State
-from jobs.mistakes import read_spec
 from jobs.queue import TASK, Doorbell, make_app
-from jobs.resolve import resolve
+from jobs.specs.resolve import resolve
+from jobs.specs.spec_errors import read_spec
 from worker.tasks import WorkerThread
 
 from ..faults.conftest import Service, plan, service, wait_until  # noqa: F401 - fixtures

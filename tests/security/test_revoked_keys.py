@@ -12,8 +12,8 @@ import pytest
 
 from jobs.errors import StoreAway
 from jobs.keys import Scope
-from jobs.resources import ResourceKind
-from jobs.spec import JobChange
+from jobs.specs.resources import ResourceKind
+from jobs.specs.spec import JobChange
 
 ENDS_WITHIN = 20.0
 """Seconds: a few, and much for a busy machine; every connection here would last twice as long by itself."""

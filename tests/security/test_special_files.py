@@ -17,8 +17,8 @@ import pytest
 
 from api.line import AT_ONCE
 from gkd_core.named_files import NotToBeRead, open_named, reading_only
-from jobs.resolve import resolve
 from jobs.settings import Settings
+from jobs.specs.resolve import resolve
 
 SECONDS = 60.0
 """Until an answer counts as one that never comes."""

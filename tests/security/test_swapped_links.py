@@ -18,7 +18,7 @@ from gkd_core.errors import DataError
 from gkd_core.named_files import environment_of
 from gkd_core.run_dir import FAILED, RunDir
 from jobs.job import Job
-from jobs.places import Places
+from jobs.paths.data_roots import Places
 from jobs.queue import Doorbell, make_app
 from worker.data import must_lie_under
 from worker.engine import Engine

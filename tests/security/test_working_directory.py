@@ -25,12 +25,12 @@ from gkd_core.config import DataConfig, TrainRun
 from gkd_core.interpreter import on_safe_path, python
 from gkd_core.run_dir import COMPLETE, FAILED, RunDir
 from jobs.artifacts import open_artifacts
-from jobs.checks import Checks
 from jobs.job import MOVES
-from jobs.resources import Layout, NewResource, ResourceKind
 from jobs.settings import Settings
-from jobs.shelf import Shelf
-from jobs.store import Store
+from jobs.specs.resources import Layout, NewResource, ResourceKind
+from jobs.store.store import Store
+from jobs.uploads.check_runner import Checks
+from jobs.uploads.dataset_cache import Shelf
 from worker.engine import Engine
 
 ROOT = Path(__file__).parents[2]
@@ -199,7 +199,7 @@ STARTING = {
     "client/cli_engine.py": "commands that start python",
     "client/demo.py": "the demo draws and serves",
     "gkd_core/launch.py": "an engine of two processes",
-    "jobs/limited.py": "a check of what was registered",
+    "jobs/uploads/limited_process.py": "a check of what was registered",
     "worker/engine.py": "an engine runs nothing",
 }
 """Who starts processes, and which test above looks at it."""

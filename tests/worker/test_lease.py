@@ -7,7 +7,7 @@ import pytest
 from gkd_core.config import DataConfig, TrainRun
 from jobs.errors import StaleTicket, StoreAway
 from jobs.job import Desired
-from jobs.spec import Resolved, job_spec
+from jobs.specs.spec import Resolved, job_spec
 from worker.lease import Lease
 
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)

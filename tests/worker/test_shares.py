@@ -11,8 +11,8 @@ from gkd_core.config import DataConfig, Split, TrainRun
 from jobs.artifacts import open_artifacts
 from jobs.job import Job
 from jobs.settings import Settings
-from jobs.spec import Resolved, job_spec
-from jobs.store import Store
+from jobs.specs.spec import Resolved, job_spec
+from jobs.store.store import Store
 from worker.job_run import JobRun
 from worker.runner import Runner
 

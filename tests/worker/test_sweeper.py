@@ -6,10 +6,10 @@ import pytest
 from sqlalchemy import select, update
 
 from jobs.artifacts import open_artifacts
-from jobs.database import now
 from jobs.queue import Doorbell, make_app
 from jobs.settings import Settings
-from jobs.tables import turns
+from jobs.store.database import now
+from jobs.store.tables import turns
 from worker.runner import Runner
 from worker.sweeper import Repeated
 

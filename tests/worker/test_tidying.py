@@ -12,13 +12,13 @@ from gkd_core.errors import Failure, FailureClass
 from gkd_core.events import Warning
 from gkd_core.run_dir import RunDir
 from jobs.artifacts import open_artifacts
-from jobs.artifacts_folder import FolderArtifacts
+from jobs.artifacts.folder import FolderArtifacts
 from jobs.job import Artifact
 from jobs.queue import Doorbell, make_app
 from jobs.settings import Settings
-from jobs.spec import Resolved, job_spec
-from jobs.store import Store
-from jobs.tables import jobs
+from jobs.specs.spec import Resolved, job_spec
+from jobs.store.store import Store
+from jobs.store.tables import jobs
 from worker.runner import Runner
 from worker.tidying import AS_LONG_AS_USEFUL, Keep, drop_states_if_possible, remove_unnamed, tidy_runs
 

@@ -14,7 +14,7 @@ from gkd_core.config import (
 from gkd_core.errors import SpecError
 from gkd_core.events import Latency, ModelReport, Report
 from jobs.job import Artifact
-from jobs.spec import Resolved, job_spec
+from jobs.specs.spec import Resolved, job_spec
 from worker.weights import find_weights
 
 DATA = DataConfig(path="/data")

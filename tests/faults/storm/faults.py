@@ -18,7 +18,7 @@ from random import Random
 import psutil
 
 from jobs.job import Ticket
-from jobs.store import Store
+from jobs.store.store import Store
 
 from .servers import wait_until
 from .service import LEASE_SECONDS, EngineSeen, Laptop, Node, Part, Service, pause

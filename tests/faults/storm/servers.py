@@ -16,7 +16,7 @@ import psutil
 import psycopg
 import redis
 
-from jobs.store import Store
+from jobs.store.store import Store
 
 PATIENCE_SECONDS = 60.0
 """For anything that must come, on a busy machine."""

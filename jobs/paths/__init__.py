@@ -1,0 +1,1 @@
+"""Files below the data roots: what jobs may read, and whether it has changed."""

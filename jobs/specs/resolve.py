@@ -1,0 +1,411 @@
+"""From a spec to something that can run: `resolve` finds out whether it can be carried out here and now.
+
+It makes paths absolute, checks the data set, looks up the jobs and files that weights come from, settles what was
+left to be chosen, and names everything that is wrong at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel
+
+from gkd_core.config import (
+    Architecture,
+    DataConfig,
+    DetectorConfig,
+    DistillConfig,
+    EvaluateConfig,
+    Split,
+    TeacherConfig,
+    finest_anchor,
+    incomparable_scores,
+    response_weight,
+    run_config,
+)
+from gkd_core.data.check import DataReport
+from gkd_core.errors import Problem, SpecError
+from jobs.errors import ContentGone, WrongContent
+from jobs.paths.data_roots import PlaceError, Places, renamed
+from jobs.paths.fingerprint import of_annotations, of_data_set
+from jobs.specs.resources import DATASET, CheckedResource, Layout, ResourceKind
+from jobs.specs.spec import (
+    AnySpec,
+    DistillSpec,
+    EvaluateSpec,
+    ExportSpec,
+    PrototypesSpec,
+    Resolved,
+    TrainSpec,
+)
+from jobs.specs.weight_sources import FindJob, FindResource, Origin, changed_since, find_origin, ready
+from jobs.uploads.archives import BadArchive
+from jobs.uploads.submission_check import HERE, Here, Wanted
+
+
+def no_resource(kind: ResourceKind, resource_id: str) -> None:
+    """Where nothing is registered."""
+
+
+def no_folder(resource: CheckedResource) -> Path:
+    """Where nothing was uploaded."""
+    raise FileNotFoundError(f"{resource.id} is not there")
+
+
+def resolve(
+    spec: AnySpec,
+    *,
+    roots: Sequence[Path],
+    find_job: FindJob,
+    find_resource: FindResource = no_resource,
+    unpacked: Callable[[CheckedResource], Path] = no_folder,
+    confined: bool = True,
+    look: Here = HERE,
+) -> Resolved:
+    """Find out whether a spec can be carried out here and now.
+
+    Args:
+        spec: A well-formed spec.
+        roots: Folders under which relative paths are looked up, in order.
+        find_job: Gives a job by id, None where there is none.
+        find_resource: The same of data sets and models.
+        unpacked: Gives the folder of a data set that was uploaded.
+        confined: Whether paths must stay under the roots; False only for a person on the own machine.
+        look: Looks into data and weights; what is large, perhaps, in another process.
+
+    Raises:
+        SpecError: it cannot; `problems` names every field that is wrong, not only the first.
+    """
+    places = Places(roots, confined=confined)
+    return _Resolving(places, find_job, find_resource, unpacked, look).resolve(spec)
+
+
+MOST_GPUS = {"train": 8, "distill": 8, "evaluate": 1, "prototypes": 1, "export": 0}
+"""By kind of job."""
+DECLARED = ("architecture", "backbone", "layout", "classes")
+"""What a spec may say of a trained model."""
+
+Loc = tuple[str | int, ...]
+T = TypeVar("T", bound=BaseModel)
+Classes = Iterable[str] | None
+
+
+class _Resolving:
+    """One resolution: collects problems instead of stopping at the first."""
+
+    def __init__(
+        self,
+        places: Places,
+        find_job: FindJob,
+        find_resource: FindResource,
+        unpacked: Callable[[CheckedResource], Path],
+        look: Here,
+    ) -> None:
+        self.places = places
+        self.find_job = find_job
+        self.find_resource = find_resource
+        self.unpacked = unpacked
+        self.problems: list[Problem] = []
+        self.waits_for: list[str] = []
+        self.uses: list[str] = []
+        self.remarks: list[str] = []
+        self.look = look
+        self.wanted = Wanted()
+
+    def resolve(self, spec: AnySpec) -> Resolved:
+        self._check_gpus(spec)
+        if isinstance(spec, TrainSpec | DistillSpec):
+            self.wanted = Wanted(recipe=spec.train)
+        if isinstance(spec, EvaluateSpec):
+            self.wanted = Wanted(
+                scored=spec.evaluate.split, certain="split" in spec.evaluate.model_fields_set
+            )
+        report = self._data(spec.data)
+        fields = self._fields(spec, report)
+        if self.problems or report is None:
+            raise SpecError(self.problems)
+        self._compare_batch(spec, report)
+        fingerprint = self._fingerprint(report.resolved)
+        device = "cuda" if spec.resources.gpus else "cpu"
+        config = run_config.validate_python(
+            {
+                "kind": spec.kind,
+                "data": report.resolved,
+                "device": device,
+                "data_fingerprint": fingerprint,
+                **fields,
+            }
+        )
+        return Resolved(
+            config=config,
+            waits_for=tuple(dict.fromkeys(self.waits_for)),
+            uses=tuple(dict.fromkeys(self.uses)),
+            warnings=(*(warning.message for warning in report.warnings), *self.remarks),
+            report=report,
+        )
+
+    def _fingerprint(self, data: DataConfig) -> str | None:
+        """Of the annotations; what was uploaded never changes."""
+        if any(split.annotations.startswith(DATASET) for split in data.splits.values()):
+            return None
+        try:
+            with self.places.reading():
+                return of_annotations(data)
+        except OSError as away:  # a moment ago they were read
+            hint = "Look at that disk or network, then send the same again."
+            self._object(("data",), f"cannot be read now: {away}", hint)
+            raise SpecError(self.problems) from None
+
+    def _fields(self, spec: AnySpec, report: DataReport | None) -> dict[str, Any]:
+        """What the config of this kind has beside data and device."""
+        classes = report.classes if report else None
+        match spec:
+            case TrainSpec():
+                return {"model": self._detector(spec.model, "model", classes)} | _training(spec)
+            case DistillSpec():
+                return self._distillation(spec, classes) | _training(spec)
+            case EvaluateSpec():
+                evaluate = _with_split(spec.evaluate, report)
+                return {"model": self._scored(spec.model, classes), "evaluate": evaluate}
+            case PrototypesSpec():
+                teacher, _ = self._trained(spec.teacher, "teacher", classes)
+                student, _ = self._trained(spec.student, "student", None)
+                return {"teacher": teacher, "student": student, "prototypes": spec.prototypes}
+            case ExportSpec():
+                model, _ = self._trained(spec.model, "model", None)
+                return {"model": model, "export": spec.export}
+
+    # ---- resources ----
+
+    def _check_gpus(self, spec: AnySpec) -> None:
+        gpus, most = spec.resources.gpus, MOST_GPUS[spec.kind]
+        if gpus > most:
+            where = "on the CPU only" if most == 0 else "with one GPU at most"
+            self._object(("resources", "gpus"), f"`{spec.kind}` works {where}", f"Set it to {most}.")
+        elif isinstance(spec, TrainSpec | DistillSpec) and gpus > 1:
+            self._check_shares(spec, gpus)
+
+    def _check_shares(self, spec: TrainSpec | DistillSpec, gpus: int) -> None:
+        """Every GPU gets as many pictures as the others, or an average over them would not be that of the batch."""
+        pictures = spec.train.batch_size // spec.train.accumulate
+        if pictures % gpus:
+            message = f"{pictures} pictures at a time cannot be shared out evenly to {gpus} GPUs"
+            hint = f"Take a multiple of {gpus * spec.train.accumulate}, or another number of GPUs."
+            self._object(("train", "batch_size"), message, hint)
+
+    def _compare_batch(self, spec: AnySpec, report: DataReport) -> None:
+        """Say what becomes of steps that ask for more pictures than there are."""
+        pictures = report.train.images if report.train else 0
+        if not isinstance(spec, TrainSpec | DistillSpec) or spec.train.batch_size <= pictures:
+            return
+        self.remarks.append(
+            f"train.batch_size is {spec.train.batch_size}, and there are only {pictures} pictures to learn from: each "
+            f"epoch is one step over all {pictures}; with a smaller batch_size it has more steps"
+        )
+
+    # ---- data ----
+
+    def _data(self, data: DataConfig) -> DataReport | None:
+        if data.path is not None and data.path.startswith(DATASET):
+            return self._known_data(data, data.path.removeprefix(DATASET))
+        before = len(self.problems)
+        placed = data.model_copy(
+            update={
+                "path": self._place(data.path, ("data", "path")),
+                "train": self._split(data.train, ("data", "train")),
+                "val": self._split(data.val, ("data", "val")),
+                "test": self._split(data.test, ("data", "test")),
+            }
+        )
+        return self._checked(placed, self.places) if len(self.problems) == before else None
+
+    def _checked(self, placed: DataConfig, places: Places) -> DataReport | None:
+        """What is in a data set whose paths are absolute, and which must not leave these places."""
+        looked = self.look.data(placed, places, self.wanted)
+        self.problems += looked.problems
+        return looked.report
+
+    def _known_data(self, data: DataConfig, dataset_id: str) -> DataReport | None:
+        """A data set that is named by its id: what the spec says of classes holds, the rest it knows itself."""
+        kind = ResourceKind.DATASET
+        try:
+            dataset = ready(self.find_resource(kind, dataset_id), kind, dataset_id)
+        except PlaceError as error:
+            self._refuse(("data", "path"), error)
+            return None
+        self.uses.append(dataset_id)
+        return self._uploaded(data, dataset) if dataset.uploaded else self._registered(data, dataset)
+
+    def _registered(self, data: DataConfig, dataset: CheckedResource) -> DataReport | None:
+        """One that lies under a root."""
+        report = self._data(_as_known(data, dataset.data))
+        remark = report and changed_since(dataset, lambda: of_data_set(_as_checked(report.resolved, dataset)))
+        if remark:
+            self.remarks.append(remark)
+        return report
+
+    def _uploaded(self, data: DataConfig, dataset: CheckedResource) -> DataReport | None:
+        """One that was sent. Its files go by its name, since every machine has them in a folder of its own."""
+        try:
+            folder = self.unpacked(dataset)
+        except (OSError, ContentGone, WrongContent, BadArchive) as error:
+            self._object(("data", "path"), f"its files are not at hand: {error}", "Upload it again.")
+            return None
+        before = len(self.problems)
+        layout = dataset.layout or Layout()
+        report = self._checked(
+            _as_known(data, DataConfig(path=str(folder), format=layout.format)), Places([folder])
+        )
+        name = f"{DATASET}{dataset.id}"
+        self.problems[before:] = [_renamed(problem, folder, name) for problem in self.problems[before:]]
+        return _renamed(report, folder, name) if report else None
+
+    def _split(self, split: Split | None, loc: Loc) -> Split | None:
+        if split is None:
+            return None
+        return split.model_copy(
+            update={
+                field: self._place(getattr(split, field), (*loc, field))
+                for field in ("images", "annotations", "names")
+            }
+        )
+
+    def _place(self, text: str | None, loc: Loc) -> str | None:
+        if text is None:
+            return None
+        try:
+            return str(self.places.find(text))
+        except PlaceError as error:
+            self._refuse(loc, error)
+            return None
+
+    # ---- models ----
+
+    def _detector(self, model: DetectorConfig, role: str, classes: Classes) -> DetectorConfig:
+        """A detector to be trained, perhaps from weights."""
+        if model.weights is None:
+            return model
+        fields = DetectorConfig.model_fields.keys() - {"weights", "norm", "frozen_stages"}
+        wanted = {field: getattr(model, field) for field in sorted(fields)}
+        origin = self._origin(model.weights, role, wanted, None)
+        if origin and classes and (remark := origin.other_classes(classes)):
+            self.remarks.append(remark)
+        return model.model_copy(update={"weights": origin.weights}) if origin else model
+
+    def _trained(
+        self, model: TeacherConfig, role: str, classes: Classes
+    ) -> tuple[TeacherConfig, Origin | None]:
+        """A trained model and where it comes from; `classes` it must know."""
+        wanted = {field: getattr(model, field) for field in DECLARED}
+        origin = self._origin(model.weights, role, wanted, classes)
+        return (model.model_copy(update={"weights": origin.weights}), origin) if origin else (model, None)
+
+    def _scored(self, model: TeacherConfig, classes: Classes) -> TeacherConfig:
+        """A model that may lack some of the classes, but not all."""
+        placed, origin = self._trained(model, "model", None)
+        known = (origin.classes if origin else None) or model.classes
+        wanted = tuple(classes or ())
+        if known is None or not (missing := [name for name in wanted if name not in known]):
+            return placed
+        if len(missing) == len(wanted):
+            message = f"the model knows none of the classes {', '.join(wanted)}; it knows {', '.join(known)}"
+            hint = "Classes are matched by name; data.rename gives them other names."
+            self._object(("model", "weights"), message, hint)
+        else:
+            self.remarks.append(f"the model does not know {', '.join(missing)}, whose AP counts as 0")
+        return placed
+
+    def _distillation(self, spec: DistillSpec, classes: Classes) -> dict[str, Any]:
+        teacher, origin = self._trained(spec.teacher, "teacher", classes)
+        student = self._detector(spec.student, "student", classes)
+        distill = self._settled(spec, origin)
+        return {"teacher": teacher, "student": student, "distill": distill}
+
+    def _settled(self, spec: DistillSpec, teacher: Origin | None) -> DistillConfig:
+        """What is distilled, with the weight of the response loss said: scores of unlike heads cannot be compared.
+
+        The engine would find out too, but only once the teacher is there.
+        """
+        response = spec.distill.response
+        problem = _incomparable(spec, teacher)
+        try:
+            weight = response_weight(spec.distill, problem)
+        except SpecError as error:
+            self.problems += error.problems
+            return spec.distill
+        if problem and response.weight == "auto":
+            self.remarks.append(f"distill.response.weight is 0: {problem.message}")
+        settled = response.model_copy(update={"weight": weight})
+        return spec.distill.model_copy(update={"response": settled})
+
+    def _origin(self, text: str, role: str, wanted: dict[str, object], classes: Classes) -> Origin | None:
+        """Where weights come from, as the engine (for `job:<id>`: the worker) will look them up."""
+        try:
+            with self.places.reading():
+                origin = find_origin(text, self.places, self.find_job, self.find_resource, self.look.card)
+        except PlaceError as error:
+            self._refuse((role, "weights"), error)
+            return None
+        if origin.job_id:
+            self.waits_for.append(origin.job_id)
+        if origin.resource_id:
+            self.uses.append(origin.resource_id)
+        if origin.remark:
+            self.remarks.append(origin.remark)
+        self.problems += origin.differences(role, wanted, classes)
+        return origin
+
+    def _refuse(self, loc: Loc, error: PlaceError) -> None:
+        self._object(loc, error.message, error.hint)
+
+    def _object(self, loc: Loc, message: str, hint: str) -> None:
+        self.problems.append(Problem(loc=loc, message=message, hint=hint))
+
+
+def _with_split(evaluate: EvaluateConfig, report: DataReport | None) -> EvaluateConfig:
+    """Return the same with the split said, where the data have one alone."""
+    if report is None or evaluate.split in report.splits:
+        return evaluate
+    return evaluate.model_copy(update={"split": next(iter(report.splits))})
+
+
+def _as_checked(resolved: DataConfig, dataset: CheckedResource) -> DataConfig:
+    """Return the same without its test split where an older release checked the data set, which looked for none."""
+    return resolved if "test" in (dataset.report or {}) else resolved.model_copy(update={"test": None})
+
+
+def _as_known(data: DataConfig, known: DataConfig) -> DataConfig:
+    """A spec's data with the paths of a registered data set."""
+    paths = {"path": known.path, "train": known.train, "val": known.val, "test": known.test}
+    return data.model_copy(update=paths | ({"format": known.format} if data.format == "auto" else {}))
+
+
+def _renamed(value: T, folder: Path, name: str) -> T:
+    """The same value with another name for a folder."""
+    return type(value).model_validate(renamed(value.model_dump(), str(folder), name))
+
+
+def _training(spec: TrainSpec | DistillSpec) -> dict[str, Any]:
+    return {"train": spec.train, "processes": max(1, spec.resources.gpus)}
+
+
+def _incomparable(spec: DistillSpec, teacher: Origin | None) -> Problem | None:
+    """Why the scores of student and teacher cannot be compared, as far as is known before the teacher is there."""
+    family: Architecture | None = spec.teacher.architecture
+    anchors = None
+    if teacher and teacher.detector:
+        family = teacher.detector.architecture
+        anchors = _finest_anchors(spec, teacher.detector.layout, teacher.image_size)
+    elif spec.teacher.layout:
+        anchors = _finest_anchors(spec, spec.teacher.layout, None)
+    return incomparable_scores(spec.student.architecture, family, anchors) if family else None
+
+
+def _finest_anchors(spec: DistillSpec, layout: str, image_size: int | None) -> tuple[float, float] | None:
+    """Sides of student's and teacher's, in pixels; None where the teacher's are not known."""
+    if image_size is None and layout == "gkd":
+        return None
+    mine = finest_anchor(spec.student.layout, spec.train.image_size)
+    return mine, finest_anchor(layout, image_size or 0)

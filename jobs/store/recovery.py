@@ -1,0 +1,238 @@
+"""What nobody does about a single job: taking back what was lost, finding jobs for which nobody came, and telling
+which files are still named."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+
+from sqlalchemy import Connection, case, exists, or_, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+
+from gkd_core.errors import Failure, FailureClass
+from jobs.job import QUEUES, Ring, State, Ticket
+from jobs.metrics import LEASES_LOST, SWEEPS
+from jobs.store.attempts import LOST, BrokenOff, give_back, lock
+from jobs.store.counters import tally
+from jobs.store.database import now
+from jobs.store.queue_reasons import is_ready
+from jobs.store.quotas import without_room
+from jobs.store.reading import Reading
+from jobs.store.resources import kept_uploads
+from jobs.store.tables import artifacts, deleted, jobs, turns, waits
+from jobs.store.transitions import (
+    RING_AGAIN_SECONDS,
+    Condition,
+    fail_waiting,
+    holds,
+    is_in,
+    is_job,
+    is_open,
+    move,
+)
+
+_LONGEST_RING_PAUSE = 600.0
+"""Seconds between two rings for the same job, at most. Rings for one that waits long would else fill the queue."""
+_SET_BACK_SECONDS = 600.0
+"""A lease that ends so much later than one that begins now is from before the database's clock was set back."""
+_FRONT = 500
+"""Jobs at the front of each queue for which sweeps ring: more than there are workers that could come free before the
+next sweep. Rings for those behind would find nobody, and a long queue would fill Redis with them."""
+
+
+class Sweeping(Reading):
+    """The verbs of sweeps. Several at once do no harm: each job is taken back by one of them."""
+
+    lease_seconds: float
+    max_attempts: int
+
+    def sweep(self, *, only_due: bool = False, silent: Collection[str] = ()) -> tuple[str, ...]:
+        """Put right what nobody else does: give lost jobs back, and find jobs for which nobody came.
+
+        Args:
+            only_due: Leave out jobs for which the last ring was a short time ago: for sweeps that repeat, so
+                that rings for a long queue do not pile up.
+            silent: Queues in which no ring waits; their jobs are due, whenever the last ring for them was.
+
+        Returns:
+            Ids of queued jobs that are ready to run, first in line first, as far as the front of each queue: ring for
+            them.
+        """
+        self._shorten_leases()
+        expired = jobs.c.lease_until < now()
+        for ticket in self._held(expired):
+            self._take_back(ticket, expired, "expired", f"no sign of life for {self.lease_seconds:g} s")
+        self._fail_orphans()
+        return self._to_ring(only_due, silent)
+
+    def release(self, worker: str) -> None:
+        """Take back at once what a worker of this name held. For who knows that it is dead: it would go on writing.
+
+        Rings that it had taken from the queue died with it, so every queued job is due at the next sweep.
+        """
+        held = jobs.c.worker == worker
+        for ticket in self._held(held):
+            self._take_back(ticket, held, "killed", "it was started again")
+        with self.database.write() as connection:
+            connection.execute(
+                update(jobs).where(is_in(State.QUEUED), jobs.c.ring_at > now()).values(ring_at=now())
+            )
+
+    def take_turn(self, what: str, seconds: float) -> bool:
+        """Whether the caller is to do what many could do, and one of them should every so many seconds.
+
+        Args:
+            what: Its name.
+            seconds: How long nobody else is told to.
+        """
+        dialect = {"postgresql": postgresql, "sqlite": sqlite}[self.database.engine.dialect.name]
+        take = dialect.insert(turns).values(what=what, taken_until=now() + seconds)
+        until = {"taken_until": take.excluded.taken_until}
+        # No turn ends later than one that begins now: the database's clock was set back since.
+        is_over = or_(turns.c.taken_until <= now(), turns.c.taken_until > now() + seconds)
+        take = take.on_conflict_do_update(index_elements=[turns.c.what], set_=until, where=is_over)
+        with self.database.write() as connection:
+            return connection.execute(take.returning(turns.c.what)).one_or_none() is not None
+
+    def rings(self, job_ids: Sequence[str]) -> tuple[Ring, ...]:
+        """What the doorbell needs to know of those of these jobs that are queued, in the same order."""
+        place = {job_id: number for number, job_id in enumerate(job_ids)}
+        query = select(jobs.c.id, jobs.c.queue, jobs.c.priority).where(jobs.c.id.in_(job_ids))
+        with self.database.read() as connection:
+            rows = connection.execute(query.where(is_in(State.QUEUED))).all()
+        return tuple(sorted((Ring(*row) for row in rows), key=lambda ring: place[ring.id]))
+
+    def waits_for_room(self, free: int) -> bool:
+        """Whether there is anything that `make_use_of_room` would let go on; nearly always there is not."""
+        with self.database.read() as connection:
+            return connection.scalar(select(jobs.c.id).where(jobs.c.needs_free <= free).limit(1)) is not None
+
+    def make_use_of_room(self, free: int) -> tuple[str, ...]:
+        """Let those jobs go on that were paused, or not begun, for want of space.
+
+        Args:
+            free: Bytes that are free where the caller keeps runs and published files.
+
+        Returns:
+            Their ids: ring for them.
+        """
+        enough = jobs.c.needs_free <= free
+        held = select(jobs.c.id, jobs.c.state).where(enough).order_by(jobs.c.number)
+        with self.database.read() as connection:
+            waiting = connection.execute(held).all()
+        return tuple(row.id for row in waiting if self._let_go_on(row.id, State(row.state), enough))
+
+    def _let_go_on(self, job_id: str, state: State, enough: Condition) -> bool:
+        where = (is_job(job_id), is_in(state), enough)
+        with self.database.write() as connection:
+            if state is State.PAUSED:
+                resumed = move(connection, State.QUEUED, *where, reason="resumed: there is room again")
+                return resumed is not None
+            told = update(jobs).where(*where).values(reason="", needs_free=None)
+            return state is State.QUEUED and connection.execute(told).rowcount == 1
+
+    def published(self) -> frozenset[str]:
+        """SHA-256 of every file that a job, a data set or a model names; what else lies there is of no use any more."""
+        with self.database.read() as connection:
+            named = frozenset(connection.scalars(select(artifacts.c.sha256).distinct()))
+            return named | kept_uploads(connection)
+
+    def ended(self, seconds: float) -> tuple[str, ...]:
+        """Ids of the jobs that ended longer ago than this."""
+        query = select(jobs.c.id).where(jobs.c.finished_at < now() - seconds)
+        with self.database.read() as connection:
+            return tuple(connection.scalars(query))
+
+    def is_being_retried(self, job_id: str) -> bool:
+        """Whether a job that has not ended does this one again, and may go on from where it was."""
+        query = exists().where(jobs.c.retry_of == job_id, is_open())
+        with self.database.read() as connection:
+            return bool(connection.scalar(select(query)))
+
+    def deleted(self, job_ids: Iterable[str]) -> frozenset[str]:
+        """Those of these jobs that were there and were deleted; a job of another database was not."""
+        query = select(deleted.c.id).where(deleted.c.id.in_(job_ids))
+        with self.database.read() as connection:
+            return frozenset(connection.scalars(query))
+
+    def _held(self, condition: Condition) -> list[Ticket]:
+        with self.database.read() as connection:
+            query = select(jobs.c.id, jobs.c.attempt).where(is_in(State.RUNNING), condition)
+            return [Ticket(row.id, row.attempt) for row in connection.execute(query)]
+
+    def _shorten_leases(self) -> None:
+        """Let no lease run on for as long as the database's clock was set back; who lives renews it in time."""
+        full = now() + self.lease_seconds
+        too_long = jobs.c.lease_until > full + _SET_BACK_SECONDS
+        for ticket in self._held(too_long):
+            with self.database.write() as connection:
+                connection.execute(update(jobs).where(*holds(ticket), too_long).values(lease_until=full))
+
+    def _take_back(self, ticket: Ticket, condition: Condition, how: str, why: str) -> None:
+        """One transaction for each job: a long list of lost jobs blocks nobody."""
+        with self.database.write() as connection:
+            row = lock(connection, *holds(ticket), condition)
+            if row is None:  # it was renewed, has ended, or another sweep was first
+                return
+            failure = Failure(
+                failure_class=FailureClass.INFRASTRUCTURE,
+                message=f"worker {row.worker} was lost: {why}",
+                hint="Look at that machine: memory, disk, power, network.",
+            )
+            attempt = BrokenOff(LOST, failure.message, failure)
+            give_back(connection, row, attempt, self.max_attempts)
+            tally(connection, LEASES_LOST, how)
+
+    def _fail_orphans(self) -> None:
+        """Jobs submitted at the moment when what they wait for ended without a model."""
+        dead = (State.FAILED.value, State.CANCELLED.value)
+        other = jobs.alias()
+        pairs = select(other.c.id, other.c.state).join(waits, waits.c.waits_for == other.c.id)
+        pairs = pairs.join(jobs, jobs.c.id == waits.c.job_id)
+        query = pairs.where(other.c.state.in_(dead), is_in(State.QUEUED)).distinct()
+        with self.database.read() as connection:  # nearly always there are none
+            orphaned = connection.execute(query).all()
+        for row in orphaned:
+            with self.database.write() as connection:
+                fail_waiting(connection, row.id, State(row.state))
+
+    def _to_ring(self, only_due: bool, silent: Collection[str]) -> tuple[str, ...]:
+        age = now() - jobs.c.queued_at
+        pause = case(
+            (age < RING_AGAIN_SECONDS, RING_AGAIN_SECONDS),
+            (age > _LONGEST_RING_PAUSE, _LONGEST_RING_PAUSE),
+            else_=age,
+        )
+        with self.database.read() as connection:
+            front = _front(connection)
+        # No pause is as long as the second says: the database's clock was set back since.
+        is_due = or_(
+            jobs.c.ring_at <= now(),
+            jobs.c.ring_at > now() + _LONGEST_RING_PAUSE,
+            jobs.c.queue.in_(silent),
+        )
+        due = [is_due] if only_due else []
+        # Those that somebody holds are left out: two sweeps that take them in other orders would wait for each other.
+        free = select(jobs.c.id).where(jobs.c.id.in_(front), is_in(State.QUEUED), *due)
+        free = free.with_for_update(skip_locked=True)
+        statement = update(jobs).where(jobs.c.id.in_(free)).values(ring_at=now() + pause)
+        with self.database.write() as connection:
+            rows = connection.execute(
+                statement.returning(jobs.c.id, jobs.c.priority, jobs.c.queued_at, jobs.c.number)
+            ).all()
+            tally(connection, SWEEPS)
+        return tuple(
+            row.id for row in sorted(rows, key=lambda row: (-row.priority, row.queued_at, row.number))
+        )
+
+
+def _front(connection: Connection) -> list[str]:
+    """Ids of the jobs that could run, the first in line of each queue.
+
+    One whose tenant has its share running is not among them: it keeps its old `ring_at`, and the first sweep after
+    there is room rings.
+    """
+    could_run = (is_in(State.QUEUED), is_ready(for_few=True), jobs.c.tenant.not_in(without_room(connection)))
+    in_line = (
+        select(jobs.c.id).where(*could_run).order_by(jobs.c.priority.desc(), jobs.c.queued_at).limit(_FRONT)
+    )
+    return [job_id for queue in QUEUES for job_id in connection.scalars(in_line.where(jobs.c.queue == queue))]

@@ -1,0 +1,356 @@
+"""What people ask of the store: submit, retry, cancel, pause, resume."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+from functools import cache
+from typing import Any
+
+from sqlalchemy import Connection, Row, insert, select, update
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.sql.dml import ReturningInsert
+
+from jobs.errors import IdempotencyConflict, NotAllowed
+from jobs.job import Desired, Job, State, queue_for
+from jobs.keys import DEFAULT_TENANT
+from jobs.metrics import SUBMITTED
+from jobs.specs.spec import AnySpec, Resolved
+from jobs.store.counters import tally
+from jobs.store.database import now
+from jobs.store.quotas import must_queue
+from jobs.store.reading import Reading, read_job
+from jobs.store.resources import must_know
+from jobs.store.tables import jobs, uses, waits
+from jobs.store.tags import write_tags
+from jobs.store.transitions import RING_AGAIN_SECONDS, fail_waiting, is_job, move, write_event
+
+
+class Asking(Reading):
+    """The verbs of people."""
+
+    def submit(
+        self,
+        spec: AnySpec,
+        resolved: Resolved,
+        *,
+        idempotency_key: str | None = None,
+        tenant: str = DEFAULT_TENANT,
+    ) -> tuple[Job, bool]:
+        """Queue a job.
+
+        Args:
+            spec: What was asked for.
+            resolved: What `jobs.specs.resolve` made of it.
+            idempotency_key: The same key and spec of one tenant give the same job, however often they come.
+            tenant: Whose job it is.
+
+        Returns:
+            The job, and whether it was created by this call.
+
+        Raises:
+            IdempotencyConflict: the key came with another spec before.
+            QuotaExceeded: the tenant has as many jobs, bytes or GPU hours as it may.
+            UnknownJob: a job that it would wait for has been deleted a moment ago.
+            UnknownResource: so has a data set or a model that it needs.
+        """
+        return self._queue(spec, resolved, idempotency_key, tenant, _digest(spec))
+
+    def submitted(
+        self, spec: AnySpec, idempotency_key: str | None, *, tenant: str = DEFAULT_TENANT
+    ) -> Job | None:
+        """The job that this key and spec of the tenant made earlier, None where there is none.
+
+        Raises:
+            IdempotencyConflict: the key came with another spec.
+        """
+        return self._earlier(idempotency_key, _digest(spec), tenant)
+
+    def clone(
+        self,
+        job_id: str,
+        changes: dict[str, Any],
+        spec: AnySpec,
+        resolved: Resolved,
+        *,
+        idempotency_key: str | None = None,
+        tenant: str = DEFAULT_TENANT,
+    ) -> Job:
+        """Queue a job that was asked for as a changed copy of another one.
+
+        Args:
+            job_id: The other one.
+            changes: To its spec, as they were sent.
+            spec: What that came to.
+            resolved: What `jobs.specs.resolve` made of it.
+            idempotency_key: The same key, job and changes give the same clone, whatever became of that job since.
+            tenant: Whose job it is.
+
+        Raises:
+            As `submit`.
+        """
+        digest = _digest_of_clone(job_id, changes)
+        return self._queue(spec, resolved, idempotency_key, tenant, digest)[0]
+
+    def cloned(
+        self,
+        job_id: str,
+        changes: dict[str, Any],
+        idempotency_key: str | None,
+        *,
+        tenant: str = DEFAULT_TENANT,
+    ) -> Job | None:
+        """The clone that was asked for with this key, of this job with these changes, None where there is none.
+
+        Raises:
+            IdempotencyConflict: the key came with something else.
+        """
+        return self._earlier(idempotency_key, _digest_of_clone(job_id, changes), tenant)
+
+    def retried(
+        self, job_id: str, idempotency_key: str | None, *, tenant: str = DEFAULT_TENANT
+    ) -> Job | None:
+        """The job that does this one again and was asked for with this key, None where there is none.
+
+        Raises:
+            IdempotencyConflict: the key came with something else.
+        """
+        return self._earlier(idempotency_key, _digest_of_retry(job_id), tenant)
+
+    def retry(
+        self,
+        job_id: str,
+        spec: AnySpec,
+        resolved: Resolved,
+        *,
+        idempotency_key: str | None = None,
+        tenant: str = DEFAULT_TENANT,
+    ) -> Job:
+        """Queue a job that does a failed or cancelled one again; that one stays as it is.
+
+        Args:
+            job_id: What to do again.
+            spec: Its spec.
+            resolved: What that comes to now.
+            idempotency_key: The same key gives the same new job, however often it comes.
+            tenant: Whose job it is.
+
+        Raises:
+            UnknownJob: there is none of this id.
+            NotAllowed: it has not ended, or has succeeded.
+            IdempotencyConflict: the key came with something else before.
+            QuotaExceeded: the tenant has as much as it may.
+        """
+        digest = _digest_of_retry(job_id)
+        return self._queue(spec, resolved, idempotency_key, tenant, digest, retry_of=job_id)[0]
+
+    def _queue(
+        self,
+        spec: AnySpec,
+        resolved: Resolved,
+        key: str | None,
+        tenant: str,
+        digest: str,
+        retry_of: str | None = None,
+    ) -> tuple[Job, bool]:
+        """Queue a job unless this key has queued it before; `digest` is of all that was asked for."""
+        if earlier := self._earlier(key, digest, tenant):
+            return earlier, False
+        sent = {"tenant": tenant, "idempotency_key": _stored_key(key, tenant), "spec_digest": digest}
+        try:
+            with self.database.write() as connection:
+                if retry_of is not None:
+                    ask(connection, retry_of, "retry", tenant)
+                job_id = _insert(connection, spec, resolved, sent | {"retry_of": retry_of})
+                return read_job(connection, job_id), True
+        except IntegrityError:  # the same key came twice at the same moment, and the other one was first
+            if earlier := self._earlier(key, digest, tenant):
+                return earlier, False
+            self._must_know(resolved)
+            raise
+
+    def _earlier(self, key: str | None, digest: str, tenant: str) -> Job | None:
+        """What this key was sent with before."""
+        if key is None:
+            return None
+        query = select(jobs.c.id, jobs.c.spec_digest).where(
+            jobs.c.idempotency_key == _stored_key(key, tenant)
+        )
+        with self.database.read() as connection:
+            row = connection.execute(query).one_or_none()
+            if row is None:
+                return None
+            if row.spec_digest != digest:
+                raise IdempotencyConflict(key, row.id)
+            return read_job(connection, row.id)
+
+    def _must_know(self, resolved: Resolved) -> None:
+        """Find what was deleted between looking it up and naming it."""
+        with self.database.read() as connection:
+            for job_id in resolved.waits_for:
+                read_job(connection, job_id)
+            must_know(connection, resolved.uses)
+
+    def cancel_requested(self, job_id: str, *, tenant: str | None = None) -> Job:
+        """Cancel a job: at once when it does not run, otherwise its worker is asked to.
+
+        Raises:
+            UnknownJob: there is none of this id.
+            NotAllowed: it has ended.
+        """
+        with self.database.write() as connection:
+            job = ask(connection, job_id, "cancel", tenant)
+            if job.state is State.RUNNING:
+                _want(connection, job, Desired.CANCEL)
+            else:
+                move(connection, State.CANCELLED, is_job(job_id), reason="cancelled on request")
+                fail_waiting(connection, job_id, State.CANCELLED)
+            return read_job(connection, job_id)
+
+    def pause_requested(self, job_id: str, *, tenant: str | None = None) -> Job:
+        """Ask the worker of a running job to stop after a checkpoint and give its place free.
+
+        Raises:
+            UnknownJob: there is none of this id.
+            NotAllowed: it does not run, or is being cancelled.
+        """
+        with self.database.write() as connection:
+            job = ask(connection, job_id, "pause", tenant, unless=Desired.PAUSE)
+            _want(connection, job, Desired.PAUSE)
+            return read_job(connection, job_id)
+
+    def resume(self, job_id: str, *, tenant: str | None = None) -> Job:
+        """Put a paused job back into the queue; it goes on from its checkpoint. Of one that was asked to pause and
+        still runs the request is taken back.
+
+        Raises:
+            UnknownJob: there is none of this id.
+            NotAllowed: it is neither paused nor asked to.
+        """
+        with self.database.write() as connection:
+            job = ask(connection, job_id, "resume", tenant)
+            if job.state is State.RUNNING:
+                _want(connection, job, Desired.RUN)
+            else:
+                move(connection, State.QUEUED, is_job(job_id), reason="resumed")
+            return read_job(connection, job_id)
+
+
+def ask(
+    connection: Connection, job_id: str, action: str | None, tenant: str | None, unless: Desired | None = None
+) -> Job:
+    """The job, locked until the transaction ends, when this may be asked of it (or was, already).
+
+    Args:
+        connection: In a transaction that writes.
+        job_id: The job.
+        action: One of `Job.actions`; None: what may always be asked for.
+        tenant: Whose job it must be; None: anybody's.
+        unless: What was asked already, if this is asking it again.
+    """
+    connection.execute(select(jobs.c.id).where(is_job(job_id, tenant)).with_for_update())
+    job = read_job(connection, job_id, tenant)
+    already = job.state is State.RUNNING and job.desired is unless
+    if action is not None and action not in job.actions and not already:
+        raise NotAllowed(job_id, action, job.state.value, job.actions)
+    return job
+
+
+def _want(connection: Connection, job: Job, desired: Desired) -> None:
+    """Leave word for the worker; asking the same twice is asking once."""
+    if job.desired is desired:
+        return
+    where = f"running on {job.worker}"
+    values = {
+        "desired": desired.value,
+        "reason": where if desired is Desired.RUN else f"{where}; asked to {desired.value}",
+        "event_count": jobs.c.event_count + 1,
+    }
+    row = connection.execute(update(jobs).where(is_job(job.id)).values(values).returning(jobs)).one()
+    write_event(connection, row, "request", {"desired": desired.value})
+
+
+# ---- submit ----------------------------------------------------------------------------------------------
+
+
+def _stored_key(key: str | None, tenant: str) -> str | None:
+    """Two tenants may send the same key and mean two jobs; a tenant's name has no colon."""
+    return None if key is None else f"{tenant}:{key}"
+
+
+def _insert(connection: Connection, spec: AnySpec, resolved: Resolved, sent: dict[str, Any]) -> str:
+    """Write a new job; `sent` are the columns that say who asked for it, and how."""
+    must_queue(connection, sent["tenant"], spec.resources.gpus)
+    job_id = secrets.token_hex(6)
+    row = connection.execute(_queuing(), _wanted(job_id, spec, resolved) | sent).one()
+    submitted = {"state": State.QUEUED.value, "reason": "submitted"}
+    told = {"warnings": resolved.warnings} if resolved.warnings else {}
+    write_event(connection, row, "state", submitted | told)
+    if row.tags:
+        write_tags(connection, row)
+    tally(connection, SUBMITTED, spec.kind)
+    _warn(connection, job_id, resolved.warnings)
+    for resource_id in resolved.uses:
+        connection.execute(insert(uses).values(job_id=job_id, resource_id=resource_id))
+    for waits_for in resolved.waits_for:
+        connection.execute(insert(waits).values(job_id=job_id, waits_for=waits_for))
+    return job_id
+
+
+def _wanted(job_id: str, spec: AnySpec, resolved: Resolved) -> dict[str, Any]:
+    """The columns that say what was asked for."""
+    return {
+        "id": job_id,
+        "name": spec.name or f"{spec.kind}-{job_id}",
+        "kind": spec.kind,
+        "priority": spec.priority,
+        "tags": spec.tags,
+        "queue": queue_for(spec.resources.gpus),
+        "gpus": spec.resources.gpus,
+        "spec": _as_sent(spec),
+        "resolved": resolved.config.model_dump(mode="json", by_alias=True),
+    }
+
+
+@cache  # as in `reading`
+def _queuing() -> ReturningInsert[Any]:
+    """A new job, with the columns that say where it is; what was asked for comes as parameters."""
+    here = {
+        "state": State.QUEUED.value,
+        "desired": Desired.RUN.value,
+        "reason": "",
+        "created_at": now(),
+        "queued_at": now(),
+        "ring_at": now() + RING_AGAIN_SECONDS,
+        "event_count": 1,
+    }
+    told = (jobs.c[name] for name in ("id", "number", "tenant", "tags", "attempt", "event_count"))
+    return insert(jobs).values(here).returning(*told)
+
+
+def _warn(connection: Connection, job_id: str, warnings: tuple[str, ...]) -> None:
+    """What the check of the data found is part of the job's story."""
+    for message in warnings:
+        counted: Row[Any] = connection.execute(
+            update(jobs).where(is_job(job_id)).values(event_count=jobs.c.event_count + 1).returning(jobs)
+        ).one()
+        write_event(connection, counted, "warning", {"kind": "warning", "message": message, "hint": ""})
+
+
+def _as_sent(spec: AnySpec) -> dict[str, Any]:
+    sent: dict[str, Any] = spec.model_dump(mode="json", by_alias=True, exclude_unset=True)
+    return sent
+
+
+def _digest(spec: AnySpec) -> str:
+    return hashlib.sha256(json.dumps(_as_sent(spec), sort_keys=True).encode()).hexdigest()
+
+
+def _digest_of_retry(job_id: str) -> str:
+    return hashlib.sha256(f"retry {job_id}".encode()).hexdigest()
+
+
+def _digest_of_clone(job_id: str, changes: dict[str, Any]) -> str:
+    """What was sent, not what it came to: the spec of the other job may change, and the job be deleted."""
+    return hashlib.sha256(f"clone {job_id} {json.dumps(changes, sort_keys=True)}".encode()).hexdigest()

@@ -1,0 +1,1 @@
+"""Locks between processes, cancellation of long work, and work in the background."""

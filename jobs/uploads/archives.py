@@ -1,0 +1,337 @@
+"""Archives that strangers sent, unpacked: zip, tar and tar.gz. What is odd about one is a reason to refuse all of it.
+
+Nothing is written outside the folder, nothing but plain files and folders is made, and how much is written is limited
+before it is written. Archives inside archives stay files. No name, mode, owner or link of an archive is believed.
+"""
+
+from __future__ import annotations
+
+import errno
+import gzip
+import shutil
+import stat
+import struct
+import tarfile
+import threading
+import unicodedata
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import IO, NamedTuple, Self
+
+from jobs.sync.cancellation import NEVER, until
+
+DEEPEST = 32
+"""Folders inside each other."""
+LONGEST_PART = 255
+"""Bytes of one name: what file systems take."""
+FREE_OF_RATIO = 100 * 1024**2
+"""Bytes that any archive may become, however small it is: a blank bitmap packs a thousand to one."""
+_CHUNK_BYTES = 1 << 20
+_LOOK_FOR_ROOM_BYTES = 64 << 20
+_ENCRYPTED = 0x1
+_UTF8 = 0x800
+_JUNK_FOLDER, _JUNK_FILE = "__MACOSX", ".DS_Store"
+"""What macOS adds to every zip; its pictures are none."""
+_DAMAGE = (
+    *(zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError),
+    *(struct.error, ValueError, OverflowError, NotImplementedError, RuntimeError),
+)
+"""What the libraries raise about a damaged archive."""
+
+
+class BadArchive(Exception):
+    """Why an archive is refused; the message names the member where there is one."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much an archive may become."""
+
+    total_bytes: int
+    files: int = 500_000
+    """Members, and folders that their names imply."""
+    ratio: int = 200
+    """Of what comes out to the archive's own size. Pictures hardly pack, annotations 10 to 50 to one."""
+    free_bytes: int = 0
+    """Room on the disk that is left to others."""
+
+
+class _Member(NamedTuple):
+    """One thing in an archive."""
+
+    name: str
+    kind: str
+    """`file`, `folder`, or in words what is not allowed."""
+    open: Callable[[], IO[bytes]]
+
+
+def unpack(archive: Path, folder: Path, limits: Limits, given_up: threading.Event = NEVER) -> None:
+    """Unpack an archive into an empty folder, all of it or with an error.
+
+    Args:
+        archive: The file; what it is shows in its first bytes, not in its name.
+        folder: Where to; what an error leaves there is of no use.
+        limits: How much may be written.
+        given_up: Set to break off.
+
+    Raises:
+        BadArchive: it is damaged, dangerous or too large.
+        GivenUp: it was broken off.
+        OSError: the disk is full or failing, which says nothing of the archive.
+    """
+    target = _Target(folder, limits, archive.stat().st_size, given_up)
+    with archive.open("rb") as file, _worded(target):
+        for member in until(given_up, _members(file, limits)):
+            target.take(member)
+        target.must_hold_something()
+
+
+def top(folder: Path) -> Path:
+    """The folder that everything lies in: many archives hold one folder, and that the rest."""
+    entries = list(folder.iterdir())
+    return top(entries[0]) if len(entries) == 1 and entries[0].is_dir() else folder
+
+
+@contextmanager
+def _worded(target: _Target) -> Iterator[None]:
+    """What the libraries raise, in words that name the member."""
+    try:
+        yield
+    except _DAMAGE as error:
+        if isinstance(error, OSError) and not isinstance(error, gzip.BadGzipFile):
+            raise
+        where = f" at or after {_shown(target.current)}" if target.current else ""
+        why = " ".join(str(error).split()) or type(error).__name__
+        raise BadArchive(f"the archive is cut short or damaged{where}: {why[:200]}") from None
+
+
+def _members(file: IO[bytes], limits: Limits) -> Iterator[_Member]:
+    start = file.read(512)
+    file.seek(0)
+    if start[:4] in (b"PK\x03\x04", b"PK\x05\x06"):
+        return _zipped(file, limits)
+    if start[:2] == b"\x1f\x8b":
+        return _gzipped(file)
+    if start[257:262] == b"ustar":
+        return _tarred(file)
+    raise BadArchive("this is no zip, tar or tar.gz archive")
+
+
+# ---- zip -------------------------------------------------------------------------------------------------
+
+
+def _zipped(file: IO[bytes], limits: Limits) -> Iterator[_Member]:
+    with zipfile.ZipFile(file) as archive:
+        members = archive.infolist()
+        if len(members) > limits.files:  # known before anything is written
+            raise _too_many(limits)
+        must_not_overlap(archive)
+        for info in members:
+            yield _Member(_name_in_zip(info), _kind_in_zip(info), partial(archive.open, info))
+
+
+def must_not_overlap(archive: zipfile.ZipFile) -> None:
+    """Refuse a zip whose members share bytes: so a small one holds the same large file a thousand times.
+
+    Raises:
+        BadArchive: some do.
+    """
+    end = archive.start_dir
+    for info in sorted(archive.infolist(), key=lambda info: info.header_offset, reverse=True):
+        if info.header_offset + 30 + len(info.orig_filename) + info.compress_size > end:
+            raise BadArchive(f"{_shown(info.orig_filename)} shares its bytes with another member")
+        end = info.header_offset
+
+
+def _name_in_zip(info: zipfile.ZipInfo) -> str:
+    """The name as UTF-8: tools that do not say so mostly mean it all the same."""
+    name = info.orig_filename  # the other one is cut off at a NUL
+    if info.flag_bits & _UTF8 or name.isascii():
+        return name
+    try:
+        return name.encode("cp437").decode("utf-8")
+    except UnicodeError:
+        raise BadArchive(f"the name of {_shown(name)} is not UTF-8") from None
+
+
+def _kind_in_zip(info: zipfile.ZipInfo) -> str:
+    kind = stat.S_IFMT(info.external_attr >> 16)
+    if info.flag_bits & _ENCRYPTED:
+        return "encrypted"
+    if kind == stat.S_IFLNK:
+        return "a symbolic link"
+    if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
+        return "a device or another special file"
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        return "packed in another way than deflate"
+    return "folder" if info.is_dir() else "file"
+
+
+# ---- tar -------------------------------------------------------------------------------------------------
+
+
+class _Header(tarfile.TarInfo):
+    """A header; a damaged one is an error, where the library takes it for the end of the archive."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        """Read a header."""
+        try:
+            return super().frombuf(buf, encoding, errors)
+        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
+            raise
+        except tarfile.HeaderError as error:
+            raise BadArchive(f"the archive is cut short or damaged: {error}") from None
+
+
+_ODD_TYPES = {
+    tarfile.SYMTYPE: "a symbolic link",
+    tarfile.LNKTYPE: "a hard link",
+    tarfile.CHRTYPE: "a device",
+    tarfile.BLKTYPE: "a device",
+    tarfile.FIFOTYPE: "a pipe",
+}
+
+
+def _gzipped(file: IO[bytes]) -> Iterator[_Member]:
+    with gzip.GzipFile(fileobj=file, mode="rb") as stream:
+        yield from _tarred(stream)
+        left = 0
+        while chunk := stream.read(_CHUNK_BYTES):  # to its end, where the checksum stands
+            left += len(chunk)
+            if left > 2 * _CHUNK_BYTES:
+                raise BadArchive("more follows after the archive's end")
+
+
+def _tarred(stream: IO[bytes] | gzip.GzipFile) -> Iterator[_Member]:
+    with tarfile.open(fileobj=stream, mode="r|", tarinfo=_Header) as archive:
+        for info in archive:
+            yield _Member(info.name, _kind_in_tar(info), partial(_opened, archive, info))
+            archive.members = []  # type: ignore[attr-defined]  # it would remember them all
+
+
+def _opened(archive: tarfile.TarFile, info: tarfile.TarInfo) -> IO[bytes]:
+    file = archive.extractfile(info)
+    assert file is not None  # it is a plain file
+    return file
+
+
+def _kind_in_tar(info: tarfile.TarInfo) -> str:
+    if info.isdir():
+        return "folder"
+    if info.type in (tarfile.REGTYPE, tarfile.AREGTYPE) and not info.issparse():
+        return "file"
+    return _ODD_TYPES.get(info.type, "a special file")
+
+
+# ---- what is written -------------------------------------------------------------------------------------
+
+
+class _Target:
+    """The folder that is filled, and what has been put there."""
+
+    def __init__(self, folder: Path, limits: Limits, packed_bytes: int, given_up: threading.Event) -> None:
+        self.current = ""
+        self._given_up = given_up
+        self._folder = folder
+        self._limits = limits
+        self._most_bytes = min(limits.total_bytes, max(FREE_OF_RATIO, limits.ratio * packed_bytes))
+        self._bytes = 0
+        self._looked_at = -_LOOK_FOR_ROOM_BYTES
+        # By the name without case: as written, and whether a file.
+        self._there: dict[str, tuple[str, bool]] = {}
+
+    def take(self, member: _Member) -> None:
+        """Make one file or folder."""
+        self.current = member.name
+        if member.kind not in ("file", "folder"):
+            raise BadArchive(f"{_shown(member.name)} is {member.kind}, which is not allowed")
+        parts = _parts(member.name)
+        if not parts or parts[0] == _JUNK_FOLDER or parts[-1] == _JUNK_FILE:
+            return
+        for depth in range(1, len(parts)):
+            self._note(parts[:depth], is_file=False)
+        self._note(parts, is_file=member.kind == "file")
+        path = self._folder.joinpath(*parts)
+        if member.kind == "folder":
+            path.mkdir(parents=True, exist_ok=True)
+        else:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with member.open() as source, path.open("xb") as file:
+                self._copy(source, file, member.name)
+
+    def must_hold_something(self) -> None:
+        """Refuse an archive without files."""
+        if not any(is_file for _, is_file in self._there.values()):
+            raise BadArchive("the archive holds no files")
+
+    def _note(self, parts: Sequence[str], *, is_file: bool) -> None:
+        """Remember a name; some machines take names for the same that differ in case or in how accents are written."""
+        name = "/".join(parts)
+        key = unicodedata.normalize("NFC", name).casefold()
+        earlier = self._there.get(key)
+        if earlier is None:
+            self._there[key] = name, is_file
+            if len(self._there) > self._limits.files:
+                raise _too_many(self._limits)
+        elif earlier != (name, is_file) or is_file:
+            raise BadArchive(f"{_shown(name)} and {_shown(earlier[0])} would be one and the same")
+
+    def _copy(self, source: IO[bytes], file: IO[bytes], name: str) -> None:
+        for chunk in until(self._given_up, iter(partial(source.read, _CHUNK_BYTES), b"")):
+            self._bytes += len(chunk)
+            if self._bytes > self._most_bytes:
+                raise BadArchive(f"with {_shown(name)} it becomes larger than {self._largest()}")
+            self._look_for_room()
+            file.write(chunk)
+
+    def _largest(self) -> str:
+        if self._most_bytes == self._limits.total_bytes:
+            return f"{self._most_bytes} bytes, the most that may come out"
+        return f"{self._most_bytes} bytes, {self._limits.ratio} times the archive's own size"
+
+    def _look_for_room(self) -> None:
+        if self._bytes - self._looked_at >= _LOOK_FOR_ROOM_BYTES:
+            self._looked_at = self._bytes
+            if shutil.disk_usage(self._folder).free < self._limits.free_bytes + _LOOK_FOR_ROOM_BYTES:
+                raise OSError(errno.ENOSPC, "too little room to unpack", str(self._folder))
+
+
+def _parts(name: str) -> list[str]:
+    """A name as folders and file.
+
+    Raises:
+        BadArchive: it leads somewhere else, or cannot be a name everywhere.
+    """
+    shown = _shown(name)
+    if any(unicodedata.category(letter) == "Cs" for letter in name):
+        raise BadArchive(f"the name of {shown} is not UTF-8")
+    if any(unicodedata.category(letter) == "Cc" for letter in name):
+        raise BadArchive(f"{shown} has control characters in its name")
+    if "\\" in name:
+        raise BadArchive(f"{shown} has a backslash in its name; folders are parted by /")
+    if name.startswith("/") or name[1:2] == ":":
+        raise BadArchive(f"{shown} is an absolute path")
+    parts = [part for part in name.split("/") if part not in ("", ".")]
+    if ".." in parts:
+        raise BadArchive(f"{shown} leads out of the archive")
+    if len(parts) > DEEPEST:
+        raise BadArchive(f"{shown} lies in more than {DEEPEST} folders")
+    if any(len(part.encode()) > LONGEST_PART for part in parts):
+        raise BadArchive(f"{shown} has a name of more than {LONGEST_PART} bytes")
+    return parts
+
+
+def _too_many(limits: Limits) -> BadArchive:
+    return BadArchive(f"it holds more than {limits.files} files and folders")
+
+
+def _shown(name: str) -> str:
+    """A name for people: in quotes, harmless in a terminal, not too long."""
+    text = ascii(name)
+    return text if len(text) <= 120 else text[:80] + "..." + text[-30:]
