@@ -37,10 +37,10 @@ from api.watch import Watched
 from jobs.artifacts import open_artifacts
 from jobs.artifacts.base import Artifacts
 from jobs.queue import Doorbell, make_app
+from jobs.registry.check_runner import Checks
+from jobs.registry.dataset_cache import Shelf
 from jobs.settings import Settings
 from jobs.store.store import Store
-from jobs.uploads.check_runner import Checks
-from jobs.uploads.dataset_cache import Shelf
 
 _OF_JOBS = (jobs, events, stream, metrics, artifact_routes)
 

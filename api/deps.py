@@ -19,13 +19,13 @@ from jobs.errors import UnknownJob, UnknownResource
 from jobs.job import Job
 from jobs.keys import Principal, Scope
 from jobs.queue import Doorbell
+from jobs.registry.check_runner import Checks
+from jobs.registry.dataset_cache import Shelf
+from jobs.resources import CheckedResource, ResourceKind
 from jobs.settings import Settings
 from jobs.specs.resolve import resolve
-from jobs.specs.resources import CheckedResource, ResourceKind
 from jobs.specs.spec import JobSpec, Resolved
 from jobs.store.store import Store
-from jobs.uploads.check_runner import Checks
-from jobs.uploads.dataset_cache import Shelf
 from jobs.uploads.submission_check import Apart
 
 _PATIENCE_SECONDS = 10.0

@@ -15,7 +15,7 @@ from starlette.types import Lifespan
 
 from api import errors
 from api.auth import OPEN
-from jobs.specs.resources import NewDataset, NewModel
+from jobs.resources import NewDataset, NewModel
 
 _PROBLEM = {"$ref": "#/components/schemas/ProblemDetails"}
 

@@ -13,7 +13,7 @@ from api.errors import no_cursor
 from gkd_core.errors import Problem, SpecError
 from jobs.errors import UnknownCursor
 from jobs.paths.data_roots import PlaceError, Places
-from jobs.specs.resources import Resource, ResourceKind, ResourceName, ResourceState
+from jobs.resources import Resource, ResourceKind, ResourceName, ResourceState
 
 OnlyState = Annotated[ResourceState | None, Query(description="only those in this state", examples=["ready"])]
 Limit = Annotated[int, Query(ge=1, le=500, description="of them in one answer", examples=[20])]

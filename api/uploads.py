@@ -22,7 +22,7 @@ from api.errors import ApiError
 from gkd_core.config import Strict
 from jobs.artifacts.base import Blob
 from jobs.errors import QuotaExceeded
-from jobs.specs.resources import NewResource, Resource
+from jobs.resources import NewResource, Resource
 from jobs.uploads.incoming import Arriving, Incoming
 
 SILENCE_SECONDS = 60.0

@@ -25,10 +25,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from gkd_core.compared import Instances
 from gkd_core.config import run_config
-from gkd_core.distiller import Distiller
-from gkd_core.losses import positions, robustness
+from gkd_core.distill.distiller import Distiller
+from gkd_core.distill.losses import positions, robustness
+from gkd_core.distill.positives import Instances
 from gkd_core.train import train
 
 STUDENT = {

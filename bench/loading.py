@@ -22,7 +22,7 @@ from gkd_core.config import DataConfig, DetectorConfig, TrainConfig
 from gkd_core.data.loading import Sample, TrainLoader
 from gkd_core.data.reading import load
 from gkd_core.data.shapes import draw_shapes
-from gkd_core.training import Training
+from gkd_core.training.trainer import Training
 
 WARM_UP = 4
 

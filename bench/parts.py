@@ -23,11 +23,11 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
-from gkd_core.acceleration import autocast
-from gkd_core.compared import Instances, outputs_of, scoring_head
-from gkd_core.detectors import pyramid
-from gkd_core.distiller import Distiller, Pair
-from gkd_core.grids import Grids, Slots
+from gkd_core.compute.amp import autocast
+from gkd_core.detectors.build import pyramid
+from gkd_core.distill.distiller import Distiller, Pair
+from gkd_core.distill.grids import Grids, Slots
+from gkd_core.distill.positives import Instances, outputs_of, scoring_head
 
 CHANNELS, CELLS, COPIED = 256, 64, 2**26
 """Of the convolution, with CELLS^2 cells, and how many numbers are copied, to see how fast the machine is."""

@@ -22,12 +22,12 @@ from unittest import mock
 import torch
 from figures import Figure, device, ratio, report
 
-from gkd_core import selection
 from gkd_core.config import run_config
 from gkd_core.data.shapes import draw_shapes
+from gkd_core.distill.instances import Choice, InstancePool
 from gkd_core.events import Event, Progress
-from gkd_core.instances import Choice, InstancePool
-from gkd_core.session import Session
+from gkd_core.runs import prototype_renewal as selection
+from gkd_core.runs.session import Session
 from gkd_core.train import train
 
 TEACHER = {

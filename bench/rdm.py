@@ -19,8 +19,8 @@ from figures import RUNS, Figure, device, in_turn, ratio, report
 from torch import Tensor
 from torch.nn import functional
 
-from gkd_core.features import assign_levels_reference, pool_reference
-from gkd_core.losses import (
+from gkd_core.distill.features import assign_levels_reference, pool_reference
+from gkd_core.distill.losses import (
     foreground_mask_reference,
     global_loss,
     local_losses_reference,
@@ -28,7 +28,7 @@ from gkd_core.losses import (
     response_softmax,
     robustness,
 )
-from gkd_core.prototypes import Prototypes
+from gkd_core.distill.prototypes import Prototypes
 
 IMAGES, POSITIVES, CHANNELS, CLASSES, PER_CLASS = 8, 64, 256, 80, 10
 STRIDES = (8, 16, 32, 64, 128)

@@ -18,8 +18,8 @@ import torch
 from figures import RUNS, Figure, device, in_turn, peak_bytes, ratio, report, timed
 from torch import Tensor
 
-from gkd_core.precision import unit
-from gkd_core.prototypes import Survey, generate, select_orthogonal, select_reference
+from gkd_core.compute.precision import unit
+from gkd_core.distill.prototypes import Survey, generate, select_orthogonal, select_reference
 
 INSTANCES, CHANNELS, PER_CLASS, ALPHA = 800, 256, 10, 10.0
 CLASSES, LEVELS = 80, 5

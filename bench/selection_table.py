@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gkd_core.prototypes import (
+from gkd_core.distill.prototypes import (
     joint_reconstruction_error,
     select_kmeans,
     select_orthogonal,

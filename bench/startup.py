@@ -32,13 +32,13 @@ RECIPE = {"epochs": 1, "batch_size": 2, "image_size": 64, "workers": 0}
 BARE = f"""
 import torch, torchvision
 from gkd_core.config import DetectorConfig
-from gkd_core.detectors import build_detector
+from gkd_core.detectors.build import build_detector
 for model in ({TEACHER!r}, {STUDENT!r}):
     build_detector(DetectorConfig.model_validate(model), 3, 64)
 """
 TO_THE_FIRST_STEP = """
 import os, runpy, sys
-from gkd_core.training import Training
+from gkd_core.training.trainer import Training
 
 step = Training.train_step
 

@@ -21,13 +21,13 @@ import torch
 from figures import RUNS, Figure, device, in_turn, peak_bytes, ratio, report
 from torch import Tensor
 
-from gkd_core.acceleration import autocast
+from gkd_core.compute.amp import autocast
 from gkd_core.config import DetectorConfig, DistillConfig, TrainConfig
 from gkd_core.data.loading import Sample
-from gkd_core.detectors import Detector, build_detector, pyramid
-from gkd_core.distiller import Distiller
-from gkd_core.prototypes import Prototypes
-from gkd_core.training import Training
+from gkd_core.detectors.build import Detector, build_detector, pyramid
+from gkd_core.distill.distiller import Distiller
+from gkd_core.distill.prototypes import Prototypes
+from gkd_core.training.trainer import Training
 
 CLASSES = tuple(f"class {number}" for number in range(80))
 OBJECTS, PER_CLASS = 8, 10

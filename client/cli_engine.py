@@ -11,7 +11,7 @@ import typer
 
 from client.cli_options import HERE, AsJson, SpecFile, Url, connected, err, out
 from client.terminal import print_json
-from gkd_core.interpreter import on_safe_path, python
+from gkd_core.process.interpreter import on_safe_path, python
 
 commands = typer.Typer()
 data = typer.Typer(no_args_is_help=True, help="Data sets.")
@@ -49,7 +49,7 @@ def conformance(
     as_json: AsJson = False,
 ) -> None:
     """Compare the method's functions with golden vectors."""
-    command = python("-m", "gkd_core.conformance", str(folder))
+    command = python("-m", "gkd_core.tools.conformance", str(folder))
     command += ["--json"] if as_json else []
     raise typer.Exit(_code_of(command))
 
@@ -85,7 +85,9 @@ def predict(
     as_json: AsJson = False,
 ) -> None:
     """Draw what a model finds on pictures. Exits with 1 if one of them cannot be read; the others are drawn."""
-    command = python("-m", "gkd_core.predict", "--out", str(target), "--score", str(score), "--format", form)
+    command = python(
+        "-m", "gkd_core.runs.predict", "--out", str(target), "--score", str(score), "--format", form
+    )
     flags = {"--json": as_json, "--recursive": recursive, "--agnostic": agnostic}
     command += [flag for flag, given in flags.items() if given]
     command += ["--every", str(every), *(["--data", str(data)] if data else [])]

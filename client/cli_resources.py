@@ -15,7 +15,7 @@ from client.terminal import print_json
 
 if TYPE_CHECKING:
     from client.client import Client
-    from jobs.specs.resources import CheckedResource, ResourceKind
+    from jobs.resources import CheckedResource, ResourceKind
 
 Kind = Literal["dataset", "model"]
 Id = Annotated[str, typer.Argument(metavar="ID", help="Its id, the beginning of it, or its name.")]
@@ -130,7 +130,7 @@ def _add(
 
 
 def _follow(client: Client, made: CheckedResource, no_wait: bool, as_json: bool) -> None:
-    from jobs.specs.resources import ResourceState
+    from jobs.resources import ResourceState
 
     if not no_wait:
         made = _wait_for_check(client, made)
@@ -201,6 +201,6 @@ def _print(found: CheckedResource, as_json: bool) -> None:
 
 
 def _kind(kind: Kind) -> ResourceKind:
-    from jobs.specs.resources import ResourceKind
+    from jobs.resources import ResourceKind
 
     return ResourceKind(kind)

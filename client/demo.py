@@ -32,7 +32,7 @@ from client.demo_budget import Pace, Plan, fit, fit_student, seconds, teacher_se
 from client.follow import follow
 from client.run import resolve_here
 from gkd_core.errors import GkdError
-from gkd_core.interpreter import on_safe_path, python
+from gkd_core.process.interpreter import on_safe_path, python
 from jobs.job import Job, State
 from jobs.specs.spec_errors import read_spec
 
@@ -153,7 +153,7 @@ def measure(folder: str, recipe: str, console: Console) -> Pace:
     console.print("measuring a few steps")
     configs = [_resolved(spec(folder, recipe)) for spec in (demo_specs.teacher, demo_specs.control)]
     done = subprocess.run(
-        python("-m", "gkd_core.pace", "--threads", *map(str, threads_to_try())),
+        python("-m", "gkd_core.runs.pace", "--threads", *map(str, threads_to_try())),
         env=on_safe_path({"OMP_WAIT_POLICY": "PASSIVE", **os.environ}),  # as engines are started
         input=json.dumps(configs),
         capture_output=True,

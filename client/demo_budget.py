@@ -39,7 +39,7 @@ class Pace(NamedTuple):
 
     @classmethod
     def of(cls, measured: dict[str, Any]) -> Pace:
-        """Return what `python -m gkd_core.pace` printed about a teacher and a student."""
+        """Return what `python -m gkd_core.runs.pace` printed about a teacher and a student."""
         teacher, student = measured["runs"]
         return cls(
             threads=measured["threads"],

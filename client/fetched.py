@@ -12,7 +12,7 @@ from pathlib import Path
 
 from client.client import Client, ClientError
 from client.names import find_job, find_resource
-from jobs.specs.resources import ResourceKind
+from jobs.resources import ResourceKind
 
 PREFIXES = ("job:", "model:")
 ROLES = ("student", "model")

@@ -13,7 +13,7 @@ from typing import Protocol, TypeVar
 from client.client import ApiError, Client, ClientError
 from client.show import age
 from jobs.job import Job
-from jobs.specs.resources import Resource, ResourceKind
+from jobs.resources import Resource, ResourceKind
 
 NEWEST = 2000
 """How many jobs, or data sets, or models, a name is looked for among."""

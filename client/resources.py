@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 
-from jobs.specs.resources import CheckedResource, Resource, ResourceKind, ResourceState
+from jobs.resources import CheckedResource, Resource, ResourceKind, ResourceState
 
 _BLOCK_BYTES = 1 << 20
 _KEEPING_SECONDS = 3600.0

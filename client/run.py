@@ -21,8 +21,8 @@ from gkd_core.events import Event, Report
 from gkd_core.run_dir import COMPLETE, FAILED, STOPPED, RunDir
 from jobs.paths.annotation_changes import compare, fingerprint_now
 from jobs.paths.data_roots import PlaceError
+from jobs.resources import ResourceKind
 from jobs.specs.resolve import resolve
-from jobs.specs.resources import ResourceKind
 from jobs.specs.spec import AnySpec, Resolved
 from jobs.specs.spec_errors import read_spec
 from worker.engine import Engine

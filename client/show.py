@@ -29,7 +29,7 @@ from gkd_core.events import (
 from jobs.curves import Curve, JobCurves, RunCurves
 from jobs.job import END_STATES, Artifact, Job, State, StoredEvent
 from jobs.presence import Gpu, Worker, WorkerState
-from jobs.specs.resources import CheckedResource, Resource, ResourceKind, ResourceState
+from jobs.resources import CheckedResource, Resource, ResourceKind, ResourceState
 
 if TYPE_CHECKING:  # the check needs numpy, the other commands do not
     from gkd_core.config import SplitName

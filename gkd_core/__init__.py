@@ -4,6 +4,7 @@ A library that works alone. It knows no web, queue or database, and imports no o
 is a `config.RunConfig`; what comes out is a stream of `events.Event` and the files of a `run_dir.RunDir`; these
 and `errors` are the border, which the service imports and which needs no torch.
 
-Read first: the border (`config`, `events`, `errors`, `run_dir`), `train.py` (the main flow), `distiller.py`, then
-the mathematics: `features.py`, `prototypes.py`, `losses/`, with docs/method.md beside them.
+Read first: the border (`config`, `events`, `errors`, `run_dir`), `train.py` (the main flow),
+`distill/distiller.py`, then the mathematics in `distill/`: `features.py`, `prototypes.py`, `losses/`, with
+docs/method.md beside them.
 """

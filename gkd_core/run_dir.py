@@ -40,7 +40,7 @@ PARENT = "GKD_PARENT"
 """Environment variable of the engine process: the process id with which it must die; unset, it lives alone."""
 
 LAUNCHED = "TORCHELASTIC_RUN_ID"
-"""Environment variable of an engine process that is one of several, started by torchrun or by `gkd_core.launch`."""
+"""Environment variable of an engine process that is one of several, started by torchrun or `process/launch.py`."""
 
 
 class Control(BaseModel):

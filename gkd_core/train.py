@@ -10,9 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from gkd_core import launch
-from gkd_core.acceleration import gpu_arithmetic
-from gkd_core.checkpoint import publish_model, sha256_of
+from gkd_core.compute.amp import gpu_arithmetic
 from gkd_core.config import (
     AnyRun,
     DetectorConfig,
@@ -25,25 +23,27 @@ from gkd_core.config import (
 )
 from gkd_core.data.loading import TrainLoader, steps_per_epoch
 from gkd_core.data.vanishing import vanishing
-from gkd_core.detectors import Detector
-from gkd_core.distiller import Distiller
+from gkd_core.detectors.build import Detector
+from gkd_core.detectors.checkpoint import publish_model, sha256_of
+from gkd_core.detectors.model_card import ModelCard
+from gkd_core.distill.distiller import Distiller
+from gkd_core.distill.freshness import first_interval
+from gkd_core.distill.instances import choose_instances
+from gkd_core.distill.teacher import Teacher, open_model
 from gkd_core.errors import Problem, SpecError, StoppedError
-from gkd_core.evaluate import score
-from gkd_core.evaluation_run import evaluate
+from gkd_core.evaluation.coco import score
 from gkd_core.events import Checkpoint, Event, Progress, Report, Warning
-from gkd_core.export import export
-from gkd_core.figures.draw import draw_training
-from gkd_core.freshness import first_interval
-from gkd_core.instances import choose_instances
-from gkd_core.model_card import ModelCard
-from gkd_core.prototypes_run import select_prototypes
-from gkd_core.report import Entry, early_stop, make_report, training_notes
+from gkd_core.process import launch
 from gkd_core.run_dir import RunDir
-from gkd_core.selection import refresh_prototypes, renew_prototypes
-from gkd_core.session import Session, fields_under, find_device
-from gkd_core.shares import require_equal_shares
-from gkd_core.teacher import Teacher, open_model
-from gkd_core.training import Account, Scored, Training
+from gkd_core.runs.evaluate import evaluate
+from gkd_core.runs.export import export
+from gkd_core.runs.figures import draw_training
+from gkd_core.runs.prototype_renewal import refresh_prototypes, renew_prototypes
+from gkd_core.runs.prototypes import select_prototypes
+from gkd_core.runs.report import Entry, early_stop, make_report, training_notes
+from gkd_core.runs.session import Session, fields_under, find_device
+from gkd_core.training.batch_share import require_equal_shares
+from gkd_core.training.trainer import Account, Scored, Training
 
 Run = TrainRun | DistillRun
 

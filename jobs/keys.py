@@ -13,7 +13,7 @@ from typing import Annotated, NamedTuple
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from gkd_core.config import Strict
-from jobs.specs.names import VISIBLE, not_blank
+from jobs.names import VISIBLE, not_blank
 
 DEFAULT_TENANT = "default"
 """Whose everything is where nobody made tenants."""

@@ -44,12 +44,12 @@ LONGEST = (
     "tests/gkd_core/test_train.py",
     "tests/faults/test_two_workers.py",
     "tests/faults/test_worker_lost.py",
-    "tests/gkd_core/test_distributed.py",
-    "tests/gkd_core/test_kills.py",
+    "tests/gkd_core/compute/test_world.py",
+    "tests/gkd_core/process/test_kills.py",
     "tests/acceptance/test_service.py",
     "tests/faults/test_rings.py",
     "tests/client/test_promptness.py",
-    "tests/gkd_core/test_export.py",
+    "tests/gkd_core/runs/test_export.py",
     "tests/api/test_openapi.py",
 )
 """Files in the order in which they are begun, the others after them. Several are carried out at once, each file by one

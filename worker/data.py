@@ -10,11 +10,11 @@ from gkd_core.config import AnyRun, DataConfig, Split
 from gkd_core.errors import DataError, Problem, SpecError
 from jobs.errors import ContentGone, UnknownResource, WrongContent
 from jobs.paths.data_roots import PlaceError, Places
-from jobs.specs.resources import DATASET, ResourceKind
+from jobs.registry.dataset_cache import Shelf
+from jobs.resources import DATASET, ResourceKind
 from jobs.store.store import Store
 from jobs.sync.cancellation import NEVER
 from jobs.uploads.archives import BadArchive
-from jobs.uploads.dataset_cache import Shelf
 from worker.weights import SECTIONS
 
 

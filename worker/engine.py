@@ -1,9 +1,9 @@
 """The engine process seen from outside: start it, follow its events, stop it for sure.
 
 The engine runs in a session of its own, so that a crash or a stuck loader cannot take the worker along and the
-whole group can be ended at once. It dies with the thread that started it (`gkd_core.process`).
+whole group can be ended at once. It dies with the thread that started it (`gkd_core.process.engine`).
 One of several processes is started like any other: it starts the others itself, and they die with it
-(`gkd_core.launch`).
+(`gkd_core.process.launch`).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from gkd_core.events import Event, Warning, events
-from gkd_core.interpreter import on_safe_path, python
+from gkd_core.process.interpreter import on_safe_path, python
 from gkd_core.run_dir import PARENT, Control, RunDir
 
 log = logging.getLogger(__name__)

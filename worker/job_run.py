@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 from gkd_core.config import AnyRun, run_config
 from gkd_core.errors import Failure, FailureClass, GkdError
 from gkd_core.events import Checkpoint, Event, FileWritten, Report
-from gkd_core.named_files import environment_of
+from gkd_core.process.named_files import environment_of
 from gkd_core.run_dir import COMPLETE, STOPPED, RunDir
 from jobs.artifacts.base import Artifacts, Blob
 from jobs.errors import (
@@ -35,10 +35,10 @@ from jobs.errors import (
 )
 from jobs.job import Artifact, Desired, State, Ticket
 from jobs.paths.annotation_changes import began_with, compare, fingerprint_now
+from jobs.registry.dataset_cache import Shelf
 from jobs.settings import Settings
 from jobs.store.store import Claim, Store
 from jobs.sync.background import begin
-from jobs.uploads.dataset_cache import Shelf
 from worker.data import find_data, must_lie_under, named_weights
 from worker.endings import (
     failure_of_exit,

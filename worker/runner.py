@@ -17,10 +17,10 @@ from jobs.artifacts.base import Artifacts
 from jobs.errors import ArtifactsAway, ArtifactsRefused, GivenUp, JobsError, StoreAway
 from jobs.logs import bound
 from jobs.queue import Doorbell
+from jobs.registry.dataset_cache import Shelf
 from jobs.settings import Settings
 from jobs.store.store import Claim, Store
 from jobs.sync.background import begin
-from jobs.uploads.dataset_cache import Shelf
 from worker.job_run import POLL_SECONDS, JobRun, Workplace
 from worker.room import Room
 from worker.tidying import TIDY_SECONDS, Keep, drop_states_if_possible, remove_unnamed, tidy_runs

@@ -13,7 +13,7 @@ from gkd_core.config import AnyRun
 from gkd_core.errors import DataError, Problem, SpecError
 from jobs.artifacts.base import Artifacts
 from jobs.errors import ContentGone, UnknownArtifact, UnknownJob, UnknownResource, WrongContent
-from jobs.specs.resources import MODEL, ResourceKind
+from jobs.resources import MODEL, ResourceKind
 from jobs.store.store import Store
 from jobs.sync.cancellation import NEVER
 

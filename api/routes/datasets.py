@@ -25,7 +25,7 @@ from api.resources import (
 )
 from api.uploads import added, must_be_one_of, read_json, requested, taken_in
 from gkd_core.config import SPLITS
-from jobs.specs.resources import (
+from jobs.resources import (
     CheckedResource,
     Format,
     Layout,

@@ -28,7 +28,7 @@ from api.routes.artifacts import DOWNLOADS, PARTS, sent
 from api.uploads import added, must_be_one_of, read_json, requested, taken_in
 from jobs.errors import UnknownModelFile
 from jobs.job import Artifact
-from jobs.specs.resources import CheckedResource, NewModel, NewResource, Resource, ResourceKind
+from jobs.resources import CheckedResource, NewModel, NewResource, Resource, ResourceKind
 
 router = APIRouter(prefix="/models", tags=["models"])
 

@@ -19,7 +19,7 @@ from gkd_core.data.classes import is_name
 from gkd_core.data.findings import Findings, few
 from gkd_core.data.flags import read_flag
 from gkd_core.data.records import WrittenImage, WrittenObject, WrittenSplit
-from gkd_core.named_files import read_named
+from gkd_core.process.named_files import read_named
 
 MAX_BYTES = 1024**3
 """Refused above: twice the annotations of COCO itself, which take some GB of memory to read."""

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from gkd_core.config import DataConfig
 from gkd_core.data.find import find_layout
 from gkd_core.errors import DataError, Problem, SpecError
-from gkd_core.named_files import read_named
+from gkd_core.process.named_files import read_named
 
 ABOVE = 3
 """How many folders above a picture may hold its data set: `DATA/images/val/1.jpg`."""

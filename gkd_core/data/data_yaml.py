@@ -13,7 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from gkd_core.data.classes import is_name
-from gkd_core.named_files import read_named
+from gkd_core.process.named_files import read_named
 
 try:
     import yaml

@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from gkd_core.config import SPLITS, DataConfig, SplitName
-from gkd_core.data.alike import How as How
-from gkd_core.data.alike import Pair, copies, pairs_of_splits, same_file
 from gkd_core.data.check import DataReport, ReportPart, SplitReport, describe
 from gkd_core.data.find import Layout, find_layout, recognise
+from gkd_core.data.near_duplicates import How as How
+from gkd_core.data.near_duplicates import Pair, copies, pairs_of_splits, same_file
 from gkd_core.data.reading import load, needed
 from gkd_core.data.records import ImageRecord, Split
 from gkd_core.errors import Problem

@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from gkd_core.named_files import NotToBeRead, open_named
+from gkd_core.process.named_files import NotToBeRead, open_named
 
 SUFFIXES = frozenset(
     (

@@ -19,7 +19,7 @@ from PIL import Image, UnidentifiedImageError
 
 from gkd_core.data import depth
 from gkd_core.errors import DISK_AND_NETWORK, FailureClass, GkdError
-from gkd_core.named_files import open_named
+from gkd_core.process.named_files import open_named
 
 MAX_PIXELS = 80_000_000
 """Refused above: 240 MB decoded. A camera of the largest kind writes 60 million."""

@@ -21,7 +21,7 @@ from gkd_core.data.find import find_layout
 from gkd_core.data.findings import Findings, Gathered, few
 from gkd_core.data.misspelt import remark_on_misspelt
 from gkd_core.data.records import DataSet, Split, WrittenSplit
-from gkd_core.data.settle import settle
+from gkd_core.data.validate import settle
 from gkd_core.data.voc import read_voc
 from gkd_core.data.yolo import read_yolo
 from gkd_core.errors import DataError, Problem

@@ -26,7 +26,7 @@ from gkd_core.data.findings import Findings
 from gkd_core.data.flags import read_flag
 from gkd_core.data.folders import is_picture_name
 from gkd_core.data.records import WrittenImage, WrittenObject, WrittenSplit
-from gkd_core.named_files import read_named
+from gkd_core.process.named_files import read_named
 
 MAX_BYTES = 16 * 1024**2
 """Of one XML file."""

@@ -21,7 +21,7 @@ from gkd_core.data.findings import Findings, few
 from gkd_core.data.folders import LONGEST_PATH, NOWHERE, dead_link_above, files_below, is_picture_name
 from gkd_core.data.records import WrittenImage, WrittenObject, WrittenSplit
 from gkd_core.errors import DISK_AND_NETWORK
-from gkd_core.named_files import read_named
+from gkd_core.process.named_files import read_named
 
 MAX_BYTES = 16 * 1024**2
 """Of one file of labels."""

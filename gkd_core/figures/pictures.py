@@ -9,7 +9,8 @@ import numpy as np
 from PIL import Image
 
 from gkd_core.data.records import ImageRecord
-from gkd_core.evaluate import Score
+from gkd_core.evaluation.coco import Score
+from gkd_core.evaluation.voc import Matches, best_threshold
 from gkd_core.figures.boxes import (
     FALSE_ALARM,
     HIT,
@@ -24,7 +25,6 @@ from gkd_core.figures.boxes import (
 from gkd_core.figures.gallery import Open
 from gkd_core.figures.sheet import MARGIN, Sheet, font
 from gkd_core.figures.style import DIM, LOOKS, at_most, shown
-from gkd_core.matching import Matches, best_threshold
 
 UNLIKE, TYPICAL = 3, 3
 """Pictures of either kind."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from gkd_core.config import DataConfig
-from gkd_core.named_files import reading_only
+from gkd_core.process.named_files import reading_only
 
 _NEIGHBOURS = 1000
 """Names that a misspelt one is compared with: a folder of pictures may hold a million."""

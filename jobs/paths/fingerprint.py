@@ -14,7 +14,7 @@ from stat import S_ISDIR
 
 from gkd_core.config import DataConfig, Split
 from gkd_core.data.folders import files_below, is_picture_name
-from gkd_core.named_files import open_named, read_named
+from gkd_core.process.named_files import open_named, read_named
 
 LOOKED_AT = 4000
 """Pictures whose size and time are looked at; the check before a job reads the headers of as many. What

@@ -30,7 +30,7 @@ from gkd_core.errors import Problem, SpecError
 from jobs.errors import ContentGone, WrongContent
 from jobs.paths.data_roots import PlaceError, Places, renamed
 from jobs.paths.fingerprint import of_annotations, of_data_set
-from jobs.specs.resources import DATASET, CheckedResource, Layout, ResourceKind
+from jobs.resources import DATASET, CheckedResource, Layout, ResourceKind
 from jobs.specs.spec import (
     AnySpec,
     DistillSpec,

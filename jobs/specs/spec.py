@@ -25,7 +25,7 @@ from gkd_core.config import (
     require_beginning,
 )
 from gkd_core.data.check import DataReport
-from jobs.specs.names import VISIBLE, not_blank, printable
+from jobs.names import VISIBLE, Name, not_blank, printable
 
 
 def _plain(key: str) -> str:
@@ -37,12 +37,6 @@ def _plain(key: str) -> str:
 MOST_TAGS = 32
 """Of one job."""
 
-Name = Annotated[
-    str,
-    Field(max_length=100, json_schema_extra=VISIBLE),
-    AfterValidator(printable),
-    AfterValidator(not_blank),
-]
 TagKey = Annotated[
     str,
     Field(

@@ -10,13 +10,13 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from gkd_core.config import DetectorConfig
+from gkd_core.detectors.model_card import ModelCard, carries_card, holds_tensors, read_card
+from gkd_core.detectors.published import COCO_CLASSES, DETECTORS, backbone_of, is_name
 from gkd_core.errors import Problem, SpecError
-from gkd_core.model_card import ModelCard, carries_card, holds_tensors, read_card
-from gkd_core.published import COCO_CLASSES, DETECTORS, backbone_of, is_name
 from jobs.job import Job, State
 from jobs.paths.data_roots import PlaceError, Places
 from jobs.paths.fingerprint import of_file
-from jobs.specs.resources import MODEL, CheckedResource, ResourceKind, ResourceState
+from jobs.resources import MODEL, CheckedResource, ResourceKind, ResourceState
 from jobs.uploads.submission_check import HERE, has_large_header
 
 JOB = "job:"

@@ -25,7 +25,7 @@ from sqlalchemy import (
 from jobs.errors import QuotaExceeded
 from jobs.job import State
 from jobs.keys import Limits, Use
-from jobs.specs.resources import ResourceState
+from jobs.resources import ResourceState
 from jobs.store.database import now
 from jobs.store.tables import artifacts, attempts, jobs, leaving, resources, spent, tenants
 from jobs.store.transitions import Condition, is_job

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import Column, Connection, Row, and_, delete, insert, or_, select, update
 
 from jobs.errors import ResourceInUse, UnknownResource
-from jobs.specs.resources import (
+from jobs.resources import (
     CheckedResource,
     Layout,
     NewResource,

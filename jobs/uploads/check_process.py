@@ -20,11 +20,11 @@ from gkd_core.config import DataConfig
 from gkd_core.data.check import recognise
 from gkd_core.data.examine import Examination, examine_layout, needed_to_keep
 from gkd_core.errors import DISK_AND_NETWORK, DataError, Problem
-from gkd_core.named_files import environment_of, open_named
-from gkd_core.process import die_with_parent
+from gkd_core.process.engine import die_with_parent
+from gkd_core.process.named_files import environment_of, open_named
 from jobs.paths.data_roots import PlaceError, Places, renamed
 from jobs.paths.fingerprint import of_data_set, of_file, size_of
-from jobs.specs.resources import ResourceKind, ResourceState, Verdict
+from jobs.resources import ResourceKind, ResourceState, Verdict
 from jobs.uploads.archives import BadArchive, Limits, top, unpack
 from jobs.uploads.limited_process import LONGEST_ANSWER
 from jobs.uploads.model_files import BadModel, inspect

@@ -12,7 +12,7 @@ from typing import IO
 
 from pydantic import BaseModel
 
-from gkd_core.interpreter import on_safe_path, python
+from gkd_core.process.interpreter import on_safe_path, python
 from gkd_core.run_dir import PARENT
 
 LONGEST_ANSWER = 32 * 1024**2

@@ -18,9 +18,9 @@ from typing import IO, Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from gkd_core.detectors.model_card import LONGEST_HEADER, ModelCard, carries_card, read_card
 from gkd_core.errors import SpecError
-from gkd_core.model_card import LONGEST_HEADER, ModelCard, carries_card, read_card
-from gkd_core.named_files import open_named
+from gkd_core.process.named_files import open_named
 from jobs.uploads.archives import BadArchive, must_not_overlap
 
 LARGEST_PICKLE = 64 * 1024**2
@@ -312,7 +312,7 @@ _STAND_INS: Mapping[tuple[str, str], Any] = {
 
 
 def _state(found: Any) -> list[_Tensor]:
-    """The tensors of the state dict in what was saved, as `gkd_core.weights` looks for it."""
+    """The tensors of the state dict in what was saved, as `gkd_core.detectors.weights` looks for it."""
     for key in _UNDER:
         if isinstance(found, dict) and isinstance(found.get(key), dict):
             found = found[key]

@@ -17,9 +17,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from gkd_core.config import DataConfig, SplitName, TrainConfig
 from gkd_core.data.check import DataReport, check_layout, find_layout, needed, recognise
 from gkd_core.data.folders import is_picture_name
+from gkd_core.detectors.model_card import ModelCard, header_bytes
 from gkd_core.errors import DataError, Problem
-from gkd_core.model_card import ModelCard, header_bytes
-from gkd_core.named_files import NotToBeRead
+from gkd_core.process.named_files import NotToBeRead
 from jobs.paths.data_roots import PlaceError, Places
 from jobs.uploads.limited_process import answer_in, broke_off, end_of, ended, started
 from jobs.uploads.model_files import BadModel, inspect

@@ -17,8 +17,8 @@ from gkd_core.events import Checkpoint
 from jobs.artifacts import open_artifacts
 from jobs.job import Artifact
 from jobs.queue import Doorbell, make_app
+from jobs.resources import NewResource, ResourceKind
 from jobs.settings import Settings
-from jobs.specs.resources import NewResource, ResourceKind
 from jobs.store.store import Store
 
 Operation = tuple[str, str, dict[str, Any]]

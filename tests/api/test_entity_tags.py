@@ -11,7 +11,7 @@ import pytest
 from api.entity_tags import read_tags
 from gkd_core.events import Checkpoint
 from jobs.job import Artifact
-from jobs.specs.resources import NewResource, ResourceKind
+from jobs.resources import NewResource, ResourceKind
 
 TAG = 'W/"4f1c"'
 

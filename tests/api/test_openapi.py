@@ -28,8 +28,8 @@ from jobs.artifacts.base import Artifacts
 from jobs.job import Artifact, Job, State
 from jobs.keys import Scope
 from jobs.queue import Doorbell, make_app
+from jobs.resources import NewResource, ResourceKind
 from jobs.settings import Settings
-from jobs.specs.resources import NewResource, ResourceKind
 from jobs.store.store import Store
 
 SEED = 20_261_120

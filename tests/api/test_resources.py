@@ -22,9 +22,9 @@ import pytest
 
 from api import deps, uploads
 from gkd_core.config import DetectorConfig
-from gkd_core.model_card import ModelCard
+from gkd_core.detectors.model_card import ModelCard
 from jobs.artifacts.base import Blob
-from jobs.specs.resources import ResourceKind, ResourceState, Verdict
+from jobs.resources import ResourceKind, ResourceState, Verdict
 from jobs.uploads.incoming import Incoming
 
 ZIP, GZIP, BINARY = ({"Content-Type": f"application/{name}"} for name in ("zip", "gzip", "octet-stream"))

@@ -12,7 +12,7 @@ from gkd_core.events import Checkpoint
 from jobs.job import Artifact
 from jobs.keys import Scope
 from jobs.presence import Presence
-from jobs.specs.resources import NewResource, ResourceKind
+from jobs.resources import NewResource, ResourceKind
 
 OURS = {
     "GET /jobs",

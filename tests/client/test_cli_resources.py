@@ -14,7 +14,7 @@ from typer.testing import CliRunner, Result
 
 from client.cli import app
 from gkd_core.config import DetectorConfig
-from gkd_core.model_card import ModelCard
+from gkd_core.detectors.model_card import ModelCard
 
 
 @pytest.fixture

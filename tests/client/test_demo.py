@@ -29,7 +29,7 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fake_engine: None) ->
     """A demo of a few pictures in a folder of its own."""
     monkeypatch.setattr(demo, "HOME", tmp_path / ".demo")
     monkeypatch.setattr(demo_specs, "DRAWING", {"train": 4, "val": 2, "size": 64, "seed": 1})
-    monkeypatch.setattr(demo, "measure", lambda *_: FAST)  # tests/gkd_core/test_pace.py takes real steps
+    monkeypatch.setattr(demo, "measure", lambda *_: FAST)  # tests/gkd_core/runs/test_pace.py takes real steps
     return tmp_path / ".demo"
 
 

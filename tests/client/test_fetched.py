@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from client.cli import app
 from client.client import Client, ClientError, DamagedDownload
 from client.fetched import fetch_model
-from jobs.specs.resources import ResourceKind
+from jobs.resources import ResourceKind
 
 CLASSES = ("disc", "ring")
 
@@ -27,10 +27,10 @@ def detector(tmp_path: Path) -> Path:
     """A small model of GKD that finds many things."""
     import torch
 
-    from gkd_core.checkpoint import publish_model
     from gkd_core.config import DetectorConfig
-    from gkd_core.detectors import build_detector
-    from gkd_core.model_card import ModelCard
+    from gkd_core.detectors.build import build_detector
+    from gkd_core.detectors.checkpoint import publish_model
+    from gkd_core.detectors.model_card import ModelCard
 
     form = {"backbone_width": 0.25, "fpn": {"channels": 16}, "head": {"depth": 1}}
     config = DetectorConfig.model_validate(form)

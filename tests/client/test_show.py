@@ -23,7 +23,7 @@ from jobs.curves import Curve, JobCurves, RunCurves
 from jobs.job import Artifact, Job, StoredEvent
 from jobs.keys import Key, Scope
 from jobs.presence import Gpu, Worker, WorkerState
-from jobs.specs.resources import Resource, ResourceKind, ResourceState
+from jobs.resources import Resource, ResourceKind, ResourceState
 
 
 def shown(renderable: object, width: int = 200) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from jobs.job import State
-from jobs.specs.resources import Layout, NewResource, ResourceKind
+from jobs.resources import Layout, NewResource, ResourceKind
 from jobs.sync.cancellation import until
 from jobs.uploads import archives
 

@@ -13,21 +13,21 @@ import pytest
 import torch
 from torch import Tensor
 
-from gkd_core.checkpoint import load_model, sha256_of
-from gkd_core.clock import Clock
 from gkd_core.config import DistillRun, TrainRun
 from gkd_core.data.find import find_layout
 from gkd_core.data.reading import load
 from gkd_core.data.records import DataSet
-from gkd_core.detectors import Detector, pyramid
+from gkd_core.detectors.build import Detector, pyramid
+from gkd_core.detectors.checkpoint import load_model, sha256_of
+from gkd_core.detectors.model_card import read_card
 from gkd_core.errors import DataError, DivergedError, FailureClass, SpecError, StoppedError
-from gkd_core.evaluate import detect_batches
+from gkd_core.evaluation.coco import detect_batches
 from gkd_core.events import Event, Progress, Report
-from gkd_core.model_card import read_card
-from gkd_core.process import StopRequest, serve_run
+from gkd_core.process.engine import StopRequest, serve_run
 from gkd_core.run_dir import FAILED, RunDir
-from gkd_core.session import Session
+from gkd_core.runs.session import Session
 from gkd_core.train import train
+from gkd_core.training.progress_meter import Clock
 
 Make = Callable[..., TrainRun | DistillRun]
 
@@ -97,7 +97,7 @@ def test_the_recipe_says_how_much_memory_decoded_pictures_take(
     def cache(image_size: int, limit_mb: float) -> None:
         raise Kept(limit_mb)
 
-    monkeypatch.setattr("gkd_core.session.PictureCache", cache)
+    monkeypatch.setattr("gkd_core.runs.session.PictureCache", cache)
     with pytest.raises(Kept, match=r"^7$"):
         list(train(plain(cache_mb=7), tmp_path))
 
@@ -224,7 +224,7 @@ def test_what_a_teacher_finds_is_scored_under_the_labels_of_the_data(
         asked.append(None if labels is None else labels.tolist())
         return detect_batches(detector, batches, device, labels)
 
-    monkeypatch.setattr("gkd_core.session.detect_batches", remember)
+    monkeypatch.setattr("gkd_core.runs.session.detect_batches", remember)
     list(train(run.model_copy(update={"data": data}), tmp_path))
     # the teacher when it is met, the student after its epoch, then both in the report
     assert asked == [[0, 4, 3, 2, 1], None, [0, 4, 3, 2, 1], None]
@@ -411,7 +411,7 @@ def test_passes_run_the_teacher_once_a_job_in_the_precision_of_the_training(
         seen.append((teacher, torch.is_autocast_enabled("cpu")))
         return pyramid(detector, pictures)
 
-    monkeypatch.setattr("gkd_core.instances.pyramid", looked)
+    monkeypatch.setattr("gkd_core.distill.instances.pyramid", looked)
     parts = {"control": False, "prototypes": {"source": "pass", "every": 1}}
     events = list(train(distill(epochs=2, precision="bfloat16", distill=parts), tmp_path))
 
@@ -562,7 +562,7 @@ def test_a_picture_that_breaks_after_the_check_is_a_failure_of_data_that_names_i
         broken[0].write_bytes(broken[0].read_bytes()[:-100])
         return data
 
-    monkeypatch.setattr("gkd_core.session.load", load_and_break)
+    monkeypatch.setattr("gkd_core.runs.session.load", load_and_break)
     run_dir = RunDir(tmp_path / "run")
     run_dir.prepare(run, attempt=1)
     monkeypatch.setattr(StopRequest, "listen_to_ctrl_c", lambda request: None)  # the test keeps its own
@@ -644,7 +644,7 @@ def test_what_is_left_of_a_distillation_counts_each_training_by_its_own_pace(
             self.seconds += 10.0 if "distill_global" in losses else 4.0
             super().count(losses, images)
 
-    monkeypatch.setattr("gkd_core.session.Clock", Paced)
+    monkeypatch.setattr("gkd_core.runs.session.Clock", Paced)
     told = of_kind(list(train(distill(epochs=2), tmp_path)), "progress")
     saved = {(event.run, event.epoch): event for event in told if event.saved and event.step}
     steps = saved["control", 2].steps

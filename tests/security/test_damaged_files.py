@@ -13,7 +13,7 @@ from gkd_core.errors import DataError, FailureClass
 from jobs.artifacts.base import Artifacts, WrongContent
 from jobs.artifacts.folder import FolderArtifacts
 from jobs.artifacts.s3 import S3Artifacts
-from jobs.specs.resources import NewResource, ResourceKind
+from jobs.resources import NewResource, ResourceKind
 from worker.weights import find_weights
 
 BYTES = os.urandom(5 << 18)

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from gkd_core.config import DataConfig, DetectorConfig
-from gkd_core.model_card import LONGEST_HEADER, ModelCard, header_bytes
+from gkd_core.detectors.model_card import LONGEST_HEADER, ModelCard, header_bytes
 from jobs.settings import Settings
 from jobs.uploads import submission_check as looking
 

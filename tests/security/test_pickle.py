@@ -1,6 +1,6 @@
 """A pickle runs code when it is read; so none is read, neither as a model nor off the queue.
 
-What the engine does with one is in tests/gkd_core/test_weights.py.
+What the engine does with one is in tests/gkd_core/detectors/test_weights.py.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ import pytest
 
 from jobs.errors import StoreAway
 from jobs.keys import Scope
-from jobs.specs.resources import ResourceKind
+from jobs.resources import ResourceKind
 from jobs.specs.spec import JobChange
 
 ENDS_WITHIN = 20.0

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from api.line import AT_ONCE
-from gkd_core.named_files import NotToBeRead, open_named, reading_only
+from gkd_core.process.named_files import NotToBeRead, open_named, reading_only
 from jobs.settings import Settings
 from jobs.specs.resolve import resolve
 

@@ -15,7 +15,7 @@ import pytest
 
 from gkd_core.config import run_config
 from gkd_core.errors import DataError
-from gkd_core.named_files import environment_of
+from gkd_core.process.named_files import environment_of
 from gkd_core.run_dir import FAILED, RunDir
 from jobs.job import Job
 from jobs.paths.data_roots import Places
@@ -137,7 +137,7 @@ def test_no_data_yaml_is_read_that_leads_out(
 def test_threads_that_look_at_pictures_are_limited_too(
     service, send, train_spec, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("gkd_core.data.settle._FEW", 0)
+    monkeypatch.setattr("gkd_core.data.validate._FEW", 0)
     picture = root / "discs/images/train1.png"
     checked = Places.left_by
 

@@ -22,15 +22,15 @@ from rich.console import Console
 from client import demo
 from client.client import Client
 from gkd_core.config import DataConfig, TrainRun
-from gkd_core.interpreter import on_safe_path, python
+from gkd_core.process.interpreter import on_safe_path, python
 from gkd_core.run_dir import COMPLETE, FAILED, RunDir
 from jobs.artifacts import open_artifacts
 from jobs.job import MOVES
+from jobs.registry.check_runner import Checks
+from jobs.registry.dataset_cache import Shelf
+from jobs.resources import Layout, NewResource, ResourceKind
 from jobs.settings import Settings
-from jobs.specs.resources import Layout, NewResource, ResourceKind
 from jobs.store.store import Store
-from jobs.uploads.check_runner import Checks
-from jobs.uploads.dataset_cache import Shelf
 from worker.engine import Engine
 
 ROOT = Path(__file__).parents[2]
@@ -198,7 +198,7 @@ def _process(tmp_path: Path, *command: str) -> Iterator[subprocess.Popen[bytes]]
 STARTING = {
     "client/cli_engine.py": "commands that start python",
     "client/demo.py": "the demo draws and serves",
-    "gkd_core/launch.py": "an engine of two processes",
+    "gkd_core/process/launch.py": "an engine of two processes",
     "jobs/uploads/limited_process.py": "a check of what was registered",
     "worker/engine.py": "an engine runs nothing",
 }
@@ -220,7 +220,9 @@ def test_every_file_that_starts_processes_is_known_here() -> None:
 
 
 def test_python_is_started_in_one_way() -> None:
-    assert [name for name, text in _sources() if "sys.executable" in text] == ["gkd_core/interpreter.py"]
+    assert [name for name, text in _sources() if "sys.executable" in text] == [
+        "gkd_core/process/interpreter.py"
+    ]
 
 
 def test_a_path_that_names_the_working_directory_by_accident_is_cleaned() -> None:

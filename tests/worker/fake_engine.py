@@ -25,7 +25,7 @@ from pathlib import Path
 from gkd_core.config import AnyRun, DistillRun, TrainRun
 from gkd_core.errors import StoppedError
 from gkd_core.events import Checkpoint, Event, FileWritten, Latency, ModelReport, Progress, Report
-from gkd_core.process import serve_run
+from gkd_core.process.engine import serve_run
 from gkd_core.run_dir import RunDir, write_atomically
 
 PLAN = {"epochs": 3, "seconds": 0.1, **json.loads(os.environ.get("FAKE_ENGINE", "{}"))}

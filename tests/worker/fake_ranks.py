@@ -17,7 +17,7 @@ from pathlib import Path
 from gkd_core.config import AnyRun
 from gkd_core.errors import StoppedError
 from gkd_core.events import Event, Progress
-from gkd_core.launch import serve
+from gkd_core.process.launch import serve
 from gkd_core.run_dir import RunDir
 
 PLAN = {"epochs": 3, "seconds": 0.1, **json.loads(os.environ.get("FAKE_RANKS", "{}"))}

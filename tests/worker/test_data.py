@@ -13,12 +13,12 @@ from gkd_core.data.reading import load
 from gkd_core.data.records import DataSet
 from gkd_core.errors import SpecError
 from jobs.artifacts.base import Artifacts
+from jobs.registry.dataset_cache import Shelf
+from jobs.resources import Layout, NewResource, ResourceKind, ResourceState, Verdict
 from jobs.specs.resolve import resolve
-from jobs.specs.resources import Layout, NewResource, ResourceKind, ResourceState, Verdict
 from jobs.specs.spec import job_spec
 from jobs.store.store import Store
 from jobs.uploads.archives import Limits
-from jobs.uploads.dataset_cache import Shelf
 from worker.data import find_data
 from worker.weights import find_weights
 

@@ -15,7 +15,7 @@ from gkd_core.data.loading import eval_batches
 from gkd_core.data.pictures import look_into, read_picture
 from gkd_core.data.reading import load
 from gkd_core.data.records import DataSet
-from gkd_core.model_card import ModelCard
+from gkd_core.detectors.model_card import ModelCard
 
 RAMP = np.linspace(0.1, 0.9, 96 * 64).reshape(64, 96)
 """A grey ramp in shares of white."""

@@ -24,8 +24,8 @@ from gkd_core.config import (
     run_config,
 )
 from gkd_core.data.reading import load
+from gkd_core.detectors.model_card import ModelCard
 from gkd_core.errors import Problem, SpecError
-from gkd_core.model_card import ModelCard
 from jobs.job import Job, queue_for
 from jobs.specs.resolve import resolve
 from jobs.specs.spec import Resolved, job_spec

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from gkd_core.published import COCO_CLASSES
+from gkd_core.detectors.published import COCO_CLASSES
 from jobs.paths.data_roots import PlaceError, Places
 from jobs.specs.resolve import no_resource
 from jobs.specs.weight_sources import Origin, find_origin

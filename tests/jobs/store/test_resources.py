@@ -13,7 +13,7 @@ from sqlalchemy import text
 from gkd_core.config import DataConfig, Split, TrainRun
 from jobs.errors import QuotaExceeded, ResourceInUse, UnknownCursor, UnknownResource
 from jobs.job import Job, State
-from jobs.specs.resources import Layout, NewResource, Resource, ResourceKind, ResourceState, Verdict
+from jobs.resources import Layout, NewResource, Resource, ResourceKind, ResourceState, Verdict
 from jobs.specs.spec import Resolved, job_spec
 from jobs.store.resources import MOST_CHECKS
 from jobs.store.store import Check, Store

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from gkd_core.config import DataConfig
-from jobs.specs.resources import ResourceKind, ResourceState, Verdict
+from jobs.resources import ResourceKind, ResourceState, Verdict
 from jobs.uploads.check_process import Request, verdict
 
 MUCH = {"memory_bytes": 2**32, "seconds": 60, "unpacked_bytes": 10**8}

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from gkd_core.config import DetectorConfig
-from gkd_core.model_card import ModelCard
+from gkd_core.detectors.model_card import ModelCard
 from jobs.uploads.model_files import BadModel, inspect
 
 CARD = ModelCard.of(DetectorConfig(), ("cat", "dog"), 64)

@@ -1,0 +1,376 @@
+"""Settles what the annotations say against the pictures: files looked at, boxes clipped, flaws named.
+
+What the picture says wins. Annotations whose declared size is that of the stored pixels, where EXIF turns the
+picture by 90 degrees, are turned along; another declared size is only remarked on, and its boxes are taken to be
+in pixels of the true picture. Boxes under one pixel are kept here and left out in training.
+"""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+from collections.abc import Callable, Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gkd_core.data.depth import FULL, white_for
+from gkd_core.data.findings import Findings, few
+from gkd_core.data.folders import dead_link_above
+from gkd_core.data.pictures import PictureError, brightest_of, look_into, open_header
+from gkd_core.data.records import ImageRecord, Split, WrittenImage, WrittenSplit
+from gkd_core.errors import DataError, Problem
+from gkd_core.process.named_files import allow_here, allowed_roots
+
+SAMPLED = 64
+"""Pictures of 16 or 32 bits that are looked into for what means white in all of them."""
+DETECTIONS = 100
+"""Detections a picture that COCO's AP looks at."""
+THREADS = min(8, os.cpu_count() or 1)
+
+Boxes = NDArray[np.float64]
+_T = TypeVar("_T")
+_Found = TypeVar("_Found")
+
+_LOOK_AT_BOXES = (
+    "Look at some of them with their boxes. If the boxes do not fit, save the pictures turned and without the EXIF "
+    "tag, or draw the boxes again."
+)
+
+_FEW = 16
+"""Pictures for which starting threads takes longer than looking at them one after the other."""
+
+
+class _Look(NamedTuple):
+    """What a look at a file gave."""
+
+    size: tuple[int, int] | None
+    """True width and height; None when nobody looked and none is declared."""
+    orientation: int = 1
+    """EXIF's; 1 when nobody looked."""
+    undeclared: bool = False
+    """Whether it has 16 or 32 bits and does not say which value means white."""
+    remarks: tuple[str, ...] = ()
+    unreadable: str = ""
+    """What is wrong with the header."""
+    broken: str = ""
+    """What is wrong behind a sound header."""
+    seen: bool = False
+    """Whether anybody looked at the header."""
+    flat: bool = False
+    """Whether it was decoded and shows next to nothing."""
+
+
+def settle(
+    written: WrittenSplit,
+    classes: tuple[str, ...],
+    findings: Findings,
+    *,
+    headers: int | None = None,
+    decode: bool = False,
+    broken: Collection[Path] = (),
+    white: int | None = None,
+) -> Split:
+    """The split as records, with labels that follow `classes`; arguments as in `reading.load`.
+
+    Raises:
+        DataError: pictures are missing or unreadable, or there is not one box.
+    """
+    _refuse_missing(written, findings)
+    paths = [image.path for image in written.images]
+    looks = _look_at(written.images, headers)
+    _refuse_unreadable([look.unreadable for look in looks if look.unreadable], findings)
+    sample = _deep_sample(looks)
+    told = _brightest(paths, sample)
+    white = white or (white_for(told) if told else None)
+    looks = _with_decoded(
+        paths, looks, [at for at, look in enumerate(looks) if look.seen] if decode else sample, white
+    )
+    looks = [
+        look._replace(broken=path.name) if path in broken else look if decode else look._replace(broken="")
+        for path, look in zip(paths, looks, strict=True)
+    ]
+    _remark_on_depth(paths, looks, white, findings)
+    position = {name: label for label, name in enumerate(classes, start=1)}
+    label_of = np.array([0, *(position[name] for name in written.classes)], dtype=np.int64)
+    records = []
+    for number, (image, look) in enumerate(zip(written.images, looks, strict=True), start=1):
+        for remark in look.remarks:
+            findings.add(image.path.name, f"picture {remark}")
+        if look.broken:
+            findings.add(look.broken, "picture left out: it cannot be decoded", "Copy or download it again.")
+        else:
+            records.append(replace(_record(number, image, look, label_of, findings), white=white))
+    _refuse_empty(records, findings)
+    _remark_on_classes(records, classes, findings)
+    left_out = [image.path for image, look in zip(written.images, looks, strict=True) if look.broken]
+    return Split(classes, tuple(records), tuple(left_out))
+
+
+# ---- files -----------------------------------------------------------------------------------------------
+
+
+def _refuse_missing(written: WrittenSplit, findings: Findings) -> None:
+    missing = [image.path for image in written.images if not os.path.exists(image.path)]
+    if not missing:
+        return
+    loc = ("data", findings.split, "images")
+    if not written.folder.is_dir():
+        raise DataError([Problem(loc=loc, message=f"no such folder of pictures: {written.folder}")])
+    names = [os.path.relpath(path, written.folder) for path in missing]
+    message = f"missing in {written.folder}: {len(missing)} of {len(written.images)} pictures ({few(names)})"
+    raise DataError([Problem(loc=loc, message=message, hint=_missing_hint(missing))])
+
+
+def _missing_hint(missing: Sequence[Path]) -> str:
+    """A file whose name differs only in case, separators or the way accents are written, if there is one."""
+    for path in missing[:20]:
+        if link := dead_link_above(path):
+            return f"{link} is a link that leads nowhere."
+        name = path.name.replace("\\", "/").rpartition("/")[2]
+        siblings = path.parent.iterdir() if path.parent.is_dir() else iter(())
+        for sibling in siblings:
+            if _folded(sibling.name) == _folded(name):
+                return (
+                    f"{path.name!r} may be {sibling.name!r}: case, separators and accents must match exactly."
+                )
+    return "Names are relative to the folder of pictures; is it the right one, and complete?"
+
+
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+def _look_at(images: Sequence[WrittenImage], headers: int | None) -> list[_Look]:
+    count = len(images) if headers is None else min(headers, len(images))
+    chosen = set(np.linspace(0, len(images) - 1, count).astype(int).tolist())
+    looks = [_Look(image.size) for image in images]
+    wanted = [number for number, image in enumerate(images) if number in chosen or image.size is None]
+    found = _for_each(_look, [images[number].path for number in wanted])
+    for number, look in zip(wanted, found, strict=True):
+        looks[number] = look
+    return looks
+
+
+def _with_decoded(
+    paths: Sequence[Path], looks: Sequence[_Look], wanted: Sequence[int], white: int | None
+) -> list[_Look]:
+    """The looks, with what decoding the wanted pictures adds."""
+    looks = list(looks)
+    for at, look in zip(
+        wanted, _for_each(lambda at: _decoded(paths[at], looks[at], white), wanted), strict=True
+    ):
+        looks[at] = look
+    return looks
+
+
+def _for_each(look: Callable[[_T], _Found], paths: Sequence[_T]) -> list[_Found]:
+    if len(paths) <= _FEW:
+        return list(map(look, paths))
+    with ThreadPoolExecutor(THREADS, initializer=allow_here, initargs=(allowed_roots(),)) as pool:
+        return list(pool.map(look, paths))
+
+
+def _look(path: Path) -> _Look:
+    try:
+        return _Look(*open_header(path), seen=True)
+    except PictureError as error:
+        return _Look(None, unreadable=error.message)
+
+
+def _decoded(path: Path, look: _Look, white: int | None) -> _Look:
+    """A look at the header with what decoding the picture adds to it."""
+    try:
+        found = look_into(path, white)
+    except PictureError as error:
+        return look._replace(broken=error.message)
+    return look._replace(remarks=found.remarks, flat=found.flat)
+
+
+def _deep_sample(looks: Sequence[_Look]) -> list[int]:
+    """Some of the pictures that do not say what means white, evenly spread: the same ones in every reading."""
+    deep = [at for at, look in enumerate(looks) if look.undeclared]
+    return [deep[at] for at in np.linspace(0, len(deep) - 1, min(SAMPLED, len(deep))).astype(int)]
+
+
+def _brightest(paths: Sequence[Path], sample: Sequence[int]) -> list[int]:
+    """The brightest values of those pictures of a sample that can be decoded."""
+
+    def of(at: int) -> int | None:
+        try:
+            return brightest_of(paths[at])
+        except PictureError:  # said where every picture is decoded
+            return None
+
+    return [value for value in _for_each(of, sample) if value is not None]
+
+
+def _remark_on_depth(
+    paths: Sequence[Path], looks: Sequence[_Look], white: int | None, findings: Findings
+) -> None:
+    for path, look in zip(paths, looks, strict=True):
+        if look.undeclared and white not in (None, FULL):
+            message = f"pictures of more than 8 bits do not use all of them; {white} is taken as white in all"
+            findings.add(path.name, message)
+        if look.flat:
+            hint = "Is it the right file? What uses a small part of 16 or 32 bits needs its contrast stretched first."
+            findings.add(path.name, "picture shows nothing: it is nearly constant, of one colour", hint)
+
+
+def _refuse_unreadable(messages: Sequence[str], findings: Findings) -> None:
+    if messages:
+        message = f"pictures that cannot be read ({len(messages)}): {'; '.join(messages[:20])}"
+        message += f"; and {len(messages) - 20} more" if len(messages) > 20 else ""
+        hint = "Mend these files, or take them out of the annotations."
+        raise DataError([Problem(loc=("data", findings.split, "images"), message=message, hint=hint)])
+
+
+# ---- boxes -----------------------------------------------------------------------------------------------
+
+
+def _record(
+    number: int,
+    image: WrittenImage,
+    look: _Look,
+    label_of: NDArray[np.int64],
+    findings: Findings,
+) -> ImageRecord:
+    size = look.size
+    assert size is not None  # a picture without a declared size is always looked into
+    boxes = np.array([item.box for item in image.objects], dtype=np.float64).reshape(-1, 4)
+    area = np.array([item.area for item in image.objects], dtype=np.float32)
+    if image.fractions:
+        boxes, area = boxes * [*size, *size], area * np.float32(size[0] * size[1])
+    boxes = _in_frame(boxes, image, size, look.orientation, findings)
+    clipped = np.clip(boxes, 0, np.array([*size, *size], dtype=np.float64)).astype(np.float32)
+    labels = label_of[[item.label for item in image.objects]] if image.objects else label_of[:0]
+    if image.fractions:  # of what was clipped away no area is left
+        area = np.minimum(area, (clipped[:, 2:] - clipped[:, :2]).prod(axis=1))
+    keep = _usable(image, boxes, clipped, labels, findings)
+    return ImageRecord(
+        image_id=number,
+        path=image.path,
+        width=size[0],
+        height=size[1],
+        boxes=clipped[keep],
+        labels=labels[keep],
+        crowd=np.array([item.crowd for item in image.objects], dtype=np.bool_)[keep],
+        area=area[keep],
+        truncated=sum(image.objects[index].truncated for index in keep),
+        source_id=image.image_id,
+    )
+
+
+def _in_frame(
+    boxes: Boxes, image: WrittenImage, size: tuple[int, int], orientation: int, findings: Findings
+) -> Boxes:
+    """The boxes in the frame of the picture as people see it."""
+    if len(boxes) and orientation != 1 and not _frame_is_told(image, size, orientation):
+        message = (
+            "pictures are turned by EXIF, and nothing tells in which frame their boxes were drawn; taken to be that "
+            "of the turned picture, as people see it"
+        )
+        findings.add(image.path.name, message, _LOOK_AT_BOXES)
+    if image.size is None or image.size == size:
+        return boxes
+    if image.size == size[::-1] and orientation >= 5:
+        message = (
+            "annotations count in the stored pixels, before EXIF rotation; their boxes were turned along"
+        )
+        findings.add(image.path.name, message)
+        return turned(boxes, orientation, size)
+    message = (
+        "declared width and height are not the picture's; the picture's were taken, boxes left as they are"
+    )
+    findings.add(f"{image.path.name} declares {image.size[0]} x {image.size[1]}", message)
+    return boxes
+
+
+def _frame_is_told(image: WrittenImage, size: tuple[int, int], orientation: int) -> bool:
+    """Whether a declared size tells the frame; of turns that leave the sides as they are, as far as it can."""
+    tells = orientation < 5 or size[0] != size[1]
+    return tells and image.size in (size, size[::-1])
+
+
+def turned(boxes: Boxes, orientation: int, size: tuple[int, int]) -> Boxes:
+    """Boxes of the stored pixels in the frame that EXIF turns them to.
+
+    Args:
+        boxes: (N, 4).
+        orientation: EXIF's, 5 to 8: those that exchange the axes.
+        size: width and height after turning.
+    """
+    x1, y1, x2, y2 = boxes[:, [1, 0, 3, 2]].T
+    if orientation in (6, 7):
+        x1, x2 = size[0] - x2, size[0] - x1
+    if orientation in (7, 8):
+        y1, y2 = size[1] - y2, size[1] - y1
+    return np.stack([x1, y1, x2, y2], axis=1)
+
+
+def _usable(
+    image: WrittenImage,
+    boxes: Boxes,
+    clipped: NDArray[np.float32],
+    labels: NDArray[np.int64],
+    findings: Findings,
+) -> list[int]:
+    """Indices of the boxes to keep; whatever is odd about one is said."""
+    sides = clipped[:, 2:] - clipped[:, :2]
+    units = not image.fractions  # then hints about units would mislead
+    out = np.abs(boxes - clipped).max(axis=1, initial=0) > 1  # a pixel of rounding is nothing to talk about
+    seen: set[tuple[float, ...]] = set()
+    places: set[tuple[float, ...]] = set()
+    keep = []
+    for index, item in enumerate(image.objects):
+        place = tuple(clipped[index].tolist())
+        key = (*place, int(labels[index]), item.crowd)
+        if (sides[index] <= 0).any():
+            findings.add(item.name, "box left out: it lies outside the picture")
+        elif key in seen:
+            findings.add(item.name, "box left out: it repeats another box of its class")
+        else:
+            keep.append(index)
+            if place in places and not item.crowd:
+                findings.add(item.name, "box lies exactly on another one of another class; both are kept")
+            if out[index]:
+                hint = "If these are many: COCO boxes are x, y, width, height, not corners." * units
+                findings.add(item.name, "box sticks out of the picture; clipped", hint)
+            if (sides[index] < 1).any():
+                hint = "If these are many: boxes are in pixels, not fractions of the picture." * units
+                findings.add(item.name, "box is under one pixel; of no use in training", hint)
+            places.add(place)
+        seen.add(key)
+    if len(keep) > DETECTIONS:
+        message = (
+            f"picture has more than {DETECTIONS} boxes, but COCO AP counts {DETECTIONS} detections a picture"
+        )
+        findings.add(f"{image.path.name} has {len(keep)}", message)
+    return keep
+
+
+# ---- the whole split ---------------------------------------------------------------------------------------
+
+
+def _refuse_empty(records: Sequence[ImageRecord], findings: Findings) -> None:
+    if not records:
+        raise findings.error("no picture is left that can be used")
+    boxes = sum(len(record.boxes) for record in records)
+    if boxes == 0:
+        reasons = "".join(f"; {remark}" for remark in findings.remarks()[:3])
+        message = f"there is not one usable box on {len(records)} pictures{reasons}"
+        raise findings.error(message, "Is this the right file?")
+    if all(record.crowd.all() for record in records):
+        message = "every box is a crowd region or difficult: there is nothing to learn and nothing to find"
+        findings.add(f"{boxes} boxes", message)
+
+
+def _remark_on_classes(records: Sequence[ImageRecord], classes: tuple[str, ...], findings: Findings) -> None:
+    used = set(np.concatenate([record.labels for record in records]).tolist())
+    for label, name in enumerate(classes, start=1):
+        if label not in used:
+            findings.add(name, "class without a box; its AP cannot be told")

@@ -1,0 +1,1 @@
+"""RetinaNet, Faster R-CNN and FCOS on any backbone; their weights, files and exported forms."""

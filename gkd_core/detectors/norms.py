@@ -1,0 +1,102 @@
+"""Norms of bodies, pyramids and heads, and the exchange of one for another in a network that is built already."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torchvision.ops import FrozenBatchNorm2d
+
+from gkd_core.compute.precision import HALF
+
+Norm = Literal["batch", "group", "frozen"]
+
+
+def group_norm(channels: int) -> nn.GroupNorm:
+    """Group norm for any number of channels: at most 32 groups of at least 4; one group where 4 does not divide."""
+    return nn.GroupNorm(_groups(channels), channels)
+
+
+def _groups(channels: int) -> int:
+    return math.gcd(32, channels // 4) if channels % 4 == 0 else 1
+
+
+def exchange_norms(network: nn.Module, norm: Norm) -> None:
+    """Put `norm` in the place of every batch norm, under the same name, with its weights, statistics and epsilon.
+
+    Published weights fit only with the epsilon that they were trained with, which differs between families; so the
+    network's own is kept. Layer norms and whatever else there is stay.
+    """
+    for name, module in list(network.named_modules()):
+        if isinstance(module, nn.BatchNorm2d):
+            network.set_submodule(name, _EXCHANGES[norm](module))
+
+
+def _batch(norm: nn.BatchNorm2d) -> nn.Module:
+    norm.momentum = 0.1  # MobileNet's 0.01 keeps a third of the first statistics for 100 steps
+    return norm
+
+
+def _group(norm: nn.BatchNorm2d) -> nn.Module:
+    make = _ActivatedGroupNorm if hasattr(norm, "act") else nn.GroupNorm
+    return _dressed(make(_groups(norm.num_features), norm.num_features, eps=norm.eps), norm)
+
+
+def _frozen(norm: nn.BatchNorm2d) -> nn.Module:
+    make = _ActivatedFrozenBatchNorm if hasattr(norm, "act") else FrozenNorm
+    return _dressed(make(norm.num_features, eps=norm.eps), norm)
+
+
+class FrozenNorm(FrozenBatchNorm2d):
+    """torchvision's frozen batch norm, which leaves half-precision maps what they are.
+
+    torchvision multiplies them by buffers of float32, so that under autocast all that follows is float32.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps (B, C, H, W) in their own precision; computed in float32 at least."""
+        if x.dtype not in HALF:
+            exact: Tensor = super().forward(x)
+            return exact
+        statistics = self.running_mean, self.running_var
+        return functional.batch_norm(x, *statistics, self.weight, self.bias, eps=self.eps)
+
+
+_EXCHANGES: dict[Norm, Callable[[nn.BatchNorm2d], nn.Module]] = {
+    "batch": _batch,
+    "group": _group,
+    "frozen": _frozen,
+}
+
+
+@torch.no_grad()
+def _dressed(new: nn.Module, old: Any) -> nn.Module:
+    """What the old norm had and the new one has a place for."""
+    mine, theirs = new.state_dict(), old.state_dict()
+    for name in mine.keys() & theirs.keys():
+        mine[name].copy_(theirs[name])
+    if isinstance(new, _Activated):
+        new.drop, new.act = old.drop, old.act
+    return new
+
+
+class _Activated(nn.Module):
+    """timm's norms carry the activation that follows them."""
+
+    drop: nn.Module
+    act: nn.Module
+
+    def forward(self, maps: Tensor) -> Any:
+        return self.act(self.drop(super().forward(maps)))
+
+
+class _ActivatedGroupNorm(_Activated, nn.GroupNorm):
+    """Group norm in the place of timm's `BatchNormAct2d`."""
+
+
+class _ActivatedFrozenBatchNorm(_Activated, FrozenNorm):
+    """Frozen batch norm in the place of timm's `BatchNormAct2d`."""

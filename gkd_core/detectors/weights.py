@@ -1,0 +1,223 @@
+"""Where a detector's first weights come from: a model of GKD, a plain state dict, or torchvision's published ones.
+
+Files are read without unpickling (`weights_only`, or safetensors); nothing falls back to it. A file fills either a
+whole detector or its backbone. Heads of other classes are made anew, and it is said; any other tensor that does not
+fit is refused by name.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections import OrderedDict
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torchvision.models import get_weight
+from torchvision.ops import FrozenBatchNorm2d
+
+from gkd_core.detectors import published
+from gkd_core.detectors.backbones import published_name
+from gkd_core.detectors.build import Detector
+from gkd_core.detectors.model_card import carries_card, is_safetensors, read_card
+from gkd_core.detectors.published import WITHOUT_EPSILON
+from gkd_core.errors import Problem, SpecError
+from gkd_core.process.named_files import open_named
+
+State = OrderedDict[str, Tensor]
+
+BY_CLASS = ("head.classification_head.cls_logits.", "roi_heads.box_predictor.")
+"""Tensors that have rows for each class."""
+SHOWN = 5
+"""Names of tensors that a message lists."""
+
+
+def load_weights(detector: Detector, weights: str, classes: tuple[str, ...] | None = None) -> list[str]:
+    """Fill a freshly built detector.
+
+    Args:
+        detector: what is filled.
+        weights: a path, or torchvision's name of published weights.
+        classes: what the detector is for, in label order; None: exactly what the file was made for, all of it.
+
+    Returns:
+        What a person should know: what was made anew.
+
+    Raises:
+        SpecError: unreadable, of another detector (the tensors that differ are named), or in another class order.
+    """
+    state = read_state(weights)
+    known = known_classes(weights)
+    if classes is not None and known is not None:
+        _require_same_order(known, classes)
+    if not any(name.startswith("backbone.") for name in state):
+        return _fill_body(detector, state, weights)
+    renewed = _class_tensors(detector, state, known) if classes not in (None, known) else []
+    _fill(detector, state, weights, renewed)
+    if weights in WITHOUT_EPSILON or Path(weights).name in WITHOUT_EPSILON.values():
+        _take_epsilon_out(detector)
+    if not renewed:
+        return []
+    return [f"{weights} was made for other classes: {len(renewed)} tensors of the heads start from scratch"]
+
+
+def known_classes(weights: str) -> tuple[str, ...] | None:
+    """The classes that weights were made for, in label order; None where nothing says so."""
+    if published.is_name(weights):
+        return published.COCO_CLASSES if weights in published.DETECTORS else None
+    return read_card(weights).classes if carries_card(weights) else None
+
+
+# ---- reading ---------------------------------------------------------------------------------------------
+
+
+def read_state(weights: str) -> State:
+    """The tensors by name, on the CPU.
+
+    Raises:
+        SpecError: there is no such file or name, or it cannot be read without running code from it.
+    """
+    if published.is_name(weights):
+        return _published(weights)
+    try:
+        open_named(weights).close()  # what torch opens by name may be a FIFO
+        if is_safetensors(weights):
+            return OrderedDict(load_file(weights))
+        found = torch.load(weights, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        hint = "Save a plain state dict, torch.save(model.state_dict(), ...), or a safetensors file."
+        raise _refused(
+            weights, "holds more than tensors, and loading it would run code from it", hint
+        ) from None
+    except (SafetensorError, OSError, RuntimeError, ValueError, EOFError, KeyError) as error:
+        raise _refused(weights, f"cannot be read: {_first_line(error)}") from None
+    return _plain(found, weights)
+
+
+def _published(name: str) -> State:
+    try:
+        return OrderedDict(get_weight(name).get_state_dict(progress=False, check_hash=True))
+    except (ValueError, AttributeError, KeyError) as error:
+        raise _refused(name, f"is no name of torchvision's: {_first_line(error)}") from None
+    except (URLError, OSError) as error:
+        where = Path(torch.hub.get_dir(), "checkpoints")
+        hint = f"Put the file from {get_weight(name).url} into {where}, or name a file."
+        raise _refused(name, f"cannot be downloaded: {_first_line(error)}", hint) from None
+
+
+def _plain(found: Any, weights: str) -> State:
+    """The state dict in what was saved: training scripts put it under `model` or `state_dict`, DDP adds `module.`."""
+    for key in ("model", "state_dict", "model_state_dict"):
+        if isinstance(found, dict) and isinstance(found.get(key), dict):
+            found = found[key]
+    if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):
+        raise _refused(weights, "holds no state dict: tensors by name")
+    return OrderedDict((str(name).removeprefix("module."), tensor) for name, tensor in found.items())
+
+
+# ---- filling ---------------------------------------------------------------------------------------------
+
+
+def _fill_body(detector: Detector, state: State, weights: str) -> list[str]:
+    """Fill the backbone from a classifier; its last layers, for which a detector has no place, are left out."""
+    body = detector.backbone.body
+    sources = {name: source for name in body.state_dict() if (source := published_name(name, state))}
+    if not sources:
+        raise _refused(weights, f"fills neither the detector nor its backbone: it has {_few(state)}")
+    used = set(sources.values())
+    parts = {_part(source) for source in used}
+    known = State((name, state[source]) for name, source in sources.items())
+    known.update(
+        (name, tensor) for name, tensor in state.items() if name not in used and _part(name) in parts
+    )
+    _fill(body, known, weights, [])
+    return []
+
+
+def _part(name: str) -> str:
+    """The part of a classifier that a tensor belongs to: what a body uses of it, it uses whole."""
+    first, *rest = name.split(".")
+    return f"{first}.{rest[0]}" if first == "features" and rest else first
+
+
+def _fill(module: nn.Module, state: State, weights: str, renewed: Iterable[str]) -> None:
+    """Every tensor must be there with its shape, but for those that start from scratch."""
+    own = module.state_dict()
+    given = State((name, tensor) for name, tensor in state.items() if name in own or not _counts(name))
+    kept = own.keys() - set(renewed)
+    missing = sorted(name for name in kept - given.keys() if not _counts(name))
+    surplus = sorted(given.keys() - own.keys())
+    misshapen = sorted(name for name in kept & given.keys() if own[name].shape != given[name].shape)
+    if missing or surplus or misshapen:
+        raise _unfit(weights, missing, surplus, misshapen)
+    merged = State((name, given.get(name, own[name]) if name in kept else own[name]) for name in own)
+    merged._metadata = own._metadata  # type: ignore[attr-defined]  # else torchvision takes the names for old ones
+    module.load_state_dict(merged)
+
+
+def _counts(name: str) -> bool:
+    """Batch norm counts batches for a kind of average that nobody uses; frozen norms and old files lack it."""
+    return name.endswith("num_batches_tracked")
+
+
+def _class_tensors(detector: Detector, state: State, known: tuple[str, ...] | None) -> list[str]:
+    """The tensors of the heads that have a row for each class and were made for other classes: if nobody knows for
+    which, those that have another number of rows."""
+    own = detector.state_dict()
+    return [
+        name
+        for name in own.keys() & state.keys()
+        if name.startswith(BY_CLASS)
+        and own[name].shape[1:] == state[name].shape[1:]
+        and (known is not None or own[name].shape != state[name].shape)
+    ]
+
+
+def _take_epsilon_out(detector: Detector) -> None:
+    """Variance + epsilon becomes the variance that the weights were trained with."""
+    for module in detector.modules():
+        if isinstance(module, FrozenBatchNorm2d):
+            module.running_var -= module.eps
+
+
+# ---- refusing --------------------------------------------------------------------------------------------
+
+
+def _require_same_order(known: tuple[str, ...], classes: tuple[str, ...]) -> None:
+    """Rows of the heads follow the class order; another order would exchange classes in silence."""
+    if known != classes and set(known) == set(classes):
+        message = f"the weights know {', '.join(known)}; the data has {', '.join(classes)}"
+        hint = f"Give data.classes in the order of the weights: {', '.join(known)}."
+        raise SpecError([Problem(loc=("weights",), message=message, hint=hint)])
+
+
+def _unfit(weights: str, missing: list[str], surplus: list[str], misshapen: list[str]) -> SpecError:
+    parts = [
+        f"{len(names)} tensors {what}: {_few(names)}"
+        for names, what in (
+            (missing, "are missing"),
+            (surplus, "have no place"),
+            (misshapen, "have another shape"),
+        )
+        if names
+    ]
+    hint = "Use weights of the same architecture, backbone, layout, widths and norm."
+    return _refused(weights, f"does not fit the detector; {'; '.join(parts)}", hint)
+
+
+def _few(names: Iterable[str]) -> str:
+    listed = list(names)
+    return ", ".join(listed[:SHOWN]) + (" ..." if len(listed) > SHOWN else "")
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
+
+
+def _refused(weights: str, why: str, hint: str = "") -> SpecError:
+    return SpecError([Problem(loc=("weights",), message=f"{weights} {why}", hint=hint)])

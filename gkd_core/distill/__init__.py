@@ -1,0 +1,1 @@
+"""Distillation with global knowledge: prototypes (PGM), what is compared where, the losses (RDM)."""

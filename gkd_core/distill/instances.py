@@ -1,0 +1,228 @@
+"""The pass over the training pictures from which prototypes are chosen (PGM, step 1).
+
+Which boxes are pooled is decided once, from the annotations and the seed; each picture is read and run once,
+whatever number of classes it holds. The teacher never changes, so a later pass runs the student alone.
+
+Shapes: N instances, L levels, C_t and C_s channels of teacher and student.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gkd_core.compute.amp import autocast
+from gkd_core.compute.transfers import pictures_on, to_device
+from gkd_core.compute.world import World
+from gkd_core.config import PrototypeChoice
+from gkd_core.data.loading import EvalSample
+from gkd_core.data.records import ImageRecord
+from gkd_core.detectors.build import Detector, pyramid
+
+Pooling = Callable[[Tensor, Tensor, Tensor, float, int], Tensor]
+"""(map (B, C, H, W), boxes (M, 4) in pixels, image_index (M,), stride, most boxes of an image) -> (M, C)."""
+
+Choice = dict[int, np.ndarray]
+"""By position of the picture in the split: rows of its boxes that are pooled."""
+
+
+def instances_again(images: Sequence[ImageRecord], chosen: Sequence[Tensor]) -> Choice:
+    """Return the choice that pools objects once more.
+
+    Args:
+        images: the split.
+        chosen: (P, 2) tensors of picture id and row; what they have in common is pooled once.
+    """
+    rows: dict[int, set[int]] = {}
+    for origins in chosen:
+        for image_id, row in pairs(*origins.T):
+            rows.setdefault(image_id, set()).add(row)
+    return {
+        position: np.array(sorted(rows[image.image_id]))
+        for position, image in enumerate(images)
+        if image.image_id in rows
+    }
+
+
+def choose_instances(
+    images: Sequence[ImageRecord], num_classes: int, image_size: int, config: PrototypeChoice, seed: int
+) -> Choice:
+    """Decide which boxes are pooled: per class at most `max_instances`, in a random order that the seed fixes.
+
+    Boxes under `min_box_side` (in resized pixels) or marked as crowd are left out, unless a class has no
+    others: a class of any size gets prototypes.
+    """
+    owner, row, label, large = _flatten(images, image_size, config.min_box_side)
+    order = np.random.default_rng(seed).permutation(len(owner))
+    chosen: dict[int, list[int]] = {}
+    for wanted in range(1, num_classes + 1):
+        members = order[label[order] == wanted]
+        usable = members[large[members]]
+        for index in (usable if len(usable) else members)[: config.max_instances]:
+            chosen.setdefault(int(owner[index]), []).append(int(row[index]))
+    return {position: np.sort(rows) for position, rows in sorted(chosen.items())}
+
+
+def _flatten(
+    images: Sequence[ImageRecord], image_size: int, min_side: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Over all boxes of all pictures: picture, row in it, label, and whether it is large enough to pool."""
+    owner = np.concatenate([np.full(len(image.labels), at) for at, image in enumerate(images)])
+    row = np.concatenate([np.arange(len(image.labels)) for image in images])
+    label = np.concatenate([np.where(image.crowd, 0, image.labels) for image in images])
+    large = np.concatenate([_shorter_side(image, image_size) >= min_side for image in images])
+    return owner.astype(np.int64), row.astype(np.int64), label.astype(np.int64), large.astype(bool)
+
+
+def _shorter_side(image: ImageRecord, image_size: int) -> np.ndarray:
+    scale = image_size / max(image.width, image.height)
+    return (image.boxes[:, 2:] - image.boxes[:, :2]).min(axis=1, initial=np.inf) * scale
+
+
+@dataclass
+class Pooled:
+    """Features of the chosen instances, level by level."""
+
+    teacher: list[Tensor]
+    """L of (N, C_t) float32."""
+    student: list[Tensor]
+    """L of (N, C_s) float32."""
+    labels: Tensor
+    """(N,) int64, from 0."""
+    image_ids: Tensor
+    """(N,) int64."""
+    boxes: Tensor
+    """(N, 4) pixels of the original picture."""
+    rows: Tensor
+    """(N,) int64, which box of its record each is."""
+    sides: Tensor
+    """(N,) shorter side in pixels of the resized picture."""
+
+    def take(self, chosen: Tensor) -> Pooled:
+        """Some of them, by index (M,) on the CPU."""
+        here = chosen.to(self.labels.device)
+        return Pooled(
+            teacher=[level[here] for level in self.teacher],
+            student=[level[here] for level in self.student],
+            labels=self.labels[here],
+            image_ids=self.image_ids[chosen],
+            boxes=self.boxes[chosen],
+            rows=self.rows[chosen],
+            sides=self.sides[chosen],
+        )
+
+    def to(self, device: torch.device) -> Pooled:
+        """With features and labels on a device; the rest stays on the CPU."""
+        return replace(
+            self,
+            teacher=[level.to(device) for level in self.teacher],
+            student=[level.to(device) for level in self.student],
+            labels=self.labels.to(device),
+        )
+
+
+@dataclass
+class InstancePool:
+    """Collects the pooled features of teacher and student, batch by batch."""
+
+    teacher: Detector | None
+    """None: the student alone runs."""
+    student: Detector
+    teacher_levels: Sequence[int]
+    student_levels: Sequence[int]
+    strides: Sequence[int]
+    pooling: Pooling
+    device: torch.device
+    precision: str = "float32"
+    """In which both compute; features are float32 all the same."""
+    known: Pooled | None = None
+    """What an earlier pass over the same boxes found, where there was one: the teacher's features come from there."""
+    _parts: list[Pooled] = field(default_factory=list)
+
+    @torch.no_grad()
+    def add(self, batch: list[EvalSample], chosen: Sequence[tuple[ImageRecord, np.ndarray]]) -> None:
+        """Run the student over a batch, and the teacher where there is one, and pool the chosen boxes of each picture.
+
+        Args:
+            batch: B resized pictures.
+            chosen: the record of each and the rows of its boxes that are pooled.
+        """
+        pictures = pictures_on(self.device, [sample.image for sample in batch])
+        numbers = [len(rows) for _, rows in chosen]
+        owner = torch.repeat_interleave(
+            torch.arange(len(batch)), torch.tensor(numbers), output_size=sum(numbers)
+        )
+        [image_index] = to_device([owner], self.device)
+        boxes = [torch.tensor(record.boxes[rows]) for record, rows in chosen]
+        scales = [torch.tensor(sample.scale * 2) for sample in batch]
+        resized = torch.cat([b * s for b, s in zip(boxes, scales, strict=True)])
+        [on_device] = to_device([resized], self.device)
+        places = pictures, on_device, image_index, max(numbers)
+        teacher = (
+            []
+            if self.teacher is None or self.known is not None
+            else self._pool(self.teacher, self.teacher_levels, *places)
+        )
+        part = Pooled(
+            teacher,
+            self._pool(self.student, self.student_levels, *places),
+            torch.cat([torch.from_numpy(record.labels[rows]) for record, rows in chosen]) - 1,
+            torch.tensor([sample.image_id for sample in batch])[owner],
+            torch.cat(boxes),
+            torch.cat([torch.from_numpy(rows) for _, rows in chosen]),
+            (resized[:, 2:] - resized[:, :2]).amin(1),
+        )
+        self._parts.append(part)
+
+    def _pool(
+        self,
+        detector: Detector,
+        levels: Sequence[int],
+        pictures: list[Tensor],
+        boxes: Tensor,
+        image_index: Tensor,
+        most: int,
+    ) -> list[Tensor]:
+        with autocast(self.device, self.precision):
+            maps, _ = pyramid(detector, pictures)
+        return [
+            self.pooling(maps[level], boxes, image_index, stride, most)
+            for level, stride in zip(levels, self.strides, strict=True)
+        ]
+
+    def finish(self, world: World | None = None) -> Pooled:
+        """Everything that was collected, by all processes of a world, in the order of a single one.
+
+        Raises:
+            ValueError: it is not the boxes of the earlier pass.
+        """
+        if world is not None and world.size > 1:
+            parts = world.in_turn([part.to(torch.device("cpu")) for part in self._parts])
+            self._parts = [part.to(self.device) for part in parts]
+        teacher = zip(*(part.teacher for part in self._parts), strict=True)
+        student = zip(*(part.student for part in self._parts), strict=True)
+        pooled = Pooled(
+            teacher=[torch.cat(level) for level in teacher],
+            student=[torch.cat(level) for level in student],
+            labels=torch.cat([part.labels for part in self._parts]).to(self.device),
+            image_ids=torch.cat([part.image_ids for part in self._parts]),
+            boxes=torch.cat([part.boxes for part in self._parts]),
+            rows=torch.cat([part.rows for part in self._parts]),
+            sides=torch.cat([part.sides for part in self._parts]),
+        )
+        return pooled if self.known is None else _with_teacher_of(self.known, pooled)
+
+
+def _with_teacher_of(earlier: Pooled, pooled: Pooled) -> Pooled:
+    if not (torch.equal(earlier.image_ids, pooled.image_ids) and torch.equal(earlier.rows, pooled.rows)):
+        raise ValueError("the earlier pass pooled other boxes")
+    return replace(pooled, teacher=[level.to(pooled.labels.device) for level in earlier.teacher])
+
+
+def pairs(image_ids: Tensor, rows: Tensor) -> list[tuple[int, int]]:
+    """Return picture id and row of each box: what names an object of a data set."""
+    return list(zip(image_ids.tolist(), rows.tolist(), strict=True))

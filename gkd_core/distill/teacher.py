@@ -1,0 +1,119 @@
+"""The teacher: a published detector, frozen, and how its classes correspond to those of the data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gkd_core.config import DetectorConfig, TeacherConfig
+from gkd_core.detectors.build import Detector, build_detector
+from gkd_core.detectors.checkpoint import load_model
+from gkd_core.detectors.model_card import ModelCard, carries_card
+from gkd_core.detectors.published import COCO_CLASSES, DETECTORS, IMAGE_SIZE, image_size, is_name
+from gkd_core.detectors.weights import load_weights
+from gkd_core.errors import Problem, SpecError
+
+DECLARED = ("architecture", "backbone", "layout", "classes")
+"""What a spec may say of a model, and must where its file says nothing."""
+
+
+class Teacher(NamedTuple):
+    """A frozen detector that is looked at."""
+
+    detector: Detector
+    """In evaluation mode, without gradients."""
+    columns: Tensor
+    """(C,) for each class of the data, its label in the teacher's scores."""
+    labels: np.ndarray
+    """(known classes + 1,) for each label of the teacher, that of the data; 0 for a class the data lacks."""
+
+    @classmethod
+    def load(cls, config: TeacherConfig, classes: Sequence[str], device: torch.device) -> Teacher:
+        """Rebuild the teacher from its file.
+
+        Raises:
+            SpecError: the file is no model, is not what the spec declares, or lacks a class of the data.
+        """
+        detector, card = open_model(config, device)
+        columns = match_classes(card.classes, classes)
+        return cls(detector.requires_grad_(False), columns, labels_of(card.classes, classes))
+
+
+def open_model(config: TeacherConfig, device: torch.device | str = "cpu") -> tuple[Detector, ModelCard]:
+    """A trained detector from wherever it comes: a file of GKD, torchvision's published weights, a plain state dict.
+
+    Raises:
+        SpecError: the weights cannot be read or do not fit, or they are not what the config declares.
+    """
+    if carries_card(config.weights) or (not Path(config.weights).is_file() and not is_name(config.weights)):
+        detector, card = load_model(config.weights, device)
+    else:
+        card = _card_of_others(config)
+        detector = build_detector(card.detector(), len(card.classes), card.image_size)
+        load_weights(detector, config.weights)
+        detector = detector.to(device, memory_format=torch.channels_last).eval()
+    _require_as_declared(config, card)
+    return detector, card
+
+
+def _card_of_others(config: TeacherConfig) -> ModelCard:
+    """The card of a detector whose file carries none."""
+    if config.weights in DETECTORS:
+        return ModelCard.of(DETECTORS[config.weights], COCO_CLASSES, image_size(config.weights))
+    if is_name(config.weights):
+        message = f"{config.weights} fills no detector; torchvision's are {', '.join(DETECTORS)}"
+        raise SpecError([Problem(loc=("weights",), message=message)])
+    missing = [field for field in DECLARED if getattr(config, field) is None]
+    if missing:
+        message = f"{config.weights} is a plain state dict, which says nothing of its {', '.join(missing)}"
+        hint = "Declare architecture, backbone, layout and classes (in label order) beside the weights."
+        raise SpecError([Problem(loc=(missing[0],), message=message, hint=hint)])
+    if config.layout == "gkd":
+        message = f"{config.weights} carries no card, and layout 'gkd' leaves widths and anchors open"
+        hint = "Use the .safetensors file that a GKD job published."
+        raise SpecError([Problem(loc=("layout",), message=message, hint=hint)])
+    declared = {field: getattr(config, field) for field in DECLARED if field != "classes"}
+    detector = DetectorConfig(**declared, norm="batch" if config.layout == "torchvision_v2" else "frozen")
+    return ModelCard.of(detector, config.classes or (), IMAGE_SIZE)
+
+
+def labels_of(known: Sequence[str], wanted: Sequence[str]) -> np.ndarray:
+    """(len(known) + 1,) for each label of a model, from 0 for background, that of the data; 0: none.
+
+    Args:
+        known: the model's classes; label 1 is the first.
+        wanted: the data's classes, likewise.
+    """
+    return np.array([0, *(wanted.index(name) + 1 if name in wanted else 0 for name in known)], dtype=np.int64)
+
+
+def match_classes(known: Sequence[str], wanted: Sequence[str]) -> Tensor:
+    """(C,) the label, from 1, that a teacher who knows `known` gives to each wanted class; matched by name.
+
+    Raises:
+        SpecError: the teacher lacks classes; they are named.
+    """
+    missing = [name for name in wanted if name not in known]
+    if missing:
+        message = f"the teacher does not know {', '.join(missing)}; it knows {', '.join(known)}"
+        hint = "Train the teacher on the same classes."
+        raise SpecError([Problem(loc=("teacher", "weights"), message=message, hint=hint)])
+    return torch.tensor([list(known).index(name) + 1 for name in wanted])
+
+
+def _require_as_declared(config: TeacherConfig, card: ModelCard) -> None:
+    """A model that is not what the spec says is a mistake that somebody wants to hear of."""
+    for field in DECLARED:
+        declared, found = getattr(config, field), getattr(card, field)
+        if declared not in (None, found):
+            message = f"the spec says {_shown(declared)}, the file says {_shown(found)}"
+            raise SpecError([Problem(loc=("teacher", field), message=message, hint="Leave the field out.")])
+
+
+def _shown(value: object) -> str:
+    return ", ".join(value) if isinstance(value, tuple) else str(value)

@@ -1,0 +1,429 @@
+"""`gkd predict`: what a model finds on pictures, drawn on them and written down.
+
+`python -m gkd_core.runs.predict MODEL IMAGES... --out DIR`. MODEL is a .safetensors file of GKD or a .onnx file that an
+export job wrote; the second needs no torch. Read `predict` from top to bottom; which ids pictures and classes get is
+`data/coco_ids`'s, what is written beside the pictures `prediction_files`'s, and frames of videos are `video`'s.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import count
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from gkd_core.config import TeacherConfig
+from gkd_core.data.augment import Picture, resize
+from gkd_core.data.coco_ids import CocoIds, ImageId, ids_beside, ids_in
+from gkd_core.data.folders import files_below, is_picture_name
+from gkd_core.data.pictures import read_image
+from gkd_core.detectors.onnx import OnnxDetector
+from gkd_core.errors import GkdError, Problem, SpecError
+from gkd_core.figures.drawing import draw_boxes, lettering
+from gkd_core.run_dir import write_atomically
+from gkd_core.runs.prediction_files import FORMS, RESULTS, Prediction, PredictionFiles, unique
+from gkd_core.runs.video import frames, is_video, require_av
+
+SCORE = 0.3
+"""What is drawn if nobody says otherwise: small detectors that were trained briefly are modest."""
+JPEG = frozenset((".jpg", ".jpeg"))
+OVERLAP = 0.5
+"""Intersection over union from which two boxes are taken for one object, whatever their classes."""
+
+Detect = Callable[[NDArray[np.float32]], dict[str, NDArray[Any]]]
+"""(3, H, W) in 0..1 -> boxes (N, 4) in its pixels, labels (N,) from 1, scores (N,)."""
+
+
+class Model(NamedTuple):
+    """A detector that is ready to be asked."""
+
+    detect: Detect
+    classes: tuple[str, ...]
+    """Label 1 is the first."""
+    image_size: int
+    """Longer side of the pictures that it wants, in pixels."""
+    white: int | None = None
+    """Which value means white in pictures of 16 or 32 bits, as in its training; None: each picture tells."""
+
+
+class Source(NamedTuple):
+    """Something to look at."""
+
+    file: Path
+    """The picture; a frame of a video is called after it."""
+    image_id: ImageId
+    file_name: str = ""
+    """As its data set lists it; empty: its own name."""
+    frame: Image.Image | None = None
+    """The pixels, where they do not lie in the file."""
+    flaw: GkdError | None = None
+    """Why a video gives no more frames."""
+
+
+class Choice(NamedTuple):
+    """Which detections count."""
+
+    score: float
+    """At least this."""
+    agnostic: bool = False
+    """Of boxes that overlap only the best, whatever their classes."""
+
+
+def predict(
+    model: Model, sources: Iterable[Source], out: Path, choice: Choice, tell: Tell, results: PredictionFiles
+) -> int:
+    """Detect on pictures, one by one; draw, write down and tell.
+
+    Args:
+        model: what detects.
+        sources: the pictures.
+        out: folder for the drawn pictures.
+        choice: which detections are drawn and written.
+        tell: hears of every picture.
+        results: gets every prediction.
+
+    Returns:
+        How many pictures could not be read.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    taken: set[str] = set()
+    broken = 0
+    for source in sources:
+        try:
+            found = look_at(model, source, choice)
+        except (GkdError, OSError) as error:
+            tell.broken(source.file, error)
+            broken += 1
+            continue
+        drawn = draw_boxes(found.image, found.boxes, found.labels, found.scores, model.classes)
+        target = out / name_for(source.file, taken)
+        write_atomically(target, encoded(drawn, target.suffix))
+        results.add(found)
+        tell.found(found, target)
+    results.end()
+    return broken
+
+
+def look_at(model: Model, source: Source, choice: Choice) -> Prediction:
+    """What a model finds on a picture; the picture is resized as in evaluation.
+
+    Raises:
+        GkdError: it cannot be decoded.
+    """
+    if source.flaw:
+        raise source.flaw
+    image = source.frame or read_image(source.file, white=model.white)
+    small = source.frame or read_image(source.file, 2 * model.image_size, model.white)
+    none = np.zeros(0, np.int64)
+    pixels = resize(Picture(small, np.zeros((0, 4), np.float32), none, none), model.image_size).pixels
+    found = model.detect(pixels.transpose(2, 0, 1).astype(np.float32) / np.float32(255))
+    kept = np.flatnonzero((found["scores"] >= choice.score) & (found["labels"] > 0))
+    if choice.agnostic:
+        kept = kept[one_an_object(found["boxes"][kept], found["scores"][kept])]
+    height, width = pixels.shape[:2]
+    boxes = found["boxes"][kept] * np.array([image.width / width, image.height / height] * 2)
+    labels, scores = found["labels"][kept], found["scores"][kept]
+    return Prediction(source.file, source.image_id, image, boxes, labels, scores, source.file_name)
+
+
+def one_an_object(boxes: NDArray[Any], scores: NDArray[Any]) -> NDArray[np.int64]:
+    """Which boxes (N, 4) are the best of those that they overlap: greedy suppression that knows no classes.
+
+    Returns:
+        Their rows, best first.
+    """
+    kept: list[int] = []
+    for row in np.argsort(-scores, kind="stable"):
+        if not kept or overlaps(boxes[row], boxes[kept]).max() < OVERLAP:
+            kept.append(int(row))
+    return np.array(kept, np.int64)
+
+
+def overlaps(box: NDArray[Any], others: NDArray[Any]) -> NDArray[np.float64]:
+    """Intersection over union of a box (4,) with each of others (N, 4)."""
+    corner = np.minimum(box[2:], others[:, 2:]) - np.maximum(box[:2], others[:, :2])
+    both = corner.clip(min=0).prod(axis=1, dtype=np.float64)
+    areas = (others[:, 2:] - others[:, :2]).prod(axis=1) + (box[2:] - box[:2]).prod()
+    return both / np.maximum(areas - both, 1e-12)
+
+
+# ---- the model -------------------------------------------------------------------------------------------
+
+
+def open_model(path: str) -> Model:
+    """A detector from its file.
+
+    Raises:
+        SpecError: there is no such file, it holds no detector, or what runs it is not installed.
+    """
+    if Path(path).suffix.lower() != ".onnx":
+        return _open_in_torch(path)
+    if not Path(path).is_file():
+        raise SpecError([Problem(loc=("model",), message=f"there is no file {path}")])
+    detector = OnnxDetector(Path(path))
+    return Model(detector, detector.classes, detector.image_size, detector.white)
+
+
+def _open_in_torch(path: str) -> Model:
+    try:
+        import torch
+
+        from gkd_core.detectors.build import detect
+        from gkd_core.distill.teacher import open_model
+    except ImportError as error:
+        hint = "Install it, pip install 'gkd[engine]', or name a .onnx file, which needs onnxruntime only."
+        message = f"running {path} needs {error.name}, which is not installed"
+        raise SpecError([Problem(loc=("model",), message=message, hint=hint)]) from None
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    detector, card = open_model(TeacherConfig(weights=path), device)
+
+    def run(picture: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
+        found = detect(detector, [torch.from_numpy(picture).to(device)])[0]
+        return {name: values.cpu().numpy() for name, values in found.items()}
+
+    return Model(run, card.classes, card.image_size, card.white)
+
+
+# ---- the pictures ----------------------------------------------------------------------------------------
+
+
+def find_pictures(
+    given: Sequence[Path], out: Path, *, recursive: bool = False
+) -> tuple[list[Path], list[str]]:
+    """The pictures and videos that were named, each once, and what is wrong with what was named.
+
+    Args:
+        given: files, and folders whose pictures are taken.
+        out: where the drawn pictures are to go.
+        recursive: take those of subfolders, too.
+
+    Raises:
+        SpecError: that is where the pictures lie: drawn ones would replace them.
+    """
+    files, wrong = [], []
+    for path in given:
+        found = _in_folder(path, recursive, out) if path.is_dir() else [path]
+        files += found
+        if not found:
+            wrong.append(f"{path}: a folder without pictures{_deeper(path, recursive, out)}")
+    files = list(dict.fromkeys(files))
+    if any(file.parent.resolve() == out.resolve() for file in files):
+        hint = "Name another folder with --out."
+        message = f"{out} is where pictures lie that would be replaced by drawn ones"
+        raise SpecError([Problem(loc=("--out",), message=message, hint=hint)])
+    return files, wrong
+
+
+def _in_folder(folder: Path, recursive: bool, out: Path) -> list[Path]:
+    """The pictures of a folder; what an earlier call drew into a subfolder is none of them."""
+    paths = files_below(folder) if recursive else folder.iterdir()
+    found = (path for path in paths if is_picture_name(path.name))
+    drawn = out.resolve()
+    return sorted(path for path in found if path.parent == folder or drawn not in path.resolve().parents)
+
+
+def _deeper(folder: Path, recursive: bool, out: Path) -> str:
+    """A hint where only subfolders have pictures."""
+    has_some = not recursive and _in_folder(folder, True, out)
+    return "; its subfolders have some, see --recursive" if has_some else ""
+
+
+def sources_of(files: Sequence[Path], ids: CocoIds | None, every: int = 1) -> Iterator[Source]:
+    """The pictures, and the frames of the videos, with ids.
+
+    Args:
+        files: pictures and videos.
+        ids: those of a data set; pictures that it does not list get numbers above its own.
+        every: of a video take one frame of so many.
+    """
+    pictures = [file for file in files if not is_video(file)]
+    numbered = dict(zip(pictures, ids_for(pictures), strict=True))
+    listed = {file: ids.of(file) for file in pictures} if ids else {}
+    known = [each.image_id for each in listed.values() if each]
+    above = max((number for number in known if isinstance(number, int)), default=0) if known else 0
+    later = count(above + max(numbered.values(), default=0) + 1)
+    for file in files:
+        if is_video(file):
+            yield from (source._replace(image_id=next(later)) for source in _frames(file, every))
+        elif entry := listed.get(file):
+            yield Source(file, entry.image_id, entry.file_name)
+        else:
+            yield Source(file, above + numbered[file])
+
+
+def _frames(video: Path, every: int) -> Iterator[Source]:
+    try:
+        for number, image in frames(video, every):
+            yield Source(video.with_name(f"{video.stem}-{number:06}.jpg"), 0, frame=image)
+    except GkdError as error:
+        yield Source(video, 0, flaw=error)
+
+
+def ids_for(files: Sequence[Path]) -> list[int]:
+    """Image ids: the names where all are numbers, as in COCO, or else 1, 2, 3, ..."""
+    stems = [file.stem for file in files]
+    numbers = [int(stem) for stem in stems if stem.isascii() and stem.isdecimal()]
+    return numbers if len(set(numbers)) == len(files) else list(range(1, len(files) + 1))
+
+
+def name_for(file: Path, taken: set[str]) -> str:
+    """The name of a drawn picture: that of the picture, as JPEG or PNG, and none of those that are taken."""
+    suffix = file.suffix if file.suffix.lower() in JPEG | {".png"} else ".png"
+    return unique(file.stem, suffix, taken)
+
+
+def encoded(image: Image.Image, suffix: str) -> bytes:
+    """The bytes of a picture file."""
+    buffer = io.BytesIO()
+    if suffix.lower() in JPEG:
+        image.save(buffer, "JPEG", quality=95)
+    else:
+        image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+# ---- writing and telling ---------------------------------------------------------------------------------
+
+
+class Tell:
+    """Says what happens, in words or, for programs, as one JSON object a picture."""
+
+    def __init__(self, classes: Sequence[str], *, as_json: bool) -> None:
+        self._classes = classes
+        self._as_json = as_json
+
+    def found(self, found: Prediction, target: Path) -> None:
+        """Tell of a picture."""
+        if self._as_json:
+            return self._print(self._as_dict(found, target))
+        counts = Counter(self._classes[int(label) - 1] for label in found.labels)
+        named = ", ".join(f"{count} {name}" for name, count in counts.most_common()) or "nothing"
+        print(f"{found.file}: {named} -> {target}", flush=True)
+
+    def broken(self, file: Path, error: Exception) -> None:
+        """Tell of a picture that cannot be read."""
+        message = error.message if isinstance(error, GkdError) else f"{file}: {error}"
+        if self._as_json:
+            self._print({"file": str(file), "error": message})
+        print(message, file=sys.stderr, flush=True)
+
+    def _as_dict(self, found: Prediction, target: Path) -> dict[str, Any]:
+        each = zip(found.boxes.tolist(), found.labels.tolist(), found.scores.tolist(), strict=True)
+        return {
+            "file": str(found.file),
+            "image_id": found.image_id,
+            "width": found.image.width,
+            "height": found.image.height,
+            "drawn": str(target),
+            "detections": [
+                {"class": self._classes[label - 1], "label": label, "score": score, "box": box}
+                for box, label, score in each
+            ],
+        }
+
+    def _print(self, value: dict[str, Any]) -> None:
+        print(json.dumps(value, ensure_ascii=False), flush=True)
+
+
+def _unwritable(classes: Iterable[str]) -> Iterator[str]:
+    """Classes that no font of this machine can write."""
+    for label, name in enumerate(classes, start=1):
+        if (drawn := lettering(name, label)[0]).startswith(f"#{label}") and drawn != name:
+            yield f"no font of this machine has the letters of {name!r}; it is drawn as {drawn}"
+
+
+# ---- the command -----------------------------------------------------------------------------------------
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Do what the command line asks for; the exit code."""
+    files, wrong = find_pictures(arguments.images, arguments.out, recursive=arguments.recursive)
+    for message in wrong:
+        print(message, file=sys.stderr)
+    if not files:
+        return 1
+    if any(map(is_video, files)):
+        require_av()
+    ids = (
+        ids_in(arguments.data) if arguments.data else ids_beside(file for file in files if not is_video(file))
+    )
+    model = open_model(arguments.model)
+    for message in (*_unwritable(model.classes), *_about_ids(ids, files, model.classes)):
+        print(message, file=sys.stderr)
+    tell = Tell(model.classes, as_json=arguments.json)
+    results = PredictionFiles(arguments.format, arguments.out, model.classes, ids.categories if ids else {})
+    choice = Choice(arguments.score, arguments.agnostic)
+    broken = predict(model, sources_of(files, ids, arguments.every), arguments.out, choice, tell, results)
+    return 1 if broken or wrong else 0
+
+
+def _about_ids(ids: CocoIds | None, files: Sequence[Path], classes: Sequence[str]) -> Iterator[str]:
+    """Whose ids the results carry, and what has none there."""
+    if ids is None:
+        return
+    yield f"ids of pictures and categories are those of {', '.join(map(str, ids.files))}"
+    if missing := [str(file) for file in files if not is_video(file) and ids.of(file) is None]:
+        yield f"{len(missing)} pictures are not listed there and get numbers above: {_few(missing)}"
+    if missing := [name for name in classes if name not in ids.categories]:
+        yield f"classes that are not listed there get numbers above: {_few(missing)}"
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command; returns its exit code."""
+    try:
+        return run(_parser().parse_args(arguments))
+    except GkdError as error:
+        print(f"error: {error.message}" + (f"\nhint: {error.hint}" if error.hint else ""), file=sys.stderr)
+    except BrokenPipeError:  # the reader has seen enough
+        sys.stdout = io.StringIO()
+    except OSError as error:
+        print(f"error: {error}", file=sys.stderr)
+    except KeyboardInterrupt:
+        return 130
+    return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="gkd predict", description="Draw what a model finds on pictures.")
+    parser.add_argument("model", help="a .safetensors file of GKD, or a .onnx file of an export job")
+    parser.add_argument("images", nargs="+", type=Path, help="pictures, folders of pictures, or videos")
+    parser.add_argument("--out", type=Path, required=True, help=f"folder for drawn pictures and {RESULTS}")
+    parser.add_argument("--format", choices=FORMS, default=FORMS[0], help=f"what is written; {FORMS[0]}")
+    parser.add_argument("--data", type=Path, help="COCO file, or folder, whose ids the results carry")
+    parser.add_argument("--recursive", action="store_true", help="also pictures of subfolders")
+    parser.add_argument("--every", type=_count, default=1, help="of a video, one frame of so many")
+    parser.add_argument("--agnostic", action="store_true", help="one box an object, whatever the classes")
+    parser.add_argument("--score", type=_share, default=SCORE, help=f"least score that is drawn; {SCORE}")
+    parser.add_argument("--json", action="store_true", help="one JSON object a picture")
+    return parser
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    return value
+
+
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
+    return value
+
+
+if __name__ == "__main__":
+    sys.exit(main())

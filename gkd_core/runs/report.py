@@ -1,0 +1,330 @@
+"""The report of a run: the published models side by side, and what distillation gained over the control."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from gkd_core.compute.transfers import pictures_on
+from gkd_core.config import TO_TRAIN, DataConfig, DistillRun, Metric, SplitName, TrainConfig, TrainRun
+from gkd_core.data.find import find_layout
+from gkd_core.data.loading import eval_batches
+from gkd_core.data.records import DataSet, ImageRecord
+from gkd_core.detectors.build import Detector, count_parameters, detect
+from gkd_core.detectors.checkpoint import sha256_of
+from gkd_core.detectors.model_card import ModelCard
+from gkd_core.evaluation.bootstrap import DRAWS, bootstrap_gain, draws_for
+from gkd_core.evaluation.coco import Score
+from gkd_core.events import Gain, Latency, ModelReport, Report, Scores
+from gkd_core.run_dir import write_atomically
+from gkd_core.training.trainer import Account
+
+NAMES: dict[SplitName, str] = {
+    "train": "the training split",
+    "val": "the validation split",
+    "test": "the test split",
+}
+SCORED: tuple[SplitName, ...] = ("val", "test")
+"""The splits that the models of a training are scored on."""
+ENOUGH_PICTURES = 30
+"""Under so many, a bootstrap interval is far narrower than the truth."""
+_TIMED, _WARM_UP = 20, 3
+"""Pictures timed per model, and pictures before that."""
+
+
+class Entry(NamedTuple):
+    """A model that is reported."""
+
+    detector: Detector
+    card: ModelCard
+    score: Score
+    path: Path | None
+    """Its published file, when this run wrote it."""
+    test: Score | None = None
+    """On the test split, where there is one."""
+
+
+def make_report(
+    config: TrainRun | DistillRun,
+    entries: dict[str, Entry],
+    data: DataSet,
+    folder: Path,
+    device: torch.device,
+    notes: Sequence[str] = (),
+    figures: Sequence[str] = (),
+    stop_if_asked: Callable[[], None] = lambda: None,
+) -> Report:
+    """Measure what is not measured yet, and write `report.json` into the folder.
+
+    Args:
+        config: the run.
+        entries: by role: "model", or "teacher", "student" and perhaps "control".
+        data: what the models were scored on.
+        folder: where the report goes.
+        device: where latency is measured.
+        notes: what else a reader must know.
+        figures: files with pictures that were drawn.
+        stop_if_asked: called often in what takes long; raises when somebody wants the run to stop.
+    """
+    models = report_models(entries, data.val.images, config.train.image_size, device)
+    pictures = {name: len(data.splits[name].images) for name in SCORED if name in data.splits}
+    gains = {
+        name: _gain(name, *pair, pictures[name], stop_if_asked)
+        for name in pictures
+        if (pair := _student_and_control(entries, name))
+    }
+    report = Report(
+        time=time.time(),
+        models=models,
+        gain=gains.get("val"),
+        gain_on_test=gains.get("test"),
+        pictures=pictures,
+        headline=headline(config.data, config.train.best_by),
+        notes=(
+            *_notes(config, pictures, bool(gains)),
+            *_few_draws(entries, gains),
+            *_proposals(entries),
+            *notes,
+        ),
+        figures=tuple(figures),
+    )
+    return write_report(report, folder)
+
+
+def _student_and_control(entries: dict[str, Entry], split: SplitName) -> tuple[Score, Score] | None:
+    """Return what both reach on a split; None without a control."""
+    if "control" not in entries:
+        return None
+    student, control = entries["student"], entries["control"]
+    if split == "val":
+        return student.score, control.score
+    return (student.test, control.test) if student.test and control.test else None
+
+
+def headline(
+    data: DataConfig, best_by: Metric = "AP", needs: Collection[SplitName] = TO_TRAIN
+) -> tuple[str, ...]:
+    """The numbers that are shown first: those that people know from this kind of data, and what ranked the epochs."""
+    is_voc = find_layout(data, needs=needs).format == "voc"
+    known = ("AP", "AP50", "VOC07", "VOC12") if is_voc else ("AP", "AP50", "AP75")
+    return known if best_by in known else (*known, best_by)
+
+
+def report_models(
+    entries: dict[str, Entry], images: Sequence[ImageRecord], image_size: int, device: torch.device
+) -> dict[str, ModelReport]:
+    """Each model as a report shows it, its latency measured in turn with the others'; arguments as `make_report`."""
+    detectors = [entry.detector for entry in entries.values()]
+    latencies = measure_latencies(detectors, images[:_TIMED], image_size, device)
+    return {
+        role: _model(entry, latency, image_size, device)
+        for (role, entry), latency in zip(entries.items(), latencies, strict=True)
+    }
+
+
+def write_report(report: Report, folder: Path) -> Report:
+    """Write a report into the run directory; returns it."""
+    write_atomically(folder / report.file, report.model_dump_json(indent=2).encode())
+    return report
+
+
+def _model(entry: Entry, latency: Latency, image_size: int, device: torch.device) -> ModelReport:
+    written = entry.path
+    return ModelReport(
+        architecture=entry.card.architecture,
+        backbone=entry.card.backbone,
+        parameters=count_parameters(entry.detector),
+        gflops=count_gflops(entry.detector, image_size, device),
+        latency_ms=latency,
+        metrics=entry.score.metrics,
+        per_class=entry.score.per_class,
+        per_class_voc=entry.score.per_class_voc,
+        test=_scores(entry.test) if entry.test else None,
+        file=written.name if written else None,
+        sha256=sha256_of(written) if written else None,
+        size=written.stat().st_size if written else _bytes(entry.detector),
+    )
+
+
+def _scores(score: Score) -> Scores:
+    return Scores(metrics=score.metrics, per_class=score.per_class, per_class_voc=score.per_class_voc)
+
+
+def _bytes(detector: Detector) -> int:
+    """What the weights take, in a file too: its header is small."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in detector.state_dict().values())
+
+
+def count_gflops(detector: Detector, image_size: int, device: torch.device) -> float:
+    """Multiply-adds times two of one square picture, in units of 1e9; convolutions and matrix products.
+
+    Faster R-CNN counts with as many proposals as it can have (1000 unless the picture is tiny): how many are left of
+    real ones depends on weights and picture.
+    """
+    with _every_proposal(detector), FlopCounterMode(display=False) as counter:
+        detect(detector, [torch.zeros(3, image_size, image_size, device=device)])
+    return counter.get_total_flops() / 1e9
+
+
+@contextmanager
+def _every_proposal(detector: Detector) -> Iterator[None]:
+    """Keep Faster R-CNN from dropping proposals that overlap or are empty, while the block runs."""
+    network = getattr(detector, "rpn", None)
+    if network is None:
+        yield
+        return
+    before = network.nms_thresh, network.min_size
+    network.nms_thresh, network.min_size = 1.0, 0.0
+    try:
+        yield
+    finally:
+        network.nms_thresh, network.min_size = before
+
+
+def measure_latencies(
+    detectors: Sequence[Detector], images: Sequence[ImageRecord], image_size: int, device: torch.device
+) -> list[Latency]:
+    """Time each detector on single pictures, in turn picture by picture, so that drift hits all alike.
+
+    Decoding and resizing are not counted; normalising, the network and the suppression of doubles are.
+    """
+    pictures = pictures_on(device, [batch[0].image for batch in eval_batches(images, image_size, 1)])
+    for detector in detectors:
+        for picture in pictures[:_WARM_UP]:
+            _milliseconds(detector, picture)
+    times = np.array([[_milliseconds(detector, p) for detector in detectors] for p in pictures])
+    low, median, high = np.percentile(times, [10, 50, 90], axis=0)
+    name = (
+        torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else f"CPU, {torch.get_num_threads()} threads"
+    )
+    return [
+        Latency(median=float(m), low=float(lo), high=float(hi), device=name)
+        for m, lo, hi in zip(median, low, high, strict=True)
+    ]
+
+
+def _milliseconds(detector: Detector, picture: Tensor) -> float:
+    if picture.is_cuda:
+        torch.cuda.synchronize()
+    began = time.perf_counter()
+    detect(detector, [picture])
+    if picture.is_cuda:
+        torch.cuda.synchronize()
+    return (time.perf_counter() - began) * 1000
+
+
+def _gain(
+    split: SplitName, student: Score, control: Score, pictures: int, stop_if_asked: Callable[[], None]
+) -> Gain:
+    draws = draws_for(student, control)
+    low, high = bootstrap_gain(student, control, draws=draws, between=stop_if_asked)
+    ap = student.metrics["AP"] - control.metrics["AP"]
+    return Gain(
+        ap=ap,
+        ap50=student.metrics["AP50"] - control.metrics["AP50"],
+        ap_low=low,
+        ap_high=high,
+        verdict=verdict(ap, low, high, pictures, split),
+    )
+
+
+def verdict(ap: float, low: float, high: float, pictures: int, split: SplitName = "val") -> str:
+    """One honest sentence about a difference and its 95 % interval over that many pictures of a split."""
+    kind = "test" if split == "test" else "validation"
+    if pictures < ENOUGH_PICTURES:
+        return f"{pictures} {kind} pictures are too few to tell what distillation gained: {ap:+.3f} AP; one seed."
+    interval = f"95 % interval over {kind} pictures {low:+.3f} to {high:+.3f}"
+    if low > 0:
+        return f"Distillation gained {ap:+.3f} AP over the control ({interval}); one seed."
+    if high < 0:
+        return f"Distillation lost {ap:+.3f} AP against the control ({interval}); one seed."
+    return f"No difference that these pictures can show: {ap:+.3f} AP against the control ({interval}); one seed."
+
+
+def _notes(config: TrainRun | DistillRun, pictures: dict[SplitName, int], has_gain: bool) -> tuple[str, ...]:
+    val = pictures["val"]
+    notes = [
+        f"AP figures are of the published files, on the {val} pictures of the validation split; "
+        f"latency is over {min(_TIMED, val)} of them, on a machine that may have had other work.",
+        f"What this run trained is published at its best epoch by {config.train.best_by} on that same split, "
+        "which flatters it a little.",
+    ]
+    if "test" in pictures:
+        notes.append(
+            f"Test figures are on the {pictures['test']} pictures of the test split, which decided nothing: every "
+            "model was scored on them once, at the end."
+        )
+    if has_gain:
+        notes.append(
+            "The control is the same student from the same start, with the same data order and schedule, "
+            "trained without distillation. The interval does not cover the chance of another seed."
+        )
+    elif isinstance(config, DistillRun):
+        notes.append("Without a control nobody can say what distillation gained.")
+    return tuple(notes)
+
+
+def _few_draws(entries: dict[str, Entry], splits: Collection[SplitName]) -> list[str]:
+    """Why the interval of a split is a little less sure than usual."""
+    return [
+        f"The interval is of {draws} draws and not of {DRAWS}: {NAMES[name]} is large."
+        for name in splits
+        if (pair := _student_and_control(entries, name)) and (draws := draws_for(*pair)) < DRAWS
+    ]
+
+
+def _proposals(entries: dict[str, Entry]) -> list[str]:
+    """What GFLOPs of a Faster R-CNN mean."""
+    if not any(entry.card.architecture == "faster_rcnn" for entry in entries.values()):
+        return []
+    return [
+        "GFLOPs of a Faster R-CNN count as many proposals as it can have, 1000 unless pictures are tiny; "
+        "most pictures give fewer."
+    ]
+
+
+def training_notes(accounts: dict[str, Account], recipe: TrainConfig) -> list[str]:
+    """What a reader must know of how the trainings went.
+
+    Args:
+        accounts: by role: "model", or "student" and perhaps "control".
+        recipe: what they had in common.
+    """
+    stopped = [
+        f"{early_stop(role, account, recipe)}."
+        for role, account in accounts.items()
+        if account.epochs < recipe.epochs
+    ]
+    return stopped + _micro_batches(accounts)
+
+
+def early_stop(role: str, account: Account, recipe: TrainConfig) -> str:
+    """Why a training ended before its last epoch."""
+    return (
+        f"the {role} stopped after epoch {account.epochs} of {recipe.epochs}: {recipe.patience} evaluations in a row "
+        f"brought no better {recipe.best_by} than epoch {account.best_epoch}"
+    )
+
+
+def _micro_batches(accounts: dict[str, Account]) -> list[str]:
+    """After running out of memory a step is made in more parts, and batch norm sees fewer pictures at a time."""
+    used = {role: " and then ".join(map(str, account.accumulated)) for role, account in accounts.items()}
+    told = ", ".join(f"the {role} with {parts}" for role, parts in used.items())
+    if len(set(used.values())) > 1:
+        return [
+            f"Micro-batches per step differ, because memory ran out: {told}. Batch norm saw other numbers of pictures "
+            "at a time, so the gain is not of distillation alone."
+        ]
+    if any(len(account.accumulated) > 1 for account in accounts.values()):
+        return [f"Micro-batches per step changed, because memory ran out: {told}."]
+    return []

@@ -1,0 +1,1 @@
+"""Training one detector: a step, its schedule, its state."""

@@ -1,0 +1,103 @@
+"""One process's share of a micro-batch: computed so that the mean over all processes is the whole micro-batch's loss.
+
+Three things in a detector depend on which pictures come together: how far they are padded, which anchors and proposals
+are drawn, and what its losses are divided by. Here they are made to depend on the whole micro-batch. What distillation
+adds is divided in the distiller itself (`World.share`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from gkd_core.compute.world import World
+from gkd_core.config import TrainConfig
+from gkd_core.detectors.build import Detector, padded_to
+from gkd_core.detectors.fcos import AlignedHead
+from gkd_core.distill.positives import architecture_of
+from gkd_core.errors import Problem, SpecError
+from gkd_core.training.sampling import key_samplers, seed_of
+
+
+def require_equal_shares(images: int, recipe: TrainConfig, processes: int) -> None:
+    """Several processes average their losses, so each must have as many pictures as the others.
+
+    Raises:
+        SpecError: a micro-batch cannot be shared out evenly, or the split has too few pictures to fill a batch.
+    """
+    if processes == 1:
+        return
+    together, whole = recipe.batch_size // recipe.accumulate, processes * recipe.accumulate
+    if together % processes:
+        message = f"{together} pictures at a time cannot be shared out evenly to {processes} processes"
+        hint = f"Take a multiple of {whole}, or another number of GPUs."
+    elif images < recipe.batch_size:
+        message = f"{processes} processes share whole batches, and {images} pictures are less than one"
+        hint = f"Take a multiple of {whole} that is at most {images}, or one GPU."
+    else:
+        return
+    raise SpecError([Problem(loc=("train", "batch_size"), message=message, hint=hint)])
+
+
+class BatchShare:
+    """What one process computes of each micro-batch.
+
+    Args:
+        world: the processes.
+        student: the detector that trains; its samplers are replaced.
+        teacher: sees the same pictures.
+        seed: of the recipe.
+    """
+
+    def __init__(self, world: World, student: Detector, teacher: Detector | None, seed: int) -> None:
+        self._world = world
+        self._student = student
+        self._detectors = [student] if teacher is None else [student, teacher]
+        self._samplers = key_samplers(student)
+        self._seed = seed
+
+    @contextmanager
+    def of_step(self, step: int, start: int, pictures: Sequence[Tensor]) -> Iterator[None]:
+        """For the forward pass of a micro-batch.
+
+        Args:
+            step: of the whole training, from 0.
+            start: where the micro-batch begins in this process's share of the batch.
+            pictures: B tensors (3, H, W).
+        """
+        world = self._world
+        places = [(start + index) * world.size + world.rank for index in range(len(pictures))]
+        for sampler in self._samplers:
+            sampler.keys = [(self._seed, step, place) for place in places]
+        if world.size > 1:
+            # for whatever else draws, such as stochastic depth: apart by process, and alike after resuming
+            torch.manual_seed(seed_of(self._seed, step, start, world.rank))
+        height, width = world.largest(*(max(picture.shape[side] for picture in pictures) for side in (1, 2)))
+        with padded_to(height, width, *self._detectors):
+            yield
+
+    def scaled(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The losses of the last forward pass, the detector's own scaled by what they are means over."""
+        if self._world.size == 1:
+            return losses
+        own = [name for name in losses if not name.startswith("distill_")]
+        return losses | {name: losses[name] * factor for name, factor in self._factors(own).items()}
+
+    def _factors(self, names: Sequence[str]) -> dict[str, Tensor]:
+        """RetinaNet's losses are means over pictures, of which all processes have the same number."""
+        match architecture_of(self._student):
+            case "fcos":  # over the summed quality of the batch; torchvision's own over its matched locations
+                head = self._student.head
+                aligned = isinstance(head, AlignedHead)
+                rows = head.quality if aligned else (torch.stack(head.matched) >= 0).sum()
+                return dict.fromkeys(names, self._world.share(rows))
+            case "faster_rcnn":  # over the drawn anchors, and over the drawn proposals
+                rows = [sampler.rows.to(self._world.device) for sampler in self._samplers]
+                anchors, proposals = self._world.share(torch.stack(rows))
+                of_anchors = ("loss_objectness", "loss_rpn_box_reg")
+                return {name: anchors if name in of_anchors else proposals for name in names}
+            case _:
+                return {}

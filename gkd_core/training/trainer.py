@@ -1,0 +1,379 @@
+"""One detector in training: everything that changes from step to step, and how it is saved and restored."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from gkd_core.compute.amp import (
+    autocast,
+    compile_backbone,
+    gradient_scaler,
+    memory_format,
+)
+from gkd_core.compute.transfers import pictures_on, to_device
+from gkd_core.compute.world import World, synchronise_norms
+from gkd_core.config import DetectorConfig, TrainConfig
+from gkd_core.data.loading import Sample
+from gkd_core.detectors.build import Detector, Targets, build_detector
+from gkd_core.detectors.checkpoint import load_state, save_state
+from gkd_core.detectors.weights import load_weights
+from gkd_core.distill.bank import Bank
+from gkd_core.distill.distiller import Distiller
+from gkd_core.distill.freshness import RefreshInterval
+from gkd_core.distill.losses.attenuation import attenuation
+from gkd_core.distill.prototypes import Prototypes
+from gkd_core.errors import DivergedError, Problem, SpecError
+from gkd_core.training.batch_share import BatchShare
+from gkd_core.training.optimize import averaged, build_optimizer, learning_rate, set_learning_rate
+
+MakeDistiller = Callable[[Detector], Distiller]
+
+
+class Scored(NamedTuple):
+    """An evaluation of weights that were published."""
+
+    epoch: int
+    metrics: dict[str, float]
+
+
+class Account(NamedTuple):
+    """How a training went, for those who read its figures."""
+
+    epochs: int
+    """Epochs done."""
+    best_epoch: int
+    """The one that is published as the best."""
+    accumulated: list[int]
+    """Micro-batches per step; more than one number when the memory did not suffice and the training was resumed."""
+
+
+class Training:
+    """A detector, what moves its weights, and where it stands.
+
+    Two trainings with the same config start from the same bits and see the same pictures in the same order,
+    with or without a distiller. Building one leaves the global random generator as it was; `seed` begins it alike for
+    both.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        config: TrainConfig,
+        detector: DetectorConfig,
+        classes: tuple[str, ...],
+        steps_per_epoch: int,
+        device: torch.device,
+        make_distiller: MakeDistiller | None = None,
+        world: World | None = None,
+    ) -> None:
+        """Build everything in its first state.
+
+        Args:
+            name: "model", "student" or "control".
+            config: the recipe.
+            detector: what is trained; its `weights`, when given, are loaded.
+            classes: the C names in label order, without background.
+            steps_per_epoch: optimiser steps in an epoch.
+            device: where to train.
+            make_distiller: turns the detector into a distiller; None, or one without a loss, trains it plainly.
+            world: the processes that train it together; None: this one alone.
+        """
+        self.world = world or World(device)
+        self.name = name
+        self.config = config
+        self.device = device
+        self.steps_per_epoch = steps_per_epoch
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            self.seed()
+            self.detector = build_detector(detector, len(classes), config.image_size)
+            self.detector.to(device, memory_format=memory_format(config))
+            self.remarks = load_weights(self.detector, detector.weights, classes) if detector.weights else []
+            self.detector = synchronise_norms(self.detector, self.world)
+            self.distiller = self._joined(make_distiller) if make_distiller else None
+        self._share_batches()
+        self.average = averaged(self.detector, config.ema) if config.ema is not None else None
+        self.optimizer = build_optimizer(self._trained.parameters(), config.optimizer)
+        self.scaler = gradient_scaler(device, config.precision)
+        if config.compile:
+            self._compile()
+        self.accumulated = [config.accumulate]
+        self.epoch = 0
+        self.step_in_epoch = 0
+        self.prototypes_epoch = -1
+        self.refresh: RefreshInterval | None = None
+        self.published: dict[str, Scored] = {}
+        self.done = False
+
+    def seed(self) -> None:
+        """Begin the global random generator, for whatever draws from it (dropout, stochastic depth), as the recipe
+        says: before the first step, so that trainings with and without adapters, which drew too, draw alike."""
+        torch.manual_seed(self.config.seed)
+
+    def _joined(self, make_distiller: MakeDistiller) -> Distiller | None:
+        """The distiller, unless it would only watch: then the teacher need not run."""
+        distiller = make_distiller(self.detector).to(self.device)
+        self.remarks += distiller.remarks
+        return distiller if distiller.teaches else None
+
+    def _share_batches(self) -> None:
+        """Begin alike in all processes, and make each one's part of a batch fit the others'."""
+        teacher = None
+        if self.distiller is not None:
+            self.distiller.world, teacher = self.world, self.distiller.teacher
+        self.batch_share = BatchShare(self.world, self.detector, teacher, self.config.seed)
+        self.world.start_alike(self._trained)
+
+    def _compile(self) -> None:
+        compile_backbone(self.detector.backbone, memory_format(self.config))
+        if self.distiller is not None:  # a teacher is loaded in this order, whatever the recipe
+            compile_backbone(self.distiller.teacher.backbone, torch.channels_last)
+
+    # ---- where it stands ---------------------------------------------------------------------------------
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps of the whole run."""
+        return self.steps_per_epoch * self.config.epochs
+
+    @property
+    def step(self) -> int:
+        """Optimiser steps done."""
+        return self.epoch * self.steps_per_epoch + self.step_in_epoch
+
+    @property
+    def attenuation(self) -> float:
+        """Factor of global and local losses in this epoch."""
+        form = self.distiller.config.attenuation if self.distiller is not None else "constant"
+        return attenuation(form, self.epoch, self.config.epochs)
+
+    @property
+    def finished(self) -> bool:
+        """Whether all epochs are done, or `patience` evaluations in a row brought nothing better."""
+        patience = self.config.patience
+        impatient = patience is not None and self._evaluations_without_gain >= patience
+        return impatient or self.epoch == self.config.epochs
+
+    @property
+    def _evaluations_without_gain(self) -> int:
+        every, best = self.config.evaluate_every, self.published.get(self.files[0])
+        return self.epoch // every - best.epoch // every if best is not None else 0
+
+    def is_best(self, metrics: dict[str, float]) -> bool:
+        """Whether an evaluation beats all before it, or is the first. -1, which is not known, beats nothing."""
+        best = self.published.get(self.files[0])
+        return best is None or metrics[self.config.best_by] > best.metrics[self.config.best_by]
+
+    @property
+    def account(self) -> Account:
+        """How it went so far; there was an evaluation."""
+        return Account(self.epoch, self.published[self.files[0]].epoch, self.accumulated)
+
+    @property
+    def files(self) -> tuple[str, str]:
+        """Names of the best and of the last model."""
+        return f"{self.name}.safetensors", f"{self.name}-last.safetensors"
+
+    @property
+    def evaluated(self) -> Detector:
+        """The detector that is evaluated and published: the averaged one where there is one."""
+        return self.average.module if self.average is not None else self.detector
+
+    # ---- moving ------------------------------------------------------------------------------------------
+
+    def train_step(self, batch: Sequence[Sample]) -> dict[str, Tensor]:
+        """One optimiser step over `accumulate` micro-batches.
+
+        Args:
+            batch: this process's pictures.
+
+        Returns:
+            The named losses, detached, mean over micro-batches and processes.
+
+        Raises:
+            DivergedError: a loss is NaN or infinite; weights are as before the step.
+        """
+        rate = learning_rate(
+            self.step, self.steps, self.steps_per_epoch, self.config.optimizer.lr, self.config.schedule
+        )
+        set_learning_rate(self.optimizer, rate)
+        self.optimizer.zero_grad(set_to_none=True)
+        size = -(-len(batch) // self.config.accumulate)
+        losses: dict[str, Tensor] = {}
+        for start in range(0, len(batch), size):
+            part = batch[start : start + size]
+            for name, value in self._backward(part, start, len(part) / len(batch)).items():
+                losses[name] = losses.get(name, 0) + value
+        losses = self.world.average_gradients(self._trained.parameters(), losses)
+        self._follow_gradients(losses)
+        self.step_in_epoch += 1
+        return losses
+
+    def _backward(self, part: Sequence[Sample], start: int, share: float) -> dict[str, Tensor]:
+        """Add the gradients of a micro-batch, which begins at `start` and is `share` of the batch."""
+        pictures, targets = self._on_device(part)
+        with (
+            autocast(self.device, self.config.precision),
+            self.batch_share.of_step(self.step, start, pictures),
+        ):
+            losses = self.batch_share.scaled(self._losses(pictures, targets))
+        weighted = {name: loss * share for name, loss in losses.items()}
+        total = torch.stack(list(weighted.values())).sum()
+        if not torch.isfinite(total):
+            raise self._diverged(losses)
+        self.scaler.scale(total).backward()
+        if self.distiller is not None:
+            self.distiller.harvest([sample.target for sample in part], self.epoch)
+        return {name: loss.detach() for name, loss in weighted.items()}
+
+    def _on_device(self, part: Sequence[Sample]) -> tuple[list[Tensor], Targets]:
+        """Pictures in 0..1 and targets of a micro-batch, where they are needed."""
+        pictures = pictures_on(self.device, [sample.image for sample in part])
+        boxes = to_device([sample.target["boxes"] for sample in part], self.device)
+        labels = to_device([sample.target["labels"] for sample in part], self.device)
+        targets = [{"boxes": b, "labels": n} for b, n in zip(boxes, labels, strict=True)]
+        return pictures, targets
+
+    def _losses(self, pictures: list[Tensor], targets: Targets) -> dict[str, Tensor]:
+        """The named losses of a micro-batch.
+
+        Raises:
+            SpecError: batch norm has nothing to take a mean over.
+        """
+        self.detector.train()
+        try:
+            if self.distiller is not None and self.distiller.is_on(self.epoch):
+                return self.distiller(pictures, targets, self.attenuation)
+            return self.detector(pictures, targets)
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):  # torch's words for it
+                raise
+            raise _too_small_for_batch_norm(pictures) from error
+
+    def _follow_gradients(self, losses: dict[str, Tensor]) -> None:
+        """One step of the optimiser and of the average.
+
+        With float16 gradients that overflow cost the step, and the losses are scaled less from then on.
+
+        Raises:
+            DivergedError: gradients are NaN or infinite, and no scale is to blame.
+        """
+        self.scaler.unscale_(self.optimizer)
+        norm = self._clip_gradients()
+        if torch.isfinite(norm):
+            self.optimizer.step()
+            if self.average is not None:
+                self.average.update_parameters(self.detector)
+        elif self.scaler.get_scale() <= 1:  # without float16 it is 1
+            raise self._diverged({"gradient": norm, **losses})
+        self.scaler.update()
+
+    def _clip_gradients(self) -> Tensor:
+        """Scale gradients down to `clip_norm`; their norm before. Adapters are scaled apart, or the student would move
+        less because they have far to go."""
+        clip = self.config.optimizer.clip_norm or math.inf
+        norm = nn.utils.clip_grad_norm_(self.detector.parameters(), clip)
+        if self.distiller is None:
+            return norm
+        return norm + nn.utils.clip_grad_norm_(self.distiller.adapters.parameters(), clip)
+
+    def _diverged(self, losses: dict[str, Tensor]) -> DivergedError:
+        values = ", ".join(
+            f"{name} {float(loss.detach()):g}" for name, loss in losses.items() if not torch.isfinite(loss)
+        )
+        hint = "Lower train.optimizer.lr, or lengthen train.schedule.warmup_epochs."
+        if self.config.precision == "float16":
+            hint += " float16 ends at 65504: train.precision bfloat16 and float32 do not."
+        where = f"step {self.step + 1} of {self.steps} ({self.name}, epoch {self.epoch + 1})"
+        return DivergedError(f"{where}: {values}", hint)
+
+    @property
+    def _trained(self) -> nn.Module:
+        return self.distiller or self.detector
+
+    def end_epoch(self) -> None:
+        """Go on to the next epoch."""
+        self.epoch += 1
+        self.step_in_epoch = 0
+
+    # ---- saving and restoring ----------------------------------------------------------------------------
+
+    def save(self, folder: Path) -> None:
+        """Write everything that resuming needs; all processes have it, the first one writes."""
+        if self.world.first:
+            save_state(folder, self.name, self.step, self._state())
+
+    def restore(self, folder: Path, warn: Callable[[str], None]) -> bool:
+        """Go back to where a killed run stood; False when it left nothing."""
+        state = load_state(folder, self.name, warn)
+        if state is None:
+            return False
+        self._trained.load_state_dict(state["trained"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
+        if self.distiller is not None:
+            self.distiller.prototypes = [
+                Prototypes(**{name: tensor.to(self.device) for name, tensor in level.items()})
+                for level in state["prototypes"]
+            ]
+            self.distiller.chosen = state.get("prototypes_chosen", [])
+            bank = state["bank"]
+            self.distiller.bank = Bank.of_state(bank, self.device) if bank else None
+        self.prototypes_epoch = state["prototypes_epoch"]
+        refresh = state.get(
+            "refresh"
+        )  # states of before there was such a thing have none until the next choice
+        self.refresh = RefreshInterval(**refresh) if refresh else None
+        self.epoch, self.step_in_epoch = state["epoch"], state["step_in_epoch"]
+        self.published = {file: Scored(**scored) for file, scored in state["published"].items()}
+        self.done = state["done"]
+        before = state["accumulated"]
+        goes_on_alike = self.done or before[-1] == self.config.accumulate
+        self.accumulated = before if goes_on_alike else before + self.accumulated
+        torch.set_rng_state(state["random"])
+        if self.device.type == "cuda" and state["random_cuda"] is not None:
+            torch.cuda.set_rng_state(state["random_cuda"], self.device)
+        return True
+
+    def _state(self) -> dict[str, Any]:
+        prototypes = self.distiller.prototypes if self.distiller is not None else []
+        bank = self.distiller.bank if self.distiller is not None else None
+        chosen = self.distiller.chosen if self.distiller is not None else []
+        return {
+            "trained": self._trained.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "average": self.average.state_dict() if self.average is not None else None,
+            "prototypes": [level._asdict() for level in prototypes],
+            "bank": bank.state() if bank is not None else None,
+            "prototypes_epoch": self.prototypes_epoch,
+            "prototypes_chosen": chosen,
+            "refresh": self.refresh._asdict() if self.refresh is not None else None,
+            "epoch": self.epoch,
+            "step_in_epoch": self.step_in_epoch,
+            "published": {file: scored._asdict() for file, scored in self.published.items()},
+            "done": self.done,
+            "accumulated": self.accumulated,
+            "random": torch.get_rng_state(),
+            "random_cuda": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
+        }
+
+
+def _too_small_for_batch_norm(pictures: list[Tensor]) -> SpecError:
+    height, width = pictures[0].shape[-2:]
+    message = (
+        f"a micro-batch of one picture of {width} x {height} pixels ends as a single cell, "
+        "and batch norm cannot learn a spread from one value"
+    )
+    hint = (
+        "Let two pictures come together (raise train.batch_size or lower train.accumulate), raise train.image_size or "
+        "the lower end of train.augment.scale, or set norm to group."
+    )
+    return SpecError([Problem(loc=("train", "accumulate"), message=message, hint=hint)])

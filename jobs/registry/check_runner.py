@@ -1,0 +1,253 @@
+"""Checks what was registered or uploaded, one after the other, each in a process of its own (`check_process.py`).
+
+Every API does so in threads of its own. Which of them has a check says the store, by a lease as for jobs: what an API
+leaves undone another one takes up. Two checks of one thing at once would do no harm; their verdict is the same.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import IO
+
+from pydantic import ValidationError
+
+from gkd_core.config import DataConfig
+from jobs.errors import (
+    ArtifactsAway,
+    ArtifactsRefused,
+    ContentGone,
+    GivenUp,
+    JobsError,
+    StoreAway,
+    WrongContent,
+)
+from jobs.logs import carried
+from jobs.registry.dataset_cache import Shelf
+from jobs.resources import CheckedResource, ResourceKind, ResourceState, Verdict
+from jobs.settings import Settings
+from jobs.store.resources import Check
+from jobs.store.store import Store
+from jobs.uploads.check_process import Request
+from jobs.uploads.incoming import Incoming
+from jobs.uploads.limited_process import answer_in, broke_off, end_of, ended, started
+
+log = logging.getLogger(__name__)
+
+THREADS = 2
+"""Checks at once: a small data set need not wait for the end of a large one."""
+LOOK_SECONDS = 15.0
+"""How often each thread looks for what others left undone; what comes in here is begun at once."""
+ENDING_SECONDS = 10.0
+"""How long who ends waits for checks to hear of it. One that does not, as in a request to S3 that hangs, is left
+behind: another service takes it up when its lease is over."""
+TIDY_SECONDS = 600.0
+COMMAND = ("-m", "jobs.uploads.check_process")
+"""What Python is to run."""
+_RETRY_SECONDS = 1.0
+
+
+class Checks:
+    """Carries checks out, while entered.
+
+    Args:
+        store: Where they are.
+        shelf: Where data sets are unpacked.
+        settings: How much memory and time one may take.
+    """
+
+    def __init__(self, store: Store, shelf: Shelf, settings: Settings) -> None:
+        self.shelf = shelf
+        self._store = store
+        self._settings = settings
+        self._left = threading.Event()
+        self._due = threading.Semaphore(0)
+        self._threads: list[threading.Thread] = []
+        self._tidied_at = float("-inf")
+
+    def __enter__(self) -> Checks:
+        self._threads = [
+            threading.Thread(target=self._keep_checking, name="checks", daemon=True) for _ in range(THREADS)
+        ]
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._left.set()
+        self._due.release(THREADS)
+        until = time.monotonic() + ENDING_SECONDS
+        for thread in self._threads:
+            thread.join(max(0.0, until - time.monotonic()))
+        if self.is_alive():
+            log.warning("a check does not hear that the service ends; it is left behind")
+
+    def is_alive(self) -> bool:
+        """Whether a check is still under way; at the end only where one was left behind."""
+        return any(thread.is_alive() for thread in self._threads)
+
+    def hurry(self) -> None:
+        """Something has come in."""
+        self._due.release()
+
+    def check_next(self) -> bool:
+        """Check what has waited longest; whether there was anything."""
+        check = self._store.next_check()
+        if check is None:
+            return False
+        with self._kept(check):
+            verdict = self._look_into(check)
+            if verdict is not None:
+                self._conclude(check, verdict)
+        if verdict is None:  # we are about to end; somebody else does it
+            self._store.release_check(check)
+        return True
+
+    def tidy(self) -> None:
+        """Remove unpacked data sets that nobody names, and what broken uploads left."""
+        self.shelf.tidy(self._store)
+        Incoming(self._settings.incoming).tidy()
+
+    def _keep_checking(self) -> None:
+        while not self._left.is_set():
+            try:
+                while not self._left.is_set() and self.check_next():
+                    pass
+                self._tidy_now_and_then()
+            except (JobsError, OSError) as error:  # the database or a disk is away; next time finds the same
+                log.warning("cannot check what was registered: %s", error)
+            except Exception:  # a defect of ours, which must not end all checks to come
+                log.exception("cannot check what was registered")
+            self._due.acquire(timeout=LOOK_SECONDS)
+
+    def _tidy_now_and_then(self) -> None:
+        if time.monotonic() > self._tidied_at + TIDY_SECONDS:
+            self._tidied_at = time.monotonic()
+            self.tidy()
+
+    # ---- one check -----------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _kept(self, check: Check) -> Iterator[None]:
+        """The check stays ours: fetching a large file, and removing what it became, can take longer than a lease."""
+        over = threading.Event()
+
+        def keep() -> None:
+            while not over.wait(self._settings.renew_seconds):
+                self._renew(check)
+
+        thread = threading.Thread(target=carried(keep), name="renew_check", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+
+    def _conclude(self, check: Check, verdict: Verdict) -> None:
+        """Write down what was found, again and again while the database is away: to find it took long, perhaps. Without
+        the database there is nothing else to be done, and one who has the check by then is not disturbed."""
+        log.info("%s %s is %s: %s", check.resource.kind, check.resource.id, verdict.state, verdict.reason)
+        while True:
+            try:
+                return self._store.conclude_check(check, verdict)
+            except StoreAway as error:
+                if self._left.wait(_RETRY_SECONDS):
+                    raise
+                log.warning("cannot say what a check found: %s; trying again", error)
+
+    def _look_into(self, check: Check) -> Verdict | None:
+        """What is to be said of it; None when we are about to end."""
+        resource = check.resource
+        try:
+            with ExitStack() as needed:
+                file = Path(str(resource.path)) if resource.kind is ResourceKind.MODEL else None
+                if resource.uploaded:
+                    file = needed.enter_context(self.shelf.fetched(str(resource.sha256), self._left))
+                    if resource.kind is ResourceKind.DATASET:
+                        return self._of_archive(check, file)
+                return self._judged(check, self._request(resource, file))
+        except GivenUp:
+            return None
+        except (ContentGone, WrongContent) as error:
+            return _refused(str(error))
+        except (OSError, ArtifactsAway, ArtifactsRefused) as error:  # later, or another worker, may do better
+            return _later(f"it cannot be checked now: {error}")
+
+    def _of_archive(self, check: Check, archive: Path) -> Verdict | None:
+        """A data set that is good stays unpacked."""
+        with self.shelf.staging() as staging:
+            verdict = self._judged(check, self._request(check.resource, archive, staging))
+            if verdict and verdict.state is ResourceState.READY:
+                self.shelf.keep(staging, str(check.resource.sha256))
+        return verdict
+
+    def _request(self, resource: CheckedResource, file: Path | None, staging: Path | None = None) -> Request:
+        return Request(
+            kind=resource.kind,
+            file=file,
+            uploaded=resource.uploaded,
+            folder=staging,
+            data=_data_of(resource),
+            roots=self._settings.data_roots,
+            memory_bytes=self._settings.check_memory,
+            seconds=int(self._settings.check_seconds),
+            unpacked_bytes=self._settings.unpacked_bytes,
+            free_bytes=self._settings.free_bytes,
+        )
+
+    def _judged(self, check: Check, request: Request) -> Verdict | None:
+        """What the process says; None when we are about to end."""
+        with (
+            tempfile.TemporaryFile() as output,
+            tempfile.TemporaryFile() as errors,
+            started(COMMAND, request, output, errors) as process,
+        ):
+            why = ended(process, self._settings.check_seconds, self._why_now)
+            if self._left.is_set() and why is not None:
+                return None
+            if process.returncode > 0:
+                log.error("the check of %s %s broke off: %r", request.kind, check.resource.id, end_of(errors))
+            return _read(output, process.returncode, why, request)
+
+    def _why_now(self) -> str | None:
+        return "the service is ending" if self._left.is_set() else None
+
+    def _renew(self, check: Check) -> None:
+        try:
+            self._store.renew_check(check)
+        except JobsError as error:
+            log.warning("cannot say that a check goes on: %s", error)
+
+
+def _data_of(resource: CheckedResource) -> DataConfig | None:
+    if resource.kind is ResourceKind.MODEL:
+        return None
+    if resource.uploaded:
+        return DataConfig(path="", format=resource.layout.format if resource.layout else "auto")
+    return resource.data
+
+
+def _read(output: IO[bytes], code: int, why: str | None, request: Request) -> Verdict:
+    why = why or broke_off(code, request.seconds)
+    if why is not None:
+        return _refused(f"it cannot be checked: {why}")
+    text = answer_in(output)
+    try:
+        return Verdict.model_validate_json(text)
+    except ValidationError:
+        log.error("a check said something that is no verdict: %.200r", text)
+        return _refused("it cannot be checked: looking into it gave no answer")
+
+
+def _refused(reason: str) -> Verdict:
+    return Verdict(state=ResourceState.REFUSED, reason=reason)
+
+
+def _later(reason: str) -> Verdict:
+    return Verdict(state=ResourceState.CHECKING, reason=reason)
