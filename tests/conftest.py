@@ -42,15 +42,20 @@ ROOT = Path(__file__).parents[1]
 LONGEST = (
     "tests/faults/test_storm.py",
     "tests/gkd_core/test_train.py",
-    "tests/faults/test_two_workers.py",
-    "tests/faults/test_worker_lost.py",
-    "tests/gkd_core/compute/test_world.py",
     "tests/gkd_core/process/test_kills.py",
-    "tests/acceptance/test_service.py",
-    "tests/faults/test_rings.py",
-    "tests/client/test_promptness.py",
-    "tests/gkd_core/runs/test_export.py",
+    "tests/gkd_core/compute/test_world.py",
+    "tests/faults/test_two_workers.py",
     "tests/api/test_openapi.py",
+    "tests/faults/test_broker_away.py",
+    "tests/faults/test_worker_lost.py",
+    "tests/gkd_core/runs/test_export.py",
+    "tests/security/test_working_directory.py",
+    "tests/faults/test_rings.py",
+    "tests/acceptance/test_service.py",
+    "tests/client/test_demo.py",
+    "tests/api/test_again.py",
+    "tests/security/test_revoked_keys.py",
+    "tests/client/test_promptness.py",
 )
 """Files in the order in which they are begun, the others after them. Several are carried out at once, each file by one
 process: a long one that is begun last would be waited for alone."""

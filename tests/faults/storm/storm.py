@@ -9,7 +9,7 @@ import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -277,7 +277,13 @@ def fresh(way: type[Service]) -> Iterator[tuple[Service, Path]]:
 
 
 def storm(
-    way: str, faults: int, *, seed: int, away_seconds: float, say: Callable[[str], None] = print
+    way: str,
+    faults: int,
+    *,
+    seed: int,
+    away_seconds: float,
+    say: Callable[[str], None] = print,
+    only: Sequence[Fault] | None = None,
 ) -> Account:
     """Let so many faults strike one way to run the service.
 
@@ -287,12 +293,13 @@ def storm(
         seed: Of everything that is drawn.
         away_seconds: How long databases are away.
         say: Told what happens.
+        only: These kinds of faults; None: all that can strike this way.
     """
     service_class, kinds = {"node": (Node, ON_A_NODE), "laptop": (Laptop, ON_A_LAPTOP)}[way]
     with fresh(service_class) as (service, pictures):
         raging = Storm(service, pictures, seed, away_seconds, say)
         try:
-            raging.rage(kinds, faults)
+            raging.rage(only or kinds, faults)
         except Exception as error:
             raging.account.losses.append(f"the storm broke off: {error!r}")
             raise NotClean(raging.account) from error
