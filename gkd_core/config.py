@@ -381,7 +381,7 @@ class GlobalConfig(Strict):
 
     weight: float = Field(default=0.5, ge=0)
     """Published `factor` 5, for detectors that start from converged weights. From scratch 5 sends four times the
-    gradient of the detection losses through a backbone that knows nothing yet (docs/decisions/0008)."""
+    gradient of the detection losses through a backbone that knows nothing yet (docs/decisions/0047)."""
     form: Literal["cosine", "projection"] = "cosine"
     """`cosine`: smooth-L1 of weighted cosines (published code). `projection`: squared distance (the paper)."""
     robust: bool = True
@@ -411,7 +411,7 @@ class ResponseConfig(Strict):
     """`auto`: 10/3 where the scores of the two heads can be compared place by place (10 under `conventions`
     `reference`, which takes the mean over classes instead of the sum), 0 where not; the resolved spec says which.
     Published 1, for softmax heads. Of the three losses this one points where the detection losses point
-    (docs/decisions/0008)."""
+    (docs/decisions/0047)."""
     temperature: float = Field(default=2.0, gt=0)
     """Published T."""
     robust: bool = True
@@ -625,7 +625,7 @@ class TrainConfig(GpuArithmetic):
     """Memory order of pictures and weights; a tenth faster, also on a CPU."""
     compile: bool = False
     """Compile body and pyramid with `torch.compile`, for GPUs: minutes at the start, then faster steps. On a processor
-    steps were not faster (docs/decisions/0050). Needs a C++ compiler; a resumed run need not end with the same bits."""
+    steps were not faster (docs/decisions/0055). Needs a C++ compiler; a resumed run need not end with the same bits."""
     evaluate_every: int = Field(default=1, ge=1)
     """Epochs; the last epoch is always evaluated."""
     best_by: Metric = "AP"

@@ -62,6 +62,29 @@ def test_every_decision_is_in_the_index():
     assert [path.name for path in folder.glob("0*.md") if f"({path.name})" not in index] == []
 
 
+def test_decisions_are_numbered_without_holes():
+    numbers = sorted(int(path.name[:4]) for path in (ROOT / "docs" / "decisions").glob("0*.md"))
+    assert numbers == list(range(1, len(numbers) + 1))
+
+
+def test_a_decision_carries_its_number_and_its_title_of_the_index():
+    folder = ROOT / "docs" / "decisions"
+    rows = re.findall(r"\| \[(\d{4})\]\((\S+)\) \| (.*) \|", (folder / "README.md").read_text())
+    assert [name for number, name, _ in rows if not name.startswith(number)] == []
+    headings = {name: (folder / name).read_text().splitlines()[0] for _, name, _ in rows}
+    assert headings == {name: f"# {number}: {title}" for number, name, title in rows}
+
+
+def test_every_decision_that_the_code_names_exists():
+    numbers = {path.name[:4] for path in (ROOT / "docs" / "decisions").glob("0*.md")}
+    named = re.compile(r"docs/decisions/(\d{4})")
+    sources = [
+        path for folder in (*LISTED_ONE_BY_ONE, "tests", "bench") for path in (ROOT / folder).rglob("*.py")
+    ]
+    wrong = {str(path.relative_to(ROOT)): set(named.findall(path.read_text())) - numbers for path in sources}
+    assert {path: missing for path, missing in wrong.items() if missing} == {}
+
+
 def test_constraints_are_pins_and_nothing_else():
     lines = (ROOT / "constraints.txt").read_text().splitlines()
     pins = [line for line in lines if line and not line.startswith("#")]

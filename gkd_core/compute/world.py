@@ -5,7 +5,7 @@ are averaged, and what only one can decide (whether to stop, which pictures are 
 one decides and tells. It alone writes files and events. With one process nothing here does anything.
 
 The mean of the processes' losses is the loss of the whole batch only if each is divided by the same number, so a loss
-that is a mean over rows is scaled by `World.share` of its rows. docs/decisions/0057 says why not
+that is a mean over rows is scaled by `World.share` of its rows. docs/decisions/0056 says why not
 DistributedDataParallel.
 
 Shapes: P values of a vector; everything else is said where it is used.

@@ -2,7 +2,7 @@
 
 Pictures look the same when their thumbnails, 16 x 16 in grey, correlate by 0.97 or more. That finds copies that were
 scaled, saved again, made brighter or darker or grey, and shifts and cuts of up to about two percent of a side. It
-does not find mirrored or turned copies, larger shifts, or parts of one scene (docs/decisions/0043).
+does not find mirrored or turned copies, larger shifts, or parts of one scene (docs/decisions/0038).
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@
          scores  (N,) float32 in 0..1, none under `score_threshold`
 
 Normalisation and the suppression of doubles are inside. The metadata holds `classes` (a JSON list), `image_size`,
-`score_threshold`, and `gkd`, the model card; docs/decisions/0054 says how a program uses it.
+`score_threshold`, and `gkd`, the model card; docs/decisions/0045 says how a program uses it.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 Detections are paired by class and overlap, since near-equal scores may change their order. What has no partner, or
 not a near one, must be a matter of rounding: its score lies at the threshold (or at the last place of a full list), or
-it ties with another box in the suppression of doubles. docs/decisions/0055 says why.
+it ties with another box in the suppression of doubles. docs/decisions/0046 says why.
 
 Shapes: N and M detections of one picture.
 """

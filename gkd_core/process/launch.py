@@ -2,7 +2,7 @@
 
 `python -m gkd_core.train RUN_DIR` comes here by itself when the config wants several processes; whoever starts it,
 the worker or a person, sees one process with one exit code, as always. The processes are started, watched and ended
-by the part of torchrun that does this (`torch.distributed.elastic.multiprocessing`); docs/decisions/0058 says why not
+by the part of torchrun that does this (`torch.distributed.elastic.multiprocessing`); docs/decisions/0057 says why not
 by the whole of it. They die with this process, and it dies with its worker.
 """
 

@@ -161,7 +161,7 @@ def to_onnx(detector: Detector, card: ModelCard, opset: int) -> bytes:
     """The content of an ONNX file that does what the detector does, with all that a program must know inside.
 
     torch's newer exporter does not take torchvision's detectors, whose number of detections depends on the picture;
-    the older one does (docs/decisions/0054).
+    the older one does (docs/decisions/0045).
 
     Args:
         detector: on the CPU, in evaluation mode.

@@ -1,6 +1,6 @@
 """Engines killed at the worst moments, again and again, end with the bits of an undisturbed one.
 
-`GKD_KILLS` says how often, 20 by default; docs/decisions/0051 says why it is forks that are killed.
+`GKD_KILLS` says how often, 20 by default; docs/decisions/0060 says why it is forks that are killed.
 """
 
 import json
