@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 
 class HomeInUse(Exception):
@@ -24,13 +25,11 @@ def hold(home: Path) -> Iterator[None]:
         HomeInUse: Another process has it.
     """
     home.mkdir(parents=True, exist_ok=True)
-    with (home / "serve.lock").open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            file.seek(0)
-            raise HomeInUse(home, file.read().strip()) from error
-        file.truncate(0)
-        file.write(f"{os.getpid()}\n")
-        file.flush()
+    path = home / "serve.lock"
+    try:
+        lock = FileLock(path, fallback_to_soft=False).acquire(blocking=False)
+    except Timeout as error:
+        raise HomeInUse(home, path.read_text().strip()) from error
+    with lock:
+        path.write_text(f"{os.getpid()}\n")
         yield

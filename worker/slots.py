@@ -6,7 +6,6 @@ The lock on the file is what counts; it ends with the process, however that ends
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import re
@@ -17,6 +16,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
+
+from filelock import lock_descriptor
 
 log = logging.getLogger(__name__)
 
@@ -79,11 +80,10 @@ def missing(home: Path) -> str | None:
 
 
 def _lock(number: int, file: int) -> Slot | None:
-    """The place, or None when another worker holds it."""
+    """Return the place, or None when another worker holds it."""
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return None
+        if not lock_descriptor(file, blocking=False):
+            return None
     except OSError as error:  # a file system without locks: nobody can be known to be dead
         log.warning(
             "no locks in GKD_HOME (%s): what a killed worker held is free once its lease has ended", error

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import fcntl
 import os
 import signal
 import sys
@@ -25,6 +24,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
+from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
 from gkd_core.config import AnyRun
@@ -133,31 +133,21 @@ def _end_when_orphaned(parent: int) -> None:
 def locked(path: Path, seconds: float, should_stop: Callable[[], bool]) -> Iterator[None]:
     """Hold a lock file, waiting for whoever still has it.
 
-    It is a POSIX lock: forked loader processes do not inherit it, so it goes when the engine itself goes.
+    Forked loader processes do not inherit the lock: it goes when the engine itself goes.
 
     Raises:
         TimeoutError: Another process still held the lock after `seconds`.
         StoppedError: `should_stop` became true while waiting.
     """
-    deadline = time.monotonic() + seconds
-    with path.open("ab") as file:
-        while not _try_lock(file.fileno()):
-            if should_stop():
-                raise StoppedError("stopped while waiting for an earlier engine to leave")
-            if time.monotonic() > deadline:
-                raise TimeoutError(
-                    f"another engine still holds {path} after {seconds:g} s; end it, or let it finish"
-                )
-            time.sleep(0.05)
-        yield
-
-
-def _try_lock(descriptor: int) -> bool:
     try:
-        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):  # POSIX allows either for "somebody else has it"
-        return False
-    return True
+        lock = FileLock(path, seconds, fallback_to_soft=False).acquire(cancel_check=should_stop)
+    except Timeout as error:
+        if should_stop():
+            raise StoppedError("stopped while waiting for an earlier engine to leave") from error
+        message = f"another engine still holds {path} after {seconds:g} s; end it, or let it finish"
+        raise TimeoutError(message) from error
+    with lock:
+        yield
 
 
 class StopRequest:

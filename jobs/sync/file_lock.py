@@ -1,15 +1,19 @@
-"""A lock that is a file: it ends with the process that holds it, however that ends."""
+"""A lock that is a file: it ends with the process that holds it, however that ends.
+
+`filelock` takes the lock. What is added here: waiting that can be given up, going on without a lock where the disk
+knows none, and asking whether a lock is held without making its file.
+"""
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from filelock import BaseFileLock, FileLock, Timeout, lock_descriptor
 
 from jobs.errors import GivenUp
 from jobs.sync.cancellation import NEVER
@@ -34,70 +38,53 @@ def alone(path: Path, patience: float | None = None, given_up: threading.Event =
         given_up: Set to wait no longer.
 
     Raises:
-        TimeoutError: others took longer.
-        GivenUp: who waited gave up.
+        TimeoutError: Others took longer.
+        GivenUp: Who waited gave up.
     """
-    file = _opened(path)
+    lock = _lock_of(path)
+    _acquire(lock, patience, given_up)
     try:
-        if file is not None:
-            _lock(file, patience, given_up)
         yield
     finally:
-        if file is not None:
-            os.close(file)
+        lock.release()
 
 
-def held(path: Path) -> int | None:
-    """Lock a file for as long as what is returned, a descriptor, stays open; None: the disk knows no locks."""
-    file = _opened(path)
-    if file is not None:
-        _lock(file, _LOOKED_AT_SECONDS)
-    return file
+def held(path: Path) -> BaseFileLock:
+    """Lock a file until what is returned is released, in whichever thread; not locked if the disk knows no locks.
+
+    Raises:
+        TimeoutError: Somebody else holds it.
+    """
+    lock = _lock_of(path)
+    _acquire(lock, _LOOKED_AT_SECONDS)
+    return lock
 
 
 def is_held(path: Path) -> bool:
-    """Whether somebody who is alive holds the lock of a file.
+    """Return whether somebody who is alive holds the lock of a file.
 
     Raises:
-        OSError: the disk knows no locks, or there is no such file.
+        OSError: The disk knows no locks, or there is no such file.
     """
-    file = os.open(path, os.O_RDWR)
+    file = os.open(path, os.O_RDWR)  # a `FileLock` would make the file anew that its owner has just removed
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
+        return not lock_descriptor(file, blocking=False)
     finally:
         os.close(file)
-    return False
 
 
-def _opened(path: Path) -> int | None:
-    """The file, to be written: over NFS a lock needs that."""
+def _lock_of(path: Path) -> BaseFileLock:
+    """Return the lock of a file: real or none, since a marker file would outlive a killed process."""
+    return FileLock(path, poll_interval=_LOOK_SECONDS, thread_local=False, fallback_to_soft=False)
+
+
+def _acquire(lock: BaseFileLock, patience: float | None, given_up: threading.Event = NEVER) -> None:
+    """Lock, or go on without a lock where none can be had."""
     try:
-        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    except OSError as error:  # a disk that is full or read-only, or another user's file
-        log.debug("no lock at %s: %s", path, error)
-        return None
-
-
-def _lock(file: int, patience: float | None, given_up: threading.Event = NEVER) -> None:
-    """Look again and again: a lock that is waited for by the system hears of nothing else."""
-    deadline = float("inf") if patience is None else time.monotonic() + patience
-    try:
-        while not _is_ours(file):
-            if time.monotonic() >= deadline:
-                raise TimeoutError
-            if given_up.wait(_LOOK_SECONDS):
-                raise GivenUp
-    except TimeoutError:
+        lock.acquire(-1 if patience is None else patience, cancel_check=given_up.is_set)
+    except Timeout:
+        if given_up.is_set():
+            raise GivenUp from None
         raise
-    except OSError as error:
-        log.debug("this disk knows no locks: %s", error)
-
-
-def _is_ours(file: int) -> bool:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+    except OSError as error:  # a disk that is full, read-only or knows no locks, or another user's file
+        log.debug("no lock at %s: %s", lock.lock_file, error)

@@ -106,9 +106,7 @@ class Arriving:
     def end(self) -> None:
         """Remove it: it is kept elsewhere, or not at all."""
         self.path.unlink(missing_ok=True)
-        if self._held is not None:
-            os.close(self._held)
-            self._held = None
+        self._held.release()
 
 
 def _is_left_behind(path: Path) -> bool:

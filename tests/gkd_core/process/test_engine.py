@@ -252,9 +252,10 @@ def test_control_is_not_read_at_every_step(run_dir, monkeypatch):
 
 
 HOLDER = """
-import fcntl, sys, time
-file = open(sys.argv[1], "ab")
-fcntl.lockf(file, fcntl.LOCK_EX)
+import sys, time
+from filelock import FileLock
+lock = FileLock(sys.argv[1])
+lock.acquire()
 print("held", flush=True)
 time.sleep(float(sys.argv[2]))
 """
@@ -286,6 +287,31 @@ def test_an_engine_may_be_stopped_while_it_waits(run_dir):
         run_dir.ask(Control(attempt=1, wanted="stop"))
         assert serve_run(run_dir, 1, one_event) == STOPPED
         holder.kill()
+
+
+FORKING = """
+import os, sys, time
+from pathlib import Path
+from gkd_core.process.engine import locked
+
+with locked(Path(sys.argv[1]), 0.0, lambda: False):
+    if child := os.fork():
+        print(child, flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_loader_that_outlives_its_engine_does_not_keep_the_lock(run_dir):
+    engine = subprocess.Popen([sys.executable, "-c", FORKING, str(run_dir.lock)], stdout=subprocess.PIPE)
+    with engine:
+        loader = int(engine.stdout.readline())
+        engine.kill()
+        engine.wait()
+        try:
+            assert serve_run(run_dir, 1, one_event, lock_seconds=5) == COMPLETE
+            os.kill(loader, 0)  # it lives
+        finally:
+            os.kill(loader, signal.SIGKILL)
 
 
 ALONE = """

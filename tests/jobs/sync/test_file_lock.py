@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from jobs.errors import GivenUp
 from jobs.sync.file_lock import alone, held, is_held
 
 
@@ -36,10 +37,34 @@ def test_patience_comes_to_an_end(tmp_path: Path) -> None:
         pass
 
 
+def test_who_waits_can_give_up(tmp_path: Path) -> None:
+    given_up = threading.Event()
+    threading.Timer(0.2, given_up.set).start()
+    with alone(tmp_path / "lock"), pytest.raises(GivenUp), alone(tmp_path / "lock", 60.0, given_up):
+        pass
+
+
 def test_where_nothing_can_be_locked_nobody_is_kept_out(tmp_path: Path) -> None:
-    nowhere = tmp_path / "gone" / "lock"
+    (tmp_path / "file").touch()
+    nowhere = tmp_path / "file" / "lock"
     with alone(nowhere), alone(nowhere, 0.0):
         pass
-    assert held(nowhere) is None
-    with pytest.raises(FileNotFoundError):
+    held(nowhere).release()
+    with pytest.raises(NotADirectoryError):
         is_held(nowhere)
+
+
+def test_a_lock_is_held_until_it_is_released_by_whichever_thread(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    lock = held(path)
+    assert is_held(path)
+    thread = threading.Thread(target=lock.release)
+    thread.start()
+    thread.join()
+    assert not is_held(path)
+
+
+def test_to_ask_whether_a_file_is_held_does_not_make_it(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        is_held(tmp_path / "gone")
+    assert not (tmp_path / "gone").exists()
