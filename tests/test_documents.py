@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import configparser
 import json
 import re
 import subprocess
@@ -13,8 +14,10 @@ from jobs.specs.spec import job_spec
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]
-LISTED_ONE_BY_ONE = ("api", "jobs", "worker", "client", "gkd_core")
-"""Packages whose modules the map names; folders inside them have one line for the whole."""
+PACKAGES = ("api", "jobs", "worker", "client", "gkd_core")
+VOCABULARY = "0001-name-rooms-and-symbols-by-the-fields-terms.md"
+"""The one page, beside the changelog, that names modules as they were called before."""
+PAGES = [path for path in DOCUMENTS if path.name not in (VOCABULARY, "CHANGELOG.md")]
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
@@ -24,18 +27,27 @@ def test_every_link_leads_to_a_file(document: Path):
     assert [target for target in here if not (document.parent / target).exists()] == []
 
 
-def test_the_map_names_every_module():
-    text = (ROOT / "docs" / "architecture.md").read_text()
-    modules = [path for package in LISTED_ONE_BY_ONE for path in (ROOT / package).glob("*.py")]
-    assert [
-        str(path.relative_to(ROOT)) for path in modules if path.name not in (*_named(text), "__init__.py")
-    ] == []
+def test_the_map_names_the_rooms_of_the_tree_and_no_others():
+    rooms = {
+        f"{path.parent.relative_to(ROOT).as_posix()}/"
+        for package in PACKAGES
+        for path in [*(ROOT / package).glob("__init__.py"), *(ROOT / package).glob("*/__init__.py")]
+    }
+    assert set(re.findall(r"^\| `([\w/]+/)` \|", _architecture(), re.MULTILINE)) == rooms
 
 
-def test_the_map_names_no_module_that_is_gone():
-    tree = (ROOT / "docs" / "architecture.md").read_text().split("```")[1]
-    there = {path.name for package in LISTED_ONE_BY_ONE for path in (ROOT / package).rglob("*.py")}
-    assert _named(tree) - there == set()
+def test_the_map_has_the_order_of_imports_that_is_enforced():
+    rules = configparser.ConfigParser()
+    rules.read(ROOT / ".importlinter")
+    layers = [rules[section]["layers"] for section in rules.sections() if "layers" in rules[section]]
+    orders = [re.sub(r"\b(jobs|gkd_core)\.", "", " > ".join(text.split("\n")[1:])) for text in layers]
+    assert _architecture().split("```")[1].strip().splitlines() == orders
+
+
+@pytest.mark.parametrize("document", PAGES, ids=lambda path: path.name)
+def test_every_module_that_a_page_names_exists(document: Path):
+    named = re.findall(rf"`((?:{'|'.join(PACKAGES)}|tests|bench)/[\w/]+\.py)`", document.read_text())
+    assert [name for name in named if not (ROOT / name).exists()] == []
 
 
 def test_specs_in_the_readme_are_specs():
@@ -62,6 +74,12 @@ def test_every_decision_is_in_the_index():
     assert [path.name for path in folder.glob("0*.md") if f"({path.name})" not in index] == []
 
 
+def test_every_page_is_in_the_index():
+    index = (ROOT / "docs" / "README.md").read_text()
+    pages = [path.name for path in (ROOT / "docs").glob("*.md") if path.name != "README.md"]
+    assert [name for name in pages if f"({name})" not in index] == []
+
+
 def test_decisions_are_numbered_without_holes():
     numbers = sorted(int(path.name[:4]) for path in (ROOT / "docs" / "decisions").glob("0*.md"))
     assert numbers == list(range(1, len(numbers) + 1))
@@ -78,9 +96,7 @@ def test_a_decision_carries_its_number_and_its_title_of_the_index():
 def test_every_decision_that_the_code_names_exists():
     numbers = {path.name[:4] for path in (ROOT / "docs" / "decisions").glob("0*.md")}
     named = re.compile(r"docs/decisions/(\d{4})")
-    sources = [
-        path for folder in (*LISTED_ONE_BY_ONE, "tests", "bench") for path in (ROOT / folder).rglob("*.py")
-    ]
+    sources = [path for folder in (*PACKAGES, "tests", "bench") for path in (ROOT / folder).rglob("*.py")]
     wrong = {str(path.relative_to(ROOT)): set(named.findall(path.read_text())) - numbers for path in sources}
     assert {path: missing for path, missing in wrong.items() if missing} == {}
 
@@ -100,5 +116,5 @@ def test_make_knows_six_words():
     assert words == ["help", "setup", "demo", "check", "test", "bench", "up"]
 
 
-def _named(text: str) -> set[str]:
-    return set(re.findall(r"\w+\.py\b", text))
+def _architecture() -> str:
+    return (ROOT / "docs" / "architecture.md").read_text()
