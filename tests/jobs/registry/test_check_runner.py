@@ -323,7 +323,7 @@ def test_who_waits_for_another_one_to_unpack_can_give_up(service: Service, archi
     given_up = threading.Event()
     threading.Timer(0.2, given_up.set).start()
     with service.shelf._alone_with(sha256), pytest.raises(GivenUp):
-        service.shelf.folder(sha256, 60.0, given_up)
+        service.shelf.folder(sha256, patience=60.0, given_up=given_up)
 
 
 def test_who_unpacked_and_was_killed_holds_nobody_up(service: Service, archive: Path) -> None:
