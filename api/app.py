@@ -12,55 +12,55 @@ from importlib.metadata import version
 from fastapi import FastAPI
 
 from api import errors
-from api.auth import Entrance
-from api.border import Border
+from api.auth import AuthMiddleware
 from api.deps import Services
 from api.description import described
 from api.feeds import Feeds
-from api.figures import Told
 from api.line import Line
+from api.metrics import Told
+from api.request_guard import RequestGuard
+from api.request_log import RequestLog
 from api.routes import artifacts as artifact_routes
 from api.routes import (
     datasets,
     events,
-    figures,
     health,
     jobs,
     keys,
     metrics,
     models,
     reference,
+    service_metrics,
     stream,
     workers,
 )
-from api.watch import Watched
 from jobs.artifacts import open_artifacts
 from jobs.artifacts.base import Artifacts
-from jobs.queue import Doorbell, make_app
+from jobs.queue import JobQueue, make_app
 from jobs.registry.check_runner import Checks
-from jobs.registry.dataset_cache import Shelf
+from jobs.registry.dataset_cache import DatasetCache
 from jobs.settings import Settings
 from jobs.store.store import Store
 
 _OF_JOBS = (jobs, events, stream, metrics, artifact_routes)
 
 
-def create_app(store: Store, artifacts: Artifacts, doorbell: Doorbell, settings: Settings) -> FastAPI:
+def create_app(store: Store, artifacts: Artifacts, job_queue: JobQueue, settings: Settings) -> FastAPI:
     """The HTTP service over a store. The caller migrates and closes the store."""
-    shelf = Shelf.of(settings, artifacts)
-    checks = Checks(store, shelf, settings)
+    dataset_cache = DatasetCache.of(settings, artifacts)
+    checks = Checks(store, dataset_cache, settings)
     app = described(version("gkd"), lifespan=lambda _: _while_served(checks))
     app.state.services = services = Services(
-        store, artifacts, doorbell, settings, shelf, checks, Line(settings.look_seconds)
+        store, artifacts, job_queue, settings, dataset_cache, checks, Line(settings.look_seconds)
     )
-    app.state.lookout = health.Lookout(services)
+    app.state.readiness = health.ReadinessProbe(services)
     app.state.feeds = feeds = Feeds(store)
     app.state.told = told = Told(store, feeds)
-    app.add_middleware(Entrance, store=store, settings=settings)
-    app.add_middleware(Border, upload_bytes=settings.upload_bytes)
-    app.add_middleware(Watched, told=told)  # added last, passed first
+    app.add_middleware(AuthMiddleware, store=store, settings=settings)
+    app.add_middleware(RequestGuard, upload_bytes=settings.upload_bytes)
+    app.add_middleware(RequestLog, told=told)  # added last, passed first
     errors.install(app)
-    for routes in (*_OF_JOBS, datasets, models, keys, workers, health, figures, reference):
+    for routes in (*_OF_JOBS, datasets, models, keys, workers, health, service_metrics, reference):
         app.include_router(routes.router)
     return app
 
@@ -80,5 +80,5 @@ def end_streams(app: FastAPI) -> None:
 def from_environment() -> FastAPI:
     """The app as `GKD_*` variables describe it, its database migrated."""
     settings = Settings()
-    artifacts, doorbell = open_artifacts(settings.artifacts_url), Doorbell(make_app(settings.broker_url))
-    return create_app(Store.of(settings), artifacts, doorbell, settings)
+    artifacts, job_queue = open_artifacts(settings.artifacts_url), JobQueue(make_app(settings.broker_url))
+    return create_app(Store.of(settings), artifacts, job_queue, settings)

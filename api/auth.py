@@ -25,7 +25,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.errors import ApiError, away, lacks, problem
 from jobs import keys
-from jobs.errors import StoreAway
+from jobs.errors import StoreUnavailable
 from jobs.keys import ADMIN_KEY_ID, ANYBODY, DEFAULT_TENANT, Principal
 from jobs.logs import bound
 from jobs.settings import Settings, is_loopback
@@ -49,7 +49,7 @@ _MOST_REMEMBERED = 4096
 _READS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
-class Entrance:
+class AuthMiddleware:
     """ASGI middleware: lets a request through with its principal in `scope["state"]`, or answers 401, 403, 429.
 
     What takes long asks again now and then: `scope["state"]["still_admitted"]` raises once the key is good no more.
@@ -62,7 +62,7 @@ class Entrance:
 
     def __init__(self, app: ASGIApp, store: Store, settings: Settings) -> None:
         self.app = app
-        self._doors = _Doors(store, settings)
+        self._authenticator = _Authenticator(store, settings)
         self._rates: dict[str, _Rate] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -73,17 +73,17 @@ class Entrance:
         request = Request(scope)
         asking = (Headers(scope=scope), scope.get("server"))
         try:
-            admitted = await self._doors.admit(*asking)
+            admitted = await self._authenticator.admit(*asking)
             _must_allow(admitted.principal, scope["method"], scope["path"])
             send = self._rated(admitted, send)
         except ApiError as error:
             answer = problem(request, error.status, error.code, error.detail, headers=error.headers)
             await answer(scope, receive, send)
-        except StoreAway as error:
+        except StoreUnavailable as error:
             await away(request, error)(scope, receive, send)
         else:
             scope["state"]["principal"] = principal = admitted.principal
-            scope["state"]["still_admitted"] = partial(self._doors.must_still_admit, *asking)
+            scope["state"]["still_admitted"] = partial(self._authenticator.must_still_admit, *asking)
             with bound(tenant=principal.tenant, key_id=principal.key_id):
                 await self.app(scope, receive, send)
 
@@ -113,7 +113,7 @@ class _Remembered(NamedTuple):
     admitted: Admitted | None
 
 
-class _Doors:
+class _Authenticator:
     """Finds out who asks, and remembers it for a short time."""
 
     def __init__(self, store: Store, settings: Settings) -> None:
@@ -132,7 +132,7 @@ class _Doors:
 
         Raises:
             ApiError: nobody may ask like this.
-            StoreAway: the database, which knows the keys, does not answer.
+            StoreUnavailable: the database, which knows the keys, does not answer.
         """
         sent = headers.getlist("authorization")
         if len(sent) > 1:  # a proxy may have looked at the other one
@@ -155,7 +155,7 @@ class _Doors:
         """
         try:
             await self.admit(headers, server)
-        except StoreAway as error:
+        except StoreUnavailable as error:
             log.debug("cannot look whether a key is still good: %s", error)
 
     async def _holder(self, sent: str) -> Admitted:

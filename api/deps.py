@@ -18,9 +18,9 @@ from jobs.artifacts.base import Artifacts
 from jobs.errors import UnknownJob, UnknownResource
 from jobs.job import Job
 from jobs.keys import Principal, Scope
-from jobs.queue import Doorbell
+from jobs.queue import JobQueue
 from jobs.registry.check_runner import Checks
-from jobs.registry.dataset_cache import Shelf
+from jobs.registry.dataset_cache import DatasetCache
 from jobs.resources import CheckedResource, ResourceKind
 from jobs.settings import Settings
 from jobs.specs.resolve import resolve
@@ -33,9 +33,10 @@ _PATIENCE_SECONDS = 10.0
 not keep one of the few threads."""
 
 RINGS_AT_ONCE = 4
-"""Rings under way at a time; more would only wait in other threads for the same broker."""
-RING_SECONDS = 1.0
-"""How long an answer waits until a ring was taken. A broker that hangs takes longer, and its sweep makes that good."""
+"""Notifications under way at a time; more would only wait in other threads for the same broker."""
+NOTIFY_SECONDS = 1.0
+"""How long an answer waits until a notification was taken. A broker that hangs takes longer, and its sweep makes that
+good."""
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -52,9 +53,9 @@ class Services:
 
     store: Store
     artifacts: Artifacts
-    doorbell: Doorbell
+    job_queue: JobQueue
     settings: Settings
-    shelf: Shelf
+    dataset_cache: DatasetCache
     checks: Checks
     line: Line
     _rings: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(RINGS_AT_ONCE))
@@ -63,12 +64,14 @@ class Services:
         """What a verb gives that looks into a submission, once it is its turn; in a thread."""
         return await self.line.take(verb)
 
-    async def ring(self, job: Job) -> None:
-        """Ring for a job, outside the line of submissions. Never fails: a sweep rings again for what was not heard."""
-        with move_on_after(RING_SECONDS) as waited:
-            await to_thread.run_sync(self.doorbell.ring, job, limiter=self._rings, abandon_on_cancel=True)
+    async def notify(self, job: Job) -> None:
+        """Notify workers of a job, for so long at most. Never fails: a sweep notifies again of what was lost."""
+        with move_on_after(NOTIFY_SECONDS) as waited:
+            await to_thread.run_sync(self.job_queue.notify, job, limiter=self._rings, abandon_on_cancel=True)
         if waited.cancelled_caught:
-            log.warning("could not ring for job %s within %g s; a sweep will", job.id, RING_SECONDS)
+            log.warning(
+                "could not notify workers of job %s within %g s; a sweep will", job.id, NOTIFY_SECONDS
+            )
 
     def resolve(self, spec: JobSpec, tenant: str) -> Resolved:
         """A spec with nothing left to be looked up, its data set checked.
@@ -80,7 +83,7 @@ class Services:
         Raises:
             SpecError: it cannot be carried out; `problems` says all that is wrong.
             StillUnpacking: the data set that it names is being unpacked for another request.
-            GivenUp: it took so long that nobody waits for it any more.
+            OperationCancelled: it took so long that nobody waits for it any more.
         """
         resolved = resolve(
             spec,
@@ -88,7 +91,9 @@ class Services:
             roots=self.settings.data_roots,
             find_job=partial(self._find, tenant),
             find_resource=partial(self._find_resource, tenant),
-            unpacked=lambda dataset: self.shelf.folder(str(dataset.sha256), patience=_PATIENCE_SECONDS),
+            unpacked=lambda dataset: self.dataset_cache.folder(
+                str(dataset.sha256), patience=_PATIENCE_SECONDS
+            ),
         )
         begin_to_write()
         return resolved
@@ -119,12 +124,14 @@ async def _feeds(request: Request) -> Feeds:
 
 
 async def _principal(request: Request) -> Principal:
-    principal: Principal = request.scope["state"]["principal"]  # of `Entrance`, except on the few open paths
+    principal: Principal = request.scope["state"][
+        "principal"
+    ]  # of `AuthMiddleware`, except on the few open paths
     return principal
 
 
 async def _still_admitted(request: Request) -> StillAdmitted:
-    still_admitted: StillAdmitted = request.scope["state"]["still_admitted"]  # of `Entrance`
+    still_admitted: StillAdmitted = request.scope["state"]["still_admitted"]  # of `AuthMiddleware`
     return still_admitted
 
 

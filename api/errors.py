@@ -17,8 +17,8 @@ from starlette.routing import BaseRoute, Match
 
 from gkd_core.errors import DataError, Problem, SpecError
 from jobs.errors import (
-    ArtifactsAway,
     ArtifactsRefused,
+    ArtifactsUnavailable,
     ContentGone,
     IdempotencyConflict,
     InUse,
@@ -29,8 +29,8 @@ from jobs.errors import (
     QuotaExceeded,
     ResourceInUse,
     StillUnpacking,
-    StoreAway,
     StoreRefuses,
+    StoreUnavailable,
     UnknownArtifact,
     UnknownCursor,
     UnknownJob,
@@ -38,7 +38,7 @@ from jobs.errors import (
     UnknownResource,
     WrongContent,
 )
-from jobs.specs import spec_errors as mistakes
+from jobs.specs import spec_errors
 
 log = logging.getLogger(__name__)
 
@@ -167,7 +167,7 @@ def no_cursor(error: UnknownCursor) -> RequestValidationError:
     return RequestValidationError([{"type": "value_error", "loc": ("query", "after"), "msg": str(error)}])
 
 
-def away(request: Request, error: StoreAway) -> Response:
+def away(request: Request, error: StoreUnavailable) -> Response:
     """The answer while the database is away, or takes no writes."""
     log.warning("%s", error)
     if isinstance(error, StoreRefuses):
@@ -191,9 +191,9 @@ def install(app: FastAPI) -> None:
         app.exception_handler(wrong_spec)(_impossible)
     for refusal in _REFUSALS:
         app.exception_handler(refusal)(_refused)
-    app.exception_handler(StoreAway)(_away)
+    app.exception_handler(StoreUnavailable)(_away)
     app.exception_handler(StillUnpacking)(_still_unpacking)
-    for trouble in (ArtifactsAway, ArtifactsRefused):
+    for trouble in (ArtifactsUnavailable, ArtifactsRefused):
         app.exception_handler(trouble)(_no_artifacts)
     app.exception_handler(ApiError)(_api_error)
     app.exception_handler(HTTPException)(_http)
@@ -217,9 +217,9 @@ def _no_spec(request: Request, error: RequestValidationError) -> Response:
         detail = "a job spec is sent as JSON with the header Content-Type: application/json"
         return problem(request, 415, "unsupported_media_type", detail)
     if error.body is None:
-        empty = Problem(loc=(), message="the body is empty, or null", hint=mistakes.EXAMPLE)
+        empty = Problem(loc=(), message="the body is empty, or null", hint=spec_errors.EXAMPLE)
         return _wrong_spec(request, [empty])
-    return _wrong_spec(request, mistakes.problems([{**e, "loc": e["loc"][1:]} for e in error.errors()]))
+    return _wrong_spec(request, spec_errors.problems([{**e, "loc": e["loc"][1:]} for e in error.errors()]))
 
 
 async def _impossible(request: Request, error: SpecError | DataError) -> Response:
@@ -232,7 +232,7 @@ async def _refused(request: Request, error: JobsError) -> Response:
     return problem(request, status, code, str(error), actions=actions)
 
 
-async def _away(request: Request, error: StoreAway) -> Response:
+async def _away(request: Request, error: StoreUnavailable) -> Response:
     return away(request, error)
 
 
@@ -240,7 +240,7 @@ async def _still_unpacking(request: Request, error: StillUnpacking) -> Response:
     return problem(request, 503, "still_unpacking", str(error), headers={"Retry-After": "15"})
 
 
-async def _no_artifacts(request: Request, error: ArtifactsAway | ArtifactsRefused) -> Response:
+async def _no_artifacts(request: Request, error: ArtifactsUnavailable | ArtifactsRefused) -> Response:
     log.warning("%s", error)
     detail = "published files cannot be reached now; /readyz and the server's log say why"
     return problem(request, 503, "artifacts_away", detail, headers={"Retry-After": "5"})
@@ -291,7 +291,7 @@ def _wrong_spec(request: Request, errors: Sequence[Problem]) -> Response:
 
 
 def _not_understood(request: Request, errors: Sequence[Problem]) -> Response:
-    errors = mistakes.first(errors)
+    errors = spec_errors.first(errors)
     return problem(request, 422, "invalid_request", _joined(errors, "the body: "), errors=tuple(errors))
 
 

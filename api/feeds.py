@@ -132,7 +132,7 @@ class Feeds:
 
         Raises:
             UnknownJob: it was deleted.
-            StoreAway: the database does not answer.
+            StoreUnavailable: the database does not answer.
         """
         told = feed.since(after)
         if told is None:

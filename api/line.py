@@ -17,8 +17,8 @@ from typing import Generic, TypeVar
 from anyio import CapacityLimiter
 
 from api.errors import ApiError
-from jobs.errors import GivenUp
-from jobs.sync.background import begin
+from jobs.errors import OperationCancelled
+from jobs.sync.background import run_in_background
 
 AT_ONCE = 8
 """Submissions that are looked into at a time. They compute, and Python computes one thing at a time: a flood of them in
@@ -71,7 +71,7 @@ def begin_to_write() -> None:
     """Say that what a submission names was looked into, and is written down from here on.
 
     Raises:
-        GivenUp: its sender has been told that it took too long.
+        OperationCancelled: its sender has been told that it took too long.
     """
     turn = _turn.get()
     if turn is not None:
@@ -84,19 +84,19 @@ class _Turn(Generic[T]):
     def __init__(self, verb: Callable[[], T]) -> None:
         self._verb = verb
         self._lock = threading.Lock()
-        self._writes = self._given_up = False
-        self.outcome: Future[T] = begin(self._run)
+        self._writes = self._cancelled = False
+        self.outcome: Future[T] = run_in_background(self._run)
 
     def give_up(self) -> bool:
         """Whether it is given up; no, where it has begun to write."""
         with self._lock:
-            self._given_up = not self._writes
-            return self._given_up
+            self._cancelled = not self._writes
+            return self._cancelled
 
     def begin_to_write(self) -> None:
         with self._lock:
-            if self._given_up:
-                raise GivenUp
+            if self._cancelled:
+                raise OperationCancelled
             self._writes = True
 
     def _run(self) -> T:

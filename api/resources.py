@@ -12,7 +12,7 @@ from api.entity_tags import KnownTags, weak_tag
 from api.errors import no_cursor
 from gkd_core.errors import Problem, SpecError
 from jobs.errors import UnknownCursor
-from jobs.paths.data_roots import PlaceError, Places
+from jobs.paths.data_roots import DataRootError, DataRoots
 from jobs.resources import Resource, ResourceKind, ResourceName, ResourceState
 
 OnlyState = Annotated[ResourceState | None, Query(description="only those in this state", examples=["ready"])]
@@ -72,8 +72,8 @@ def placed(services: Services, text: str, *loc: str) -> str:
         SpecError: there is no such thing under the data roots; `loc` is the field that named it.
     """
     try:
-        return str(Places(services.settings.data_roots).find(text))
-    except PlaceError as error:
+        return str(DataRoots(services.settings.data_roots).find(text))
+    except DataRootError as error:
         raise SpecError([Problem(loc=loc, message=error.message, hint=error.hint)]) from None
 
 

@@ -26,7 +26,7 @@ from gkd_core.config import run_config
 from gkd_core.data.shapes import draw_shapes
 from gkd_core.distill.instances import Choice, InstancePool
 from gkd_core.events import Event, Progress
-from gkd_core.runs import prototype_renewal as selection
+from gkd_core.runs import prototype_renewal
 from gkd_core.runs.session import Session
 from gkd_core.train import train
 
@@ -44,7 +44,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "per class": {"source": "pass"},
 }
 RECIPE = {"batch_size": 8, "workers": 0, "ema": None}
-once = selection._fill
+once = prototype_renewal._fill
 
 
 def per_class(session: Session, pool: InstancePool, choice: Choice, base: Progress) -> Iterator[Event]:
@@ -69,7 +69,7 @@ class Way:
     def advance(self, epoch: int) -> None:
         """Go on until this many epochs are finished."""
         began = _now()
-        with mock.patch.object(selection, "_fill", self.fill):
+        with mock.patch.object(prototype_renewal, "_fill", self.fill):
             for event in self.events:
                 if event.kind == "progress" and event.run == "student" and event.epoch >= epoch:
                     break

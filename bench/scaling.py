@@ -3,10 +3,10 @@
     python bench/scaling.py [--jobs 2000] [--workers 100] [--processes 2] [--limit 600]
 
 PostgreSQL and Redis are real ones; each simulated worker has its own connections, listens to the real queue and runs
-the real `Runner` (`measuring/simulated.py` says what is left out). Of the rings 5 % are lost and 5 % doubled, 1 % of
-the engines are killed, and 10 workers vanish with a job each at the start. Leases are 15 s, renewed every 5 s, and
-sweeps come every 5 s: a third of what is usual, so three times the load. At the end the books are checked: every job
-succeeded once, none was run twice at once, none is lost. `--limit` ends it after so many seconds; then the books of
+the real `Runner` (`measuring/simulated.py` says what is left out). Of the notifications 5 % are lost and 5 % doubled,
+1 % of the engines are killed, and 10 workers vanish with a job each at the start. Leases are 15 s, renewed every 5 s,
+and sweeps come every 5 s: a third of what is usual, so three times the load. At the end the books are checked: every
+job succeeded once, none was run twice at once, none is lost. `--limit` ends it after so many seconds; then the books of
 the jobs that were done are checked, and that the others are still there.
 
 A table goes to stderr, JSON to stdout.
@@ -31,12 +31,12 @@ from typing import Any
 import redis
 from measuring import rows
 from measuring.servers import postgresql, redis_server
-from measuring.simulated import FaultyDoorbell, Plan, home_in_memory, work
+from measuring.simulated import FaultyJobQueue, Plan, home_in_memory, work
 from rich.console import Console
 from rich.table import Table
 from sqlalchemy import text
 
-from jobs.job import Ring
+from jobs.job import Notification
 from jobs.queue import make_app
 from jobs.store.store import Store
 
@@ -103,15 +103,15 @@ def _vanish(store: Store) -> None:
 
 
 def _ring(store: Store, broker_url: str) -> None:
-    """As submissions would have: for every job, but some of the rings are lost."""
-    FaultyDoorbell.plan = PLAN
-    doorbell = FaultyDoorbell(make_app(broker_url))
+    """As submissions would have: for every job, but some of the notifications are lost."""
+    FaultyJobQueue.plan = PLAN
+    job_queue = FaultyJobQueue(make_app(broker_url))
     with store.database.read() as connection:
         queued = connection.execute(
             text("SELECT id, queue, priority FROM jobs WHERE state = 'queued' ORDER BY number")
         )
         for row in queued.all():
-            doorbell.ring(Ring(*row))
+            job_queue.notify(Notification(*row))
 
 
 def _run(

@@ -73,8 +73,8 @@ class Bench:
         return asyncio.run(http.rate(self.port, http.get(path), connections=CONNECTIONS, seconds=1.0))
 
     def submit(self) -> Found:
-        """Milliseconds of a POST that checks its data set, queues the job and rings; they come 100 a second. A second
-        of fewer goes before them: what the first one loads is not counted."""
+        """Milliseconds of a POST that checks its data set, queues the job and notifies; they come 100 a second. A
+        second of fewer goes before them: what the first one loads is not counted."""
         spec = {"kind": "train", "data": "shapes", "train": {"epochs": 2, "image_size": 64}}
         request = http.post("/small/jobs", json.dumps(spec).encode())
         sent = partial(http.latencies, self.port, lambda _: request, connections=64, expected=201)

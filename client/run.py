@@ -20,7 +20,7 @@ from gkd_core.errors import Failure, FailureClass, GkdError, Problem, SpecError
 from gkd_core.events import Event, Report
 from gkd_core.run_dir import COMPLETE, FAILED, STOPPED, RunDir
 from jobs.paths.annotation_changes import compare, fingerprint_now
-from jobs.paths.data_roots import PlaceError
+from jobs.paths.data_roots import DataRootError
 from jobs.resources import ResourceKind
 from jobs.specs.resolve import resolve
 from jobs.specs.spec import AnySpec, Resolved
@@ -95,11 +95,11 @@ def _tell(events: Iterator[Event], console: Console, as_json: bool) -> None:
 
 
 def _no_job(job_id: str) -> None:
-    raise PlaceError(f"without the service there is no job {job_id!r}", "Name a .safetensors file of GKD.")
+    raise DataRootError(f"without the service there is no job {job_id!r}", "Name a .safetensors file of GKD.")
 
 
 def _no_resource(kind: ResourceKind, resource_id: str) -> None:
-    raise PlaceError(f"without the service there is no {kind} {resource_id!r}", "Name a path.")
+    raise DataRootError(f"without the service there is no {kind} {resource_id!r}", "Name a path.")
 
 
 def _refuse_another_run(run_dir: RunDir, config: AnyRun) -> None:

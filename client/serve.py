@@ -17,7 +17,7 @@ from client.signals import answered_by
 from gkd_core.errors import GkdError
 from jobs import logs
 from jobs.artifacts import open_artifacts
-from jobs.queue import Doorbell, make_app
+from jobs.queue import JobQueue, make_app
 from jobs.settings import Settings
 from jobs.store.store import Store
 from worker.home import HomeInUse
@@ -48,9 +48,9 @@ def serve(settings: Settings, console: Console) -> None:
     logs.configure(settings, queue=logging.ERROR)  # they remark that memory:// has no host and no prefetch
     _remark_on_roots(settings)
     with _listening(settings) as listener, closing(Store.of(settings)) as store:
-        doorbell = Doorbell(make_app(settings.broker_url))
-        http = create_app(store, open_artifacts(settings.artifacts_url), doorbell, settings)
-        with _ended_by_signals(), _worker(settings, doorbell) as worker:
+        job_queue = JobQueue(make_app(settings.broker_url))
+        http = create_app(store, open_artifacts(settings.artifacts_url), job_queue, settings)
+        with _ended_by_signals(), _worker(settings, job_queue) as worker:
             _announce(listener, settings, console)
             _run(http, listener, settings, while_=worker.is_listening)
             if not worker.is_listening():
@@ -67,10 +67,10 @@ def api(settings: Settings, console: Console) -> None:
     logs.configure(settings)
     _remark_on_roots(settings)
     with _listening(settings) as listener, closing(Store.of(settings)) as store, _ended_by_signals():
-        doorbell = Doorbell(make_app(settings.broker_url))
+        job_queue = JobQueue(make_app(settings.broker_url))
         _announce(listener, settings, console)
         _run(
-            create_app(store, open_artifacts(settings.artifacts_url), doorbell, settings), listener, settings
+            create_app(store, open_artifacts(settings.artifacts_url), job_queue, settings), listener, settings
         )
 
 
@@ -87,10 +87,10 @@ def worker(settings: Settings) -> None:
 
 
 @contextmanager
-def _worker(settings: Settings, doorbell: Doorbell) -> Iterator[WorkerThread]:
+def _worker(settings: Settings, job_queue: JobQueue) -> Iterator[WorkerThread]:
     with ExitStack() as stack:
         try:
-            worker = stack.enter_context(WorkerThread(settings, doorbell.app))
+            worker = stack.enter_context(WorkerThread(settings, job_queue.app))
         except HomeInUse as error:
             raise NotServed(str(error)) from error
         yield worker

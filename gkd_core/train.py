@@ -191,7 +191,7 @@ class _Job(Session):
         training.seed()
         resumed = training.restore(self.states, torn.append)
         yield from (Warning(message=message) for message in torn + (training.remarks if not resumed else []))
-        self.clock.start(self.own_share(training))
+        self.progress_meter.start(self.own_share(training))
         self.later = self.cost_of_the_rest(training)
         while not training.done:
             if training.distiller is not None and self.renewal_due(training, training.distiller):
@@ -217,14 +217,14 @@ class _Job(Session):
             if training.distiller is not None and self.refresh_due(training, training.distiller):
                 yield from self.refresh_prototypes(training, training.distiller)
             losses = training.train_step(batch)
-            self.clock.count(losses, len(batch) * self.world.size)
+            self.progress_meter.count(losses, len(batch) * self.world.size)
             if self.should_stop():
                 training.save(self.states)
                 raise StoppedError("asked to stop; a checkpoint is written")
-            if self.clock.save_due():
+            if self.progress_meter.save_due():
                 training.save(self.states)
                 yield self.progress(training, saved=True)
-            elif self.clock.progress_due():
+            elif self.progress_meter.progress_due():
                 yield self.progress(training)
         if self.evaluation_due(training.epoch + 1):
             training.save(self.states)  # evaluating is long and may be interrupted
@@ -348,7 +348,7 @@ class _Job(Session):
     def progress(self, training: Training, *, saved: bool = False) -> Progress:
         """Where a training stands now."""
         fraction = self.fraction(training)
-        losses, speed, left = self.clock.tell(self.own_share(training), self.later)
+        losses, speed, left = self.progress_meter.snapshot(self.own_share(training), self.later)
         return Progress(
             run=training.name,
             epoch=training.epoch,

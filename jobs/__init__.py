@@ -1,4 +1,4 @@
-"""What a job is: its spec, its states, the one store that moves it, its files, and the doorbell.
+"""What a job is: its spec, its states, the one store that moves it, its files, and the job_queue.
 
 Not here: HTTP (`api`), running a job (`worker`), torch. The database is the truth; the queue carries job ids
 and may lose or double them.

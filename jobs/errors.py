@@ -157,14 +157,14 @@ class StaleTicket(JobsError):
         self.ticket = ticket
 
 
-class StoreAway(JobsError):
+class StoreUnavailable(JobsError):
     """The database does not answer; what was asked may be asked again later."""
 
     def __init__(self, cause: Exception) -> None:
         super().__init__(f"the database does not answer: {str(cause).splitlines()[0]}")
 
 
-class StoreRefuses(StoreAway):
+class StoreRefuses(StoreUnavailable):
     """The database answers but takes no writes; what was asked may be asked again once somebody has seen to it.
 
     Whoever waits for a database that is away waits for this one, too.
@@ -209,14 +209,14 @@ class StillUnpacking(JobsError):
         )
 
 
-class GivenUp(JobsError):
+class OperationCancelled(JobsError):
     """Somebody wants no more of what was being done, and it was broken off."""
 
     def __init__(self) -> None:
         super().__init__("it was broken off: nobody waits for it any more")
 
 
-class ArtifactsAway(JobsError):
+class ArtifactsUnavailable(JobsError):
     """Where published files lie does not answer; what was asked may be asked again later."""
 
     def __init__(self, place: str, cause: Exception) -> None:

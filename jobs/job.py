@@ -75,8 +75,8 @@ class Ticket(NamedTuple):
     attempt: int
 
 
-class Ring(NamedTuple):
-    """What a ring for a queued job needs to know of it."""
+class Notification(NamedTuple):
+    """What a notification for a queued job needs to know of it."""
 
     id: str
     queue: str

@@ -1,6 +1,7 @@
-"""The doorbell: a Celery queue that carries job ids and nothing else.
+"""The job queue: a Celery queue that carries job ids and nothing else.
 
-A ring may be lost or doubled. Lost, the next sweep rings again; doubled, the second claim finds nothing to do.
+A notification may be lost or doubled. Lost, the next sweep notifies again; doubled, the second claim finds nothing to
+do.
 """
 
 from __future__ import annotations
@@ -15,16 +16,16 @@ from typing import Any
 from celery import Celery
 from kombu.transport import memory
 
-from jobs.job import QUEUES, Job, Ring
+from jobs.job import QUEUES, Job, Notification
 
 log = logging.getLogger(__name__)
 
 TASK = "gkd.run_job"
-"""Name of the one task; its argument is a job id. Known by name, so that who rings need not import workers."""
+"""Name of the one task; its argument is a job id. Known by name, so that who notifies need not import workers."""
 
 _BROKER_SECONDS = 2.0
 """Patience with a broker that is away or hangs, for a connection and for each answer: the job is safe in the database,
-the sender need not wait. Who listens for rings is not limited by it: that takes no answer."""
+the sender need not wait. Who listens for notifications is not limited by it: that takes no answer."""
 
 _FIRST = "cpu"
 """The queue of jobs that need no GPU."""
@@ -34,7 +35,7 @@ _LOOK_UP_SECONDS = 0.2
 
 
 def make_app(broker_url: str) -> Celery:
-    """The Celery app, for those who ring and those who work.
+    """The Celery app, for those who notify and those who work.
 
     Args:
         broker_url: `redis://...`, or `memory://` within one process.
@@ -64,7 +65,9 @@ def make_app(broker_url: str) -> Celery:
     return app
 
 
-_IN_MEMORY = {"polling_interval": 0.1}  # seconds until a ring within the process is heard; 1 by default
+_IN_MEMORY = {
+    "polling_interval": 0.1
+}  # seconds until a notification within the process is heard; 1 by default
 _ON_REDIS = {
     "priority_steps": list(range(10)),
     "queue_order_strategy": "priority",
@@ -102,7 +105,7 @@ class OrderedMemory(memory.Transport):
     Channel = _OrderedChannel
 
     def drain_events(self, connection: Any, timeout: float | None = None, **_: Any) -> None:
-        """Wait for a ring, never for long: between two waits a worker looks whether it is to end."""
+        """Wait for a notification, never for long: between two waits a worker looks whether it is to end."""
         stretch = None if timeout is None else min(timeout, _LOOK_UP_SECONDS)
         super().drain_events(connection, timeout=stretch)  # type: ignore[no-untyped-call]
 
@@ -115,8 +118,8 @@ class BrokerRefuses(ConnectionError):
         super().__init__(self.message)
 
 
-class Doorbell:
-    """Rings for jobs.
+class JobQueue:
+    """Notify workers of jobs.
 
     Args:
         app: What `make_app` made.
@@ -125,11 +128,11 @@ class Doorbell:
     def __init__(self, app: Celery) -> None:
         self.app = app
 
-    def ring(self, job: Job | Ring) -> bool:
+    def notify(self, job: Job | Notification) -> bool:
         """Tell the workers that a job is there. Never raises: the job is in the store already.
 
         Returns:
-            False when the broker is away; a sweep rings again later.
+            False when the broker is away; a sweep notifies again later.
         """
         try:
             self.app.send_task(
@@ -141,21 +144,21 @@ class Doorbell:
                 ignore_result=True,
             )
         except Exception as error:  # what a broker can raise has no common root
-            log.warning("could not ring for job %s: %s; a sweep will", job.id, error)
+            log.warning("could not notify workers of job %s: %s; a sweep will", job.id, error)
             return False
         return True
 
     def silent(self) -> tuple[str, ...]:
-        """Queues in which no ring waits: each was heard, or they were lost. None while the broker is away."""
+        """Queues in which no notification waits: each was heard, or they were lost. None while the broker is away."""
         try:
             with self._channel() as channel:
                 return tuple(name for name in QUEUES if not channel.queue_declare(queue=name).message_count)
         except Exception as error:  # as above
-            log.debug("cannot look for rings: %s", error)
+            log.debug("cannot look for notifications: %s", error)
             return ()
 
     def ping(self) -> None:
-        """Find out whether the broker answers, and takes what ringing writes.
+        """Find out whether the broker answers, and takes what notifying writes.
 
         Raises:
             BrokerRefuses: It answers with an error.
@@ -163,7 +166,9 @@ class Doorbell:
         """
         try:
             with self._channel() as channel:
-                self.app.amqp.queues[_FIRST](channel).declare()  # which each ring does before it is sent
+                self.app.amqp.queues[_FIRST](
+                    channel
+                ).declare()  # which each notification does before it is sent
         except self._refusals() as error:
             raise BrokerRefuses(error) from error
         except Exception as error:  # as above

@@ -69,7 +69,7 @@ class Settings(BaseSettings):
     renew_seconds: float = Field(default=10.0, gt=0)
     """How often a worker gives a sign of life: six chances within a lease."""
     sweep_seconds: float = Field(default=15.0, gt=0)
-    """How often lost jobs and lost rings are looked for."""
+    """How often lost jobs and lost notifications are looked for."""
     stop_seconds: float = Field(default=20.0, gt=0)
     """Grace of an engine that was asked to stop until SIGTERM, and once more until SIGKILL. Twice this and
     `renew_seconds` pass at most until a cancelled job's process is gone: less than a minute."""

@@ -50,7 +50,7 @@ LONGEST = (
     "tests/faults/test_worker_lost.py",
     "tests/gkd_core/runs/test_export.py",
     "tests/security/test_working_directory.py",
-    "tests/faults/test_rings.py",
+    "tests/faults/test_notifications.py",
     "tests/acceptance/test_service.py",
     "tests/client/test_demo.py",
     "tests/api/test_again.py",

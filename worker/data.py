@@ -9,8 +9,8 @@ from pathlib import Path
 from gkd_core.config import AnyRun, DataConfig, Split
 from gkd_core.errors import DataError, Problem, SpecError
 from jobs.errors import ContentGone, UnknownResource, WrongContent
-from jobs.paths.data_roots import PlaceError, Places
-from jobs.registry.dataset_cache import Shelf
+from jobs.paths.data_roots import DataRootError, DataRoots
+from jobs.registry.dataset_cache import DatasetCache
 from jobs.resources import DATASET, ResourceKind
 from jobs.store.store import Store
 from jobs.sync.cancellation import NEVER
@@ -18,19 +18,21 @@ from jobs.uploads.archives import BadArchive
 from worker.weights import SECTIONS
 
 
-def find_data(config: AnyRun, store: Store, shelf: Shelf, given_up: threading.Event = NEVER) -> AnyRun:
+def find_data(
+    config: AnyRun, store: Store, dataset_cache: DatasetCache, cancelled: threading.Event = NEVER
+) -> AnyRun:
     """The same config, with a folder wherever it named a data set that was uploaded.
 
     Args:
         config: What the engine is to do.
         store: Knows the data sets.
-        shelf: Where they are unpacked.
-        given_up: Set to break off.
+        dataset_cache: Where they are unpacked.
+        cancelled: Set to break off.
 
     Raises:
-        GivenUp: It was broken off.
+        OperationCancelled: It was broken off.
         SpecError: The data set is gone, or can no longer be unpacked.
-        ArtifactsAway: The archive cannot be reached now.
+        ArtifactsUnavailable: The archive cannot be reached now.
         OSError: The disk is full or failing.
     """
     dataset_id = _named_in(config.data)
@@ -38,7 +40,7 @@ def find_data(config: AnyRun, store: Store, shelf: Shelf, given_up: threading.Ev
         return config
     try:
         dataset = store.resource(ResourceKind.DATASET, dataset_id)
-        folder = shelf.folder(str(dataset.sha256), given_up=given_up)
+        folder = dataset_cache.folder(str(dataset.sha256), cancelled=cancelled)
     except (UnknownResource, ContentGone, WrongContent, BadArchive) as error:
         problem = Problem(
             loc=("data", "path"),
@@ -63,14 +65,14 @@ def must_lie_under(roots: Sequence[Path], config: AnyRun) -> None:
     Raises:
         DataError: Something leads out of the roots.
     """
-    places = Places(roots)
-    refused: list[tuple[tuple[str, ...], PlaceError]] = []
+    places = DataRoots(roots)
+    refused: list[tuple[tuple[str, ...], DataRootError]] = []
     if _named_in(config.data) is None:
         refused += [(("data",), error) for error in places.left_by(config.data)]
     for section, weights in named_weights(config):
         try:
             places.must_allow(Path(weights))
-        except PlaceError as error:
+        except DataRootError as error:
             refused.append(((section, "weights"), error))
     if refused:
         raise DataError([Problem(loc=loc, message=error.message, hint=error.hint) for loc, error in refused])

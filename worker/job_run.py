@@ -24,33 +24,33 @@ from gkd_core.process.named_files import environment_of
 from gkd_core.run_dir import COMPLETE, STOPPED, RunDir
 from jobs.artifacts.base import Artifacts, Blob
 from jobs.errors import (
-    ArtifactsAway,
     ArtifactsRefused,
-    GivenUp,
+    ArtifactsUnavailable,
     JobsError,
+    OperationCancelled,
     StaleTicket,
-    StoreAway,
+    StoreUnavailable,
     UnknownJob,
     WrongContent,
 )
 from jobs.job import Artifact, Desired, State, Ticket
 from jobs.paths.annotation_changes import began_with, compare, fingerprint_now
-from jobs.registry.dataset_cache import Shelf
+from jobs.registry.dataset_cache import DatasetCache
 from jobs.settings import Settings
 from jobs.store.store import Claim, Store
-from jobs.sync.background import begin
+from jobs.sync.background import run_in_background
 from worker.data import find_data, must_lie_under, named_weights
-from worker.endings import (
+from worker.disk_space import DiskSpace, Shortage
+from worker.engine import Engine, UnreadableLines
+from worker.exit_codes import (
     failure_of_exit,
     halve_micro_batch,
     infrastructure,
     log_tail,
     pictures_at_a_time,
 )
-from worker.engine import Engine, UnreadableLines
 from worker.gpus import ORDER, VISIBLE
 from worker.lease import Lease
-from worker.room import Lack, Room
 from worker.weights import find_weights
 
 log = logging.getLogger(__name__)
@@ -63,7 +63,7 @@ AWAY_SECONDS = 1.0
 
 T = TypeVar("T")
 Rung = tuple[str, ...]
-"""Jobs for which the doorbell is to be rung now."""
+"""Jobs that workers are to be notified of now."""
 
 
 @dataclass(frozen=True)
@@ -74,13 +74,13 @@ class Workplace:
     """Where jobs are."""
     artifacts: Artifacts
     """Where published files go."""
-    shelf: Shelf
+    dataset_cache: DatasetCache
     """Where uploaded data sets are unpacked."""
     settings: Settings
     """Folders and patience."""
     gpus: Sequence[str]
     """What the engines may use, as `CUDA_VISIBLE_DEVICES` names them; each gets as many as its job asked for."""
-    room: Room
+    disk_space: DiskSpace
     """The folders that jobs fill."""
     stopping: threading.Event
     """Set once the worker is to end: engines stop after a checkpoint, and their jobs are given back."""
@@ -104,7 +104,7 @@ class JobRun:
         self._dir = RunDir(self._settings.runs / claim.job.id)
         self._unpublished: set[str] = set()
         self._unreadable = False
-        self._lack: Lack | None = None
+        self._shortage: Shortage | None = None
         self._stopped_at: float | None = None
         self._looked_for_room_at = time.monotonic()
         self._publish_at = 0.0
@@ -123,7 +123,7 @@ class JobRun:
                 return self._attempt()
             except StaleTicket as error:
                 log.warning("%s; nothing more is written", error)
-            except StoreAway as error:
+            except StoreUnavailable as error:
                 log.error("job %s: %s; a sweep will take the job back", self._job.id, error)
         return ()
 
@@ -131,7 +131,11 @@ class JobRun:
         try:
             with self._start() as engine:
                 code = self._follow(engine)
-        except (ArtifactsAway, ArtifactsRefused, GivenUp) as error:  # before there was an engine
+        except (
+            ArtifactsUnavailable,
+            ArtifactsRefused,
+            OperationCancelled,
+        ) as error:  # before there was an engine
             self._refused = error if isinstance(error, ArtifactsRefused) else None
             return self._conclude(STOPPED)
         except JobsError:
@@ -174,7 +178,7 @@ class JobRun:
     def _readable(self, resolved: AnyRun, config: AnyRun) -> list[Path]:
         """Where the engine may open what its config names, whatever is put in the place of it."""
         fetched = {*named_weights(config)} - {*named_weights(resolved)}
-        ours = [self._place.shelf.root, self._dir.path, *(Path(weights) for _, weights in fetched)]
+        ours = [self._place.dataset_cache.root, self._dir.path, *(Path(weights) for _, weights in fetched)]
         return [*self._settings.data_roots, *ours]
 
     def _find_files(self, config: AnyRun) -> AnyRun:
@@ -182,34 +186,34 @@ class JobRun:
         while True:
             try:
                 return self._unless_stopped(partial(self._with_files, config))
-            except ArtifactsAway as error:
+            except ArtifactsUnavailable as error:
                 log.warning("job %s: %s; trying again", self._job.id, error)
                 if self._wanted_to_stop():
                     raise
             time.sleep(AWAY_SECONDS)
 
-    def _with_files(self, config: AnyRun, given_up: threading.Event) -> AnyRun:
+    def _with_files(self, config: AnyRun, cancelled: threading.Event) -> AnyRun:
         store, place = self._store, self._place
         found = self._insist(
-            lambda _: find_weights(config, store, place.artifacts, self._dir.fetched, given_up)
+            lambda _: find_weights(config, store, place.artifacts, self._dir.fetched, cancelled)
         )
-        return self._insist(lambda _: find_data(found, store, place.shelf, given_up))
+        return self._insist(lambda _: find_data(found, store, place.dataset_cache, cancelled))
 
     def _unless_stopped(self, act: Callable[[threading.Event], T]) -> T:
         """Do what may take hours; whoever wants the job to stop does not wait for it.
 
         Raises:
-            GivenUp: It was broken off. What does not hear of that in time ends some time later, and harms nobody: it
-                writes only what is removed, or counts, when it is complete.
+            OperationCancelled: It was broken off. What does not hear of that in time ends some time later, and
+                harms nobody: it writes only what is removed, or counts, when it is complete.
         """
-        given_up = threading.Event()
-        future = begin(partial(act, given_up))
+        cancelled = threading.Event()
+        future = run_in_background(partial(act, cancelled))
         while not wait([future], POLL_SECONDS).done:
             if self._wanted_to_stop():
                 self._stopped_at = time.monotonic()  # it stays, as in `_stop`
-                given_up.set()
+                cancelled.set()
                 wait([future], self._settings.stop_seconds)
-                raise GivenUp
+                raise OperationCancelled
         return future.result()
 
     def _go_on_from_before(self, annotations: str | None) -> None:
@@ -260,16 +264,16 @@ class JobRun:
 
     def _wanted_to_stop(self) -> bool:
         asked = self._lease.desired is not Desired.RUN or self._place.stopping.is_set()
-        return asked or self._lease.lost or self._lack is not None or self._refused is not None
+        return asked or self._lease.lost or self._shortage is not None or self._refused is not None
 
     def _look_for_room(self) -> None:
-        """Now and then, while there still is room for a last state; see `room.py`."""
-        if self._lack or time.monotonic() < self._looked_for_room_at + self._settings.renew_seconds:
+        """Now and then, while there still is room for a last state; see `disk_space.py`."""
+        if self._shortage or time.monotonic() < self._looked_for_room_at + self._settings.renew_seconds:
             return
         self._looked_for_room_at = time.monotonic()
-        self._lack = self._place.room.lack(self._dir)
-        if self._lack:
-            log.warning("job %s is being paused: %s", self._job.id, self._lack)
+        self._shortage = self._place.disk_space.shortage(self._dir)
+        if self._shortage:
+            log.warning("job %s is being paused: %s", self._job.id, self._shortage)
 
     def _record_news(self, engine: Engine) -> bool:
         """Record what the engine has written since; False while files cannot be published, and the engine goes on."""
@@ -280,7 +284,7 @@ class JobRun:
                 if self._lease.lost:
                     break  # the next attempt records the rest, from where the store knows
                 self._record(engine, event, offset)
-        except (ArtifactsAway, ArtifactsRefused, GivenUp) as error:
+        except (ArtifactsUnavailable, ArtifactsRefused, OperationCancelled) as error:
             log.warning("job %s: %s; trying again", self._job.id, error)
             self._refused = error if isinstance(error, ArtifactsRefused) else None
             self._publish_at = time.monotonic() + AWAY_SECONDS
@@ -295,7 +299,7 @@ class JobRun:
         )
         try:
             answer = self._lease.insist(lambda: self._store.record(self._ticket, event, offset, artifact))
-        except StoreAway as error:
+        except StoreUnavailable as error:
             log.error("job %s: %s; its engine is being stopped", self._ticket.job_id, error)
         else:
             self._lease.desired, self._offset = answer, offset
@@ -318,15 +322,15 @@ class JobRun:
         """Keep a file. A large one takes long; who wants the engine to stop does not wait for it.
 
         Raises:
-            GivenUp: The engine has ended, and its job was to stop by now. The next attempt keeps the file.
+            OperationCancelled: The engine has ended, and its job was to stop by now. The next attempt keeps the file.
         """
-        kept = begin(partial(self._place.artifacts.put, path, expected_sha256))
+        kept = run_in_background(partial(self._place.artifacts.put, path, expected_sha256))
         while not wait([kept], POLL_SECONDS).done:
             has_ended = engine.poll() is not None
             if self._wanted_to_stop():
                 self._stop(engine)
                 if has_ended and self._stopped_for() > self._settings.stop_seconds:
-                    raise GivenUp
+                    raise OperationCancelled
         return kept.result()
 
     # ---- end ---------------------------------------------------------------------------------------------
@@ -359,10 +363,10 @@ class JobRun:
 
     def _pause_for_room(self, *, looked: bool = False) -> bool:
         """Whether the job was put aside because there is too little room; a sweep lets it go on."""
-        lack = self._lack if looked else self._lack or self._place.room.lack(self._dir)
-        if lack is None:
+        shortage = self._shortage if looked else self._shortage or self._place.disk_space.shortage(self._dir)
+        if shortage is None:
             return False
-        self._insist(partial(self._store.pause, reason=f"paused: {lack}", needs_free=lack.needs_free))
+        self._insist(partial(self._store.pause, reason=f"paused: {shortage}", needs_free=shortage.needs_free))
         return True
 
     def _failure(self, code: int) -> Failure | None:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from jobs.errors import StaleTicket, StoreAway
+from jobs.errors import StaleTicket, StoreUnavailable
 from jobs.job import Desired, Ticket
 from jobs.logs import carried
 from jobs.store.store import Store
@@ -71,13 +71,13 @@ class Lease:
         """Write to the store, again and again while it is away, until it answers or the lease is lost.
 
         Raises:
-            StoreAway: The store was away until the lease was lost.
+            StoreUnavailable: The store was away until the lease was lost.
             StaleTicket: Somebody else has the job, or it has ended.
         """
         while True:
             try:
                 return write()
-            except StoreAway as error:
+            except StoreUnavailable as error:
                 if self.lost:
                     raise
                 log.warning("job %s: %s; trying again", self.ticket.job_id, error)

@@ -47,7 +47,7 @@ class SignsOfLife:
         """Tell how things are now.
 
         Raises:
-            StoreAway: the database does not answer.
+            StoreUnavailable: the database does not answer.
         """
         now = {"gpus": look_at(self._gpus), "draining": self._draining.is_set()}
         self._store.appear(self._told.model_copy(update=now))

@@ -1,4 +1,4 @@
-"""Celery's side of the worker: the task that a ring starts, and the worker that listens for rings.
+"""Celery's side of the worker: the task that a notification starts, and the worker that listens for notifications.
 
 Nothing of a job is here; see `runner.py`. The worker always runs in a thread (`WorkerThread`), in `gkd serve`
 beside the API and in `gkd worker` alone, so that there is one way in which it starts and stops.
@@ -21,15 +21,15 @@ from celery.worker.consumer import Consumer
 from jobs.artifacts import open_artifacts
 from jobs.job import queues_heard
 from jobs.logs import bound, carried
-from jobs.queue import TASK, Doorbell, make_app
+from jobs.queue import TASK, JobQueue, make_app
 from jobs.settings import Settings
 from jobs.store.store import Store
 from worker.gpus import own_gpus
 from worker.home import hold
+from worker.periodic_task import PeriodicTask
 from worker.presence import SignsOfLife
 from worker.runner import Runner
 from worker.slots import Slot, take_slot
-from worker.sweeper import Repeated
 from worker.tidying import TIDY_SECONDS
 
 log = logging.getLogger(__name__)
@@ -100,10 +100,11 @@ class WorkerThread:
             if self._owns_home:
                 opening.enter_context(hold(self._settings.home))
             runner = self._make_runner(opening)
-            # Before the first sweep rings: Celery loses a task that is added while another thread first uses the app.
+            # Before the first sweep notifies: Celery loses a task that is added while another thread first uses the
+            # app.
             listening = _Listening(self._app, runner, self.queues)
-            opening.enter_context(Repeated(runner.sweep, self._settings.sweep_seconds))
-            opening.enter_context(Repeated(runner.tidy, TIDY_SECONDS))
+            opening.enter_context(PeriodicTask(runner.sweep, self._settings.sweep_seconds))
+            opening.enter_context(PeriodicTask(runner.tidy, TIDY_SECONDS))
             opening.enter_context(self._seen(runner))
             self._listening = opening.enter_context(listening)
             self._open = opening.pop_all()
@@ -118,7 +119,7 @@ class WorkerThread:
             log.info("worker %s has ended", self.name)
 
     def is_listening(self) -> bool:
-        """Whether rings are still heard, or will be once the broker is back."""
+        """Whether notifications are still heard, or will be once the broker is back."""
         return self._listening.is_alive()
 
     def _make_runner(self, opening: ExitStack) -> Runner:
@@ -128,7 +129,7 @@ class WorkerThread:
             store.release(self._earlier)
             store.vanish(self._earlier)
         artifacts = open_artifacts(settings.artifacts_url)
-        return Runner(store, artifacts, Doorbell(self._app), settings, self.name, self.gpus)
+        return Runner(store, artifacts, JobQueue(self._app), settings, self.name, self.gpus)
 
     @contextmanager
     def _seen(self, runner: Runner) -> Iterator[None]:
@@ -137,21 +138,21 @@ class WorkerThread:
             runner.store, self.name, queues=self.queues, gpus=self.gpus, draining=self._draining
         )
         try:
-            with Repeated(life.appear, self._settings.renew_seconds) as self._signs:
+            with PeriodicTask(life.appear, self._settings.renew_seconds) as self._signs:
                 yield
         finally:
             life.vanish()
 
 
 class _Listening:
-    """A thread that waits for rings, while entered; leaving it stops what runs."""
+    """A thread that waits for notifications, while entered; leaving it stops what runs."""
 
     def __init__(self, app: Celery, runner: Runner, queues: list[str]) -> None:
         self._runner = runner
         self._app = app
         app.task(name=TASK, shared=False)(runner.run)
         app.set_default()  # the pool's threads look the task up there
-        self._pulse = pulse = _Pulse(Doorbell(app))
+        self._pulse = pulse = _Pulse(JobQueue(app))
 
         class Beat(bootsteps.StartStopStep):  # type: ignore[misc]  # a step: Celery drops timers when it connects again
             requires = ("celery.worker.consumer.tasks:Tasks",)
@@ -186,7 +187,7 @@ class _Listening:
         return self
 
     def __exit__(self, *_: object) -> None:
-        state.should_stop = 0  # first, so that no ring is taken that nobody would answer
+        state.should_stop = 0  # first, so that no notification is taken that nobody would answer
         if not self._runner.stop_all():
             log.error("a job could not be stopped in time; a sweep will take it back")
         self._thread.join()
@@ -217,14 +218,14 @@ class _PatientConsumer(Consumer):  # type: ignore[misc]
         if not isinstance(exc, self.channel_errors):
             return  # it is away: Celery waits by itself
         log.error("the broker refuses to work, so no job is taken until it is well again: %s", exc)
-        while not _works(Doorbell(self.app)) and state.should_stop is None:
+        while not _works(JobQueue(self.app)) and state.should_stop is None:
             time.sleep(_REFUSED_SECONDS)
         log.info("the broker works again")
 
 
-def _works(doorbell: Doorbell) -> bool:
+def _works(job_queue: JobQueue) -> bool:
     try:
-        doorbell.ping()
+        job_queue.ping()
     except ConnectionError as error:
         log.debug("%s", error)
         return False
@@ -238,7 +239,7 @@ def _unharmed(hear: Callable[..., Any]) -> Callable[..., Any]:
         try:
             return hear(*message)
         except (TypeError, ValueError, AttributeError, LookupError, RecursionError) as error:
-            log.warning("threw a message away that is no ring: %r", error)
+            log.warning("threw a message away that is no notification: %r", error)
             for each in message:  # none where it was not even an envelope
                 each.reject_log_error(log, ())
             return None
@@ -249,8 +250,8 @@ def _unharmed(hear: Callable[..., Any]) -> Callable[..., Any]:
 class _Pulse:
     """Whether Celery's loop still goes round. While the broker is away it does not, and need not."""
 
-    def __init__(self, doorbell: Doorbell) -> None:
-        self._doorbell = doorbell
+    def __init__(self, job_queue: JobQueue) -> None:
+        self._job_queue = job_queue
         self._beat_at = self._fine_at = self._asked_at = time.monotonic()
 
     def beat(self) -> None:
@@ -265,7 +266,7 @@ class _Pulse:
         elif now - self._asked_at > _ASK_SECONDS:
             self._asked_at = now
             try:
-                self._doorbell.ping()
+                self._job_queue.ping()
             except ConnectionError:
                 self._fine_at = now
         return now - self._fine_at < _STUCK_SECONDS

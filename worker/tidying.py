@@ -50,7 +50,7 @@ def tidy_runs(store: Store, runs: Path, keep: Keep = AS_LONG_AS_USEFUL) -> None:
         keep: What is kept beyond its end.
 
     Raises:
-        StoreAway: The database does not answer; the next time finds the same.
+        StoreUnavailable: The database does not answer; the next time finds the same.
         OSError: The disk does not, or something may not be removed.
     """
     for path in runs.glob("*/"):
@@ -65,7 +65,7 @@ def drop_states(store: Store, runs: Path, job_id: str, keep: Keep = AS_LONG_AS_U
     """Remove the resume states of a job that nothing can go on from any more. Events, log, report and models stay.
 
     Raises:
-        StoreAway: The database does not answer.
+        StoreUnavailable: The database does not answer.
         OSError: The disk does not.
     """
     try:
@@ -81,7 +81,7 @@ def drop_deleted(store: Store, runs: Path) -> None:
     are not among them: the store remembers which jobs it had.
 
     Raises:
-        StoreAway: The database does not answer.
+        StoreUnavailable: The database does not answer.
     """
     names = [path.name for path in runs.glob("*/")]
     for first in range(0, len(names), _AT_ONCE):
@@ -93,7 +93,7 @@ def drop_runs(store: Store, runs: Path, days: float) -> None:
     """Remove the run directories of jobs that ended so many days ago. What they published is kept elsewhere.
 
     Raises:
-        StoreAway: The database does not answer.
+        StoreUnavailable: The database does not answer.
         OSError: The disk does not.
     """
     for job_id in store.ended(days * DAY_SECONDS):

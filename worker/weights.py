@@ -31,7 +31,7 @@ def find_weights(
     store: Store,
     artifacts: Artifacts,
     folder: Path,
-    given_up: threading.Event = NEVER,
+    cancelled: threading.Event = NEVER,
 ) -> AnyRun:
     """The same config, with a file wherever it named a job or an uploaded model.
 
@@ -40,13 +40,13 @@ def find_weights(
         store: Knows what the jobs have published.
         artifacts: Has the files.
         folder: Where copies are made of those that lie elsewhere.
-        given_up: Set to break off.
+        cancelled: Set to break off.
 
     Raises:
-        GivenUp: It was broken off.
+        OperationCancelled: It was broken off.
         SpecError: A job published no model, a model was deleted, or its file is gone.
         DataError: The file is damaged: to try again would find the same.
-        ArtifactsAway: The files cannot be reached now.
+        ArtifactsUnavailable: The files cannot be reached now.
     """
     found: dict[str, Any] = {}
     for section in SECTIONS:
@@ -54,7 +54,7 @@ def find_weights(
         if part is not None and part.weights and part.weights.startswith((PREFIX, MODEL)):
             try:
                 sha256 = _content_of(part.weights, store)
-                path = artifacts.fetch(sha256, folder, given_up)
+                path = artifacts.fetch(sha256, folder, cancelled)
             except WrongContent as error:
                 raise DataError([_missing(section, part.weights, error)]) from error
             except _NO_MODEL as error:

@@ -7,9 +7,9 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
-from api.border import is_json
 from api.deps import Services, ServicesDep, StillAdmittedDep, TenantDep
 from api.entity_tags import KnownTagsDep
+from api.request_guard import is_json
 from api.resources import (
     ADDED,
     IN_USE,

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict
 from api.deps import Services
 from jobs.errors import ArtifactsRefused, StoreRefuses, WrongRevision
 from jobs.queue import BrokerRefuses
-from jobs.sync.background import begin
+from jobs.sync.background import run_in_background
 
 router = APIRouter(tags=["health"])
 
@@ -57,14 +57,14 @@ async def healthz() -> Alive:
 @router.get("/readyz", responses={503: {"model": Readiness, "description": "some part is not ready"}})
 def readyz(request: Request, response: Response) -> Readiness:
     """Say whether jobs can be taken in and found: database, broker, published files and data roots."""
-    lookout: Lookout = request.app.state.lookout
-    found = lookout.look()
+    readiness: ReadinessProbe = request.app.state.readiness
+    found = readiness.check()
     if found.status != "ready":
         response.status_code = 503
     return found
 
 
-class Lookout:
+class ReadinessProbe:
     """Looks at the parts, all at once and for one who asks at a time.
 
     Each is looked at in a thread of its own, one thread a part: one that hangs holds that and no more, however many ask
@@ -77,7 +77,7 @@ class Lookout:
     def __init__(self, services: Services) -> None:
         self._checks: dict[str, Callable[[], None]] = {
             "database": _Database(services).look,
-            "broker": lambda: services.doorbell.ping(),
+            "broker": lambda: services.job_queue.ping(),
             "artifacts": lambda: services.artifacts.ping(),
             "data_roots": lambda: _roots_exist(services),
         }
@@ -87,7 +87,7 @@ class Lookout:
         )
         self._looking = threading.Lock()
 
-    def look(self) -> Readiness:
+    def check(self) -> Readiness:
         """Look now; while somebody else does, what was found the last time."""
         if not self._looking.acquire(blocking=False):
             return self._latest
@@ -102,7 +102,7 @@ class Lookout:
     def _look_at_all(self) -> dict[str, str]:
         for name, check in self._checks.items():
             if name not in self._looks or self._looks[name].done():
-                self._looks[name] = begin(partial(_state, name, check), name=f"look at {name}")
+                self._looks[name] = run_in_background(partial(_state, name, check), name=f"look at {name}")
         wait(self._looks.values(), LOOK_SECONDS)
         return {name: look.result() if look.done() else _silent(name) for name, look in self._looks.items()}
 

@@ -1,4 +1,4 @@
-"""Asking for jobs: submit, look, list, cancel, pause, resume, retry, clone, change, delete."""
+"""Submission for jobs: submit, look, list, cancel, pause, resume, retry, clone, change, delete."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from api.errors import ApiError, no_cursor
 from api.feeds import happened
 from jobs.errors import NotAllowed, UnknownCursor
 from jobs.job import END_STATES, Job, State
-from jobs.specs import spec_errors as mistakes
+from jobs.specs import spec_errors
 from jobs.specs.spec import AnySpec, JobChange, JobSpec, Kind, Resolved, job_spec, merged
 
 router = APIRouter(tags=["jobs"])
@@ -62,19 +62,19 @@ async def submit(
 ) -> Job:
     """Check a spec and queue it. The same Idempotency-Key and spec give the same job again."""
     job = await services.in_line(partial(_submit, spec, services, tenant, idempotency_key))
-    return await _rung(job, services, response)
+    return await _notified(job, services, response)
 
 
 def _submit(spec: AnySpec, services: Services, tenant: str, key: str | None) -> Job:
-    job = services.store.submitted(spec, key, tenant=tenant)
+    job = services.store.find_by_idempotency_key(spec, key, tenant=tenant)
     if job is None:  # asked first: the answer stays, even if the data has gone since
         resolved = services.resolve(spec, tenant)
         job, _ = services.store.submit(spec, resolved, idempotency_key=key, tenant=tenant)
     return job
 
 
-async def _rung(job: Job, services: Services, response: Response) -> Job:
-    await services.ring(job)  # after the commit; where the broker is away, a worker's sweep rings again
+async def _notified(job: Job, services: Services, response: Response) -> Job:
+    await services.notify(job)  # after the commit; where the broker is away, a worker's sweep notifies again
     response.headers["Location"] = f"/jobs/{job.id}"
     return job
 
@@ -185,7 +185,7 @@ def pause(job_id: str, services: ServicesDep, tenant: TenantDep) -> Job:
 async def resume(job_id: str, services: ServicesDep, tenant: TenantDep) -> Job:
     """Queue a paused job again; it goes on from its checkpoint."""
     job = await run_in_threadpool(services.store.resume, job_id, tenant=tenant)
-    await services.ring(job)
+    await services.notify(job)
     return job
 
 
@@ -199,16 +199,16 @@ async def retry(
 ) -> Job:
     """Do a failed or cancelled job again: a new job of the same spec, which goes on from the last state kept."""
     job = await services.in_line(partial(_retry, job_id, services, tenant, idempotency_key))
-    return await _rung(job, services, response)
+    return await _notified(job, services, response)
 
 
 def _retry(job_id: str, services: Services, tenant: str, key: str | None) -> Job:
-    job = services.store.retried(job_id, key, tenant=tenant)
+    job = services.store.find_retry_by_idempotency_key(job_id, key, tenant=tenant)
     if job is None:
         old = services.store.get(job_id, tenant=tenant)
         if "retry" not in old.actions:
             raise NotAllowed(job_id, "retry", old.state.value, old.actions)
-        spec = mistakes.read_spec(old.spec)
+        spec = spec_errors.read_spec(old.spec)
         resolved = services.resolve(spec, tenant)
         job = services.store.retry(job_id, spec, resolved, idempotency_key=key, tenant=tenant)
     return job
@@ -231,14 +231,14 @@ async def clone(
         )
     except RecursionError:
         raise ApiError(400, "invalid_json", "the body is nested too deeply") from None
-    return await _rung(job, services, response)
+    return await _notified(job, services, response)
 
 
 def _clone(job_id: str, changes: dict[str, Any], services: Services, tenant: str, key: str | None) -> Job:
-    job = services.store.cloned(job_id, changes, key, tenant=tenant)
+    job = services.store.find_clone_by_idempotency_key(job_id, changes, key, tenant=tenant)
     if job is None:
         old = services.store.get(job_id, tenant=tenant)
-        spec = mistakes.read_spec(merged(old.spec, changes))
+        spec = spec_errors.read_spec(merged(old.spec, changes))
         resolved = services.resolve(spec, tenant)
         job = services.store.clone(job_id, changes, spec, resolved, idempotency_key=key, tenant=tenant)
     return job
@@ -249,7 +249,7 @@ async def change(job_id: str, wanted: JobChange, services: ServicesDep, tenant: 
     """Change name, tags or, while it is queued, priority: what is named takes its new value, null takes away."""
     job = await run_in_threadpool(services.store.change, job_id, wanted, tenant=tenant)
     if "priority" in wanted.model_fields_set and job.state is State.QUEUED:
-        await services.ring(job)  # the old ring stands where the old priority put it
+        await services.notify(job)  # the old notification stands where the old priority put it
     return job
 
 

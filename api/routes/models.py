@@ -8,9 +8,9 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import StreamingResponse
 
-from api.border import is_json
 from api.deps import ServicesDep, StillAdmittedDep, TenantDep
 from api.entity_tags import KnownTagsDep
+from api.request_guard import is_json
 from api.resources import (
     ADDED,
     IN_USE,

@@ -24,7 +24,7 @@ from api.deps import (
 from api.errors import ApiError
 from api.feeds import Feeds, happened
 from api.routes.events import MOST_EVENTS
-from jobs.errors import StoreAway, UnknownJob
+from jobs.errors import StoreUnavailable, UnknownJob
 from jobs.job import END_STATES
 
 router = APIRouter(prefix="/jobs/{job_id}", tags=["following"])
@@ -129,7 +129,7 @@ async def _lines(feeds: Feeds, job_id: str, after: int, deadline: float) -> Asyn
                 told = await feeds.since(job_id, feed, after)
             except UnknownJob:
                 return
-            except StoreAway:
+            except StoreUnavailable:
                 told = []
                 await asyncio.sleep(PATIENCE_SECONDS)
             for number, text in told:

@@ -27,7 +27,7 @@ _TRIES = 5
 _PATIENCE_SECONDS = 60.0
 _SPEC = {"kind": "train", "data": "shapes", "train": {"epochs": 1, "image_size": 64}}
 _NO_SWEEPS = {"GKD_SWEEP_SECONDS": "600"}
-"""Or one could ring where the submission should have."""
+"""Or one could notify where the submission should have."""
 
 
 def seconds_to_first_line(database_url: str, broker_url: str) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api.app import create_app
 from jobs.artifacts import open_artifacts
-from jobs.queue import Doorbell, make_app
+from jobs.queue import JobQueue, make_app
 from jobs.settings import Settings
 from jobs.store.store import Store
 
@@ -69,7 +69,7 @@ def _service(where: Where, store: Store, url: str) -> FastAPI:
         home=Path(where.home), data_roots=(Path(where.data),), database_url=url, broker_url=where.broker_url
     )
     return create_app(
-        store, open_artifacts(settings.artifacts_url), Doorbell(make_app(where.broker_url)), settings
+        store, open_artifacts(settings.artifacts_url), JobQueue(make_app(where.broker_url)), settings
     )
 
 

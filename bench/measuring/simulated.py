@@ -1,7 +1,7 @@
 """Workers by the dozen in one process: all of a worker but Celery's loop and the engine.
 
-A ring is taken out of the real queue, and the real `Runner` claims, renews, records, publishes and sweeps with a store
-and connections of the worker's own. The engine is a stand-in without a process: it writes the events of a short run
+A notification is taken out of the real queue, and the real `Runner` claims, renews, records, publishes and sweeps
+with a store and connections of the worker's own. The engine is a stand-in without a process: it writes the events of a short run
 and notes in Redis that it runs, so that two of one job at the same time would be seen.
 """
 
@@ -25,14 +25,14 @@ import worker.job_run
 from gkd_core.events import Checkpoint, Event, Progress
 from gkd_core.run_dir import COMPLETE, RunDir, write_atomically
 from jobs.artifacts import open_artifacts
-from jobs.job import Desired, Job, Ring, Ticket
-from jobs.queue import Doorbell, make_app
+from jobs.job import Desired, Job, Notification, Ticket
+from jobs.queue import JobQueue, make_app
 from jobs.settings import Settings
 from jobs.store.store import Claim, Store
 from worker.engine import read_events
+from worker.periodic_task import PeriodicTask
 from worker.presence import SignsOfLife
 from worker.runner import Runner
-from worker.sweeper import Repeated
 
 _KILLED = -9
 _WEIGHTS = b"weights"
@@ -48,9 +48,9 @@ class Plan(NamedTuple):
     dies: float
     """Share of the engines that are killed half-way."""
     lost: float
-    """Share of the rings that never arrive."""
+    """Share of the notifications that never arrive."""
     doubled: float
-    """Share of the rings that arrive twice."""
+    """Share of the notifications that arrive twice."""
 
 
 class StandIn:
@@ -129,23 +129,23 @@ def _checkpoint(run_dir: RunDir) -> Checkpoint:
     return Checkpoint(**about, file="model.safetensors", size=len(_WEIGHTS), sha256=digest)
 
 
-class FaultyDoorbell(Doorbell):
-    """Loses and doubles rings."""
+class FaultyJobQueue(JobQueue):
+    """Loses and doubles notifications."""
 
     plan: Plan
     counts: ClassVar[Counter[str]] = Counter()
 
-    def ring(self, job: Job | Ring) -> bool:
-        """Ring, or not, or twice."""
-        self.counts["rings"] += 1
+    def notify(self, job: Job | Notification) -> bool:
+        """Notify, or not, or twice."""
+        self.counts["notifications"] += 1
         drawn = random.random()
         if drawn < self.plan.lost:
             self.counts["rings_lost"] += 1
             return True
         if drawn < self.plan.lost + self.plan.doubled:
             self.counts["rings_doubled"] += 1
-            super().ring(job)
-        return super().ring(job)
+            super().notify(job)
+        return super().notify(job)
 
 
 class CountingStore(Store):
@@ -187,10 +187,10 @@ class SimulatedWorker(threading.Thread):
         with ExitStack() as stack:
             stack.enter_context(closing(store))
             artifacts = open_artifacts(settings.artifacts_url)
-            runner = Runner(store, artifacts, FaultyDoorbell(self._app), settings, name)
+            runner = Runner(store, artifacts, FaultyJobQueue(self._app), settings, name)
             life = SignsOfLife(store, name, queues=["cpu"], gpus=[], draining=threading.Event())
-            stack.enter_context(Repeated(runner.sweep, settings.sweep_seconds))
-            stack.enter_context(Repeated(life.appear, settings.renew_seconds))
+            stack.enter_context(PeriodicTask(runner.sweep, settings.sweep_seconds))
+            stack.enter_context(PeriodicTask(life.appear, settings.renew_seconds))
             self._listen(runner)
             runner.stop_all()
 
@@ -230,7 +230,7 @@ def work(
         told: A queue for the counts.
     """
     random.seed(about[1])
-    StandIn.plan = FaultyDoorbell.plan = plan
+    StandIn.plan = FaultyJobQueue.plan = plan
     StandIn.running = redis.Redis.from_url(about[0])
     worker.job_run.Engine = StandIn  # type: ignore[assignment, misc]
     made = Settings(**settings)
@@ -245,7 +245,7 @@ def work(
     leaving.set()
     for each in workers:
         each.join()
-    told.put({**StandIn.counts, **FaultyDoorbell.counts, **CountingStore.counts})
+    told.put({**StandIn.counts, **FaultyJobQueue.counts, **CountingStore.counts})
 
 
 def home_in_memory() -> Path:

@@ -70,7 +70,7 @@ class _Evaluation(Session):
         if self.missing:
             hint = "Take a model that knows them, or leave them out with data.only."
             yield Warning(message=_lacking(self.missing), hint=hint)
-        self.clock.start(0.0)
+        self.progress_meter.start(0.0)
 
     def report(self, found: Score) -> Report:
         """Write the report: the one model, and what to know about its figures."""

@@ -100,7 +100,7 @@ class _Export(Session):
             seen = compare(without_background(by_torch), as_found(by_onnx), limits, tolerance)
             self.agreement = self.agreement.and_(seen)
             self.stop_if_asked()
-            if self.clock.progress_due():
+            if self.progress_meter.progress_due():
                 yield _progress((done + 1) / len(self.pictures))
 
     def verdict(self) -> Iterator[Event]:

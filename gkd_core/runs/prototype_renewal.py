@@ -140,7 +140,7 @@ def _fill(session: Session, pool: InstancePool, choice: Choice, base: Progress) 
         pool.add(batch, list(islice(parts, len(batch))))
         done += len(batch)
         session.stop_if_asked()
-        if session.clock.progress_due():
+        if session.progress_meter.progress_due():
             yield session.meanwhile(base, "prototypes", done / len(images))
     for _ in range(share.idle):
         session.stop_if_asked()

@@ -82,7 +82,7 @@ class _Selection(Session):
         plan = DistillConfig(prototypes=prototypes, response=ResponseConfig(weight=0))
         self.distiller = Distiller(self.student, teacher.detector, plan, teacher.columns).to(self.device)
         images = self.data.train.images
-        self.clock.start(0.0)
+        self.progress_meter.start(0.0)
         choice = choose_instances(images, len(self.classes), self.image_size, wanted, wanted.seed)
         renewal = renew_prototypes(
             self, self.distiller, choice, START, statistics="running", seed=wanted.seed

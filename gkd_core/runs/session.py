@@ -27,7 +27,7 @@ from gkd_core.errors import DataError, Problem, SpecError, StoppedError
 from gkd_core.evaluation.coco import Detections, Score, detect_batches, score
 from gkd_core.events import Evaluation, Event, Progress, Warning
 from gkd_core.run_dir import write_atomically
-from gkd_core.training.progress_meter import Clock
+from gkd_core.training.progress_meter import ProgressMeter
 
 DECODED = "decoded.json"
 """File of the run directory: that every picture was decoded, and which of them cannot be."""
@@ -76,7 +76,7 @@ class Session:
         self.batch_size = batch_size
         self.workers: Workers = workers
         self.device = self.world.device
-        self.clock = Clock()
+        self.progress_meter = ProgressMeter()
         self.cache = PictureCache(image_size, cache_mb // self.world.size)
         self._data = config.data
         self._needs: tuple[SplitName, ...] = (scores,) if scores else needed(config.data)
@@ -143,7 +143,7 @@ class Session:
         for found in detect_batches(detector, batches, self.device, labels):
             detections.update(found)
             self.stop_if_asked()
-            if self.clock.progress_due():
+            if self.progress_meter.progress_due():
                 yield self.meanwhile(base, "evaluate", len(detections) / len(images))
         for _ in range(share.idle):
             self.stop_if_asked()
@@ -154,7 +154,7 @@ class Session:
         """What to tell in the midst of a pass over pictures of which a share, 0 to 1, is done."""
         news: dict[str, object] = {"activity": activity}
         if self.passes_are_all:
-            news |= {"fraction": share, "seconds_left": self.clock.tell(share)[2]}
+            news |= {"fraction": share, "seconds_left": self.progress_meter.snapshot(share)[2]}
         return base.model_copy(update=news)
 
     def stop_if_asked(self) -> None:

@@ -13,7 +13,7 @@ SAVE_SECONDS = 300.0
 """Long epochs are saved in between, so that a killed run loses five minutes at most."""
 
 
-class Clock:
+class ProgressMeter:
     """Decides when to tell and to save, and averages what is told.
 
     Args:
@@ -57,7 +57,9 @@ class Clock:
             self._saved = now
         return due
 
-    def tell(self, done: float, later: float = 0.0) -> tuple[dict[str, float], float | None, float | None]:
+    def snapshot(
+        self, done: float, later: float = 0.0
+    ) -> tuple[dict[str, float], float | None, float | None]:
         """Tell how it goes, and begin to average anew.
 
         Args:

@@ -46,7 +46,7 @@ class Artifacts(ABC):
     """Files named by their SHA-256. Every API and worker sees the same ones.
 
     Any method may raise:
-        ArtifactsAway: the place does not answer; what was asked may be asked again.
+        ArtifactsUnavailable: the place does not answer; what was asked may be asked again.
         ArtifactsRefused: it answers that this is not to be; somebody has to change something first.
     """
 
@@ -101,16 +101,16 @@ class Artifacts(ABC):
         """
 
     @abstractmethod
-    def fetch(self, sha256: str, folder: Path, given_up: threading.Event = NEVER) -> Path:
+    def fetch(self, sha256: str, folder: Path, cancelled: threading.Event = NEVER) -> Path:
         """A file on this machine with this content, for those who need a path; it must not be changed.
 
         Args:
             sha256: The file.
             folder: Where a copy may be made, with the hash as its name. One that was made before is used again.
-            given_up: Set to break off.
+            cancelled: Set to break off.
 
         Raises:
-            GivenUp: it was broken off; no copy was made.
+            OperationCancelled: it was broken off; no copy was made.
             ContentGone: no such file is kept.
             WrongContent: what is kept holds something else; no copy was made.
         """

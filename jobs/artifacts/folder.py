@@ -15,7 +15,7 @@ from typing import BinaryIO
 from gkd_core.run_dir import publish_file
 from jobs.artifacts.base import PUBLISHED, Artifacts, Blob, blocks, check, measure, unchanged, written
 from jobs.errors import ArtifactsRefused, ContentGone, WrongContent
-from jobs.sync.cancellation import NEVER, until
+from jobs.sync.cancellation import NEVER, cancellable
 
 _INCOMING, _REMOVING, _OWNER = ".incoming-", ".removing-", ".owner"
 _NO_LINKS = (errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.ENOSYS, errno.EOPNOTSUPP)
@@ -92,12 +92,12 @@ class FolderArtifacts(Artifacts):
             part = blocks(source, None if stop is None else stop - start)
             yield from unchanged(sha256, part) if start == 0 and stop is None else part
 
-    def fetch(self, sha256: str, folder: Path, given_up: threading.Event = NEVER) -> Path:
+    def fetch(self, sha256: str, folder: Path, cancelled: threading.Event = NEVER) -> Path:
         """See `Artifacts.fetch`. No copy is made: the kept file is on this machine."""
         path = self.path(sha256)
         try:
             with path.open("rb") as source:
-                check(PUBLISHED, sha256, measure(until(given_up, blocks(source))))
+                check(PUBLISHED, sha256, measure(cancellable(cancelled, blocks(source))))
         except FileNotFoundError as error:
             raise ContentGone(sha256) from error
         return path

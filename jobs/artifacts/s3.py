@@ -26,8 +26,8 @@ from s3fs import S3FileSystem
 
 from gkd_core.run_dir import publish_file
 from jobs.artifacts.base import BLOCK_BYTES, Artifacts, Blob, blocks, check, measure, unchanged, written
-from jobs.errors import ArtifactsAway, ArtifactsRefused, ContentGone, JobsError
-from jobs.sync.cancellation import NEVER, until
+from jobs.errors import ArtifactsRefused, ArtifactsUnavailable, ContentGone, JobsError
+from jobs.sync.cancellation import NEVER, cancellable
 
 PART_BYTES = 32 << 20
 """What is sent and held in memory at once. S3 takes 10,000 parts, each but the last of 5 MiB or more."""
@@ -110,16 +110,16 @@ class S3Artifacts(Artifacts):
             start += len(block)
             yield block
 
-    def fetch(self, sha256: str, folder: Path, given_up: threading.Event = NEVER) -> Path:
+    def fetch(self, sha256: str, folder: Path, cancelled: threading.Event = NEVER) -> Path:
         """See `Artifacts.fetch`."""
         final = folder / sha256
-        if _holds(final, sha256, given_up):
+        if _holds(final, sha256, cancelled):
             return final
         folder.mkdir(parents=True, exist_ok=True)
         partial = folder / f".{sha256}.{uuid.uuid4().hex}.part"
         try:
             with partial.open("xb") as target:
-                wanted = until(given_up, self._read(sha256))
+                wanted = cancellable(cancelled, self._read(sha256))
                 check(f"a copy of {sha256}", sha256, measure(written(wanted, target)))
                 target.flush()
                 os.fsync(target.fileno())
@@ -247,7 +247,7 @@ class S3Artifacts(Artifacts):
         if kept != [blob.size]:
             self._call("delete_object", Key=key)
             seen = f"{kept[0]} bytes" if kept else "nothing"
-            raise ArtifactsAway(self.place, OSError(f"it kept {seen} of {blob.size} bytes"))
+            raise ArtifactsUnavailable(self.place, OSError(f"it kept {seen} of {blob.size} bytes"))
 
     def _abort(self, key: str, upload: str) -> None:
         with suppress(FileNotFoundError):  # somebody else was faster
@@ -290,7 +290,7 @@ class S3Artifacts(Artifacts):
         if 300 <= status < 500 and status not in _BUSY:
             hint = f"It says: {words} Look at GKD_ARTIFACTS_URL and AWS_DEFAULT_REGION."
             return ArtifactsRefused(f"S3 refuses ({code})", hint)
-        return ArtifactsAway(self.place, error)
+        return ArtifactsUnavailable(self.place, error)
 
 
 _CREDENTIALS = (
@@ -298,11 +298,11 @@ _CREDENTIALS = (
 )
 
 
-def _holds(copy: Path, sha256: str, given_up: threading.Event) -> bool:
+def _holds(copy: Path, sha256: str, cancelled: threading.Event) -> bool:
     """Whether a copy is there that is still what it is called; a damaged one will be replaced."""
     try:
         with copy.open("rb") as source:
-            return measure(until(given_up, blocks(source))).sha256 == sha256
+            return measure(cancellable(cancelled, blocks(source))).sha256 == sha256
     except FileNotFoundError:
         return False
 

@@ -23,7 +23,7 @@ _LONGEST = 4096
 """Characters of a path; Linux takes no more."""
 
 
-class PlaceError(Exception):
+class DataRootError(Exception):
     """A path in a spec names nothing that a job may read."""
 
     def __init__(self, message: str, hint: str) -> None:
@@ -32,7 +32,7 @@ class PlaceError(Exception):
         self.hint = hint
 
 
-class Places:
+class DataRoots:
     """Finds files and folders under the roots.
 
     Args:
@@ -49,22 +49,24 @@ class Places:
         """The absolute path, symbolic links followed, of something that is there.
 
         Raises:
-            PlaceError: the path leaves the roots, or nothing lies there.
+            DataRootError: the path leaves the roots, or nothing lies there.
         """
         if len(text) > _LONGEST:  # to look for half a million folders one by one would take half a minute
-            raise PlaceError(f"{text[:200]!r} is no path: File name too long", self._hint())
+            raise DataRootError(f"{text[:200]!r} is no path: File name too long", self._hint())
         try:
             candidates = self._candidates(text)
             reachable = [path for path in candidates if self._allows(path)]
             found = next((path for path in reachable if path.exists()), None)
         except (OSError, RuntimeError, ValueError) as error:  # too long, a loop of links, a NUL
             why = getattr(error, "strerror", None) or error
-            raise PlaceError(f"{text[:200]!r} is no path: {why}", self._hint()) from None
+            raise DataRootError(f"{text[:200]!r} is no path: {why}", self._hint()) from None
         if found:
             return found
         if candidates and reachable == candidates:
-            raise PlaceError(f"there is no {text!r} {self._under()}", self._meant(candidates) + self._hint())
-        raise PlaceError(f"{text!r} leaves the data roots; a job reads {self._under()} only", self._hint())
+            raise DataRootError(
+                f"there is no {text!r} {self._under()}", self._meant(candidates) + self._hint()
+            )
+        raise DataRootError(f"{text!r} leaves the data roots; a job reads {self._under()} only", self._hint())
 
     def reading(self) -> AbstractContextManager[None]:
         """Let this thread open nothing else meanwhile, whatever was put in the place of what was found."""
@@ -74,16 +76,16 @@ class Places:
         """Refuse a path that was found by looking into an allowed folder but leads out of it by a link.
 
         Raises:
-            PlaceError: it leaves the roots.
+            DataRootError: it leaves the roots.
         """
         try:
             allowed = self._allows(path.resolve())
         except (OSError, RuntimeError):
-            raise PlaceError(f"{str(path)!r} is a link that leads to itself", self._hint()) from None
+            raise DataRootError(f"{str(path)!r} is a link that leads to itself", self._hint()) from None
         if not allowed:
-            raise PlaceError(f"{str(path)!r} leads out of the data roots by a link", self._hint())
+            raise DataRootError(f"{str(path)!r} leads out of the data roots by a link", self._hint())
 
-    def left_by(self, data: DataConfig) -> Iterator[PlaceError]:
+    def left_by(self, data: DataConfig) -> Iterator[DataRootError]:
         """Why a data set may not be read: what was found inside a given folder may be a link that leads out, at
         whatever depth, and a data.yaml may name any folder.
 
@@ -100,7 +102,7 @@ class Places:
                 self.must_allow(path)
                 if path.is_dir():
                     self.must_allow_all_in(path)
-            except PlaceError as error:
+            except DataRootError as error:
                 yield error
 
     def must_allow_all_in(self, folder: Path) -> None:
@@ -109,7 +111,7 @@ class Places:
         A link that leads to itself is left to who reads the folder: nothing can be read through it.
 
         Raises:
-            PlaceError: there are some; they are named and counted.
+            DataRootError: there are some; they are named and counted.
             OSError: the folder cannot be read.
         """
         seen: set[Path] = set()
@@ -138,13 +140,13 @@ class Places:
                 elif path.is_dir():
                     yield path.resolve()
 
-    def _left(self, links: Sequence[Path]) -> PlaceError:
+    def _left(self, links: Sequence[Path]) -> DataRootError:
         first, *others = sorted(map(str, links))
         if not others:
-            return PlaceError(f"{first!r} leads out of the data roots by a link", self._hint())
+            return DataRootError(f"{first!r} leads out of the data roots by a link", self._hint())
         names = ", ".join(map(repr, others[: _NAMED - 1]))
         more = f" and {len(links) - _NAMED} more" if len(links) > _NAMED else ""
-        return PlaceError(
+        return DataRootError(
             f"{len(links)} links lead out of the data roots: {first!r}, {names}{more}", self._hint()
         )
 

@@ -19,16 +19,16 @@ from pydantic import ValidationError
 
 from gkd_core.config import DataConfig
 from jobs.errors import (
-    ArtifactsAway,
     ArtifactsRefused,
+    ArtifactsUnavailable,
     ContentGone,
-    GivenUp,
     JobsError,
-    StoreAway,
+    OperationCancelled,
+    StoreUnavailable,
     WrongContent,
 )
 from jobs.logs import carried
-from jobs.registry.dataset_cache import Shelf
+from jobs.registry.dataset_cache import DatasetCache
 from jobs.resources import CheckedResource, ResourceKind, ResourceState, Verdict
 from jobs.settings import Settings
 from jobs.store.resources import Check
@@ -57,12 +57,12 @@ class Checks:
 
     Args:
         store: Where they are.
-        shelf: Where data sets are unpacked.
+        dataset_cache: Where data sets are unpacked.
         settings: How much memory and time one may take.
     """
 
-    def __init__(self, store: Store, shelf: Shelf, settings: Settings) -> None:
-        self.shelf = shelf
+    def __init__(self, store: Store, dataset_cache: DatasetCache, settings: Settings) -> None:
+        self.dataset_cache = dataset_cache
         self._store = store
         self._settings = settings
         self._left = threading.Event()
@@ -110,7 +110,7 @@ class Checks:
 
     def tidy(self) -> None:
         """Remove unpacked data sets that nobody names, and what broken uploads left."""
-        self.shelf.tidy(self._store)
+        self.dataset_cache.tidy(self._store)
         Incoming(self._settings.incoming).tidy()
 
     def _keep_checking(self) -> None:
@@ -156,7 +156,7 @@ class Checks:
         while True:
             try:
                 return self._store.conclude_check(check, verdict)
-            except StoreAway as error:
+            except StoreUnavailable as error:
                 if self._left.wait(_RETRY_SECONDS):
                     raise
                 log.warning("cannot say what a check found: %s; trying again", error)
@@ -168,23 +168,27 @@ class Checks:
             with ExitStack() as needed:
                 file = Path(str(resource.path)) if resource.kind is ResourceKind.MODEL else None
                 if resource.uploaded:
-                    file = needed.enter_context(self.shelf.fetched(str(resource.sha256), self._left))
+                    file = needed.enter_context(self.dataset_cache.fetched(str(resource.sha256), self._left))
                     if resource.kind is ResourceKind.DATASET:
                         return self._of_archive(check, file)
                 return self._judged(check, self._request(resource, file))
-        except GivenUp:
+        except OperationCancelled:
             return None
         except (ContentGone, WrongContent) as error:
             return _refused(str(error))
-        except (OSError, ArtifactsAway, ArtifactsRefused) as error:  # later, or another worker, may do better
+        except (
+            OSError,
+            ArtifactsUnavailable,
+            ArtifactsRefused,
+        ) as error:  # later, or another worker, may do better
             return _later(f"it cannot be checked now: {error}")
 
     def _of_archive(self, check: Check, archive: Path) -> Verdict | None:
         """A data set that is good stays unpacked."""
-        with self.shelf.staging() as staging:
+        with self.dataset_cache.staging() as staging:
             verdict = self._judged(check, self._request(check.resource, archive, staging))
             if verdict and verdict.state is ResourceState.READY:
-                self.shelf.keep(staging, str(check.resource.sha256))
+                self.dataset_cache.keep(staging, str(check.resource.sha256))
         return verdict
 
     def _request(self, resource: CheckedResource, file: Path | None, staging: Path | None = None) -> Request:

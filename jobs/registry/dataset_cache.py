@@ -28,7 +28,7 @@ ABANDONED_SECONDS = 86_400.0
 """How old a folder without its name must be before it counts as left behind. Unpacking takes minutes."""
 
 
-class Shelf:
+class DatasetCache:
     """The folder of unpacked data sets. Several processes may use it at once.
 
     Args:
@@ -43,51 +43,51 @@ class Shelf:
         self._artifacts = artifacts
 
     @classmethod
-    def of(cls, settings: Settings, artifacts: Artifacts) -> Shelf:
-        """The shelf that the settings describe."""
+    def of(cls, settings: Settings, artifacts: Artifacts) -> DatasetCache:
+        """Return the cache that the settings describe."""
         limits = Limits(settings.unpacked_bytes, free_bytes=settings.free_bytes)
         return cls(settings.home / "datasets", artifacts, limits)
 
     def folder(
-        self, sha256: str, *, patience: float | None = None, given_up: threading.Event = NEVER
+        self, sha256: str, *, patience: float | None = None, cancelled: threading.Event = NEVER
     ) -> Path:
         """Where a data set lies; it is unpacked now if it is not there. Others who need it meanwhile wait for that.
 
         Args:
             sha256: Of its archive; somebody names it in the store, or it may go at any time.
             patience: Seconds to wait while another one unpacks it; None: as long as it takes.
-            given_up: Set to break off; what was unpacked by then is removed.
+            cancelled: Set to break off; what was unpacked by then is removed.
 
         Raises:
             StillUnpacking: another one takes longer.
-            GivenUp: it was broken off.
+            OperationCancelled: it was broken off.
             BadArchive: it cannot be unpacked, though it could when it was checked.
             ContentGone: the archive is not kept any more.
             OSError: the disk is full or failing.
         """
         place = self.root / sha256
         if not place.is_dir():
-            with self._alone_with(sha256, patience, given_up):
-                self._unpack_if_missing(sha256, given_up)
+            with self._alone_with(sha256, patience, cancelled):
+                self._unpack_if_missing(sha256, cancelled)
         return top(place)
 
-    def _unpack_if_missing(self, sha256: str, given_up: threading.Event) -> None:
+    def _unpack_if_missing(self, sha256: str, cancelled: threading.Event) -> None:
         if (self.root / sha256).is_dir():  # another one had the lock for that
             return
-        with self.staging() as staging, self.fetched(sha256, given_up) as archive:
-            unpack(archive, staging, self.limits, given_up)
+        with self.staging() as staging, self.fetched(sha256, cancelled) as archive:
+            unpack(archive, staging, self.limits, cancelled)
             self.keep(staging, sha256)
 
     @contextmanager
-    def fetched(self, sha256: str, given_up: threading.Event = NEVER) -> Iterator[Path]:
+    def fetched(self, sha256: str, cancelled: threading.Event = NEVER) -> Iterator[Path]:
         """What was uploaded as a file of this machine; a copy that had to be made for that is removed at the end.
 
         Raises:
-            GivenUp: it was broken off.
+            OperationCancelled: it was broken off.
             ContentGone: it is not kept any more.
         """
         with self.staging() as folder:
-            yield self._artifacts.fetch(sha256, folder, given_up)
+            yield self._artifacts.fetch(sha256, folder, cancelled)
 
     @contextmanager
     def staging(self) -> Iterator[Path]:
@@ -113,7 +113,7 @@ class Shelf:
         What another database names is not known here, so a folder that two of them use is left alone.
 
         Raises:
-            StoreAway: the database does not answer.
+            StoreUnavailable: the database does not answer.
         """
         there = [path for path in self.root.glob("*") if path.is_dir()]
         if not there or not self._belongs_to(store.origin()):
@@ -128,14 +128,14 @@ class Shelf:
 
     @contextmanager
     def _alone_with(
-        self, sha256: str, patience: float | None = None, given_up: threading.Event = NEVER
+        self, sha256: str, patience: float | None = None, cancelled: threading.Event = NEVER
     ) -> Iterator[None]:
         """Nobody else unpacks or removes this data set meanwhile. A lock for every one would leave a file for every one
         behind; with two that share one, the second waits, and no more."""
         self.root.mkdir(parents=True, exist_ok=True)
         with ExitStack() as lock:
             try:
-                lock.enter_context(alone(self.root / f"{_LOCK}{sha256[:2]}", patience, given_up))
+                lock.enter_context(alone(self.root / f"{_LOCK}{sha256[:2]}", patience, cancelled))
             except TimeoutError as error:
                 raise StillUnpacking(sha256) from error
             yield

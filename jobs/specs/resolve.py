@@ -28,7 +28,7 @@ from gkd_core.config import (
 from gkd_core.data.check import DataReport
 from gkd_core.errors import Problem, SpecError
 from jobs.errors import ContentGone, WrongContent
-from jobs.paths.data_roots import PlaceError, Places, renamed
+from jobs.paths.data_roots import DataRootError, DataRoots, renamed
 from jobs.paths.fingerprint import of_annotations, of_data_set
 from jobs.resources import DATASET, CheckedResource, Layout, ResourceKind
 from jobs.specs.spec import (
@@ -78,7 +78,7 @@ def resolve(
     Raises:
         SpecError: it cannot; `problems` names every field that is wrong, not only the first.
     """
-    places = Places(roots, confined=confined)
+    places = DataRoots(roots, confined=confined)
     return _Resolving(places, find_job, find_resource, unpacked, look).resolve(spec)
 
 
@@ -97,7 +97,7 @@ class _Resolving:
 
     def __init__(
         self,
-        places: Places,
+        places: DataRoots,
         find_job: FindJob,
         find_resource: FindResource,
         unpacked: Callable[[CheckedResource], Path],
@@ -221,7 +221,7 @@ class _Resolving:
         )
         return self._checked(placed, self.places) if len(self.problems) == before else None
 
-    def _checked(self, placed: DataConfig, places: Places) -> DataReport | None:
+    def _checked(self, placed: DataConfig, places: DataRoots) -> DataReport | None:
         """What is in a data set whose paths are absolute, and which must not leave these places."""
         looked = self.look.data(placed, places, self.wanted)
         self.problems += looked.problems
@@ -232,7 +232,7 @@ class _Resolving:
         kind = ResourceKind.DATASET
         try:
             dataset = ready(self.find_resource(kind, dataset_id), kind, dataset_id)
-        except PlaceError as error:
+        except DataRootError as error:
             self._refuse(("data", "path"), error)
             return None
         self.uses.append(dataset_id)
@@ -256,7 +256,7 @@ class _Resolving:
         before = len(self.problems)
         layout = dataset.layout or Layout()
         report = self._checked(
-            _as_known(data, DataConfig(path=str(folder), format=layout.format)), Places([folder])
+            _as_known(data, DataConfig(path=str(folder), format=layout.format)), DataRoots([folder])
         )
         name = f"{DATASET}{dataset.id}"
         self.problems[before:] = [_renamed(problem, folder, name) for problem in self.problems[before:]]
@@ -277,7 +277,7 @@ class _Resolving:
             return None
         try:
             return str(self.places.find(text))
-        except PlaceError as error:
+        except DataRootError as error:
             self._refuse(loc, error)
             return None
 
@@ -345,7 +345,7 @@ class _Resolving:
         try:
             with self.places.reading():
                 origin = find_origin(text, self.places, self.find_job, self.find_resource, self.look.card)
-        except PlaceError as error:
+        except DataRootError as error:
             self._refuse((role, "weights"), error)
             return None
         if origin.job_id:
@@ -357,7 +357,7 @@ class _Resolving:
         self.problems += origin.differences(role, wanted, classes)
         return origin
 
-    def _refuse(self, loc: Loc, error: PlaceError) -> None:
+    def _refuse(self, loc: Loc, error: DataRootError) -> None:
         self._object(loc, error.message, error.hint)
 
     def _object(self, loc: Loc, message: str, hint: str) -> None:

@@ -14,7 +14,7 @@ from gkd_core.detectors.model_card import ModelCard, carries_card, holds_tensors
 from gkd_core.detectors.published import COCO_CLASSES, DETECTORS, backbone_of, is_name
 from gkd_core.errors import Problem, SpecError
 from jobs.job import Job, State
-from jobs.paths.data_roots import PlaceError, Places
+from jobs.paths.data_roots import DataRootError, DataRoots
 from jobs.paths.fingerprint import of_file
 from jobs.resources import MODEL, CheckedResource, ResourceKind, ResourceState
 from jobs.uploads.submission_check import HERE, has_large_header
@@ -114,12 +114,12 @@ class Origin:
 
 
 def find_origin(
-    text: str, places: Places, find_job: FindJob, find_resource: FindResource, card_of: CardOf = HERE.card
+    text: str, places: DataRoots, find_job: FindJob, find_resource: FindResource, card_of: CardOf = HERE.card
 ) -> Origin:
     """Look up what a spec names as weights.
 
     Raises:
-        PlaceError: there is no such job, model or file, or it makes or holds no model.
+        DataRootError: there is no such job, model or file, or it makes or holds no model.
     """
     if text.startswith(JOB):
         return _job(text.removeprefix(JOB), find_job)
@@ -130,13 +130,13 @@ def find_origin(
     return _file(text, places, card_of)
 
 
-def _file(text: str, places: Places, card_of: CardOf) -> Origin:
+def _file(text: str, places: DataRoots, card_of: CardOf) -> Origin:
     path = places.find(text)
     if not path.is_file():
         hint = (
             "Name a .safetensors or .pth file, job:<id>, model:<id>, or weights that torchvision publishes."
         )
-        raise PlaceError(f"{text!r} is no file", hint)
+        raise DataRootError(f"{text!r} is no file", hint)
     if has_large_header(path):
         large = card_of(path)
         return Origin(str(path)) if large is None else _carded(path, large)
@@ -145,7 +145,7 @@ def _file(text: str, places: Places, card_of: CardOf) -> Origin:
     try:
         card = read_card(path)
     except SpecError as error:
-        raise PlaceError(error.problems[0].message, error.problems[0].hint) from None
+        raise DataRootError(error.problems[0].message, error.problems[0].hint) from None
     return _carded(path, card)
 
 
@@ -156,17 +156,21 @@ def _carded(path: Path, card: ModelCard) -> Origin:
 def _job(job_id: str, find_job: Callable[[str], Job | None]) -> Origin:
     job = find_job(job_id)
     if job is None:
-        raise PlaceError(f"there is no job {job_id!r}", "List the jobs that there are: gkd jobs.")
+        raise DataRootError(f"there is no job {job_id!r}", "List the jobs that there are: gkd jobs.")
     if job.kind not in _MODEL_FIELD:
-        raise PlaceError(f"job {job_id} is of kind {job.kind}, which makes no model", "Name one that trains.")
+        raise DataRootError(
+            f"job {job_id} is of kind {job.kind}, which makes no model", "Name one that trains."
+        )
     if job.state in (State.FAILED, State.CANCELLED):
-        raise PlaceError(f"job {job_id} is {job.state} and made no model", "Name one that succeeded or runs.")
+        raise DataRootError(
+            f"job {job_id} is {job.state} and made no model", "Name one that succeeded or runs."
+        )
     detector = DetectorConfig.model_validate(job.resolved[_MODEL_FIELD[job.kind]])
     classes = tuple(job.resolved["data"]["classes"])
     return Origin(f"{JOB}{job_id}", detector, classes, job_id, job.resolved["train"]["image_size"])
 
 
-def _model(model_id: str, places: Places, find_resource: FindResource, card_of: CardOf) -> Origin:
+def _model(model_id: str, places: DataRoots, find_resource: FindResource, card_of: CardOf) -> Origin:
     model = ready(find_resource(ResourceKind.MODEL, model_id), ResourceKind.MODEL, model_id)
     if not model.uploaded:
         origin = _file(str(model.path), places, card_of)
@@ -189,17 +193,19 @@ def ready(resource: CheckedResource | None, kind: ResourceKind, resource_id: str
     """A data set or a model that a spec names, if a job may use it.
 
     Raises:
-        PlaceError: there is none of this id, it was refused, or nobody has looked into it yet.
+        DataRootError: there is none of this id, it was refused, or nobody has looked into it yet.
     """
     called = {ResourceKind.DATASET: "data set", ResourceKind.MODEL: "model"}[kind]
     if resource is None:
-        raise PlaceError(f"there is no {called} {resource_id!r}", f"See which there are: gkd {kind}s list.")
+        raise DataRootError(
+            f"there is no {called} {resource_id!r}", f"See which there are: gkd {kind}s list."
+        )
     if resource.state is ResourceState.REFUSED:
         hint = f"See the whole of it: gkd {kind}s show {resource_id}."
-        raise PlaceError(f"{called} {resource_id} was refused: {resource.reason}", hint)
+        raise DataRootError(f"{called} {resource_id} was refused: {resource.reason}", hint)
     if resource.state is ResourceState.CHECKING:
         hint = f"Send the job again when it is ready: gkd {kind}s show {resource_id}."
-        raise PlaceError(f"{called} {resource_id} is still being checked", hint)
+        raise DataRootError(f"{called} {resource_id} is still being checked", hint)
     return resource
 
 
@@ -222,7 +228,7 @@ def _published(name: str) -> Origin:
         hint = (
             f"Detectors are {', '.join(DETECTORS)}; backbones are named like ResNet50_Weights.IMAGENET1K_V2."
         )
-        raise PlaceError(f"{name!r} is no name of weights that GKD can use", hint)
+        raise DataRootError(f"{name!r} is no name of weights that GKD can use", hint)
     return Origin(name)
 
 

@@ -119,13 +119,13 @@ def give_back(connection: Connection, row: Row[Any], attempt: BrokenOff, max_att
         return State.CANCELLED
     fruitless = row.fruitless + (attempt.counts and not row.saved)
     if attempt.failure and attempt.counts and fruitless >= max_attempts:
-        fail(connection, ticket, _given_up(attempt.failure, fruitless), attempt.log_tail, lost)
+        fail(connection, ticket, _cancelled(attempt.failure, fruitless), attempt.log_tail, lost)
         return State.FAILED
     to = State.PAUSED if row.desired == Desired.PAUSE.value else State.QUEUED
     end(connection, ticket, to, attempt.reason, outcome=attempt.outcome, fruitless=fruitless)
     return to
 
 
-def _given_up(failure: Failure, attempts_made: int) -> Failure:
+def _cancelled(failure: Failure, attempts_made: int) -> Failure:
     message = f"{failure.message} (given up after {attempts_made} attempts in a row that saved nothing)"
     return failure.model_copy(update={"message": message})

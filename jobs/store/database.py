@@ -17,7 +17,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
-from jobs.errors import StoreAway, StoreRefuses, WrongRevision
+from jobs.errors import StoreRefuses, StoreUnavailable, WrongRevision
 from jobs.store.database_errors import meaning
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ class Database:
         """For statements that only read. Between two of them others may write.
 
         Raises:
-            StoreAway: the database does not answer.
+            StoreUnavailable: the database does not answer.
         """
         with _translated(), self._reader.begin() as connection:
             yield connection
@@ -91,7 +91,7 @@ class Database:
         """For reading more rows than should be in memory at once, some at a time, which takes a transaction.
 
         Raises:
-            StoreAway: the database does not answer.
+            StoreUnavailable: the database does not answer.
         """
         with _translated(), self.engine.begin() as connection:
             yield connection
@@ -102,7 +102,7 @@ class Database:
 
         Raises:
             StoreRefuses: the database takes no writes.
-            StoreAway: the database does not answer; whether the end was reached is not known.
+            StoreUnavailable: the database does not answer; whether the end was reached is not known.
         """
         try:
             with _translated(), self._turn, self._writer.begin() as connection:
@@ -119,7 +119,7 @@ class Database:
         """Find out whether the database answers and is as this release needs it.
 
         Raises:
-            StoreAway: it does not answer.
+            StoreUnavailable: it does not answer.
             WrongRevision: it was not upgraded, or a later release has upgraded it.
         """
         with self.read() as connection:
@@ -161,7 +161,7 @@ class _Turn:
 
     def __enter__(self) -> None:
         if not self._lock.acquire(timeout=_PATIENCE_SECONDS):
-            raise StoreAway(TimeoutError(f"others have been writing for {_PATIENCE_SECONDS} s"))
+            raise StoreUnavailable(TimeoutError(f"others have been writing for {_PATIENCE_SECONDS} s"))
 
     def __exit__(self, *_: object) -> None:
         self._lock.release()
@@ -229,7 +229,7 @@ def _translated() -> Iterator[None]:
     try:
         yield
     except PoolTimeout as error:
-        raise StoreAway(error) from error
+        raise StoreUnavailable(error) from error
     except DBAPIError as error:
         if told := meaning(error):
             raise told from error

@@ -10,7 +10,7 @@ import sqlite3
 
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 
-from jobs.errors import StoreAway, StoreRefuses
+from jobs.errors import StoreRefuses, StoreUnavailable
 
 _REFUSALS: dict[int | str, str] = {
     sqlite3.SQLITE_READONLY: "it is read-only",
@@ -35,7 +35,7 @@ _MISTAKES: frozenset[int | str] = frozenset(
 PostgreSQL a statement that is too complex."""
 
 
-def meaning(error: DBAPIError) -> StoreAway | None:
+def meaning(error: DBAPIError) -> StoreUnavailable | None:
     """Return what callers are told to wait for; None: the database is well, and what was asked of it is at fault."""
     code = _code(error)
     if code in _REFUSALS:
@@ -43,7 +43,7 @@ def meaning(error: DBAPIError) -> StoreAway | None:
     if code in _MISTAKES:
         return None
     is_away = error.connection_invalidated or isinstance(error, OperationalError | InterfaceError)
-    return StoreAway(error) if is_away else None
+    return StoreUnavailable(error) if is_away else None
 
 
 def _code(error: DBAPIError) -> int | str:

@@ -16,7 +16,7 @@ from jobs.store.reading import Reading, read_job
 from jobs.store.submission import ask
 from jobs.store.tables import artifacts, attempts, deleted, events, jobs, tagged, uses, waits
 from jobs.store.tags import write_tags
-from jobs.store.transitions import RING_AGAIN_SECONDS, is_job, is_open, write_event
+from jobs.store.transitions import NOTIFY_AGAIN_SECONDS, is_job, is_open, write_event
 
 
 class Editing(Reading):
@@ -83,4 +83,4 @@ def _columns(job: Job, spec: dict[str, Any]) -> dict[str, Any]:
     fields = JobFields.model_validate({name: spec[name] for name in JobChange.model_fields if name in spec})
     values = {"name": fields.name or f"{job.kind}-{job.id}", "tags": fields.tags, "priority": fields.priority}
     changed = {name: value for name, value in values.items() if value != getattr(job, name)}
-    return changed | ({"ring_at": now() + RING_AGAIN_SECONDS} if "priority" in changed else {})
+    return changed | ({"ring_at": now() + NOTIFY_AGAIN_SECONDS} if "priority" in changed else {})

@@ -18,7 +18,7 @@ from jobs.store.workers import Workers
 _COUNTED = (counts.c.name, counts.c.labels, counts.c.bound)
 
 
-class Figuring(Workers):
+class Metrics(Workers):
     """The verbs of who watches over the service. What they look at is all in indexes, or little."""
 
     def figures(self) -> Figures:

@@ -9,7 +9,7 @@ from sqlalchemy import Connection, case, exists, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from gkd_core.errors import Failure, FailureClass
-from jobs.job import QUEUES, Ring, State, Ticket
+from jobs.job import QUEUES, Notification, State, Ticket
 from jobs.metrics import LEASES_LOST, SWEEPS
 from jobs.store.attempts import LOST, BrokenOff, give_back, lock
 from jobs.store.counters import tally
@@ -20,7 +20,7 @@ from jobs.store.reading import Reading
 from jobs.store.resources import kept_uploads
 from jobs.store.tables import artifacts, deleted, jobs, turns, waits
 from jobs.store.transitions import (
-    RING_AGAIN_SECONDS,
+    NOTIFY_AGAIN_SECONDS,
     Condition,
     fail_waiting,
     holds,
@@ -30,16 +30,17 @@ from jobs.store.transitions import (
     move,
 )
 
-_LONGEST_RING_PAUSE = 600.0
-"""Seconds between two rings for the same job, at most. Rings for one that waits long would else fill the queue."""
+_LONGEST_NOTIFY_PAUSE = 600.0
+"""Seconds between two notifications for the same job, at most. Notifications of one that waits long would else fill
+the queue."""
 _SET_BACK_SECONDS = 600.0
 """A lease that ends so much later than one that begins now is from before the database's clock was set back."""
 _FRONT = 500
-"""Jobs at the front of each queue for which sweeps ring: more than there are workers that could come free before the
-next sweep. Rings for those behind would find nobody, and a long queue would fill Redis with them."""
+"""Jobs at the front of each queue of which sweeps notify workers: more than there are workers that could come free
+before the next sweep. Notifications of those behind would find nobody, and a long queue would fill Redis with them."""
 
 
-class Sweeping(Reading):
+class Recovery(Reading):
     """The verbs of sweeps. Several at once do no harm: each job is taken back by one of them."""
 
     lease_seconds: float
@@ -49,20 +50,21 @@ class Sweeping(Reading):
         """Put right what nobody else does: give lost jobs back, and find jobs for which nobody came.
 
         Args:
-            only_due: Leave out jobs for which the last ring was a short time ago: for sweeps that repeat, so
-                that rings for a long queue do not pile up.
-            silent: Queues in which no ring waits; their jobs are due, whenever the last ring for them was.
+            only_due: Leave out jobs for which the last notification was a short time ago: for sweeps that repeat, so
+                that notifications for a long queue do not pile up.
+            silent: Queues in which no notification waits; their jobs are due, whenever the last notification of them
+                was.
 
         Returns:
-            Ids of queued jobs that are ready to run, first in line first, as far as the front of each queue: ring for
-            them.
+            Ids of queued jobs that are ready to run, first in line first, as far as the front of each queue: notify
+            workers of them.
         """
         self._shorten_leases()
         expired = jobs.c.lease_until < now()
         for ticket in self._held(expired):
             self._take_back(ticket, expired, "expired", f"no sign of life for {self.lease_seconds:g} s")
         self._fail_orphans()
-        return self._to_ring(only_due, silent)
+        return self._to_notify(only_due, silent)
 
     def release(self, worker: str) -> None:
         """Take back at once what a worker of this name held. For who knows that it is dead: it would go on writing.
@@ -93,13 +95,13 @@ class Sweeping(Reading):
         with self.database.write() as connection:
             return connection.execute(take.returning(turns.c.what)).one_or_none() is not None
 
-    def rings(self, job_ids: Sequence[str]) -> tuple[Ring, ...]:
-        """What the doorbell needs to know of those of these jobs that are queued, in the same order."""
+    def notifications(self, job_ids: Sequence[str]) -> tuple[Notification, ...]:
+        """What the job queue needs to know of those of these jobs that are queued, in the same order."""
         place = {job_id: number for number, job_id in enumerate(job_ids)}
         query = select(jobs.c.id, jobs.c.queue, jobs.c.priority).where(jobs.c.id.in_(job_ids))
         with self.database.read() as connection:
             rows = connection.execute(query.where(is_in(State.QUEUED))).all()
-        return tuple(sorted((Ring(*row) for row in rows), key=lambda ring: place[ring.id]))
+        return tuple(sorted((Notification(*row) for row in rows), key=lambda each: place[each.id]))
 
     def waits_for_room(self, free: int) -> bool:
         """Whether there is anything that `make_use_of_room` would let go on; nearly always there is not."""
@@ -113,7 +115,7 @@ class Sweeping(Reading):
             free: Bytes that are free where the caller keeps runs and published files.
 
         Returns:
-            Their ids: ring for them.
+            Their ids: notify workers of them.
         """
         enough = jobs.c.needs_free <= free
         held = select(jobs.c.id, jobs.c.state).where(enough).order_by(jobs.c.number)
@@ -195,11 +197,11 @@ class Sweeping(Reading):
             with self.database.write() as connection:
                 fail_waiting(connection, row.id, State(row.state))
 
-    def _to_ring(self, only_due: bool, silent: Collection[str]) -> tuple[str, ...]:
+    def _to_notify(self, only_due: bool, silent: Collection[str]) -> tuple[str, ...]:
         age = now() - jobs.c.queued_at
         pause = case(
-            (age < RING_AGAIN_SECONDS, RING_AGAIN_SECONDS),
-            (age > _LONGEST_RING_PAUSE, _LONGEST_RING_PAUSE),
+            (age < NOTIFY_AGAIN_SECONDS, NOTIFY_AGAIN_SECONDS),
+            (age > _LONGEST_NOTIFY_PAUSE, _LONGEST_NOTIFY_PAUSE),
             else_=age,
         )
         with self.database.read() as connection:
@@ -207,7 +209,7 @@ class Sweeping(Reading):
         # No pause is as long as the second says: the database's clock was set back since.
         is_due = or_(
             jobs.c.ring_at <= now(),
-            jobs.c.ring_at > now() + _LONGEST_RING_PAUSE,
+            jobs.c.ring_at > now() + _LONGEST_NOTIFY_PAUSE,
             jobs.c.queue.in_(silent),
         )
         due = [is_due] if only_due else []
@@ -229,7 +231,7 @@ def _front(connection: Connection) -> list[str]:
     """Ids of the jobs that could run, the first in line of each queue.
 
     One whose tenant has its share running is not among them: it keeps its old `ring_at`, and the first sweep after
-    there is room rings.
+    there is room notifies.
     """
     could_run = (is_in(State.QUEUED), is_ready(for_few=True), jobs.c.tenant.not_in(without_room(connection)))
     in_line = (

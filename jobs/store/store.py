@@ -19,7 +19,7 @@ from jobs.errors import (
     JobsError,
     NotAllowed,
     StaleTicket,
-    StoreAway,
+    StoreUnavailable,
     UnknownArtifact,
     UnknownJob,
 )
@@ -28,12 +28,12 @@ from jobs.store.database import IDLE_CONNECTIONS, Database
 from jobs.store.editing import Editing
 from jobs.store.following import Following, Head
 from jobs.store.keys import Admitted, Keys
-from jobs.store.metrics import Figuring
+from jobs.store.metrics import Metrics
 from jobs.store.reading import Page
-from jobs.store.recovery import Sweeping
+from jobs.store.recovery import Recovery
 from jobs.store.resources import Check, Registering, ResourcePage
-from jobs.store.submission import Asking
-from jobs.store.worker_commands import Claim, Working
+from jobs.store.submission import Submission
+from jobs.store.worker_commands import Claim, WorkerCommands
 
 __all__ = [
     "Admitted",
@@ -48,14 +48,14 @@ __all__ = [
     "ResourcePage",
     "StaleTicket",
     "Store",
-    "StoreAway",
+    "StoreUnavailable",
     "UnknownArtifact",
     "UnknownJob",
 ]
 
 
-class Store(Asking, Editing, Following, Working, Sweeping, Keys, Figuring, Registering):
-    """Jobs in a database. Threads and processes may share it; every verb may raise `StoreAway`.
+class Store(Submission, Editing, Following, WorkerCommands, Recovery, Keys, Metrics, Registering):
+    """Jobs in a database. Threads and processes may share it; every verb may raise `StoreUnavailable`.
 
     Args:
         url: `sqlite:///FILE` or `postgresql://...`.
@@ -104,7 +104,7 @@ class Store(Asking, Editing, Following, Working, Sweeping, Keys, Figuring, Regis
         """Find out whether the database answers and is as this release needs it.
 
         Raises:
-            StoreAway: it does not answer.
+            StoreUnavailable: it does not answer.
             WrongRevision: it was not upgraded, or a later release has upgraded it.
         """
         self.database.ping()
@@ -119,7 +119,7 @@ class Store(Asking, Editing, Following, Working, Sweeping, Keys, Figuring, Regis
 
         Raises:
             StoreRefuses: it takes none.
-            StoreAway: it does not answer.
+            StoreUnavailable: it does not answer.
         """
         if refusal := self.database.refusal(refused_seconds):
             raise refusal

@@ -24,10 +24,10 @@ from jobs.store.reading import Reading, read_job
 from jobs.store.resources import must_know
 from jobs.store.tables import jobs, uses, waits
 from jobs.store.tags import write_tags
-from jobs.store.transitions import RING_AGAIN_SECONDS, fail_waiting, is_job, move, write_event
+from jobs.store.transitions import NOTIFY_AGAIN_SECONDS, fail_waiting, is_job, move, write_event
 
 
-class Asking(Reading):
+class Submission(Reading):
     """The verbs of people."""
 
     def submit(
@@ -57,7 +57,7 @@ class Asking(Reading):
         """
         return self._queue(spec, resolved, idempotency_key, tenant, _digest(spec))
 
-    def submitted(
+    def find_by_idempotency_key(
         self, spec: AnySpec, idempotency_key: str | None, *, tenant: str = DEFAULT_TENANT
     ) -> Job | None:
         """The job that this key and spec of the tenant made earlier, None where there is none.
@@ -93,7 +93,7 @@ class Asking(Reading):
         digest = _digest_of_clone(job_id, changes)
         return self._queue(spec, resolved, idempotency_key, tenant, digest)[0]
 
-    def cloned(
+    def find_clone_by_idempotency_key(
         self,
         job_id: str,
         changes: dict[str, Any],
@@ -108,7 +108,7 @@ class Asking(Reading):
         """
         return self._earlier(idempotency_key, _digest_of_clone(job_id, changes), tenant)
 
-    def retried(
+    def find_retry_by_idempotency_key(
         self, job_id: str, idempotency_key: str | None, *, tenant: str = DEFAULT_TENANT
     ) -> Job | None:
         """The job that does this one again and was asked for with this key, None where there is none.
@@ -322,7 +322,7 @@ def _queuing() -> ReturningInsert[Any]:
         "reason": "",
         "created_at": now(),
         "queued_at": now(),
-        "ring_at": now() + RING_AGAIN_SECONDS,
+        "ring_at": now() + NOTIFY_AGAIN_SECONDS,
         "event_count": 1,
     }
     told = (jobs.c[name] for name in ("id", "number", "tenant", "tags", "attempt", "event_count"))

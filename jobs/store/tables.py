@@ -49,7 +49,7 @@ jobs = Table(
     Column("fruitless", Integer, nullable=False, default=0),
     Column("worker", Text),
     Column("lease_until", Double),
-    Column("ring_at", Double),  # when a queued job is next worth a ring
+    Column("ring_at", Double),  # when a queued job is next worth a notification
     Column("created_at", Double, nullable=False),
     Column("queued_at", Double, nullable=False),
     Column("started_at", Double),

@@ -17,8 +17,8 @@ from jobs.store.counters import tally
 from jobs.store.database import now, storable
 from jobs.store.tables import events, jobs, waits
 
-RING_AGAIN_SECONDS = 15.0
-"""A ring that nobody answered for so long may be lost."""
+NOTIFY_AGAIN_SECONDS = 15.0
+"""A notification that nobody answered for so long may be lost."""
 
 Condition = ColumnElement[bool]
 
@@ -79,7 +79,7 @@ def _arrival(to: State) -> dict[str, Any]:
         "needs_free": None,
     }
     if to is State.QUEUED:
-        values |= {"queued_at": now(), "ring_at": now() + RING_AGAIN_SECONDS}
+        values |= {"queued_at": now(), "ring_at": now() + NOTIFY_AGAIN_SECONDS}
     if to in END_STATES:
         values |= {"finished_at": now()}
     return values

@@ -42,7 +42,7 @@ class Claim(NamedTuple):
     """Whose it is."""
 
 
-class Working(Reading):
+class WorkerCommands(Reading):
     """The verbs of workers."""
 
     lease_seconds: float
@@ -52,7 +52,7 @@ class Working(Reading):
         """Take a queued job. Of many who try at once, one gets it.
 
         Args:
-            job_id: The job for which the doorbell rang.
+            job_id: The job that a worker was notified of.
             worker: Who asks; the same name after a restart may `release` what it held.
 
         Returns:
@@ -107,8 +107,8 @@ class Working(Reading):
         """Jobs of the same tenant that may run now that this one does not any more, where the tenant has a share.
 
         Returns:
-            Ids, of each queue as many as there is room for, first in line first: ring for them. Empty for a tenant
-            without a share: its jobs were never held back.
+            Ids, of each queue as many as there is room for, first in line first: notify workers of them. Empty for a
+            tenant without a share: its jobs were never held back.
         """
         with self.database.read() as connection:
             return next_in_share(connection, job_id, is_ready())
@@ -160,7 +160,7 @@ class Working(Reading):
         """End a job well.
 
         Returns:
-            Ids of the jobs that waited for it and are ready now: ring for them.
+            Ids of the jobs that waited for it and are ready now: notify workers of them.
 
         Raises:
             StaleTicket: the job is somebody else's, or has ended.
@@ -209,7 +209,8 @@ class Working(Reading):
                 this, and resume it.
 
         Returns:
-            Ids of jobs to ring for: this one, where the request to pause was taken back while its engine stopped.
+            Ids of jobs to notify workers of: this one, where the request to pause was taken back while its engine
+            stopped.
 
         Raises:
             StaleTicket: the job is somebody else's, or has ended.

@@ -12,7 +12,7 @@ from jobs.logs import carried
 T = TypeVar("T")
 
 
-def begin(act: Callable[[], T], *, name: str = "aside") -> Future[T]:
+def run_in_background(act: Callable[[], T], *, name: str = "aside") -> Future[T]:
     """Do something aside.
 
     A thread pool would wait for it at its end, and Python for the pool: this thread keeps nobody, not even a process

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
-from jobs.errors import GivenUp
+from jobs.errors import OperationCancelled
 
 T = TypeVar("T")
 
@@ -14,17 +14,17 @@ NEVER = threading.Event()
 """For work that is always done to its end: nobody sets it."""
 
 
-def until(given_up: threading.Event, source: Iterable[T]) -> Iterator[T]:
+def cancellable(cancelled: threading.Event, source: Iterable[T]) -> Iterator[T]:
     """What comes from a source, as long as it is wanted.
 
     Args:
-        given_up: Set by whoever wants no more of it.
+        cancelled: Set by whoever wants no more of it.
         source: Gives blocks, or other things between which it is safe to stop.
 
     Raises:
-        GivenUp: The event was set; seen before the next block is handed on.
+        OperationCancelled: The event was set; seen before the next block is handed on.
     """
     for each in source:
-        if given_up.is_set():
-            raise GivenUp
+        if cancelled.is_set():
+            raise OperationCancelled
         yield each

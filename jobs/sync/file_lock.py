@@ -15,7 +15,7 @@ from pathlib import Path
 
 from filelock import BaseFileLock, FileLock, Timeout, lock_descriptor
 
-from jobs.errors import GivenUp
+from jobs.errors import OperationCancelled
 from jobs.sync.cancellation import NEVER
 
 log = logging.getLogger(__name__)
@@ -26,7 +26,7 @@ _LOOKED_AT_SECONDS = 10.0
 
 
 @contextmanager
-def alone(path: Path, patience: float | None = None, given_up: threading.Event = NEVER) -> Iterator[None]:
+def alone(path: Path, patience: float | None = None, cancelled: threading.Event = NEVER) -> Iterator[None]:
     """Be the only thread and process that does this, of all that see the same disk.
 
     Where the disk knows no locks, or the file may not be written, nobody is kept out: callers must stay right then,
@@ -35,14 +35,14 @@ def alone(path: Path, patience: float | None = None, given_up: threading.Event =
     Args:
         path: The file of the lock; it is made, and stays.
         patience: Seconds to wait for others; None: as long as it takes.
-        given_up: Set to wait no longer.
+        cancelled: Set to wait no longer.
 
     Raises:
         TimeoutError: Others took longer.
-        GivenUp: Who waited gave up.
+        OperationCancelled: Who waited gave up.
     """
     lock = _lock_of(path)
-    _acquire(lock, patience, given_up)
+    _acquire(lock, patience, cancelled)
     try:
         yield
     finally:
@@ -78,13 +78,13 @@ def _lock_of(path: Path) -> BaseFileLock:
     return FileLock(path, poll_interval=_LOOK_SECONDS, thread_local=False, fallback_to_soft=False)
 
 
-def _acquire(lock: BaseFileLock, patience: float | None, given_up: threading.Event = NEVER) -> None:
+def _acquire(lock: BaseFileLock, patience: float | None, cancelled: threading.Event = NEVER) -> None:
     """Lock, or go on without a lock where none can be had."""
     try:
-        lock.acquire(-1 if patience is None else patience, cancel_check=given_up.is_set)
+        lock.acquire(-1 if patience is None else patience, cancel_check=cancelled.is_set)
     except Timeout:
-        if given_up.is_set():
-            raise GivenUp from None
+        if cancelled.is_set():
+            raise OperationCancelled from None
         raise
     except OSError as error:  # a disk that is full, read-only or knows no locks, or another user's file
         log.debug("no lock at %s: %s", lock.lock_file, error)

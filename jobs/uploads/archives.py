@@ -23,7 +23,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO, NamedTuple, Self
 
-from jobs.sync.cancellation import NEVER, until
+from jobs.sync.cancellation import NEVER, cancellable
 
 DEEPEST = 32
 """Folders inside each other."""
@@ -70,23 +70,23 @@ class _Member(NamedTuple):
     open: Callable[[], IO[bytes]]
 
 
-def unpack(archive: Path, folder: Path, limits: Limits, given_up: threading.Event = NEVER) -> None:
+def unpack(archive: Path, folder: Path, limits: Limits, cancelled: threading.Event = NEVER) -> None:
     """Unpack an archive into an empty folder, all of it or with an error.
 
     Args:
         archive: The file; what it is shows in its first bytes, not in its name.
         folder: Where to; what an error leaves there is of no use.
         limits: How much may be written.
-        given_up: Set to break off.
+        cancelled: Set to break off.
 
     Raises:
         BadArchive: it is damaged, dangerous or too large.
-        GivenUp: it was broken off.
+        OperationCancelled: it was broken off.
         OSError: the disk is full or failing, which says nothing of the archive.
     """
-    target = _Target(folder, limits, archive.stat().st_size, given_up)
+    target = _Target(folder, limits, archive.stat().st_size, cancelled)
     with archive.open("rb") as file, _worded(target):
-        for member in until(given_up, _members(file, limits)):
+        for member in cancellable(cancelled, _members(file, limits)):
             target.take(member)
         target.must_hold_something()
 
@@ -235,9 +235,9 @@ def _kind_in_tar(info: tarfile.TarInfo) -> str:
 class _Target:
     """The folder that is filled, and what has been put there."""
 
-    def __init__(self, folder: Path, limits: Limits, packed_bytes: int, given_up: threading.Event) -> None:
+    def __init__(self, folder: Path, limits: Limits, packed_bytes: int, cancelled: threading.Event) -> None:
         self.current = ""
-        self._given_up = given_up
+        self._cancelled = cancelled
         self._folder = folder
         self._limits = limits
         self._most_bytes = min(limits.total_bytes, max(FREE_OF_RATIO, limits.ratio * packed_bytes))
@@ -283,7 +283,7 @@ class _Target:
             raise BadArchive(f"{_shown(name)} and {_shown(earlier[0])} would be one and the same")
 
     def _copy(self, source: IO[bytes], file: IO[bytes], name: str) -> None:
-        for chunk in until(self._given_up, iter(partial(source.read, _CHUNK_BYTES), b"")):
+        for chunk in cancellable(self._cancelled, iter(partial(source.read, _CHUNK_BYTES), b"")):
             self._bytes += len(chunk)
             if self._bytes > self._most_bytes:
                 raise BadArchive(f"with {_shown(name)} it becomes larger than {self._largest()}")

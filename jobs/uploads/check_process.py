@@ -22,7 +22,7 @@ from gkd_core.data.examine import Examination, examine_layout, needed_to_keep
 from gkd_core.errors import DISK_AND_NETWORK, DataError, Problem
 from gkd_core.process.engine import die_with_parent
 from gkd_core.process.named_files import environment_of, open_named
-from jobs.paths.data_roots import PlaceError, Places, renamed
+from jobs.paths.data_roots import DataRootError, DataRoots, renamed
 from jobs.paths.fingerprint import of_data_set, of_file, size_of
 from jobs.resources import ResourceKind, ResourceState, Verdict
 from jobs.uploads.archives import BadArchive, Limits, top, unpack
@@ -78,14 +78,14 @@ def _look() -> None:
 
 def looked(submission: Submission) -> Looked:
     """What is in the data set or the file of weights that a submission names."""
-    places = Places(submission.roots, confined=submission.confined)
+    places = DataRoots(submission.roots, confined=submission.confined)
     try:
         if submission.data is not None:
             os.environ |= environment_of(places.roots) if places.confined else {}
             return Here().data(submission.data, places, submission.wanted)
         assert submission.weights is not None
         return Looked(card=Here().card(submission.weights))
-    except PlaceError as error:
+    except DataRootError as error:
         problem = Problem(loc=(), message=error.message, hint=error.hint)
     except MemoryError:
         message = f"to look into it takes more than {submission.memory_bytes / 2**30:.1f} GiB of memory"
@@ -122,7 +122,7 @@ def verdict(request: Request) -> Verdict:
     """What is to be said of a data set or a model."""
     try:
         return _dataset(request) if request.kind is ResourceKind.DATASET else _model(request)
-    except (BadArchive, BadModel, PlaceError) as error:
+    except (BadArchive, BadModel, DataRootError) as error:
         return _refused(str(error))
     except DataError as error:
         return _unusable(request, error)
@@ -144,7 +144,7 @@ def _refused(reason: str, report: dict[str, Any] | None = None) -> Verdict:
 def _dataset(request: Request) -> Verdict:
     data = _unpacked(request) if request.uploaded else request.data
     assert data is not None
-    places = Places([request.folder] if request.folder else request.roots)
+    places = DataRoots([request.folder] if request.folder else request.roots)
     needs = needed_to_keep(data)
     layout = recognise(data, needs=needs)
     for error in places.left_by(layout.config):

@@ -20,7 +20,7 @@ from gkd_core.data.folders import is_picture_name
 from gkd_core.detectors.model_card import ModelCard, header_bytes
 from gkd_core.errors import DataError, Problem
 from gkd_core.process.named_files import NotToBeRead
-from jobs.paths.data_roots import PlaceError, Places
+from jobs.paths.data_roots import DataRootError, DataRoots
 from jobs.uploads.limited_process import answer_in, broke_off, end_of, ended, started
 from jobs.uploads.model_files import BadModel, inspect
 
@@ -86,7 +86,7 @@ class Looked(BaseModel):
 class Here:
     """Looks into what a submission names in this process."""
 
-    def data(self, placed: DataConfig, places: Places, wanted: Wanted) -> Looked:
+    def data(self, placed: DataConfig, places: DataRoots, wanted: Wanted) -> Looked:
         """What is in a data set whose paths are absolute, and which must not leave these places."""
         try:
             with (
@@ -113,12 +113,12 @@ class Here:
         """The card in a file of weights whose header is large; None: it has none.
 
         Raises:
-            PlaceError: it is no file of weights.
+            DataRootError: it is no file of weights.
         """
         try:
             return inspect(weights).card
         except BadModel as error:
-            raise PlaceError(f"{weights}: {error}", "Copy or download it again.") from None
+            raise DataRootError(f"{weights}: {error}", "Copy or download it again.") from None
 
 
 HERE = Here()
@@ -133,7 +133,7 @@ class Apart(Here):
     seconds: float
     """How long it may take."""
 
-    def data(self, placed: DataConfig, places: Places, wanted: Wanted) -> Looked:
+    def data(self, placed: DataConfig, places: DataRoots, wanted: Wanted) -> Looked:
         """See `Here.data`."""
         if not is_large(placed):
             return super().data(placed, places, wanted)
@@ -141,12 +141,12 @@ class Apart(Here):
 
     def card(self, weights: Path) -> ModelCard | None:
         """See `Here.card`."""
-        looked = self._ask(self._submission(Places([weights.parent]), weights=weights))
+        looked = self._ask(self._submission(DataRoots([weights.parent]), weights=weights))
         for problem in looked.problems:
-            raise PlaceError(problem.message, problem.hint)
+            raise DataRootError(problem.message, problem.hint)
         return looked.card
 
-    def _submission(self, places: Places, **about: object) -> Submission:
+    def _submission(self, places: DataRoots, **about: object) -> Submission:
         limits = {"memory_bytes": self.memory_bytes, "seconds": max(1, int(self.seconds))}
         return Submission.model_validate(
             {"roots": places.roots, "confined": places.confined, **limits, **about}

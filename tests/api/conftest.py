@@ -20,7 +20,7 @@ from api.app import create_app
 from jobs.artifacts import open_artifacts
 from jobs.artifacts.base import Artifacts
 from jobs.job import Job, Ticket
-from jobs.queue import Doorbell, make_app
+from jobs.queue import JobQueue, make_app
 from jobs.settings import Settings
 from jobs.store.store import Store
 
@@ -109,7 +109,7 @@ def service_on_postgresql(server: Server, settings: Settings, postgres_url: str)
 
 def running(server: Server, settings: Settings, broker_url: str = "memory://") -> Iterator[Service]:
     store, artifacts = Store(settings.database_url), open_artifacts(settings.artifacts_url)
-    server.app = app = create_app(store, artifacts, Doorbell(make_app(broker_url)), settings)
+    server.app = app = create_app(store, artifacts, JobQueue(make_app(broker_url)), settings)
     with httpx.Client(base_url=server.url, timeout=40) as http:
         yield Service(http, store, artifacts, settings, app)
     store.close()

@@ -144,7 +144,7 @@ def test_while_published_files_cannot_be_reached_that_is_said(service, url: str,
     for answer in (service.http.get(f"{url}/{NAME}"), service.http.head(f"{url}/{NAME}")):
         assert (answer.status_code, answer.headers["Retry-After"]) == (503, "5")
     ready = service.http.get("/readyz")
-    assert (ready.status_code, ready.json()["parts"]["artifacts"]) == (503, "not ready: ArtifactsAway")
+    assert (ready.status_code, ready.json()["parts"]["artifacts"]) == (503, "not ready: ArtifactsUnavailable")
     assert [listed["name"] for listed in service.http.get(url).json()] == [NAME]
     s3.start()
     assert service.http.get(f"{url}/{NAME}").content == CONTENT

@@ -14,9 +14,9 @@ from api import auth
 from api.app import create_app
 from jobs.artifacts import open_artifacts
 from jobs.keys import Scope
-from jobs.queue import Doorbell, make_app
+from jobs.queue import JobQueue, make_app
 from jobs.settings import Settings
-from jobs.store.store import Store, StoreAway
+from jobs.store.store import Store, StoreUnavailable
 
 ADMIN_KEY = "an-admin-key-of-at-least-32-characters"
 
@@ -188,7 +188,7 @@ def test_the_key_of_the_environment_allows_everything(server, settings: Settings
     )
     store = Store(settings.database_url)
     server.app = create_app(
-        store, open_artifacts(settings.artifacts_url), Doorbell(make_app("memory://")), guarded
+        store, open_artifacts(settings.artifacts_url), JobQueue(make_app("memory://")), guarded
     )
     with httpx.Client(base_url=server.url) as http:
         assert http.get("/jobs").status_code == 401
@@ -205,7 +205,7 @@ def test_without_keys_nobody_comes_in_where_other_machines_listen(server, settin
     store = Store(settings.database_url)
     elsewhere = settings.model_copy(update={"host": host})
     server.app = create_app(
-        store, open_artifacts(settings.artifacts_url), Doorbell(make_app("memory://")), elsewhere
+        store, open_artifacts(settings.artifacts_url), JobQueue(make_app("memory://")), elsewhere
     )
     with httpx.Client(base_url=server.url) as http:
         assert http.get("/jobs").status_code == 401
@@ -215,7 +215,7 @@ def test_without_keys_nobody_comes_in_where_other_machines_listen(server, settin
 @pytest.mark.parametrize(("address", "status"), [("192.0.2.1", 401), ("127.0.0.1", 200)])
 def test_without_keys_nobody_comes_in_by_another_address(settings: Settings, address: str, status: int):
     store = Store(settings.database_url)
-    app = create_app(store, open_artifacts(settings.artifacts_url), Doorbell(make_app("memory://")), settings)
+    app = create_app(store, open_artifacts(settings.artifacts_url), JobQueue(make_app("memory://")), settings)
 
     async def ask() -> int:
         transport = httpx.ASGITransport(app)
@@ -230,7 +230,7 @@ def test_while_the_database_is_away_nobody_is_let_in_and_all_are_asked_to_come_b
     service, memory: None, monkeypatch: pytest.MonkeyPatch
 ):
     def away(*_: object) -> None:
-        raise StoreAway(OSError("no route to db.internal"))
+        raise StoreUnavailable(OSError("no route to db.internal"))
 
     monkeypatch.setattr(service.store, "has_keys", away)
     monkeypatch.setattr(service.store, "admit", away)

@@ -16,7 +16,7 @@ from gkd_core.errors import Failure, FailureClass
 from gkd_core.events import Checkpoint
 from jobs.artifacts import open_artifacts
 from jobs.job import Artifact
-from jobs.queue import Doorbell, make_app
+from jobs.queue import JobQueue, make_app
 from jobs.resources import NewResource, ResourceKind
 from jobs.settings import Settings
 from jobs.store.store import Store
@@ -31,7 +31,7 @@ _ANSWERED_OTHERWISE = {"GET /jobs/{job_id}/report": {"404"}}
 def description() -> dict[str, Any]:
     settings = Settings()
     with closing(Store("sqlite://")) as store:
-        app = create_app(store, open_artifacts(settings.home), Doorbell(make_app("memory://")), settings)
+        app = create_app(store, open_artifacts(settings.home), JobQueue(make_app("memory://")), settings)
         return app.openapi()
 
 

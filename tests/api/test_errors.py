@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from jobs import errors
-from jobs.errors import StoreAway
+from jobs.errors import StoreUnavailable
 
 Spec = dict[str, Any]
 
@@ -249,7 +249,7 @@ def test_a_defect_shows_its_request_id_and_no_traceback(service, monkeypatch: py
 
 def test_a_database_that_is_away_is_a_503_that_asks_to_come_back(service, monkeypatch: pytest.MonkeyPatch):
     def away(job_id: str, **_: object) -> None:
-        raise StoreAway(OSError("connection refused to db.internal"))
+        raise StoreUnavailable(OSError("connection refused to db.internal"))
 
     monkeypatch.setattr(service.store, "get", away)
     answer = service.http.get("/jobs/x")

@@ -42,9 +42,9 @@ def test_a_part_that_hangs_holds_one_who_asks_and_no_more(service, monkeypatch: 
         asked.set()
         goes_on.wait(30)
 
-    lookout = service.app.state.lookout
-    monkeypatch.setitem(lookout._checks, "artifacts", hang)
-    first = threading.Thread(target=lookout.look)
+    readiness = service.app.state.readiness
+    monkeypatch.setitem(readiness._checks, "artifacts", hang)
+    first = threading.Thread(target=readiness.check)
     first.start()
     try:
         assert asked.wait(30)

@@ -1,4 +1,4 @@
-"""Asking for jobs over HTTP, against a real store."""
+"""Submission for jobs over HTTP, against a real store."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ from jobs.artifacts import open_artifacts
 from jobs.artifacts.base import Artifacts
 from jobs.job import Artifact, Job, State
 from jobs.keys import Scope
-from jobs.queue import Doorbell, make_app
+from jobs.queue import JobQueue, make_app
 from jobs.resources import NewResource, ResourceKind
 from jobs.settings import Settings
 from jobs.store.store import Store
@@ -80,9 +80,9 @@ class World:
         return self._store.add_resource(new, tenant=self._tenant)[0].id
 
     def _job_in(self, state: State) -> Job:
-        from jobs.specs import spec_errors as mistakes
+        from jobs.specs import spec_errors
 
-        spec = mistakes.read_spec(SPEC)
+        spec = spec_errors.read_spec(SPEC)
         resolved = self._spec.resolve(spec, self._tenant)
         job, _ = self._store.submit(spec, resolved, tenant=self._tenant)
         if state is not State.QUEUED:
@@ -241,7 +241,7 @@ def test_no_request_breaks_what_the_description_promises(
     store: Store, settings: Settings, tenant: str, scopes: set[Scope]
 ):
     artifacts = open_artifacts(settings.artifacts_url)
-    app = create_app(store, artifacts, Doorbell(make_app("memory://")), settings)
+    app = create_app(store, artifacts, JobQueue(make_app("memory://")), settings)
     world = World(app, store, artifacts, tenant)
     _, secret = store.create_key(tenant, "fuzz", scopes)
     heard = Heard()

@@ -13,7 +13,7 @@ import pytest
 from api.app import create_app
 from api.reference import POLICY, page
 from jobs.artifacts import open_artifacts
-from jobs.queue import Doorbell, make_app
+from jobs.queue import JobQueue, make_app
 from jobs.settings import Settings
 from jobs.store.store import Store
 
@@ -42,7 +42,7 @@ def described(text: str) -> dict[str, Any]:
 def description() -> dict[str, Any]:
     settings = Settings()
     with closing(Store("sqlite://")) as store:
-        parts = store, open_artifacts(settings.home), Doorbell(make_app("memory://")), settings
+        parts = store, open_artifacts(settings.home), JobQueue(make_app("memory://")), settings
         return create_app(*parts).openapi()
 
 

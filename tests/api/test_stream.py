@@ -15,7 +15,7 @@ import pytest
 from gkd_core.config import DataConfig, TrainRun
 from gkd_core.events import Progress
 from gkd_core.events import Warning as Remark
-from jobs.errors import StoreAway
+from jobs.errors import StoreUnavailable
 from jobs.specs.spec import Resolved, job_spec
 
 
@@ -229,7 +229,7 @@ def test_a_stream_outlasts_a_database_that_is_away(service, monkeypatch):
 
         def faulty(*given, _real=real, **named):
             if away.is_set():
-                raise StoreAway(OSError("gone"))
+                raise StoreUnavailable(OSError("gone"))
             return _real(*given, **named)
 
         monkeypatch.setattr(service.store, verb, faulty)

@@ -84,7 +84,7 @@ def test_api_and_worker_as_processes_of_their_own(
         "GKD_PORT": str(port),
         "GKD_DATABASE_URL": postgres_url,
         "GKD_BROKER_URL": redis_url,
-        "GKD_SWEEP_SECONDS": "60",  # the ring has to do it
+        "GKD_SWEEP_SECONDS": "60",  # the notification has to do it
     }
     with start("api", cwd=tmp_path, env=env) as api, start("worker", cwd=tmp_path, env=env) as worker:
         api.wait_for("answers at")

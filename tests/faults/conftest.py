@@ -22,7 +22,7 @@ import redis
 from gkd_core.config import TrainRun
 from jobs.artifacts import open_artifacts
 from jobs.job import Job, State
-from jobs.queue import Doorbell, make_app
+from jobs.queue import JobQueue, make_app
 from jobs.settings import Settings
 from jobs.specs.spec import Resolved, job_spec
 from jobs.store.store import Store
@@ -143,8 +143,8 @@ class Service:
         return job.id
 
     def runner(self, name: str = "one", store: Store | None = None) -> Runner:
-        doorbell = Doorbell(make_app("memory://"))
-        return Runner(store or self.store, self.artifacts, doorbell, self.settings, name)
+        job_queue = JobQueue(make_app("memory://"))
+        return Runner(store or self.store, self.artifacts, job_queue, self.settings, name)
 
     @contextmanager
     def running(self, job_id: str, runner: Runner | None = None) -> Iterator[Runner]:

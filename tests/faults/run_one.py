@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from jobs.artifacts import open_artifacts
-from jobs.queue import Doorbell, make_app
+from jobs.queue import JobQueue, make_app
 from jobs.settings import Settings
 from jobs.store.store import Store
 from worker.runner import Runner
@@ -15,6 +15,6 @@ if __name__ == "__main__":
     settings = Settings()
     store = Store(settings.database_url, lease_seconds=settings.lease_seconds)
     runner = Runner(
-        store, open_artifacts(settings.artifacts_url), Doorbell(make_app("memory://")), settings, name
+        store, open_artifacts(settings.artifacts_url), JobQueue(make_app("memory://")), settings, name
     )
     runner.run(job_id)

@@ -12,7 +12,7 @@ import pytest
 
 from jobs.job import State
 from jobs.resources import Layout, NewResource, ResourceKind
-from jobs.sync.cancellation import until
+from jobs.sync.cancellation import cancellable
 from jobs.uploads import archives
 
 from .conftest import Service, no_engine_runs, wait_until
@@ -53,13 +53,13 @@ def unpacking(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
     """Set once an archive is being unpacked, which takes a minute from now on."""
     begun = threading.Event()
 
-    def slowly(given_up: threading.Event, source: Iterable[Any]) -> Iterator[Any]:
-        for each in until(given_up, source):
+    def slowly(cancelled: threading.Event, source: Iterable[Any]) -> Iterator[Any]:
+        for each in cancellable(cancelled, source):
             begun.set()
-            given_up.wait(0.1)
+            cancelled.wait(0.1)
             yield each
 
-    monkeypatch.setattr(archives, "until", slowly)
+    monkeypatch.setattr(archives, "cancellable", slowly)
     return begun
 
 
@@ -71,7 +71,7 @@ def test_who_wants_a_job_to_stop_does_not_wait_until_its_data_is_unpacked(servic
         ASK[wanted](service, job_id, runner)
         wait_until(lambda: service.outcomes(job_id) == [ENDS[wanted][1]])
     assert service.job(job_id).state is ENDS[wanted][0]
-    assert [path for path in runner.shelf.root.iterdir() if path.is_dir()] == [], (
+    assert [path for path in runner.dataset_cache.root.iterdir() if path.is_dir()] == [], (
         "half of a data set is of no use"
     )
     assert not (service.settings.runs / job_id / "log.txt").exists(), "no engine was begun"
@@ -83,7 +83,7 @@ def test_a_job_that_was_paused_while_its_data_was_unpacked_goes_on_later(
     with service.begun(job_id, service.runner()):
         assert unpacking.wait(40)
         service.store.pause_requested(job_id)
-    monkeypatch.setattr(archives, "until", until)
+    monkeypatch.setattr(archives, "cancellable", cancellable)
     service.store.resume(job_id)
     service.runner().run(job_id)
     assert service.outcomes(job_id) == ["paused", "succeeded"]
@@ -112,8 +112,8 @@ def test_a_request_to_pause_that_is_taken_back_meanwhile_is_no_failure(service, 
     """What was being done does not hear of it in time, so there is time to change one's mind."""
     stopping, hangs = threading.Event(), threading.Event()
 
-    def hang(sha256: str, folder: Path, given_up: threading.Event) -> None:
-        given_up.wait(60)
+    def hang(sha256: str, folder: Path, cancelled: threading.Event) -> None:
+        cancelled.wait(60)
         stopping.set()
         hangs.wait(60)
 

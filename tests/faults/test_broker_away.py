@@ -15,7 +15,7 @@ import pytest
 import redis
 
 from jobs.job import State
-from jobs.queue import Doorbell, make_app
+from jobs.queue import JobQueue, make_app
 from jobs.settings import Settings
 from worker.tasks import WorkerThread
 
@@ -59,13 +59,13 @@ def test_a_broker_that_hangs_keeps_no_submission_and_no_validation(api, broker):
     assert len(api.jobs()) == 17
 
 
-def test_nobody_waits_for_a_ring_longer_than_its_limit(api, monkeypatch):
-    rung = threading.Event()
-    monkeypatch.setattr(Doorbell, "ring", lambda *_: rung.wait(2 * FOREVER_SECONDS))
+def test_nobody_waits_for_a_notification_longer_than_its_limit(api, monkeypatch):
+    notified = threading.Event()
+    monkeypatch.setattr(JobQueue, "notify", lambda *_: notified.wait(2 * FOREVER_SECONDS))
     try:
         assert ask(api, "/jobs") == 201
     finally:
-        rung.set()
+        notified.set()
 
 
 def test_readiness_names_a_broker_that_hangs_and_is_quick_about_it(api, broker):
@@ -79,10 +79,10 @@ def test_readiness_names_a_broker_that_hangs_and_is_quick_about_it(api, broker):
     broker.thaw()
     wait_until(lambda: api.http.get("/readyz").status_code == 200)
     api.submit(SPEC)
-    assert rings(broker) == 1
+    assert messages(broker) == 1
 
 
-def rings(broker: RedisProcess) -> int:
+def messages(broker: RedisProcess) -> int:
     """Rings that wait for a worker."""
     with closing(redis.Redis(port=broker.port)) as client:
         lists = [key for key in client.scan_iter() if client.type(key) == b"list"]
@@ -111,16 +111,18 @@ def patient(service: Service) -> Settings:
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-def test_jobs_run_on_while_the_broker_hangs_and_lost_rings_are_made_good(service, plan, broker, monkeypatch):
-    monkeypatch.setattr("jobs.store.submission.RING_AGAIN_SECONDS", 0.5)
+def test_jobs_run_on_while_the_broker_hangs_and_lost_notifications_are_made_good(
+    service, plan, broker, monkeypatch
+):
+    monkeypatch.setattr("jobs.store.submission.NOTIFY_AGAIN_SECONDS", 0.5)
     plan(epochs=24, seconds=0.3)
     with closing(make_app(broker.url)) as app, WorkerThread(patient(service), app) as worker:
         running = service.submit()
-        Doorbell(app).ring(service.job(running))
+        JobQueue(app).notify(service.job(running))
         wait_until(lambda: service.job(running).progress)
         broker.freeze()
         later = service.submit()
-        assert not Doorbell(app).ring(service.job(later))
+        assert not JobQueue(app).notify(service.job(later))
         wait_until(lambda: service.job(running).state is State.SUCCEEDED)  # longer than a lease
         assert service.outcomes(running) == ["succeeded"]
         assert worker.is_listening()
@@ -186,13 +188,13 @@ def trouble(request: pytest.FixtureRequest) -> Any:
 class TestABrokerThatAnswersWithErrors:
     def test_a_worker_waits_says_so_and_goes_on(self, service, plan, broker, trouble, caplog, monkeypatch):
         begin, end, _ = trouble
-        monkeypatch.setattr("jobs.store.submission.RING_AGAIN_SECONDS", 0.5)
+        monkeypatch.setattr("jobs.store.submission.NOTIFY_AGAIN_SECONDS", 0.5)
         plan(epochs=8, seconds=0.2)
         with closing(make_app(broker.url)) as app, WorkerThread(patient(service), app) as worker:
             running = service.submit()
-            Doorbell(app).ring(service.job(running))
+            JobQueue(app).notify(service.job(running))
             wait_until(lambda: service.job(running).progress)
-            Doorbell(app).ring(service.job(service.submit()))  # waits in the queue when the trouble begins
+            JobQueue(app).notify(service.job(service.submit()))  # waits in the queue when the trouble begins
             begin(broker)
             waiting = service.submit()
             wait_until(lambda: service.job(running).state is State.SUCCEEDED)
@@ -221,12 +223,12 @@ def test_meanwhile_jobs_are_taken_in_and_readiness_says_what_is_wrong(api, broke
     begin(broker)
     with caplog.at_level(logging.WARNING):
         assert api.submit(SPEC)["state"] == "queued"
-    assert "could not ring for job" in caplog.text
+    assert "could not notify workers of job" in caplog.text
     answer = api.http.get("/readyz")
     assert answer.status_code == 503
     assert answer.json()["parts"]["broker"].startswith("not ready")
     end(broker)
     wait_until(lambda: api.http.get("/readyz").status_code == 200)
-    assert rings(broker) == 0
+    assert messages(broker) == 0
     api.submit(SPEC)
-    assert rings(broker) == 1
+    assert messages(broker) == 1

@@ -173,12 +173,14 @@ def test_a_job_that_ends_while_the_database_is_away_is_reported_when_it_is_back(
     assert service.job(job_id).state is State.SUCCEEDED
 
 
-def test_a_ring_that_comes_while_the_database_is_away_is_no_error(service, plan, proxy, distant, caplog):
+def test_a_notification_that_comes_while_the_database_is_away_is_no_error(
+    service, plan, proxy, distant, caplog
+):
     plan(epochs=1)
     job_id = service.submit()
     proxy.cut()
     distant.run(job_id)
-    assert "a sweep will ring again" in caplog.text
+    assert "a sweep will notify them again" in caplog.text
     proxy.mend()
     distant.run(job_id)
     assert service.job(job_id).state is State.SUCCEEDED

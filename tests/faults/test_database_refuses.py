@@ -169,11 +169,11 @@ def test_a_run_outlives_a_database_that_refuses_for_a_while(service, plan, refus
 
 
 @pytest.mark.parametrize("refusal", [("sqlite", read_only_sqlite), ("postgresql", read_only_postgresql)])
-def test_a_ring_that_comes_meanwhile_is_no_error(service, plan, refusal, caplog):
+def test_a_notification_that_comes_meanwhile_is_no_error(service, plan, refusal, caplog):
     plan(epochs=1)
     job_id = service.submit()
     with refusal[1](service.store):
         service.runner().run(job_id)
-    assert "a sweep will ring again" in caplog.text
+    assert "a sweep will notify them again" in caplog.text
     service.runner().run(job_id)
     assert service.outcomes(job_id) == ["succeeded"]

@@ -27,7 +27,7 @@ def free(monkeypatch):
 
 
 @pytest.fixture(autouse=True)
-def _do_not_keep_rings(monkeypatch):
+def _do_not_keep_notifications(monkeypatch):
     monkeypatch.setattr("worker.runner._NO_ROOM_SECONDS", 0.01)
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from gkd_core.config import TrainRun
 from jobs.job import State
-from jobs.queue import Doorbell, make_app
+from jobs.queue import JobQueue, make_app
 from jobs.specs.spec import Resolved, job_spec
 from worker.runner import Runner
 
@@ -25,8 +25,8 @@ def test_an_engine_sees_as_many_gpus_as_its_job_asked_for(service, plan, monkeyp
     spec = job_spec.validate_python({"kind": "train", "data": "/data", "resources": {"gpus": gpus}})
     config = TrainRun.model_validate({"kind": "train", "data": "/data", "device": "cuda" if gpus else "cpu"})
     job, _ = service.store.submit(spec, Resolved(config=config))
-    doorbell = Doorbell(make_app("memory://"))
+    job_queue = JobQueue(make_app("memory://"))
     gpus_here = ("2", "GPU-5a", "7")
-    Runner(service.store, service.artifacts, doorbell, service.settings, "one", gpus_here).run(job.id)
+    Runner(service.store, service.artifacts, job_queue, service.settings, "one", gpus_here).run(job.id)
     assert service.job(job.id).state is State.SUCCEEDED
     assert service.log(job.id).strip() == seen

@@ -126,27 +126,27 @@ def test_without_a_place_to_publish_nothing_is_begun_and_the_job_says_why(servic
     assert service.outcomes(job_id) == ["succeeded"]
 
 
-def test_while_nothing_can_be_published_a_worker_holds_one_job_back_and_hears_no_other_ring(
+def test_while_nothing_can_be_published_a_worker_holds_one_job_back_and_hears_no_other_notification(
     service, plan, s3, monkeypatch
 ):
     monkeypatch.setattr("worker.runner._NO_ROOM_SECONDS", 0.01)
     plan(epochs=1)
     first, second = service.submit(), service.submit()
-    runner, looks, writes, rings = service.runner(), [], [], []
-    ping, hold_back, ring = runner.artifacts.ping, service.store.hold_back, runner.ring
+    runner, looks, writes, notifications = service.runner(), [], [], []
+    ping, hold_back, notify = runner.artifacts.ping, service.store.hold_back, runner.notify
 
     def note(calls: list[Any], act: Any) -> Any:
         return lambda *about, **more: (calls.append(about), act(*about, **more))[1]
 
     monkeypatch.setattr(runner.artifacts, "ping", note(looks, ping))
     monkeypatch.setattr(service.store, "hold_back", note(writes, hold_back))
-    monkeypatch.setattr(runner, "ring", note(rings, ring))
+    monkeypatch.setattr(runner, "notify", note(notifications, notify))
     s3.empty(bucket=False)
     with service.begun(first, runner) as thread:
         wait_until(lambda: len(looks) > 10)
-        assert thread.is_alive(), "the ring for the second job waits in the queue"
+        assert thread.is_alive(), "the notification for the second job waits in the queue"
         assert [writes[0][0], len(writes)] == [first, 1]
-        assert rings == [([first],)], "another worker may be better off"
+        assert notifications == [([first],)], "another worker may be better off"
         s3.empty()
     for job_id in (second, first):
         runner.run(job_id)

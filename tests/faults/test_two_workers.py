@@ -13,7 +13,7 @@ import pytest
 
 from jobs.job import State
 from jobs.presence import WorkerState
-from jobs.queue import Doorbell, make_app
+from jobs.queue import JobQueue, make_app
 
 from .conftest import ROOT, wait_until
 
@@ -38,13 +38,13 @@ def a_worker(service, redis_url, **settings):
 
 
 @pytest.fixture
-def ring(service, redis_url):
+def notify(service, redis_url):
     with closing(make_app(redis_url)) as app:
-        yield lambda job_id: Doorbell(app).ring(service.job(job_id))
+        yield lambda job_id: JobQueue(app).notify(service.job(job_id))
 
 
 def test_a_job_longer_than_the_brokers_patience_runs_once_and_short_ones_do_not_wait_for_it(
-    service, plan, redis_url, ring
+    service, plan, redis_url, notify
 ):
     plan(as_asked=True, seconds=0.1)
     long = service.submit(epochs=int(LONG_SECONDS / 0.1))
@@ -52,11 +52,11 @@ def test_a_job_longer_than_the_brokers_patience_runs_once_and_short_ones_do_not_
         for _ in range(2):
             stack.enter_context(a_worker(service, redis_url))
         wait_until(lambda: len(service.store.workers()) == 2, 60)
-        ring(long)
+        notify(long)
         wait_until(lambda: service.job(long).progress, 30)
         for _ in range(3):
             short = service.submit(epochs=1)
-            ring(short)
+            notify(short)
             wait_until(lambda short=short: service.job(short).state is State.SUCCEEDED, 30)
             assert service.job(long).state is State.RUNNING
         wait_until(lambda: service.job(long).state is not State.RUNNING, 120)
@@ -67,7 +67,7 @@ def test_a_job_longer_than_the_brokers_patience_runs_once_and_short_ones_do_not_
 
 
 def test_a_worker_that_is_asked_to_end_gives_its_job_to_the_other_within_the_grace_time(
-    service, plan, redis_url, ring
+    service, plan, redis_url, notify
 ):
     plan(as_asked=True, seconds=0.1)
     job_id = service.submit(epochs=600)

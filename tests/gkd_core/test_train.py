@@ -27,7 +27,7 @@ from gkd_core.process.engine import StopRequest, serve_run
 from gkd_core.run_dir import FAILED, RunDir
 from gkd_core.runs.session import Session
 from gkd_core.train import train
-from gkd_core.training.progress_meter import Clock
+from gkd_core.training.progress_meter import ProgressMeter
 
 Make = Callable[..., TrainRun | DistillRun]
 
@@ -635,7 +635,7 @@ def test_what_is_left_of_a_distillation_counts_each_training_by_its_own_pace(
 ) -> None:
     """A step of the student takes 10 s, one of the control, which has no teacher, 4."""
 
-    class Paced(Clock):
+    class Paced(ProgressMeter):
         def __init__(self) -> None:
             self.seconds = 0.0
             super().__init__(lambda: self.seconds)
@@ -644,7 +644,7 @@ def test_what_is_left_of_a_distillation_counts_each_training_by_its_own_pace(
             self.seconds += 10.0 if "distill_global" in losses else 4.0
             super().count(losses, images)
 
-    monkeypatch.setattr("gkd_core.runs.session.Clock", Paced)
+    monkeypatch.setattr("gkd_core.runs.session.ProgressMeter", Paced)
     told = of_kind(list(train(distill(epochs=2), tmp_path)), "progress")
     saved = {(event.run, event.epoch): event for event in told if event.saved and event.step}
     steps = saved["control", 2].steps

@@ -1,4 +1,4 @@
-"""The doorbell over a real Redis and in memory, and with nobody there."""
+"""The job queue over a real Redis and in memory, and with nobody there."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from kombu.simple import SimpleQueue
 
 from jobs.job import QUEUES, queue_for, queues_heard
-from jobs.queue import TASK, Doorbell, make_app
+from jobs.queue import TASK, JobQueue, make_app
 from jobs.store.store import Store
 
 NOBODY = "redis://127.0.0.1:1/0"
@@ -75,25 +75,25 @@ def test_a_worker_hears_what_it_can_run(gpus: int, queues: list[str]) -> None:
     assert queues_heard(gpus) == queues
 
 
-def test_a_job_of_three_gpus_is_rung_for_in_the_queue_of_four(app: Any, ask: Any) -> None:
+def test_a_job_of_three_gpus_is_notified_of_in_the_queue_of_four(app: Any, ask: Any) -> None:
     job = ask.submit(resources={"gpus": 3})
-    Doorbell(app).ring(job)
+    JobQueue(app).notify(job)
     (message,) = heard(app, "gpu4")
     assert message.payload[0] == [job.id]
 
 
-def test_a_ring_carries_a_job_id_and_nothing_else(app: Any, ask: Any) -> None:
+def test_a_notification_carries_a_job_id_and_nothing_else(app: Any, ask: Any) -> None:
     job = ask.submit()
-    assert Doorbell(app).ring(job) is True
+    assert JobQueue(app).notify(job) is True
     (message,) = heard(app, "cpu")
     arguments, keywords, _ = message.payload
     assert (message.headers["task"], arguments, keywords) == (TASK, [job.id], {})
     assert "cells" not in json.dumps(message.payload)
 
 
-def test_a_job_rings_where_its_kind_of_worker_listens(app: Any, ask: Any) -> None:
+def test_a_job_notifications_where_its_kind_of_worker_listens(app: Any, ask: Any) -> None:
     job = ask.submit(resources={"gpus": 1})
-    Doorbell(app).ring(job)
+    JobQueue(app).notify(job)
     assert heard(app, "cpu") == []
     assert len(heard(app, "gpu")) == 1
 
@@ -101,7 +101,7 @@ def test_a_job_rings_where_its_kind_of_worker_listens(app: Any, ask: Any) -> Non
 def test_urgent_jobs_are_heard_first(app: Any, ask: Any) -> None:
     jobs = [ask.submit(priority=priority) for priority in (0, 5, 9, 5)]
     for job in jobs:
-        Doorbell(app).ring(job)
+        JobQueue(app).notify(job)
     order = [message.payload[0][0] for message in heard(app, "cpu")]
     assert order == [jobs[2].id, jobs[1].id, jobs[3].id, jobs[0].id]
 
@@ -112,18 +112,18 @@ def test_a_broker_that_is_away_costs_a_moment_and_a_line_in_the_log(
     job = ask.submit()
     started = time.monotonic()
     with closing(make_app(NOBODY)) as app, caplog.at_level(logging.WARNING):
-        assert Doorbell(app).ring(job) is False
+        assert JobQueue(app).notify(job) is False
     assert time.monotonic() - started < 3
-    assert f"could not ring for job {job.id}" in caplog.text
+    assert f"could not notify workers of job {job.id}" in caplog.text
 
 
 def test_a_ping_tells_whether_the_broker_answers(app: Any) -> None:
-    Doorbell(app).ping()
+    JobQueue(app).ping()
     with (
         closing(make_app(NOBODY)) as nobody,
         pytest.raises(ConnectionError, match="the broker does not answer"),
     ):
-        Doorbell(nobody).ping()
+        JobQueue(nobody).ping()
 
 
 def test_workers_take_one_message_at_a_time_and_keep_no_results(app: Any, broker_url: str) -> None:

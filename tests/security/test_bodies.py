@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from api import border
+from api import request_guard
 from gkd_core.errors import SpecError
 from jobs.specs.spec_errors import MOST, read_spec
 
@@ -49,7 +49,7 @@ def test_no_depth_of_nesting_takes_time_or_breaks_a_route(service, route: str, o
 @pytest.mark.parametrize("chunked", [False, True])
 def test_a_body_over_the_limit_is_refused_on_every_route(service, route: str, chunked: bool):
     method, path = route.split()
-    body: Any = b" " * (border.BODY_LIMIT + 1)
+    body: Any = b" " * (request_guard.BODY_LIMIT + 1)
     if chunked:
         body = iter([body[:500_000], body[500_000:]])
     answer = service.http.request(method, path, content=body, headers={"Content-Type": "application/json"})
@@ -74,7 +74,7 @@ def test_half_a_million_mistakes_take_no_time_and_no_long_answer(service, send, 
     with within(6):
         answer = send("/jobs", train_spec | MANY[what])
     assert answer.status_code in (413, 422), answer.text[:300]
-    assert len(answer.content) < 5 * border.BODY_LIMIT
+    assert len(answer.content) < 5 * request_guard.BODY_LIMIT
     assert len(answer.json()["errors"]) <= MOST + 1
 
 
@@ -178,7 +178,7 @@ def test_a_packed_body_is_not_unpacked(service, encoding: str):
 
 @pytest.mark.parametrize("length", ["Content-Length: 1000", "Transfer-Encoding: chunked"])
 def test_a_body_that_does_not_come_is_given_up(service, monkeypatch: pytest.MonkeyPatch, length: str):
-    monkeypatch.setattr(border, "BODY_SECONDS", 0.3)
+    monkeypatch.setattr(request_guard, "BODY_SECONDS", 0.3)
     url = service.http.base_url
     head = f"POST /jobs HTTP/1.1\r\nHost: {url.host}\r\nContent-Type: application/json\r\n{length}\r\n\r\n"
     with socket.create_connection((url.host, url.port), timeout=30) as connection:
@@ -190,7 +190,7 @@ def test_a_body_that_does_not_come_is_given_up(service, monkeypatch: pytest.Monk
 
 
 def test_a_body_that_drips_is_given_up_too(service, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(border, "BODY_SECONDS", 0.5)
+    monkeypatch.setattr(request_guard, "BODY_SECONDS", 0.5)
     url = service.http.base_url
     head = f"POST /jobs HTTP/1.1\r\nHost: {url.host}\r\nContent-Type: application/json\r\nContent-Length: 9999\r\n\r\n"
     with socket.create_connection((url.host, url.port), timeout=30) as connection:

@@ -1,6 +1,6 @@
 """A page of another site, open in a browser on this machine: it may neither change nor read anything.
 
-`Sec-Fetch-Site` and foreign names of the host are in tests/api/test_border.py.
+`Sec-Fetch-Site` and foreign names of the host are in tests/api/test_request_guard.py.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from gkd_core.events import Warning
 from gkd_core.run_dir import RunDir
 from jobs.job import Job
 from jobs.paths.fingerprint import of_annotations
-from jobs.queue import Doorbell, make_app
+from jobs.queue import JobQueue, make_app
 from worker.runner import Runner
 
 FAKE_ENGINE = Path(__file__).parents[1] / "worker" / "fake_engine.py"
@@ -29,7 +29,7 @@ def run(service, monkeypatch: pytest.MonkeyPatch) -> Run:
     """Carries a job out with an engine that trains nothing, but saves what it has done."""
     monkeypatch.setenv("GKD_ENGINE", f"{sys.executable} {FAKE_ENGINE}")
     settings = service.settings.model_copy(update={"free_bytes": 0})
-    runner = Runner(service.store, service.artifacts, Doorbell(make_app("memory://")), settings, "one")
+    runner = Runner(service.store, service.artifacts, JobQueue(make_app("memory://")), settings, "one")
 
     def carry_out(job_id: str, **plan: object) -> Job:
         monkeypatch.setenv("FAKE_ENGINE", json.dumps(plan))

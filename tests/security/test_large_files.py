@@ -15,7 +15,7 @@ import pytest
 from gkd_core.config import DataConfig, DetectorConfig
 from gkd_core.detectors.model_card import LONGEST_HEADER, ModelCard, header_bytes
 from jobs.settings import Settings
-from jobs.uploads import submission_check as looking
+from jobs.uploads import submission_check
 
 MIB = 1024**2
 
@@ -25,9 +25,9 @@ def large(root: Path) -> Path:
     """The data set's annotations, grown to more than is parsed in passing."""
     file = root / "discs" / "annotations" / "instances_train.json"
     content = json.loads(file.read_text())
-    content["info"] = {"history": ["drawn"] * (looking.LARGE_BYTES // 8)}
+    content["info"] = {"history": ["drawn"] * (submission_check.LARGE_BYTES // 8)}
     file.write_text(json.dumps(content))
-    assert file.stat().st_size > looking.LARGE_BYTES
+    assert file.stat().st_size > submission_check.LARGE_BYTES
     return file
 
 
@@ -42,7 +42,7 @@ def test_what_is_large_is_parsed_in_another_process(
 
 def test_it_finds_the_same_as_this_process(service, send, train_spec, root: Path, monkeypatch):
     here = send("/jobs/validate", train_spec).json()
-    monkeypatch.setattr(looking, "LARGE_BYTES", 1)
+    monkeypatch.setattr(submission_check, "LARGE_BYTES", 1)
     assert send("/jobs/validate", train_spec).json() == here
     (root / "discs/images/train1.png").unlink()
     apart = send("/jobs/validate", train_spec).json()
@@ -57,7 +57,7 @@ def test_others_are_answered_while_a_large_file_is_looked_into(
     go_on = tmp_path / "go-on"
     wait = f"while not os.path.exists({str(go_on)!r}): time.sleep(.05)"
     code = f"import os, time, jobs.uploads.check_process\n{wait}\njobs.inspection._look()"
-    monkeypatch.setattr(looking, "COMMAND", ("-c", code))
+    monkeypatch.setattr(submission_check, "COMMAND", ("-c", code))
     with ThreadPoolExecutor(1) as pool:
         sent = pool.submit(send, "/jobs", train_spec)
         time.sleep(0.5)
@@ -95,7 +95,7 @@ def test_an_honest_large_file_silences_nobody(service, send, train_spec, root: P
 
 def test_more_memory_than_allowed_is_a_refusal(service, send, train_spec, large: Path, monkeypatch):
     greedy = "import jobs.uploads.check_process as own; own.Here.data = lambda *_: bytearray(8 * 2**30); own._look()"
-    monkeypatch.setattr(looking, "COMMAND", ("-c", greedy))
+    monkeypatch.setattr(submission_check, "COMMAND", ("-c", greedy))
     answer = send("/jobs", train_spec)
     assert answer.status_code == 422
     assert "memory" in answer.json()["detail"]
@@ -107,7 +107,7 @@ class TestTooSlow:
         return settings.model_copy(update={"look_seconds": 2.0})
 
     def test_a_process_that_never_ends_is_ended(self, service, send, train_spec, large: Path, monkeypatch):
-        monkeypatch.setattr(looking, "COMMAND", ("-c", "import time; time.sleep(600)"))
+        monkeypatch.setattr(submission_check, "COMMAND", ("-c", "import time; time.sleep(600)"))
         answer = send("/jobs", train_spec)
         assert answer.status_code in (422, 503)
         assert "took longer than 2 s" in answer.text
@@ -136,7 +136,7 @@ def test_a_large_header_is_parsed_in_another_process(
     service, send, train_spec, root: Path, monkeypatch: pytest.MonkeyPatch
 ):
     path = _weights(root / "m.safetensors", {"__metadata__": {"gkd": _card(), "more": "x" * 2 * MIB}})
-    assert header_bytes(path) > looking.LARGE_HEADER
+    assert header_bytes(path) > submission_check.LARGE_HEADER
     for read in ("carries_card", "read_card"):
         monkeypatch.setattr(
             f"jobs.specs.weight_sources.{read}", lambda file: pytest.fail(f"{file} was read here")
@@ -158,6 +158,6 @@ def test_a_large_header_that_is_no_model_is_refused(service, send, train_spec, r
 
 def test_many_files_are_looked_into_apart(root: Path, monkeypatch: pytest.MonkeyPatch):
     data = DataConfig(path=str(root / "discs"))
-    assert not looking.is_large(data)
-    monkeypatch.setattr(looking, "MANY_FILES", 3)
-    assert looking.is_large(data)
+    assert not submission_check.is_large(data)
+    monkeypatch.setattr(submission_check, "MANY_FILES", 3)
+    assert submission_check.is_large(data)

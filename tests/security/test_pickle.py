@@ -19,7 +19,7 @@ import redis
 
 from gkd_core.errors import SpecError
 from jobs.job import State
-from jobs.queue import TASK, Doorbell, make_app
+from jobs.queue import TASK, JobQueue, make_app
 from jobs.specs.resolve import resolve
 from jobs.specs.spec_errors import read_spec
 from worker.tasks import WorkerThread
@@ -126,8 +126,8 @@ def poisons(done: Path) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-def test_what_is_no_ring_is_refused_and_the_worker_goes_on(service, plan, redis_url: str, done: Path):  # noqa: F811
-    """Who can write to the broker can ring for jobs, and do no more."""
+def test_what_is_no_notification_is_refused_and_the_worker_goes_on(service, plan, redis_url: str, done: Path):  # noqa: F811
+    """Who can write to the broker can notify of jobs, and do no more."""
     plan(epochs=1)
     quiet = service.settings.model_copy(update={"sweep_seconds": 3600.0})
     with closing(make_app(redis_url)) as app, closing(redis.Redis.from_url(redis_url)) as broker:
@@ -135,7 +135,7 @@ def test_what_is_no_ring_is_refused_and_the_worker_goes_on(service, plan, redis_
             for what in poisons(done).values():
                 broker.lpush("cpu", what)
                 job_id = service.submit()
-                Doorbell(app).ring(service.job(job_id))
+                JobQueue(app).notify(service.job(job_id))
                 wait_until(lambda job_id=job_id: service.job(job_id).state is State.SUCCEEDED)
             assert worker.is_listening()
         assert broker.llen("cpu") == 0

@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from jobs.errors import StoreAway
+from jobs.errors import StoreUnavailable
 from jobs.keys import Scope
 from jobs.resources import ResourceKind
 from jobs.specs.spec import JobChange
@@ -128,4 +128,4 @@ def test_streams_go_on_while_the_database_cannot_say_whose_key_it_is(service, jo
 
 
 def _away(*_: object) -> None:
-    raise StoreAway(ConnectionError("gone"))
+    raise StoreUnavailable(ConnectionError("gone"))

@@ -18,8 +18,8 @@ from gkd_core.errors import DataError
 from gkd_core.process.named_files import environment_of
 from gkd_core.run_dir import FAILED, RunDir
 from jobs.job import Job
-from jobs.paths.data_roots import Places
-from jobs.queue import Doorbell, make_app
+from jobs.paths.data_roots import DataRoots
+from jobs.queue import JobQueue, make_app
 from worker.data import must_lie_under
 from worker.engine import Engine
 from worker.runner import Runner
@@ -40,7 +40,7 @@ def run(service, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Job]:
     """Carries a job out with an engine that trains nothing."""
     monkeypatch.setenv("GKD_ENGINE", f"{sys.executable} {FAKE_ENGINE}")
     settings = service.settings.model_copy(update={"free_bytes": 0})
-    runner = Runner(service.store, service.artifacts, Doorbell(make_app("memory://")), settings, "one")
+    runner = Runner(service.store, service.artifacts, JobQueue(make_app("memory://")), settings, "one")
 
     def carry_out(job_id: str) -> Job:
         runner.run(job_id)
@@ -107,14 +107,14 @@ def test_a_link_that_is_swapped_in_between_check_and_reading_shows_nothing(
 ):
     file, secret = root / "discs/annotations/instances_train.json", tmp_path / "secret.json"
     secret.write_text(json.dumps({"categories": [{"id": SECRET}], "images": [], "annotations": []}))
-    checked = Places.left_by
+    checked = DataRoots.left_by
 
-    def and_then_swapped(self: Places, data: Any) -> Any:
+    def and_then_swapped(self: DataRoots, data: Any) -> Any:
         yield from checked(self, data)
         file.unlink()
         file.symlink_to(secret)
 
-    monkeypatch.setattr(Places, "left_by", and_then_swapped)
+    monkeypatch.setattr(DataRoots, "left_by", and_then_swapped)
     answer = send("/jobs", train_spec)
     assert answer.status_code == 422
     assert SECRET not in answer.text
@@ -139,14 +139,14 @@ def test_threads_that_look_at_pictures_are_limited_too(
 ):
     monkeypatch.setattr("gkd_core.data.validate._FEW", 0)
     picture = root / "discs/images/train1.png"
-    checked = Places.left_by
+    checked = DataRoots.left_by
 
-    def and_then_swapped(self: Places, data: Any) -> Any:
+    def and_then_swapped(self: DataRoots, data: Any) -> Any:
         yield from checked(self, data)
         if not picture.is_symlink():
             _swap(picture, tmp_path / "outside" / "1.png")
 
-    monkeypatch.setattr(Places, "left_by", and_then_swapped)
+    monkeypatch.setattr(DataRoots, "left_by", and_then_swapped)
     answer = send("/jobs", train_spec)
     assert answer.status_code == 422
     assert "leads out of the data roots" in answer.text

@@ -27,7 +27,7 @@ from gkd_core.run_dir import COMPLETE, FAILED, RunDir
 from jobs.artifacts import open_artifacts
 from jobs.job import MOVES
 from jobs.registry.check_runner import Checks
-from jobs.registry.dataset_cache import Shelf
+from jobs.registry.dataset_cache import DatasetCache
 from jobs.resources import Layout, NewResource, ResourceKind
 from jobs.settings import Settings
 from jobs.store.store import Store
@@ -78,10 +78,10 @@ def test_the_plants_do_run_when_the_path_is_not_safe(ran: Ran) -> None:
 def test_a_check_of_what_was_registered_runs_nothing(ran: Ran, sqlite_url: str, tmp_path: Path) -> None:
     settings = Settings(home=tmp_path / "home", database_url=sqlite_url, free_bytes=0)
     with closing(Store(sqlite_url)) as store:
-        shelf = Shelf.of(settings, open_artifacts(settings.artifacts_url))
+        dataset_cache = DatasetCache.of(settings, open_artifacts(settings.artifacts_url))
         new = NewResource(ResourceKind.DATASET, "mine", str(Path.cwd() / "discs"), Layout())
         resource = store.add_resource(new, tenant="lab")[0]
-        assert Checks(store, shelf, settings).check_next()
+        assert Checks(store, dataset_cache, settings).check_next()
         assert (ran(), store.resource(resource.kind, resource.id).state) == ([], "ready")
 
 

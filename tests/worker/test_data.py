@@ -13,7 +13,7 @@ from gkd_core.data.reading import load
 from gkd_core.data.records import DataSet
 from gkd_core.errors import SpecError
 from jobs.artifacts.base import Artifacts
-from jobs.registry.dataset_cache import Shelf
+from jobs.registry.dataset_cache import DatasetCache
 from jobs.resources import Layout, NewResource, ResourceKind, ResourceState, Verdict
 from jobs.specs.resolve import resolve
 from jobs.specs.spec import job_spec
@@ -24,8 +24,8 @@ from worker.weights import find_weights
 
 
 @pytest.fixture
-def shelf(tmp_path: Path, artifacts: Artifacts) -> Shelf:
-    return Shelf(tmp_path / "home" / "datasets", artifacts, Limits(total_bytes=10_000_000))
+def dataset_cache(tmp_path: Path, artifacts: Artifacts) -> DatasetCache:
+    return DatasetCache(tmp_path / "home" / "datasets", artifacts, Limits(total_bytes=10_000_000))
 
 
 @pytest.fixture
@@ -49,8 +49,8 @@ def upload(store: Store, artifacts: Artifacts, file: Path, kind: ResourceKind) -
     return store.add_resource(new, tenant="lab")[0].id
 
 
-def unpacked(shelf: Shelf) -> list[str]:
-    return [path.name for path in shelf.root.iterdir() if path.is_dir()]
+def unpacked(dataset_cache: DatasetCache) -> list[str]:
+    return [path.name for path in dataset_cache.root.iterdir() if path.is_dir()]
 
 
 def config_of(name: str) -> TrainRun:
@@ -62,37 +62,39 @@ def split_of(name: str, split: str) -> Split:
     return Split(images=f"{name}/images", annotations=f"{name}/annotations/instances_{split}.json")
 
 
-def test_a_data_set_is_unpacked_where_it_is_needed(store: Store, shelf: Shelf, dataset_id: str) -> None:
-    found = find_data(config_of(f"dataset:{dataset_id}"), store, shelf).data
+def test_a_data_set_is_unpacked_where_it_is_needed(
+    store: Store, dataset_cache: DatasetCache, dataset_id: str
+) -> None:
+    found = find_data(config_of(f"dataset:{dataset_id}"), store, dataset_cache).data
     assert found.train is not None
     assert found.val is not None
     assert Path(found.train.images, "train1.png").is_file()
     assert Path(found.val.annotations).is_file()
     assert found.classes == ("disc", "ring")
-    assert unpacked(shelf) == [store.resource(ResourceKind.DATASET, dataset_id).sha256]
+    assert unpacked(dataset_cache) == [store.resource(ResourceKind.DATASET, dataset_id).sha256]
 
 
 def test_a_test_split_is_unpacked_too_also_where_it_stands_alone(
-    store: Store, shelf: Shelf, dataset_id: str
+    store: Store, dataset_cache: DatasetCache, dataset_id: str
 ) -> None:
     data = DataConfig(test=split_of(f"dataset:{dataset_id}", "val"))
-    found = find_data(EvaluateRun(data=data, model=TeacherConfig(weights="x")), store, shelf).data
+    found = find_data(EvaluateRun(data=data, model=TeacherConfig(weights="x")), store, dataset_cache).data
     assert found.test is not None
     assert Path(found.test.images, "train1.png").is_file()
     assert Path(found.test.annotations).is_file()
 
 
 def test_one_that_is_there_is_not_unpacked_again(
-    store: Store, artifacts: Artifacts, shelf: Shelf, dataset_id: str
+    store: Store, artifacts: Artifacts, dataset_cache: DatasetCache, dataset_id: str
 ) -> None:
     config = config_of(f"dataset:{dataset_id}")
-    first = find_data(config, store, shelf)
+    first = find_data(config, store, dataset_cache)
     artifacts.remove(str(store.resource(ResourceKind.DATASET, dataset_id).sha256), -1)
-    assert find_data(config, store, shelf) == first
+    assert find_data(config, store, dataset_cache) == first
 
 
 def test_the_only_split_of_an_upload_is_divided_as_in_a_folder(
-    store: Store, artifacts: Artifacts, shelf: Shelf, tmp_path: Path, draw: Callable[..., Path]
+    store: Store, artifacts: Artifacts, dataset_cache: DatasetCache, tmp_path: Path, draw: Callable[..., Path]
 ) -> None:
     folder = draw(tmp_path / "drawn" / "discs")
     (folder / "annotations" / "instances_val.json").unlink()
@@ -107,10 +109,10 @@ def test_the_only_split_of_an_upload_is_divided_as_in_a_folder(
             roots=[],
             find_job=lambda _: None,
             find_resource=store.resource,
-            unpacked=lambda dataset: shelf.folder(str(dataset.sha256)),
+            unpacked=lambda dataset: dataset_cache.folder(str(dataset.sha256)),
         )
         assert str(tmp_path) not in answer.model_dump_json()
-        read = load(find_data(answer.config, store, shelf).data)
+        read = load(find_data(answer.config, store, dataset_cache).data)
         there = load(DataConfig(path=str(folder), **share))
         assert (names(read, "train"), names(read, "val")) == (names(there, "train"), names(there, "val"))
         set_aside |= set(names(read, "val"))
@@ -129,20 +131,20 @@ def ready(store: Store, artifacts: Artifacts, archive: Path) -> str:
     return dataset_id
 
 
-def test_paths_stay_as_they_are(store: Store, shelf: Shelf) -> None:
+def test_paths_stay_as_they_are(store: Store, dataset_cache: DatasetCache) -> None:
     config = config_of("/data/discs")
-    assert find_data(config, store, shelf) == config
+    assert find_data(config, store, dataset_cache) == config
 
 
 def test_a_data_set_that_is_gone_is_named(
-    store: Store, artifacts: Artifacts, shelf: Shelf, dataset_id: str
+    store: Store, artifacts: Artifacts, dataset_cache: DatasetCache, dataset_id: str
 ) -> None:
     artifacts.remove(str(store.resource(ResourceKind.DATASET, dataset_id).sha256), -1)
     for name in (dataset_id, "nonsense"):
         with pytest.raises(SpecError, match=f"data set {name} cannot be read") as raised:
-            find_data(config_of(f"dataset:{name}"), store, shelf)
+            find_data(config_of(f"dataset:{name}"), store, dataset_cache)
         assert raised.value.problems[0].loc == ("data", "path")
-    assert unpacked(shelf) == []
+    assert unpacked(dataset_cache) == []
 
 
 def test_an_uploaded_model_is_a_file(store: Store, artifacts: Artifacts, tmp_path: Path) -> None:

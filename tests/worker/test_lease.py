@@ -5,7 +5,7 @@ import time
 import pytest
 
 from gkd_core.config import DataConfig, TrainRun
-from jobs.errors import StaleTicket, StoreAway
+from jobs.errors import StaleTicket, StoreUnavailable
 from jobs.job import Desired
 from jobs.specs.spec import Resolved, job_spec
 from worker.lease import Lease
@@ -39,7 +39,7 @@ def wait_until(condition, seconds=5.0):
 
 
 def away(*_):
-    raise StoreAway(ConnectionError("no route to host"))
+    raise StoreUnavailable(ConnectionError("no route to host"))
 
 
 def test_it_is_renewed_while_entered(store, ticket):
@@ -92,7 +92,7 @@ def test_a_write_is_given_up_with_the_lease(store, ticket, monkeypatch):
     monkeypatch.setattr(store, "renew", away)
     with (
         Lease(store, ticket, renew_seconds=0.05, lease_seconds=0.2) as lease,
-        pytest.raises(StoreAway, match="no route to host"),
+        pytest.raises(StoreUnavailable, match="no route to host"),
     ):
         lease.insist(away)
 

@@ -1,4 +1,4 @@
-"""A job that was held back because its tenant had its share running is rung for when one of them ends."""
+"""A job that was held back because its tenant had its share running is notified of when one of them ends."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ from worker.job_run import JobRun
 from worker.runner import Runner
 
 
-class Bell:
-    """Notes for whom it rings."""
+class RecordingQueue:
+    """Notes for whom it notifications."""
 
     def __init__(self) -> None:
-        self.rung: list[str] = []
+        self.notified: list[str] = []
 
-    def ring(self, job: Job) -> bool:
-        self.rung.append(job.id)
+    def notify(self, job: Job) -> bool:
+        self.notified.append(job.id)
         return True
 
 
 @pytest.fixture
-def bell() -> Bell:
-    return Bell()
+def job_queue() -> RecordingQueue:
+    return RecordingQueue()
 
 
 @pytest.fixture
-def runner(store: Store, tmp_path: Path, bell: Any) -> Runner:
+def runner(store: Store, tmp_path: Path, job_queue: Any) -> Runner:
     settings = Settings(home=tmp_path)
-    return Runner(store, open_artifacts(settings.artifacts_url), bell, settings, "ada")
+    return Runner(store, open_artifacts(settings.artifacts_url), job_queue, settings, "ada")
 
 
 def submit(store: Store) -> str:
@@ -47,14 +47,14 @@ def submit(store: Store) -> str:
 
 
 @pytest.mark.parametrize("verb", ["succeed", "pause", "cancel"])
-def test_who_was_held_back_is_rung_for_at_once(
-    store: Store, runner: Runner, bell: Bell, monkeypatch: pytest.MonkeyPatch, verb: str
+def test_who_was_held_back_is_notified_of_at_once(
+    store: Store, runner: Runner, job_queue: RecordingQueue, monkeypatch: pytest.MonkeyPatch, verb: str
 ) -> None:
     store.set_limits("lab", {"running_jobs": 1})
     first, held, further = (submit(store) for _ in range(3))
 
     def carry_out(run: Any) -> tuple[str, ...]:
-        runner.run(held)  # a ring that comes too early
+        runner.run(held)  # a notification that comes too early
         assert store.get(held).attempt == 0
         if verb == "pause":
             store.pause_requested(first)
@@ -62,4 +62,4 @@ def test_who_was_held_back_is_rung_for_at_once(
 
     monkeypatch.setattr(JobRun, "carry_out", carry_out)
     runner.run(first)
-    assert bell.rung == [held], f"and not {further}: there is room for one"
+    assert job_queue.notified == [held], f"and not {further}: there is room for one"

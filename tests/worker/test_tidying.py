@@ -14,7 +14,7 @@ from gkd_core.run_dir import RunDir
 from jobs.artifacts import open_artifacts
 from jobs.artifacts.folder import FolderArtifacts
 from jobs.job import Artifact
-from jobs.queue import Doorbell, make_app
+from jobs.queue import JobQueue, make_app
 from jobs.settings import Settings
 from jobs.specs.spec import Resolved, job_spec
 from jobs.store.store import Store
@@ -336,7 +336,7 @@ def test_what_lies_on_the_disk_of_a_deleted_job_goes_and_nothing_else(
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-@pytest.mark.parametrize("broken", ["runs", "shelf", "published"])
+@pytest.mark.parametrize("broken", ["runs", "dataset_cache", "published"])
 def test_what_cannot_be_tidied_keeps_nothing_else_from_it(store, tmp_path, monkeypatch, caplog, broken):
     def refuse(*_: object) -> None:
         raise PermissionError(f"no {broken} today")
@@ -344,9 +344,9 @@ def test_what_cannot_be_tidied_keeps_nothing_else_from_it(store, tmp_path, monke
     tidied = []
     settings = Settings(home=tmp_path, data_roots=(tmp_path,), free_bytes=0)
     runner = Runner(
-        store, open_artifacts(settings.artifacts_url), Doorbell(make_app("memory://")), settings, "ada"
+        store, open_artifacts(settings.artifacts_url), JobQueue(make_app("memory://")), settings, "ada"
     )
-    parts = {"runs": (worker.runner, "tidy_runs"), "shelf": (runner.shelf, "tidy")}
+    parts = {"runs": (worker.runner, "tidy_runs"), "dataset_cache": (runner.dataset_cache, "tidy")}
     parts["published"] = (worker.runner, "remove_unnamed")
     for name, (owner, function) in parts.items():
         act = refuse if name == broken else lambda *_, name=name: tidied.append(name)

@@ -22,7 +22,7 @@ from gkd_core.evaluation.coco import Detections, detect_batches, score
 from gkd_core.events import Event, Report
 from gkd_core.run_dir import COMPLETE, RunDir
 from gkd_core.train import carry_out, main
-from gkd_core.training.progress_meter import Clock
+from gkd_core.training.progress_meter import ProgressMeter
 
 
 def evaluate(model: Path, drawn: Path, folder: Path, stop: bool = False, **fields: Any) -> list[Event]:
@@ -173,7 +173,7 @@ def test_a_split_that_is_not_there_cannot_be_scored_on(outspoken: Path, shapes: 
 def test_progress_grows_with_the_pictures(
     teacher: Path, shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Clock, "progress_due", lambda clock: True)
+    monkeypatch.setattr(ProgressMeter, "progress_due", lambda clock: True)
     events = evaluate(teacher, shapes, tmp_path, evaluate={"batch_size": 1})
     progress = [event for event in events if event.kind == "progress"]
     assert [event.fraction for event in progress] == [0.25, 0.5, 0.75, 1.0]

@@ -17,7 +17,7 @@ from gkd_core.detectors.model_card import ModelCard
 from gkd_core.errors import SpecError, StoppedError
 from gkd_core.events import Event, Report
 from gkd_core.train import carry_out
-from gkd_core.training.progress_meter import Clock
+from gkd_core.training.progress_meter import ProgressMeter
 
 LEVELS = ("8", "16", "32", "64", "128")
 
@@ -120,7 +120,7 @@ def test_a_teacher_that_lacks_a_class_is_refused(
 def test_progress_grows_with_the_pictures(
     teacher: Path, student: Path, shapes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Clock, "progress_due", lambda clock: True)
+    monkeypatch.setattr(ProgressMeter, "progress_due", lambda clock: True)
     events = select(teacher, student, shapes, tmp_path / "run", batch_size=4)
     told = [event for event in events if event.kind == "progress" and event.activity == "prototypes"]
     assert [event.fraction for event in told] == [4 / 14, 8 / 14, 12 / 14, 1.0]
@@ -145,7 +145,7 @@ def test_the_last_progress_before_the_report_says_that_all_is_done(
 ) -> None:
     for number, due in enumerate((False, True)):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(Clock, "progress_due", lambda clock, due=due: due)
+            patch.setattr(ProgressMeter, "progress_due", lambda clock, due=due: due)
             events = select(teacher, student, shapes, tmp_path / f"run{number}")
         told = [event for event in events if event.kind == "progress"]
         assert events[-1].kind == "report"

@@ -1,14 +1,14 @@
-"""What is told of the time that is left, with a clock in the hand of the test."""
+"""What is told of the time that is left, with a meter in the hand of the test."""
 
 from __future__ import annotations
 
 import pytest
 
-from gkd_core.training.progress_meter import Clock
+from gkd_core.training.progress_meter import ProgressMeter
 
 
 class Hand:
-    """A clock that stands still until it is moved."""
+    """A meter that stands still until it is moved."""
 
     def __init__(self) -> None:
         self.seconds = 1000.0
@@ -23,34 +23,34 @@ def hand() -> Hand:
 
 
 def test_what_is_left_takes_as_long_as_what_was_measured(hand: Hand) -> None:
-    clock = Clock(hand)
-    clock.start(0.0)
-    assert clock.tell(0.0)[2] is None
+    meter = ProgressMeter(hand)
+    meter.start(0.0)
+    assert meter.snapshot(0.0)[2] is None
     hand.seconds += 30
-    assert clock.tell(0.25)[2] == pytest.approx(90)
+    assert meter.snapshot(0.25)[2] == pytest.approx(90)
     hand.seconds += 30
-    assert clock.tell(1.0)[2] == 0
+    assert meter.snapshot(1.0)[2] == 0
 
 
 def test_what_was_done_before_is_not_measured(hand: Hand) -> None:
-    clock = Clock(hand)
-    clock.start(0.5)
+    meter = ProgressMeter(hand)
+    meter.start(0.5)
     hand.seconds += 10
-    assert clock.tell(0.75)[2] == pytest.approx(10)
+    assert meter.snapshot(0.75)[2] == pytest.approx(10)
 
 
 def test_what_follows_counts_by_its_own_cost(hand: Hand) -> None:
-    clock = Clock(hand)
-    clock.start(0.0)
+    meter = ProgressMeter(hand)
+    meter.start(0.0)
     hand.seconds += 100
-    assert clock.tell(0.5, later=0.6)[2] == pytest.approx(100 + 0.6 * 200)
+    assert meter.snapshot(0.5, later=0.6)[2] == pytest.approx(100 + 0.6 * 200)
 
 
 def test_the_next_training_is_measured_by_itself(hand: Hand) -> None:
-    clock = Clock(hand)
-    clock.start(0.0)
+    meter = ProgressMeter(hand)
+    meter.start(0.0)
     hand.seconds += 1000
-    clock.tell(1.0, later=0.6)
-    clock.start(0.0)
+    meter.snapshot(1.0, later=0.6)
+    meter.start(0.0)
     hand.seconds += 10
-    assert clock.tell(0.1)[2] == pytest.approx(90)
+    assert meter.snapshot(0.1)[2] == pytest.approx(90)

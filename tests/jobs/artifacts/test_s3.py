@@ -14,9 +14,9 @@ from urllib.request import Request, urlopen
 import pytest
 
 from jobs.artifacts import open_artifacts
-from jobs.artifacts.base import s3 as artifacts_s3
+from jobs.artifacts.base import s3
 from jobs.artifacts.s3 import S3Artifacts
-from jobs.errors import ArtifactsAway, ArtifactsRefused, GivenUp, WrongContent
+from jobs.errors import ArtifactsRefused, ArtifactsUnavailable, OperationCancelled, WrongContent
 
 MIB = 1 << 20
 HOUR = 3600.0
@@ -83,7 +83,7 @@ def test_a_server_that_goes_away_in_the_middle_leaves_nothing_that_can_be_seen(
         return call(method, **arguments)
 
     monkeypatch.setattr(artifacts, "_call", go_away)
-    with pytest.raises(ArtifactsAway, match="does not answer"):
+    with pytest.raises(ArtifactsUnavailable, match="does not answer"):
         artifacts.put(model)
     monkeypatch.setattr(artifacts, "_call", call)
     s3.start()
@@ -173,7 +173,7 @@ def test_a_server_that_kept_less_than_it_was_sent_is_found_out(
         return call(method, **arguments)
 
     monkeypatch.setattr(artifacts, "_call", lose)
-    with pytest.raises(ArtifactsAway, match="it kept 6 bytes of 7 bytes"):
+    with pytest.raises(ArtifactsUnavailable, match="it kept 6 bytes of 7 bytes"):
         artifacts.put(tmp_path / "small")
     assert s3.keys() == []
 
@@ -192,18 +192,18 @@ def test_a_damaged_object_is_not_fetched(
 def test_a_copy_that_nobody_wants_any_more_is_broken_off(
     artifacts: S3Artifacts, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(artifacts_s3, "_READ_BYTES", 4 * MIB)
+    monkeypatch.setattr(s3, "_READ_BYTES", 4 * MIB)
     artifacts.put(model)
-    given_up, get, got = threading.Event(), artifacts._get, []
+    cancelled, get, got = threading.Event(), artifacts._get, []
 
     def give_up_meanwhile(*about: Any) -> bytes:
-        given_up.set()
+        cancelled.set()
         got.append(get(*about))
         return got[-1]
 
     monkeypatch.setattr(artifacts, "_get", give_up_meanwhile)
-    with pytest.raises(GivenUp):
-        artifacts.fetch(SHA256, tmp_path / "fetched", given_up)
+    with pytest.raises(OperationCancelled):
+        artifacts.fetch(SHA256, tmp_path / "fetched", cancelled)
     assert len(got) == 1
     assert list((tmp_path / "fetched").iterdir()) == []
 
@@ -211,7 +211,7 @@ def test_a_copy_that_nobody_wants_any_more_is_broken_off(
 def test_who_reads_goes_on_when_the_object_is_renewed_meanwhile(
     s3: Any, artifacts: S3Artifacts, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(artifacts_s3, "_READ_BYTES", 4 * MIB)
+    monkeypatch.setattr(s3, "_READ_BYTES", 4 * MIB)
     artifacts.put(model)
     reading = artifacts.read(SHA256)
     content = next(reading)
@@ -284,7 +284,7 @@ def test_credentials_that_are_refused_are_told(s3: Any, artifacts: S3Artifacts, 
 def test_a_server_that_is_not_there_is_away(s3: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:1")
     artifacts = S3Artifacts("s3://models")
-    with pytest.raises(ArtifactsAway, match="s3://models does not answer"):
+    with pytest.raises(ArtifactsUnavailable, match="s3://models does not answer"):
         artifacts.ping()
 
 

@@ -18,11 +18,11 @@ from typing import Any
 import pytest
 
 from jobs.artifacts import open_artifacts
-from jobs.errors import GivenUp, StillUnpacking, StoreAway, WrongContent
-from jobs.registry import check_runner as checks
-from jobs.registry import dataset_cache as shelf
+from jobs.errors import OperationCancelled, StillUnpacking, StoreUnavailable, WrongContent
+from jobs.registry import check_runner
+from jobs.registry import dataset_cache as dataset_cache
 from jobs.registry.check_runner import Checks
-from jobs.registry.dataset_cache import Shelf
+from jobs.registry.dataset_cache import DatasetCache
 from jobs.resources import CheckedResource, Layout, NewResource, Resource, ResourceKind, ResourceState
 from jobs.settings import Settings
 from jobs.store.store import Check, Store
@@ -39,8 +39,8 @@ class Service:
         self.settings = Settings(**(about | settings))
         self.store = Store(url)
         self.artifacts = open_artifacts(self.settings.artifacts_url)
-        self.shelf = Shelf.of(self.settings, self.artifacts)
-        self.checks = Checks(self.store, self.shelf, self.settings)
+        self.dataset_cache = DatasetCache.of(self.settings, self.artifacts)
+        self.checks = Checks(self.store, self.dataset_cache, self.settings)
 
     def upload(self, file: Path, kind: ResourceKind = DATASET) -> Resource:
         blob = self.artifacts.put(file)
@@ -55,7 +55,7 @@ class Service:
         return self.store.resource(resource.kind, resource.id)
 
     def on_shelf(self) -> list[str]:
-        return sorted(path.name for path in self.shelf.root.glob("*") if path.is_dir())
+        return sorted(path.name for path in self.dataset_cache.root.glob("*") if path.is_dir())
 
 
 @pytest.fixture
@@ -77,7 +77,7 @@ def test_an_uploaded_data_set_is_checked_and_stays_unpacked(service: Service, ar
     found = service.checked(service.upload(archive))
     assert (found.state, found.report and found.report["format"]) == ("ready", "coco")
     assert service.on_shelf() == [found.sha256]
-    assert (service.shelf.folder(str(found.sha256)) / "annotations").is_dir()
+    assert (service.dataset_cache.folder(str(found.sha256)) / "annotations").is_dir()
 
 
 def test_what_was_refused_leaves_nothing_unpacked(service: Service, tmp_path: Path) -> None:
@@ -106,7 +106,7 @@ def test_too_much_memory_is_refused(
         "import jobs.uploads.check_process as own; "
         "own.examine_layout = lambda *_, **__: bytearray(8 * 2**30); own.main()"
     )
-    monkeypatch.setattr(checks, "COMMAND", ("-c", greedy))
+    monkeypatch.setattr(check_runner, "COMMAND", ("-c", greedy))
     found = service.checked(service.register(tmp_path / "discs"))
     assert (found.state, found.reason) == ("refused", "to look into it takes more than 4.0 GiB of memory")
 
@@ -115,7 +115,7 @@ def test_too_much_memory_is_refused(
 def hanging(monkeypatch: pytest.MonkeyPatch) -> None:
     """Checks that never end, and ignore being asked to."""
     code = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
-    monkeypatch.setattr(checks, "COMMAND", ("-c", code))
+    monkeypatch.setattr(check_runner, "COMMAND", ("-c", code))
 
 
 @pytest.mark.usefixtures("hanging")
@@ -152,10 +152,10 @@ def test_a_service_that_ends_does_not_wait_until_a_file_is_fetched(
 ) -> None:
     fetching = threading.Event()
 
-    def take_long(sha256: str, folder: Path, given_up: threading.Event) -> Path:
+    def take_long(sha256: str, folder: Path, cancelled: threading.Event) -> Path:
         fetching.set()
-        assert given_up.wait(60)
-        raise GivenUp
+        assert cancelled.wait(60)
+        raise OperationCancelled
 
     monkeypatch.setattr(service.artifacts, "fetch", take_long)
     resource = service.upload(archive)
@@ -168,13 +168,13 @@ def test_a_service_that_ends_does_not_wait_until_a_file_is_fetched(
 def test_a_service_that_ends_leaves_a_check_behind_that_hears_of_nothing(
     service: Service, archive: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(checks, "ENDING_SECONDS", 0.1)
+    monkeypatch.setattr(check_runner, "ENDING_SECONDS", 0.1)
     fetching, hangs = threading.Event(), threading.Event()
 
     def hang(*_: object) -> Path:
         fetching.set()
         assert hangs.wait(60)
-        raise GivenUp
+        raise OperationCancelled
 
     monkeypatch.setattr(service.artifacts, "fetch", hang)
     resource = service.upload(archive)
@@ -207,7 +207,7 @@ def test_a_process_that_breaks_harms_nobody(
     tmp_path: Path, sqlite_url: str, monkeypatch: pytest.MonkeyPatch, code: str, why: str
 ) -> None:
     limited = "import resource; resource.setrlimit(resource.RLIMIT_CPU, (1, 2));"
-    monkeypatch.setattr(checks, "COMMAND", ("-c", limited + "\n" + code))
+    monkeypatch.setattr(check_runner, "COMMAND", ("-c", limited + "\n" + code))
     service = Service(tmp_path, sqlite_url, check_seconds=60)
     (tmp_path / "model").write_bytes(b"")
     with closing(service.store):
@@ -220,7 +220,7 @@ def test_a_check_knows_no_secret(service: Service, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("GKD_DATABASE_URL", "postgresql://user:secret@host/name")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     tell = "import json, os; print(json.dumps({'state': 'ready', 'reason': ' '.join(os.environ.values())}))"
-    monkeypatch.setattr(checks, "COMMAND", ("-c", tell))
+    monkeypatch.setattr(check_runner, "COMMAND", ("-c", tell))
     (tmp_path / "model").write_bytes(b"")
     assert "secret" not in service.checked(service.register(tmp_path / "model", MODEL)).reason
 
@@ -236,20 +236,20 @@ def test_threads_check_what_comes_in(service: Service, archive: Path, tmp_path: 
 
 def test_what_nobody_names_is_tidied_away(service: Service, archive: Path) -> None:
     resource = service.checked(service.upload(archive))
-    (left := service.shelf.root / ".unpacking-x").mkdir()
+    (left := service.dataset_cache.root / ".unpacking-x").mkdir()
     make_old(left)
-    service.shelf.tidy(service.store)
+    service.dataset_cache.tidy(service.store)
     assert service.on_shelf() == [resource.sha256]
     service.store.delete_resource(DATASET, resource.id)
-    service.shelf.tidy(service.store)
+    service.dataset_cache.tidy(service.store)
     assert service.on_shelf() == []
 
 
 def test_a_shelf_of_another_database_is_left_alone(service: Service, archive: Path) -> None:
     resource = service.checked(service.upload(archive))
-    (service.shelf.root / ".owner").write_text("somebody")
+    (service.dataset_cache.root / ".owner").write_text("somebody")
     service.store.delete_resource(DATASET, resource.id)
-    service.shelf.tidy(service.store)
+    service.dataset_cache.tidy(service.store)
     assert service.on_shelf() == [resource.sha256]
 
 
@@ -263,7 +263,7 @@ def unpacked(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
         time.sleep(0.2)
         unpack(archive, *about)
 
-    monkeypatch.setattr(shelf, "unpack", slowly)
+    monkeypatch.setattr(dataset_cache, "unpack", slowly)
     return seen
 
 
@@ -273,31 +273,35 @@ def test_a_data_set_that_was_tidied_away_is_unpacked_again_and_once(
     sha256 = service.artifacts.put(archive).sha256
     folders: list[Path] = []
     threads = [
-        threading.Thread(target=lambda: folders.append(service.shelf.folder(sha256))) for _ in range(4)
+        threading.Thread(target=lambda: folders.append(service.dataset_cache.folder(sha256)))
+        for _ in range(4)
     ]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert folders == [service.shelf.root / sha256 / "discs"] * 4
+    assert folders == [service.dataset_cache.root / sha256 / "discs"] * 4
     assert service.on_shelf() == [sha256]
     assert len(unpacked) == 1
 
 
 def test_who_cannot_wait_for_another_one_to_unpack_is_told(service: Service, archive: Path) -> None:
     sha256 = service.artifacts.put(archive).sha256
-    with service.shelf._alone_with(sha256), pytest.raises(StillUnpacking, match="send the same again"):
-        service.shelf.folder(sha256, patience=0.2)
-    assert service.shelf.folder(sha256, patience=0.2).is_dir()
+    with (
+        service.dataset_cache._alone_with(sha256),
+        pytest.raises(StillUnpacking, match="send the same again"),
+    ):
+        service.dataset_cache.folder(sha256, patience=0.2)
+    assert service.dataset_cache.folder(sha256, patience=0.2).is_dir()
 
 
 def test_what_is_unpacked_is_there_while_another_one_is_being_unpacked(
     service: Service, archive: Path
 ) -> None:
     sha256 = service.artifacts.put(archive).sha256
-    folder = service.shelf.folder(sha256)
-    with service.shelf._alone_with(sha256):  # as for any whose name begins like this one's
-        assert service.shelf.folder(sha256, patience=0.0) == folder
+    folder = service.dataset_cache.folder(sha256)
+    with service.dataset_cache._alone_with(sha256):  # as for any whose name begins like this one's
+        assert service.dataset_cache.folder(sha256, patience=0.0) == folder
 
 
 def test_what_is_named_again_while_it_is_moved_aside_is_put_back(
@@ -308,42 +312,42 @@ def test_what_is_named_again_while_it_is_moved_aside_is_put_back(
     rename = Path.rename
 
     def named_meanwhile(path: Path, target: Path) -> Path:
-        if path.name == resource.sha256 and path.parent == service.shelf.root:
+        if path.name == resource.sha256 and path.parent == service.dataset_cache.root:
             service.upload(archive)
         return rename(path, target)
 
     monkeypatch.setattr(Path, "rename", named_meanwhile)
-    service.shelf.tidy(service.store)
+    service.dataset_cache.tidy(service.store)
     assert service.on_shelf() == [resource.sha256]
-    assert (service.shelf.root / str(resource.sha256) / "discs").is_dir()
+    assert (service.dataset_cache.root / str(resource.sha256) / "discs").is_dir()
 
 
 def test_who_waits_for_another_one_to_unpack_can_give_up(service: Service, archive: Path) -> None:
     sha256 = service.artifacts.put(archive).sha256
-    given_up = threading.Event()
-    threading.Timer(0.2, given_up.set).start()
-    with service.shelf._alone_with(sha256), pytest.raises(GivenUp):
-        service.shelf.folder(sha256, patience=60.0, given_up=given_up)
+    cancelled = threading.Event()
+    threading.Timer(0.2, cancelled.set).start()
+    with service.dataset_cache._alone_with(sha256), pytest.raises(OperationCancelled):
+        service.dataset_cache.folder(sha256, patience=60.0, cancelled=cancelled)
 
 
 def test_who_unpacked_and_was_killed_holds_nobody_up(service: Service, archive: Path) -> None:
     sha256 = service.artifacts.put(archive).sha256
-    service.shelf.root.mkdir(parents=True)
+    service.dataset_cache.root.mkdir(parents=True)
     hang = (
         "import pathlib, sys, time; from jobs.sync.file_lock import alone\n"
         "with alone(pathlib.Path(sys.argv[1])): print(flush=True); time.sleep(600)"
     )
-    command = [sys.executable, "-c", hang, str(service.shelf.root / f".lock-{sha256[:2]}")]
+    command = [sys.executable, "-c", hang, str(service.dataset_cache.root / f".lock-{sha256[:2]}")]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as other:
         assert other.stdout is not None
         try:
             other.stdout.readline()
             with pytest.raises(StillUnpacking):
-                service.shelf.folder(sha256, patience=0.0)
+                service.dataset_cache.folder(sha256, patience=0.0)
         finally:
             other.kill()
             other.wait()
-    assert service.shelf.folder(sha256, patience=0.0).is_dir()
+    assert service.dataset_cache.folder(sha256, patience=0.0).is_dir()
 
 
 def test_a_data_set_that_is_named_again_while_it_is_tidied_away_stays(
@@ -361,7 +365,7 @@ def test_a_data_set_that_is_named_again_while_it_is_tidied_away_stays(
         return found
 
     monkeypatch.setattr(service.store, "uploads", named_meanwhile)
-    service.shelf.tidy(service.store)
+    service.dataset_cache.tidy(service.store)
     assert asked[0] == frozenset()
     assert service.on_shelf() == [resource.sha256]
 
@@ -369,13 +373,13 @@ def test_a_data_set_that_is_named_again_while_it_is_tidied_away_stays(
 def test_a_verdict_outlives_a_database_that_is_away_just_then(
     service: Service, archive: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(checks, "_RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(check_runner, "_RETRY_SECONDS", 0.01)
     conclude, tries = service.store.conclude_check, []
 
     def away_at_first(*about: Any) -> None:
         tries.append(about)
         if len(tries) < 4:
-            raise StoreAway(OSError("gone"))
+            raise StoreUnavailable(OSError("gone"))
         conclude(*about)
 
     monkeypatch.setattr(service.store, "conclude_check", away_at_first)
@@ -397,10 +401,10 @@ def test_a_check_stays_ours_while_a_large_file_is_fetched(
     renewed = threading.Semaphore(0)
     fetch = service.artifacts.fetch
 
-    def slowly(sha256: str, folder: Path, given_up: threading.Event) -> Path:
+    def slowly(sha256: str, folder: Path, cancelled: threading.Event) -> Path:
         assert renewed.acquire(timeout=20)
         assert renewed.acquire(timeout=20)
-        return fetch(sha256, folder, given_up)
+        return fetch(sha256, folder, cancelled)
 
     monkeypatch.setattr(service.store, "renew_check", lambda check: renewed.release())
     monkeypatch.setattr(service.artifacts, "fetch", slowly)
@@ -411,7 +415,7 @@ def test_a_check_stays_ours_while_a_large_file_is_fetched(
 def test_a_file_that_was_damaged_where_it_lies_is_refused(
     service: Service, archive: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def damaged(sha256: str, folder: Path, given_up: threading.Event) -> Path:
+    def damaged(sha256: str, folder: Path, cancelled: threading.Event) -> Path:
         raise WrongContent("a copy", sha256, "0" * 64)
 
     monkeypatch.setattr(service.artifacts, "fetch", damaged)
@@ -431,7 +435,7 @@ def test_what_nobody_foresaw_does_not_end_the_checks_to_come(
 
     monkeypatch.setattr(service.store, "next_check", strike_each_thread)
     with service.checks:
-        wait_until(lambda: len(struck) == checks.THREADS)
+        wait_until(lambda: len(struck) == check_runner.THREADS)
         resource = service.upload(archive)
         service.checks.hurry()
         wait_until(lambda: service.store.resource(DATASET, resource.id).state == "ready")

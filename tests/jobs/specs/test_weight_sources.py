@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from gkd_core.detectors.published import COCO_CLASSES
-from jobs.paths.data_roots import PlaceError, Places
+from jobs.paths.data_roots import DataRootError, DataRoots
 from jobs.specs.resolve import no_resource
 from jobs.specs.weight_sources import Origin, find_origin
 
@@ -13,7 +13,7 @@ DECLARED = {"architecture": None, "backbone": None, "layout": None, "classes": N
 
 
 def find(root: Path, text: str) -> Origin:
-    return find_origin(text, Places([root], confined=True), lambda _job_id: None, no_resource)
+    return find_origin(text, DataRoots([root], confined=True), lambda _job_id: None, no_resource)
 
 
 def test_a_published_detector_is_known_by_its_name_alone(tmp_path: Path) -> None:
@@ -45,7 +45,7 @@ def test_a_published_backbone_may_start_a_student(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["VGG16_Weights.IMAGENET1K_V1", "Nothing_Weights.COCO_V1"])
 def test_a_name_that_fits_no_backbone_is_refused(tmp_path: Path, name: str) -> None:
-    with pytest.raises(PlaceError, match="no name of weights that GKD can use"):
+    with pytest.raises(DataRootError, match="no name of weights that GKD can use"):
         find(tmp_path, name)
 
 
@@ -60,7 +60,7 @@ def test_a_plain_state_dict_teaches_only_when_everything_is_declared(tmp_path: P
 
 def test_a_pickle_that_torch_did_not_write_is_refused(tmp_path: Path) -> None:
     (tmp_path / "odd.pth").write_bytes(b"cos\nsystem\n")
-    with pytest.raises(PlaceError):
+    with pytest.raises(DataRootError):
         find(tmp_path, "odd.pth")
 
 

@@ -55,7 +55,7 @@ class Story(RuleBasedStateMachine):
         self.store.close()
 
     @rule(job=st.integers(0, 1), worker=st.sampled_from(["ada", "bob"]))
-    def a_ring_is_heard(self, job: int, worker: str) -> None:
+    def a_notification_is_heard(self, job: int, worker: str) -> None:
         if claim := self.store.claim(self.ids[job], worker):
             self.tickets.append(claim.ticket)
 

@@ -18,7 +18,7 @@ from sqlalchemy.schema import CreateIndex
 
 from jobs.errors import StoreRefuses, WrongRevision
 from jobs.store.database import Database, _revisions, now
-from jobs.store.store import Store, StoreAway
+from jobs.store.store import Store, StoreUnavailable
 from jobs.store.tables import metadata
 
 NEWEST = _revisions()[0]
@@ -91,7 +91,7 @@ def test_a_database_that_a_later_release_has_upgraded_is_left_alone(store: Store
 
 @pytest.mark.parametrize("url", ["postgresql://nobody@127.0.0.1:1/gkd", "sqlite:////nowhere/at/all/gkd.db"])
 def test_a_database_that_does_not_answer_is_away(url: str) -> None:
-    with closing(Store(url)) as store, pytest.raises(StoreAway, match="the database does not answer"):
+    with closing(Store(url)) as store, pytest.raises(StoreUnavailable, match="the database does not answer"):
         store.ping()
 
 
@@ -105,7 +105,7 @@ def test_connections_that_were_cut_are_replaced(postgres_url: str) -> None:
 
 
 def test_a_connection_that_is_cut_inside_a_verb_means_away(postgres_url: str) -> None:
-    with closing(Store(postgres_url)) as store, pytest.raises(StoreAway):  # noqa: SIM117
+    with closing(Store(postgres_url)) as store, pytest.raises(StoreUnavailable):  # noqa: SIM117
         with store.database.write() as connection:
             connection.execute(text("SELECT pg_terminate_backend(pg_backend_pid())"))
 
@@ -117,7 +117,7 @@ def test_a_writer_that_is_frozen_does_not_keep_others_from_its_rows_for_ever(
         job = asker(store).submit()
         with store.database.read() as connection:
             assert connection.scalar(text("SHOW idle_in_transaction_session_timeout")) == "15s"
-        with pytest.raises(StoreAway), store.database.write() as connection:  # noqa: PT012
+        with pytest.raises(StoreUnavailable), store.database.write() as connection:  # noqa: PT012
             connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = '50ms'"))
             connection.execute(text("UPDATE jobs SET name = 'other'"))
             time.sleep(0.5)  # frozen, with every row locked
@@ -177,7 +177,7 @@ def test_who_never_gets_a_turn_is_told_that_the_database_is_away(
     with (
         sqlite.write(),
         ThreadPoolExecutor(1) as pool,
-        pytest.raises(StoreAway, match="others have been writing"),
+        pytest.raises(StoreUnavailable, match="others have been writing"),
     ):
         pool.submit(sqlite.write().__enter__).result()
     with sqlite.write() as connection:  # and nothing is left held
@@ -195,7 +195,7 @@ def test_a_server_that_will_not_write_refuses(postgres_url: str, code: str) -> N
 
 @pytest.mark.parametrize("code", ["08006", "40001", "40P01", "53200", "53300", "55P03", "57014", "57P01"])
 def test_a_server_that_cannot_now_is_away(postgres_url: str, code: str) -> None:
-    with closing(Store(postgres_url)) as store, pytest.raises(StoreAway) as caught:
+    with closing(Store(postgres_url)) as store, pytest.raises(StoreUnavailable) as caught:
         fail_with(store, code)
     assert not isinstance(caught.value, StoreRefuses)
 

@@ -184,7 +184,7 @@ def test_many_workers_do_not_take_more_than_the_share(store: Store, ask: Any) ->
     assert store.tenant("lab").use.running_jobs == 3
 
 
-def test_the_first_in_line_of_each_queue_is_rung_for(store: Store, ask: Any) -> None:
+def test_the_first_in_line_of_each_queue_is_notified_of(store: Store, ask: Any) -> None:
     store.set_limits("lab", {"running_jobs": 1})
     running = ask.submit(tenant="lab")
     ticket = ask.claim(running)
@@ -196,14 +196,14 @@ def test_the_first_in_line_of_each_queue_is_rung_for(store: Store, ask: Any) -> 
     assert set(store.next_of_tenant(running.id)) == {high.id, gpu.id}, f"not {low.id}: there is room for one"
 
 
-def test_tenants_without_a_share_need_no_second_ring(store: Store, ask: Any) -> None:
+def test_tenants_without_a_share_need_no_second_notification(store: Store, ask: Any) -> None:
     running = ask.submit()
     ask.submit()
     store.succeed(ask.claim(running))
     assert store.next_of_tenant(running.id) == ()
 
 
-def test_a_job_that_was_held_back_is_rung_for_by_the_first_sweep_after_there_is_room(
+def test_a_job_that_was_held_back_is_notified_of_by_the_first_sweep_after_there_is_room(
     store: Store, ask: Any
 ) -> None:
     store.set_limits("lab", {"running_jobs": 1})

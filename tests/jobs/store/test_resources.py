@@ -16,9 +16,7 @@ from jobs.job import Job, State
 from jobs.resources import Layout, NewResource, Resource, ResourceKind, ResourceState, Verdict
 from jobs.specs.spec import Resolved, job_spec
 from jobs.store.resources import MOST_CHECKS
-from jobs.store.store import Check, Store
-from jobs.store.store import quotas as store_quotas
-from jobs.store.store import resources as store_resources
+from jobs.store.store import Check, Store, quotas, resources
 
 DATASET, MODEL = ResourceKind.DATASET, ResourceKind.MODEL
 SPLIT = Split(images="/data/images", annotations="/data/train.json")
@@ -189,7 +187,7 @@ def test_two_uploads_at_once_do_not_both_take_the_last_room(
     outcomes: list[str] = []
 
     def must_store(*about: Any, **more: Any) -> None:
-        store_quotas.must_store(*about, **more)
+        quotas.must_store(*about, **more)
         with suppress(threading.BrokenBarrierError):
             both_found_room.wait(1.0)
 
@@ -199,7 +197,7 @@ def test_two_uploads_at_once_do_not_both_take_the_last_room(
         except QuotaExceeded:
             outcomes.append("refused")
 
-    monkeypatch.setattr(store_resources, "must_store", must_store)
+    monkeypatch.setattr(resources, "must_store", must_store)
     together([lambda each=letter: send(each * 64) for letter in "ab"])
     assert outcomes.count("refused") == 1
 
@@ -214,7 +212,7 @@ def test_the_same_upload_is_known_again_after_an_upgrade(store: Store) -> None:
 
 def test_two_who_send_the_same_at_once_get_the_same(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     store.set_limits("lab", {})
-    same_upload, both_looked = store_resources._same_upload, threading.Barrier(2)
+    same_upload, both_looked = resources._same_upload, threading.Barrier(2)
     made: list[str] = []
 
     def look(*about: Any) -> Any:
@@ -223,7 +221,7 @@ def test_two_who_send_the_same_at_once_get_the_same(store: Store, monkeypatch: p
             both_looked.wait(1.0)
         return found
 
-    monkeypatch.setattr(store_resources, "_same_upload", look)
+    monkeypatch.setattr(resources, "_same_upload", look)
     together([lambda: made.append(upload(store).id) for _ in range(2)])
     assert len(set(made)) == 1
 

@@ -146,7 +146,7 @@ def test_a_pause_that_is_taken_back_too_late_queues_the_job_again(store: Store, 
     ticket = ask.running()
     store.pause_requested(ticket.job_id)
     store.resume(ticket.job_id)
-    assert store.pause(ticket) == (ticket.job_id,), "its engine has stopped by now; ring for it"
+    assert store.pause(ticket) == (ticket.job_id,), "its engine has stopped by now; notify of it"
     job = store.get(ticket.job_id)
     assert (job.state, job.attempts[0].outcome) == (State.QUEUED, "requeued")
 

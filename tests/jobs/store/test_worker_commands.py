@@ -14,7 +14,7 @@ from sqlalchemy import text
 
 from gkd_core.errors import FailureClass
 from gkd_core.events import Evaluation, Report, Warning
-from jobs.job import Artifact, Desired, Ring, State, Ticket
+from jobs.job import Artifact, Desired, Notification, State, Ticket
 from jobs.store.store import StaleTicket, Store
 
 FILE = Artifact(name="student-best.safetensors", size=3, sha256="a" * 64, created_at=datetime.now(UTC))
@@ -62,7 +62,7 @@ def test_a_job_that_waits_is_not_handed_out(store: Store, ask: Any) -> None:
     assert store.claim(student.id, "ada") is not None
 
 
-def test_a_job_that_waits_for_two_is_rung_for_after_the_second(store: Store, ask: Any) -> None:
+def test_a_job_that_waits_for_two_is_notified_of_after_the_second(store: Store, ask: Any) -> None:
     teacher = ask.submit()
     student = ask.submit_student(teacher)
     grandchild = ask.submit_student(student)
@@ -210,7 +210,7 @@ def test_a_job_whose_lease_is_renewed_is_left_alone(store: Store, ask: Any) -> N
     assert store.get(ticket.job_id).state is State.RUNNING
 
 
-def test_after_the_clock_was_set_back_leases_and_rings_wait_no_longer_than_ever(
+def test_after_the_clock_was_set_back_leases_and_notifications_wait_no_longer_than_ever(
     store: Store, ask: Any
 ) -> None:
     running, waiting = ask.running(), ask.submit()
@@ -368,7 +368,7 @@ def test_a_job_submitted_while_its_teacher_failed_fails_at_the_next_sweep(
     assert store.get(late.id).state is State.FAILED
 
 
-# ---- rings -----------------------------------------------------------------------------------------------
+# ---- notifications -----------------------------------------------------------------------------------------------
 
 
 def test_a_sweep_names_ready_jobs_first_in_line_first(store: Store, ask: Any) -> None:
@@ -379,14 +379,14 @@ def test_a_sweep_names_ready_jobs_first_in_line_first(store: Store, ask: Any) ->
     assert store.sweep() == (high.id, first.id, second.id, low.id)
 
 
-def test_sweeps_that_repeat_do_not_pile_up_rings(store: Store, ask: Any) -> None:
+def test_sweeps_that_repeat_do_not_pile_up_notifications(store: Store, ask: Any) -> None:
     job = ask.submit()
-    assert store.sweep(only_due=True) == (), "it was rung for when it was submitted"
+    assert store.sweep(only_due=True) == (), "it was notified of when it was submitted"
     assert store.sweep() == (job.id,)
     assert store.sweep(only_due=True) == ()
 
 
-def test_jobs_of_a_queue_in_which_no_ring_waits_are_due_at_once(store: Store, ask: Any) -> None:
+def test_jobs_of_a_queue_in_which_no_notification_waits_are_due_at_once(store: Store, ask: Any) -> None:
     job = ask.submit()
     assert store.sweep(only_due=True, silent=["gpu"]) == ()
     assert store.sweep(only_due=True, silent=["gpu", "cpu"]) == (job.id,)
@@ -399,17 +399,17 @@ def test_after_a_restart_every_queued_job_is_due(store: Store, ask: Any) -> None
     assert set(store.sweep(only_due=True)) == {held.job_id, waiting.id}
 
 
-def test_a_ring_that_nobody_answered_is_due_again(
+def test_a_notification_that_nobody_answered_is_due_again(
     store: Store, ask: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("jobs.store.transitions.RING_AGAIN_SECONDS", 0.0)
+    monkeypatch.setattr("jobs.store.transitions.NOTIFY_AGAIN_SECONDS", 0.0)
     job = ask.submit()
     store.requeue(ask.claim(job), "the worker shuts down")
     assert store.sweep(only_due=True) == (job.id,)
     assert store.sweep(only_due=True) == (), "and then not again for a while"
 
 
-def test_rings_go_to_the_front_of_each_queue_only(
+def test_notifications_go_to_the_front_of_each_queue_only(
     store: Store, ask: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("jobs.store.recovery._FRONT", 2)
@@ -417,7 +417,7 @@ def test_rings_go_to_the_front_of_each_queue_only(
     with_gpu = ask.submit(resources={"gpus": 1})
     assert store.sweep() == (waiting[0].id, waiting[1].id, with_gpu.id)
     ask.claim(waiting[0])
-    assert store.sweep() == (waiting[1].id, waiting[2].id, with_gpu.id), "who moves up is rung for"
+    assert store.sweep() == (waiting[1].id, waiting[2].id, with_gpu.id), "who moves up is notified of"
 
 
 def test_a_job_whose_tenant_has_its_share_is_not_in_front(
@@ -435,8 +435,8 @@ def test_a_job_whose_tenant_has_its_share_is_not_in_front(
 def test_two_sweeps_at_once_do_not_wait_for_each_other(store: Store, ask: Any) -> None:
     waiting = {ask.submit().id for _ in range(20)}
     with ThreadPoolExecutor(8) as pool:
-        rung = list(pool.map(lambda _: store.sweep(only_due=False), range(16)))
-    assert waiting == set().union(*rung)
+        notified = list(pool.map(lambda _: store.sweep(only_due=False), range(16)))
+    assert waiting == set().union(*notified)
 
 
 def test_of_many_who_could_one_has_its_turn(store: Store) -> None:
@@ -454,10 +454,10 @@ def test_a_turn_that_was_taken_before_the_clock_was_set_back_is_over(store: Stor
     assert not store.take_turn("sweep", 60)
 
 
-def test_rings_are_for_jobs_that_are_queued_in_the_order_asked_for(store: Store, ask: Any) -> None:
+def test_notifications_are_for_jobs_that_are_queued_in_the_order_asked_for(store: Store, ask: Any) -> None:
     first, second, running = ask.submit(priority=1), ask.submit(), ask.running()
-    rings = store.rings([second.id, running.job_id, "nobody", first.id])
-    assert rings == (Ring(second.id, "cpu", second.priority), Ring(first.id, "cpu", 1))
+    found = store.notifications([second.id, running.job_id, "nobody", first.id])
+    assert found == (Notification(second.id, "cpu", second.priority), Notification(first.id, "cpu", 1))
 
 
 def test_recording_needs_no_lock_on_other_jobs(store: Store, ask: Any) -> None:

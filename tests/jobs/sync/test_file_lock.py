@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.errors import GivenUp
+from jobs.errors import OperationCancelled
 from jobs.sync.file_lock import alone, held, is_held
 
 
@@ -38,9 +38,13 @@ def test_patience_comes_to_an_end(tmp_path: Path) -> None:
 
 
 def test_who_waits_can_give_up(tmp_path: Path) -> None:
-    given_up = threading.Event()
-    threading.Timer(0.2, given_up.set).start()
-    with alone(tmp_path / "lock"), pytest.raises(GivenUp), alone(tmp_path / "lock", 60.0, given_up):
+    cancelled = threading.Event()
+    threading.Timer(0.2, cancelled.set).start()
+    with (
+        alone(tmp_path / "lock"),
+        pytest.raises(OperationCancelled),
+        alone(tmp_path / "lock", 60.0, cancelled),
+    ):
         pass
 
 

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import pytest
 
-from jobs.errors import GivenUp
+from jobs.errors import OperationCancelled
 from jobs.uploads import archives
 from jobs.uploads.archives import BadArchive, Limits, top, unpack
 
@@ -297,10 +297,10 @@ def test_a_disk_without_room_is_not_the_archives_fault(
 
 
 def test_who_gives_up_does_not_wait_for_the_next_block(pack: Pack, place: Place) -> None:
-    given_up = Impatient(looks=5)
+    cancelled = Impatient(looks=5)
     members = {f"{number}.bin": bytes(3 << 20) for number in range(4)}
-    with pytest.raises(GivenUp):
-        unpack(pack(place.file, members), place.folder, LIMITS, given_up)
+    with pytest.raises(OperationCancelled):
+        unpack(pack(place.file, members), place.folder, LIMITS, cancelled)
     assert {name: len(content) for name, content in holds(place.folder).items()} == {
         "0.bin": 3 << 20,
         "1.bin": 0,

@@ -6,12 +6,12 @@ import pytest
 from sqlalchemy import select, update
 
 from jobs.artifacts import open_artifacts
-from jobs.queue import Doorbell, make_app
+from jobs.queue import JobQueue, make_app
 from jobs.settings import Settings
 from jobs.store.database import now
 from jobs.store.tables import turns
+from worker.periodic_task import PeriodicTask
 from worker.runner import Runner
-from worker.sweeper import Repeated
 
 
 def wait_until(condition, seconds=5.0):
@@ -23,7 +23,7 @@ def wait_until(condition, seconds=5.0):
 
 def test_it_acts_at_once_and_again_and_again():
     times = []
-    with Repeated(lambda: times.append(time.monotonic()), 0.05):
+    with PeriodicTask(lambda: times.append(time.monotonic()), 0.05):
         wait_until(lambda: len(times) >= 3)
     assert min(later - earlier for earlier, later in pairwise(times)) >= 0.05
 
@@ -35,27 +35,27 @@ def test_one_that_fails_is_told_and_done_again(caplog):
         seen.append(1)
         raise ConnectionError("the database is away")
 
-    with Repeated(sweep, 0.01):
+    with PeriodicTask(sweep, 0.01):
         wait_until(lambda: len(seen) >= 3)
     assert "cannot sweep: the database is away" in caplog.text
 
 
 def test_leaving_does_not_wait_for_the_next_time():
     started = time.monotonic()
-    with Repeated(lambda: None, 3600.0):
+    with PeriodicTask(lambda: None, 3600.0):
         pass
     assert time.monotonic() - started < 5
 
 
 def test_leaving_does_not_wait_for_what_hangs(monkeypatch, caplog):
-    monkeypatch.setattr("worker.sweeper.ENDING_SECONDS", 0.05)
+    monkeypatch.setattr("worker.periodic_task.ENDING_SECONDS", 0.05)
     begun, hangs = threading.Event(), threading.Event()
 
     def tidy():
         begun.set()
         hangs.wait(60)
 
-    with Repeated(tidy, 3600.0) as repeated:
+    with PeriodicTask(tidy, 3600.0) as repeated:
         assert begun.wait(30)
     assert "cannot wait until the worker has done its tidy" in caplog.text
     hangs.set()
@@ -65,7 +65,7 @@ def test_leaving_does_not_wait_for_what_hangs(monkeypatch, caplog):
 
 def test_it_can_be_hurried():
     times = []
-    with Repeated(lambda: times.append(1), 3600.0) as repeated:
+    with PeriodicTask(lambda: times.append(1), 3600.0) as repeated:
         wait_until(lambda: len(times) == 1)
         repeated.hurry()
         wait_until(lambda: len(times) == 2)
@@ -98,14 +98,14 @@ class FakeStore:
 
 @pytest.fixture
 def start(tmp_path, monkeypatch):
-    """Starts a worker: the function says whether its first sweep rang for all in front."""
+    """Starts a worker: the function says whether its first sweep notified of all in front."""
     settings = Settings(home=tmp_path, data_roots=(tmp_path,), free_bytes=0)
-    doorbell, artifacts = Doorbell(make_app("memory://")), open_artifacts(settings.artifacts_url)
+    job_queue, artifacts = JobQueue(make_app("memory://")), open_artifacts(settings.artifacts_url)
 
     def start(store, name):
         sweeps = []
         monkeypatch.setattr(store, "sweep", lambda *, only_due, silent=(): sweeps.append(not only_due) or ())
-        Runner(store, artifacts, doorbell, settings, name).sweep()
+        Runner(store, artifacts, job_queue, settings, name).sweep()
         [rang_for_all] = sweeps
         return rang_for_all
 
@@ -117,7 +117,7 @@ def clock(store):
         return connection.scalar(select(now()))
 
 
-def test_of_workers_that_start_within_five_seconds_one_rings_for_all(store, start):
+def test_of_workers_that_start_within_five_seconds_one_notifies_of_all(store, start):
     before = clock(store)
     assert start(store, "ada")
     assert not start(store, "bob")
@@ -125,15 +125,17 @@ def test_of_workers_that_start_within_five_seconds_one_rings_for_all(store, star
         until = connection.scalar(select(turns.c.taken_until).where(turns.c.what == "first sweep"))
         assert before + 5.0 <= until <= clock(store) + 5.0
         connection.execute(update(turns).values(taken_until=now()))  # they are over
-    assert start(store, "cyd"), "its rings may be needed: others that ring for all are long done"
+    assert start(store, "cyd"), (
+        "its notifications may be needed: others that notification for all are long done"
+    )
     assert not start(store, "dan")
 
 
-def test_workers_sweep_in_turn_and_one_of_those_that_start_together_rings_for_all(tmp_path):
+def test_workers_sweep_in_turn_and_one_of_those_that_start_together_notifies_of_all(tmp_path):
     store = FakeStore()
     settings = Settings(home=tmp_path, data_roots=(tmp_path,))
-    doorbell, artifacts = Doorbell(make_app("memory://")), open_artifacts(settings.artifacts_url)
-    runners = [Runner(store, artifacts, doorbell, settings, name) for name in ("ada", "bob", "cyd")]
+    job_queue, artifacts = JobQueue(make_app("memory://")), open_artifacts(settings.artifacts_url)
+    runners = [Runner(store, artifacts, job_queue, settings, name) for name in ("ada", "bob", "cyd")]
     for runner in runners:
         runner.sweep()
     assert store.sweeps == [False, True, True], "each looks at once, one of them at everything"

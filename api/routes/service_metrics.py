@@ -6,7 +6,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from api.figures import CONTENT_TYPE
+from api.metrics import CONTENT_TYPE
 
 router = APIRouter(tags=["health"])
 

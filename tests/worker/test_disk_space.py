@@ -7,7 +7,7 @@ from collections import namedtuple
 import pytest
 
 from gkd_core.run_dir import RunDir
-from worker.room import Room, free_on
+from worker.disk_space import DiskSpace, free_on
 
 Usage = namedtuple("Usage", "total used free")
 
@@ -31,16 +31,16 @@ def free(monkeypatch):
 
 def test_with_as_much_as_is_asked_for_there_is_room(tmp_path, run_dir, free):
     free(1000)
-    room = Room([tmp_path], 1000)
-    assert room.lack(run_dir) is None
-    assert room.free() == 1000
+    disk_space = DiskSpace([tmp_path], 1000)
+    assert disk_space.shortage(run_dir) is None
+    assert disk_space.free() == 1000
 
 
 def test_what_is_missing_is_said_with_folder_and_sizes(tmp_path, run_dir, free):
     free(1_200_000_000)
-    lack = Room([tmp_path], 2_000_000_000).lack(run_dir)
-    assert str(lack) == f"1.2 GB free on {tmp_path}, 2.0 GB needed"
-    assert lack.needs_free > lack.needed
+    shortage = DiskSpace([tmp_path], 2_000_000_000).shortage(run_dir)
+    assert str(shortage) == f"1.2 GB free on {tmp_path}, 2.0 GB needed"
+    assert shortage.needs_free > shortage.needed
 
 
 def test_the_fullest_folder_counts(tmp_path, run_dir, monkeypatch):
@@ -48,20 +48,20 @@ def test_the_fullest_folder_counts(tmp_path, run_dir, monkeypatch):
     for folder in free:
         folder.mkdir(exist_ok=True)
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: Usage(10**12, 0, free[folder]))
-    room = Room(free, 1000)
-    assert room.free() == 500
-    assert room.lack(run_dir).folder == tmp_path / "published"
+    disk_space = DiskSpace(free, 1000)
+    assert disk_space.free() == 500
+    assert disk_space.shortage(run_dir).folder == tmp_path / "published"
 
 
 def test_a_large_state_needs_more_than_the_least(tmp_path, run_dir, free):
     (run_dir.checkpoints / "old.pt").write_bytes(b"0" * 5000)
     (run_dir.checkpoints / "new.pt").write_bytes(b"0" * 700)
     os.utime(run_dir.checkpoints / "old.pt", (1, 1))
-    room = Room([tmp_path], 1000)
+    disk_space = DiskSpace([tmp_path], 1000)
     free(1399)
-    assert room.lack(run_dir).needed == 1400
+    assert disk_space.shortage(run_dir).needed == 1400
     free(1400)
-    assert room.lack(run_dir) is None
+    assert disk_space.shortage(run_dir) is None
 
 
 def test_a_folder_that_is_not_made_yet_is_as_free_as_where_it_will_be(tmp_path):

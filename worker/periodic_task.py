@@ -1,5 +1,5 @@
-"""What a worker does beside its jobs, each in a thread of its own: sweeping for lost jobs and rings, tidying the disk,
-and giving signs of life.
+"""What a worker does beside its jobs, each in a thread of its own: sweeping for lost jobs and notifications, tidying
+the disk, and giving signs of life.
 
 Each worker does all three, at its start and then again and again. That several do so at once harms nobody: the
 store's transactions see to that, and `tidying.py` to the files.
@@ -20,7 +20,7 @@ ENDING_SECONDS = 10.0
 it is left behind, as if the process had been killed meanwhile."""
 
 
-class Repeated:
+class PeriodicTask:
     """Does something at once and then every so many seconds, while entered. One that fails is told and done again.
 
     Args:
@@ -36,7 +36,7 @@ class Repeated:
         self._name = getattr(act, "__name__", "repeated")
         self._thread = threading.Thread(target=carried(self._keep), daemon=True, name=self._name)
 
-    def __enter__(self) -> Repeated:
+    def __enter__(self) -> PeriodicTask:
         self._thread.start()
         return self
 

@@ -17,7 +17,7 @@ SPARE = 1.25
 
 
 @dataclass(frozen=True)
-class Lack:
+class Shortage:
     """Less room than is needed."""
 
     folder: Path
@@ -35,7 +35,7 @@ class Lack:
         return int(self.needed * SPARE)
 
 
-class Room:
+class DiskSpace:
     """The folders that jobs fill.
 
     Args:
@@ -51,11 +51,11 @@ class Room:
         """Bytes that are free in the fullest of the folders."""
         return min(map(free_on, self._folders))
 
-    def lack(self, run_dir: RunDir | None = None) -> Lack | None:
+    def shortage(self, run_dir: RunDir | None = None) -> Shortage | None:
         """What is missing for a job to begin or to go on, without one for a job without states; None: nothing."""
         needed = max(self._free_bytes, STATES_AHEAD * _newest_state(run_dir) if run_dir else 0)
-        lacks = (Lack(folder, free_on(folder), needed) for folder in self._folders)
-        return next((lack for lack in lacks if lack.free < lack.needed), None)
+        shortages = (Shortage(folder, free_on(folder), needed) for folder in self._folders)
+        return next((shortage for shortage in shortages if shortage.free < shortage.needed), None)
 
 
 def free_on(folder: Path) -> int:

@@ -59,14 +59,14 @@ def test_a_route_that_knows_better_keeps_its_own(service, train_spec):
 def told(caplog: pytest.LogCaptureFixture, lines: int = 1) -> list[logging.LogRecord]:
     """What was told, once it is so many lines: each is written when its answer is on its way already."""
     deadline = time.monotonic() + 30
-    while len(found := [record for record in caplog.records if record.name == "api.watch"]) < lines:
+    while len(found := [record for record in caplog.records if record.name == "api.request_log"]) < lines:
         assert time.monotonic() < deadline, found
         time.sleep(0.01)
     return found
 
 
 def test_each_request_is_one_line_that_says_what_became_of_it(service, train_spec, caplog):
-    caplog.set_level(logging.DEBUG, "api.watch")
+    caplog.set_level(logging.DEBUG, "api.request_log")
     job = service.submit(train_spec)
     told(caplog)
     caplog.clear()
@@ -88,12 +88,12 @@ def test_each_request_is_one_line_that_says_what_became_of_it(service, train_spe
 
 
 def test_those_who_watch_over_us_are_no_news(service, caplog):
-    caplog.set_level(logging.DEBUG, "api.watch")
+    caplog.set_level(logging.DEBUG, "api.request_log")
     service.http.get("/healthz")
     assert [line.levelname for line in told(caplog)] == ["DEBUG"]
 
 
 def test_a_path_is_logged_as_it_was_sent(service, caplog):
-    caplog.set_level(logging.INFO, "api.watch")
+    caplog.set_level(logging.INFO, "api.request_log")
     service.http.get("/none%0AERROR%1b[31m")
     assert [line.getMessage() for line in told(caplog)] == ["GET /none%0AERROR%1b[31m 404"]

@@ -80,7 +80,7 @@ class Told:
         """All of it, in Prometheus' format.
 
         Raises:
-            StoreAway: the database does not answer.
+            StoreUnavailable: the database does not answer.
         """
         return generate_latest(self._registry)
 
@@ -96,7 +96,7 @@ class _OfTheStore(Collector):
         """Every number.
 
         Raises:
-            StoreAway: the database does not answer.
+            StoreUnavailable: the database does not answer.
         """
         figures, published = self._figures(), self._bytes()
         yield GaugeMetricFamily("gkd_published_bytes", "Bytes of the published files.", value=published)

@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.errors import defect
-from api.figures import Told
+from api.metrics import Told
 from jobs.logs import bound
 
 log = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ _ON_EVERY_ANSWER = (
 """Unless a route says otherwise. Nothing that we answer is to be run, framed, guessed at or kept by a browser."""
 
 
-class Watched:
+class RequestLog:
     """ASGI middleware.
 
     Args:

@@ -14,7 +14,7 @@ import redis
 from gkd_core.run_dir import RunDir
 from jobs.job import State
 from jobs.presence import WorkerState
-from jobs.queue import Doorbell, make_app
+from jobs.queue import JobQueue, make_app
 from worker.home import HomeInUse
 from worker.slots import take_slot
 from worker.tasks import WorkerThread
@@ -40,26 +40,26 @@ def in_state(service, job_id, *states):
 
 
 def no_more_sweeps(service):
-    """None after the one at the start, so that what happens then is owed to rings."""
+    """None after the one at the start, so that what happens then is owed to notifications."""
     return service.settings.model_copy(update={"sweep_seconds": 3600.0})
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 class TestOnSqlite:
-    def test_a_ring_runs_the_job(self, service, plan, either_app):
+    def test_a_notification_runs_the_job(self, service, plan, either_app):
         app = either_app
         plan(epochs=1)
         with WorkerThread(no_more_sweeps(service), app):
             job_id = service.submit()
-            assert Doorbell(app).ring(service.job(job_id))
+            assert JobQueue(app).notify(service.job(job_id))
             wait_until(in_state(service, job_id, State.SUCCEEDED))
 
-    def test_a_doubled_ring_is_harmless(self, service, plan, app):
+    def test_a_doubled_notification_is_harmless(self, service, plan, app):
         plan(epochs=1)
         with WorkerThread(no_more_sweeps(service), app):
             job_ids = [service.submit(), service.submit()]
             for job_id in job_ids * 3:
-                Doorbell(app).ring(service.job(job_id))
+                JobQueue(app).notify(service.job(job_id))
             for job_id in job_ids:
                 wait_until(in_state(service, job_id, State.SUCCEEDED))
         assert [service.outcomes(job_id) for job_id in job_ids] == [["succeeded"], ["succeeded"]]
@@ -76,7 +76,7 @@ class TestOnSqlite:
         app = either_app
         plan(epochs=500)
         job_id = service.submit()
-        Doorbell(app).ring(service.job(job_id))
+        JobQueue(app).notify(service.job(job_id))
         with WorkerThread(no_more_sweeps(service), app):
             wait_until(lambda: service.job(job_id).progress)
         assert service.job(job_id).state is State.QUEUED
@@ -143,7 +143,7 @@ class TestOnSqlite:
             [seen] = service.store.workers()
             assert (seen.name, seen.state, seen.queues) == (worker.name, WorkerState.IDLE, ("cpu",))
             job_id = service.submit()
-            Doorbell(app).ring(service.job(job_id))
+            JobQueue(app).notify(service.job(job_id))
             wait_until(lambda: service.store.workers()[0].job_id == job_id)
         assert service.store.workers() == ()
 
@@ -204,31 +204,33 @@ def test_a_redis_that_goes_and_comes_back_ends_no_job_and_is_listened_to_again(s
     plan(epochs=6, seconds=0.2)
     with closing(make_app(url)) as app, WorkerThread(no_more_sweeps(service), app) as worker:
         running = service.submit()
-        Doorbell(app).ring(service.job(running))
+        JobQueue(app).notify(service.job(running))
         wait_until(lambda: service.job(running).progress)
         redis_process.kill()
-        assert not Doorbell(app).ring(service.job(running))
+        assert not JobQueue(app).notify(service.job(running))
         wait_until(in_state(service, running, State.SUCCEEDED))
         redis_process.start()
         later = service.submit()
-        wait_until(lambda: Doorbell(app).ring(service.job(later)))
+        wait_until(lambda: JobQueue(app).notify(service.job(later)))
         wait_until(in_state(service, later, State.SUCCEEDED), seconds=30)
         assert worker.is_listening()
     assert service.outcomes(running) == ["succeeded"]
 
 
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
-def test_a_ring_that_redis_lost_costs_a_delay(service, plan, app, redis_url, monkeypatch):
-    monkeypatch.setattr("jobs.store.submission.RING_AGAIN_SECONDS", 0.5)
+def test_a_notification_that_redis_lost_costs_a_delay(service, plan, app, redis_url, monkeypatch):
+    monkeypatch.setattr("jobs.store.submission.NOTIFY_AGAIN_SECONDS", 0.5)
     plan(epochs=1)
     with closing(redis.Redis.from_url(redis_url)) as client, WorkerThread(service.settings, app):
-        job_id = service.submit()  # its ring is among what is lost now
+        job_id = service.submit()  # its notification is among what is lost now
         client.flushdb()
         wait_until(in_state(service, job_id, State.SUCCEEDED))
 
 
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
-def test_rings_that_redis_lost_long_after_they_were_rung_cost_one_sweep(service, plan, app, redis_url):
+def test_notifications_that_redis_lost_long_after_they_were_sent_cost_one_sweep(
+    service, plan, app, redis_url
+):
     plan(epochs=5, seconds=0.2)
     with closing(redis.Redis.from_url(redis_url)) as client, WorkerThread(service.settings, app):
         running = service.submit()
@@ -240,11 +242,11 @@ def test_rings_that_redis_lost_long_after_they_were_rung_cost_one_sweep(service,
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-def test_queues_without_a_ring_are_known(either_app, service):
-    assert "cpu" in Doorbell(either_app).silent()
-    Doorbell(either_app).ring(service.job(service.submit()))
-    assert "cpu" not in Doorbell(either_app).silent()
-    assert "gpu" in Doorbell(either_app).silent()
+def test_queues_without_a_notification_are_known(either_app, service):
+    assert "cpu" in JobQueue(either_app).silent()
+    JobQueue(either_app).notify(service.job(service.submit()))
+    assert "cpu" not in JobQueue(either_app).silent()
+    assert "gpu" in JobQueue(either_app).silent()
 
 
 WORK = "from jobs.settings import Settings; from worker.tasks import work; work(Settings())"
@@ -256,7 +258,7 @@ def test_sigterm_and_ctrl_c_save_the_job_and_give_it_back(service, plan, app, re
     plan(epochs=500)
     job_id = service.submit()
     env = os.environ | service.environment() | {"GKD_BROKER_URL": redis_url}
-    Doorbell(app).ring(service.job(job_id))
+    JobQueue(app).notify(service.job(job_id))
     with subprocess.Popen([sys.executable, "-c", WORK], env=env, cwd=ROOT) as worker:
         try:
             wait_until(lambda: service.job(job_id).progress)

@@ -16,7 +16,7 @@ from gkd_core.config import (
 from gkd_core.errors import Failure, FailureClass
 from gkd_core.run_dir import COMPLETE, FAILED, STOPPED
 from jobs.job import Desired, Job, State
-from worker.endings import (
+from worker.exit_codes import (
     LOG_TAIL_BYTES,
     failure_of_exit,
     halve_micro_batch,

@@ -29,7 +29,7 @@ SLOWEST_BYTES_A_SECOND = 16 * 1024
 """Who sends slower than any real line holds a connection on purpose."""
 
 
-class Border:
+class RequestGuard:
     """ASGI middleware.
 
     Args:

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from api import figures
-from jobs import metrics as counts
-from jobs.errors import StoreAway
+from api import metrics
+from jobs import metrics as job_metrics
+from jobs.errors import StoreUnavailable
 from jobs.job import State
 
 
@@ -37,7 +37,7 @@ def test_the_page_lists_every_number_and_no_other(service):
     found = dict(re.findall(r"^# TYPE (\w+) (\w+)$", text, re.MULTILINE))
     created = {name for name in found if name.endswith("_created")}
     assert {name: kind for name, (kind, _) in listed.items()} == {n: found[n] for n in found.keys() - created}
-    for count in counts.COUNTS:
+    for count in job_metrics.COUNTS:
         name = count.name if count.bounds else f"{count.name}_total"
         assert listed[name][1] == set(count.labels)
 
@@ -97,16 +97,16 @@ def test_the_database_is_looked_at_once_in_a_while(
     looks: list[int] = []
     look = service.store.figures
     monkeypatch.setattr(service.store, "figures", lambda: looks.append(1) or look())
-    fresh = figures._Fresh(service.store.figures, 60.0)
+    fresh = metrics._Fresh(service.store.figures, 60.0)
     assert fresh() is fresh()
     assert looks == [1]
 
 
 def test_while_the_database_is_away_there_are_no_numbers_rather_than_old_ones(service, monkeypatch):
     def away(_: object) -> None:
-        raise StoreAway(OSError("refused"))
+        raise StoreUnavailable(OSError("refused"))
 
-    monkeypatch.setattr(figures._OfTheStore, "collect", away)
+    monkeypatch.setattr(metrics._OfTheStore, "collect", away)
     assert service.http.get("/metrics").status_code == 503
 
 
