@@ -118,8 +118,9 @@ class Runner:
         those due.
 
         Notifications from before the start of this worker may be lost with their queue. After that one worker sweeps
-        for all, whoever is first when it is time; only what is free on its own disk each sees for itself. Where a queue holds no
-        notification and jobs wait in it, they were lost with a broker: their jobs need not wait until they are due.
+        for all, whoever is first when it is time; only what is free on its own disk each sees for itself. Where a
+        queue holds no notification and jobs wait in it, they were lost with a broker: their jobs need not wait until
+        they are due.
         """
         self.store.ping()  # what a later release has upgraded is not to be swept by the rules of this one
         if not self._swept:

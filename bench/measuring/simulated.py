@@ -1,8 +1,8 @@
 """Workers by the dozen in one process: all of a worker but Celery's loop and the engine.
 
 A notification is taken out of the real queue, and the real `Runner` claims, renews, records, publishes and sweeps
-with a store and connections of the worker's own. The engine is a stand-in without a process: it writes the events of a short run
-and notes in Redis that it runs, so that two of one job at the same time would be seen.
+with a store and connections of the worker's own. The engine is a stand-in without a process: it writes the events of
+a short run and notes in Redis that it runs, so that two of one job at the same time would be seen.
 """
 
 from __future__ import annotations

@@ -13,8 +13,7 @@ from urllib.request import Request, urlopen
 
 import pytest
 
-from jobs.artifacts import open_artifacts
-from jobs.artifacts.base import s3
+from jobs.artifacts import open_artifacts, s3
 from jobs.artifacts.s3 import S3Artifacts
 from jobs.errors import ArtifactsRefused, ArtifactsUnavailable, OperationCancelled, WrongContent
 

@@ -15,8 +15,9 @@ from jobs.errors import QuotaExceeded, ResourceInUse, UnknownCursor, UnknownReso
 from jobs.job import Job, State
 from jobs.resources import Layout, NewResource, Resource, ResourceKind, ResourceState, Verdict
 from jobs.specs.spec import Resolved, job_spec
+from jobs.store import quotas, resources
 from jobs.store.resources import MOST_CHECKS
-from jobs.store.store import Check, Store, quotas, resources
+from jobs.store.store import Check, Store
 
 DATASET, MODEL = ResourceKind.DATASET, ResourceKind.MODEL
 SPLIT = Split(images="/data/images", annotations="/data/train.json")
