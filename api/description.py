@@ -31,7 +31,7 @@ ABOUT = """Distils object detectors, and proves what that gained against a contr
 """
 
 TAGS = {
-    "jobs": "Submission for jobs, and for what becomes of them.",
+    "jobs": "Asking for jobs, and for what becomes of them.",
     "following": "What a job tells while it runs.",
     "artifacts": "The files that a job publishes.",
     "datasets": "Data sets that specs name as `dataset:<id>`: registered where they lie, or uploaded.",

@@ -119,7 +119,7 @@ class Engine:
             return self._process.returncode
 
     def stop(self) -> None:
-        """Ask the engine to stop after a checkpoint; `poll` then makes sure of it. Submission twice changes nothing."""
+        """Ask the engine to stop after a checkpoint; `poll` then makes sure of it. Asking twice changes nothing."""
         if self._stopping_since is None:
             self._stopping_since = time.monotonic()
             try:

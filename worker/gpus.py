@@ -1,4 +1,4 @@
-"""Looks at GPUs through the driver's library. Submission CUDA itself would break the processes forked later."""
+"""Looks at GPUs through the driver's library. Asking CUDA itself would break the processes forked later."""
 
 from __future__ import annotations
 

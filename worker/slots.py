@@ -1,4 +1,4 @@
-"""DataRoots of the workers of one machine: `HOME/workers/HOST-0`, `HOST-1`, ... A worker that starts takes the first that
+"""Places of the workers of one machine: `HOME/workers/HOST-0`, `HOST-1`, ... A worker that starts takes the first that
 nobody holds, learns who had it before (and so who is dead for sure), and leaves signs of life there.
 
 The lock on the file is what counts; it ends with the process, however that ends. The signs are for `gkd health worker`.

@@ -1,4 +1,4 @@
-"""Submission for jobs: submit, look, list, cancel, pause, resume, retry, clone, change, delete."""
+"""Asking for jobs: submit, look, list, cancel, pause, resume, retry, clone, change, delete."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ class Incoming:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def run_in_background(self, tenant: str) -> Arriving:
+    def begin(self, tenant: str) -> Arriving:
         """A new, empty file of a tenant's; call its `end` in any case."""
         self.folder.mkdir(parents=True, exist_ok=True)
         descriptor, name = tempfile.mkstemp(prefix=f"{tenant}.{_machine()}.", dir=self.folder)

@@ -1,4 +1,4 @@
-"""Submission for jobs over HTTP, against a real store."""
+"""Asking for jobs over HTTP, against a real store."""
 
 from __future__ import annotations
 
