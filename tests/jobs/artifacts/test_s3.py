@@ -13,7 +13,8 @@ from urllib.request import Request, urlopen
 
 import pytest
 
-from jobs.artifacts import open_artifacts, s3
+from jobs.artifacts import open_artifacts
+from jobs.artifacts import s3 as s3_artifacts
 from jobs.artifacts.s3 import S3Artifacts
 from jobs.errors import ArtifactsRefused, ArtifactsUnavailable, OperationCancelled, WrongContent
 
@@ -191,7 +192,7 @@ def test_a_damaged_object_is_not_fetched(
 def test_a_copy_that_nobody_wants_any_more_is_broken_off(
     artifacts: S3Artifacts, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(s3, "_READ_BYTES", 4 * MIB)
+    monkeypatch.setattr(s3_artifacts, "_READ_BYTES", 4 * MIB)
     artifacts.put(model)
     cancelled, get, got = threading.Event(), artifacts._get, []
 
@@ -210,7 +211,7 @@ def test_a_copy_that_nobody_wants_any_more_is_broken_off(
 def test_who_reads_goes_on_when_the_object_is_renewed_meanwhile(
     s3: Any, artifacts: S3Artifacts, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(s3, "_READ_BYTES", 4 * MIB)
+    monkeypatch.setattr(s3_artifacts, "_READ_BYTES", 4 * MIB)
     artifacts.put(model)
     reading = artifacts.read(SHA256)
     content = next(reading)
