@@ -27,6 +27,13 @@ def test_every_link_leads_to_a_file(document: Path):
     assert [target for target in here if not (document.parent / target).exists()] == []
 
 
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_anchor_of_a_link_is_a_heading(document: Path):
+    links = re.findall(r"\]\(([^)#:\s]*)#([^)\s]+)\)", document.read_text())
+    pages = {target: document.parent / target if target else document for target, _ in links}
+    assert [anchor for target, anchor in links if anchor not in _anchors(pages[target])] == []
+
+
 def test_the_map_names_the_rooms_of_the_tree_and_no_others():
     rooms = {
         f"{path.parent.relative_to(ROOT).as_posix()}/"
@@ -118,3 +125,9 @@ def test_make_knows_six_words():
 
 def _architecture() -> str:
     return (ROOT / "docs" / "architecture.md").read_text()
+
+
+def _anchors(document: Path) -> set[str]:
+    """Return what GitHub makes of a page's headings."""
+    headings = re.findall(r"^#+ (.+)$", document.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
