@@ -16,6 +16,7 @@ from itertools import islice
 from typing import NamedTuple
 
 from fastapi.concurrency import run_in_threadpool
+from fastapi.sse import format_sse_event
 
 from jobs.errors import UnknownJob
 from jobs.job import END_STATES, StoredEvent
@@ -33,16 +34,13 @@ class Told(NamedTuple):
     """An event as it goes over the wire; made once for all who follow."""
 
     number: int
-    text: str
+    block: bytes
 
 
 def tell(event: StoredEvent) -> Told:
-    """An event as Server-Sent Events write it.
-
-    JSON has no line breaks, so `data` is one line. And it is in ASCII: to many a reader U+2028 ends a line, too.
-    """
+    """Return an event as Server-Sent Events write it, in ASCII: to many a reader U+2028 ends a line, too."""
     data = json.dumps(event.model_dump(mode="json"))
-    return Told(event.number, f"id: {event.number}\nevent: {event.kind}\ndata: {data}\n\n")
+    return Told(event.number, format_sse_event(id=str(event.number), event=event.kind, data_str=data))
 
 
 class Feed:

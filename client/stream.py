@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import httpx
+from httpx_sse import EventSource
 
 from jobs.job import StoredEvent
 
@@ -21,7 +22,7 @@ class NothingMore(Exception):
 
 
 def listen(http: httpx.Client, path: str, after: int) -> Iterator[StoredEvent | None]:
-    """The events of a job after number `after`, for as long as the connection holds; None is a mere sign of life.
+    """Yield the events of a job after number `after`, for as long as the connection holds; None is a mere sign of life.
 
     Raises:
         NoStream: ask for pages of events instead.
@@ -33,10 +34,9 @@ def listen(http: httpx.Client, path: str, after: int) -> Iterator[StoredEvent | 
     try:
         with http.stream("GET", path, headers={"Last-Event-ID": str(after)}, timeout=timeout) as answer:
             _must_stream(answer)
-            for line in answer.iter_lines():
+            for said in EventSource(answer).iter_sse():
                 heard = True
-                data = line.startswith("data:")
-                yield StoredEvent.model_validate_json(line.removeprefix("data:")) if data else None
+                yield StoredEvent.model_validate_json(said.data) if said.data else None
     except httpx.ReadTimeout as error:
         if not heard:
             raise NoStream from error

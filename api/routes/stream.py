@@ -11,6 +11,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Header, Query, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import StreamingResponse
+from fastapi.sse import EventSourceResponse, format_sse_event
 from starlette.types import Send
 
 from api.deps import (
@@ -39,22 +40,26 @@ PATIENCE_SECONDS = 1.0
 """Before the database is asked again after it did not answer."""
 
 
-class EventStream(StreamingResponse):
-    """A stream whose generator is closed as soon as its reader has gone, wherever it was."""
+class EventStream(EventSourceResponse):
+    """A stream whose generator is closed as soon as its reader has gone, wherever it was.
 
-    media_type = "text/event-stream"
-    body_iterator: AsyncGenerator[str, None]
+    A route that is a generator itself would cost the framework two tasks and two queues for each reader;
+    docs/decisions/0063 says what it measured.
+    """
 
-    def __init__(self, lines: AsyncGenerator[str, None]) -> None:
+    body_iterator: AsyncGenerator[bytes, None]
+
+    def __init__(self, blocks: AsyncGenerator[bytes, None]) -> None:
         # The second asks nginx not to hold lines back.
-        super().__init__(lines, headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
+        super().__init__(blocks, headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
 
     async def stream_response(self, send: Send) -> None:
-        """Send line after line."""
+        """Send block after block."""
         async with aclosing(self.body_iterator):
             await super().stream_response(send)
 
 
+_STILL_THERE = format_sse_event(comment="still there")
 _EVENT = {
     "type": "object",
     "properties": {name: {"type": "string"} for name in ("id", "event", "data", "retry")},
@@ -97,28 +102,28 @@ async def stream(
         services.store.events, job_id, after=seen, limit=1, tenant=tenant
     ):
         return Response(status_code=204)
-    lines = _lines(feeds, job_id, seen, time.monotonic() + wait)
-    return EventStream(_while_admitted(lines, still_admitted))
+    blocks = _blocks(feeds, job_id, seen, time.monotonic() + wait)
+    return EventStream(_while_admitted(blocks, still_admitted))
 
 
 async def _while_admitted(
-    lines: AsyncGenerator[str, None], still_admitted: StillAdmitted
-) -> AsyncGenerator[str, None]:
-    """The same lines as long as the key is good; "" stands for a chance to look, and is not sent."""
-    async with aclosing(lines):
-        async for line in lines:
+    blocks: AsyncGenerator[bytes, None], still_admitted: StillAdmitted
+) -> AsyncGenerator[bytes, None]:
+    """Pass on what is told as long as the key is good; b"" stands for a chance to look, and is not sent."""
+    async with aclosing(blocks):
+        async for block in blocks:
             try:
                 await still_admitted()
             except ApiError as error:
-                yield f": {error.detail}\n\n"
+                yield format_sse_event(comment=error.detail)
                 return
-            if line:
-                yield line
+            if block:
+                yield block
 
 
-async def _lines(feeds: Feeds, job_id: str, after: int, deadline: float) -> AsyncGenerator[str, None]:
-    """Lines for all that happens; "" every `ADMITTED_SECONDS` in which nothing does."""
-    yield f"retry: {RETRY_MILLISECONDS}\n\n"
+async def _blocks(feeds: Feeds, job_id: str, after: int, deadline: float) -> AsyncGenerator[bytes, None]:
+    """Tell all that happens; b"" every `ADMITTED_SECONDS` in which nothing does."""
+    yield format_sse_event(retry=RETRY_MILLISECONDS)
     with feeds.follow(job_id) as feed:
         if feed.last is None:
             await happened(feed.news, HEARTBEAT_SECONDS)  # the first look
@@ -132,13 +137,13 @@ async def _lines(feeds: Feeds, job_id: str, after: int, deadline: float) -> Asyn
             except StoreUnavailable:
                 told = []
                 await asyncio.sleep(PATIENCE_SECONDS)
-            for number, text in told:
-                yield text
+            for number, block in told:
+                yield block
                 after, said = number, time.monotonic()
             left = deadline - time.monotonic()
             if feeds.closed or left <= 0 or (feed.ended and after >= (feed.last or 0)):
                 return
             if not told and not await happened(news, min(ADMITTED_SECONDS, HEARTBEAT_SECONDS, left)):
                 silent = time.monotonic() - said >= HEARTBEAT_SECONDS
-                yield ": still there\n\n" if silent else ""
+                yield _STILL_THERE if silent else b""
                 said = time.monotonic() if silent else said

@@ -91,6 +91,15 @@ def test_one_stream_is_enough_where_it_holds(following):
     assert following(streamed(*EVENTS)) == ([1, 2, 3], ["/jobs/j/stream 0"])
 
 
+def test_whatever_the_standard_allows_is_understood(following):
+    """Comments, ends of lines of another system, and data on several lines."""
+    first, *rest = EVENTS
+    data = "\r\n".join(f"data: {line}" for line in json.dumps(first, indent=1).splitlines())
+    text = f": hello\r\n\r\nid: 1\r\n{data}\r\n\r\n: still there\r\n\r\n"
+    odd = httpx.Response(200, text=text, headers={"Content-Type": "text/event-stream; charset=utf-8"})
+    assert following(odd, streamed(*rest)) == ([1, 2, 3], ["/jobs/j/stream 0", "/jobs/j/stream 1"])
+
+
 @pytest.mark.parametrize(
     "broken",
     [
