@@ -27,6 +27,7 @@ from torch.nn import functional
 
 from gkd_core.config import run_config
 from gkd_core.distill.distiller import Distiller
+from gkd_core.distill.features import assign_levels
 from gkd_core.distill.losses import positions, robustness
 from gkd_core.distill.positives import Instances
 from gkd_core.train import train
@@ -82,7 +83,7 @@ class Recorder:
     def _record(self, distiller: Distiller, targets: list[dict[str, Tensor]], epoch: int) -> None:
         objects = Instances.of(targets)
         assert distiller._latest is not None
-        own = distiller._levels_of(objects.boxes)
+        own = assign_levels(objects.boxes, distiller.pixels_per_cell, distiller.student.cells_per_box)
         origins = [tuple(origin) for target in targets for origin in target["origins"].tolist()]
         for level, (student, teacher, prototypes) in enumerate(
             zip(*distiller._latest, distiller.prototypes, strict=True)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 from unittest import mock
 
@@ -25,9 +26,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from gkd_core.compute.amp import autocast
 from gkd_core.detectors.build import pyramid
-from gkd_core.distill.distiller import Distiller, Pair
-from gkd_core.distill.grids import Grids, Slots
-from gkd_core.distill.positives import Instances, outputs_of, scoring_head
+from gkd_core.distill.distiller import Distiller
+from gkd_core.distill.losses import GlobalLoss, LocalLoss, LossContext, ResponseLoss
+from gkd_core.distill.losses.response import teacher_scores_of_places
 
 CHANNELS, CELLS, COPIED = 256, 64, 2**26
 """Of the convolution, with CELLS^2 cells, and how many numbers are copied, to see how fast the machine is."""
@@ -53,39 +54,36 @@ class Parts:
         self.distiller: Distiller = self.training.distiller
         self.student = self.training.detector.train()
         self.pictures, self.targets = self.training._on_device(self.batch)
-        self.instances = Instances.of(self.targets)
-        head = scoring_head(self.student)
         with autocast(device(), setting.precision):
-            with torch.inference_mode():
-                self.teacher_maps, sizes = pyramid(self.distiller.teacher, self.pictures)
-                self.teacher_scores = self.distiller._teacher_scores_of_places(self.teacher_maps, False)
-            with outputs_of(self.student.backbone) as maps, outputs_of(head) as scores:
-                self.student(self.pictures, self.targets)
-        own = [level.detach().requires_grad_() for level in maps[0].values()]
-        self.scores = {name: score.detach().requires_grad_() for name, score in scores[0].items()}
-        self.pair = Pair(own, self.teacher_maps, sizes, self.scores)
-        self.layout = self.distiller._layout(self.pair, self.instances)
-        student, teacher = self.distiller._pool(self.pair, *self._boxes())
+            context, _ = self.distiller.look(self.pictures, self.targets, 1.0)
+            with torch.no_grad():
+                self.teacher_scores = teacher_scores_of_places(context, False)
+        own = [level.detach().requires_grad_() for level in context.student_maps]
+        self.scores = {name: one.detach().requires_grad_() for name, one in context.student_scores.items()}
+        self.context = replace(context, student_maps=own, student_scores=self.scores)
+        student, teacher = self.context.pooled
         self.pooled = student.detach().requires_grad_(), teacher
-        self.places = self.distiller._positions(self.pooled)
-        self.omega = self.distiller._robustness(self.places, self.instances.labels).detach()
+        self.omega = self.context.omega.detach()
+
+    def _anew(self, **known: object) -> LossContext:
+        """What a loss looks at, of which only the places and what is given are computed already."""
+        context, places = replace(self.context), ("instances", "positives", "grids", "slots", "level")
+        vars(context).update({name: getattr(self.context, name) for name in places} | known)
+        return context
 
     def __iter__(self) -> Iterator[Part]:
         """In the order of a step."""
-        teacher, maps = self.distiller.teacher, [*self.pair.student_maps, *self.teacher_maps]
+        teacher, maps = self.distiller.teacher, [*self.context.student_maps, *self.context.teacher_maps]
         weights = [*self.student.parameters()], [*teacher.parameters()]
         yield Part("student, with its own losses", self._student, [*self.pictures, *weights[0]])
         yield Part("teacher: body and pyramid", self._pyramid, [*self.pictures, *weights[1]])
-        yield Part("teacher: class scores", self._scores, self.teacher_maps)
+        yield Part("teacher: class scores", self._scores, self.context.teacher_pyramid)
         adapters = [*self.distiller.adapters.parameters()]
-        yield Part("adapters", self._adapted, [*self.pair.student_maps, *adapters])
+        yield Part("adapters", self._adapted, [*self.context.student_maps, *adapters])
         yield Part("pooling", self._pool, maps)
         yield Part("cosines, robustness and global loss", self._global, self.pooled)
         yield Part("masks and local losses", self._local, maps)
         yield Part("response loss, teacher's scores given", self._response, [*self.scores.values()])
-
-    def _boxes(self) -> tuple[Tensor, Slots, Grids]:
-        return self.instances.boxes, self.layout.slots, self.layout.grids
 
     def _student(self) -> list[Tensor]:
         return list(self.student(self.pictures, self.targets).values())
@@ -97,31 +95,25 @@ class Parts:
 
     def _scores(self) -> list[Tensor]:
         with torch.inference_mode():
-            self.distiller.teacher.head.classification_head(self.teacher_maps)
+            self.distiller.teacher.head.classification_head(self.context.teacher_pyramid)
         return []
 
     def _adapted(self) -> list[Tensor]:
-        maps = [self.pair.student_maps[level] for level in self.distiller.student_levels]
-        return [adapter(one) for adapter, one in zip(self.distiller.adapters, maps, strict=True)]
+        return self._anew().adapted
 
     def _pool(self) -> list[Tensor]:
-        return [self.distiller._pool(self.pair, *self._boxes())[0]]
+        return [self._anew().pooled[0]]
 
     def _global(self) -> list[Tensor]:
-        places = self.distiller._positions(self.pooled)
-        omega = self.distiller._robustness(places, self.instances.labels)
-        where = self.pair, self.instances, self.layout
-        return [self.distiller._global_loss(*where, self.pooled, places, omega)]
+        return list(GlobalLoss()(self._anew(pooled=self.pooled)).values())
 
-    def _local(self) -> list[Tensor]:
-        alike = torch.nn.ModuleList(torch.nn.Identity() for _ in self.distiller.adapters)
-        with mock.patch.dict(self.distiller._modules, adapters=alike):  # both pyramids have as many channels
-            return list(self.distiller._local_losses(self.pair, self.instances, self.layout, self.omega))
+    def _local(self) -> list[Tensor]:  # both pyramids have as many channels
+        return list(LocalLoss()(self._anew(omega=self.omega, adapted=self.context.student_maps)).values())
 
     def _response(self) -> list[Tensor]:
         given = {"return_value": self.teacher_scores}
-        with mock.patch.object(self.distiller, "_teacher_scores_of_places", **given):
-            return [self.distiller._response_loss(self.pair, self.instances, self.layout, self.omega)]
+        with mock.patch("gkd_core.distill.losses.response.teacher_scores_of_places", **given):
+            return list(ResponseLoss(1.0)(self._anew(omega=self.omega)).values())
 
     def whole(self) -> None:
         """All of a step."""

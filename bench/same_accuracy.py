@@ -28,8 +28,8 @@ from torch.nn import functional
 
 from gkd_core.config import run_config
 from gkd_core.distill.grids import Grids, Slots
-from gkd_core.distill.losses.global_knowledge import Positions
 from gkd_core.distill.losses.local import LevelLosses
+from gkd_core.distill.losses.positions import Positions
 from gkd_core.distill.prototypes import Prototypes
 from gkd_core.train import train
 
@@ -161,10 +161,10 @@ def trusted_on_levels(places: Positions, labels: Tensor, prototypes: Prototypes)
 PLAIN = {
     "gkd_core.distill.features.pool_reference": pooled,
     "gkd_core.distill.features.pool_reference_on_levels": pooled_on_levels,
-    "gkd_core.distill.distiller.foreground_masks_reference": painted_on_levels,
-    "gkd_core.distill.distiller.local_losses_reference_on_levels": imitated_on_levels,
-    "gkd_core.distill.distiller.positions": placed_on_levels,
-    "gkd_core.distill.distiller.robustness": trusted_on_levels,
+    "gkd_core.distill.losses.local.foreground_masks_reference": painted_on_levels,
+    "gkd_core.distill.losses.local.local_losses_reference_on_levels": imitated_on_levels,
+    "gkd_core.distill.losses.context.positions": placed_on_levels,
+    "gkd_core.distill.losses.context.robustness": trusted_on_levels,
     "gkd_core.distill.distiller.select_reference": published_form,
 }
 WAYS: dict[str, dict[str, Any]] = {"fast": {}, "plain": PLAIN}

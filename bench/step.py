@@ -26,6 +26,7 @@ from gkd_core.config import DetectorConfig, DistillConfig, TrainConfig
 from gkd_core.data.loading import Sample
 from gkd_core.detectors.build import Detector, build_detector, pyramid
 from gkd_core.distill.distiller import Distiller
+from gkd_core.distill.losses import ResponseLoss
 from gkd_core.distill.prototypes import Prototypes
 from gkd_core.training.trainer import Training
 
@@ -148,7 +149,7 @@ def _teacher(training: Training, batch: list[Sample], setting: Setting) -> None:
     pictures, _ = training._on_device(batch)
     with torch.inference_mode(), autocast(device(), setting.precision):
         maps, _ = pyramid(distiller.teacher, pictures)
-        if distiller.response_weight:
+        if any(isinstance(loss, ResponseLoss) for loss in distiller.losses):
             distiller.teacher.head.classification_head(maps)
 
 

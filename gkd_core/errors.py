@@ -12,11 +12,16 @@ Every error carries a failure class, which decides what happens to the job:
 
 from __future__ import annotations
 
+import difflib
 import errno
+import re
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
-from typing import ClassVar
+from typing import Any, ClassVar, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+_Model = TypeVar("_Model", bound=BaseModel)
 
 
 class FailureClass(StrEnum):
@@ -114,3 +119,58 @@ class StoppedError(GkdError):
     """The run was asked to stop and did, after a checkpoint where there was something to save; not a failure."""
 
     failure_class = FailureClass.INFRASTRUCTURE
+
+
+# ---- values that somebody gave ---------------------------------------------------------------------------
+
+
+def checked(model: type[_Model], *at: str, **values: object) -> _Model:
+    """Return the validated value.
+
+    Args:
+        model: what it should be.
+        at: where it stands in a spec; problems name their fields under it.
+        values: its fields.
+
+    Raises:
+        SpecError: fields are wrong; each is named, with what was probably meant.
+    """
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise SpecError([_problem(each, model, at) for each in error.errors()]) from None
+
+
+def _problem(error: Mapping[str, Any], model: type[BaseModel], at: tuple[str, ...]) -> Problem:
+    """Word one of pydantic's errors."""
+    loc, known = (*at, *error["loc"]), _fields_at(model, error["loc"][:-1])
+    if error["type"] == "extra_forbidden":
+        place = ".".join(map(str, loc[:-1])) or model.__name__
+        return Problem(
+            loc=loc, message=f"`{loc[-1]}` is no field of `{place}`", hint=did_you_mean(str(loc[-1]), known)
+        )
+    message = str(error["msg"]).removeprefix("Value error, ")
+    if error["type"] == "value_error":
+        return Problem(loc=loc, message=message)
+    choices = re.findall(r"'([^']*)'", error.get("ctx", {}).get("expected", ""))
+    hint = did_you_mean(str(error["input"]), choices)
+    return Problem(loc=loc, message=f"{message}, got {error['input']!r:.80}", hint=hint)
+
+
+def did_you_mean(name: str, known: Sequence[str]) -> str:
+    """Return a hint: the known name that is nearest, and all of them; empty where nothing is known."""
+    close = difflib.get_close_matches(name, known, n=1)
+    meant = f"Did you mean `{close[0]}`? " if close else ""
+    return f"{meant}Known here: {', '.join(known)}." if known else ""
+
+
+def _fields_at(model: type[BaseModel], loc: Sequence[str | int]) -> list[str]:
+    """Return the names of the fields at a path below a model; none where there is no model."""
+    for part in loc:
+        field = model.model_fields.get(str(part))
+        if field is None or not (
+            isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
+        ):
+            return []
+        model = field.annotation
+    return list(model.model_fields)

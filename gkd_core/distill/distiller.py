@@ -10,11 +10,10 @@ stride), P prototypes, C classes.
 from __future__ import annotations
 
 import copy
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -25,34 +24,9 @@ from gkd_core.config import DistillConfig, incomparable_scores, response_weight
 from gkd_core.detectors.build import Detector, Targets, pyramid
 from gkd_core.distill import features
 from gkd_core.distill.bank import Bank, PooledPair, of_all_processes
-from gkd_core.distill.grids import Grids, Slots
 from gkd_core.distill.instances import InstancePool, Pooled, Pooling, pairs
-from gkd_core.distill.losses.global_knowledge import Positions, global_loss, global_projection_loss, positions
-from gkd_core.distill.losses.local import (
-    foreground_masks,
-    foreground_masks_reference,
-    local_losses_on_levels,
-    local_losses_reference_on_levels,
-)
-from gkd_core.distill.losses.response import (
-    response_sigmoid,
-    response_sigmoid_reference,
-    response_softmax,
-    response_softmax_reference,
-)
-from gkd_core.distill.losses.robustness import robustness
-from gkd_core.distill.positives import (
-    Instances,
-    Positives,
-    architecture_of,
-    has_centre_ness,
-    is_two_stage,
-    level_of_places,
-    outputs_of,
-    positives_of,
-    scores_of_places,
-    scoring_head,
-)
+from gkd_core.distill.losses import Loss, LossContext, ResponseLoss, of_config
+from gkd_core.distill.positives import architecture_of, is_two_stage, outputs_of, scoring_head
 from gkd_core.distill.prototypes import (
     Chosen,
     Prototypes,
@@ -62,42 +36,12 @@ from gkd_core.distill.prototypes import (
     select_random,
     select_reference,
 )
+from gkd_core.distill.teacher import match_classes
 from gkd_core.errors import Problem, SpecError
 
-LOCAL_LOSSES = ("distill_foreground", "distill_background")
-ResponseLoss = Callable[[Tensor, Tensor, Tensor, float], Tensor]
-"""(student's scores (N, C), teacher's, weights (N,), temperature) -> scalar."""
-NO_PROTOTYPES = (
-    "no prototypes yet: fill `pool = distiller.instance_pool()` with `pool.add(...)`, then set `distiller.prototypes = "
-    "[chosen.prototypes for chosen in distiller.choose_prototypes(pool.finish())]`, before the first step"
-)
 NOTHING_TAUGHT = (
     "nothing is distilled, every weight under distill is 0: the student trains as its control does"
 )
-
-
-class Pair(NamedTuple):
-    """What both detectors make of a batch."""
-
-    student_maps: list[Tensor]
-    """Of each level of the student's pyramid (B, C_s, H, W), with gradient."""
-    teacher_maps: list[Tensor]
-    """Of each level of the teacher's pyramid (B, C_t, H, W)."""
-    sizes: list[tuple[int, int]]
-    """Height and width of each picture before padding."""
-    student_scores: Any
-    """What the student's scoring head returned."""
-
-
-class Layout(NamedTuple):
-    """Where the objects of a batch lie, on all common levels at once."""
-
-    grids: Grids
-    """Of the common levels."""
-    slots: Slots
-    """Of the objects."""
-    level: Tensor
-    """(N,) int64, which of the common levels each object belongs to."""
 
 
 class Distiller(nn.Module):
@@ -110,8 +54,8 @@ class Distiller(nn.Module):
     """One per level, set before the first forward and renewed by the epoch."""
     chosen: list[Tensor]
     """Of each level (P, 2) int64: picture id and row of the objects that the prototypes are, on the CPU."""
-    response_weight: float
-    """That of the config; `auto` resolved."""
+    losses: tuple[Loss, ...]
+    """What is distilled, in the order in which a step computes it; `auto` resolved."""
     remarks: list[str]
     """What a person should know of this pair and that stops nothing."""
     seen: Pooled | None
@@ -120,15 +64,23 @@ class Distiller(nn.Module):
     """The processes that share a batch; losses are scaled so that their mean over all is that of the whole batch."""
 
     def __init__(
-        self, student: Detector, teacher: Detector, config: DistillConfig, teacher_columns: Tensor
+        self,
+        student: Detector,
+        teacher: Detector,
+        config: DistillConfig | None = None,
+        teacher_columns: Tensor | None = None,
+        *,
+        losses: Sequence[Loss] | None = None,
     ) -> None:
         """Match the two pyramids by stride, the first map of a stride with the first.
 
         Args:
             student: trains.
             teacher: is frozen here.
-            config: what is distilled and how strongly.
-            teacher_columns: (C,) for each class of the data, its label in the teacher's scores.
+            config: what is distilled and how strongly, and how prototypes are chosen; None: the defaults.
+            teacher_columns: (C,) for each class of the data, its label in the teacher's scores; None: both detectors
+                know their classes, which are matched by name.
+            losses: what is distilled; None: what the config says. Of one without a weight nothing is computed.
 
         Raises:
             SpecError: no common stride, or a response loss asked for between heads that cannot be compared.
@@ -136,7 +88,7 @@ class Distiller(nn.Module):
         super().__init__()
         self.student = student
         self._teacher = (teacher.eval().requires_grad_(False),)  # in a tuple: no part of the module's state
-        self.config = config
+        self.config = config or DistillConfig()
         # once each: torchvision's MobileNet has two maps of stride 32, and levels are named by their strides
         self.strides = tuple(dict.fromkeys(s for s in student.strides if s in teacher.strides))
         if not self.strides:
@@ -145,8 +97,12 @@ class Distiller(nn.Module):
         self.student_levels = [student.strides.index(stride) for stride in self.strides]
         self.teacher_levels = [teacher.strides.index(stride) for stride in self.strides]
         incomparable = _incomparable(student, teacher)
-        self.response_weight = response_weight(config, incomparable)
-        self.remarks = _remarks(config, incomparable) + ([] if self.teaches else [NOTHING_TAUGHT])
+        wanted = of_config(self.config) if losses is None else losses
+        settled = [_settled(loss, self.config, incomparable) for loss in wanted]
+        self.losses = tuple(loss for loss in settled if getattr(loss, "active", True))
+        self.remarks = _remarks(wanted, incomparable) + ([] if self.teaches else [NOTHING_TAUGHT])
+        if teacher_columns is None:
+            teacher_columns = match_classes(_classes_of(teacher), _classes_of(student))
         columns = torch.cat([torch.zeros(1, dtype=torch.int64), teacher_columns])  # background stays first
         self.register_buffer("teacher_columns", columns, persistent=False)
         self.register_buffer(
@@ -178,13 +134,7 @@ class Distiller(nn.Module):
     @property
     def teaches(self) -> bool:
         """Whether any loss of distillation has a weight; without one a student trains exactly as in kind `train`."""
-        return any((self.config.global_.weight, *_local_weights(self.config), self.response_weight))
-
-    @property
-    def _needs_positives(self) -> bool:
-        return bool(self.response_weight) or (
-            bool(self.config.global_.weight) and self.config.instances == "positives"
-        )
+        return bool(self.losses)
 
     @property
     def pooling(self) -> Pooling:
@@ -197,7 +147,9 @@ class Distiller(nn.Module):
         stop = self.config.stop_epoch
         return self.config.start_epoch <= epoch and (stop is None or epoch < stop)
 
-    def forward(self, pictures: list[Tensor], targets: Targets, attenuation: float) -> dict[str, Tensor]:
+    def forward(
+        self, pictures: list[Tensor], targets: Targets, attenuation: float = 1.0
+    ) -> dict[str, Tensor]:
         """The losses of one step.
 
         Args:
@@ -209,35 +161,53 @@ class Distiller(nn.Module):
             Named scalars, weighted as they enter the sum: the student's own, and `distill_*`.
 
         Raises:
-            RuntimeError: prototypes were not chosen yet.
+            RuntimeError: a loss asked for prototypes, and they were not chosen yet.
+            ValueError: two losses have one name.
         """
-        if not self.prototypes:
-            raise RuntimeError(NO_PROTOTYPES)
-        with (
-            torch.inference_mode()
-        ):  # first: what it needs on the way is gone before the student's maps pile up
-            teacher_maps, sizes = pyramid(self.teacher, pictures)
+        context, losses = self.look(pictures, targets, attenuation)
+        for loss in self.losses:
+            found = loss(context)
+            if twice := losses.keys() & found.keys():
+                raise ValueError(f"two losses are called {', '.join(sorted(twice))}")
+            losses.update(found)
+        self._latest = self._pooled_by(context)
+        return losses
+
+    def look(
+        self, pictures: list[Tensor], targets: Targets, attenuation: float
+    ) -> tuple[LossContext, dict[str, Tensor]]:
+        """Run both models on a batch; return what losses may look at, and the student's own losses."""
+        with torch.inference_mode():  # first: what it needs is gone before the student's maps pile up
+            teacher_pyramid, sizes = pyramid(self.teacher, pictures)
         with outputs_of(self.student.backbone) as maps, outputs_of(scoring_head(self.student)) as scores:
             losses = dict(self.student(pictures, targets))
-        pair = Pair(list(maps[0].values()), teacher_maps, sizes, scores[0])
-        instances = Instances.of(targets)
-        positives = positives_of(self.student, instances) if self._needs_positives else None
-        layout = self._layout(pair, instances)
-        pooled = self._pool(pair, instances.boxes, layout.slots, layout.grids)
-        self._latest = pooled[0].detach(), pooled[1]
-        places = self._positions(pooled)
-        omega = self._robustness(places, instances.labels)
-        if self.config.global_.weight:
-            loss = self._global_loss(pair, instances, positives, layout, pooled, places, omega)
-            losses["distill_global"] = attenuation * loss
-        weights = _local_weights(self.config)
-        if any(weights):
-            parts = self._local_losses(pair, instances, layout, omega)
-            found = zip(LOCAL_LOSSES, weights, parts, strict=True)
-            losses.update({name: attenuation * weight * loss for name, weight, loss in found if weight})
-        if positives is not None and self.response_weight:
-            losses["distill_response"] = self._response_loss(pair, positives, layout, omega)
-        return losses
+        student_pyramid = list(maps[0].values())
+        context = LossContext(
+            student=self.student,
+            teacher=self.teacher,
+            targets=targets,
+            attenuation=attenuation,
+            strides=self.strides,
+            student_maps=[student_pyramid[level] for level in self.student_levels],
+            teacher_maps=[teacher_pyramid[level] for level in self.teacher_levels],
+            teacher_pyramid=teacher_pyramid,
+            sizes=sizes,
+            student_scores=scores[0],
+            teacher_columns=self.teacher_columns,
+            adapters=self.adapters,
+            pixels_per_cell=self.pixels_per_cell,
+            prototypes=self.prototypes,
+            world=self.world,
+            reference=self.config.conventions == "reference",
+        )
+        return context, losses
+
+    def _pooled_by(self, context: LossContext) -> PooledPair | None:
+        """What a step pooled; without a bank, which wants it in any case, only where a loss asked for it."""
+        if self.bank is None and "pooled" not in vars(context):
+            return None
+        student, teacher = context.pooled
+        return student.detach(), teacher
 
     # ---- prototypes --------------------------------------------------------------------------------------
 
@@ -337,172 +307,6 @@ class Distiller(nn.Module):
             between,
         )
 
-    # ---- parts -------------------------------------------------------------------------------------------
-
-    def _layout(self, pair: Pair, instances: Instances) -> Layout:
-        """Return where the objects lie on the common levels."""
-        finest = [pair.student_maps[level] for level in self.student_levels]
-        grids = Grids.of(self.strides, [(m.shape[2], m.shape[3]) for m in finest], finest[0].device)
-        slots = Slots.of(instances.image_index, len(finest[0]), instances.most)
-        return Layout(grids, slots, self._levels_of(instances.boxes))
-
-    def _pool(self, pair: Pair, boxes: Tensor, slots: Slots, grids: Grids) -> PooledPair:
-        """Features of the same boxes in both spaces, (L, N, C_s) and (L, N, C_t)."""
-        reference = self.config.conventions == "reference"
-        pool = features.pool_reference_on_levels if reference else features.pool_boxes_on_levels
-        student = [pair.student_maps[level] for level in self.student_levels]
-        teacher = [pair.teacher_maps[level] for level in self.teacher_levels]
-        found = pool([student, teacher], boxes, slots, grids)
-        return found[0], found[1]
-
-    def _positions(self, pooled: PooledPair) -> Positions:
-        """Where each instance stands among the prototypes, (L, N, P) each."""
-        return positions(*pooled, Prototypes.together(self.prototypes))
-
-    def _robustness(self, places: Positions, labels: Tensor) -> Tensor:
-        """(L, N) omega of each instance on each level."""
-        return robustness(places, labels, self.prototypes[0])  # every level has as many of each class
-
-    def _over_levels(self, losses: Tensor) -> Tensor:
-        """Of (L, ...) the mean in two-stage detectors, the sum in one-stage ones, as published."""
-        return losses.mean(0) if is_two_stage(self.student) else losses.sum(0)
-
-    def _global_loss(
-        self,
-        pair: Pair,
-        instances: Instances,
-        positives: Positives | None,
-        layout: Layout,
-        pooled: PooledPair,
-        places: Positions,
-        omega: Tensor,
-    ) -> Tensor:
-        level = layout.level
-        if positives is not None and self.config.instances == "positives":
-            places = self._positions(self._pool_positives(pair, positives, layout, pooled))
-            omega = self._robustness(places, instances.labels[positives.owner])
-            level = self._levels_of(positives.boxes)
-        weights = omega if self.config.global_.robust else torch.ones_like(omega)
-        weights = weights * self._counts_on_level(level)
-        loss = global_loss if self.config.global_.form == "cosine" else global_projection_loss
-        losses = loss(places, weights)
-        found = self._over_levels(losses) if self._on_all_levels else losses.sum(0)
-        return self.config.global_.weight * self._of_the_whole(found, weights[0])
-
-    @property
-    def _on_all_levels(self) -> bool:
-        """Whether an object counts on every level in the global loss, as published."""
-        return self.config.conventions == "reference" or self.config.global_.levels == "all"
-
-    def _counts_on_level(self, own: Tensor) -> Tensor:
-        """(L, N) bool: on which levels each box counts in the global loss, by its own level (N,)."""
-        level = torch.arange(len(self.strides), device=own.device)[:, None]
-        if self._on_all_levels:
-            return (level >= 0).expand(-1, len(own))
-        reach = 1 if self.config.global_.levels == "neighbours" else 0
-        return (level - own).abs() <= reach
-
-    def _pool_positives(
-        self, pair: Pair, positives: Positives, layout: Layout, pooled: PooledPair
-    ) -> PooledPair:
-        """Features in the boxes of the positives; those of FCOS are the objects', which are pooled already."""
-        owner = positives.owner
-        if architecture_of(self.student) == "fcos":
-            return pooled[0][:, owner], pooled[1][:, owner]
-        slots = Slots.of(positives.image_index, layout.slots.images, max(1, positives.most))
-        return self._pool(pair, positives.boxes, slots, layout.grids)
-
-    def _local_losses(
-        self, pair: Pair, instances: Instances, layout: Layout, omega: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        reference = self.config.conventions == "reference"
-        paint = foreground_masks_reference if reference else foreground_masks
-        compare = local_losses_reference_on_levels if reference else local_losses_on_levels
-        weights = omega if self.config.local.robust else torch.ones_like(omega)
-        masks = paint(instances.boxes, weights, layout.level, layout.grids, layout.slots)
-        maps = (pair.student_maps[level] for level in self.student_levels)
-        students = [adapter(one) for adapter, one in zip(self.adapters, maps, strict=True)]
-        teachers = [pair.teacher_maps[level] for level in self.teacher_levels]
-        found = compare(students, teachers, masks)
-        parts = found.losses if reference else found.losses * self._per_power(teachers)[:, None]
-        foreground, background = self._over_levels(parts * self.world.share(found.sizes)).unbind()
-        return foreground, background
-
-    def _levels_of(self, boxes: Tensor) -> Tensor:
-        """(N,) which of the common levels each box belongs to."""
-        if self.config.conventions == "reference":
-            return features.assign_levels_reference(boxes, len(self.strides))
-        return features.assign_levels(boxes, self.pixels_per_cell, self.student.cells_per_box)
-
-    def _response_loss(self, pair: Pair, positives: Positives, layout: Layout, omega: Tensor) -> Tensor:
-        """Teacher and student score the same places: matched anchors, or the student's positive proposals."""
-        response = self.config.response
-        compare = self._proposal_scores if is_two_stage(self.student) else self._place_scores
-        student, teacher, level = compare(pair, positives, layout)
-        weights = omega[level, positives.owner] if response.robust else torch.ones_like(student[:, 0])
-        found = self._response_form(student, teacher, weights, response.temperature)
-        return self.response_weight * self._of_the_whole(found, weights)
-
-    @property
-    def _response_form(self) -> ResponseLoss:
-        """The divergence that fits what the student's scores mean."""
-        reference = self.config.conventions == "reference"
-        if is_two_stage(self.student):
-            return response_softmax_reference if reference else response_softmax
-        return response_sigmoid_reference if reference else response_sigmoid
-
-    def _of_the_whole(self, mean: Tensor, rows: Tensor) -> Tensor:
-        """A mean over this process's rows as a part of the mean over those of all."""
-        return mean * self.world.share(mean.new_full((), len(rows)))
-
-    def _per_power(self, teachers: Sequence[Tensor]) -> Tensor:
-        """(L,) 1 / mean square of each of a teacher's maps, over the pictures of all processes.
-
-        The published code compares raw maps, whose size differs between teachers and levels by orders of magnitude, so
-        that a weight that suits one pair drowns the detection losses of another. Relative to the teacher's own power
-        one weight fits all: a student that gives zeros everywhere has a loss of 1/2 per level.
-        """
-        lengths = [
-            torch.linalg.vector_norm(each, dtype=torch.float32) / each.numel() ** 0.5 for each in teachers
-        ]
-        return self.world.mean(torch.stack(lengths).square()).clamp_min(1e-12).reciprocal()
-
-    def _place_scores(
-        self, pair: Pair, positives: Positives, _layout: Layout
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Of student and teacher (M, C) at the matched anchors or locations, and the level (M,) of each."""
-        at = positives.image_index, positives.place
-        ranked = has_centre_ness(self.student) != has_centre_ness(self.teacher)
-        scores = scores_of_places(pair.student_scores, ranked)
-        with torch.inference_mode():
-            teacher = self._teacher_scores_of_places(pair.teacher_maps, ranked)[at][:, self.teacher_columns]
-        levels = level_of_places(pair.teacher_maps, scores.shape[1])
-        return scores[at][:, 1:], teacher[:, 1:].clone(), levels[positives.place]
-
-    def _teacher_scores_of_places(self, maps: list[Tensor], ranked: bool) -> Tensor:
-        """Teacher scores (B, A, C + 1); boxes are only predicted where the scores need them."""
-        head = self.teacher.head
-        outputs = head(maps) if ranked else {"cls_logits": head.classification_head(maps)}
-        return scores_of_places(outputs, ranked)
-
-    def _proposal_scores(
-        self, pair: Pair, positives: Positives, layout: Layout
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Of student and teacher (M, C + 1) for the student's positive proposals; the level (M,) of their objects."""
-        with torch.inference_mode():
-            teacher = self._teacher_scores_of_proposals(pair.teacher_maps, pair.sizes)
-        levels = layout.level[positives.owner]
-        return pair.student_scores[0][positives.place], teacher.clone(), levels
-
-    def _teacher_scores_of_proposals(self, maps: list[Tensor], sizes: list[tuple[int, int]]) -> Tensor:
-        """Teacher scores (M, C + 1) of the student's positive proposals."""
-        proposals, _, labels = self.student.roi_heads.sampled
-        chosen = [boxes[found > 0] for boxes, found in zip(proposals, labels, strict=True)]
-        heads = self.teacher.roi_heads
-        named = OrderedDict((str(level), feature) for level, feature in enumerate(maps))
-        scores, _ = heads.box_predictor(heads.box_head(heads.box_roi_pool(named, chosen, sizes)))
-        return scores[:, self.teacher_columns]
-
 
 def _with_batch_statistics(detector: Detector) -> Detector:
     """Return a copy whose batch norms alone are in training.
@@ -527,9 +331,25 @@ def _incomparable(student: Detector, teacher: Detector) -> Problem | None:
     """Why the scores of the two heads cannot be compared place by place."""
     mine, theirs = architecture_of(student), architecture_of(teacher)
     anchors = None
+    if mine == theirs and not is_two_stage(student) and (other := _other_places(student, teacher)):
+        return other
     if mine == theirs == "retinanet":
         anchors = _finest_anchor(student), _finest_anchor(teacher)
     return incomparable_scores(mine, theirs, anchors)
+
+
+def _other_places(student: Detector, teacher: Detector) -> Problem | None:
+    """Why two one-stage detectors of a family do not score the same places: other levels, or other anchors."""
+    places = [
+        f"{each.anchor_generator.num_anchors_per_location()} anchors on strides {tuple(each.strides)}"
+        for each in (student, teacher)
+    ]
+    if places[0] == places[1]:
+        return None
+    message = f"the student scores {places[0]}, the teacher {places[1]}"
+    return Problem(
+        loc=("distill", "response", "weight"), message=message, hint="Leave the response loss out."
+    )
 
 
 def _finest_anchor(retinanet: Detector) -> float:
@@ -537,14 +357,34 @@ def _finest_anchor(retinanet: Detector) -> float:
     return float(retinanet.anchor_generator.sizes[0][0])
 
 
-def _local_weights(config: DistillConfig) -> tuple[float, float]:
-    """Of the local loss inside and outside of boxes."""
-    local = config.local
-    return local.weight * local.foreground, local.weight * local.background
+def _settled(loss: Loss, config: DistillConfig, incomparable: Problem | None) -> Loss:
+    """Return the loss with the weight that fits this pair.
+
+    Raises:
+        SpecError: a response loss was asked for between heads that cannot be compared.
+    """
+    if not isinstance(loss, ResponseLoss):
+        return loss
+    response = config.response.model_copy(update={"weight": loss.weight})
+    weight = response_weight(config.model_copy(update={"response": response}), incomparable)
+    return replace(loss, weight=weight)
 
 
-def _remarks(config: DistillConfig, incomparable: Problem | None) -> list[str]:
+def _remarks(losses: Sequence[Loss], incomparable: Problem | None) -> list[str]:
     """That `auto` left the response loss out, and why."""
-    if incomparable is None or config.response.weight != "auto":
-        return []
-    return [f"the response loss is left out: {incomparable.message}"]
+    auto = any(isinstance(loss, ResponseLoss) and loss.weight == "auto" for loss in losses)
+    return [f"the response loss is left out: {incomparable.message}"] if auto and incomparable else []
+
+
+def _classes_of(detector: Detector) -> tuple[str, ...]:
+    """Return the class names that a detector carries.
+
+    Raises:
+        SpecError: it carries none.
+    """
+    classes: tuple[str, ...] = getattr(detector, "classes", ())
+    if not classes:
+        message = f"this {type(detector).__name__} does not know the names of its classes"
+        hint = "Build, load or wrap it with `gkd`, or give `teacher_columns`."
+        raise SpecError([Problem(loc=("classes",), message=message, hint=hint)])
+    return classes

@@ -1,22 +1,28 @@
-"""RDM: what the student learns from the teacher. One loss, one file; tensors in, scalars out.
+"""RDM: what the student learns from the teacher. One loss, one file: its formulas, and a value that a step calls.
 
-Not here: weights, attenuation and which boxes take part; the distiller multiplies and chooses. Every loss is
-unweighted, computed in float32 at least, 0 with a gradient path when there are no instances, and never sends
-a gradient to the teacher.
+A loss is a `Loss`: `loss(context)` gives named scalars, weighted and turned down as they enter the sum. A new one is a
+file of its own; `of_config` is the one list of those that a spec can ask for. Formulas are unweighted, computed in
+float32 at least, 0 with a gradient path when there are no instances, and never send a gradient to the teacher.
 
-Read first: `robustness.py`, which turns the other three down where the models disagree.
+Read first: `context.py`, which says what a loss may look at; then `robustness.py`, which turns the others down where
+the models disagree.
 """
 
+from gkd_core.config import DistillConfig
 from gkd_core.distill.losses.attenuation import attenuation
-from gkd_core.distill.losses.global_knowledge import Positions, global_loss, global_projection_loss, positions
+from gkd_core.distill.losses.context import Loss, LossContext
+from gkd_core.distill.losses.global_knowledge import GlobalLoss, global_loss, global_projection_loss
 from gkd_core.distill.losses.local import (
+    LocalLoss,
     LocalLosses,
     foreground_mask,
     foreground_mask_reference,
     local_losses,
     local_losses_reference,
 )
+from gkd_core.distill.losses.positions import Positions, positions
 from gkd_core.distill.losses.response import (
+    ResponseLoss,
     response_sigmoid,
     response_sigmoid_reference,
     response_softmax,
@@ -25,8 +31,13 @@ from gkd_core.distill.losses.response import (
 from gkd_core.distill.losses.robustness import robustness
 
 __all__ = [
+    "GlobalLoss",
+    "LocalLoss",
     "LocalLosses",
+    "Loss",
+    "LossContext",
     "Positions",
+    "ResponseLoss",
     "attenuation",
     "foreground_mask",
     "foreground_mask_reference",
@@ -34,6 +45,7 @@ __all__ = [
     "global_projection_loss",
     "local_losses",
     "local_losses_reference",
+    "of_config",
     "positions",
     "response_sigmoid",
     "response_sigmoid_reference",
@@ -41,3 +53,12 @@ __all__ = [
     "response_softmax_reference",
     "robustness",
 ]
+
+
+def of_config(config: DistillConfig) -> tuple[Loss, ...]:
+    """Return the losses that a spec asks for, in the order in which a step computes them."""
+    return (
+        GlobalLoss(**config.global_.model_dump(), instances=config.instances),
+        LocalLoss(**config.local.model_dump()),
+        ResponseLoss(**config.response.model_dump()),
+    )

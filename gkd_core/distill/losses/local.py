@@ -10,18 +10,79 @@ the longest side of any level, S cells of all levels together (`gkd_core.distill
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from gkd_core.compute.precision import full_precision, widened
+from gkd_core.compute.world import World
+from gkd_core.config import LocalConfig
 from gkd_core.distill.grids import Grids, Slots
+from gkd_core.distill.losses.context import LossContext
+from gkd_core.errors import checked
 
 FAINTEST = 1e-6
 """Least weight in a default mask: an instance of weight 0 is still no background."""
 PAINTED_AT_ONCE = 2**23
 """Weights of boxes, one a cell, that are in memory at a time: 32 MiB."""
+NAMES = ("distill_foreground", "distill_background")
+
+
+@dataclass(frozen=True)
+class LocalLoss:
+    """`distill_foreground` and `distill_background`: the student's maps imitate the teacher's."""
+
+    weight: float = 0.3
+    """Multiplies both parts below; see `config.LocalConfig`."""
+    foreground: float = 1.0
+    background: float = 0.3
+    robust: bool = True
+
+    def __post_init__(self) -> None:
+        given = {name: getattr(self, name) for name in LocalConfig.model_fields}
+        checked(LocalConfig, "distill", "local", **given)
+
+    @property
+    def weights(self) -> tuple[float, float]:
+        """Of the foreground and of the background."""
+        return self.weight * self.foreground, self.weight * self.background
+
+    @property
+    def active(self) -> bool:
+        """Whether it adds anything."""
+        return any(self.weights)
+
+    def __call__(self, context: LossContext) -> dict[str, Tensor]:
+        """Compare the adapted maps on every level; a part of weight 0 is left out."""
+        masks = self._masks(context)
+        compare = local_losses_reference_on_levels if context.reference else local_losses_on_levels
+        found = compare(context.adapted, context.teacher_maps, masks)
+        parts = found.losses
+        if not context.reference:
+            parts = parts * _per_power(context.teacher_maps, context.world)[:, None]
+        losses = context.over_levels(parts * context.world.share(found.sizes)).unbind()
+        named = zip(NAMES, self.weights, losses, strict=True)
+        return {name: context.attenuation * weight * loss for name, weight, loss in named if weight}
+
+    def _masks(self, context: LossContext) -> Tensor:
+        """(B, S) robustness inside of boxes, the cells of all levels behind each other."""
+        paint = foreground_masks_reference if context.reference else foreground_masks
+        instances = context.instances
+        omega = context.omega if self.robust else torch.ones_like(context.omega)
+        return paint(instances.boxes, omega, context.level, context.grids, context.slots)
+
+
+def _per_power(teachers: Sequence[Tensor], world: World) -> Tensor:
+    """(L,) 1 / mean square of each of a teacher's maps, over the pictures of all processes.
+
+    The published code compares raw maps, whose size differs between teachers and levels by orders of magnitude, so that
+    a weight that suits one pair drowns the detection losses of another. Relative to the teacher's own power one weight
+    fits all: a student that gives zeros everywhere has a loss of 1/2 per level.
+    """
+    lengths = [torch.linalg.vector_norm(each, dtype=torch.float32) / each.numel() ** 0.5 for each in teachers]
+    return world.mean(torch.stack(lengths).square()).clamp_min(1e-12).reciprocal()
 
 
 class LocalLosses(NamedTuple):

@@ -8,10 +8,116 @@ Shapes: N proposals, anchors or points.
 
 from __future__ import annotations
 
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from gkd_core.compute.precision import full_precision
+from gkd_core.config import ResponseConfig
+from gkd_core.distill.losses.context import LossContext
+from gkd_core.distill.positives import has_centre_ness, is_two_stage, level_of_places, scores_of_places
+from gkd_core.errors import checked
+
+Divergence = Callable[[Tensor, Tensor, Tensor, float], Tensor]
+"""(student's scores (N, C), teacher's, weights (N,), temperature) -> scalar."""
+Compared = tuple[Tensor, Tensor, Tensor]
+"""Scores of student and teacher (N, C) at the same places, and the level (N,) of each."""
+
+
+@dataclass(frozen=True)
+class ResponseLoss:
+    """`distill_response`: teacher and student score the same places alike: matched anchors, or positive proposals."""
+
+    weight: float | Literal["auto"] = "auto"
+    """The distiller settles `auto` for its pair; see `config.ResponseConfig`."""
+    temperature: float = 2.0
+    robust: bool = True
+
+    def __post_init__(self) -> None:
+        checked(
+            ResponseConfig,
+            "distill",
+            "response",
+            weight=self.weight,
+            temperature=self.temperature,
+            robust=self.robust,
+        )
+
+    @property
+    def active(self) -> bool:
+        """Whether it adds anything."""
+        return bool(self.weight)
+
+    def __call__(self, context: LossContext) -> dict[str, Tensor]:
+        """Compare scores, with the divergence that fits what they mean.
+
+        Raises:
+            ValueError: `auto` was left for no distiller to settle.
+        """
+        if self.weight == "auto":
+            raise ValueError("the weight of the response loss is `auto`, and no distiller has settled it")
+        compare = _proposal_scores if is_two_stage(context.student) else _place_scores
+        student, teacher, level = compare(context)
+        owner = context.positives.owner
+        weights = context.omega[level, owner] if self.robust else torch.ones_like(student[:, 0])
+        found = _divergence(context)(student, teacher, weights, self.temperature)
+        return {"distill_response": self.weight * context.of_the_whole(found, weights)}
+
+
+def _divergence(context: LossContext) -> Divergence:
+    """The formula that fits what the student's scores mean."""
+    if is_two_stage(context.student):
+        return response_softmax_reference if context.reference else response_softmax
+    return response_sigmoid_reference if context.reference else response_sigmoid
+
+
+# ---- scores at the same places ---------------------------------------------------------------------------
+
+
+def _place_scores(context: LossContext) -> Compared:
+    """Return scores (M, C) at the matched anchors or locations of one-stage detectors."""
+    positives, teacher_columns = context.positives, context.teacher_columns
+    at = positives.image_index, positives.place
+    ranked = has_centre_ness(context.student) != has_centre_ness(context.teacher)
+    scores = scores_of_places(context.student_scores, ranked)
+    with torch.inference_mode():
+        teacher = teacher_scores_of_places(context, ranked)[at][:, teacher_columns]
+    levels = level_of_places(context.teacher_pyramid, scores.shape[1])
+    return scores[at][:, 1:], teacher[:, 1:].clone(), levels[positives.place]
+
+
+def teacher_scores_of_places(context: LossContext, ranked: bool) -> Tensor:
+    """Teacher scores (B, A, C + 1); boxes are only predicted where the scores need them."""
+    head, maps = context.teacher.head, context.teacher_pyramid
+    outputs = head(maps) if ranked else {"cls_logits": head.classification_head(maps)}
+    return scores_of_places(outputs, ranked)
+
+
+def _proposal_scores(context: LossContext) -> Compared:
+    """Return scores (M, C + 1) of the student's positive proposals; the level is that of their objects."""
+    positives = context.positives
+    with torch.inference_mode():
+        teacher = _teacher_scores_of_proposals(context)
+    levels = context.level[positives.owner]
+    return context.student_scores[0][positives.place], teacher.clone(), levels
+
+
+def _teacher_scores_of_proposals(context: LossContext) -> Tensor:
+    """Teacher scores (M, C + 1) of the student's positive proposals."""
+    proposals, _, labels = context.student.roi_heads.sampled
+    chosen = [boxes[found > 0] for boxes, found in zip(proposals, labels, strict=True)]
+    heads = context.teacher.roi_heads
+    named = OrderedDict((str(level), feature) for level, feature in enumerate(context.teacher_pyramid))
+    scores, _ = heads.box_predictor(heads.box_head(heads.box_roi_pool(named, chosen, context.sizes)))
+    return scores[:, context.teacher_columns]
+
+
+# ---- formulas --------------------------------------------------------------------------------------------
 
 
 @full_precision

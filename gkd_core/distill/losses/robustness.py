@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gkd_core.distill.losses.global_knowledge import Positions
+from gkd_core.distill.losses.positions import Positions
 from gkd_core.distill.prototypes import Prototypes
 
 

@@ -13,7 +13,7 @@ from gkd_core.detectors.build import build_detector, pyramid
 from gkd_core.distill.distiller import Distiller
 from gkd_core.distill.features import pool_boxes
 from gkd_core.distill.instances import Pooled
-from gkd_core.distill.losses import positions
+from gkd_core.distill.losses import ResponseLoss, positions
 from gkd_core.distill.positives import outputs_of, scores_of_places
 from gkd_core.distill.prototypes import Prototypes
 from gkd_core.errors import SpecError
@@ -151,7 +151,9 @@ def test_a_step_before_prototypes_were_chosen_says_what_to_call() -> None:
     distiller = Distiller(
         detector("retinanet", 16, 0), detector("retinanet", 16, 1), DistillConfig(), IN_ORDER
     )
-    with pytest.raises(RuntimeError, match=r"no prototypes yet.*instance_pool.*choose_prototypes"):
+    with pytest.raises(
+        RuntimeError, match=r"no prototypes yet.*update_prototypes.*instance_pool.*choose_prototypes"
+    ):
         distiller(PICTURES, TARGETS, 1.0)
 
 
@@ -186,7 +188,6 @@ def test_scores_of_unlike_heads_are_refused_with_the_field_when_asked_for() -> N
 def test_left_to_itself_the_response_loss_of_unlike_heads_stays_out_and_says_so() -> None:
     pair = (detector("retinanet", 16, 0), detector("fcos", 16, 1))
     distiller = with_random_prototypes(Distiller(*pair, DistillConfig(), IN_ORDER))
-    assert distiller.response_weight == 0
     assert "distill_response" not in distiller(PICTURES, TARGETS, 1.0)
     (remark,) = distiller.remarks
     assert "retinanet student and a fcos teacher" in remark
@@ -194,7 +195,9 @@ def test_left_to_itself_the_response_loss_of_unlike_heads_stays_out_and_says_so(
 
 def test_left_to_itself_the_response_loss_of_like_heads_has_its_weight() -> None:
     distiller = Distiller(detector("fcos", 16, 0), detector("fcos", 24, 1), DistillConfig(), IN_ORDER)
-    assert distiller.response_weight == RESPONSE_WEIGHT
+    assert [each for each in distiller.losses if isinstance(each, ResponseLoss)] == [
+        ResponseLoss(RESPONSE_WEIGHT)
+    ]
     assert not distiller.remarks
 
 
@@ -208,10 +211,11 @@ def test_a_response_row_weighs_what_its_own_instance_does(
     rows: list[torch.Tensor] = []
     for name in ("response_sigmoid", "response_softmax"):
         monkeypatch.setattr(
-            f"gkd_core.distill.distiller.{name}", lambda s, t, weights, _: rows.append(weights) or s.sum() * 0
+            f"gkd_core.distill.losses.response.{name}",
+            lambda s, t, weights, _: rows.append(weights) or s.sum() * 0,
         )
     monkeypatch.setattr(  # the instance of index i weighs i, plus ten times the level
-        "gkd_core.distill.distiller.robustness",
+        "gkd_core.distill.losses.context.robustness",
         lambda places, labels, prototypes: (
             torch.arange(len(labels)) + 10.0 * torch.arange(len(places.student))[:, None]
         ),
@@ -268,7 +272,7 @@ def test_anchors_of_unlike_size_are_not_compared() -> None:
     with pytest.raises(SpecError, match=r"train\.image_size: the finest anchors .* 32 and 16 pixels"):
         Distiller(small, large, ASKED, IN_ORDER)
     distiller = Distiller(small, large, DistillConfig(), IN_ORDER)
-    assert distiller.response_weight == 0
+    assert not any(isinstance(each, ResponseLoss) for each in distiller.losses)
     assert "finest anchors" in distiller.remarks[0]
 
 
@@ -321,7 +325,8 @@ def test_centre_ness_belongs_to_the_score_of_torchvisions_fcos(
 ) -> None:
     compared: list[torch.Tensor] = []
     monkeypatch.setattr(
-        "gkd_core.distill.distiller.response_sigmoid", lambda s, t, *_: compared.append(t) or s.sum() * 0
+        "gkd_core.distill.losses.response.response_sigmoid",
+        lambda s, t, *_: compared.append(t) or s.sum() * 0,
     )
     student = detector("fcos", 16, 1)
     distiller = with_random_prototypes(Distiller(student, torchvisions_fcos, DistillConfig(), IN_ORDER))
@@ -342,7 +347,7 @@ def test_two_heads_with_centre_ness_are_compared_by_class_alone(
         asked.append(ranked)
         return scores_of_places(outputs, ranked)
 
-    monkeypatch.setattr("gkd_core.distill.distiller.scores_of_places", remember)
+    monkeypatch.setattr("gkd_core.distill.losses.response.scores_of_places", remember)
     pair = (copy.deepcopy(torchvisions_fcos), torchvisions_fcos)
     with_random_prototypes(Distiller(*pair, DistillConfig(), IN_ORDER))(PICTURES, TARGETS, 1.0)
     assert asked == [False, False]
@@ -366,12 +371,12 @@ def compared_globally(architecture: str, monkeypatch: pytest.MonkeyPatch, **chan
     )
     got: list[dict[str, Any]] = []
     monkeypatch.setattr(
-        "gkd_core.distill.distiller.positions",
+        "gkd_core.distill.losses.global_knowledge.positions",
         lambda s, t, known: got.append({"student": s[0], "teacher": t[0]}) or positions(s, t, known),
     )
     with outputs_of(distiller.student.backbone) as maps:
         distiller(PICTURES, TARGETS, 1.0)
-    of_positives = got[1]  # behind those of the objects
+    (of_positives,) = got
     return {**of_positives, "distiller": distiller, "map": maps[0][next(iter(maps[0]))]}
 
 
@@ -422,7 +427,7 @@ def test_pictures_without_objects_have_no_positives_either(architecture: str) ->
 def test_each_loss_can_weigh_all_instances_alike(part: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Everybody disagrees about everything here: only what does not ask for robustness is left."""
     monkeypatch.setattr(
-        "gkd_core.distill.distiller.robustness",
+        "gkd_core.distill.losses.context.robustness",
         lambda places, labels, p: torch.zeros_like(places.student[..., 0]),
     )
     config = DistillConfig.model_validate({part: {"robust": False}})
@@ -448,11 +453,11 @@ def speaking(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[list[float]]
     def weights(**config: Any) -> list[list[float]]:
         got: list[list[float]] = []
         monkeypatch.setattr(
-            "gkd_core.distill.distiller.global_loss",
+            "gkd_core.distill.losses.global_knowledge.global_loss",
             lambda places, w: got.extend(w.tolist()) or places.student.sum((1, 2)) * 0,
         )
         monkeypatch.setattr(
-            "gkd_core.distill.distiller.robustness", lambda places, labels, p: torch.ones(5, len(labels))
+            "gkd_core.distill.losses.context.robustness", lambda places, labels, p: torch.ones(5, len(labels))
         )
         pair = (detector("fcos", 16, 0), detector("fcos", 16, 1))
         distiller = with_random_prototypes(Distiller(*pair, DistillConfig.model_validate(config), IN_ORDER))

@@ -127,7 +127,11 @@ def test_nothing_waits_before_the_student_has_run(architecture: str) -> None:
     assert not any("retinanet.py" in wait.places[0] and "forward" in wait.places[0] for wait in waits)
     assert not any("fcos.py" in wait.places[0] and "forward" in wait.places[0] for wait in waits)
     if architecture == "fcos":  # our own losses look once, to know how many places learn an object
-        ours = [wait for wait in waits if "gkd_core/" in wait.places[0] and wait.part == "student's losses"]
+        ours = [
+            wait
+            for wait in waits
+            if "detectors/fcos.py" in wait.places[0] and wait.part == "student's losses"
+        ]
         assert [wait.operator for wait in ours] == ["aten.nonzero.default"]
 
 
