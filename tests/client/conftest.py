@@ -103,7 +103,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def url(home: Path, data: Path, session_port: int) -> Iterator[str]:
     """Address of a server that all tests of the session share."""
-    with serving(home, data, session_port):
+    with serving(home, data, session_port, FAKE_ENGINE='{"as_asked": true}'):
         yield f"http://127.0.0.1:{session_port}"
 
 

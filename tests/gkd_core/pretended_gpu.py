@@ -26,6 +26,16 @@ QUESTIONS = (torch.ops.prim.device.default, torch.ops.aten.is_pinned.default)
 """What fake tensors ask each other; real ones know it, and nothing is computed."""
 
 
+PACKAGES = ("/tests/", "/gkd_core/", "/torchvision/")
+"""Whose lines are named."""
+
+
+def _below_package(file: str) -> str:
+    """Return `gkd_core/distill/bank.py` of a whole path."""
+    start = max(file.rfind(part) for part in PACKAGES)
+    return file[start + 1 :]
+
+
 class Wait(NamedTuple):
     """A call that returns only when the GPU has come so far."""
 
@@ -141,11 +151,10 @@ class Watch(Operators):
         if asked is not None and asked.device.type == "cpu":
             return
         frames = reversed(traceback.extract_stack()[:-3])
-        known = ("/gkd_core/", "/torchvision/", "/tests/")
         places = tuple(
-            f"{frame.filename.rsplit('/', 2)[-2]}/{frame.filename.rsplit('/', 1)[-1]}:{frame.lineno} {frame.name}"
+            f"{_below_package(frame.filename)}:{frame.lineno} {frame.name}"
             for frame in frames
-            if any(part in frame.filename for part in known) and "pretended_gpu" not in frame.filename
+            if any(part in frame.filename for part in PACKAGES) and "pretended_gpu" not in frame.filename
         )
         self.waits.append(Wait(str(func), self.part, places[:4]))
 

@@ -56,8 +56,8 @@ def test_others_are_answered_while_a_large_file_is_looked_into(
     """The process is held up until another request has its answer."""
     go_on = tmp_path / "go-on"
     wait = f"while not os.path.exists({str(go_on)!r}): time.sleep(.05)"
-    code = f"import os, time, jobs.uploads.check_process\n{wait}\njobs.inspection._look()"
-    monkeypatch.setattr(submission_check, "COMMAND", ("-c", code))
+    code = f"import os, time, jobs.uploads.check_process\n{wait}\njobs.uploads.check_process.main()"
+    monkeypatch.setattr(submission_check, "COMMAND", ("-c", code, "submission"))
     with ThreadPoolExecutor(1) as pool:
         sent = pool.submit(send, "/jobs", train_spec)
         time.sleep(0.5)

@@ -5,7 +5,7 @@
 default 2), `tear` (half a line, then SIGKILL), `garble` (a line that is no event; `garble_report`: instead of the
 report); `only_attempt` limits them to one attempt. `deaf` ignores every
 request to stop, SIGTERM included; `child` leaves a process behind. Resuming works as in the real one: epochs done
-stand in checkpoints/. With `as_asked` there are as many epochs as the spec says.
+stand in checkpoints/. With `as_asked` there are as many epochs as the spec of a training says.
 """
 
 from __future__ import annotations
@@ -59,7 +59,8 @@ def train_by_attempt(attempt: int) -> Callable[..., Iterator[Event]]:
     """The `run` for `serve_run`."""
 
     def train(config: AnyRun, run_dir: Path, should_stop: Callable[[], bool]) -> Iterator[Event]:
-        epochs = config.train.epochs if PLAN.get("as_asked") else PLAN["epochs"]
+        trains = isinstance(config, TrainRun | DistillRun)
+        epochs = config.train.epochs if trains and PLAN.get("as_asked") else PLAN["epochs"]
         state = run_dir / "checkpoints" / "state.json"
         done = json.loads(state.read_text()) if state.exists() else 0
         print(f"attempt {attempt} starts at epoch {done}", flush=True)
