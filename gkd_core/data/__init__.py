@@ -2,8 +2,8 @@
 
 Read in this order: `records` (what a data set is), `find` and `find_yolo` (a folder's layout), `coco`, `voc` and `yolo`
 with `data_yaml` (the formats), `classes` (renamed, left out), `reading` (`load`: annotations and pictures put together,
-by `validate`), `check` (the same as a report for people), `examine` and `near_duplicates` (all that takes longer),
+by `validate`), `check` (the same as a report for people), `examine` and `near_duplicates` (the slower checks),
 `pictures` (decoding), `augment` and `loading` (batches), `shapes` (a data set that the project draws itself).
 Everything but `loading` works without torch, so that a service can check a data set without a GPU's libraries.
-It is no store of data sets: nothing is copied or converted on disk.
+Data sets stay where they are: nothing is copied or converted on disk.
 """

@@ -1,8 +1,8 @@
-"""Augmentation of one sample: pictures and boxes in, a canvas and its boxes out; no torch.
+"""Augmentation of one sample, without torch: takes pictures and boxes, returns a canvas and its boxes.
 
 Pure functions of a picture, its boxes and a random generator. Pictures are Pillow images, because Pillow cuts and
 shrinks in one step, antialiased, without holding Python's lock. Boxes are (N, 4) float32, x1, y1, x2, y2 in
-pixels; S is the image size of the recipe, the side that every result keeps within.
+pixels; S is the image size of the recipe: no side of a result is longer.
 """
 
 from __future__ import annotations
@@ -18,32 +18,32 @@ from PIL import Image
 Boxes = NDArray[np.float32]
 Labels = NDArray[np.int64]
 Origins = NDArray[np.int64]
-"""(N, 2) where each box comes from: image id, and row among all boxes of that picture's record."""
+"""(N, 2) source of each box: image id, and row among all boxes of that picture's record."""
 Colours = NDArray[np.float64]
 
 GREY = 114
-"""Fill of a mosaic where no picture reaches: near the mean of photographs."""
+"""Fill value of a mosaic outside its pictures: near the mean of photographs."""
 MIN_VISIBLE = 0.2
-"""A box that keeps less of its area in a crop is dropped: what is left is rarely recognisable."""
+"""Smallest share of its area that a box must keep in a crop; others are dropped, being rarely recognisable."""
 MIN_SIDE = 1.0
 """Pixels; thinner boxes have no target cell and make the losses unstable."""
 MOSAIC_SHRINK = 0.75
-"""Extra scale in a mosaic: a quarter is about half as wide as a picture, so that full size would show little of it
-and half size would leave only small objects."""
+"""Extra scale factor in a mosaic. A quarter is about half as wide as a picture: full size would show little of it,
+half size would leave only small objects."""
 MOSAIC_CENTRE = (0.3, 0.7)
-"""Where the four pictures of a mosaic may meet, as a share of S."""
+"""Range of the point where the four pictures of a mosaic meet, as a share of S."""
 COLOUR_FACTOR = 0.5
-"""At full strength brightness, contrast and saturation are multiplied with 1 - this to 1 + this."""
+"""At full strength, brightness, contrast and saturation are multiplied by a factor from 1 - this to 1 + this."""
 COLOUR_TURN = 0.05
-"""At full strength hues move by at most this share of the colour circle, as in SSD."""
+"""At full strength, hues are shifted by at most this share of the colour circle, as in SSD."""
 YIQ = np.array([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
-"""From RGB to luma and the two axes of colour (NTSC)."""
+"""Matrix from RGB to luma and the two chroma axes (NTSC's YIQ)."""
 LUMA = YIQ[0]
 
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """A picture with the boxes that are targets: no crowd. Boxes may reach over its border, or lie beyond it."""
+    """A picture with the boxes that are targets (no crowd regions). Boxes may cross its border, or lie outside it."""
 
     image: Image.Image
     boxes: Boxes
@@ -62,19 +62,19 @@ class Pixels:
 
 
 def resized_size(width: int, height: int, longer: float) -> tuple[int, int]:
-    """Width and height, at least 1 pixel each, once the longer side has that many pixels."""
+    """Return the width and height, at least 1 pixel each, that bring the longer side to that many pixels."""
     scale = longer / max(width, height)
     return max(1, round(width * scale)), max(1, round(height * scale))
 
 
 def resize(picture: Picture, longer: float) -> Pixels:
-    """The whole picture, its longer side brought to that many pixels."""
+    """Return the whole picture, its longer side resized to that many pixels."""
     width, height = resized_size(*picture.image.size, longer)
     return _window(picture, (width, height), (0, 0, width, height))
 
 
 def jitter(picture: Picture, size: int, scale: tuple[float, float], rng: np.random.Generator) -> Pixels:
-    """The longer side is brought to S x a random scale; what exceeds S is cut away at a random place."""
+    """Resize the longer side to S x a random scale; cut what exceeds S, at a random place."""
     width, height = resized_size(*picture.image.size, size * rng.uniform(*scale))
     return _window(picture, (width, height), _random_window((width, height), (size, size), rng))
 
@@ -86,14 +86,14 @@ def mosaic(
     turn: Callable[[Pixels], Pixels],
     rng: np.random.Generator,
 ) -> Pixels:
-    """Four pictures around a random centre on a square of side S, each with its own scale, cut and turn.
+    """Place four pictures around a random centre on a square of side S, each with its own scale, crop and flip.
 
     Args:
         pictures: four of them.
         size: S, in pixels.
         scale: range of the scale jitter.
-        turn: what happens to each part before it is laid down: flips, say. Keeps its size.
-        rng: decides the rest.
+        turn: applied to each part before it is placed, e.g. flips. Must keep its size.
+        rng: draws the centre, scales and crops.
     """
     centre_x, centre_y = (round(size * share) for share in rng.uniform(*MOSAIC_CENTRE, 2))
     canvas = np.full((size, size, 3), GREY, dtype=np.uint8)
@@ -111,12 +111,12 @@ def mosaic(
     return Pixels(canvas, *map(np.concatenate, zip(*parts, strict=True)))
 
 
-# ---- chances -----------------------------------------------------------------------------------------------
-# What can be left out draws no number while it is out, so that it changes nothing for those who leave it out.
+# ---- random steps ------------------------------------------------------------------------------------------
+# A step that is switched off draws no random number, so that it does not change the results of other steps.
 
 
 def maybe_flip(sample: Pixels, chance: float, rng: np.random.Generator) -> Pixels:
-    """With that chance, the mirror image (left and right exchanged)."""
+    """Return the mirror image (left and right exchanged) with that probability."""
     if rng.random() >= chance:
         return sample
     boxes = sample.boxes.copy()
@@ -125,7 +125,7 @@ def maybe_flip(sample: Pixels, chance: float, rng: np.random.Generator) -> Pixel
 
 
 def maybe_flip_vertical(sample: Pixels, chance: float, rng: np.random.Generator) -> Pixels:
-    """With that chance, upside down."""
+    """Turn the picture upside down with that probability."""
     if not chance or rng.random() >= chance:
         return sample
     boxes = sample.boxes.copy()
@@ -134,10 +134,10 @@ def maybe_flip_vertical(sample: Pixels, chance: float, rng: np.random.Generator)
 
 
 def maybe_crop(picture: Picture, chance: float, least: float, rng: np.random.Generator) -> Picture:
-    """With that chance, a random part of the picture, at least `least` of each side.
+    """Return a random part of the picture, at least `least` of each side, with that probability.
 
-    The part holds the middle of a box drawn at random, and enough of that box for it to be kept. Boxes are moved and
-    not clipped: what follows clips them once, and sees how much of the whole object is left.
+    The part holds the centre of a box drawn at random, and enough of that box for it to be kept. Boxes are shifted and
+    not clipped: the next step clips them once, and compares with the area of the whole object.
     """
     if not chance or rng.random() >= chance:
         return picture
@@ -147,7 +147,7 @@ def maybe_crop(picture: Picture, chance: float, least: float, rng: np.random.Gen
 
 
 def _part(picture: Picture, least: float, rng: np.random.Generator) -> list[int]:
-    """Left, top, right and bottom of what `maybe_crop` keeps."""
+    """Return left, top, right and bottom of the part that `maybe_crop` keeps."""
     size = np.array(picture.image.size)
     sides = size * rng.uniform(least, 1, 2)
     if len(picture.boxes):
@@ -165,12 +165,12 @@ def _part(picture: Picture, least: float, rng: np.random.Generator) -> list[int]
 
 
 def maybe_recolour(sample: Pixels, strength: float, rng: np.random.Generator) -> Pixels:
-    """Brightness, contrast, saturation and hue, each a little other, in a random order; boxes stay.
+    """Change brightness, contrast, saturation and hue at random, in a random order; boxes stay.
 
     Args:
-        sample: what the network will see.
+        sample: as it goes to the network.
         strength: 0 leaves the colours alone, 1 changes them by up to `COLOUR_FACTOR` and `COLOUR_TURN`.
-        rng: decides how much, and the order.
+        rng: draws the amounts and the order.
     """
     if not strength:
         return sample
@@ -183,7 +183,7 @@ def maybe_recolour(sample: Pixels, strength: float, rng: np.random.Generator) ->
     return replace(sample, pixels=np.asarray(image))
 
 
-# What happens to a colour (r, g, b, 1), as a 4 x 4 matrix: all four are multiplied out and applied at once, which
+# Changes of a colour (r, g, b, 1), as 4 x 4 matrices: the four are multiplied and applied at once, which
 # takes a tenth of the time of four passes, one of them through HSV. Clipped to 0..255 at the end.
 
 
@@ -193,7 +193,7 @@ def _brightness(amount: float, grey: float) -> Colours:
 
 
 def _contrast(amount: float, grey: float) -> Colours:
-    """Away from the picture's mean grey, or towards it."""
+    """Return the matrix that moves colours away from the picture's mean grey, or towards it."""
     factor = 1 + COLOUR_FACTOR * amount
     colours = np.diag([factor] * 3 + [1.0])
     colours[:3, 3] = (1 - factor) * grey
@@ -201,7 +201,7 @@ def _contrast(amount: float, grey: float) -> Colours:
 
 
 def _saturation(amount: float, grey: float) -> Colours:
-    """Away from the grey of the same luma, or towards it."""
+    """Return the matrix that moves colours away from the grey of the same luma, or towards it."""
     factor = 1 + COLOUR_FACTOR * amount
     colours = np.eye(4)
     colours[:3, :3] = factor * np.eye(3) + (1 - factor) * LUMA
@@ -209,7 +209,7 @@ def _saturation(amount: float, grey: float) -> Colours:
 
 
 def _hue(amount: float, grey: float) -> Colours:
-    """A turn of the plane of colours of one luma, which leaves greys alone."""
+    """Return the matrix that rotates the plane of colours of one luma, which leaves greys as they are."""
     angle = 2 * math.pi * COLOUR_TURN * amount
     turn = np.eye(3)
     turn[1:, 1:] = [[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]]
@@ -219,7 +219,7 @@ def _hue(amount: float, grey: float) -> Colours:
 
 
 _RECOLOURS: tuple[Callable[[float, float], Colours], ...] = (_brightness, _contrast, _saturation, _hue)
-"""How strongly in -1..1, and the mean grey of the picture in 0..255."""
+"""Each takes the strength, -1..1, and the mean grey of the picture, 0..255."""
 
 
 # ---- windows -----------------------------------------------------------------------------------------------
@@ -228,14 +228,14 @@ _RECOLOURS: tuple[Callable[[float, float], Colours], ...] = (_brightness, _contr
 def _random_window(
     scaled: tuple[int, int], room: tuple[int, int], rng: np.random.Generator
 ) -> tuple[int, int, int, int]:
-    """A window of a scaled picture, as large as the room allows."""
+    """Return a random window of a scaled picture, as large as the room allows."""
     width, height = min(scaled[0], room[0]), min(scaled[1], room[1])
     left, top = (int(rng.integers(scaled[i] - side + 1)) for i, side in enumerate((width, height)))
     return left, top, left + width, top + height
 
 
 def _window(picture: Picture, scaled: tuple[int, int], window: tuple[int, int, int, int]) -> Pixels:
-    """A window of the picture scaled to `scaled`; only what the window shows is computed."""
+    """Return a window of the picture scaled to `scaled`; only the pixels of the window are computed."""
     width, height = picture.image.size
     scale_x, scale_y = scaled[0] / width, scaled[1] / height
     left, top, right, bottom = window
@@ -248,7 +248,7 @@ def _window(picture: Picture, scaled: tuple[int, int], window: tuple[int, int, i
 
 
 def clip_boxes(boxes: Boxes, width: int, height: int) -> tuple[Boxes, NDArray[np.bool_]]:
-    """Boxes clipped to a picture, and which of them are still worth learning."""
+    """Return the boxes clipped to a picture, and a mask of those that are still large enough to learn from."""
     clipped = np.clip(boxes, 0, np.array([width, height, width, height], dtype=np.float32))
     sides = clipped[:, 2:] - clipped[:, :2]
     area = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)

@@ -1,7 +1,7 @@
-"""`check`: is this a data set that can be trained on, and what is in it? Without torch, in a second or two.
+"""`check`: whether a data set can be trained on, and what it contains. Without torch, in a second or two.
 
-For people and for the service: what would end a job in its first minute is told before the job is queued. Who has
-to keep a config inside allowed folders calls `find_layout` first: everything that `check` reads lies in what it names.
+For people and for the service: errors that would end a job in its first minute are reported before it is queued. To
+keep a config inside allowed folders, call `find_layout` first: `check` reads only below the paths that it returns.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class SizeRange(ReportPart):
 
 
 class SplitReport(ReportPart):
-    """What is in one split. Crowd regions and difficult objects are counted as `crowd` and nowhere else."""
+    """Counts of one split. Crowd regions and difficult objects are counted as `crowd` and nowhere else."""
 
     images: int
     boxes: int
@@ -55,27 +55,27 @@ class SplitReport(ReportPart):
     """Boxes with an area of 96 x 96 or more."""
     sizes: SizeRange
     truncated: int = 0
-    """Boxes of objects that go on beyond the picture, as VOC says."""
+    """Boxes of objects that reach beyond the picture (VOC's `truncated`)."""
 
 
 class DataReport(ReportPart):
-    """What is in a data set, what a person should know about it, and the config that names it in full."""
+    """Contents of a data set, warnings for people, and the config with every path filled in."""
 
     format: Literal["coco", "voc", "yolo"]
     classes: tuple[str, ...]
     train: SplitReport | None
-    """None where there is no such split, which is enough to score a model on another one."""
+    """None where there is no such split; a model can still be evaluated on another one."""
     val: SplitReport | None
-    """Likewise."""
+    """None where there is no such split."""
     test: SplitReport | None = None
-    """Likewise; few data sets have one."""
+    """None where there is no such split; few data sets have one."""
     warnings: tuple[Problem, ...]
     resolved: DataConfig
-    """Format, splits and the classes filled in."""
+    """The config with format, splits and classes filled in."""
 
     @property
     def splits(self) -> Mapping[SplitName, SplitReport]:
-        """The splits that are there."""
+        """Return the splits that exist, by name."""
         return {name: split for name in SPLITS if (split := getattr(self, name)) is not None}
 
 
@@ -94,7 +94,7 @@ def check(
         needs: the splits that must be there and usable, as in `load`.
         headers: look into at most so many pictures of a split; None: into all. All must exist in any case.
         decode: also decode those pictures, which finds files that are cut short.
-        recipe: what it is to be trained with, if it is: objects that vanish at its image size are told.
+        recipe: of the training, if any: objects that are too small at its image size are reported.
 
     Raises:
         DataError: the data set cannot be used; `problems` says where, what, and what to do.
@@ -124,9 +124,9 @@ def check_layout(
 
 
 def describe(layout: Layout, data: DataSet) -> DataReport:
-    """The report of a data set that was read from that layout."""
+    """Return the report of a data set that was read from that layout."""
     resolved = layout.config
-    assert resolved.format != "auto"  # find_layout's promise
+    assert resolved.format != "auto"  # find_layout fills it in
     described: dict[str, Any] = {
         name: _describe(data.splits[name]) if name in data.splits else None for name in SPLITS
     }

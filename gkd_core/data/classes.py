@@ -17,12 +17,12 @@ from gkd_core.errors import DataError, Problem
 
 
 def is_name(value: object) -> TypeGuard[str]:
-    """Whether files and databases can hold it as a name: not blank, no NUL, no half of a character."""
+    """Return whether files and databases can store it as a name: not blank, no NUL, no lone surrogate."""
     if not isinstance(value, str) or not value.strip() or "\0" in value:
         return False
     try:
         value.encode()
-    except UnicodeEncodeError:  # JSON and YAML can spell such a half, UTF-8 cannot
+    except UnicodeEncodeError:  # JSON and YAML can hold a lone surrogate, UTF-8 cannot
         return False
     return True
 
@@ -31,7 +31,7 @@ def is_name(value: object) -> TypeGuard[str]:
 
 
 def refuse_unknown_names(names: Iterable[str], config: DataConfig) -> None:
-    """Make sure that `rename` and `only` speak of classes that are there.
+    """Check that `rename` and `only` name classes of the data set.
 
     Args:
         names: the class names as the annotations of all splits give them.
@@ -57,7 +57,7 @@ def refuse_unknown_names(names: Iterable[str], config: DataConfig) -> None:
 
 
 def chosen(written: WrittenSplit, config: DataConfig, findings: Findings) -> WrittenSplit:
-    """The split under its new names, without the objects of classes that are not kept; its pictures stay."""
+    """Return the split under its new names, without the objects of classes that are not kept; its pictures stay."""
     if not config.rename and config.only is None:
         return written
     names = [config.rename.get(name, name) for name in written.classes]
@@ -119,7 +119,7 @@ def agree(
 def unknown_classes(
     name: SplitName, names: Iterable[str], first: SplitName, known: Sequence[str]
 ) -> list[Problem]:
-    """Return why the classes of a split are none of those that the first split has; empty where they are."""
+    """Return why the classes of a split are none of those of the first split; empty where some are."""
     there = set(known)
     unknown = [each for each in names if each not in there]
     if not unknown:
@@ -148,7 +148,7 @@ def _other_classes(train: tuple[str, ...], wanted: tuple[str, ...]) -> Problem:
 
 
 def likely(names: Iterable[str], known: Sequence[str]) -> str:
-    """The first names, each with the known one that it may stand for."""
+    """Return the first names, each with the known one that was probably meant."""
     unknown = list(names)
     folded: dict[str, str] = {}
     for other in known:
@@ -160,7 +160,7 @@ def likely(names: Iterable[str], known: Sequence[str]) -> str:
 
 
 def _with_guess(name: str, folded: Mapping[str, str]) -> str:
-    """The name with the likeliest known one; `folded`: known names by themselves without regard to case."""
+    """Return the name with the closest known one; `folded`: known names by their casefolded form."""
     close = get_close_matches(name.casefold(), folded, n=1)
     return f"{name!r} (did you mean {folded[close[0]]!r}?)" if close else repr(name)
 

@@ -1,7 +1,7 @@
 """COCO annotations: one JSON file, boxes as x, y, width, height.
 
-A flaw that makes the classes or pictures ambiguous stops the reading; a flaw of one box leaves the box out and is
-said. Labels follow the category ids in ascending order, never their position in the file.
+A flaw that makes the classes or pictures ambiguous stops the reading; a box with a flaw is left out and
+reported. Labels follow the category ids in ascending order, never their position in the file.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from gkd_core.data.records import WrittenImage, WrittenObject, WrittenSplit
 from gkd_core.process.named_files import read_named
 
 MAX_BYTES = 1024**3
-"""Refused above: twice the annotations of COCO itself, which take some GB of memory to read."""
+"""Larger files are refused: twice the annotations of COCO itself, which take some GB of memory to read."""
 MAX_ID = 2**63 - 1
-"""Ids travel in int64 tensors."""
+"""Largest id: ids are passed in int64 tensors."""
 FRACTION = 100
-"""An area of at most one pixel that is this many times smaller than its box is none in pixels: the fraction of a
+"""An area of at most one pixel that is this many times smaller than its box is not in pixels, but a fraction of a
 picture of 10 x 10 or more."""
 SLACK = 1.01
-"""How much an area may be larger than its box of which both ends count."""
+"""Factor by which an area may exceed that of its box, both ends of which count as inside."""
 
 _Json = Mapping[str, Any]
 _Key = int | str
@@ -56,7 +56,7 @@ def read_coco(split: Split, findings: Findings) -> WrittenSplit:
 
 
 def picture_path(folder: Path, name: str, findings: Findings) -> Path:
-    """Where a picture lies: below the (normalised) folder, whatever its name says.
+    """Return the path of a picture below the (normalised) folder.
 
     Raises:
         DataError: the name leads out of the folder.
@@ -94,7 +94,7 @@ def _read_json(path: Path, findings: Findings) -> _Json:
 
 
 def _list(root: _Json, key: str, findings: Findings) -> list[_Json]:
-    """The objects under a key of the root."""
+    """Return the objects under a key of the root."""
     value = root.get(key)
     if not isinstance(value, list):
         found = ", ".join(map(str, list(root)[:8])) or "nothing"
@@ -115,12 +115,12 @@ def _whole(value: object) -> int | None:
 
 
 def _seen(field: str, value: object) -> str:
-    """Return what stands in a field where something else is needed."""
+    """Return the value of a field where something else is expected."""
     return f"{field} is {'the text ' if isinstance(value, str) else ''}{value!r:.80}"
 
 
 def _labels(categories: list[_Json], findings: Findings) -> tuple[dict[int, int], tuple[str, ...]]:
-    """Label by category id, and the class names in label order."""
+    """Return the label of each category id, and the class names in label order."""
     names: dict[int, str] = {}
     for position, category in enumerate(categories):
         key, name = _whole(category.get("id")), category.get("name")
@@ -151,7 +151,7 @@ def _key(value: object) -> _Key | None:
 
 
 def _images(images: list[_Json], findings: Findings) -> dict[_Key, _Json]:
-    """The entries by id, each once."""
+    """Return the entries by id, each id once."""
     entries: dict[_Key, _Json] = {}
     files: dict[str, _Key] = {}
     for position, image in enumerate(images):
@@ -198,7 +198,7 @@ def _size(image: _Json, findings: Findings) -> tuple[int, int] | None:
 def _objects(
     annotations: list[_Json], images: dict[_Key, _Json], label_of: dict[int, int], findings: Findings
 ) -> dict[_Key, list[WrittenObject]]:
-    """The usable boxes by image id."""
+    """Return the usable boxes by image id."""
     objects: dict[_Key, list[WrittenObject]] = {key: [] for key in images}
     seen: set[object] = set()
     for position, annotation in enumerate(annotations):
@@ -218,7 +218,7 @@ def _objects(
 
 
 class _LeftOut(Exception):
-    """Why one box cannot be used."""
+    """Raised for one box that cannot be used; says why."""
 
 
 def _image_of(annotation: _Json, images: Mapping[_Key, _Json]) -> _Key:
@@ -260,7 +260,7 @@ def _label(name: str, category: object, label_of: dict[int, int], findings: Find
 
 
 def _is_apart(name: str, annotation: _Json, findings: Findings) -> bool:
-    """Return whether an object is no target, and neither hit nor miss: a crowd region, or one to ignore."""
+    """Return whether an object is neither target, hit nor miss: a crowd region, or one to ignore."""
     crowd = read_flag(name, "iscrowd", annotation.get("iscrowd", 0), findings)
     ignore = read_flag(name, "ignore", annotation.get("ignore", 0), findings)
     if ignore and not crowd:
@@ -271,7 +271,7 @@ def _is_apart(name: str, annotation: _Json, findings: Findings) -> bool:
 
 
 def _area(name: str, annotation: _Json, sides: tuple[float, float], findings: Findings) -> float:
-    """Return the area as written, that of the mask; or that of the box, where it cannot belong to this box."""
+    """Return the area of the mask as written; that of the box, where the written one cannot belong to this box."""
     width, height = sides
     box = width * height
     if "area" not in annotation:
@@ -309,7 +309,7 @@ def _numbers(bbox: object) -> list[float]:
 
 
 def _finite(value: object) -> float | None:
-    """A number as a float; None for text, null, NaN, infinity and numbers beyond the range of floats."""
+    """Return a number as a float; None for text, null, NaN, infinity and numbers beyond the range of floats."""
     if not isinstance(value, int | float) or isinstance(value, bool):
         return None
     try:

@@ -1,7 +1,7 @@
-"""The ids that a COCO file gives its pictures and categories: what detections must carry to be compared with it.
+"""The ids that a COCO file gives its pictures and categories: detections need them to be compared with it.
 
-A detector counts its classes from 1 and knows no ids of pictures. Which file the ids come from is either named, or
-found beside the pictures, where their data set lies.
+A detector counts its classes from 1 and knows no ids of pictures. The file with the ids is either given, or found in
+the data set that the pictures lie in.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from gkd_core.errors import DataError, Problem, SpecError
 from gkd_core.process.named_files import read_named
 
 ABOVE = 3
-"""How many folders above a picture may hold its data set: `DATA/images/val/1.jpg`."""
+"""How many folders above a picture its data set is looked for: `DATA/images/val/1.jpg`."""
 
 ImageId = int | str
-"""As it is written: a number, or in some exports text."""
+"""Image id as written: a number, or in some exports text."""
 
 
 class Listed(NamedTuple):
@@ -32,7 +32,7 @@ class Listed(NamedTuple):
 
 
 class CocoIds(NamedTuple):
-    """What COCO files call pictures and categories."""
+    """The ids of pictures and categories in COCO files."""
 
     files: tuple[Path, ...]
     by_path: Mapping[Path, Listed]
@@ -40,10 +40,10 @@ class CocoIds(NamedTuple):
     by_name: Mapping[str, tuple[Listed, ...]]
     """By the last part of the file name."""
     categories: Mapping[str, int]
-    """Ids by name; of several of one name the lowest."""
+    """Category ids by name; the lowest, where several have one name."""
 
     def of(self, picture: Path) -> Listed | None:
-        """Return how a picture is listed; None where it is not, or where several entries could be it."""
+        """Return the entry of a picture; None where there is none, or where several entries could be it."""
         if found := self.by_path.get(picture.resolve()):
             return found
         parts = picture.resolve().parts

@@ -17,11 +17,11 @@ from gkd_core.process.named_files import read_named
 
 try:
     import yaml
-except ModuleNotFoundError:  # where little is installed, COCO and VOC are read all the same
+except ModuleNotFoundError:  # without PyYAML, COCO and VOC can still be read
     yaml = None
 
 MAX_BYTES = 256 * 1024
-"""Refused above: the 1203 classes of LVIS take 30 KB, and reading this much takes about two seconds."""
+"""Larger files are refused: the 1203 classes of LVIS take 30 KB, and reading this much takes about two seconds."""
 MAX_DEPTH = 8
 """Levels of nesting; a data set needs two."""
 YAML = (".yaml", ".yml")
@@ -31,30 +31,30 @@ _Tree = str | list["_Tree"] | dict[str, "_Tree"]
 
 
 class NamesError(Exception):
-    """Why a file does not name the classes; the message says what was seen, not in which file."""
+    """Raised when a file does not name the classes; the message says what was seen, not in which file."""
 
 
 @dataclass(frozen=True)
 class DataYaml:
-    """What the file says, as it is written."""
+    """The contents of a `data.yaml`, as written."""
 
     file: Path
     names: Mapping[int, str]
     """Class name by the number that label files use."""
     path: str = ""
-    """Where the data set lies; empty where the file does not say."""
+    """Folder of the data set; empty where the file does not name it."""
     splits: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    """Folders of pictures, or text files that list some, by `train`, `val` and `test`."""
+    """Folders of pictures, or text files that list pictures, by `train`, `val` and `test`."""
     download: bool = False
     """Whether it asks for something to be downloaded or run."""
     keypoints: bool = False
     """Whether key points follow each box."""
     unnamed: bool = False
-    """Whether it only counts its classes."""
+    """Whether it gives only the number of classes."""
 
     @property
     def root(self) -> Path:
-        """The folder that the splits are relative to: `path` where it is there, else that of the file."""
+        """Return the folder that the splits are relative to: `path` where it exists, else that of the file."""
         folder = self.file.parent
         named = Path(os.path.normpath(folder / self.path))
         return named if self.path and os.path.isdir(named) else folder
@@ -100,7 +100,9 @@ def _text(file: Path) -> str:
 
 @lru_cache(maxsize=4)  # finding a data set and reading its splits ask thrice, and a large file takes seconds
 def parse(text: str) -> _Tree:
-    """The first document, every scalar as it is written; an empty one is "". Read it only: it is kept.
+    """Return the first document, every scalar as it is written; an empty document is "".
+
+    The result is cached: do not change it.
 
     Raises:
         NamesError: it is no YAML, nests too deep, repeats a key, or uses aliases.
@@ -142,18 +144,18 @@ def _tree(event: yaml.NodeEvent, events: Iterator[yaml.Event], depth: int) -> _T
 
 
 def _children(events: Iterator[yaml.Event], depth: int) -> Iterator[_Tree]:
-    """The nodes up to the end of the list or mapping that `events` is in."""
+    """Return the nodes up to the end of the list or mapping that `events` is in."""
     for event in events:
         if not isinstance(event, yaml.NodeEvent):
             return
         yield _tree(event, events, depth)
 
 
-# ---- what it says ------------------------------------------------------------------------------------------
+# ---- names and splits --------------------------------------------------------------------------------------
 
 
 def _names(tree: Mapping[str, _Tree]) -> tuple[dict[int, str], bool]:
-    """The names by number, and whether they had to be made up."""
+    """Return the names by number, and whether they had to be made up."""
     given, count = tree.get("names"), _scalar(tree, "nc")
     if count and not (count.isdecimal() and len(count) < 7):
         raise NamesError(f"`nc` is {count!r:.80}; needed: how many classes there are")
@@ -194,7 +196,7 @@ def _scalar(tree: Mapping[str, _Tree], key: str) -> str:
 
 
 def _entries(tree: Mapping[str, _Tree], split: str) -> tuple[str, ...]:
-    """Where the pictures of a split are said to lie."""
+    """Return the paths that are given for the pictures of a split."""
     given = {key.casefold(): value for key, value in tree.items()}
     value = next((given[key] for key in SPLIT_KEYS[split] if given.get(key)), "")
     entries = [value] if isinstance(value, str) else list(value)

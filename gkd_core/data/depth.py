@@ -1,9 +1,10 @@
 """Pictures of 16 or 32 bits: which value means white, and how they become 8 bits.
 
-One value counts for a whole data set, in colour and in grey: scaled one by one, pictures of the same scene would differ
-in brightness, and a single hot pixel would darken its picture sixteen times. Files do not say how many of their bits a
-camera used, so the brightest pixels of a sample tell it: the smallest usual depth that holds all but a thousandth of
-them. What a file declares counts instead where it does: PPM and JPEG 2000, which Pillow scales, and TIFF of 12 bits.
+One white value is used for a whole data set, in colour and in grey: scaled one by one, pictures of the same scene would
+differ in brightness, and a single hot pixel would darken its picture sixteen times. Files do not say how many of their
+bits a camera used, so it is estimated from the brightest pixels of a sample: the smallest usual depth that holds all
+but a thousandth of them. A value that a file declares is used instead: PPM and JPEG 2000, which Pillow scales, and
+TIFF of 12 bits.
 """
 
 from __future__ import annotations
@@ -20,28 +21,28 @@ from PIL import Image
 GREY = ("I", "I;16", "I;16B", "I;16L", "I;16N")
 """Modes of Pillow for grey of more than 8 bits."""
 WHITES = tuple(2**bits - 1 for bits in (8, 10, 12, 14, 16, 20, 24, 31))
-"""What may mean white."""
+"""Values that may mean white."""
 FULL = 2**16 - 1
 DECLARED = ("PPM", "JPEG2000")
-"""Formats that say what means white; Pillow scales it to `FULL`, or to 8 bits in colour."""
+"""Formats that declare their white value; Pillow scales it to `FULL`, or to 8 bits in colour."""
 HOT = 0.001
-"""Share of the pixels of a picture that may lie above white: hot ones, and small reflections."""
+"""Share of the pixels of a picture that may lie above white: hot pixels, and small reflections."""
 _BITS_PER_SAMPLE = 258
-"""The tag of TIFF."""
+"""The TIFF tag."""
 _HALVES = {"RGB;16B": "RGB;16L", "RGB;16L": "RGB;16B", "RGBA;16B": "RGBA;16L", "RGBA;16L": "RGBA;16B"}
-"""Pillow keeps the upper byte of each colour. Told that the bytes are the other way round, it keeps the lower one."""
+"""Raw modes with the byte order exchanged. Pillow keeps the upper byte of each colour; with these, the lower one."""
 
 Values = NDArray[Any]
 """(H, W) or (H, W, 3), whole numbers."""
 
 
 def is_deep(image: Image.Image) -> bool:
-    """Check whether an opened, not yet decoded image has more than 8 bits a colour or grey."""
+    """Return whether an opened, not yet decoded image has more than 8 bits a channel."""
     return image.mode in GREY or _other_half(image) is not None
 
 
 def declared_white(image: Image.Image) -> int | None:
-    """Return the value that means white where the file says it."""
+    """Return the white value where the file declares it."""
     if image.format in DECLARED:
         return FULL
     if image.format == "TIFF" and image.mode in GREY:
@@ -55,7 +56,7 @@ def values_of(image: Image.Image, again: Callable[[], AbstractContextManager[Ima
 
     Args:
         image: opened.
-        again: opens it once more: the two bytes of a colour are read one after the other.
+        again: opens it once more, since the two bytes of a channel are read one after the other.
 
     Returns:
         (H, W) grey or (H, W, 3) colours, with every bit.
@@ -77,7 +78,7 @@ def brightest(values: Values) -> int:
 
 
 def white_for(brightest_ones: Sequence[int]) -> int:
-    """Return what means white in pictures whose brightest pixels have these values."""
+    """Return the white value for pictures whose brightest pixels have these values."""
     most = max(brightest_ones, default=FULL)
     return next((white for white in WHITES if most <= white), WHITES[-1])
 
@@ -93,18 +94,18 @@ def to_eight_bits(values: Values, white: int) -> Image.Image:
 
 
 def _other_half(image: Image.Image) -> Any:
-    """How the tiles of a colour image of 16 bits are read for the lower bytes; None for other images."""
+    """Return the tiles that read the lower bytes of a colour image of 16 bits; None for other images."""
     tiles = [] if image.format in DECLARED else _tiles(image)
     return _swapped(tiles[0].args) if tiles else None
 
 
 def _tiles(image: Image.Image) -> list[Any]:
-    """How the pixels of an image that was opened from a file are to be decoded."""
+    """Return the decoder's tiles of an image that was opened from a file."""
     return list(getattr(image, "tile", ()))
 
 
 def _swapped(args: Any) -> Any:
-    """The arguments of a decoder with the bytes the other way round; None where that means nothing."""
+    """Return the arguments of a decoder with the bytes in the other order; None where that does not apply."""
     raw = args if isinstance(args, str) else args[0] if args else None
     if not isinstance(raw, str):
         return None

@@ -1,7 +1,7 @@
-"""Divides the pictures of one split into two: what is learnt from, and what models are judged on.
+"""Divides the pictures of one split into two: a training split and a validation split.
 
 Which pictures are set aside depends on their names and a seed alone: not on their order in the file, on where the data
-set lies, or on how many of them can be decoded. So everybody who reads the data set finds the same split.
+set lies, or on how many of them can be decoded. So every reading of the data set gives the same split.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from gkd_core.errors import Problem
 def divide(
     whole: WrittenSplit, share: float, seed: int, findings: Findings
 ) -> tuple[WrittenSplit, WrittenSplit, Problem]:
-    """Return what is left to learn from, what is set aside, and a remark that says so.
+    """Return the training split, the validation split, and a remark that says so.
 
     Args:
         whole: the only split.
         share: of its pictures to set aside, above 0 and below 1; at least one, and never all.
-        seed: decides which.
-        findings: those of the whole, for its name.
+        seed: of the random choice.
+        findings: of the whole split, for its name.
 
     Raises:
         DataError: there is one picture only.

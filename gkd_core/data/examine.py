@@ -1,7 +1,7 @@
-"""`examine`: everything that can be said about a data set before training, for a person who asks. Without torch.
+"""`examine`: a full report of a data set before training, for a person who asks. Without torch.
 
-`check` is what the service does with every spec. This also decodes every picture, compares the splits picture by
-picture, and names every oddity one by one: about a millisecond for a picture of 640 x 480.
+`check` is what the service runs for every spec. This also decodes every picture, compares the splits picture by
+picture, and lists every item of every remark: about a millisecond for a picture of 640 x 480.
 """
 
 from __future__ import annotations
@@ -28,25 +28,25 @@ from gkd_core.errors import Problem
 BINS = (0, 8, 16, 32, 64, 96, 128, 192, 256, 384)
 """Lower ends of the histogram of boxes, in pixels."""
 CELL = 8
-"""Pixels of the resized picture that one cell of the finest level covers: of a shorter box hardly anything is left."""
+"""Pixels of the resized picture that one cell of the finest feature level covers; shorter boxes are hardly visible. """
 NAMED = 1000
-"""Items of one oddity, pairs of pictures and groups of copies that are named."""
+"""Limit of the items of one oddity, pairs of pictures and groups of copies that are listed."""
 
 
 class PictureSizes(ReportPart):
     """Widths and heights of pictures, in pixels."""
 
     smallest: tuple[int, int]
-    """Of fewest pixels."""
+    """Width and height of the picture with the fewest pixels."""
     median: tuple[float, float]
     """Median width and median height."""
     largest: tuple[int, int]
     most_common: tuple[tuple[int, int, int], ...]
-    """Width, height, and how many pictures are so: the first three."""
+    """Width, height and number of pictures of the three most common sizes."""
 
 
 class BoxSides(ReportPart):
-    """How large boxes are: the square root of width x height."""
+    """Histogram of box sizes: the square root of width x height, in pixels."""
 
     from_pixels: tuple[int, ...] = BINS
     """Lower end of each bin; the last one is open."""
@@ -55,17 +55,17 @@ class BoxSides(ReportPart):
 
 
 class Resized(ReportPart):
-    """The boxes once the longer side of each picture has `image_size` pixels."""
+    """Box sizes after the longer side of each picture is resized to `image_size` pixels."""
 
     image_size: int
     sides: BoxSides
     under_8: int
-    """Boxes whose shorter side is under 8 pixels: less than a cell of the finest level."""
+    """Boxes whose shorter side is under 8 pixels: less than a cell of the finest feature level."""
     under_8_per_class: dict[str, int]
 
 
 class SplitExamination(SplitReport):
-    """What is in one split, with sizes."""
+    """Counts and sizes of one split."""
 
     pictures: PictureSizes
     sides: BoxSides
@@ -75,7 +75,7 @@ class SplitExamination(SplitReport):
 
 
 class Oddity(ReportPart):
-    """Something that was noticed while a split was read."""
+    """A remark of the reading of a split, with the items that it holds for."""
 
     split: str
     message: str
@@ -86,7 +86,7 @@ class Oddity(ReportPart):
 
 
 class Shared(ReportPart):
-    """A picture of `train` that is also in `val`, as a file or by its looks."""
+    """A picture of `train` that is also in `val`, as a file or by its appearance."""
 
     how: How
     train: str
@@ -95,10 +95,10 @@ class Shared(ReportPart):
 
 
 class SharedWithTest(ReportPart):
-    """A picture of `test` that is also in another split, as a file or by its looks."""
+    """A picture of `test` that is also in another split, as a file or by its appearance."""
 
     split: Literal["train", "val"]
-    """Which other one."""
+    """The other split."""
     how: How
     other: str
     """The picture of that split."""
@@ -107,20 +107,20 @@ class SharedWithTest(ReportPart):
 
 
 class Examination(DataReport):
-    """A data report with all that takes longer."""
+    """A data report with the results of the slower checks."""
 
     usable: Literal[True] = True
     train: SplitExamination | None
     val: SplitExamination | None
     test: SplitExamination | None = None
     oddities: tuple[Oddity, ...]
-    """What was noticed while reading, each item by its name; `warnings` has it in sentences."""
+    """Remarks of the reading, each item by its name; `warnings` has them as sentences."""
     shared: tuple[Shared, ...]
-    """Pictures of `val` that are also in `train`, each with its likest one there; the first thousand."""
+    """Pictures of `val` that are also in `train`, each with the most similar one there; the first thousand."""
     shared_count: dict[How, int]
     """How many pictures of `val` those are."""
     test_shared: tuple[SharedWithTest, ...] = ()
-    """Pictures of `test` that are also in `train` or in `val`, likewise."""
+    """Pictures of `test` that are also in `train` or in `val`, in the same form."""
     test_shared_count: dict[Literal["train", "val"], dict[How, int]] = Field(default_factory=dict)
     """How many pictures of `test` those are, by the other split."""
     decoded: bool
@@ -128,7 +128,7 @@ class Examination(DataReport):
 
     @property
     def splits(self) -> Mapping[SplitName, SplitExamination]:
-        """The splits that are there."""
+        """Return the splits that exist, by name."""
         return {name: split for name in SPLITS if (split := getattr(self, name)) is not None}
 
 
@@ -139,12 +139,12 @@ def examine(
     image_size: int | None = None,
     quick: bool = False,
 ) -> Examination:
-    """Look at everything in a data set.
+    """Check everything in a data set, slowly.
 
     Args:
         config: the data set; its paths are absolute or relative to the working directory.
         needs: the splits that must be there and usable, as in `load`; None: `needed_to_look`.
-        image_size: also say how large boxes are when the longer side of a picture has so many pixels.
+        image_size: also report box sizes when the longer side of a picture is resized to so many pixels.
         quick: read headers only: no picture is decoded, and none is compared with another.
 
     Raises:
@@ -200,7 +200,7 @@ def examine_layout(
 
 
 def needed_to_look(config: DataConfig) -> tuple[SplitName, ...]:
-    """Return the splits that must be usable: what a training needs or, without a split to train on, the first there is.
+    """Return the splits that must be usable: those of a training, or else the first one that exists.
 
     Raises:
         DataError: there is none.
@@ -213,8 +213,9 @@ def needed_to_look(config: DataConfig) -> tuple[SplitName, ...]:
 
 
 def needed_to_keep(config: DataConfig) -> tuple[SplitName, ...]:
-    """Return the splits that must be usable in a data set that jobs will name: as `needed_to_look`, but `train` will
-    do without `val`, since a job may set a share of it aside.
+    """Return the splits that must be usable in a data set that jobs will name.
+
+    As `needed_to_look`, but `train` is enough without `val`, since a job may set a share of it aside.
 
     Raises:
         DataError: there is none.
@@ -240,12 +241,12 @@ def _not_divided(report: DataReport) -> list[Problem]:
 
 
 def _same_files(files: Mapping[SplitName, Sequence[Path]]) -> dict[tuple[SplitName, SplitName], list[Pair]]:
-    """Return what `pairs_of_splits` does, as far as names tell it."""
+    """Return the pairs that `pairs_of_splits` would, judged by file names alone."""
     return {(one, other): same_file(files[one], files[other]) for one, other in combinations(files, 2)}
 
 
 def _shared_with_test(both: Mapping[tuple[SplitName, SplitName], Sequence[Pair]]) -> dict[str, Any]:
-    """Return the fields that say which pictures of `test` are in other splits."""
+    """Return the fields that list the pictures of `test` that are in other splits."""
     with_test = {one: pairs for (one, other), pairs in both.items() if other == "test" and pairs}
     shared = [
         SharedWithTest.model_validate(
@@ -285,7 +286,7 @@ def _picture_sizes(images: Sequence[ImageRecord]) -> PictureSizes:
 
 
 def _sides(record: ImageRecord) -> NDArray[np.float64]:
-    """(N, 2): width and height of every box that is a target, in pixels."""
+    """Return (N, 2): width and height of every box that is a target, in pixels."""
     boxes = record.boxes[~record.crowd].astype(np.float64)
     sides: NDArray[np.float64] = boxes[:, 2:] - boxes[:, :2]
     return sides

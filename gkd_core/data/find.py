@@ -5,8 +5,8 @@
     VOC       Annotations/, JPEGImages/, ImageSets/Main/train.txt and val.txt (see `find_voc`)
     YOLO      data.yaml, or classes.txt with images/train and images/val (see `find_yolo`)
 
-Where several formats are there, COCO is taken before VOC and VOC before YOLO: COCO says most, and VOC needs no
-fractions. Where none is there in full, what is there in part says what is missing; a data set with one split only is
+Where several formats are found, COCO is taken before VOC and VOC before YOLO: COCO holds most, and VOC is not in
+fractions. Where none is complete, the error says what an incomplete one lacks; a data set with one split only is
 divided if `val_share` asks for it. A test split is found in the same places, and may be absent.
 """
 
@@ -26,7 +26,7 @@ from gkd_core.data.split_names import subfolders
 from gkd_core.errors import DataError, Problem
 
 NEIGHBOURS = 20
-"""Folders inside a folder that are looked at when it is no data set itself."""
+"""Limit of the folders inside a folder that are tried when it is no data set itself."""
 
 
 _Find = Callable[[Path], Found | None]
@@ -34,7 +34,7 @@ _Splits = Mapping[SplitName, Split]
 
 
 class Layout(NamedTuple):
-    """A data set with every path filled in, and what to know about how it was found."""
+    """A data set with every path filled in, and remarks on how it was found."""
 
     config: DataConfig
     remarks: tuple[Problem, ...] = ()
@@ -84,7 +84,7 @@ def recognise(
 def _best(
     wanted: Mapping[str, _Find], place: Path, config: DataConfig, needs: Collection[SplitName]
 ) -> tuple[str, Found]:
-    """Return the first format that has all the splits that are needed; one to train on goes first.
+    """Return the first format that has all the splits that are needed, preferring one with a training split.
 
     Raises:
         DataError: none has; the message says what is missing.
@@ -101,7 +101,7 @@ def _best(
 
 
 def _will_do(found: Found, config: DataConfig, needs: Collection[SplitName]) -> bool:
-    """Check that what is there in part has the splits that are needed, perhaps once it is divided."""
+    """Return whether an incomplete layout has the splits that are needed, perhaps once it is divided."""
     if config.val_share is None:
         return bool(found.splits) and found.splits.keys() >= set(needs)
     return found.to_divide is not None and {*found.splits, "val"} >= set(needs)
@@ -120,7 +120,7 @@ def _has_val(name: str) -> DataError:
 
 
 def _remarks(found: Found, splits: _Splits, place: Path) -> Iterator[Problem]:
-    """Give a remark on files that were not read, and one on what was read from somewhere else."""
+    """Yield a remark on files that were not read, and one on paths that were replaced."""
     if found.not_read:
         more = f" and {len(found.not_read) - 3} more" if len(found.not_read) > 3 else ""
         listed = ", ".join(found.not_read[:3]) + more
@@ -141,7 +141,7 @@ def _spelt_out(config: DataConfig, base: Path, needs: Collection[SplitName]) -> 
         if config.val not in (
             None,
             config.train,
-        ):  # of a registered data set, beside which a spec gave the share
+        ):  # of a registered data set, for which a spec gave the share
             raise _has_val("this one")
         given["val"] = config.train
     if missing := [_missing(name) for name in SPLITS if name in needs and name not in given]:
@@ -174,7 +174,7 @@ def _format(split: Split) -> str:
 
 
 FORMATS: Mapping[str, _Find] = {"coco": find_coco, "voc": find_voc, "yolo": find_yolo}
-"""What looks for each layout, the first one first."""
+"""The function that finds each format, in order of preference."""
 LAYOUTS = {
     "coco": "COCO (instances_train*.json and instances_val*.json in annotations/, coco/ or the folder)",
     "voc": "VOC (Annotations/, JPEGImages/, ImageSets/Main/train.txt and val.txt)",
@@ -195,7 +195,7 @@ def _incomplete(folder: Path, parts: Sequence[Found], needs: Collection[SplitNam
 
 
 def _lacking(part: Found, needs: Collection[SplitName]) -> str:
-    """Return what is missing, in words; a training needs no test split, which only `evaluate` asks for."""
+    """Return what is missing, in words; only `evaluate` asks for a test split, a training does not."""
     if "test" not in needs or "test" in part.splits or not part.splits:
         return part.missing
     return f"it has no test split, only {' and '.join(part.splits)}"
@@ -212,7 +212,7 @@ def _not_a_data_set(folder: Path, wanted: str) -> DataError:
 
 
 def _data_sets_inside(folder: Path, wanted: str) -> list[str]:
-    """Return the folders inside, or one deeper, that are data sets: archives often hold a folder in a folder."""
+    """Return the data sets inside a folder, up to two levels deep: archives often nest a folder in a folder."""
     inside = subfolders(folder)[:NEIGHBOURS]
     deeper = [place for each in inside for place in (each, *subfolders(each)[:NEIGHBOURS])]
     finders = [find for name, find in FORMATS.items() if wanted in ("auto", name)]

@@ -25,19 +25,19 @@ from gkd_core.data.split_names import files_with_suffix, named, split_folders, s
 from gkd_core.process.named_files import NotToBeRead, open_named
 
 PROBED = 20
-"""File names of a split that are looked for when its folder of pictures is sought."""
+"""File names of a split that are looked up to find its folder of pictures."""
 PEEKED = 64
-"""Files without a split in their name that are looked into: folders may hold a JSON file for every picture."""
+"""Limit of the files without a split in their name that are opened: folders may hold a JSON file for every picture."""
 STANDARD = "instances_{}"
 UNDIVIDED = ("instances_default", "result")
-"""What CVAT and Label Studio call the file of all pictures."""
+"""Name of the file of all pictures in exports of CVAT and Label Studio."""
 IMAGE_INFO = "image_info_{}"
 """COCO's own lists of the pictures of its test splits, which have no boxes: the reader says so."""
 ROBOFLOW = "_annotations.coco"
 BESIDE = re.compile(r"captions_|person_keypoints_|stuff_|panoptic_")
-"""What else COCO has in its folder of annotations: no candidates for boxes where a standard name is there."""
+"""Other files in COCO's folder of annotations: no candidates where a file with a standard name exists."""
 PICTURES = ("images", "imgs", "img", "JPEGImages", "data")
-"""Folders of pictures that are not named after a split."""
+"""Names of folders of pictures that are not named after a split."""
 _FILE_NAME = re.compile(rb'"file_name"\s*:\s*("(?:[^"\\]|\\.)*")')
 _ROOT = re.compile(rb'"(?:images|annotations|categories)"\s*:\s*\[')
 
@@ -47,11 +47,11 @@ class _Candidate(NamedTuple):
 
     file: Path
     rest: str
-    """What its name shares with the files of other splits."""
+    """The part of its name that files of other splits have too."""
 
     @property
     def rank(self) -> tuple[int, int]:
-        """What sorts the likelier first: exact standard names, then later years, then all others."""
+        """Return the sort key: exact standard names first, then later years, then all others."""
         if self.rest in (STANDARD, ROBOFLOW):
             return 0, 0
         if self.rest == "{}":
@@ -71,7 +71,7 @@ _BySplit = dict[SplitName, list[_Candidate]]
 
 
 def find_coco(folder: Path) -> Found | None:
-    """Return what a folder has of a COCO data set; None where nothing speaks of one.
+    """Return the layout that a folder has as a COCO data set; None where nothing indicates one.
 
     Raises:
         DataError: several files may be meant, or the pictures are nowhere.
@@ -88,7 +88,7 @@ def find_coco(folder: Path) -> Found | None:
 
 
 def _places(folder: Path) -> Iterator[_BySplit]:
-    """Give the candidates of each place, the likeliest place first."""
+    """Yield the candidates of each place, the likeliest place first."""
     for place in _annotation_folders(folder):
         candidates: _BySplit = {}
         for file in files_with_suffix(place, ".json"):
@@ -123,14 +123,14 @@ def _rest(file: Path) -> str:
 
 
 def _looks_like_coco(place: Path) -> list[Path]:
-    """Return the JSON files of a folder that are COCO's by their name or by their first look."""
+    """Return the JSON files of a folder that are COCO's by their names or their first bytes."""
     files = files_with_suffix(place, ".json")
     exact = [file for file in files if file.stem.casefold() == ROBOFLOW]
     return exact or [file for file in files[:PEEKED] if _is_coco(file)]
 
 
 def _is_coco(file: Path) -> bool:
-    """Check that a file has COCO's lists, without parsing it."""
+    """Return whether a file has COCO's lists, without parsing it."""
     if file.stat().st_size == 0:
         return False
     try:
@@ -153,7 +153,7 @@ def _found(folder: Path, candidates: _BySplit) -> Found:
 
 
 def _chosen(folder: Path, candidates: _BySplit) -> dict[SplitName, _Candidate]:
-    """Return one file for each split, such that their names belong together if any do.
+    """Return one file for each split, whose names match each other if any do.
 
     Raises:
         DataError: several files may be meant, and none of them has a standard name.
@@ -180,7 +180,7 @@ def _several(folder: Path, files: Sequence[Path], of: str = "") -> Exception:
 
 
 def _missing(folder: Path, chosen: dict[SplitName, _Candidate]) -> str:
-    """What is not there beside the files that are, by the name that it would have."""
+    """Return the names of the files that are missing beside those that exist."""
     lacking = [split for split in TO_TRAIN if split not in chosen]
     if not lacking:
         return ""
@@ -200,7 +200,7 @@ def _name_for(split: SplitName, beside: _Candidate) -> str:
 
 
 def _undivided(folder: Path) -> Found | None:
-    """Return what the only COCO file holds where no name says a split."""
+    """Return the contents of the only COCO file where no name says a split."""
     for place in _annotation_folders(folder):
         files = [file for file in _looks_like_coco(place) if split_of(file.stem) is None]
         exact = [file for file in files if file.stem.casefold() in UNDIVIDED]
@@ -220,9 +220,9 @@ def _undivided(folder: Path) -> Found | None:
 
 
 def _with_pictures(folder: Path, annotations: Path, split: SplitName | None) -> Split:
-    """Return the split with that folder of pictures that holds the first ones named.
+    """Return the split with the folder of pictures that holds the first ones named.
 
-    What lies beside the annotations comes first; of the other places the one that holds most counts.
+    Folders beside the annotations come first; of the other places, the one that holds most is taken.
 
     Raises:
         DataError: not one of them is anywhere. Whether a test split can be used is left to who reads it.
@@ -244,7 +244,7 @@ def _with_pictures(folder: Path, annotations: Path, split: SplitName | None) -> 
 
 
 def _file_names(annotations: Path) -> Iterator[str]:
-    """Give the pictures named in a COCO file, without parsing all of it; names that lead elsewhere are passed over."""
+    """Yield the pictures named in a COCO file, without parsing all of it; names that leave the folder are skipped."""
     if annotations.stat().st_size == 0:
         return
     with open_named(annotations) as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
@@ -258,7 +258,7 @@ def _file_names(annotations: Path) -> Iterator[str]:
 
 
 def _beside(annotations: Path) -> Iterator[Path]:
-    """Give the folder of the annotations and those inside it that may hold their pictures, such as train/images/."""
+    """Yield the folder of the annotations and those inside it that may hold their pictures, such as train/images/."""
     yield annotations.parent
     for name in PICTURES:
         if place := subfolder(annotations.parent, name):
@@ -266,7 +266,7 @@ def _beside(annotations: Path) -> Iterator[Path]:
 
 
 def _elsewhere(folder: Path, annotations: Path, split: SplitName | None) -> Iterator[Path]:
-    """Give the other places where the pictures may lie, the likeliest first; never those of another split."""
+    """Yield the other places where the pictures may lie, the likeliest first; never those of another split."""
     subset = annotations.stem.removeprefix("instances_")  # train2017, default
     parents = [place for name in PICTURES if (place := subfolder(folder, name))]
     for parent in (*parents, folder):

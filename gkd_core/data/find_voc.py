@@ -18,7 +18,7 @@ LISTS = "ImageSets/Main"
 
 
 def find_voc(folder: Path) -> Found | None:
-    """Return what a folder has of a VOC data set; None where nothing speaks of one."""
+    """Return the layout that a folder has as a VOC data set; None where nothing indicates one."""
     annotations, images = subfolder(folder, "Annotations"), subfolder(folder, "JPEGImages", "images")
     speaks = (folder / "JPEGImages").is_dir() or subfolder(folder, "ImageSets")
     if annotations and (speaks or files_with_suffix(annotations, ".xml")):
@@ -34,12 +34,12 @@ def _with_lists(folder: Path, annotations: Path, images: Path | None) -> Found:
     splits = {split: place.model_copy(update={"names": str(file)}) for split, file in lists.items()}
     missing = [f"{LISTS}/{split}.txt" for split in TO_TRAIN if split not in lists]
     if lists:
-        return Found(NAME, splits, _told(missing, None, folder))
+        return Found(NAME, splits, _missing_text(missing, None, folder))
     whole = place.model_copy(update={"names": str(default) if default else None})
-    return Found(NAME, {"train": whole}, _told(missing, default, folder))
+    return Found(NAME, {"train": whole}, _missing_text(missing, default, folder))
 
 
-def _told(missing: list[str], whole: Path | None, folder: Path) -> str:
+def _missing_text(missing: list[str], whole: Path | None, folder: Path) -> str:
     if not missing:
         return ""
     there = f"{shown(whole, folder)} is there, " if whole and len(missing) == 2 else ""
@@ -47,7 +47,7 @@ def _told(missing: list[str], whole: Path | None, folder: Path) -> str:
 
 
 def _lists(folder: Path) -> tuple[dict[SplitName, Path], Path | None]:
-    """Return the list of each split, and one that is of none; lists of one class, `cat_train.txt`, are not taken."""
+    """Return the list of each split, and one without a split; lists of one class, `cat_train.txt`, are skipped."""
     sets = subfolder(folder, "ImageSets")
     place = (subfolder(sets, "Main") or sets) if sets else None
     files = files_with_suffix(place, ".txt") if place else []
@@ -76,7 +76,7 @@ def _in_split_folders(folder: Path) -> Found | None:
     missing = [
         f"{'valid' if split == 'val' else split}/ with XML files" for split in TO_TRAIN if split not in splits
     ]
-    return Found(f"{NAME} (Roboflow)", splits, _told(missing, None, folder))
+    return Found(f"{NAME} (Roboflow)", splits, _missing_text(missing, None, folder))
 
 
 def _in_one_folder(folder: Path) -> Found | None:

@@ -1,12 +1,12 @@
-"""Recognises the layouts of YOLO data sets: what `data.yaml` says, or else where the pictures usually lie.
+"""Recognises the layouts of YOLO data sets: from `data.yaml`, or else from the usual places of pictures.
 
     data.yaml      train and val: folders, text files that list pictures, or several of either
     images/train   images/val, with labels/train and labels/val
     train/images   valid/images or val/images, with labels/ beside (Roboflow)
     images/        labels/ and classes.txt (Label Studio): not divided into splits
 
-What `data.yaml` says may be wrong after a download (paths of another machine); then the usual places are tried,
-and the reader says so.
+Paths in `data.yaml` may be wrong after a download (of another machine); then the usual places are tried,
+with a remark.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from gkd_core.data.yolo import CLASSES, label_file, possible_places, with_slashe
 NAME = "YOLO"
 USUAL = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
 DARKNET = ("obj.data", "obj.names")
-"""What CVAT's export for Darknet holds."""
+"""Files of CVAT's export for Darknet."""
 
 
 def find_yolo(place: Path) -> Found | None:
-    """Return what a folder or a `data.yaml` names; None where nothing speaks of YOLO.
+    """Return the layout that a folder or a `data.yaml` has; None where nothing indicates YOLO.
 
     Raises:
         DataError: there is a `data.yaml`, and it is wrong.
@@ -65,7 +65,7 @@ def _names_file(folder: Path) -> Path | None:
 
 
 def _without_names(folder: Path) -> Found | None:
-    """Return that the names of the classes are missing where files of labels are there."""
+    """Return a layout that lacks the names of the classes where label files exist."""
     darknet = next((name for name in DARKNET if (folder / name).is_file()), None)
     if darknet:
         missing = f"{darknet} is there, data.yaml is missing: export it as YOLO for Ultralytics"
@@ -97,7 +97,7 @@ def _has_names(file: Path) -> bool:
 
 
 def _split(split: SplitName, names: DataYaml, folder: Path) -> Split | None:
-    """Return where a split lies; None where it is nowhere."""
+    """Return the paths of a split; None where it is not found."""
     said = names.splits.get(split, ())
     found = [next(filter(os.path.exists, possible_places(folder, entry)), None) for entry in said]
     there = [place for place in found if place]
@@ -115,7 +115,7 @@ def _split(split: SplitName, names: DataYaml, folder: Path) -> Split | None:
 
 
 def _usual(folder: Path, split: SplitName) -> Iterator[Path]:
-    """Give the folders where the pictures of a split usually lie, that are there."""
+    """Yield the existing folders where the pictures of a split usually lie."""
     if images := subfolder(folder, "images"):
         yield from split_folders(images, split)
     for place in split_folders(folder, split):
@@ -123,7 +123,7 @@ def _usual(folder: Path, split: SplitName) -> Iterator[Path]:
 
 
 def _labels_of(images: Path) -> Path:
-    """The folder of labels for a folder of pictures; the same one where labels lie beside their pictures."""
+    """Return the folder of labels for a folder of pictures; the same one where they lie beside their pictures."""
     labels = label_file(images / "x").parent
     if labels == images or labels.is_dir():
         return labels
@@ -132,7 +132,7 @@ def _labels_of(images: Path) -> Path:
 
 
 def _lacks(split: SplitName, names: DataYaml, folder: Path) -> str:
-    """Return what is said of a split whose pictures are nowhere."""
+    """Return the message for a split whose pictures are not found."""
     said = names.splits.get(split, ())
     word = f"'{said[0]}'" if said else "nothing"
     return (

@@ -1,4 +1,4 @@
-"""Remarks about a data set, gathered while it is read: what is said of many items becomes one problem."""
+"""Remarks about a data set, collected while it is read: a remark on many items becomes one problem."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from dataclasses import dataclass
 from gkd_core.errors import DataError, Problem
 
 SHOWN = 3
-"""Items that a message names before it only counts."""
+"""Items that a message names; the others are only counted."""
 
 
 def few(items: Sequence[str]) -> str:
-    """The first items, and how many more there are."""
+    """Return the first items, and the number of the others."""
     more = len(items) - SHOWN
     return ", ".join(items[:SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
 @dataclass(frozen=True)
 class Noted:
-    """What was noticed about items of one split."""
+    """A remark on items of one split."""
 
     split: str
     source: str
@@ -31,12 +31,12 @@ class Noted:
 
     @property
     def sentence(self) -> str:
-        """The message with the number of items and the first of them."""
+        """Return the message with the number of items and the first of them."""
         return f"{self.message} ({len(self.items)}: {few(self.items)})"
 
 
 class Findings:
-    """What was noticed about one split that stops nothing.
+    """The remarks on one split; none of them stops the reading.
 
     Args:
         split: `train` or `val`; becomes part of every problem's `loc`.
@@ -49,22 +49,22 @@ class Findings:
         self._items: dict[tuple[str, str], list[str]] = {}
 
     def add(self, item: str, message: str, hint: str = "") -> None:
-        """Remember that `message` holds for `item`."""
+        """Record that `message` holds for `item`."""
         self._items.setdefault((message, hint), []).append(item)
 
     def noted(self) -> tuple[Noted, ...]:
-        """Everything that was remembered."""
+        """Return all recorded remarks."""
         return tuple(
             Noted(self.split, self.source, message, hint, tuple(items))
             for (message, hint), items in self._items.items()
         )
 
     def remarks(self) -> tuple[str, ...]:
-        """One sentence for each different message, with a count and the first items."""
+        """Return one sentence for each different message, with a count and the first items."""
         return tuple(remark.sentence for remark in self.noted())
 
     def problems(self) -> tuple[Problem, ...]:
-        """One problem for each different message, with a count and the first items."""
+        """Return one problem for each different message, with a count and the first items."""
         loc = ("data", self.split, "annotations")
         return tuple(
             Problem(loc=loc, message=f"{self.source}: {remark.sentence}", hint=remark.hint)
@@ -72,27 +72,27 @@ class Findings:
         )
 
     def error(self, message: str, hint: str = "", field: str = "annotations") -> DataError:
-        """The split cannot be used at all."""
+        """Return an error that says that the whole split cannot be used."""
         loc = ("data", self.split, field)
         return DataError([Problem(loc=loc, message=f"{self.source}: {message}", hint=hint)])
 
 
 class Gathered:
-    """Errors of several steps, raised together, so that a person can mend them all at once."""
+    """Collects errors of several steps and raises them together, so that a person can mend them all at once."""
 
     def __init__(self) -> None:
         self._problems: list[Problem] = []
 
     @contextmanager
     def step(self) -> Iterator[None]:
-        """Run a step; its DataError is kept for `stop`."""
+        """Run a step and keep its DataError for `stop`."""
         try:
             yield
         except DataError as error:
             self._problems += error.problems
 
     def stop(self) -> None:
-        """End here if a step went wrong.
+        """Raise the collected errors, if there are any.
 
         Raises:
             DataError: with the problems of every step so far.

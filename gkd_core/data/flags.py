@@ -1,4 +1,4 @@
-"""One strict reader of flags, such as COCO's `iscrowd` and VOC's `difficult`, for every format.
+"""One strict reader of flags, such as COCO's `iscrowd` and VOC's `difficult`, for all formats.
 
 Exporters write them as 0 and 1, as true and false, as floats, and each of these as text. Python's own `bool()` would
 take the text "0" for true.
@@ -14,7 +14,7 @@ _TEXTS = {"true": True, "false": False}
 
 
 def flag_of(value: object) -> bool | None:
-    """Return what a value says as a flag; None where it is neither 0, 1, true nor false, also as text."""
+    """Return a value as a flag; None where it is neither 0, 1, true nor false, also as text."""
     if isinstance(value, str):
         text = value.strip().lower()
         return _TEXTS[text] if text in _TEXTS else _from_number(_number(text))

@@ -1,8 +1,8 @@
-"""What lies in a folder: which files are pictures, and which links are followed. No Pillow, no torch.
+"""Lists the files of a folder: which are pictures, and which links are followed. No Pillow, no torch.
 
-Links to folders are followed, wherever they lead: who has to keep a job under some roots looks for links that leave
-them before anything is read. Each folder is entered once, so that links in a circle end. A link that is passed over
-is told.
+Links to folders are followed, wherever they lead: code that keeps a job under some roots checks for links that leave
+them before anything is read. Each folder is entered once, so that circular links end. A link that is skipped is
+reported.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ SUFFIXES = frozenset(
         *(".jp2", ".j2k", ".jpc", ".jpf", ".jpx", ".j2c"),
     )
 )
-"""How the names of pictures that `pictures.py` reads end, in lower case: what counts as a picture where a folder is
+"""Suffixes of the pictures that `pictures.py` reads, in lower case: files that count as pictures where a folder is
 searched, in every format of data sets and in `gkd predict`. See `is_picture_name`."""
 
 NOWHERE = "link leads nowhere"
@@ -39,17 +39,17 @@ PassedOver = Callable[[Path, str], None]
 
 
 def is_picture_name(name: str) -> bool:
-    """Check whether a file is a picture by its name, in upper or lower case; hidden files are none."""
+    """Return whether a file is a picture by its name, in upper or lower case; hidden files are not."""
     return os.path.splitext(name)[1].lower() in SUFFIXES and not os.path.basename(name).startswith(".")
 
 
 def files_below(folder: Path, passed_over: PassedOver = lambda path, why: None) -> Iterator[Path]:
-    """Give all files of a folder by name, then those of its folders in the same way, through links too.
+    """Yield all files of a folder by name, then those of its folders in the same way, also through links.
 
     Args:
         folder: where to begin.
-        passed_over: is told of each link that leads nowhere or is not followed, of files that hold a link as text, and
-            of each folder that is closed.
+        passed_over: called for each link that leads nowhere or is not followed, for files that hold a link as text,
+            and for each folder that may not be read.
 
     Raises:
         OSError: a folder cannot be read, for other reasons than that it is not allowed.
@@ -85,14 +85,14 @@ def _files_below(folder: Path, root: str, entered: set[str], passed_over: Passed
 
 
 def _not_entered(real: str, root: str, entered: set[str], *, is_link: bool) -> str:
-    """Why a folder is passed over; empty if it is not. What lies below the root is entered under its own name."""
+    """Return why a folder is skipped, or "". A folder below the root is entered under its real path."""
     if is_link and (_within(real, root) or _within(root, real)):
         return BACK
     return AGAIN if real in entered else ""
 
 
 def _is_link_as_text(entry: os.DirEntry[str]) -> bool:
-    """Tell what git and some archives leave of a link to a folder: a file of its name that holds its target."""
+    """Return whether a file is what git and some archives leave of a link to a folder: its target as text."""
     if "." in entry.name or not entry.is_file() or not 1 < entry.stat().st_size < LONGEST_PATH:
         return False
     try:
@@ -108,6 +108,6 @@ def _within(path: str, folder: str) -> bool:
 
 
 def dead_link_above(file: Path) -> Path | None:
-    """Return the link on the way to a missing file that leads nowhere, the file itself included; None without one."""
+    """Return the broken link on the way to a missing file, the file itself included; None without one."""
     ways = (file, *file.parents)
     return next((path for path in ways if os.path.islink(path) and not os.path.exists(path)), None)

@@ -1,4 +1,4 @@
-"""What was found where a data set was looked for: one in full, or one of which something is missing."""
+"""The layout that was found in a folder: complete, or with something missing."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ class Found(NamedTuple):
     """A layout that was recognised, at least in part."""
 
     name: str
-    """What it looks like, for people."""
+    """Name of the layout, for people."""
     splits: Mapping[SplitName, Split]
-    """Those that are there. Pictures that are not divided into splits are all `train`."""
+    """The splits that were found. Pictures that are not divided into splits are all `train`."""
     missing: str = ""
-    """What is not there of what a training needs, in words; empty where all is."""
+    """What a training needs and is missing, in words; empty where nothing is."""
     not_read: tuple[str, ...] = ()
     """Files that could have been meant instead."""
 
     @property
     def to_divide(self) -> Split | None:
-        """Return what can be divided into train and val: all that there is to learn from, if it has no val."""
+        """Return the split that can be divided into train and val: the training split, if there is no val."""
         return None if "val" in self.splits else self.splits.get("train")
 
 
 def layout_error(message: str, hint: str = "") -> DataError:
-    """Return why a folder cannot be used, as an error of `data.path`."""
+    """Return an error of `data.path` that says why a folder cannot be used."""
     return DataError([Problem(loc=("data", "path"), message=message, hint=hint)])
 
 

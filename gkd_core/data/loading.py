@@ -1,12 +1,11 @@
 """Batches of tensors, deterministic by construction.
 
-What a sample looks like depends on (seed, epoch, position in the epoch) alone: not on the worker that makes it,
-nor on what came before. So a run that resumes in the middle of an epoch needs to know the epoch and the step,
-and no random state.
+A sample depends on (seed, epoch, position in the epoch) alone: not on the worker that makes it, nor on earlier
+samples. So a run that resumes in the middle of an epoch needs the epoch and the step, and no random state.
 
 Workers are threads. Decoding and scaling run in C without Python's lock, so threads do the work of processes, and
-they share one cache of decoded pictures, need no shared memory (containers have 64 MB of it unless told
-otherwise), and cannot be upset by a CUDA context or a fork.
+they share one cache of decoded pictures, need no shared memory (containers have 64 MB of it by default), and are
+not affected by a CUDA context or a fork.
 """
 
 from __future__ import annotations
@@ -43,9 +42,9 @@ from gkd_core.data.records import ImageRecord
 CACHE_MB: int = TrainConfig.model_fields["cache_mb"].default
 """MiB of decoded pictures kept in memory where no recipe says how many."""
 BATCHES_AHEAD = 2
-"""Batches in the making while one is trained on."""
+"""Batches prepared ahead of the one that is trained on."""
 _ORDER, _SAMPLE = 0, 1
-"""What a random stream is for; the first word of its seed."""
+"""Purpose of a random stream: the first word of its seed."""
 
 _T = TypeVar("_T")
 
@@ -61,7 +60,7 @@ class Sample(NamedTuple):
 
 
 class EvalSample(NamedTuple):
-    """A picture to look at as it is, resized."""
+    """A picture for evaluation: resized, not augmented."""
 
     image: Tensor
     """(3, H, W) uint8, the longer side equal to the image size."""
@@ -75,7 +74,7 @@ class EvalSample(NamedTuple):
 
 
 class PictureCache:
-    """Decoded pictures, the least recently used given up first; shared by threads.
+    """Cache of decoded pictures, the least recently used evicted first; shared by threads.
 
     Args:
         image_size: what the pictures will be resized to; larger ones are kept at no less than twice that.
@@ -90,11 +89,11 @@ class PictureCache:
         self._lock = Lock()
 
     def get(self, path: Path, white: int | None = None) -> Image.Image:
-        """The picture in RGB, from memory or from its file. Must not be written to.
+        """Return the picture in RGB, from memory or from its file. Must not be written to.
 
         Args:
             path: the file.
-            white: as in `read_image`; the same at every call for a file.
+            white: as in `read_image`; must be the same at every call for a file.
 
         Raises:
             PictureError: the file cannot be decoded.
@@ -122,19 +121,22 @@ def _bytes(image: Image.Image) -> int:
 
 
 def steps_per_epoch(images: int, config: TrainConfig) -> int:
-    """Batches in an epoch over that many pictures: whole ones, or a single smaller one if there are too few."""
+    """Return the batches of an epoch over that many pictures.
+
+    Only whole batches count; with too few pictures for one, there is a single smaller batch.
+    """
     return max(1, images // config.batch_size) if images else 0
 
 
 class TrainLoader:
-    """Training batches of any epoch, from any step on.
+    """Makes the training batches of any epoch, from any step on.
 
     Args:
         images: the split to train on.
         config: the recipe: batch size, image size, seed, augmentation, workers.
-        rank: which of `world` processes this is; it gets every `world`-th picture of each batch.
-        world: how many processes train together.
-        cache: decoded pictures, to be shared with evaluation if wanted.
+        rank: of this process among `world`; it gets every `world`-th picture of each batch.
+        world: number of processes that train together.
+        cache: of decoded pictures; may be shared with evaluation.
     """
 
     def __init__(
@@ -154,7 +156,7 @@ class TrainLoader:
         self._workers = worker_count(config.workers)
 
     def epoch(self, epoch: int, *, first_step: int = 0, mosaic: bool = True) -> Iterator[list[Sample]]:
-        """The batches of an epoch (from 0), beginning with `first_step`.
+        """Yield the batches of an epoch (from 0), beginning with `first_step`.
 
         `mosaic=False` switches it off; otherwise the recipe decides by the epoch.
 
@@ -174,7 +176,7 @@ class TrainLoader:
         return _in_order(sample, batches, self._workers)
 
     def _positions(self, step: int) -> Sequence[int]:
-        """This process's share of a batch, as positions in the epoch's order."""
+        """Return this process's share of a batch, as positions in the epoch's order."""
         size = self.config.batch_size
         return range(step * size, min((step + 1) * size, len(self.images)))[self._rank :: self._world]
 
@@ -206,7 +208,7 @@ def train_batches(
     first_step: int = 0,
     mosaic: bool = True,
 ) -> Iterator[list[Sample]]:
-    """The batches of one epoch; see `TrainLoader`, which keeps decoded pictures from one epoch to the next."""
+    """Return the batches of one epoch; see `TrainLoader`, which keeps decoded pictures between epochs."""
     return TrainLoader(images, config).epoch(epoch, first_step=first_step, mosaic=mosaic)
 
 
@@ -217,8 +219,9 @@ def eval_batches(
     workers: int | Literal["auto"] = 0,
     cache: PictureCache | None = None,
 ) -> Iterator[list[EvalSample]]:
-    """All pictures in order, resized so that the longer side is `image_size` (small ones are enlarged: the detector
-    was trained at that size); the last batch may be smaller.
+    """Return all pictures in order, resized so that the longer side is `image_size`; the last batch may be smaller.
+
+    Small pictures are enlarged: the detector was trained at that size.
 
     Raises:
         PictureError: a picture cannot be decoded.
@@ -243,12 +246,15 @@ def eval_batches(
 
 
 def epoch_order(count: int, seed: int, epoch: int) -> NDArray[np.int64]:
-    """The order of an epoch: a permutation of 0 .. count - 1."""
+    """Return the order of an epoch: a permutation of 0 .. count - 1."""
     return np.random.default_rng([_ORDER, seed, epoch]).permutation(count)
 
 
 def worker_count(workers: int | Literal["auto"]) -> int:
-    """How many threads: what was asked for, or one less than the cores that this process may use, at most 4."""
+    """Return the number of threads.
+
+    It is what was asked for, or one less than the cores that this process may use, at most 4.
+    """
     if workers != "auto":
         return workers
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -256,7 +262,7 @@ def worker_count(workers: int | Literal["auto"]) -> int:
 
 
 def open_picture(record: ImageRecord, cache: PictureCache) -> Picture:
-    """A record's picture with the boxes that are targets, in the picture's own pixels."""
+    """Return a record's picture with the boxes that are targets, in the picture's own pixels."""
     image = cache.get(record.path, record.white)
     x, y = image.width / record.width, image.height / record.height
     rows = np.flatnonzero(~record.crowd)
@@ -268,7 +274,7 @@ def open_picture(record: ImageRecord, cache: PictureCache) -> Picture:
 def _in_order(
     make: Callable[[int], _T], batches: Iterator[Sequence[int]], workers: int
 ) -> Iterator[list[_T]]:
-    """Batches in their order, made by threads a few batches ahead; without workers, made when asked for."""
+    """Yield batches in order, made by threads a few batches ahead; without workers, made on demand."""
     if workers == 0:
         yield from ([make(number) for number in batch] for batch in batches)
         return

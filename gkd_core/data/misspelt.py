@@ -1,4 +1,4 @@
-"""Asks about classes that are probably another one, misspelt: a single object, and one letter from another name."""
+"""Asks about classes that are probably misspelt: they have one object, and a name one letter from another class."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from gkd_core.data.records import Split
 from gkd_core.errors import Problem
 
 SHORTEST, LONGEST = 3, 64
-"""Letters of names that are compared: of shorter ones all are alike."""
+"""Lengths of the names that are compared, in letters: shorter ones are all similar."""
 
 
 def remark_on_misspelt(train: Split) -> list[Problem]:
@@ -35,7 +35,7 @@ def _objects(train: Split) -> dict[str, int]:
 
 
 def _misspelt(counts: Mapping[str, int]) -> Iterator[tuple[str, str]]:
-    """Give each class of one object with the largest class that is one letter away, in time linear in all names."""
+    """Yield each class of one object with the largest class one letter away, in time linear in all names."""
     single = [name for name, count in counts.items() if count == 1 and _is_compared(name)]
     if not single:
         return
@@ -61,7 +61,7 @@ def _shortened(name: str) -> set[str]:
 
 
 def _one_letter_apart(first: str, second: str) -> bool:
-    """Tell whether one letter was added, left out or replaced, or two were exchanged; digits count names."""
+    """Return whether one letter was added, left out or replaced, or two were exchanged; a digit is no letter."""
     short, long = sorted((first, second), key=len)
     at = next((i for i, (a, b) in enumerate(zip(short, long, strict=False)) if a != b), len(short))
     if len(short) < len(long):

@@ -1,4 +1,4 @@
-"""Pictures of two splits that are the same: one file, the same bytes, or much alike to look at.
+"""Finds pictures that are in two splits: the same file, the same bytes, or nearly the same appearance.
 
 Pictures look the same when their thumbnails, 16 x 16 in grey, correlate by 0.97 or more. That finds copies that were
 scaled, saved again, made brighter or darker or grey, and shifts and cuts of up to about two percent of a side. It
@@ -25,13 +25,13 @@ from gkd_core.data.pictures import PictureError, read_image
 from gkd_core.process.named_files import open_named
 
 SIDE = 16
-"""Of a thumbnail. On 24 a shift of two percent is often missed, on 12 unlike pictures come closer."""
+"""Of a thumbnail. With 24, a shift of two percent is often missed; with 12, different pictures come closer."""
 LIKENESS = 0.97
-"""On 364 blood smears one pair reaches .99 (a shift of 4 pixels) and the next .75; on 137 photographs none .82."""
+"""Limit. On 364 blood smears one pair reaches .99 (shifted by 4 pixels), the next .75; on 137 photographs none .82."""
 FLAT = 2.0
-"""Standard deviation in grey levels (of 255) under which a thumbnail shows nothing that could be compared."""
+"""Standard deviation in grey levels (of 255) under which a thumbnail is too uniform to be compared."""
 AT_ONCE = 2048
-"""Pictures of `train` that are compared at once with all of `val`: of 10 000, that takes 80 MB."""
+"""Pictures of `train` that are compared at once with all of `val`: if `val` has 10 000, that takes 80 MB."""
 THREADS = min(8, os.cpu_count() or 1)
 
 How = Literal["same file", "same bytes", "looks the same"]
@@ -48,7 +48,7 @@ class Pair(NamedTuple):
 
 
 def pairs(train: Sequence[Path], val: Sequence[Path]) -> list[Pair]:
-    """For every picture of `val` that is also in `train` one pair, of the surest kind.
+    """Return one pair, of the surest kind, for every picture of `val` that is also in `train`.
 
     Args:
         train: files that can be decoded.
@@ -78,13 +78,13 @@ def pairs_of_splits(
 
 
 def same_file(train: Iterable[Path], val: Iterable[Path]) -> list[Pair]:
-    """Files that are in both splits."""
+    """Return the files that are in both splits."""
     seen = set(train)
     return [Pair("same file", path, path, 1.0) for path in dict.fromkeys(val) if path in seen]
 
 
 def copies(paths: Iterable[Path]) -> list[tuple[Path, ...]]:
-    """Groups of files with the same bytes. Only files of one size are read."""
+    """Return groups of files with the same bytes. Only files of equal size are read."""
     by_size: defaultdict[int, list[Path]] = defaultdict(list)
     for path in dict.fromkeys(paths):
         by_size[path.stat().st_size].append(path)
@@ -106,7 +106,7 @@ def _same_bytes(train: Sequence[Path], val: Sequence[Path]) -> Iterator[Pair]:
 def _look_the_same(
     train: Sequence[Path], val: Sequence[Path], of_train: NDArray[np.float32], of_val: NDArray[np.float32]
 ) -> Iterator[Pair]:
-    """For each picture of `val` the one of `train` that is most like it, if it is like it; with their thumbnails."""
+    """Yield for each picture of `val` the most similar one of `train`, if it is similar enough."""
     best, likeness = np.zeros(len(val), dtype=np.int64), np.zeros(len(val), dtype=np.float32)
     for start in range(0, len(train), AT_ONCE):
         block = of_train[start : start + AT_ONCE] @ of_val.T  # (AT_ONCE, V)
@@ -118,7 +118,7 @@ def _look_the_same(
 
 
 def _thumbnails(paths: Sequence[Path]) -> NDArray[np.float32]:
-    """(N, SIDE * SIDE), each row of mean 0 and length 1; of nothing but zeros where there is nothing to compare."""
+    """Return (N, SIDE * SIDE), each row of mean 0 and length 1; zeros where there is nothing to compare."""
     with ThreadPoolExecutor(THREADS) as pool:
         rows = list(pool.map(_thumbnail, paths))
     return np.array(rows, dtype=np.float32).reshape(-1, SIDE * SIDE)

@@ -1,7 +1,7 @@
-"""Pictures from files: Pillow and numpy, decoded by content and never by extension.
+"""Reads pictures from files with Pillow and numpy, decoded by content and never by extension.
 
 One policy everywhere: EXIF rotation is applied, alpha is dropped, of an animation or a multi-page file the first
-frame counts, a file that is cut short is refused rather than filled up with grey.
+frame is used, a truncated file is refused rather than filled up with grey.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from gkd_core.errors import DISK_AND_NETWORK, FailureClass, GkdError
 from gkd_core.process.named_files import open_named
 
 MAX_PIXELS = 80_000_000
-"""Refused above: 240 MB decoded. A camera of the largest kind writes 60 million."""
+"""Larger pictures are refused: 240 MB decoded. The largest cameras write 60 million."""
 
 FORMATS = ("BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 """Plain raster formats (JPEG with the phones' MPO); Pillow would also run others through outside programs."""
@@ -37,31 +37,31 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""What turns the stored pixels into the picture that people see, by EXIF orientation; 1 needs nothing."""
+"""Transposition from the stored pixels to the picture as displayed, by EXIF orientation; 1 needs none."""
 
 FLAT = 8
-"""Of 255 levels: a picture whose pixels, but for a thousandth at either end, keep within so many shows nothing."""
+"""Of 255 levels: a picture whose pixels, but for a thousandth at either end, span at most these shows nothing."""
 
 
 class PictureError(GkdError):
-    """A picture cannot be used; the message names the file."""
+    """Raised when a picture cannot be used; the message names the file."""
 
     failure_class = FailureClass.DATA
 
 
 class Header(NamedTuple):
-    """What the header of a picture says."""
+    """The contents of a picture's header."""
 
     size: tuple[int, int]
     """Width and height in pixels after EXIF rotation."""
     orientation: int
     """EXIF's, 1 to 8; 1 where there is none."""
     undeclared: bool
-    """Whether it has 16 or 32 bits and does not say which value means white."""
+    """Whether it has 16 or 32 bits and does not declare its white value."""
 
 
 class Look(NamedTuple):
-    """What a person should know about a picture that was decoded."""
+    """Remarks on a picture that was decoded."""
 
     remarks: tuple[str, ...]
     flat: bool
@@ -69,7 +69,7 @@ class Look(NamedTuple):
 
 
 def read_header(path: Path) -> tuple[int, int]:
-    """Width and height in pixels after EXIF rotation, from the header alone.
+    """Return width and height in pixels after EXIF rotation, from the header alone.
 
     Raises:
         PictureError: not a picture that `read_picture` takes, as far as the header tells.
@@ -78,7 +78,7 @@ def read_header(path: Path) -> tuple[int, int]:
 
 
 def open_header(path: Path) -> Header:
-    """What the header of a picture says; nothing is decoded.
+    """Return the contents of a picture's header; nothing is decoded.
 
     Raises:
         PictureError: not a picture that `read_picture` takes, as far as the header tells.
@@ -91,10 +91,10 @@ def open_header(path: Path) -> Header:
 
 
 def read_picture(path: Path) -> NDArray[np.uint8]:
-    """The picture as people see it: (H, W, 3), RGB.
+    """Return the picture as displayed: (H, W, 3), RGB.
 
-    Grey is repeated over the channels and alpha dropped. Of 16 and 32 bits, the picture alone tells what means white;
-    in a data set all pictures do together (`depth.py`).
+    Grey is repeated over the channels and alpha dropped. With 16 and 32 bits, the white value is estimated from this
+    picture; in a data set, from all pictures together (`depth.py`).
 
     Raises:
         PictureError: no such file, no picture, cut short, too large, or of 32-bit floating point numbers.
@@ -103,13 +103,13 @@ def read_picture(path: Path) -> NDArray[np.uint8]:
 
 
 def read_image(path: Path, at_least: int | None = None, white: int | None = None) -> Image.Image:
-    """As `read_picture`, as a Pillow image of mode RGB.
+    """Return the picture as `read_picture` does, as a Pillow image of mode RGB.
 
     Args:
         path: the file.
         at_least: a picture whose longer side is twice this or more is shrunk by a whole factor, but not below it.
             A camera's JPEG then decodes several times faster, and takes a fraction of the memory.
-        white: the value that means white in pictures of 16 or 32 bits that do not declare it; None: the picture tells.
+        white: the white value of pictures of 16 or 32 bits that do not declare it; None: estimated from the picture.
     """
     with _opened(path) as image:
         turn = TURNS.get(orientation(image))
@@ -124,7 +124,7 @@ def read_image(path: Path, at_least: int | None = None, white: int | None = None
 
 
 def inspect(path: Path) -> tuple[str, ...]:
-    """Decode a picture as cheaply as finds every flaw; what a person should know about it, in words.
+    """Decode a picture in the cheapest way that finds every flaw; return remarks for people.
 
     Raises:
         PictureError: as `read_picture`.
@@ -133,11 +133,11 @@ def inspect(path: Path) -> tuple[str, ...]:
 
 
 def look_into(path: Path, white: int | None = None) -> Look:
-    """Decode a picture as `inspect` does, and see whether it shows anything.
+    """Decode a picture as `inspect` does, and find out whether it shows anything.
 
     Args:
         path: the file.
-        white: as in `read_image`; None also says what the picture tells of it.
+        white: as in `read_image`; None also estimates it.
 
     Raises:
         PictureError: as `read_picture`.
@@ -160,7 +160,7 @@ def look_into(path: Path, white: int | None = None) -> Look:
 
 
 def brightest_of(path: Path) -> int:
-    """The value that hardly a pixel of a picture of 16 or 32 bits exceeds.
+    """Return the value that hardly a pixel of a picture of 16 or 32 bits exceeds.
 
     Raises:
         PictureError: as `read_picture`.
@@ -178,7 +178,10 @@ def _is_flat(rgb: Image.Image) -> bool:
 
 
 def orientation(image: Image.Image) -> int:
-    """The EXIF orientation of an opened, not yet decoded image, 1 to 8; unknown and broken tags count as 1."""
+    """Return the EXIF orientation of an opened, not yet decoded image, 1 to 8.
+
+    Unknown and broken tags count as 1.
+    """
     if image.format == "TIFF":  # Pillow turns these itself
         return 1
     if image.format == "PNG" and "exif" not in image.info:  # to look for a late one Pillow decodes everything
@@ -191,9 +194,9 @@ def orientation(image: Image.Image) -> int:
 
 
 def _silence_pillow() -> None:
-    """Pillow's Python warnings say nothing that is not an error here, or harmless.
+    """Silence Pillow's Python warnings: each is an error here anyway, or harmless.
 
-    Filters belong to the whole process, and putting back earlier ones goes wrong between threads; so this one
+    Filters belong to the whole process, and restoring earlier ones is not safe between threads; so this one
     stays. Setting it again changes nothing.
     """
     warnings.filterwarnings("ignore", module=r"PIL\b")
@@ -201,9 +204,9 @@ def _silence_pillow() -> None:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
-    """An image whose header is sound; whatever goes wrong inside becomes a PictureError with the file's name.
+    """Open an image and check its header; any error inside becomes a PictureError with the file's name.
 
-    Except what the disk or the network did: that says nothing of the picture, and may be gone the next time.
+    Errors of the disk or the network pass through: they are not the picture's, and may be gone the next time.
     """
     try:
         if not path.exists() or path.is_dir():
@@ -230,7 +233,7 @@ def _opened(path: Path) -> Iterator[Image.Image]:
 
 @contextmanager
 def _again(path: Path) -> Iterator[Image.Image]:
-    """A file that was opened and found sound before."""
+    """Open a file again that was found sound before."""
     with open_named(path) as file, Image.open(file, formats=FORMATS) as image:
         yield image
 
@@ -246,7 +249,7 @@ def _refuse_by_header(path: Path, image: Image.Image) -> None:
 
 
 def _to_rgb(path: Path, image: Image.Image, white: int | None) -> Image.Image:
-    """An opened image as RGB. Pillow's own conversion of more than 8 bits would leave a white picture."""
+    """Return an opened image as RGB. Pillow's own conversion of more than 8 bits would leave a white picture."""
     if not depth.is_deep(image):
         return image.convert("RGB")
     values = depth.values_of(image, lambda: _again(path))

@@ -1,8 +1,8 @@
-"""`load`: a config becomes a data set, its annotations compared with its pictures.
+"""`load`: reads the data set that a config describes, and compares its annotations with its pictures.
 
 A picture that is missing, or whose header cannot be read, is an error, and all such pictures are named at once. A
-picture whose header is sound and whose body is not is only found by decoding it (`decode=True`); it is left out
-with a warning.
+picture with a sound header and a damaged body is only found by decoding it (`decode=True`); it is left out with a
+warning.
 """
 
 from __future__ import annotations
@@ -48,12 +48,12 @@ def load(
         config: the data set; its paths are absolute or relative to the working directory.
         needs: the splits that must be there and usable; another one that is not is left out with a remark. None: what
             a training needs, and what the config spells out.
-        headers: look into at most so many pictures of a split, evenly spread, and into those without a declared
-            size; the others only have to exist. None: into all.
-        decode: also decode each picture looked into, so that broken ones are left out before any work begins; of
+        headers: read the headers of at most so many pictures of a split, evenly spread, and of those without a declared
+            size; the others only have to exist. None: of all.
+        decode: also decode each of those pictures, so that broken ones are left out before any work begins; of
             all splits, or of those that are named.
         broken: pictures that are left out, since an earlier reading found that they cannot be decoded.
-        white: which value means white in pictures of 16 or 32 bits; None: those of the first split tell for all.
+        white: the white value of pictures of 16 or 32 bits; None: estimated from the first split, for all.
 
     Raises:
         DataError: with everything that is wrong in the needed splits, as far as it can be known.
@@ -130,7 +130,7 @@ def _unless_needed(name: SplitName, needs: Collection[SplitName], left_out: list
 def _of_known_classes(
     written: dict[SplitName, WrittenSplit], needs: Collection[SplitName], left_out: list[Problem]
 ) -> dict[SplitName, WrittenSplit]:
-    """Return the splits without those that nobody needs and whose classes the first split does not have."""
+    """Return the splits without those that are not needed and have none of the first split's classes."""
     first = next(iter(written))
     kept = {}
     for name, split in written.items():

@@ -1,4 +1,4 @@
-"""What a data set is: frozen values, in pixels, the same whichever format they were read from.
+"""The values that describe a data set: frozen, in pixels, the same for every format.
 
 Boxes are x1, y1, x2, y2 in pixels with exclusive ends: a picture of 96 x 64 is covered by (0, 0, 96, 64). Labels
 count from 1 (`classes[0]`); 0 is the background. N is the number of boxes of a picture.
@@ -23,12 +23,12 @@ from gkd_core.errors import Problem
 class ImageRecord:
     """A picture and its boxes, checked: finite, clipped to the picture, with a positive area.
 
-    Width and height are those of the picture as people see it, after EXIF rotation, and the boxes lie in that
+    Width and height are those of the picture as displayed, after EXIF rotation, and the boxes lie in that
     frame. The arrays cannot be written to.
     """
 
     image_id: int
-    """The number of the picture in its split, from 1, whatever the annotations call it."""
+    """The number of the picture in its split, from 1, independent of its id in the annotations."""
     path: Path
     width: int
     height: int
@@ -40,17 +40,17 @@ class ImageRecord:
     """(N,). True for COCO's crowd regions and VOC's difficult objects: no target in training, and neither hit nor
     miss in evaluation."""
     area: NDArray[np.float32]
-    """(N,), square pixels: of the mask where the annotations say so, else of the box. Decides small or large."""
+    """(N,), square pixels: of the mask where annotated, else of the box. Decides between small, medium and large."""
     truncated: int = 0
-    """How many of the boxes belong to objects that go on beyond the picture, as VOC says; for reports only."""
+    """How many of the boxes belong to objects that reach beyond the picture (VOC's `truncated`); for reports only."""
     white: int | None = None
-    """Which value means white in pictures of 16 or 32 bits that do not say it; None: each picture tells for itself."""
+    """White value of pictures of 16 or 32 bits that do not declare it; None: estimated for each picture."""
     source_id: int | str | None = None
-    """The id of the picture in its annotations, for people and files that they read; None where there is no other."""
+    """Id of the picture in its annotations, for people and files that they read; None where it has none."""
 
     @property
     def told_id(self) -> int | str:
-        """The id by which people know the picture."""
+        """Return the id that is shown to people."""
         return self.image_id if self.source_id is None else self.source_id
 
     def __post_init__(self) -> None:
@@ -65,30 +65,30 @@ class Split:
     classes: tuple[str, ...]
     images: tuple[ImageRecord, ...]
     left_out: tuple[Path, ...] = ()
-    """Pictures that cannot be decoded, as far as anybody tried."""
+    """Pictures that cannot be decoded, as far as they were tried."""
 
 
 @dataclass(frozen=True)
 class DataSet:
-    """Its splits, with the same classes in the same order, and what a person should know about them."""
+    """The splits, with the same classes in the same order, and warnings for people."""
 
     classes: tuple[str, ...]
     splits: Mapping[SplitName, Split]
-    """Those that are there: whoever reads a data set says which must be."""
+    """The splits that exist: the caller of `load` says which must."""
     warnings: tuple[Problem, ...] = ()
     noted: tuple[Noted, ...] = ()
-    """What of the warnings was noticed while reading, with every item by name."""
+    """The remarks of the reading that became warnings, with every item by name."""
     white: int | None = None
-    """Which value means white in its pictures of 16 or 32 bits; None where it has none that do not say it."""
+    """White value of its pictures of 16 or 32 bits; None where all of them declare theirs."""
 
     @property
     def train(self) -> Split:
-        """The split that is learnt from."""
+        """Return the training split."""
         return self.splits["train"]
 
     @property
     def val(self) -> Split:
-        """The split that models are judged on."""
+        """Return the validation split."""
         return self.splits["val"]
 
 
@@ -96,7 +96,7 @@ class WrittenObject(NamedTuple):
     """A box as the annotations give it: finite numbers, not yet compared with the picture."""
 
     name: str
-    """What to call it in a message, e.g. `annotation 17`."""
+    """Its name in messages, e.g. `annotation 17`."""
     box: tuple[float, float, float, float]
     """x1, y1, x2, y2."""
     label: int
@@ -104,20 +104,20 @@ class WrittenObject(NamedTuple):
     area: float
     """Square pixels."""
     truncated: bool = False
-    """Whether the object goes on beyond the picture."""
+    """Whether the object reaches beyond the picture."""
 
 
 class WrittenImage(NamedTuple):
-    """A picture as the annotations describe it, before anybody has looked at the file."""
+    """A picture as the annotations describe it, before its file is read."""
 
     image_id: int | str
     """As the annotations have it, or a number that the reader gives."""
     path: Path
     size: tuple[int, int] | None
-    """Declared width and height; None where the annotations say nothing usable."""
+    """Declared width and height; None where the annotations give no usable ones."""
     objects: Sequence[WrittenObject]
     fractions: bool = False
-    """Whether boxes and areas count in widths and heights of the picture instead of pixels."""
+    """Whether boxes and areas are fractions of the picture's width and height instead of pixels."""
 
 
 class WrittenSplit(NamedTuple):

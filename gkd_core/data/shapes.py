@@ -1,8 +1,7 @@
 """A data set that the project draws itself: coloured shapes in clutter, in COCO format.
 
-For trying things out where there are no pictures. Class is told by outline alone: colour, size, angle, blur and
-light are random, and strokes and blobs that are no class lie about. Each picture depends on (seed, split, number)
-only.
+For trying things out without pictures of one's own. Only the outline depends on the class: colour, size, angle, blur
+and light are random, and strokes and blobs of no class are added. Each picture depends on (seed, split, number) only.
 """
 
 from __future__ import annotations
@@ -19,12 +18,12 @@ from PIL import Image, ImageDraw, ImageFilter
 
 CLASSES = ("circle", "square", "triangle", "cross")
 MIN_VISIBLE = 0.35
-"""An object that shows less of itself under later ones is not annotated."""
+"""Share of an object that must be visible; one that later ones cover more than that is not annotated."""
 MOST_TURN = 0.4
-"""Radians to either side. Things in pictures mostly stand upright, and a detector that has minutes to learn needs
-the help."""
+"""Largest angle in radians to either side. Objects in photographs mostly stand upright, and it helps a detector that
+is trained for minutes."""
 OVERSAMPLING = 4
-"""Masks are drawn so many times larger and shrunk: smooth outlines."""
+"""Factor by which masks are drawn larger and then shrunk, for smooth outlines."""
 
 Rng = np.random.Generator
 Pixels = NDArray[np.float32]
@@ -92,7 +91,7 @@ def _annotation(image_id: int, label: int, box: tuple[int, int, int, int]) -> di
 
 
 def draw_picture(size: int, rng: Rng) -> tuple[Image.Image, list[tuple[int, tuple[int, int, int, int]]]]:
-    """A picture and its (label, box) pairs; boxes are x1, y1, x2, y2 with exclusive ends."""
+    """Draw a picture; return it with its (label, box) pairs. Boxes are x1, y1, x2, y2 with exclusive ends."""
     canvas = _background(size, rng)
     for _ in range(int(rng.integers(1, 5))):
         canvas = _paint(canvas, _clutter_mask(size, rng), rng)
@@ -105,7 +104,7 @@ def draw_picture(size: int, rng: Rng) -> tuple[Image.Image, list[tuple[int, tupl
 
 
 def _boxes(drawn: Sequence[_Drawn]) -> list[tuple[int, tuple[int, int, int, int]]]:
-    """The tight box of what shows of each object, first drawn first."""
+    """Return the tight box of the visible part of each object, first drawn first."""
     boxes = []
     for number, shape in enumerate(drawn):
         covered = np.any([later.mask > 0.5 for later in drawn[number + 1 :]], axis=0)
@@ -124,13 +123,13 @@ def _extent(mask: NDArray[np.bool_]) -> tuple[int, int, int, int]:
 
 
 def _ring(radii: Sequence[float]) -> list[Point]:
-    """Points at equal angles, at the given distances from the centre."""
+    """Return points at equal angles, at the given distances from the centre."""
     step = math.tau / len(radii)
     return [(r * math.cos(i * step), r * math.sin(i * step)) for i, r in enumerate(radii)]
 
 
 def _cross(arm: float) -> list[Point]:
-    """Two bars of length 2 and half-width `arm`."""
+    """Return the outline of two bars of length 2 and half-width `arm`."""
     quarter = [(1.0, arm), (arm, arm), (arm, 1.0)]
     turns: list[Callable[[Point], Point]] = [
         lambda p: p,
@@ -142,7 +141,7 @@ def _cross(arm: float) -> list[Point]:
 
 
 def _turned(points: Sequence[Point], angle: float) -> list[Point]:
-    """The points turned about the centre."""
+    """Return the points rotated about the centre."""
     cos, sin = math.cos(angle), math.sin(angle)
     return [(u * cos - v * sin, u * sin + v * cos) for u, v in points]
 
@@ -156,14 +155,14 @@ OUTLINES: dict[str, list[Point]] = {
 
 
 def _shape(size: int, rng: Rng) -> _Drawn:
-    """An object of a random class, size, angle and place, at least half inside the picture."""
+    """Draw an object of a random class, size, angle and place, at least half inside the picture."""
     label = int(rng.integers(1, len(CLASSES) + 1))
     radius = size * math.exp(rng.uniform(math.log(0.06), math.log(0.22)))
     return _Drawn(label, _mask(OUTLINES[CLASSES[label - 1]], size, radius, rng))
 
 
 def _clutter_mask(size: int, rng: Rng) -> Mask:
-    """Something that is no class: a ragged blob, or a stroke."""
+    """Draw something that is of no class: a ragged blob, or a stroke."""
     if rng.random() < 0.5:
         radii = rng.uniform(0.3, 1.0, int(rng.integers(6, 11))).tolist()
         return _mask(_ring(radii), size, size * rng.uniform(0.05, 0.15), rng)
@@ -174,7 +173,7 @@ def _clutter_mask(size: int, rng: Rng) -> Mask:
 
 
 def _mask(outline: Sequence[Point], size: int, radius: float, rng: Rng) -> Mask:
-    """The outline turned, stretched a little and put somewhere."""
+    """Return a mask of the outline, rotated, stretched a little and placed at random."""
     x, y = rng.uniform(0.6 * radius, size - 0.6 * radius, 2)
     stretch = rng.uniform(0.8, 1.0)
     turned = _turned(outline, rng.uniform(-MOST_TURN, MOST_TURN))
@@ -192,7 +191,7 @@ def _to_mask(grey: Image.Image) -> Mask:
 
 
 def _background(size: int, rng: Rng) -> Pixels:
-    """Two colours that pass into each other, with soft blotches and, at times, stripes."""
+    """Draw a gradient of two colours, with soft blotches and sometimes stripes."""
     first, second = rng.uniform(30, 225, (2, 3)).astype(np.float32)
     ramp = _ramp(size, rng)[..., None]
     canvas: Pixels = first * (1 - ramp) + second * ramp
@@ -204,7 +203,7 @@ def _background(size: int, rng: Rng) -> Pixels:
 
 
 def _ramp(size: int, rng: Rng) -> Mask:
-    """0 to 1 across the picture in a random direction."""
+    """Return a ramp from 0 to 1 across the picture in a random direction."""
     angle = rng.uniform(0, math.tau)
     y, x = np.mgrid[0:size, 0:size].astype(np.float32) / (size - 1) - 0.5
     along = x * math.cos(angle) + y * math.sin(angle)
@@ -213,14 +212,14 @@ def _ramp(size: int, rng: Rng) -> Mask:
 
 
 def _blotches(size: int, rng: Rng) -> Mask:
-    """Smooth noise, -1 to 1."""
+    """Return smooth noise, -1 to 1."""
     coarse = Image.fromarray(rng.uniform(0, 255, (6, 6)).astype(np.uint8))
     smooth = coarse.resize((size, size), Image.Resampling.BICUBIC)
     return np.asarray(smooth, dtype=np.float32) / 127.5 - 1
 
 
 def _paint(canvas: Pixels, mask: Mask, rng: Rng) -> Pixels:
-    """Fill a mask with a colour that stands out from what lies below, shaded, at times out of focus."""
+    """Fill a mask with a colour that contrasts with what lies below, shaded, sometimes out of focus."""
     below = canvas[mask > 0.5].mean(axis=0) if (mask > 0.5).any() else canvas.mean(axis=(0, 1))
     fill = _contrasting(below, rng) + (_ramp(len(mask), rng)[..., None] - 0.5) * np.float32(
         rng.uniform(0, 60)
@@ -233,7 +232,7 @@ def _paint(canvas: Pixels, mask: Mask, rng: Rng) -> Pixels:
 
 
 def _contrasting(below: NDArray[np.float32], rng: Rng) -> NDArray[np.float32]:
-    """A random colour some way from `below`: of six, the first that is far enough, else the farthest."""
+    """Return a random colour some way from `below`: of six, the first that is far enough, else the farthest."""
     colours = rng.uniform(20, 235, (6, 3)).astype(np.float32)
     distances = np.linalg.norm(colours - below, axis=1)
     far = np.flatnonzero(distances > 70)
@@ -242,7 +241,7 @@ def _contrasting(below: NDArray[np.float32], rng: Rng) -> NDArray[np.float32]:
 
 
 def _finish(canvas: Pixels, rng: Rng) -> Image.Image:
-    """Uneven light, a lens that may be soft, and sensor noise."""
+    """Add uneven light, sometimes blur, and sensor noise."""
     light = 1 + (_ramp(len(canvas), rng)[..., None] - 0.5) * np.float32(rng.uniform(0, 0.7))
     noise = rng.normal(0, rng.uniform(1, 7), canvas.shape).astype(np.float32)
     picture = Image.fromarray(np.clip(canvas * light, 0, 255).astype(np.uint8))

@@ -15,7 +15,7 @@ WORDS: dict[SplitName, tuple[str, ...]] = {
     "val": ("val", "valid", "validation", "dev"),
     "test": ("test", "testing"),
 }
-"""What people call the splits, in any case; `mini` before and `set`, `data` or `split` behind may be part of it."""
+"""Usual words for the splits, in any case; `mini` before and `set`, `data` or `split` behind may be added."""
 _SPLIT_OF = {word: split for split, words in WORDS.items() for word in words}
 _WORD = re.compile(rf"(?:mini)?({'|'.join(sorted(_SPLIT_OF, key=len, reverse=True))})(?:set|data|split)?")
 _WORDS = re.compile(r"[a-z]+")
@@ -31,7 +31,7 @@ class Named(NamedTuple):
 
 
 def named(name: str) -> Named | None:
-    """Return which split a name (without suffix) stands for; None where it says none, or several.
+    """Return which split a name (without suffix) stands for; None where it names none, or several.
 
     COCO's `test-dev` is a test split.
     """
@@ -53,13 +53,13 @@ def _matches(text: str) -> Iterator[tuple[re.Match[str], re.Match[str]]]:
 
 
 def split_of(name: str) -> SplitName | None:
-    """Return `train`, `val` or `test`; None where a name says none of them, or several."""
+    """Return `train`, `val` or `test`; None where a name contains none of them, or several."""
     found = named(name)
     return found.split if found else None
 
 
 def split_folders(folder: Path, split: SplitName) -> Iterator[Path]:
-    """Give the folders inside that stand for a split, plain names first, then those of later years."""
+    """Yield the folders inside that stand for a split, plain names first, then those of later years."""
     found = [(each, path) for path in subfolders(folder) if (each := named(path.name))]
     found.sort(key=lambda each: each[1].name, reverse=True)
     found.sort(key=lambda each: each[0].rest != "{}")
@@ -85,7 +85,7 @@ def subfolder(folder: Path, *names: str) -> Path | None:
 
 
 def files_with_suffix(folder: Path, *suffixes: str) -> list[Path]:
-    """Return the files inside whose names end so, in upper or lower case, in the order of their names."""
+    """Return the files inside with such a suffix, in upper or lower case, in the order of their names."""
     if not folder.is_dir():
         return []
     with os.scandir(folder) as entries:

@@ -1,8 +1,8 @@
-"""Settles what the annotations say against the pictures: files looked at, boxes clipped, flaws named.
+"""Compares the annotations with the pictures: reads headers, clips boxes, reports flaws.
 
-What the picture says wins. Annotations whose declared size is that of the stored pixels, where EXIF turns the
-picture by 90 degrees, are turned along; another declared size is only remarked on, and its boxes are taken to be
-in pixels of the true picture. Boxes under one pixel are kept here and left out in training.
+The picture's header takes precedence. Where EXIF rotates a picture by 90 degrees and the declared size is that of the
+stored pixels, its annotations are rotated too; another declared size only causes a remark, and its boxes are taken to
+be in pixels of the true picture. Boxes under one pixel are kept here and left out in training.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from gkd_core.errors import DataError, Problem
 from gkd_core.process.named_files import allow_here, allowed_roots
 
 SAMPLED = 64
-"""Pictures of 16 or 32 bits that are looked into for what means white in all of them."""
+"""Size of the sample of pictures of 16 or 32 bits from which the white value of all is estimated."""
 DETECTIONS = 100
-"""Detections a picture that COCO's AP looks at."""
+"""Detections of a picture that COCO's AP counts."""
 THREADS = min(8, os.cpu_count() or 1)
 
 Boxes = NDArray[np.float64]
@@ -42,27 +42,27 @@ _LOOK_AT_BOXES = (
 )
 
 _FEW = 16
-"""Pictures for which starting threads takes longer than looking at them one after the other."""
+"""Number of pictures below which starting threads takes longer than reading them one after the other."""
 
 
 class _Look(NamedTuple):
-    """What a look at a file gave."""
+    """The result of reading a picture's file."""
 
     size: tuple[int, int] | None
-    """True width and height; None when nobody looked and none is declared."""
+    """True width and height; None when the header was not read and none is declared."""
     orientation: int = 1
-    """EXIF's; 1 when nobody looked."""
+    """EXIF's; 1 when the header was not read."""
     undeclared: bool = False
-    """Whether it has 16 or 32 bits and does not say which value means white."""
+    """Whether it has 16 or 32 bits and does not declare its white value."""
     remarks: tuple[str, ...] = ()
     unreadable: str = ""
-    """What is wrong with the header."""
+    """The error in the header, if any."""
     broken: str = ""
-    """What is wrong behind a sound header."""
+    """The error behind a sound header, if any."""
     seen: bool = False
-    """Whether anybody looked at the header."""
+    """Whether the header was read."""
     flat: bool = False
-    """Whether it was decoded and shows next to nothing."""
+    """Whether it was decoded and is of nearly one colour."""
 
 
 def settle(
@@ -75,7 +75,7 @@ def settle(
     broken: Collection[Path] = (),
     white: int | None = None,
 ) -> Split:
-    """The split as records, with labels that follow `classes`; arguments as in `reading.load`.
+    """Return the split as records, with labels that follow `classes`; arguments as in `reading.load`.
 
     Raises:
         DataError: pictures are missing or unreadable, or there is not one box.
@@ -127,7 +127,7 @@ def _refuse_missing(written: WrittenSplit, findings: Findings) -> None:
 
 
 def _missing_hint(missing: Sequence[Path]) -> str:
-    """A file whose name differs only in case, separators or the way accents are written, if there is one."""
+    """Return a file whose name differs only in case, separators or Unicode normalisation of accents, if any."""
     for path in missing[:20]:
         if link := dead_link_above(path):
             return f"{link} is a link that leads nowhere."
@@ -159,7 +159,7 @@ def _look_at(images: Sequence[WrittenImage], headers: int | None) -> list[_Look]
 def _with_decoded(
     paths: Sequence[Path], looks: Sequence[_Look], wanted: Sequence[int], white: int | None
 ) -> list[_Look]:
-    """The looks, with what decoding the wanted pictures adds."""
+    """Return the headers, with the results of decoding the wanted pictures added."""
     looks = list(looks)
     for at, look in zip(
         wanted, _for_each(lambda at: _decoded(paths[at], looks[at], white), wanted), strict=True
@@ -183,7 +183,7 @@ def _look(path: Path) -> _Look:
 
 
 def _decoded(path: Path, look: _Look, white: int | None) -> _Look:
-    """A look at the header with what decoding the picture adds to it."""
+    """Return a header with the results of decoding the picture added to it."""
     try:
         found = look_into(path, white)
     except PictureError as error:
@@ -192,18 +192,18 @@ def _decoded(path: Path, look: _Look, white: int | None) -> _Look:
 
 
 def _deep_sample(looks: Sequence[_Look]) -> list[int]:
-    """Some of the pictures that do not say what means white, evenly spread: the same ones in every reading."""
+    """Return some pictures that do not declare their white value, evenly spread: the same in every reading."""
     deep = [at for at, look in enumerate(looks) if look.undeclared]
     return [deep[at] for at in np.linspace(0, len(deep) - 1, min(SAMPLED, len(deep))).astype(int)]
 
 
 def _brightest(paths: Sequence[Path], sample: Sequence[int]) -> list[int]:
-    """The brightest values of those pictures of a sample that can be decoded."""
+    """Return the brightest values of those pictures of a sample that can be decoded."""
 
     def of(at: int) -> int | None:
         try:
             return brightest_of(paths[at])
-        except PictureError:  # said where every picture is decoded
+        except PictureError:  # reported where every picture is decoded
             return None
 
     return [value for value in _for_each(of, sample) if value is not None]
@@ -240,7 +240,7 @@ def _record(
     findings: Findings,
 ) -> ImageRecord:
     size = look.size
-    assert size is not None  # a picture without a declared size is always looked into
+    assert size is not None  # the header of a picture without a declared size is always read
     boxes = np.array([item.box for item in image.objects], dtype=np.float64).reshape(-1, 4)
     area = np.array([item.area for item in image.objects], dtype=np.float32)
     if image.fractions:
@@ -248,7 +248,7 @@ def _record(
     boxes = _in_frame(boxes, image, size, look.orientation, findings)
     clipped = np.clip(boxes, 0, np.array([*size, *size], dtype=np.float64)).astype(np.float32)
     labels = label_of[[item.label for item in image.objects]] if image.objects else label_of[:0]
-    if image.fractions:  # of what was clipped away no area is left
+    if image.fractions:  # what was clipped away has no area left
         area = np.minimum(area, (clipped[:, 2:] - clipped[:, :2]).prod(axis=1))
     keep = _usable(image, boxes, clipped, labels, findings)
     return ImageRecord(
@@ -268,7 +268,7 @@ def _record(
 def _in_frame(
     boxes: Boxes, image: WrittenImage, size: tuple[int, int], orientation: int, findings: Findings
 ) -> Boxes:
-    """The boxes in the frame of the picture as people see it."""
+    """Return the boxes in the frame of the picture as displayed."""
     if len(boxes) and orientation != 1 and not _frame_is_told(image, size, orientation):
         message = (
             "pictures are turned by EXIF, and nothing tells in which frame their boxes were drawn; taken to be that "
@@ -291,13 +291,13 @@ def _in_frame(
 
 
 def _frame_is_told(image: WrittenImage, size: tuple[int, int], orientation: int) -> bool:
-    """Whether a declared size tells the frame; of turns that leave the sides as they are, as far as it can."""
+    """Return whether a declared size settles the frame, which it cannot for rotations by 0 or 180 degrees."""
     tells = orientation < 5 or size[0] != size[1]
     return tells and image.size in (size, size[::-1])
 
 
 def turned(boxes: Boxes, orientation: int, size: tuple[int, int]) -> Boxes:
-    """Boxes of the stored pixels in the frame that EXIF turns them to.
+    """Return boxes of the stored pixels in the frame that EXIF rotates them to.
 
     Args:
         boxes: (N, 4).
@@ -319,10 +319,10 @@ def _usable(
     labels: NDArray[np.int64],
     findings: Findings,
 ) -> list[int]:
-    """Indices of the boxes to keep; whatever is odd about one is said."""
+    """Return the indices of the boxes to keep; remarks on the others go to the findings."""
     sides = clipped[:, 2:] - clipped[:, :2]
-    units = not image.fractions  # then hints about units would mislead
-    out = np.abs(boxes - clipped).max(axis=1, initial=0) > 1  # a pixel of rounding is nothing to talk about
+    units = not image.fractions  # else hints about units would mislead
+    out = np.abs(boxes - clipped).max(axis=1, initial=0) > 1  # a pixel of rounding needs no remark
     seen: set[tuple[float, ...]] = set()
     places: set[tuple[float, ...]] = set()
     keep = []

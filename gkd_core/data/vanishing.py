@@ -1,4 +1,4 @@
-"""How many objects are too small at the image size of a training: without torch, so that a job can be refused early.
+"""Counts objects that are too small at the image size of a training, without torch, to refuse a job early.
 
 The loader leaves out boxes that are thinner than a pixel once their picture is resized. Which of them ever reach the
 network depends on how far the recipe enlarges pictures.
@@ -20,25 +20,25 @@ from gkd_core.data.records import ImageRecord, Split
 from gkd_core.errors import DataError, Problem
 
 MANY = 0.1
-"""Share of the objects, of all or of one class, from which vanishing ones are told."""
+"""Share of the objects, of all or of one class, from which vanishing ones are reported."""
 STEP, LARGEST = 32, 4096
-"""What `train.image_size` is a multiple of, and its limit."""
+"""Step and largest value of `train.image_size`."""
 
 
 class _Objects(NamedTuple):
     """The targets of a split, one entry each."""
 
     needed: NDArray[np.float64]
-    """Image size at which the shorter side is just long enough, in pixels."""
+    """Smallest image size at which the shorter side is long enough, in pixels."""
     labels: NDArray[np.int64]
 
 
 def vanishing(train: Split, recipe: TrainConfig) -> list[Problem]:
-    """Tell how many objects of the training split vanish at the recipe's image size.
+    """Return a remark on how many objects of the training split vanish at the recipe's image size.
 
     Args:
-        train: the split that is learnt from.
-        recipe: its image size and augmentation count.
+        train: the training split.
+        recipe: its image size and augmentation are used.
 
     Returns:
         A remark where they are many, of all or of a class.
@@ -87,7 +87,7 @@ def _needed(image: ImageRecord) -> NDArray[np.float64]:
 
 
 def _counts(classes: Sequence[str], labels: NDArray[np.int64], gone: NDArray[np.bool_]) -> list[str]:
-    """The classes of which many vanish, with how many of how many."""
+    """Return the classes of which many vanish, with the numbers of vanishing and of all objects."""
     counts = np.bincount(labels, minlength=len(classes) + 1)[1:]
     lost = np.bincount(labels[gone], minlength=len(classes) + 1)[1:]
     return [
@@ -98,7 +98,7 @@ def _counts(classes: Sequence[str], labels: NDArray[np.int64], gone: NDArray[np.
 
 
 def _hint(objects: _Objects) -> str:
-    """An image size that keeps nine objects in ten, or what else to do."""
+    """Return a hint: an image size that keeps nine objects in ten, or what else to do."""
     wanted = STEP * math.ceil(float(np.quantile(objects.needed, 1 - MANY, method="higher")) / STEP)
     if wanted > LARGEST:
         return "Cut the pictures into parts: no image size would do."

@@ -2,11 +2,11 @@
 
 Coordinates are taken as they stand, without the one-pixel shift of the original data set: most tools that write
 this format count from 0. Difficult objects are kept apart like COCO's crowd regions: no targets in training, and
-neither hit nor miss in evaluation. Truncated objects, which go on beyond the picture, are objects like any other. A
+neither hit nor miss in evaluation. Truncated objects, which reach beyond the picture, are objects like any other. A
 picture whose XML cannot be used is left out and named.
 
-`<filename>` says which picture an XML is about. Where it names none that is there, or one that several XMLs name (as
-copied files do), the picture with the stem of the XML is taken.
+`<filename>` names the picture of an XML. Where that picture does not exist, or several XMLs name it (as copied files
+do), the picture with the stem of the XML is taken.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ from gkd_core.data.records import WrittenImage, WrittenObject, WrittenSplit
 from gkd_core.process.named_files import read_named
 
 MAX_BYTES = 16 * 1024**2
-"""Of one XML file."""
+"""Largest size of one XML file."""
 XML = ".xml"
 PREFERRED = (".jpg", ".jpeg", ".png")
-"""Of several pictures with one stem that nothing else tells apart, one with the first of these is taken."""
+"""Suffixes in order of preference, where several pictures have the stem of an XML and nothing else decides."""
 FLAGS = ("-1", "0", "1")
-"""What the lists of the original data set give after a stem: absent, difficult, present."""
+"""Values after a stem in the lists of the original data set: absent, difficult, present."""
 
 
 class _Unusable(Exception):
-    """Why one XML file, or one object of it, cannot be used."""
+    """Raised when one XML file, or one object of it, cannot be used; says why."""
 
 
 class _Object(NamedTuple):
@@ -52,17 +52,17 @@ class _Object(NamedTuple):
 
 
 class _Annotation(NamedTuple):
-    """What one XML file says."""
+    """The contents of one XML file."""
 
     stem: str
     filename: str
-    """The picture's, without folders; empty where none is given."""
+    """The picture's file name, without folders; empty where none is given."""
     size: tuple[int, int] | None
     objects: list[_Object]
 
 
 class _Files:
-    """Files of one folder, found by name or by stem; without regard to case where nothing fits exactly.
+    """Files of one folder, found by name or by stem; case is ignored where nothing matches exactly.
 
     Args:
         paths: the files.
@@ -126,7 +126,7 @@ def read_voc(split: Split, findings: Findings) -> WrittenSplit:
 
 
 def parse_xml(data: bytes) -> Element:
-    """The root element. Document types are refused, and with them entities and outside files.
+    """Return the root element. Document types are refused, and with them entities and outside files.
 
     Raises:
         expat.ExpatError: not well-formed.
@@ -154,7 +154,7 @@ def _files(folder: Path, field: str, wanted: Callable[[str], bool], findings: Fi
 
 
 def _stems(split: Split, files: _Files, findings: Findings) -> list[str]:
-    """The names of the split, each once."""
+    """Return the stems listed for the split, each once."""
     if split.names is None:
         stems = files.stems()
     else:
@@ -176,7 +176,7 @@ def _lines(path: Path, findings: Findings) -> list[str]:
 
 
 def _stem(line: str, files: _Files, findings: Findings) -> str:
-    """The stem in a line of a list; a flag after it, or the picture's extension, is taken off."""
+    """Return the stem in a line of a list, without a flag after it or the picture's suffix."""
     head, _, flag = line.rpartition(" ")
     stem = head.strip() if head and flag in FLAGS else line
     if is_picture_name(stem) and not files.with_stem(stem):
@@ -191,7 +191,7 @@ def _stem(line: str, files: _Files, findings: Findings) -> str:
 def _with_pictures(
     read: Sequence[_Annotation], pictures: _Files, findings: Findings
 ) -> Iterator[tuple[_Annotation, Path | None]]:
-    """Each annotation with the picture that it is about; None where there is none."""
+    """Yield each annotation with its picture; None where there is none."""
     named = [pictures.named(annotation.filename) for annotation in read]
     times = Counter(named)
     for annotation, picture in zip(read, named, strict=True):
@@ -201,14 +201,14 @@ def _with_pictures(
 def _picture(
     annotation: _Annotation, named: Path | None, shared: bool, pictures: _Files, findings: Findings
 ) -> Path | None:
-    """The picture that an XML is about; None where there is none.
+    """Return the picture of an XML; None where there is none.
 
     Args:
-        annotation: what the XML says.
+        annotation: the contents of the XML.
         named: the picture that its `filename` names.
         shared: whether other XMLs name the same one.
-        pictures: all there are.
-        findings: receives whatever is odd.
+        pictures: all of the folder.
+        findings: receives the remarks.
     """
     xml = f"{annotation.stem}.xml"
     own = pictures.with_stem(annotation.stem)
@@ -233,7 +233,7 @@ def _picture(
 
 
 def _missing_name(annotation: _Annotation) -> str:
-    """What a picture that is not there is called."""
+    """Return the name of a missing picture for messages."""
     return annotation.filename if is_picture_name(annotation.filename) else f"{annotation.stem}.jpg"
 
 

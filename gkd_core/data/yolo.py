@@ -2,7 +2,8 @@
 
 The numbers are fractions of the picture. A line of three points or more is a polygon, whose bounding box is taken.
 Labels lie where the pictures lie, with the last `images` of the path replaced by `labels`; a picture without a file
-of labels shows no object. A list of pictures names nothing outside the folders of a split; links in them are followed.
+of labels has no objects. A list of pictures may not name pictures outside the folders of a split; links in them are
+followed.
 """
 
 from __future__ import annotations
@@ -24,27 +25,27 @@ from gkd_core.errors import DISK_AND_NETWORK
 from gkd_core.process.named_files import read_named
 
 MAX_BYTES = 16 * 1024**2
-"""Of one file of labels."""
+"""Largest size of one file of labels."""
 CLASSES = "classes.txt"
-"""Where labelling tools name the classes, one a line, at times beside the labels."""
+"""File in which labelling tools name the classes, one a line, sometimes beside the labels."""
 NO_FILE = (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG)
 REACH = 1.0
-"""How far a fraction may lie beyond 0 or 1. Corners of turned boxes, outlines and boxes of cut objects reach over the
-border, and their bounds are clipped; what lies further out is no fraction but pixels."""
+"""How far a fraction may lie beyond 0 or 1. Corners of rotated boxes, outlines and boxes of truncated objects reach
+over the border, and their bounds are clipped; larger values are no fractions but pixels."""
 
 
 class _Unusable(Exception):
-    """Why one file of labels, or one line of it, cannot be used."""
+    """Raised when one file of labels, or one line of it, cannot be used; says why."""
 
 
 class _Labels(NamedTuple):
-    """What is needed to read a line."""
+    """The data needed to read a line."""
 
     label_of: Mapping[int, int]
-    """Label by the class number of the files."""
+    """Labels by the class numbers of the files."""
     names: Mapping[int, str]
     known: frozenset[str]
-    """The names alone."""
+    """The class names."""
     keypoints: bool
     findings: Findings
 
@@ -80,7 +81,7 @@ def read_yolo(split: Split, findings: Findings) -> WrittenSplit:
 
 
 def label_file(picture: Path) -> Path:
-    """Where the labels of a picture lie: its last folder called `images` becomes `labels`."""
+    """Return the path of a picture's labels: its last folder called `images` is replaced by `labels`."""
     parts = list(picture.parent.parts)
     if "images" in parts:
         parts[len(parts) - 1 - parts[::-1].index("images")] = "labels"
@@ -125,7 +126,7 @@ def _remark_on_names(names: DataYaml, split: Split, findings: Findings) -> None:
 
 
 def _pictures(split: Split, names: DataYaml, findings: Findings) -> tuple[Path, list[Path]]:
-    """The folder that all pictures lie in, and the pictures, each once."""
+    """Return the folder that all pictures lie in, and the pictures, each once."""
     images, root = Path(os.path.normpath(split.images)), Path(os.path.normpath(split.annotations))
     if images.is_dir():
         return images, list(walk(images, findings)) or _none(images, findings)
@@ -142,7 +143,7 @@ def _pictures(split: Split, names: DataYaml, findings: Findings) -> tuple[Path, 
 
 
 def _refuse_absent(pictures: Sequence[Path], file: Path, root: Path, findings: Findings) -> None:
-    """Say that listed pictures are missing before their labels are looked for: the list is what is wrong.
+    """Check for missing pictures of a list before their labels are looked for: then the list is what is wrong.
 
     Raises:
         DataError: one of them is missing.
@@ -155,7 +156,7 @@ def _refuse_absent(pictures: Sequence[Path], file: Path, root: Path, findings: F
 
 
 def _absent_hint(name: str, root: Path, file: Path) -> str:
-    """Return what to change where the same picture lies under the end of its path."""
+    """Return a hint where the same picture is found under the end of its path."""
     if "\\" in name:
         return with_slashes([name])
     if len(name) < LONGEST_PATH and (link := dead_link_above(root / name)):
@@ -173,7 +174,7 @@ def _none(images: Path, findings: Findings) -> NoReturn:
 
 
 def walk(folder: Path, findings: Findings) -> Iterator[Path]:
-    """All pictures below a folder, also through links; links that are not followed are said."""
+    """Return all pictures below a folder, also through links; links that are not followed are reported."""
 
     def passed_over(path: Path, why: str) -> None:
         findings.add(os.path.relpath(path, folder.parent), why)
@@ -182,14 +183,14 @@ def walk(folder: Path, findings: Findings) -> Iterator[Path]:
 
 
 def possible_places(root: Path, entry: str) -> Iterator[Path]:
-    """What an entry of data.yaml may mean. Roboflow writes `../train/images` for `train/images`."""
+    """Return the folders that an entry of data.yaml may mean. Roboflow writes `../train/images` for `train/images`."""
     yield Path(os.path.normpath(root / entry))
     if entry.startswith("../"):
         yield Path(os.path.normpath(root / entry.lstrip("./")))
 
 
 def with_slashes(entries: Sequence[str]) -> str:
-    """Return what to write in place of paths of Windows; empty where there are none."""
+    """Return a hint with slashes for Windows paths; empty where there are none."""
     wrong = [entry for entry in entries if "\\" in entry]
     if not wrong:
         return ""
@@ -198,7 +199,7 @@ def with_slashes(entries: Sequence[str]) -> str:
 
 
 def _several(root: Path, entries: Sequence[str], findings: Findings) -> Iterator[Path]:
-    """The pictures of all entries that data.yaml gives for a split."""
+    """Return the pictures of all entries that data.yaml gives for a split."""
     for entry in entries:
         there = next((place for place in possible_places(root, entry) if os.path.exists(place)), None)
         if there is None:
@@ -213,7 +214,7 @@ def _several(root: Path, entries: Sequence[str], findings: Findings) -> Iterator
 
 
 def _listed(file: Path, root: Path, findings: Findings) -> Iterator[Path]:
-    """The pictures that a text file lists, relative to its folder or to that of the data set."""
+    """Return the pictures that a text file lists, relative to its folder or to that of the data set."""
     try:
         if file.stat().st_size > MAX_BYTES:
             raise findings.error(f"{file} is larger than {MAX_BYTES} bytes", field="images")
@@ -232,7 +233,7 @@ def _listed(file: Path, root: Path, findings: Findings) -> Iterator[Path]:
 
 
 def _inside(place: Path, root: Path) -> Path | None:
-    """The path below `root`, also where it was written with another name of that folder; None if it lies elsewhere."""
+    """Return the path below `root`, also where it is written with an alias of that folder; None outside of it."""
     if "\0" in str(place):
         return None
     if place.is_relative_to(root):
@@ -251,7 +252,7 @@ def _leads_out(what: str, root: Path, findings: Findings) -> Exception:
 def _remark_on_files(
     files: Sequence[Path], pictures: Sequence[Path], place: Path, findings: Findings
 ) -> None:
-    """What is odd about which picture has which file of labels."""
+    """Remark on pictures and files of labels that do not match each other."""
     without = [
         (picture, file) for picture, file in zip(pictures, files, strict=True) if not os.path.exists(file)
     ]
@@ -275,7 +276,7 @@ def _remark_on_orphans(files: Sequence[Path], place: Path, findings: Findings) -
     known = set(files)
 
     def passed_over(path: Path, why: str) -> None:
-        if why != NOWHERE:  # that costs a picture or a folder of labels, and is said there
+        if why != NOWHERE:  # reported where the picture or folder of labels is missing
             findings.add(os.path.relpath(path, place.parent), f"labels: {why}")
 
     for file in files_below(place, passed_over):
@@ -379,7 +380,7 @@ def _bounds(points: Sequence[float]) -> tuple[float, float, float, float]:
 
 
 def _enclosed(points: Sequence[float]) -> float:
-    """The area of a polygon (shoelace formula); that of its bounding box where it is folded to nothing."""
+    """Return the area of a polygon (shoelace formula); that of its bounding box where it is folded to nothing."""
     xs, ys = points[::2], points[1::2]
     doubled = sum(xs[i - 1] * ys[i] - xs[i] * ys[i - 1] for i in range(len(xs)))
     x1, y1, x2, y2 = _bounds(points)
