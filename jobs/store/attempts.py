@@ -1,7 +1,7 @@
-"""A running job, held by its ticket: writing about it, ending its attempt, giving it back.
+"""Attempts of a running job, identified by their ticket: updating the job, ending the attempt, requeueing the job.
 
-Functions here work inside the transaction of the verb that calls them, and raise `StaleTicket` where the ticket
-no longer holds, before they have written anything.
+Functions here run inside the transaction of the method that calls them. They raise `StaleTicket` if the ticket
+is no longer valid, before anything is written.
 """
 
 from __future__ import annotations
@@ -22,12 +22,19 @@ from jobs.store.transitions import Condition, fail_waiting, holds, move
 
 
 def lock(connection: Connection, *where: Condition) -> Row[Any] | None:
-    """The one row that fulfils the conditions, which nobody else changes until the transaction ends."""
+    """Return the single row that fulfils the conditions, locked until the transaction ends.
+
+    None if there is none.
+    """
     return connection.execute(select(jobs).where(*where).with_for_update()).one_or_none()
 
 
 def hold(connection: Connection, ticket: Ticket) -> Row[Any]:
-    """The locked row of a running job."""
+    """Return the row of a running job, locked until the transaction ends.
+
+    Raises:
+        StaleTicket: the ticket is no longer valid.
+    """
     row = lock(connection, *holds(ticket))
     if row is None:
         raise StaleTicket(ticket)
@@ -35,7 +42,11 @@ def hold(connection: Connection, ticket: Ticket) -> Row[Any]:
 
 
 def write(connection: Connection, ticket: Ticket, values: dict[str, Any]) -> Row[Any]:
-    """Set columns of a running job; the row afterwards."""
+    """Update columns of a running job and return the row afterwards.
+
+    Raises:
+        StaleTicket: the ticket is no longer valid.
+    """
     statement = update(jobs).where(*holds(ticket)).values(values).returning(jobs)
     row = connection.execute(statement).one_or_none()
     if row is None:
@@ -46,7 +57,11 @@ def write(connection: Connection, ticket: Ticket, values: dict[str, Any]) -> Row
 def end(
     connection: Connection, ticket: Ticket, to: State, reason: str, *, outcome: str = "", **values: Any
 ) -> None:
-    """End an attempt: the job moves on, and the attempt says how (by default like the state)."""
+    """End an attempt: move the job to a new state and record the attempt's outcome (by default the state's name).
+
+    Raises:
+        StaleTicket: the ticket is no longer valid.
+    """
     job = move(connection, to, *holds(ticket), reason=reason, **values)
     if job is None:
         raise StaleTicket(ticket)
@@ -57,7 +72,10 @@ def end(
 
 
 def was_taken_back(connection: Connection, ticket: Ticket) -> bool:
-    """Whether somebody took the job from who held this ticket; otherwise he has ended the attempt himself."""
+    """Return whether the job was taken back from this ticket's worker.
+
+    False if the worker ended the attempt itself.
+    """
     query = select(attempts.c.outcome).where(
         attempts.c.job_id == ticket.job_id, attempts.c.attempt == ticket.attempt
     )
@@ -65,7 +83,7 @@ def was_taken_back(connection: Connection, ticket: Ticket) -> bool:
 
 
 def cancel(connection: Connection, ticket: Ticket, outcome: str = "") -> None:
-    """End a job that was asked to cancel, and those that wait for its model."""
+    """Cancel a job as requested, and fail the jobs that wait for its model."""
     end(connection, ticket, State.CANCELLED, "cancelled on request", outcome=outcome)
     fail_waiting(connection, ticket.job_id, State.CANCELLED)
 
@@ -73,7 +91,7 @@ def cancel(connection: Connection, ticket: Ticket, outcome: str = "") -> None:
 def fail(
     connection: Connection, ticket: Ticket, failure: Failure, log_tail: str, outcome: str = ""
 ) -> tuple[str, ...]:
-    """End a job badly; ids of the waiting jobs that failed with it."""
+    """Fail a job and return the ids of the waiting jobs that failed with it."""
     values: dict[str, Any] = {"failure": failure.model_dump(mode="json"), "log_tail": storable(log_tail)}
     end(connection, ticket, State.FAILED, f"failed: {failure.message}", outcome=outcome, **values)
     return fail_waiting(connection, ticket.job_id, State.FAILED)
@@ -88,20 +106,23 @@ class BrokenOff:
     """An attempt that ended before its job did."""
 
     outcome: str
-    """What the attempt is listed with: requeued, or `LOST` whatever becomes of the job."""
+    """The outcome recorded for the attempt: `requeued`, or `LOST` whatever the job's next state is."""
     reason: str
     failure: Failure | None = None
-    """None when nothing went wrong: the worker shuts down."""
+    """None if nothing went wrong, as when the worker shuts down."""
     log_tail: str = ""
 
     @property
     def counts(self) -> bool:
-        """Whether enough of this fails the job; other failures are for the worker to judge."""
+        """Return whether the attempt counts towards `max_attempts`: only infrastructure failures do.
+
+        The worker decides about the others.
+        """
         return self.failure is not None and self.failure.failure_class is FailureClass.INFRASTRUCTURE
 
 
 def give_back(connection: Connection, row: Row[Any], attempt: BrokenOff, max_attempts: int) -> State:
-    """Put a running job where it belongs after an attempt that broke off.
+    """Move a running job to its next state after an attempt that ended early.
 
     Args:
         connection: In a transaction that writes.

@@ -1,7 +1,7 @@
-"""Counting something, in the transaction in which it happens.
+"""Counters for metrics, incremented in the transaction in which the counted thing happens.
 
-To count is to insert a row: nobody waits for another who counts the same, and no two can wait for each other. The rows
-of each count are folded into one again and again (`metrics.fold_counts`), so that there are never many.
+To count is to insert a row, so that concurrent writers neither block each other nor deadlock. The rows of each
+counter are merged into one at intervals (`metrics.fold_counts`), so that there are never many.
 """
 
 from __future__ import annotations
@@ -15,14 +15,15 @@ from jobs.store.tables import counts
 def tally(
     connection: Connection, count: Count, *labels: str, number: int = 1, size: float | None = None
 ) -> None:
-    """Count something that happens in this transaction.
+    """Increment a counter in this transaction.
 
     Args:
-        connection: In a transaction that writes; undone, it counted nothing.
-        count: What.
-        labels: One for each of `count.labels`; none has a comma.
-        number: How many.
-        size: Where that is measured, in the count's unit; below 0, as after a clock was set back, it is 0.
+        connection: In a transaction that writes; if it is rolled back, nothing was counted.
+        count: The counter.
+        labels: One value for each of `count.labels`, without commas.
+        number: The increment.
+        size: The measured value, in the counter's unit; None if it measures nothing. Negative values, as after
+            the clock was set back, are recorded as 0.
     """
     size = None if size is None else max(0.0, size)
     bound = None if size is None else count.bound(size)

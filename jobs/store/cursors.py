@@ -1,8 +1,8 @@
-"""Cursors: where a page of a list ends, as opaque text that stays good when the row at its end is deleted.
+"""Cursors for pagination: opaque text that names the end of a page and stays valid when the row there is deleted.
 
-A cursor holds the sort key of that row, its number. Numbers count the rows of all tenants, so they are masked: what
-others do must not show. The text cannot be made up, and is good for one list of one tenant (synthetic
-initialisation vectors, RFC 5297, with HMAC).
+A cursor holds the sort key of that row, its number. Numbers count the rows of all tenants, so they are
+encrypted: a tenant must not learn how many jobs others submit. Cursors cannot be forged and are valid for one
+list of one tenant (synthetic initialisation vectors, RFC 5297, with HMAC).
 """
 
 from __future__ import annotations
@@ -16,31 +16,31 @@ from typing import NamedTuple
 from jobs.errors import UnknownCursor
 
 _BYTES = 8
-"""Of a number, and of the seal before it."""
+"""Length of the number and of the authentication tag before it, in bytes."""
 
 
 class Cursors(NamedTuple):
-    """The cursors of one list.
+    """Encoder and decoder of the cursors of one list.
 
     Args:
-        secret: What outsiders do not know, the same for every process that serves the list.
-        listing: Which list it is, and whose.
+        secret: A secret, the same for every process that serves the list.
+        listing: Name of the list and of its tenant.
     """
 
     secret: str
     listing: str
 
     def after(self, number: int) -> str:
-        """Return the cursor of the page that begins behind the row of this number."""
+        """Return the cursor of the page that begins after the row of this number."""
         plain = number.to_bytes(_BYTES)
         seal = self._mac(b"seal", plain)
         return base64.urlsafe_b64encode(seal + self._masked(plain, seal)).rstrip(b"=").decode()
 
     def number(self, cursor: str) -> int:
-        """Return the number of the row behind which a page begins.
+        """Return the number of the row after which a page begins.
 
         Raises:
-            UnknownCursor: no page of this list has ended with it.
+            UnknownCursor: the cursor is not one of this list.
         """
         try:
             raw = base64.b64decode(cursor + "==", altchars=b"-_", validate=True)
@@ -53,7 +53,7 @@ class Cursors(NamedTuple):
         return int.from_bytes(plain)
 
     def _masked(self, text: bytes, seal: bytes) -> bytes:
-        """Mask what is plain, or unmask what is masked."""
+        """Encrypt or decrypt a number by XOR with a keystream derived from the tag."""
         return bytes(a ^ b for a, b in zip(text, self._mac(b"mask", seal), strict=False))
 
     def _mac(self, purpose: bytes, text: bytes) -> bytes:

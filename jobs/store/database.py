@@ -1,4 +1,4 @@
-"""One way to reach SQLite and PostgreSQL: connections, transactions and the database's own clock."""
+"""Connections and transactions on SQLite or PostgreSQL, and the database's clock."""
 
 from __future__ import annotations
 
@@ -24,22 +24,23 @@ if TYPE_CHECKING:
     from alembic.config import Config
 
 _PATIENCE_SECONDS = 15
-"""How long a writer waits for another one. Longer than any transaction here takes, shorter than a lease."""
+"""Timeout for a lock held by another writer. Longer than any transaction here takes, shorter than a lease."""
 
 _MOST_CONNECTIONS = 10
-"""Of one process to PostgreSQL at once; who wants one more waits for it, which is quicker than more that compute."""
+"""Maximum PostgreSQL connections of one process. Waiting for one of them is faster than having more queries
+compute at once."""
 IDLE_CONNECTIONS = _MOST_CONNECTIONS
-"""That stay open, unless a process says otherwise: to open one costs PostgreSQL more than a request does."""
+"""Connections kept open by default: opening one costs PostgreSQL more than a request does."""
 
 _LIBPQ_WITH_USER_TIMEOUT = 120_000
-"""Version 12. Older ones refuse the option."""
+"""libpq 12; older versions reject the option `tcp_user_timeout`."""
 
 _MIGRATION_LOCK = 0x676B64
-"""Any number will do, as long as nobody else uses it in the same database."""
+"""Key of the advisory lock around migrations: any number that nobody else uses in the same database."""
 
 
 class now(FunctionElement[float]):  # noqa: N801 - an SQL function, written like those of SQLAlchemy
-    """Unix seconds on the database's clock: the only clock that all machines share."""
+    """Unix seconds on the database's clock, the only clock that all machines share."""
 
     type = Double()
     inherit_cache = True
@@ -56,11 +57,11 @@ def _now_in_postgresql(element: now, compiler: Any, **kwargs: Any) -> str:
 
 
 class Database:
-    """A database and its transactions; threads may share one.
+    """A database and its transactions; safe to share between threads.
 
     Args:
         url: `sqlite:///FILE` or `postgresql://USER@HOST/NAME` (psycopg 3 is used).
-        idle_connections: How many stay open to PostgreSQL while nobody needs them.
+        idle_connections: Idle connections to PostgreSQL that stay open.
     """
 
     def __init__(self, url: str, *, idle_connections: int = IDLE_CONNECTIONS) -> None:
@@ -70,15 +71,15 @@ class Database:
         self._turn: AbstractContextManager[object] = _turn_at(url) if is_sqlite else nullcontext()
         self._refused_at = -math.inf
         self._refusal: StoreRefuses | None = None
-        # In PostgreSQL each statement sees what is committed when it begins, in a transaction or not. Without one two
-        # ways to the server are saved, which for most reads are half of them.
+        # In PostgreSQL each statement sees what is committed when it begins, in a transaction or not.
+        # Autocommit saves two round trips to the server, which is half of the round trips of most reads.
         self._reader = (
             self.engine if is_sqlite else self.engine.execution_options(isolation_level="AUTOCOMMIT")
         )
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
-        """For statements that only read. Between two of them others may write.
+        """Open a connection for statements that only read. Other transactions may commit between two of them.
 
         Raises:
             StoreUnavailable: the database does not answer.
@@ -88,7 +89,7 @@ class Database:
 
     @contextmanager
     def scan(self) -> Iterator[Connection]:
-        """For reading more rows than should be in memory at once, some at a time, which takes a transaction.
+        """Open a read transaction for streaming more rows than should be in memory at once.
 
         Raises:
             StoreUnavailable: the database does not answer.
@@ -98,11 +99,11 @@ class Database:
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
-        """A transaction that writes: committed at the end, undone on an error.
+        """Open a transaction that writes: committed at the end, rolled back on an error.
 
         Raises:
-            StoreRefuses: the database takes no writes.
-            StoreUnavailable: the database does not answer; whether the end was reached is not known.
+            StoreRefuses: the database accepts no writes.
+            StoreUnavailable: the database does not answer; it is unknown whether the transaction was committed.
         """
         try:
             with _translated(), self._turn, self._writer.begin() as connection:
@@ -112,11 +113,11 @@ class Database:
             raise
 
     def refusal(self, seconds: float) -> StoreRefuses | None:
-        """Return the last write that was refused, if that was less than so many seconds ago."""
+        """Return the error of the last refused write if it is less than `seconds` old, otherwise None."""
         return self._refusal if time.monotonic() - self._refused_at < seconds else None
 
     def ping(self) -> None:
-        """Find out whether the database answers and is as this release needs it.
+        """Check that the database answers and that its revision is the one this release needs.
 
         Raises:
             StoreUnavailable: it does not answer.
@@ -126,12 +127,12 @@ class Database:
             _must_be_current(connection)
 
     def migrate(self) -> None:
-        """Bring the tables up to date. Harmless twice, and when several processes start at once.
+        """Migrate the tables to the newest revision. Idempotent, and safe if several processes start at once.
 
         Raises:
             WrongRevision: a later release has upgraded them.
         """
-        from alembic import command  # not needed by those who only read and write
+        from alembic import command  # imported here: only migrations need it, and it is slow to import
 
         if file := self.engine.url.database if self.engine.dialect.name == "sqlite" else None:
             Path(file).parent.mkdir(parents=True, exist_ok=True)
@@ -150,10 +151,11 @@ class Database:
 
 
 class _Turn:
-    """One writer after the other, of the threads of one process, however often it opened the database.
+    """A lock that admits one writer at a time among the threads of one process, per database URL.
 
-    SQLite lets whoever finds a writer at work sleep for up to a tenth of a second and look again, so that newcomers
-    overtake those who wait. It still does so between processes; threads are woken as soon as it is their turn.
+    SQLite lets a writer that finds the database locked sleep for up to a tenth of a second before it retries,
+    so that newcomers overtake those who wait. It still does so between processes; threads are woken as soon as
+    the lock is free.
     """
 
     def __init__(self) -> None:
@@ -182,14 +184,14 @@ def _alembic() -> Config:
 
 @cache
 def _revisions() -> tuple[str, ...]:
-    """Every revision that this release knows, the newest first."""
+    """Return every revision that this release knows, the newest first."""
     from alembic.script import ScriptDirectory
 
     return tuple(script.revision for script in ScriptDirectory.from_config(_alembic()).walk_revisions())
 
 
 def _revision(connection: Connection) -> str | None:
-    """The revision of the tables; None: there are none."""
+    """Return the revision of the tables; None if there are no tables."""
     if not inspect(connection).has_table("alembic_version"):
         return None
     revision: str | None = connection.scalar(text("SELECT version_num FROM alembic_version"))
@@ -216,16 +218,16 @@ def _too_new(revision: str | None) -> WrongRevision:
 
 
 def storable(text: str) -> str:
-    """The text without what PostgreSQL cannot hold: NUL and halves of characters become replacements.
+    """Return the text with what PostgreSQL cannot store (NUL, lone surrogates) replaced.
 
-    A log may hold anything. And an id from outside that holds such a thing is found nowhere, which is right.
+    A log may contain anything. An id from outside with such characters matches no row, as it should.
     """
     return text.encode("utf-8", "replace").decode().replace("\0", "\ufffd")
 
 
 @contextmanager
 def _translated() -> Iterator[None]:
-    """Callers wait and try again when the database is away; they need not know SQLAlchemy for that."""
+    """Translate SQLAlchemy's errors to `StoreUnavailable`, so that callers can retry without knowing SQLAlchemy."""
     try:
         yield
     except PoolTimeout as error:
@@ -237,7 +239,7 @@ def _translated() -> Iterator[None]:
 
 
 def _connect_postgresql(url: str, idle_connections: int) -> Engine:
-    # A worker that is frozen inside a transaction must not keep others from its rows for ever.
+    # A worker that is frozen inside a transaction must not block others from its rows for ever.
     options = (
         f"-c idle_in_transaction_session_timeout={_PATIENCE_SECONDS}s -c lock_timeout={_PATIENCE_SECONDS}s"
     )
@@ -251,12 +253,13 @@ def _connect_postgresql(url: str, idle_connections: int) -> Engine:
 
 
 def _lively_tcp() -> dict[str, int]:
-    """A server that vanished (power, network, failover) says nothing; without these TCP waits for it for hours.
+    """Return TCP options that detect a vanished server.
 
-    An idle connection is given up after 25 s, one that waits for an answer to what it sent after 15 s: both leave
-    time for further tries within a lease. Connections through a Unix socket ignore them.
+    A server that vanished (power, network, failover) sends nothing; without these options TCP waits for it for
+    hours. An idle connection is closed after 25 s, one that waits for an answer after 15 s: both leave time for
+    retries within a lease. Connections through a Unix socket ignore them.
     """
-    from psycopg import pq  # needs libpq, which those on SQLite may lack
+    from psycopg import pq  # imported here: it needs libpq, which an installation for SQLite may lack
 
     patience = {"keepalives": 1, "keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3}
     if pq.version() >= _LIBPQ_WITH_USER_TIMEOUT:
@@ -275,7 +278,8 @@ def _connect_sqlite(url: str) -> Engine:
 
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
-        # A writer takes the lock at once: one that starts as a reader can fail when it begins to write.
+        # A writer takes the lock at once: a transaction that begins as a reader can fail when it begins to
+        # write.
         writes = connection.get_execution_options().get("gkd_write", False)
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 

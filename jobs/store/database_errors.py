@@ -1,7 +1,7 @@
-"""What an error of SQLite or PostgreSQL means for whoever asked: the one table of their codes.
+"""Classification of SQLite's and PostgreSQL's error codes: unavailable, refused, or a mistake in the statement.
 
-A code is SQLite's primary result code (a number, https://sqlite.org/rescode.html) or PostgreSQL's SQLSTATE (a text,
-https://www.postgresql.org/docs/current/errcodes-appendix.html).
+A code is SQLite's primary result code (a number, https://sqlite.org/rescode.html) or PostgreSQL's SQLSTATE (a
+text, https://www.postgresql.org/docs/current/errcodes-appendix.html).
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ _REFUSALS: dict[int | str, str] = {
     "XX001": "its files are damaged",
     "XX002": "its files are damaged",
 }
-"""The database answers, and what was asked would do where it is well: why it refuses. Drivers sort these under many
-classes, some of them among our own mistakes."""
+"""Codes of a database that answers but refuses a valid statement, with the reason. Drivers sort these under
+many exception classes, some of them meant for programming errors."""
 
 _MISTAKES: frozenset[int | str] = frozenset(
     (sqlite3.SQLITE_ERROR, sqlite3.SQLITE_MISUSE, sqlite3.SQLITE_RANGE, "54000", "54001", "54011", "54023")
 )
-"""What was asked is wrong, though drivers sort it with databases that are away: SQLite a table that is missing,
+"""Codes of a wrong statement that drivers report like an unavailable database: in SQLite a missing table, in
 PostgreSQL a statement that is too complex."""
 
 
 def meaning(error: DBAPIError) -> StoreUnavailable | None:
-    """Return what callers are told to wait for; None: the database is well, and what was asked of it is at fault."""
+    """Return the store error that an error of the driver stands for; None if the statement itself is wrong."""
     code = _code(error)
     if code in _REFUSALS:
         return StoreRefuses(_REFUSALS[code], error)
@@ -47,7 +47,7 @@ def meaning(error: DBAPIError) -> StoreUnavailable | None:
 
 
 def _code(error: DBAPIError) -> int | str:
-    """SQLite's primary code or the SQLSTATE; "" where the driver names none, as for a connection that broke."""
+    """Return SQLite's primary code or the SQLSTATE; "" if the driver gives none, as for a broken connection."""
     if (extended := getattr(error.orig, "sqlite_errorcode", None)) is not None:
         return int(extended) & 0xFF
     return str(getattr(error.orig, "sqlstate", None) or "")

@@ -1,4 +1,4 @@
-"""What people change of jobs that are there: name, tags, priority; and taking away the ones that have ended."""
+"""Changes to existing jobs: name, tags and priority; deletion of jobs that have ended."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from jobs.store.transitions import NOTIFY_AGAIN_SECONDS, is_job, is_open, write_
 
 
 class Editing(Reading):
-    """The verbs that change what jobs are called, or whether they are there."""
+    """Methods that edit or delete jobs."""
 
     def change(self, job_id: str, wanted: JobChange, *, tenant: str | None = None) -> Job:
-        """Change name, tags or priority; asking for what is already so changes nothing.
+        """Change name, tags or priority of a job; values that are already set change nothing.
 
         Raises:
-            UnknownJob: there is none of this id.
-            NotAllowed: its priority no longer matters, since it is not queued.
+            UnknownJob: no job has this id.
+            NotAllowed: the priority is to change and the job is not queued.
             SpecError: it would have too many tags.
         """
         patch = wanted.model_dump(include=wanted.model_fields_set)
@@ -49,14 +49,15 @@ class Editing(Reading):
             return read_job(connection, job_id)
 
     def delete(self, job_id: str, *, tenant: str | None = None) -> None:
-        """Take a job that has ended away, with its events and the names of its files.
+        """Delete a job that has ended, with its events and the names of its files.
 
-        What lies on disks follows by and by: the run directory, and files that no other job names.
+        Its files on disk (the run directory, and artifacts that no other job names) are removed later by
+        tidying.
 
         Raises:
-            UnknownJob: there is none of this id.
+            UnknownJob: no job has this id.
             NotAllowed: it has not ended.
-            InUse: jobs that have not ended want its model.
+            InUse: jobs that have not ended need its model.
         """
         with self.database.write() as connection:
             job = ask(connection, job_id, "delete", tenant)
@@ -74,7 +75,11 @@ class Editing(Reading):
 
 
 def _columns(job: Job, spec: dict[str, Any]) -> dict[str, Any]:
-    """What is not yet as the spec has it now."""
+    """Return the columns whose values differ from the spec's.
+
+    Raises:
+        SpecError: the spec has too many tags.
+    """
     if len(spec.get("tags", {})) > MOST_TAGS:
         message = f"the job would have {len(spec['tags'])} tags, and may have {MOST_TAGS}"
         raise SpecError(

@@ -1,4 +1,4 @@
-"""What those read who follow jobs: where their events stand, and how numbers went."""
+"""What clients that follow jobs read: the number of the newest event, and metric curves."""
 
 from __future__ import annotations
 
@@ -14,38 +14,38 @@ from jobs.store.reading import Reading, must_know
 from jobs.store.tables import events, jobs
 
 _ROWS = 2000
-"""Events that are in memory at once while curves are made."""
+"""Events that are in memory at once while curves are computed."""
 
 
 class Head(NamedTuple):
-    """Where the events of a job stand."""
+    """Number of the newest event of a job, and the job's state."""
 
     last: int
-    """Number of the newest one."""
+    """Number of the newest event."""
     state: State
 
 
 class Following(Reading):
-    """The verbs of those who follow jobs."""
+    """Methods for clients that follow jobs."""
 
     def heads(self, job_ids: Sequence[str]) -> dict[str, Head]:
-        """Where the events of jobs stand, by id; those that there are not are left out."""
+        """Return the newest event's number and the state of each job, by id; unknown ids are left out."""
         query = select(jobs.c.id, jobs.c.event_count, jobs.c.state).where(jobs.c.id.in_(job_ids))
         with self.database.read() as connection:
             return {row.id: Head(row.event_count, State(row.state)) for row in connection.execute(query)}
 
     def curves(self, job_id: str, *, points: int = 500, tenant: str | None = None) -> JobCurves:
-        """How the numbers of a job went.
+        """Return the metric curves of a job.
 
         Args:
             job_id: The job.
-            points: Of each curve, at most.
-            tenant: Whose job it must be; None: anybody's.
+            points: Maximum number of points of each curve.
+            tenant: Tenant that must own the job; None: any.
 
         Raises:
-            UnknownJob: there is none of this id.
+            UnknownJob: no job has this id.
         """
-        body = cast(events.c.body, Text)  # JSON as it lies there: the driver need not look into it
+        body = cast(events.c.body, Text)  # JSON as stored text: the driver need not parse it
         query = select(events.c.kind, body).where(events.c.job_id == job_id, events.c.kind.in_(KINDS))
         measured = Measurements()
         with self.database.scan() as connection:

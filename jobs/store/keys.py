@@ -1,4 +1,4 @@
-"""What the store knows of tenants: their keys and limits."""
+"""Tenants in the store: their API keys and limits."""
 
 from __future__ import annotations
 
@@ -29,39 +29,39 @@ from jobs.store.reading import Reading, moment
 from jobs.store.tables import jobs, keys, tenants
 
 _USED_EVERY_SECONDS = 60.0
-"""Between two writes of a key's last use: asking must not cost a write."""
+"""Minimum time between two updates of a key's `used_at`: a request must not cost a write."""
 
 
 class Admitted(NamedTuple):
-    """Who holds a good key."""
+    """The principal and limits that belong to a valid key."""
 
     principal: Principal
     limits: Limits
-    """His tenant's."""
+    """Limits of the principal's tenant."""
 
 
 class Keys(Reading):
-    """The verbs of who administrates, and of the API's entrance."""
+    """Methods about keys and tenants, for administrators and the API's authentication."""
 
     # ---- keys ----
 
     def create_key(
         self, tenant: str, name: str, scopes: Collection[Scope], *, seconds: float | None = None
     ) -> tuple[Key, Secret]:
-        """Make a key, and the tenant if it is new.
+        """Create a key, and its tenant if it is new.
 
         Args:
-            tenant: Whose things it opens.
-            name: What people call it.
-            scopes: What it allows.
-            seconds: Until it expires; None: never.
+            tenant: Tenant whose jobs and files the key gives access to.
+            name: A name for people.
+            scopes: What the key allows.
+            seconds: Time until it expires; None: never.
 
         Returns:
-            The key, and its text, which cannot be read again.
+            The key and its secret text, which cannot be read again.
 
         Raises:
-            InvalidTenant: nobody can be called so.
-            InvalidKeyName: no key can.
+            InvalidTenant: the tenant's name is not valid.
+            InvalidKeyName: the key's name is empty or too long.
         """
         if not name.strip() or len(name) > MOST_CHARACTERS:
             raise InvalidKeyName(name)
@@ -81,7 +81,10 @@ class Keys(Reading):
         return _key(row), secret
 
     def list_keys(self, tenant: str | None = None) -> tuple[Key, ...]:
-        """All keys, oldest first, revoked and expired ones too; only those of a tenant where one is named."""
+        """Return all keys, oldest first, including revoked and expired ones.
+
+        With `tenant` only those of that tenant.
+        """
         query = select(keys).order_by(keys.c.created_at, keys.c.id)
         if tenant is not None:
             query = query.where(keys.c.tenant == storable(tenant))
@@ -89,10 +92,10 @@ class Keys(Reading):
             return tuple(_key(row) for row in connection.execute(query))
 
     def revoke_key(self, key_id: str) -> Key:
-        """End a key for good. Harmless twice.
+        """Revoke a key for good. Idempotent.
 
         Raises:
-            UnknownKey: there is none of this id.
+            UnknownKey: no key has this id.
         """
         same = keys.c.id == storable(key_id)
         with self.database.write() as connection:
@@ -103,19 +106,24 @@ class Keys(Reading):
         return _key(row)
 
     def has_keys(self) -> bool:
-        """Whether a key was ever made. Revoked ones count: the last one's end must not open the door to all."""
+        """Return whether a key was ever created.
+
+        Revoked keys count: revoking the last one must not disable authentication.
+        """
         with self.database.read() as connection:
             return bool(connection.scalar(select(exists(select(keys.c.id)))))
 
     def admit(self, key_id: str, sha256: str) -> Admitted | None:
-        """Whom a key lets in. Keys that are wrong, unknown, expired and revoked are not told apart, nor take longer.
+        """Return who a key belongs to, if it is valid.
+
+        Wrong, unknown, expired and revoked keys give the same answer and take the same time.
 
         Args:
-            key_id: The id that the key's text names.
-            sha256: Digest of the whole text.
+            key_id: The id in the key's text.
+            sha256: SHA-256 of the whole text.
 
         Returns:
-            None where it lets nobody in.
+            The principal and its limits; None if the key is not valid.
         """
         good = and_(keys.c.revoked_at.is_(None), or_(keys.c.expires_at.is_(None), keys.c.expires_at > now()))
         query = select(keys, tenants.c.limits, good.label("good"), _unnoted().label("unnoted"))
@@ -137,30 +145,33 @@ class Keys(Reading):
     # ---- tenants ----
 
     def tenant(self, name: str) -> Tenant:
-        """What a tenant may have and has; one that nobody has made has no limits."""
+        """Return a tenant with its limits and usage; an unknown tenant has no limits."""
         with self.database.read() as connection:
             return _tenant(connection, name)
 
     def tenants(self) -> tuple[Tenant, ...]:
-        """Everybody who has a key, limits or jobs, by name."""
+        """Return every tenant that has a key, limits or jobs, by name."""
         names = select(tenants.c.name).union(select(jobs.c.tenant))
         with self.database.read() as connection:
             return tuple(_tenant(connection, name) for name in sorted(connection.scalars(names)))
 
     def limits(self, tenant: str) -> Limits:
-        """What a tenant may have."""
+        """Return the limits of a tenant."""
         with self.database.read() as connection:
             return limits_of(connection, tenant)
 
     def set_limits(self, tenant: str, changes: Mapping[str, float | None]) -> Tenant:
-        """Change some limits of a tenant; it is made if it is new.
+        """Change some limits of a tenant; it is created if it is new.
 
         Args:
             tenant: Its name.
-            changes: Limits by name; None lifts one.
+            changes: Limits by name; None removes one.
+
+        Returns:
+            The tenant after the change.
 
         Raises:
-            InvalidTenant: nobody can be called so.
+            InvalidTenant: the name is not valid.
             ValidationError: there is no such limit, or it cannot have this value.
         """
         with self.database.write() as connection:
@@ -173,21 +184,25 @@ class Keys(Reading):
             return _tenant(connection, tenant)
 
     def must_store(self, tenant: str, size: int) -> None:
-        """Refuse what would not fit into what a tenant may keep.
+        """Check that a tenant may store more bytes.
 
         Args:
-            tenant: Whose it would be.
-            size: Bytes to come.
+            tenant: Owner of the bytes.
+            size: Number of bytes to add.
 
         Raises:
-            QuotaExceeded: it would be too much.
+            QuotaExceeded: the limit on stored bytes would be exceeded.
         """
         with self.database.read() as connection:
             must_store(connection, tenant, size)
 
 
 def _must_exist(connection: Connection, tenant: str) -> None:
-    """Make a tenant unless it is there; several may do so at once."""
+    """Create a tenant unless it exists; safe if several do so at once.
+
+    Raises:
+        InvalidTenant: the name is not valid.
+    """
     if not re.fullmatch(TENANT, tenant):
         raise InvalidTenant(tenant)
     dialect = postgresql if connection.dialect.name == "postgresql" else sqlite
@@ -196,7 +211,7 @@ def _must_exist(connection: Connection, tenant: str) -> None:
 
 
 def _unnoted() -> ColumnElement[bool]:
-    """Whether a use now is worth a write."""
+    """Return the condition that a key's `used_at` is old enough to be updated."""
     return or_(keys.c.used_at.is_(None), keys.c.used_at < now() - _USED_EVERY_SECONDS)
 
 

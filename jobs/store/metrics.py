@@ -1,4 +1,4 @@
-"""How the service does, for those who watch over it: read off the tables, or counted before (`counters`)."""
+"""Service metrics: read from the tables, or from counters incremented earlier (`counters`)."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _COUNTED = (counts.c.name, counts.c.labels, counts.c.bound)
 
 
 class Metrics(Workers):
-    """The verbs of who watches over the service. What they look at is all in indexes, or little."""
+    """Methods for monitoring. Their queries use indexes only, or read few rows."""
 
     def figures(self) -> Figures:
-        """How the service does now."""
+        """Return the service's current metrics."""
         with self.database.read() as connection:
             by_state = select(jobs.c.state, jobs.c.queue, func.count()).group_by(jobs.c.state, jobs.c.queue)
             oldest = select(jobs.c.queue, now() - func.min(jobs.c.queued_at)).group_by(jobs.c.queue)
@@ -37,13 +37,13 @@ class Metrics(Workers):
         )
 
     def published_bytes(self) -> int:
-        """Bytes of the published files that jobs name; files that hold the same count once."""
+        """Return the bytes of the published files that jobs name; files of equal content count once."""
         files = select(artifacts.c.sha256, artifacts.c.size).distinct().subquery()
         with self.database.read() as connection:
             return int(connection.scalar(select(func.coalesce(func.sum(files.c.size), 0))) or 0)
 
     def fold_counts(self) -> None:
-        """Make one row of all that were written for the same count. Several may do so at once."""
+        """Merge the rows of each counter into one. Safe if several do so at once."""
         with self.database.write() as connection:
             rows = connection.execute(
                 delete(counts).returning(*_COUNTED, counts.c.number, counts.c.total)

@@ -1,4 +1,7 @@
-"""Why a job is where it is, in a sentence. A queued one's changes with the others, so it is found out on reading."""
+"""Reasons why a job is in its state, as a sentence.
+
+That of a queued job depends on other jobs, so it is computed on reading.
+"""
 
 from __future__ import annotations
 
@@ -31,19 +34,20 @@ from jobs.store.tables import jobs, waits, workers
 from jobs.store.transitions import Condition
 
 _COUNTED = 100
-"""Jobs ahead that are counted; more are told as more, so that a long queue costs no more than a short one."""
+"""Jobs ahead are counted up to this number ("more than 100 ahead"), so that a long queue costs no more than
+a short one."""
 _LIVE_SECONDS = 180.0
-"""How long after its last sign of life a worker still counts as there: three leases."""
+"""Time after its last heartbeat for which a worker still counts as alive: three leases."""
 
 
-@cache  # an alias of jobs has forty columns: building one takes longer than the query that it is in
+@cache  # an alias of jobs has forty columns: building one takes longer than its query
 def is_ready(table: FromClause = jobs, *, for_few: bool = False) -> Condition:
-    """Whether everything that a job of this table waits for has succeeded.
+    """Return the condition that everything a job of this table waits for has succeeded.
 
     Args:
-        table: Jobs, or an alias of them.
-        for_few: Look it up for one row after the other. PostgreSQL would join all jobs with all, which is quicker
-            for all of them and takes seconds where only a few are wanted; an OFFSET keeps it from that.
+        table: `jobs`, or an alias of it.
+        for_few: Evaluate it row by row. PostgreSQL would join all jobs with all, which is faster for all of
+            them but takes seconds if only a few are wanted; an OFFSET prevents that.
     """
     other = jobs.alias()
     unfinished = and_(waits.c.waits_for == other.c.id, other.c.state != State.SUCCEEDED.value)
@@ -53,13 +57,16 @@ def is_ready(table: FromClause = jobs, *, for_few: bool = False) -> Condition:
 
 @cache
 def with_place() -> Select[Any]:
-    """What people see of jobs, each queued one with the number of ready jobs before it in its queue, as far as
-    `_COUNTED`; and whether it waits for another job, and the share of its tenant."""
+    """Return the query of jobs with their queue position.
+
+    Each queued job comes with the number of ready jobs ahead of it in its queue (at most `_COUNTED` + 1),
+    whether it waits for another job, and its tenant's limit on running jobs.
+    """
     other = jobs.alias("other")
     more_urgent = _counted(other, other.c.priority > jobs.c.priority)
     as_urgent = other.c.priority == jobs.c.priority
     sooner = _counted(other, as_urgent, other.c.queued_at < jobs.c.queued_at)
-    # SQLite's clock counts milliseconds, in which two jobs may come.
+    # SQLite's clock counts milliseconds; two jobs may be queued in the same one.
     at_once = (other.c.queued_at == jobs.c.queued_at, other.c.number < jobs.c.number)
     before = more_urgent + sooner + _counted(other, as_urgent, *at_once)
     ahead = case((jobs.c.state == State.QUEUED.value, before), else_=0)
@@ -69,7 +76,10 @@ def with_place() -> Select[Any]:
 
 
 def _counted(other: FromClause, *where: Condition) -> ColumnElement[int]:
-    """How many ready jobs of the same queue fulfil the conditions; each is one stretch of an index."""
+    """Return the number of ready jobs in the same queue that fulfil the conditions.
+
+    Each count is one index range.
+    """
     same_queue = (other.c.state == State.QUEUED.value, other.c.queue == jobs.c.queue)
     found = select(literal(1).label("found")).where(*same_queue, *where, is_ready(other, for_few=True))
     # In the order of the index, so that it is used.
@@ -80,16 +90,16 @@ def _counted(other: FromClause, *where: Condition) -> ColumnElement[int]:
 
 @dataclass(frozen=True)
 class Reasons:
-    """What the reasons of some jobs depend on beside the jobs themselves."""
+    """What the reasons of some jobs depend on besides the jobs themselves."""
 
     held: Mapping[str, str]
-    """Why a tenant's jobs cannot run, by tenant."""
+    """Reason why a tenant's jobs cannot run, by tenant."""
     served: frozenset[str] | None
-    """Queues that workers listen to; None where no worker was ever seen, or nobody needs to know."""
+    """Queues that live workers listen to; None if no worker was ever seen, or if no job is queued."""
 
     @classmethod
     def at_hand(cls, connection: Connection, rows: Sequence[Row[Any]]) -> Reasons:
-        """What is needed for these rows of jobs."""
+        """Read what the reasons of these rows of jobs depend on."""
         queued = [row for row in rows if row.state == State.QUEUED.value]
         return cls(
             shares(connection, {row.tenant for row in queued if row.share is not None}),
@@ -97,7 +107,7 @@ class Reasons:
         )
 
     def of(self, row: Row[Any], waited: Mapping[str, str]) -> str:
-        """The reason of one job; `waited` has the state of each job that it waits for."""
+        """Return the reason of one job; `waited` has the state of each job that it waits for."""
         if row.state != State.QUEUED.value:
             return str(row.reason)
         before = f" ({row.reason})" if row.reason else ""
@@ -124,7 +134,7 @@ def _served(connection: Connection) -> frozenset[str] | None:
 
 @cache
 def _listening() -> Select[str, bool]:
-    """What workers listen to, and whether any of those do now: a hundred workers are a few rows."""
+    """Return the query of the queues that workers listen to, and whether those workers are alive."""
     listening = and_(workers.c.seen_at > now() - _LIVE_SECONDS, workers.c.draining.is_(False))
     return select(cast(workers.c.queues, Text).label("queues"), listening.label("listening")).distinct()
 

@@ -1,7 +1,7 @@
-"""How much of the service a tenant has, and whether it may have more.
+"""Quotas: a tenant's usage, and the checks of its limits.
 
-Functions here work inside the transaction of the verb that calls them. What is decided by counting is decided
-with the tenant's row locked, so that two who ask at once do not both find the last place free.
+Functions here run inside the transaction of the method that calls them. Decisions that depend on a count are
+made with the tenant's row locked, so that two concurrent requests cannot both take the last place.
 """
 
 from __future__ import annotations
@@ -31,25 +31,25 @@ from jobs.store.tables import artifacts, attempts, jobs, leaving, resources, spe
 from jobs.store.transitions import Condition, is_job
 
 GPU_SECONDS_BACK = 30 * 86400.0
-"""How long GPU hours count: thirty days, which, unlike a calendar month, never start anew overnight."""
+"""Window for GPU hours: thirty days, which, unlike a calendar month, never restarts at midnight."""
 
 LEAVING_SECONDS = 5400.0
-"""How long the bytes of an upload that is gone may stay on the disk: tidying removes files that have been without a
-name for an hour."""
+"""Maximum time for which the bytes of a deleted upload stay on disk: tidying removes files that no row has
+named for an hour."""
 
 _REFUSED = ResourceState.REFUSED.value
 _SHARE: ColumnElement[Any] = tenants.c.limits["running_jobs"].as_integer()
 
 
 def limits_of(connection: Connection, tenant: str, *, lock: bool = False) -> Limits:
-    """What a tenant may have; with `lock` nobody else decides about it until the transaction ends."""
+    """Return the limits of a tenant; with `lock`, its row is locked until the transaction ends."""
     query = select(tenants.c.limits).where(tenants.c.name == tenant)
     stored = connection.scalar(query.with_for_update() if lock else query)
     return Limits.model_validate(stored or {})
 
 
 def use_of(connection: Connection, tenant: str) -> Use:
-    """What a tenant has now."""
+    """Return the current usage of a tenant."""
     return Use(
         running_jobs=count_in(connection, tenant, State.RUNNING),
         queued_jobs=count_in(connection, tenant, State.QUEUED),
@@ -59,13 +59,13 @@ def use_of(connection: Connection, tenant: str) -> Use:
 
 
 def count_in(connection: Connection, tenant: str, state: State) -> int:
-    """Jobs of a tenant in a state."""
+    """Return the number of a tenant's jobs in a state."""
     query = select(func.count()).where(jobs.c.tenant == tenant, jobs.c.state == state.value)
     return connection.scalar(query) or 0
 
 
 def share_of(table: FromClause) -> ColumnElement[Any]:
-    """How many jobs the tenant of a job of this table may have running; null: as many as it likes."""
+    """Return the limit on running jobs of the tenant of a job of this table; NULL: no limit."""
     return select(_SHARE).where(tenants.c.name == table.c.tenant).correlate(table).scalar_subquery()
 
 
@@ -78,23 +78,23 @@ _RUNNING = (
 _FULL = select(tenants.c.name, _SHARE.label("share"), _RUNNING.label("running")).where(
     _SHARE.is_not(None), _RUNNING >= _SHARE
 )
-"""Tenants that have their share running."""
+"""Tenants that have reached their limit of running jobs."""
 _FULL_OF_THESE = _FULL.where(tenants.c.name.in_(bindparam("names", expanding=True)))
 
 
-# ---- taking in -------------------------------------------------------------------------------------------
+# ---- admission -------------------------------------------------------------------------------------------
 
 
 def must_queue(connection: Connection, tenant: str, gpus: int) -> None:
-    """Refuse a job for which a tenant has no room.
+    """Check that a tenant's limits allow one more job.
 
     Args:
         connection: In a transaction that writes, before the job is inserted.
-        tenant: Whose job it is.
-        gpus: How many it needs.
+        tenant: Owner of the job.
+        gpus: Number of GPUs it needs.
 
     Raises:
-        QuotaExceeded: a limit is reached; it is named with what is used.
+        QuotaExceeded: a limit is reached; the error names it and the usage.
     """
     limits = limits_of(connection, tenant)
     if limits.queued_jobs is not None:
@@ -109,15 +109,16 @@ def must_queue(connection: Connection, tenant: str, gpus: int) -> None:
 
 
 def must_store(connection: Connection, tenant: str, size: int) -> None:
-    """Refuse bytes for which a tenant has no room.
+    """Check that a tenant's limits allow more bytes.
 
     Args:
-        connection: In a transaction; one that is about to name them has the tenant's row locked (`limits_of`).
-        tenant: Whose they are.
-        size: How many.
+        connection: In a transaction; if it is about to name the bytes, it has the tenant's row locked
+            (`limits_of`).
+        tenant: Owner of the bytes.
+        size: Number of bytes to add.
 
     Raises:
-        QuotaExceeded: it would keep more than it may, or twice that with what it deleted lately.
+        QuotaExceeded: the limit would be exceeded, or twice the limit if recently deleted bytes are included.
     """
     limit = limits_of(connection, tenant).stored_bytes
     if limit is None:
@@ -145,8 +146,11 @@ def _stored_bytes(connection: Connection, tenant: str) -> int:
 
 
 def keep_leaving(connection: Connection, resource_id: str) -> None:
-    """Remember that an upload is about to be deleted, or was refused: its bytes stay on the disk for a while, and who
-    sends and deletes again and again must not fill it."""
+    """Record that an upload is about to be deleted, or was refused.
+
+    Its bytes stay on disk for a while, and a tenant that uploads and deletes again and again must not fill the
+    disk.
+    """
     upload = select(resources.c.tenant, resources.c.size, now() + LEAVING_SECONDS)
     rows = upload.where(resources.c.id == resource_id, resources.c.uploaded.is_(True))
     connection.execute(delete(leaving).where(leaving.c.until < now()))
@@ -159,7 +163,7 @@ def _leaving_bytes(connection: Connection, tenant: str) -> int:
 
 
 def _gpu_hours(connection: Connection, tenant: str) -> float:
-    """Of the attempts of the last thirty days, what runs until now, and of jobs that were deleted since."""
+    """Return the GPU hours of the attempts of the last thirty days: ended, running, and of jobs deleted since."""
     since = now() - GPU_SECONDS_BACK
     ended = func.coalesce(attempts.c.ended_at, now())
     started = case((attempts.c.started_at < since, since), else_=attempts.c.started_at)
@@ -170,7 +174,7 @@ def _gpu_hours(connection: Connection, tenant: str) -> float:
 
 
 def keep_gpu_hours(connection: Connection, job_id: str) -> None:
-    """Keep what a job that is about to be deleted has spent, or deleting jobs would make hours new."""
+    """Keep the GPU hours of a job that is about to be deleted, so that deleting jobs does not reset the quota."""
     seconds = (attempts.c.ended_at - attempts.c.started_at) * jobs.c.gpus
     attempted = select(jobs.c.tenant, attempts.c.ended_at, seconds).join(jobs, jobs.c.id == attempts.c.job_id)
     lately = attempts.c.ended_at > now() - GPU_SECONDS_BACK
@@ -182,7 +186,7 @@ def keep_gpu_hours(connection: Connection, job_id: str) -> None:
 
 
 def lock_share(connection: Connection, job_id: str) -> None:
-    """Make whoever claims a job of a tenant with a share wait for the others who do; `has_share` is true then."""
+    """Lock the tenant of a job if it has a limit on running jobs, so that claims run one at a time (`has_share`)."""
     owner = select(jobs.c.tenant).where(is_job(job_id)).scalar_subquery()
     limited = select(tenants.c.name).where(tenants.c.name == owner, _SHARE.is_not(None))
     connection.execute(limited.with_for_update())
@@ -190,7 +194,7 @@ def lock_share(connection: Connection, job_id: str) -> None:
 
 @cache
 def has_share(table: FromClause = jobs) -> Condition:
-    """Whether the tenant of a job of this table may have one more running."""
+    """Return the condition that the tenant of a job of this table may have one more job running."""
     other = jobs.alias()
     running = select(func.count()).where(
         other.c.tenant == table.c.tenant, other.c.state == State.RUNNING.value
@@ -200,17 +204,17 @@ def has_share(table: FromClause = jobs) -> Condition:
 
 
 def without_room(connection: Connection) -> list[str]:
-    """Tenants that have their share running."""
+    """Return the tenants that have reached their limit of running jobs."""
     return list(connection.scalars(_FULL))
 
 
 def next_in_share(connection: Connection, job_id: str, ready: Condition) -> tuple[str, ...]:
-    """Ids of queued jobs of the same tenant, where it has a share: as many of each queue as there is room.
+    """Return ids of queued jobs of the same tenant, if it has a limit on running jobs: as many per queue as may start.
 
     Args:
         connection: In a transaction.
         job_id: A job of the tenant.
-        ready: Which of its queued jobs could run.
+        ready: Condition that a queued job could run.
     """
     owner = select(jobs.c.tenant).where(is_job(job_id)).scalar_subquery()
     row = connection.execute(select(tenants.c.name, _SHARE).where(tenants.c.name == owner)).one_or_none()
@@ -225,7 +229,10 @@ def next_in_share(connection: Connection, job_id: str, ready: Condition) -> tupl
 
 
 def shares(connection: Connection, names: set[str]) -> dict[str, str]:
-    """Why jobs of these tenants cannot run now, by tenant; only for those that have their share running."""
+    """Return why jobs of these tenants cannot run now, by tenant.
+
+    Only for tenants that have reached their limit.
+    """
     if not names:
         return {}
     rows = connection.execute(_FULL_OF_THESE, {"names": sorted(names)})

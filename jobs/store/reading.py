@@ -1,4 +1,4 @@
-"""What can be read from the store: jobs, their events, artifacts and reports."""
+"""Reads from the store: jobs, their events, artifacts and reports."""
 
 from __future__ import annotations
 
@@ -21,27 +21,28 @@ from jobs.store.transitions import is_job
 
 
 class Page(NamedTuple):
-    """Some jobs of a list, and where to go on."""
+    """One page of a list of jobs, with the cursor of the next one."""
 
     items: tuple[Job, ...]
     next: str | None
-    """Send it as `after` for the next page; None: there is none."""
+    """Pass it as `after` for the next page; None on the last page."""
 
 
 class Reading:
-    """The verbs that change nothing."""
+    """Methods that only read."""
 
     database: Database
 
     def get(self, job_id: str, *, tenant: str | None = None) -> Job:
-        """One job.
+        """Return one job.
 
         Args:
             job_id: The job.
-            tenant: Who asks; what belongs to another tenant is unknown. None: who may see everybody's.
+            tenant: Tenant that asks; jobs of other tenants count as unknown. None: an administrator, who may
+                see all.
 
         Raises:
-            UnknownJob: there is none of this id.
+            UnknownJob: no job has this id.
         """
         with self.database.read() as connection:
             return read_job(connection, job_id, tenant)
@@ -56,14 +57,14 @@ class Reading:
         limit: int = 50,
         tenant: str | None = None,
     ) -> Page:
-        """Jobs, newest first.
+        """Return a page of jobs, newest first.
 
         Args:
             state: Only jobs in this state.
             kind: Only jobs of this kind.
             tags: Only jobs with all of these tags, each `key` or `key:value`.
-            after: The `next` of the page before.
-            limit: Jobs in a page at most.
+            after: The `next` of the previous page.
+            limit: Maximum number of jobs in a page.
             tenant: Only jobs of this tenant.
 
         Raises:
@@ -85,7 +86,7 @@ class Reading:
             return Page(_jobs(connection, rows[:limit]), following)
 
     def origin(self) -> str:
-        """What tells this database from every other one, for folders that two of them might use."""
+        """Return the unique id of this database, for folders that several databases might use."""
         with self.database.read() as connection:
             found: str = connection.scalars(select(about.c.value).where(about.c.name == "origin")).one()
         return found
@@ -95,16 +96,16 @@ class Reading:
         return self.origin()
 
     def _cursors(self, listing: str, tenant: str | None) -> Cursors:
-        """The cursors of a list of a tenant's, or, where none is named, of everybody's."""
+        """Return the cursors of a list of a tenant, or of all tenants if None."""
         return Cursors(self._origin, listing if tenant is None else f"{listing} of {tenant}")
 
     def events(
         self, job_id: str, *, after: int = 0, limit: int = 1000, tenant: str | None = None
     ) -> tuple[StoredEvent, ...]:
-        """Events of a job with numbers above `after`, in order.
+        """Return the events of a job with numbers above `after`, in order.
 
         Raises:
-            UnknownJob: there is none of this id.
+            UnknownJob: no job has this id.
         """
         query = select(events).where(events.c.job_id == job_id, events.c.number > after)
         with self.database.read() as connection:
@@ -113,10 +114,10 @@ class Reading:
         return tuple(_event(row) for row in rows)
 
     def artifacts(self, job_id: str, *, tenant: str | None = None) -> tuple[Artifact, ...]:
-        """Files that a job has published, by name.
+        """Return the files that a job has published, by name.
 
         Raises:
-            UnknownJob: there is none of this id.
+            UnknownJob: no job has this id.
         """
         query = select(artifacts).where(artifacts.c.job_id == job_id).order_by(artifacts.c.name)
         with self.database.read() as connection:
@@ -124,10 +125,10 @@ class Reading:
             return tuple(_artifact(row) for row in connection.execute(query))
 
     def artifact(self, job_id: str, name: str, *, tenant: str | None = None) -> Artifact:
-        """One published file.
+        """Return one published file.
 
         Raises:
-            UnknownJob: there is no such job.
+            UnknownJob: no job has this id.
             UnknownArtifact: the job has published no file of this name.
         """
         query = select(artifacts).where(artifacts.c.job_id == job_id, artifacts.c.name == storable(name))
@@ -139,10 +140,10 @@ class Reading:
         return _artifact(row)
 
     def report(self, job_id: str, *, tenant: str | None = None) -> dict[str, Any] | None:
-        """The report of a job, None while there is none.
+        """Return the report of a job; None while there is none.
 
         Raises:
-            UnknownJob: there is none of this id.
+            UnknownJob: no job has this id.
         """
         with self.database.read() as connection:
             report: dict[str, Any] | None = read_column(connection, job_id, jobs.c.report, tenant)
@@ -150,10 +151,10 @@ class Reading:
 
 
 def read_job(connection: Connection, job_id: str, tenant: str | None = None) -> Job:
-    """One job, inside a transaction; where a tenant is named, only if it is that tenant's.
+    """Return one job, inside a transaction; with `tenant`, only if it belongs to that tenant.
 
     Raises:
-        UnknownJob: there is none of this id.
+        UnknownJob: no job has this id.
     """
     known = {"id": storable(job_id), "tenant": tenant}
     row = connection.execute(_one(of_tenant=tenant is not None), known).one_or_none()
@@ -162,7 +163,7 @@ def read_job(connection: Connection, job_id: str, tenant: str | None = None) -> 
     return _jobs(connection, [row])[0]
 
 
-@cache  # what is built once costs nothing when it is asked again, a third of the time otherwise
+@cache  # building the query takes a third of the time of the read
 def _one(*, of_tenant: bool) -> Select[Any]:
     query = with_place().where(jobs.c.id == bindparam("id"))
     return query.where(jobs.c.tenant == bindparam("tenant")) if of_tenant else query
@@ -172,7 +173,7 @@ def _one(*, of_tenant: bool) -> Select[Any]:
 
 
 def read_column(connection: Connection, job_id: str, column: Column[Any], tenant: str | None) -> Any:
-    """One column of a job, as `read_job`: the whole row, with all its JSON, takes ten times as long."""
+    """Return one column of a job, else as `read_job`: the whole row, with all its JSON, takes ten times as long."""
     row = connection.execute(select(column).where(is_job(job_id, tenant))).one_or_none()
     if row is None:
         raise UnknownJob(job_id)
@@ -180,7 +181,7 @@ def read_column(connection: Connection, job_id: str, column: Column[Any], tenant
 
 
 def must_know(connection: Connection, job_id: str, tenant: str | None) -> None:
-    """Raise `UnknownJob` where there is no such job."""
+    """Raise `UnknownJob` if there is no such job."""
     read_column(connection, job_id, jobs.c.number, tenant)
 
 
@@ -217,7 +218,7 @@ def _jobs(connection: Connection, rows: Sequence[Row[Any]]) -> tuple[Job, ...]:
 
 
 def _warnings(connection: Connection, rows: Sequence[Row[Any]]) -> dict[str, Sequence[str]]:
-    """Return what was found in jobs when they were submitted; the first event of each has it."""
+    """Return the warnings found when jobs were submitted, by job id; the first event of each job has them."""
     if not rows:
         return {}
     found = connection.execute(_FIRST_EVENTS, {"ids": [row.id for row in rows]})
@@ -260,5 +261,5 @@ def _artifact(row: Row[Any]) -> Artifact:
 
 
 def moment(seconds: float | None) -> Any:
-    """A time of the database, in seconds, as people write it: a `datetime`, or None where there is none."""
+    """Return a time of the database (Unix seconds) as a `datetime` in UTC; None stays None."""
     return None if seconds is None else datetime.fromtimestamp(seconds, UTC)

@@ -1,5 +1,4 @@
-"""What nobody does about a single job: taking back what was lost, finding jobs for which nobody came, and telling
-which files are still named."""
+"""Recovery: takes jobs back from lost workers, finds lost notifications, lists the files in use."""
 
 from __future__ import annotations
 
@@ -31,33 +30,35 @@ from jobs.store.transitions import (
 )
 
 _LONGEST_NOTIFY_PAUSE = 600.0
-"""Seconds between two notifications for the same job, at most. Notifications of one that waits long would else fill
-the queue."""
+"""Maximum time between two notifications for the same job, in seconds. Without it a long wait would fill the
+queue with notifications."""
 _SET_BACK_SECONDS = 600.0
-"""A lease that ends so much later than one that begins now is from before the database's clock was set back."""
+"""A lease that ends this much later than one that begins now dates from before the database's clock was set
+back."""
 _FRONT = 500
-"""Jobs at the front of each queue of which sweeps notify workers: more than there are workers that could come free
-before the next sweep. Notifications of those behind would find nobody, and a long queue would fill Redis with them."""
+"""Number of jobs at the front of each queue for which a sweep notifies workers: more than there are workers
+that could become free before the next sweep. Notifications for jobs behind them would find no free worker,
+and a long queue would fill Redis."""
 
 
 class Recovery(Reading):
-    """The verbs of sweeps. Several at once do no harm: each job is taken back by one of them."""
+    """Methods of the sweeper. Concurrent sweeps are safe: each job is taken back by one of them."""
 
     lease_seconds: float
     max_attempts: int
 
     def sweep(self, *, only_due: bool = False, silent: Collection[str] = ()) -> tuple[str, ...]:
-        """Put right what nobody else does: give lost jobs back, and find jobs for which nobody came.
+        """Take lost jobs back and find queued jobs whose workers must be notified.
 
         Args:
-            only_due: Leave out jobs for which the last notification was a short time ago: for sweeps that repeat, so
-                that notifications for a long queue do not pile up.
-            silent: Queues in which no notification waits; their jobs are due, whenever the last notification of them
+            only_due: Leave out jobs for which the last notification was a short time ago: for periodic sweeps,
+                so that notifications for a long queue do not pile up.
+            silent: Queues in which no notification waits; their jobs are due whenever their last notification
                 was.
 
         Returns:
-            Ids of queued jobs that are ready to run, first in line first, as far as the front of each queue: notify
-            workers of them.
+            Ids of queued jobs that are ready to run, in queue order, up to `_FRONT` per queue: notify workers
+            of them.
         """
         self._shorten_leases()
         expired = jobs.c.lease_until < now()
@@ -67,9 +68,10 @@ class Recovery(Reading):
         return self._to_notify(only_due, silent)
 
     def release(self, worker: str) -> None:
-        """Take back at once what a worker of this name held. For who knows that it is dead: it would go on writing.
+        """Take back at once what a worker of this name held, for a caller that knows the worker is dead (it restarted).
 
-        Rings that it had taken from the queue died with it, so every queued job is due at the next sweep.
+        Notifications that it had taken from the queue are lost with it, so every queued job is due at the next
+        sweep.
         """
         held = jobs.c.worker == worker
         for ticket in self._held(held):
@@ -80,23 +82,23 @@ class Recovery(Reading):
             )
 
     def take_turn(self, what: str, seconds: float) -> bool:
-        """Whether the caller is to do what many could do, and one of them should every so many seconds.
+        """Return whether the caller is to run a task that one process should run once per period.
 
         Args:
-            what: Its name.
-            seconds: How long nobody else is told to.
+            what: Name of the task.
+            seconds: The period, during which every other caller gets False.
         """
         dialect = {"postgresql": postgresql, "sqlite": sqlite}[self.database.engine.dialect.name]
         take = dialect.insert(turns).values(what=what, taken_until=now() + seconds)
         until = {"taken_until": take.excluded.taken_until}
-        # No turn ends later than one that begins now: the database's clock was set back since.
+        # A turn that ends later than one that begins now dates from before the database's clock was set back.
         is_over = or_(turns.c.taken_until <= now(), turns.c.taken_until > now() + seconds)
         take = take.on_conflict_do_update(index_elements=[turns.c.what], set_=until, where=is_over)
         with self.database.write() as connection:
             return connection.execute(take.returning(turns.c.what)).one_or_none() is not None
 
     def notifications(self, job_ids: Sequence[str]) -> tuple[Notification, ...]:
-        """What the job queue needs to know of those of these jobs that are queued, in the same order."""
+        """Return the notifications of those of these jobs that are queued, in the given order."""
         place = {job_id: number for number, job_id in enumerate(job_ids)}
         query = select(jobs.c.id, jobs.c.queue, jobs.c.priority).where(jobs.c.id.in_(job_ids))
         with self.database.read() as connection:
@@ -104,15 +106,18 @@ class Recovery(Reading):
         return tuple(sorted((Notification(*row) for row in rows), key=lambda each: place[each.id]))
 
     def waits_for_room(self, free: int) -> bool:
-        """Whether there is anything that `make_use_of_room` would let go on; nearly always there is not."""
+        """Return whether some job waits for at most this many free bytes (see `make_use_of_room`).
+
+        Usually none does.
+        """
         with self.database.read() as connection:
             return connection.scalar(select(jobs.c.id).where(jobs.c.needs_free <= free).limit(1)) is not None
 
     def make_use_of_room(self, free: int) -> tuple[str, ...]:
-        """Let those jobs go on that were paused, or not begun, for want of space.
+        """Let the jobs continue that were paused, or not started, for lack of disk space.
 
         Args:
-            free: Bytes that are free where the caller keeps runs and published files.
+            free: Free bytes on the disks of run directories and published files.
 
         Returns:
             Their ids: notify workers of them.
@@ -133,25 +138,28 @@ class Recovery(Reading):
             return state is State.QUEUED and connection.execute(told).rowcount == 1
 
     def published(self) -> frozenset[str]:
-        """SHA-256 of every file that a job, a data set or a model names; what else lies there is of no use any more."""
+        """Return the SHA-256 of every file that a job, data set or model names.
+
+        Other files in the artifacts are unused.
+        """
         with self.database.read() as connection:
             named = frozenset(connection.scalars(select(artifacts.c.sha256).distinct()))
             return named | kept_uploads(connection)
 
     def ended(self, seconds: float) -> tuple[str, ...]:
-        """Ids of the jobs that ended longer ago than this."""
+        """Return ids of the jobs that ended more than `seconds` ago."""
         query = select(jobs.c.id).where(jobs.c.finished_at < now() - seconds)
         with self.database.read() as connection:
             return tuple(connection.scalars(query))
 
     def is_being_retried(self, job_id: str) -> bool:
-        """Whether a job that has not ended does this one again, and may go on from where it was."""
+        """Return whether an open job retries this one, and may resume from its checkpoint."""
         query = exists().where(jobs.c.retry_of == job_id, is_open())
         with self.database.read() as connection:
             return bool(connection.scalar(select(query)))
 
     def deleted(self, job_ids: Iterable[str]) -> frozenset[str]:
-        """Those of these jobs that were there and were deleted; a job of another database was not."""
+        """Return those of these jobs that existed and were deleted; jobs of another database are not among them."""
         query = select(deleted.c.id).where(deleted.c.id.in_(job_ids))
         with self.database.read() as connection:
             return frozenset(connection.scalars(query))
@@ -162,7 +170,10 @@ class Recovery(Reading):
             return [Ticket(row.id, row.attempt) for row in connection.execute(query)]
 
     def _shorten_leases(self) -> None:
-        """Let no lease run on for as long as the database's clock was set back; who lives renews it in time."""
+        """Shorten leases that are too long because the database's clock was set back.
+
+        Live workers renew them in time.
+        """
         full = now() + self.lease_seconds
         too_long = jobs.c.lease_until > full + _SET_BACK_SECONDS
         for ticket in self._held(too_long):
@@ -170,7 +181,7 @@ class Recovery(Reading):
                 connection.execute(update(jobs).where(*holds(ticket), too_long).values(lease_until=full))
 
     def _take_back(self, ticket: Ticket, condition: Condition, how: str, why: str) -> None:
-        """One transaction for each job: a long list of lost jobs blocks nobody."""
+        """Take one job back, in a transaction of its own, so that a long list of lost jobs blocks nobody."""
         with self.database.write() as connection:
             row = lock(connection, *holds(ticket), condition)
             if row is None:  # it was renewed, has ended, or another sweep was first
@@ -185,13 +196,13 @@ class Recovery(Reading):
             tally(connection, LEASES_LOST, how)
 
     def _fail_orphans(self) -> None:
-        """Jobs submitted at the moment when what they wait for ended without a model."""
+        """Fail jobs that were submitted at the moment when the job they wait for ended without a model."""
         dead = (State.FAILED.value, State.CANCELLED.value)
         other = jobs.alias()
         pairs = select(other.c.id, other.c.state).join(waits, waits.c.waits_for == other.c.id)
         pairs = pairs.join(jobs, jobs.c.id == waits.c.job_id)
         query = pairs.where(other.c.state.in_(dead), is_in(State.QUEUED)).distinct()
-        with self.database.read() as connection:  # nearly always there are none
+        with self.database.read() as connection:  # usually there are none
             orphaned = connection.execute(query).all()
         for row in orphaned:
             with self.database.write() as connection:
@@ -206,14 +217,14 @@ class Recovery(Reading):
         )
         with self.database.read() as connection:
             front = _front(connection)
-        # No pause is as long as the second says: the database's clock was set back since.
+        # A pause longer than the second condition allows dates from before the database's clock was set back.
         is_due = or_(
             jobs.c.ring_at <= now(),
             jobs.c.ring_at > now() + _LONGEST_NOTIFY_PAUSE,
             jobs.c.queue.in_(silent),
         )
         due = [is_due] if only_due else []
-        # Those that somebody holds are left out: two sweeps that take them in other orders would wait for each other.
+        # Rows that are locked are skipped: two sweeps that update them in different orders would deadlock.
         free = select(jobs.c.id).where(jobs.c.id.in_(front), is_in(State.QUEUED), *due)
         free = free.with_for_update(skip_locked=True)
         statement = update(jobs).where(jobs.c.id.in_(free)).values(ring_at=now() + pause)
@@ -228,10 +239,10 @@ class Recovery(Reading):
 
 
 def _front(connection: Connection) -> list[str]:
-    """Ids of the jobs that could run, the first in line of each queue.
+    """Return ids of the jobs that could run, the first ones of each queue.
 
-    One whose tenant has its share running is not among them: it keeps its old `ring_at`, and the first sweep after
-    there is room notifies.
+    A job whose tenant has reached its limit of running jobs is left out: it keeps its old `ring_at`, so that
+    the first sweep after a job of the tenant has ended notifies workers of it.
     """
     could_run = (is_in(State.QUEUED), is_ready(for_few=True), jobs.c.tenant.not_in(without_room(connection)))
     in_line = (

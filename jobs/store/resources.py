@@ -1,4 +1,4 @@
-"""What the store knows of data sets and models: registered, checked, used by jobs, deleted."""
+"""Data sets and models in the store: registration, checks, listing, deletion."""
 
 from __future__ import annotations
 
@@ -25,44 +25,44 @@ from jobs.store.tables import jobs, resources, uses
 from jobs.store.transitions import Condition, is_open
 
 MOST_CHECKS = 3
-"""How often a check may break off with the service that did it before it is given up."""
+"""How often a check may be lost with the process that ran it before the resource is refused."""
 _IN_LISTS = [column for column in resources.c if column.name not in ("report", "fingerprint")]
 
 
 class ResourcePage(NamedTuple):
-    """Some data sets or models of a list, and where to go on."""
+    """One page of a list of data sets or models, with the cursor of the next one."""
 
     items: tuple[Resource, ...]
     next: str | None
-    """Send it as `after` for the next page; None: there is none."""
+    """Pass it as `after` for the next page; None on the last page."""
 
 
 class Check(NamedTuple):
-    """The right to say what was found in something."""
+    """A claimed check of a data set or model; needed to write its result."""
 
     resource: CheckedResource
     number: int
-    """Which check of it this is."""
+    """Which check of the resource this is, from 1."""
 
 
 class Registering(Reading):
-    """The verbs about data sets and models."""
+    """Methods about data sets and models."""
 
     lease_seconds: float
 
-    # ---- people ------------------------------------------------------------------------------------------
+    # ---- users -----------------------------------------------------------------------------------------------
 
     def add_resource(self, new: NewResource, *, tenant: str) -> tuple[Resource, bool]:
-        """Take in a data set or a model, to be checked. One that was sent before is not taken in twice.
+        """Register a data set or a model, to be checked. An identical upload is not registered twice.
 
         Returns:
-            What it is now, and whether it was made by this call.
+            The resource, and whether it was created by this call.
 
         Raises:
-            QuotaExceeded: the tenant keeps as many bytes as it may.
+            QuotaExceeded: the tenant has reached its limit of stored bytes.
         """
         with self.database.write() as connection:
-            if new.uploaded:  # of two who send the same at once, the second finds what the first made
+            if new.uploaded:  # of two identical concurrent uploads, the second finds what the first created
                 limits_of(connection, tenant, lock=True)
             if earlier := _same_upload(connection, new, tenant):
                 return _resource(earlier), False
@@ -85,7 +85,7 @@ class Registering(Reading):
             ), True
 
     def resource(self, kind: ResourceKind, resource_id: str, *, tenant: str | None = None) -> CheckedResource:
-        """A data set or a model, with its report.
+        """Return a data set or a model, with its report.
 
         Raises:
             UnknownResource: the tenant has none of this id.
@@ -102,14 +102,14 @@ class Registering(Reading):
         after: str | None = None,
         limit: int = 50,
     ) -> ResourcePage:
-        """Data sets or models, newest first.
+        """Return a page of data sets or models, newest first.
 
         Args:
             kind: Which of the two.
             tenant: Only those of this tenant.
             state: Only those in this state.
-            after: The `next` of the page before.
-            limit: Of a page, at most.
+            after: The `next` of the previous page.
+            limit: Maximum number in a page.
 
         Raises:
             UnknownCursor: `after` is not the `next` of an earlier page.
@@ -128,31 +128,36 @@ class Registering(Reading):
         return ResourcePage(tuple(_resource(row) for row in rows[:limit]), following)
 
     def delete_resource(self, kind: ResourceKind, resource_id: str, *, tenant: str | None = None) -> None:
-        """Take a data set or a model away. What was uploaded follows by and by; what lies under a root stays there.
+        """Delete a data set or a model.
+
+        An uploaded file is removed from disk later by tidying; files under a data root stay.
 
         Raises:
             UnknownResource: the tenant has none of this id.
             ResourceInUse: jobs that have not ended need it.
         """
         with self.database.write() as connection:
-            # Locked: a job that comes in at this moment waits, and then finds it gone.
+            # Locked: a job that is submitted at this moment waits, and then finds it deleted.
             row = _find(connection, kind, resource_id, tenant, lock=True, columns=_IN_LISTS)
             users = select(uses.c.job_id).join(jobs, jobs.c.id == uses.c.job_id)
             users = users.where(uses.c.resource_id == row.id, is_open()).order_by(jobs.c.number)
             if found := tuple(connection.scalars(users)):
                 raise ResourceInUse(kind, resource_id, found)
-            if row.state != ResourceState.REFUSED:  # else that was done when it was
+            if row.state != ResourceState.REFUSED:  # otherwise that was done when it was refused
                 keep_leaving(connection, row.id)
             connection.execute(delete(uses).where(uses.c.resource_id == row.id))
             connection.execute(delete(resources).where(resources.c.id == row.id))
 
-    # ---- checks ------------------------------------------------------------------------------------------
+    # ---- checks ----------------------------------------------------------------------------------------------
 
     def next_check(self) -> Check | None:
-        """What has waited longest for a check, which is now the caller's for as long as a lease."""
+        """Claim the resource that has waited longest for a check, for the time of a lease.
+
+        None if there is none.
+        """
         free = and_(_is_checking(), or_(resources.c.lease_until.is_(None), resources.c.lease_until < now()))
         first = select(resources.c.number).where(free).order_by(resources.c.number).limit(1)
-        with self.database.read() as connection:  # mostly there is none, and nothing is to be written
+        with self.database.read() as connection:  # usually there is none, and nothing is written
             if connection.scalar(first) is None:
                 return None
         mine = {"lease_until": now() + self.lease_seconds, "checks": resources.c.checks + 1}
@@ -160,7 +165,7 @@ class Registering(Reading):
         with self.database.write() as connection:
             number = connection.scalar(first.with_for_update(skip_locked=True))
             row = connection.execute(claim.where(resources.c.number == number, free)).one_or_none()
-        if row is None:  # another one was first
+        if row is None:  # another caller was first
             return None
         check = Check(_checked(row), row.checks)
         if row.checks <= MOST_CHECKS:
@@ -170,23 +175,25 @@ class Registering(Reading):
         return None
 
     def renew_check(self, check: Check) -> None:
-        """Say that a check goes on."""
+        """Renew the lease of a check."""
         with self.database.write() as connection:
             connection.execute(
                 update(resources).where(*_holds(check)).values(lease_until=now() + self.lease_seconds)
             )
 
     def release_check(self, check: Check) -> None:
-        """Leave a check to others, as if it had not been begun."""
+        """Release a check, as if it had not been started, so that another process can claim it."""
         with self.database.write() as connection:
             values = {"lease_until": None, "checks": resources.c.checks - 1}
             connection.execute(update(resources).where(*_holds(check)).values(values))
 
     def conclude_check(self, check: Check, verdict: Verdict) -> None:
-        """Write down what was found; nothing where it was deleted, or is another one's by now.
+        """Write the result of a check.
 
-        One that could not be checked now keeps its lease, so that some time passes before the next try; that try does
-        not count, for S3 may be away for longer than a few of them.
+        Nothing is written if the resource was deleted or another process took the check over.
+
+        A check that could not be done now keeps its lease, so that some time passes before the next try; such a
+        try does not count, because S3 may be unavailable for longer than a few of them.
         """
         known = {"size": verdict.size, "sha256": verdict.sha256, "fingerprint": verdict.fingerprint}
         values: dict[str, Any] = {name: value for name, value in known.items() if value is not None}
@@ -201,22 +208,22 @@ class Registering(Reading):
                 keep_leaving(connection, check.resource.id)
 
     def uploads(self) -> frozenset[str]:
-        """SHA-256 of every uploaded file that is kept."""
+        """Return the SHA-256 of every uploaded file that is kept."""
         with self.database.read() as connection:
             return kept_uploads(connection)
 
 
 def kept_uploads(connection: Connection) -> frozenset[str]:
-    """SHA-256 of every uploaded file that is needed; what was refused is not."""
+    """Return the SHA-256 of every uploaded file that is needed; files of refused uploads are not."""
     query = select(resources.c.sha256).where(resources.c.uploaded.is_(True), _is_kept())
     return frozenset(filter(None, connection.scalars(query.distinct())))
 
 
 def must_know(connection: Connection, resource_ids: Sequence[str]) -> None:
-    """Find what was deleted between looking it up and naming it.
+    """Check that resources still exist which were looked up in an earlier transaction.
 
     Raises:
-        UnknownResource: one of these is not there.
+        UnknownResource: one of them was deleted.
     """
     there = set(connection.scalars(select(resources.c.id).where(resources.c.id.in_(resource_ids))))
     for resource_id in resource_ids:
@@ -234,7 +241,7 @@ def _same_upload(connection: Connection, new: NewResource, tenant: str) -> Row[A
 
 
 def _layout(row: Row[Any]) -> Layout | None:
-    """Return the layout of a row, which may be older than some of its fields."""
+    """Return the layout of a row, which may have been written by a release with fewer fields."""
     return None if row.layout is None else Layout.model_validate(row.layout)
 
 

@@ -1,14 +1,12 @@
-"""The one store: every verb of the state machine, each a transaction that writes its event.
+"""The job store: every operation of the state machine, each a transaction that also writes its event.
 
-The verbs lie in ten modules, by who asks: `reading` (everybody), `following` (those who watch),
-`submission`, `editing` and `resources` (people), `keys` (who administrates), `worker_commands`
-(workers), `workers` (what workers say of themselves), `metrics` (who watches over the service) and
-`recovery`.
+The methods are grouped by caller into modules: `reading` (all), `following` (clients that watch jobs),
+`submission`, `editing` and `resources` (users), `keys` (administrators and authentication), `worker_commands`
+and `workers` (workers), `metrics` (monitoring) and `recovery` (the sweeper).
 
-Their transactions are made of functions in five more: `transitions` (where a state is written), `attempts` (what
-the holder of a ticket may do), `quotas` (who may have more), `queue_reasons` (why a job is where it is) and
-`counters` (what is counted).
-Callers need this module only.
+Their transactions are made of functions in five more modules: `transitions` (writes the state), `attempts`
+(operations of a ticket's holder), `quotas` (limits of tenants), `queue_reasons` (why a job is in its state) and
+`counters` (metrics counters). Callers import this module only.
 """
 
 from __future__ import annotations
@@ -55,13 +53,15 @@ __all__ = [
 
 
 class Store(Submission, Editing, Following, WorkerCommands, Recovery, Keys, Metrics, Registering):
-    """Jobs in a database. Threads and processes may share it; every verb may raise `StoreUnavailable`.
+    """The job store in a database. Safe to share between threads and processes.
+
+    Every method may raise `StoreUnavailable`.
 
     Args:
         url: `sqlite:///FILE` or `postgresql://...`.
-        lease_seconds: How long a claim outlives the last sign of life of its worker.
-        max_attempts: Attempts in a row that may break off without having saved anything.
-        idle_connections: As `Database`.
+        lease_seconds: Time after the last heartbeat of its worker for which a claim stays valid.
+        max_attempts: Attempts in a row that may end early without saving a checkpoint.
+        idle_connections: As in `Database`.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class Store(Submission, Editing, Following, WorkerCommands, Recovery, Keys, Metr
 
     @classmethod
     def of(cls, settings: Settings, *, idle_connections: int = IDLE_CONNECTIONS) -> Store:
-        """The store that the settings describe, its tables brought up to date."""
+        """Return the store that the settings describe, with its tables migrated."""
         store = cls(
             settings.database_url,
             lease_seconds=settings.lease_seconds,
@@ -93,7 +93,9 @@ class Store(Submission, Editing, Following, WorkerCommands, Recovery, Keys, Metr
         return store
 
     def migrate(self) -> None:
-        """Create the tables or bring them up to date. Harmless twice, and from several processes at once.
+        """Create the tables or migrate them to the newest revision.
+
+        Idempotent, and safe from several processes at once.
 
         Raises:
             WrongRevision: a later release has upgraded them.
@@ -101,7 +103,7 @@ class Store(Submission, Editing, Following, WorkerCommands, Recovery, Keys, Metr
         self.database.migrate()
 
     def ping(self) -> None:
-        """Find out whether the database answers and is as this release needs it.
+        """Check that the database answers and that its revision is the one this release needs.
 
         Raises:
             StoreUnavailable: it does not answer.
@@ -110,15 +112,15 @@ class Store(Submission, Editing, Following, WorkerCommands, Recovery, Keys, Metr
         self.database.ping()
 
     def try_writing(self, every_seconds: float, refused_seconds: float) -> None:
-        """Find out whether the database takes writes: by one small row, which is written again and again.
+        """Check that the database accepts writes, by rewriting one small row.
 
         Args:
-            every_seconds: How long one such write counts for all processes.
-            refused_seconds: How long a write counts that anybody here was refused: one that needs more room than this
-                row fails sooner on a disk that fills up.
+            every_seconds: Period in which one such write is valid for all processes.
+            refused_seconds: Period in which any refused write of this process counts: on a disk that fills up,
+                a larger write fails sooner than this row.
 
         Raises:
-            StoreRefuses: it takes none.
+            StoreRefuses: it accepts none.
             StoreUnavailable: it does not answer.
         """
         if refusal := self.database.refusal(refused_seconds):

@@ -1,4 +1,4 @@
-"""What people ask of the store: submit, retry, cancel, pause, resume."""
+"""Requests of users: submit, retry, clone, cancel, pause and resume a job."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from jobs.store.transitions import NOTIFY_AGAIN_SECONDS, fail_waiting, is_job, m
 
 
 class Submission(Reading):
-    """The verbs of people."""
+    """Methods of users."""
 
     def submit(
         self,
@@ -41,29 +41,30 @@ class Submission(Reading):
         """Queue a job.
 
         Args:
-            spec: What was asked for.
+            spec: The job's spec.
             resolved: What `jobs.specs.resolve` made of it.
-            idempotency_key: The same key and spec of one tenant give the same job, however often they come.
-            tenant: Whose job it is.
+            idempotency_key: The same key and spec of one tenant return the same job, however often they are
+                sent.
+            tenant: Owner of the job.
 
         Returns:
             The job, and whether it was created by this call.
 
         Raises:
-            IdempotencyConflict: the key came with another spec before.
-            QuotaExceeded: the tenant has as many jobs, bytes or GPU hours as it may.
-            UnknownJob: a job that it would wait for has been deleted a moment ago.
-            UnknownResource: so has a data set or a model that it needs.
+            IdempotencyConflict: the key was sent with another spec before.
+            QuotaExceeded: the tenant has reached a limit of jobs, bytes or GPU hours.
+            UnknownJob: a job that it would wait for was deleted a moment ago.
+            UnknownResource: a data set or model that it needs was deleted a moment ago.
         """
         return self._queue(spec, resolved, idempotency_key, tenant, _digest(spec))
 
     def find_by_idempotency_key(
         self, spec: AnySpec, idempotency_key: str | None, *, tenant: str = DEFAULT_TENANT
     ) -> Job | None:
-        """The job that this key and spec of the tenant made earlier, None where there is none.
+        """Return the job that this key and spec of the tenant created earlier; None if there is none.
 
         Raises:
-            IdempotencyConflict: the key came with another spec.
+            IdempotencyConflict: the key was sent with another spec.
         """
         return self._earlier(idempotency_key, _digest(spec), tenant)
 
@@ -77,15 +78,16 @@ class Submission(Reading):
         idempotency_key: str | None = None,
         tenant: str = DEFAULT_TENANT,
     ) -> Job:
-        """Queue a job that was asked for as a changed copy of another one.
+        """Queue a changed copy of another job.
 
         Args:
-            job_id: The other one.
-            changes: To its spec, as they were sent.
-            spec: What that came to.
+            job_id: The other job.
+            changes: Changes to its spec, as they were sent.
+            spec: The changed spec.
             resolved: What `jobs.specs.resolve` made of it.
-            idempotency_key: The same key, job and changes give the same clone, whatever became of that job since.
-            tenant: Whose job it is.
+            idempotency_key: The same key, job and changes return the same clone, even if that job has changed
+                since.
+            tenant: Owner of the new job.
 
         Raises:
             As `submit`.
@@ -101,20 +103,20 @@ class Submission(Reading):
         *,
         tenant: str = DEFAULT_TENANT,
     ) -> Job | None:
-        """The clone that was asked for with this key, of this job with these changes, None where there is none.
+        """Return the clone that this key, job and changes created earlier; None if there is none.
 
         Raises:
-            IdempotencyConflict: the key came with something else.
+            IdempotencyConflict: the key was sent with another request.
         """
         return self._earlier(idempotency_key, _digest_of_clone(job_id, changes), tenant)
 
     def find_retry_by_idempotency_key(
         self, job_id: str, idempotency_key: str | None, *, tenant: str = DEFAULT_TENANT
     ) -> Job | None:
-        """The job that does this one again and was asked for with this key, None where there is none.
+        """Return the retry of this job that this key created earlier; None if there is none.
 
         Raises:
-            IdempotencyConflict: the key came with something else.
+            IdempotencyConflict: the key was sent with another request.
         """
         return self._earlier(idempotency_key, _digest_of_retry(job_id), tenant)
 
@@ -127,20 +129,20 @@ class Submission(Reading):
         idempotency_key: str | None = None,
         tenant: str = DEFAULT_TENANT,
     ) -> Job:
-        """Queue a job that does a failed or cancelled one again; that one stays as it is.
+        """Queue a new job that repeats a failed or cancelled one, which stays as it is.
 
         Args:
-            job_id: What to do again.
+            job_id: The job to repeat.
             spec: Its spec.
-            resolved: What that comes to now.
-            idempotency_key: The same key gives the same new job, however often it comes.
-            tenant: Whose job it is.
+            resolved: What the spec resolves to now.
+            idempotency_key: The same key returns the same new job, however often it is sent.
+            tenant: Owner of the job.
 
         Raises:
-            UnknownJob: there is none of this id.
+            UnknownJob: no job has this id.
             NotAllowed: it has not ended, or has succeeded.
-            IdempotencyConflict: the key came with something else before.
-            QuotaExceeded: the tenant has as much as it may.
+            IdempotencyConflict: the key was sent with another request before.
+            QuotaExceeded: the tenant has reached a limit.
         """
         digest = _digest_of_retry(job_id)
         return self._queue(spec, resolved, idempotency_key, tenant, digest, retry_of=job_id)[0]
@@ -154,7 +156,7 @@ class Submission(Reading):
         digest: str,
         retry_of: str | None = None,
     ) -> tuple[Job, bool]:
-        """Queue a job unless this key has queued it before; `digest` is of all that was asked for."""
+        """Queue a job unless this key has queued it before; `digest` is of the whole request."""
         if earlier := self._earlier(key, digest, tenant):
             return earlier, False
         sent = {"tenant": tenant, "idempotency_key": _stored_key(key, tenant), "spec_digest": digest}
@@ -164,14 +166,18 @@ class Submission(Reading):
                     ask(connection, retry_of, "retry", tenant)
                 job_id = _insert(connection, spec, resolved, sent | {"retry_of": retry_of})
                 return read_job(connection, job_id), True
-        except IntegrityError:  # the same key came twice at the same moment, and the other one was first
+        except IntegrityError:  # the same key came twice at the same moment, and the other request was first
             if earlier := self._earlier(key, digest, tenant):
                 return earlier, False
             self._must_know(resolved)
             raise
 
     def _earlier(self, key: str | None, digest: str, tenant: str) -> Job | None:
-        """What this key was sent with before."""
+        """Return the job that this key created earlier; None if there is none.
+
+        Raises:
+            IdempotencyConflict: it was sent with another request.
+        """
         if key is None:
             return None
         query = select(jobs.c.id, jobs.c.spec_digest).where(
@@ -186,17 +192,22 @@ class Submission(Reading):
             return read_job(connection, row.id)
 
     def _must_know(self, resolved: Resolved) -> None:
-        """Find what was deleted between looking it up and naming it."""
+        """Check that jobs and resources still exist which were looked up in an earlier transaction.
+
+        Raises:
+            UnknownJob: a job was deleted.
+            UnknownResource: a data set or model was deleted.
+        """
         with self.database.read() as connection:
             for job_id in resolved.waits_for:
                 read_job(connection, job_id)
             must_know(connection, resolved.uses)
 
     def cancel_requested(self, job_id: str, *, tenant: str | None = None) -> Job:
-        """Cancel a job: at once when it does not run, otherwise its worker is asked to.
+        """Cancel a job: at once if it is not running, otherwise by a request to its worker.
 
         Raises:
-            UnknownJob: there is none of this id.
+            UnknownJob: no job has this id.
             NotAllowed: it has ended.
         """
         with self.database.write() as connection:
@@ -209,11 +220,11 @@ class Submission(Reading):
             return read_job(connection, job_id)
 
     def pause_requested(self, job_id: str, *, tenant: str | None = None) -> Job:
-        """Ask the worker of a running job to stop after a checkpoint and give its place free.
+        """Ask the worker of a running job to stop after a checkpoint and free its slot.
 
         Raises:
-            UnknownJob: there is none of this id.
-            NotAllowed: it does not run, or is being cancelled.
+            UnknownJob: no job has this id.
+            NotAllowed: it is not running, or is being cancelled.
         """
         with self.database.write() as connection:
             job = ask(connection, job_id, "pause", tenant, unless=Desired.PAUSE)
@@ -221,12 +232,13 @@ class Submission(Reading):
             return read_job(connection, job_id)
 
     def resume(self, job_id: str, *, tenant: str | None = None) -> Job:
-        """Put a paused job back into the queue; it goes on from its checkpoint. Of one that was asked to pause and
-        still runs the request is taken back.
+        """Requeue a paused job, which resumes from its checkpoint.
+
+        If the job was asked to pause and is still running, the request is withdrawn.
 
         Raises:
-            UnknownJob: there is none of this id.
-            NotAllowed: it is neither paused nor asked to.
+            UnknownJob: no job has this id.
+            NotAllowed: it is neither paused nor asked to pause.
         """
         with self.database.write() as connection:
             job = ask(connection, job_id, "resume", tenant)
@@ -240,14 +252,18 @@ class Submission(Reading):
 def ask(
     connection: Connection, job_id: str, action: str | None, tenant: str | None, unless: Desired | None = None
 ) -> Job:
-    """The job, locked until the transaction ends, when this may be asked of it (or was, already).
+    """Return the job, locked until the transaction ends, if the action is allowed or was requested already.
 
     Args:
         connection: In a transaction that writes.
         job_id: The job.
-        action: One of `Job.actions`; None: what may always be asked for.
-        tenant: Whose job it must be; None: anybody's.
-        unless: What was asked already, if this is asking it again.
+        action: One of `Job.actions`; None: an action that is always allowed.
+        tenant: Tenant that must own the job; None: any.
+        unless: The request that makes this one a repetition.
+
+    Raises:
+        UnknownJob: no job has this id.
+        NotAllowed: its state does not allow the action.
     """
     connection.execute(select(jobs.c.id).where(is_job(job_id, tenant)).with_for_update())
     job = read_job(connection, job_id, tenant)
@@ -258,7 +274,7 @@ def ask(
 
 
 def _want(connection: Connection, job: Job, desired: Desired) -> None:
-    """Leave word for the worker; asking the same twice is asking once."""
+    """Set the state that is wanted of a running job, for its worker to read. Idempotent."""
     if job.desired is desired:
         return
     where = f"running on {job.worker}"
@@ -275,12 +291,15 @@ def _want(connection: Connection, job: Job, desired: Desired) -> None:
 
 
 def _stored_key(key: str | None, tenant: str) -> str | None:
-    """Two tenants may send the same key and mean two jobs; a tenant's name has no colon."""
+    """Return the key as stored, with the tenant as prefix.
+
+    Tenants may use equal keys, and a tenant's name has no colon.
+    """
     return None if key is None else f"{tenant}:{key}"
 
 
 def _insert(connection: Connection, spec: AnySpec, resolved: Resolved, sent: dict[str, Any]) -> str:
-    """Write a new job; `sent` are the columns that say who asked for it, and how."""
+    """Insert a new job and return its id; `sent` has the columns that say who asked for it, and how."""
     must_queue(connection, sent["tenant"], spec.resources.gpus)
     job_id = secrets.token_hex(6)
     row = connection.execute(_queuing(), _wanted(job_id, spec, resolved) | sent).one()
@@ -299,7 +318,7 @@ def _insert(connection: Connection, spec: AnySpec, resolved: Resolved, sent: dic
 
 
 def _wanted(job_id: str, spec: AnySpec, resolved: Resolved) -> dict[str, Any]:
-    """The columns that say what was asked for."""
+    """Return the columns that describe what was asked for."""
     return {
         "id": job_id,
         "name": spec.name or f"{spec.kind}-{job_id}",
@@ -315,7 +334,7 @@ def _wanted(job_id: str, spec: AnySpec, resolved: Resolved) -> dict[str, Any]:
 
 @cache  # as in `reading`
 def _queuing() -> ReturningInsert[Any]:
-    """A new job, with the columns that say where it is; what was asked for comes as parameters."""
+    """Return the INSERT of a new job, with the columns of its state; what was asked for is passed as parameters."""
     here = {
         "state": State.QUEUED.value,
         "desired": Desired.RUN.value,
@@ -330,7 +349,7 @@ def _queuing() -> ReturningInsert[Any]:
 
 
 def _warn(connection: Connection, job_id: str, warnings: tuple[str, ...]) -> None:
-    """What the check of the data found is part of the job's story."""
+    """Write the warnings of the data check as events of the job."""
     for message in warnings:
         counted: Row[Any] = connection.execute(
             update(jobs).where(is_job(job_id)).values(event_count=jobs.c.event_count + 1).returning(jobs)
@@ -352,5 +371,5 @@ def _digest_of_retry(job_id: str) -> str:
 
 
 def _digest_of_clone(job_id: str, changes: dict[str, Any]) -> str:
-    """What was sent, not what it came to: the spec of the other job may change, and the job be deleted."""
+    """Return the digest of a clone request: of what was sent, because the other job's spec may change or be deleted."""
     return hashlib.sha256(f"clone {job_id} {json.dumps(changes, sort_keys=True)}".encode()).hexdigest()

@@ -1,6 +1,6 @@
-"""The tables. Only the store and the migrations know them; a change here needs a migration.
+"""The tables. Only the store and the migrations import them; a change here needs a migration.
 
-Times are unix seconds on the database's clock, JSON holds what only people and workers look into.
+Times are Unix seconds on the database's clock. JSON columns hold what no query filters by.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from sqlalchemy import (
 metadata = MetaData()
 
 _JSON = JSON(none_as_null=True)
-_LONG = BigInteger().with_variant(Integer, "sqlite")  # SQLite counts up only in a column of type INTEGER
+_LONG = BigInteger().with_variant(Integer, "sqlite")  # SQLite auto-increments only a column of type INTEGER
 
 jobs = Table(
     "jobs",
@@ -45,11 +45,11 @@ jobs = Table(
     Column("spec_digest", String(64), nullable=False),
     Column("attempt", Integer, nullable=False, default=0),
     Column("saved", Boolean, nullable=False, default=False),  # this attempt wrote a checkpoint to resume from
-    # Attempts in a row that broke off and saved nothing.
+    # Attempts in a row that ended early without saving a checkpoint.
     Column("fruitless", Integer, nullable=False, default=0),
     Column("worker", Text),
     Column("lease_until", Double),
-    Column("ring_at", Double),  # when a queued job is next worth a notification
+    Column("ring_at", Double),  # when a queued job is next due for a notification
     Column("created_at", Double, nullable=False),
     Column("queued_at", Double, nullable=False),
     Column("started_at", Double),
@@ -63,38 +63,36 @@ jobs = Table(
     Column("log_tail", Text, nullable=False, default=""),
     Column("tenant", String(64), nullable=False, server_default="default"),
     Column("gpus", Integer, nullable=False, server_default="0"),
-    Column("retry_of", String(32)),  # the job that this one does again
-    # Bytes that must be free before a job that was paused for want of them goes on by itself; null: people paused it.
+    Column("retry_of", String(32)),  # the job that this one repeats
+    # Bytes that must be free before a job paused for lack of them continues by itself; null: a user paused it.
     Column("needs_free", BigInteger),
-    # A queue, first in line first.
+    # A queue, in its order.
     Index("jobs_by_state", "state", "queue", text("priority DESC"), "queued_at"),
     Index("jobs_by_worker", "worker"),
-    Index("jobs_by_tenant", "tenant", "number"),  # these three: pages of a list, whatever is asked for
+    Index("jobs_by_tenant", "tenant", "number"),  # these three: pages of lists, for each filter
     Index("jobs_by_tenant_state", "tenant", "state", "number"),
     Index("jobs_by_tenant_kind", "tenant", "kind", "number"),
     Index("jobs_by_retry_of", "retry_of"),
     Index("jobs_by_needs_free", "needs_free"),
 )
 
-deleted = Table(  # jobs that are gone: what lies on disks under their ids may go, too
+deleted = Table(  # jobs that were deleted: their files on disk may be removed, too
     "deleted",
     metadata,
     Column("id", String(32), primary_key=True),
     Column("deleted_at", Double, nullable=False),
 )
 
-tagged = (
-    Table(  # the tags of jobs once more, for those who search: a rare one is found among 100,000 jobs at once
-        "tagged",
-        metadata,
-        Column("job_id", ForeignKey("jobs.id"), primary_key=True),
-        Column("key", String(64), primary_key=True),
-        Column("value", Text, nullable=False),
-        Column("tenant", String(64), nullable=False),
-        Column("number", BigInteger, nullable=False),  # the job's: pages are in its order
-        Index("tagged_by_value", "tenant", "key", "value", "number"),
-        Index("tagged_by_key", "tenant", "key", "number"),
-    )
+tagged = Table(  # a copy of the jobs' tags for searching: a rare one is found among 100,000 jobs at once
+    "tagged",
+    metadata,
+    Column("job_id", ForeignKey("jobs.id"), primary_key=True),
+    Column("key", String(64), primary_key=True),
+    Column("value", Text, nullable=False),
+    Column("tenant", String(64), nullable=False),
+    Column("number", BigInteger, nullable=False),  # the job's: pages are in its order
+    Index("tagged_by_value", "tenant", "key", "value", "number"),
+    Index("tagged_by_key", "tenant", "key", "number"),
 )
 
 waits = Table(
@@ -147,7 +145,7 @@ tenants = Table(
     Column("created_at", Double, nullable=False),
 )
 
-spent = Table(  # by jobs that were deleted since
+spent = Table(  # GPU seconds of jobs that were deleted since
     "spent",
     metadata,
     Column("id", _LONG, primary_key=True, autoincrement=True),
@@ -157,7 +155,7 @@ spent = Table(  # by jobs that were deleted since
     Index("spent_by_tenant", "tenant", "ended_at"),
 )
 
-leaving = Table(  # bytes of uploads that were refused or deleted and may be on the disk still
+leaving = Table(  # bytes of uploads that were refused or deleted and may still be on disk
     "leaving",
     metadata,
     Column("id", _LONG, primary_key=True, autoincrement=True),
@@ -196,12 +194,12 @@ resources = Table(
     Column("layout", _JSON),
     Column("size", BigInteger, nullable=False),
     Column("sha256", String(64)),
-    Column("fingerprint", String(64)),  # of what lies under a root, when it was checked
+    Column("fingerprint", String(64)),  # of what lay under a data root when it was checked
     Column("report", _JSON),
     Column("created_at", Double, nullable=False),
     Column("checked_at", Double),
-    Column("checks", Integer, nullable=False, default=0),  # how often looking into it was begun
-    Column("lease_until", Double),  # somebody looks into it
+    Column("checks", Integer, nullable=False, default=0),  # how many checks were started
+    Column("lease_until", Double),  # a process is checking it until then
     Index("resources_by_tenant", "tenant", "kind", "number"),
     Index("resources_by_state", "state"),
     Index("resources_by_sha256", "sha256"),
@@ -223,31 +221,31 @@ workers = Table(
     Column("version", Text, nullable=False),
     Column("queues", _JSON, nullable=False),
     Column("gpus", _JSON, nullable=False),
-    Column("draining", Boolean, nullable=False),  # it takes no job any more; what it runs say the jobs
+    Column("draining", Boolean, nullable=False),  # it claims no more jobs; which job it runs is in `jobs`
     Column("started_at", Double, nullable=False),
     Column("seen_at", Double, nullable=False),
 )
 
-counts = Table(  # what was counted: the sum of the rows of one name and labels
+counts = Table(  # metrics counters: the value is the sum of the rows of one name and labels
     "counts",
     metadata,
     Column("id", _LONG, primary_key=True, autoincrement=True),
     Column("name", String(64), nullable=False),
     Column("labels", Text, nullable=False),
-    # Of the sizes that this row counts; null: larger than all, or nothing is measured.
+    # Upper bound of the histogram bucket; null: above all bounds, or nothing is measured.
     Column("bound", Double),
     Column("number", BigInteger, nullable=False),
     Column("total", Double, nullable=False),
 )
 
-about = Table(  # what is so for the whole database
+about = Table(  # properties of the database as a whole
     "about",
     metadata,
     Column("name", String(32), primary_key=True),
     Column("value", Text, nullable=False),
 )
 
-turns = Table(  # of what many could do, and one of them should
+turns = Table(  # leases of tasks that one process should run once per period
     "turns",
     metadata,
     Column("what", String(32), primary_key=True),

@@ -1,4 +1,4 @@
-"""Tags of jobs, so that they are found: rows beside the JSON that people see, written in the same transaction."""
+"""Tags of jobs for searching: rows beside the jobs' JSON, written in the same transaction."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _TAG = re.compile(r"(?P<key>[\w.-]+)(:(?P<value>.*))?", re.ASCII | re.DOTALL)
 
 
 def write_tags(connection: Connection, row: Row[Any]) -> None:
-    """Make a job's tags findable as its row has them now."""
+    """Replace a job's rows in `tagged` by the tags of its row."""
     connection.execute(delete(tagged).where(tagged.c.job_id == row.id))
     if row.tags:
         common = {"job_id": row.id, "tenant": row.tenant, "number": row.number}
@@ -25,9 +25,9 @@ def write_tags(connection: Connection, row: Row[Any]) -> None:
 
 
 def newest_first(query: Select[Any], tags: Sequence[str], tenant: str | None) -> Select[Any]:
-    """Only jobs that have all of these tags, each `key` or `key:value`, in the order of lists.
+    """Return the query restricted to jobs that have all of these tags, each `key` or `key:value`, newest first.
 
-    The first tag leads: its index has the order already, so a page takes as long as it is long.
+    The first tag leads: its index has that order, so a page takes time in proportion to its length only.
     """
     order = jobs.c.number
     for place, tag in enumerate(tags):

@@ -1,7 +1,7 @@
-"""Moves of a job: the one place where a state is written, always together with its event.
+"""Transitions of the job state machine: the only place that writes a state, always together with its event.
 
-A move is a compare-and-set: it happens when the job still is where `MOVES` allows it to start, and is nothing
-otherwise. Functions here work inside the transaction of the verb that calls them.
+A transition is a compare-and-set: it happens if the job's state still allows it according to `MOVES`, and does
+nothing otherwise. Functions here run inside the transaction of the method that calls them.
 """
 
 from __future__ import annotations
@@ -18,43 +18,44 @@ from jobs.store.database import now, storable
 from jobs.store.tables import events, jobs, waits
 
 NOTIFY_AGAIN_SECONDS = 15.0
-"""A notification that nobody answered for so long may be lost."""
+"""Time after which an unanswered notification counts as lost."""
 
 Condition = ColumnElement[bool]
 
 
 def is_job(job_id: str, tenant: str | None = None) -> Condition:
-    """The row of this job; where a tenant is named, only if it is that tenant's."""
+    """Return the condition that selects this job; with `tenant`, only if it belongs to that tenant."""
     same = jobs.c.id == storable(job_id)
     return same if tenant is None else and_(same, jobs.c.tenant == tenant)
 
 
 def is_in(state: State) -> Condition:
-    """Rows of jobs in this state."""
+    """Return the condition that a job is in this state."""
     return jobs.c.state == state.value
 
 
 def is_open() -> Condition:
-    """Rows of jobs that have not ended."""
+    """Return the condition that a job has not ended."""
     return jobs.c.state.in_([state.value for state in State if state not in END_STATES])
 
 
 def holds(ticket: Ticket) -> tuple[Condition, ...]:
-    """The row of a running job, as long as the ticket is good."""
+    """Return the conditions that select a running job, as long as the ticket is valid."""
     return is_job(ticket.job_id), jobs.c.attempt == ticket.attempt, is_in(State.RUNNING)
 
 
 def move(connection: Connection, to: State, *where: Condition, reason: str, **values: Any) -> Row[Any] | None:
-    """Move the one job that the conditions name, where its state allows that.
+    """Move the job that the conditions select to a new state, if its state allows that.
 
     Args:
+        connection: In a transaction that writes.
         to: The new state.
-        where: Conditions beside the state; at most one job may fulfil them.
-        reason: Why, in words.
+        where: Conditions besides the state; at most one job may fulfil them.
+        reason: Why, as text.
         values: Further columns to set.
 
     Returns:
-        The row after the move, None when nothing moved.
+        The row after the transition; None if no job fulfilled the conditions.
     """
     sources = [state.value for state, targets in MOVES.items() if to in targets]
     changes = {"state": to.value, "reason": reason, "event_count": jobs.c.event_count + 1}
@@ -69,7 +70,7 @@ def move(connection: Connection, to: State, *where: Condition, reason: str, **va
 
 
 def _arrival(to: State) -> dict[str, Any]:
-    """What holds for every job that arrives in a state, wherever it comes from."""
+    """Return the columns to set for every job that enters a state, whatever its previous state."""
     if to is State.RUNNING:
         return {"needs_free": None}
     values: dict[str, Any] = {
@@ -86,7 +87,7 @@ def _arrival(to: State) -> dict[str, Any]:
 
 
 def write_event(connection: Connection, row: Row[Any], kind: str, body: dict[str, Any]) -> None:
-    """Write the event for which `event_count` of the row was just raised: numbers have no gaps."""
+    """Write the event for which the row's `event_count` was just incremented: numbers have no gaps."""
     values = {"job_id": row.id, "number": row.event_count, "attempt": row.attempt}
     connection.execute(_EVENT_NOW, values | {"kind": kind, "body": body})
 
@@ -95,7 +96,7 @@ _EVENT_NOW = insert(events).values(time=now())
 
 
 def fail_waiting(connection: Connection, job_id: str, state: State) -> tuple[str, ...]:
-    """Fail the jobs that waited for one that ended without a model, and those that waited for them.
+    """Fail the jobs that waited for a job that ended without a model, and recursively those that waited for them.
 
     Returns:
         Ids of the jobs that failed.

@@ -1,7 +1,7 @@
-"""What workers do with the store: claim, renew, record, and the ends of an attempt.
+"""Commands of workers: claim, renew, record, and the ways to end an attempt.
 
-Every write but a claim names a ticket. Where the ticket no longer holds, `StaleTicket` is raised and nothing was
-written.
+Every write but a claim names a ticket. If the ticket is no longer valid, `StaleTicket` is raised and nothing
+was written.
 """
 
 from __future__ import annotations
@@ -32,32 +32,32 @@ _PAUSED = "paused on request"
 
 
 class Claim(NamedTuple):
-    """A job that is now the worker's."""
+    """A job that the worker has claimed."""
 
     ticket: Ticket
     job: Job
     offset: int
     """Bytes of events.jsonl that are already recorded."""
     tenant: str
-    """Whose it is."""
+    """Owner of the job."""
 
 
 class WorkerCommands(Reading):
-    """The verbs of workers."""
+    """Methods of workers."""
 
     lease_seconds: float
     max_attempts: int
 
     def claim(self, job_id: str, worker: str) -> Claim | None:
-        """Take a queued job. Of many who try at once, one gets it.
+        """Claim a queued job. Of several workers that try at once, one gets it.
 
         Args:
             job_id: The job that a worker was notified of.
-            worker: Who asks; the same name after a restart may `release` what it held.
+            worker: Name of the worker; under the same name it may `release` its jobs after a restart.
 
         Returns:
-            None when there is nothing to do: the job is not there or not queued, waits for another one, or its
-            tenant has its share running.
+            The claim; None if there is nothing to do: the job does not exist, is not queued, waits for another
+            one, or its tenant has reached its limit of running jobs.
         """
         with self.database.write() as connection:
             lock_share(connection, job_id)
@@ -86,11 +86,12 @@ class WorkerCommands(Reading):
 
     @contextmanager
     def _under_ticket(self, verb: str) -> Iterator[Connection]:
-        """A transaction that writes; one that is refused because the job was taken back only counts that.
+        """Open a transaction that writes; if it is refused because the job was taken back, only count that.
 
-        A lease may be renewed once more at the moment when its holder ends the attempt: that is no news. Every verb
-        looks at its ticket before it writes anything, so there is nothing to undo. A transaction of its own for the
-        count could wait for others, and with it whoever ends an engine for the stale ticket.
+        A lease may be renewed once more at the moment when its holder ends the attempt; that is not counted.
+        Every method checks its ticket before it writes anything, so there is nothing to undo. A separate
+        transaction for the counter could block on others, and with it the code that stops an engine because of
+        the stale ticket.
         """
         stale: StaleTicket | None = None
         with self.database.write() as connection:
@@ -104,47 +105,48 @@ class WorkerCommands(Reading):
             raise stale
 
     def next_of_tenant(self, job_id: str) -> tuple[str, ...]:
-        """Jobs of the same tenant that may run now that this one does not any more, where the tenant has a share.
+        """Return jobs of the same tenant that may start now that this one has ended.
 
         Returns:
-            Ids, of each queue as many as there is room for, first in line first: notify workers of them. Empty for a
-            tenant without a share: its jobs were never held back.
+            Ids, of each queue as many as may start, in queue order: notify workers of them. Empty for a tenant
+            without a limit on running jobs: its jobs were never held back.
         """
         with self.database.read() as connection:
             return next_in_share(connection, job_id, is_ready())
 
     def renew(self, ticket: Ticket) -> Desired:
-        """Give a sign of life: the lease runs for its full time again.
+        """Renew the lease of a job to its full length.
 
         Returns:
             What is wanted of the job.
 
         Raises:
-            StaleTicket: the job is somebody else's, or has ended.
+            StaleTicket: another worker has the job, or it has ended.
         """
         with self._under_ticket("renew") as connection:
             row = write(connection, ticket, {"lease_until": now() + self.lease_seconds})
             return Desired(row.desired)
 
     def record(self, ticket: Ticket, event: Event, offset: int, artifact: Artifact | None = None) -> Desired:
-        """Keep an event, what it says about the job, and the file that it publishes, all or nothing.
+        """Record an event, what it changes about the job, and the file that it publishes, atomically.
 
-        The offset goes with it, so that after a crash the next attempt reads on exactly where this one ended.
-        Recording an event again right after it was recorded (because the answer got lost) does nothing.
+        The offset is written in the same transaction, so that after a crash the next attempt reads on exactly
+        where this one ended. Recording an event again right after it was recorded (because the answer was lost)
+        does nothing.
 
         Args:
             ticket: The claim.
-            event: What the engine wrote.
+            event: The event that the engine wrote.
             offset: Bytes of events.jsonl up to the end of the event.
-            artifact: The file that it names, once it lies among the artifacts.
+            artifact: The file that it names, once it is stored as an artifact.
 
         Returns:
             What is wanted of the job.
 
         Raises:
-            StaleTicket: the job is somebody else's, or has ended.
+            StaleTicket: another worker has the job, or it has ended.
         """
-        body = json.loads(event.model_dump_json())  # NaN, which JSON does not know, becomes null
+        body = json.loads(event.model_dump_json())  # NaN, which JSON does not allow, becomes null
         with self._under_ticket("record") as connection:
             row = hold(connection, ticket)
             if row.event_offset == offset:
@@ -157,13 +159,13 @@ class WorkerCommands(Reading):
             return Desired(row.desired)
 
     def succeed(self, ticket: Ticket) -> tuple[str, ...]:
-        """End a job well.
+        """End a job as succeeded.
 
         Returns:
             Ids of the jobs that waited for it and are ready now: notify workers of them.
 
         Raises:
-            StaleTicket: the job is somebody else's, or has ended.
+            StaleTicket: another worker has the job, or it has ended.
         """
         waiting = select(waits.c.job_id).where(waits.c.waits_for == ticket.job_id)
         with self._under_ticket("succeed") as connection:
@@ -172,27 +174,27 @@ class WorkerCommands(Reading):
             return tuple(connection.scalars(ready.order_by(jobs.c.number)))
 
     def fail(self, ticket: Ticket, failure: Failure, log_tail: str = "") -> tuple[str, ...]:
-        """End a job badly, and with it the jobs that wait for its model.
+        """Fail a job, and with it the jobs that wait for its model.
 
         Args:
             ticket: The claim.
-            failure: What went wrong.
-            log_tail: The end of the log, for those who cannot reach the run directory.
+            failure: The failure.
+            log_tail: The end of the log, for clients that cannot read the run directory.
 
         Returns:
             Ids of the waiting jobs that failed with it.
 
         Raises:
-            StaleTicket: the job is somebody else's, or has ended.
+            StaleTicket: another worker has the job, or it has ended.
         """
         with self._under_ticket("fail") as connection:
             return fail(connection, ticket, failure, log_tail)
 
     def cancel(self, ticket: Ticket) -> None:
-        """End a job that was asked to cancel, once its engine has stopped.
+        """Cancel a job as requested, once its engine has stopped.
 
         Raises:
-            StaleTicket: the job is somebody else's, or has ended.
+            StaleTicket: another worker has the job, or it has ended.
         """
         with self._under_ticket("cancel") as connection:
             cancel(connection, ticket)
@@ -200,20 +202,20 @@ class WorkerCommands(Reading):
     def pause(
         self, ticket: Ticket, *, reason: str = _PAUSED, needs_free: int | None = None
     ) -> tuple[str, ...]:
-        """Put a job aside, once its engine has stopped. What somebody asked for meanwhile counts more.
+        """Pause a job, once its engine has stopped. Requests that came meanwhile take precedence.
 
         Args:
             ticket: The claim.
-            reason: Why, in words.
-            needs_free: Bytes: with so much space it goes on by itself (`make_use_of_room`). None: people asked for
-                this, and resume it.
+            reason: Why, as text.
+            needs_free: Bytes of free space with which it continues by itself (`make_use_of_room`). None: a user
+                asked for the pause and has to resume it.
 
         Returns:
-            Ids of jobs to notify workers of: this one, where the request to pause was taken back while its engine
+            Ids of jobs to notify workers of: this one, if the request to pause was withdrawn while its engine
             stopped.
 
         Raises:
-            StaleTicket: the job is somebody else's, or has ended.
+            StaleTicket: another worker has the job, or it has ended.
         """
         with self._under_ticket("pause") as connection:
             row = hold(connection, ticket)
@@ -229,10 +231,12 @@ class WorkerCommands(Reading):
             return ()
 
     def hold_back(self, job_id: str, reason: str, *, needs_free: int) -> bool:
-        """Say of a queued job why a worker that could run it does not; forgotten once there is so much space.
+        """Record why a worker that could run a queued job does not start it.
+
+        The reason is cleared once `needs_free` bytes are free.
 
         Returns:
-            Whether it is queued.
+            Whether the job is queued.
         """
         values = {"reason": reason, "needs_free": needs_free}
         told = update(jobs).where(is_job(job_id), is_in(State.QUEUED)).values(values)
@@ -248,21 +252,21 @@ class WorkerCommands(Reading):
         config: dict[str, Any] | None = None,
         log_tail: str = "",
     ) -> State:
-        """Give a job back unfinished. A request to cancel or pause that is still open is carried out instead.
+        """Requeue an unfinished job. A pending request to cancel or pause is carried out instead.
 
         Args:
             ticket: The claim.
-            reason: Why, in words.
-            failure: What broke the attempt off. One of infrastructure counts: after `max_attempts` attempts in a
-                row that broke off and saved nothing, the job fails with it.
-            config: The engine's config from now on; None leaves it as it is.
+            reason: Why, as text.
+            failure: What ended the attempt. An infrastructure failure counts: after `max_attempts` attempts in
+                a row that ended early without saving a checkpoint, the job fails with it.
+            config: The engine's config for the next attempts; None leaves it as it is.
             log_tail: The end of the log, kept if the job fails.
 
         Returns:
-            Where the job is now.
+            The job's new state.
 
         Raises:
-            StaleTicket: the job is somebody else's, or has ended.
+            StaleTicket: another worker has the job, or it has ended.
         """
         attempt = BrokenOff("requeued", reason, failure, log_tail)
         with self._under_ticket("requeue") as connection:
@@ -273,7 +277,7 @@ class WorkerCommands(Reading):
 
 
 def _learnt(event: Event, body: dict[str, Any]) -> dict[str, Any]:
-    """What an event says about the job as a whole."""
+    """Return the columns of the job that an event changes."""
     if isinstance(event, Progress):
         return {"progress": body} | ({"saved": True, "fruitless": 0} if event.saved else {})
     if isinstance(event, Evaluation):
@@ -282,7 +286,10 @@ def _learnt(event: Event, body: dict[str, Any]) -> dict[str, Any]:
 
 
 def _publish(connection: Connection, job_id: str, artifact: Artifact) -> None:
-    """A name stands for the newest file: the best checkpoint so far replaces the one before."""
+    """Write an artifact's row.
+
+    A name stands for the newest file: the best checkpoint so far replaces the previous one.
+    """
     connection.execute(
         delete(artifacts).where(artifacts.c.job_id == job_id, artifacts.c.name == artifact.name)
     )

@@ -1,4 +1,7 @@
-"""Which workers there are. What they run is not written here: the jobs say that, and so it is never out of date."""
+"""Workers and their heartbeats.
+
+Which job a worker runs is not stored here but in the jobs, so that it is never out of date.
+"""
 
 from __future__ import annotations
 
@@ -14,16 +17,16 @@ from jobs.store.reading import Reading
 from jobs.store.tables import jobs, workers
 
 _FORGOTTEN_SECONDS = 86_400.0
-"""How long a worker that vanished is shown as lost: so long that somebody who comes in the morning sees it."""
+"""Time for which a lost worker stays listed, so that an operator sees it the next morning."""
 
 
 class Workers(Reading):
-    """The verbs about workers."""
+    """Methods about workers."""
 
     lease_seconds: float
 
     def appear(self, presence: Presence) -> None:
-        """Give a sign of life; the first one makes a worker known."""
+        """Record a worker's heartbeat; the first one registers the worker."""
         told = presence.model_dump(mode="json")
         seen = told | {"seen_at": now()}
         with self.database.write() as connection:
@@ -32,20 +35,21 @@ class Workers(Reading):
                 connection.execute(insert(workers).values(seen | {"started_at": now()}))
 
     def vanish(self, worker: str) -> None:
-        """Take a worker off the list: it has ended as it should."""
+        """Remove a worker from the list after it has shut down properly."""
         with self.database.write() as connection:
             connection.execute(delete(workers).where(workers.c.name == worker))
 
     def forget_workers(self) -> None:
-        """Take those off the list that have been lost for a day."""
+        """Remove workers from the list that have been lost for a day."""
         with self.database.write() as connection:
             connection.execute(delete(workers).where(workers.c.seen_at < now() - _FORGOTTEN_SECONDS))
 
     def workers(self, *, tenant: str | None = None) -> tuple[Worker, ...]:
-        """Every worker, by name.
+        """Return every worker, by name.
 
         Args:
-            tenant: Who asks; of another tenant's job only that it keeps the worker busy. None: who may see all.
+            tenant: Tenant that asks; of another tenant's job it learns only that the worker is busy. None: an
+                administrator, who may see all.
         """
         running = and_(jobs.c.worker == workers.c.name, jobs.c.state == State.RUNNING.value)
         query = select(
@@ -56,7 +60,7 @@ class Workers(Reading):
         )
         query = query.select_from(workers.outerjoin(jobs, running)).order_by(workers.c.name, jobs.c.number)
         with self.database.read() as connection:
-            rows = {row.name: row for row in connection.execute(query)}  # one row a worker, whatever it holds
+            rows = {row.name: row for row in connection.execute(query)}  # one row per worker
         return tuple(_worker(row, tenant) for row in rows.values())
 
 
