@@ -33,7 +33,12 @@ from jobs.store.store import Admitted, Store
 
 log = logging.getLogger(__name__)
 
-OPEN = frozenset({"/healthz", "/readyz", "/docs", "/openapi.json", "/favicon.ico"})
+OPEN = frozenset(
+    {
+        *("/healthz", "/readyz", "/openapi.json", "/favicon.ico"),
+        *("/docs", "/docs/swagger-ui-bundle.js", "/docs/swagger-ui.css"),
+    }
+)
 """Paths for everybody. What is not listed needs a key: a new route cannot be forgotten."""
 
 FIGURES = "/metrics"

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from api.reference import POLICY
+from api.routes.reference import POLICY
 
 
 def test_a_request_id_is_kept_where_it_is_fit_to_be_logged(service):
