@@ -1,13 +1,13 @@
-"""What can go wrong in the engine, said in words that a person can act on.
+"""The engine's errors, each with a message and a hint that a person can act on.
 
 Every error carries a failure class, which decides what happens to the job:
 
-    spec             the spec asks for something impossible         never tried again
-    data             pictures, annotations or weights are unusable  never tried again
-    out_of_memory    the device is too small for the batch          once more, with half the micro-batch
-    diverged         a loss became NaN or infinite                  never tried again
-    infrastructure   a machine, process or disk went away           tried again from the last checkpoint
-    bug              anything else: a defect of GKD                 never tried again
+    spec             the spec asks for something impossible         never retried
+    data             pictures, annotations or weights are unusable  never retried
+    out_of_memory    the device is too small for the batch          retried once, with half the micro-batch
+    diverged         a loss became NaN or infinite                  never retried
+    infrastructure   a machine, process or disk went away           retried from the last checkpoint
+    bug              anything else: a defect of GKD                 never retried
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _Model = TypeVar("_Model", bound=BaseModel)
 
 
 class FailureClass(StrEnum):
-    """Why a job failed; see the module's table for what follows."""
+    """Why a job failed; the module's table says how each class is handled."""
 
     SPEC = "spec"
     DATA = "data"
@@ -41,7 +41,7 @@ DISK_AND_NETWORK = frozenset(
         *(errno.ETIMEDOUT, errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN, errno.ECONNRESET, errno.EPIPE),
     }
 )
-"""Codes of an `OSError` that say something of the machine and nothing of the file."""
+"""`errno` values of an `OSError` that concern the machine (disk, network) and not the file."""
 
 
 class Failure(BaseModel):
@@ -76,7 +76,7 @@ class GkdError(Exception):
         self.hint = hint
 
     def failure(self) -> Failure:
-        """The error as a value that can be stored."""
+        """Return the error as a value that can be stored."""
         return Failure(failure_class=self.failure_class, message=self.message, hint=self.hint)
 
 
@@ -98,7 +98,7 @@ class DataError(GkdError):
     failure_class = FailureClass.DATA
 
     def __init__(self, problems: list[Problem]) -> None:
-        hints = dict.fromkeys(p.hint for p in problems if p.hint)  # each once
+        hints = dict.fromkeys(p.hint for p in problems if p.hint)  # no duplicates
         super().__init__("; ".join(p.message for p in problems), " ".join(hints))
         self.problems = tuple(problems)
 
@@ -110,7 +110,7 @@ class DivergedError(GkdError):
 
 
 class InfrastructureError(GkdError):
-    """The machine or a disk does not give what was there; trying again later may help."""
+    """The machine or a disk failed; trying again later may help."""
 
     failure_class = FailureClass.INFRASTRUCTURE
 

@@ -1,1 +1,1 @@
-"""What a machine computes with: processes that hold the same bits, half precision, copies to a GPU."""
+"""How the engine computes: several processes that hold the same bits, mixed precision, copies to a GPU."""

@@ -1,6 +1,6 @@
-"""What makes training quicker and changes no meaning: half precision, memory order, compiled backbones.
+"""Mixed precision, memory format, and compiled backbones: they make training faster, its meaning stays the same.
 
-Nothing here knows losses or data. What must stay in float32 sees to that itself (`gkd_core.compute.precision`).
+Independent of losses and data. Code that must stay in float32 ensures that itself (`gkd_core.compute.precision`).
 """
 
 from __future__ import annotations
@@ -20,17 +20,20 @@ from gkd_core.errors import Problem, SpecError
 
 _HALF = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 CUBLAS_WORKSPACE = ":4096:8"
-"""What cuBLAS asks for, to give the same bits twice (NVIDIA, cuBLAS, results reproducibility); read when it begins."""
+"""Workspace that cuBLAS needs for deterministic results (NVIDIA, cuBLAS, results reproducibility); read at its
+start."""
 _COMPILERS = ("g++", "clang++", "c++")
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """The region in which a training step computes: half precision where asked for, else no change."""
+    """Return the autocast context of a training step: half precision where asked for, else no change."""
     return torch.autocast(device.type, _HALF.get(precision), enabled=precision in _HALF)
 
 
 def gradient_scaler(device: torch.device, precision: str) -> GradScaler:
-    """Keeps small gradients of float16 from becoming 0, by scaling the loss up and the gradients down again.
+    """Return a scaler of the loss that keeps small float16 gradients from becoming 0.
+
+    It scales the loss up and the gradients down again.
 
     Without float16 it does nothing and has no state.
     """
@@ -38,13 +41,13 @@ def gradient_scaler(device: torch.device, precision: str) -> GradScaler:
 
 
 def memory_format(config: TrainConfig) -> torch.memory_format:
-    """The order in which weights and maps lie in memory."""
+    """Return the memory format of weights and feature maps."""
     return torch.channels_last if config.channels_last else torch.contiguous_format
 
 
 @contextmanager
 def gpu_arithmetic(wanted: GpuArithmetic, device: torch.device) -> Iterator[None]:
-    """Let a GPU compute as a run wants it while the block runs; to be entered before the first work on the GPU.
+    """Set a GPU's determinism and TF32 as a run wants them while the block runs; enter before the first GPU work.
 
     Args:
         wanted: what the run asks for.
@@ -71,15 +74,16 @@ def gpu_arithmetic(wanted: GpuArithmetic, device: torch.device) -> Iterator[None
 
 
 def compile_backbone(backbone: nn.Module, order: torch.memory_format, backend: str = "inductor") -> None:
-    """Compile body and pyramid of a backbone, each where it stands: names of weights and hooks stay.
+    """Compile body and pyramid of a backbone in place: names of weights and hooks stay.
 
-    Not as a whole: distilling hooks it for one call at a time, and compiled code may leave out a hook
-    that was not there when it was compiled. Copies that were made before (the averaged one) are not compiled.
+    They are not compiled as a whole: distillation hooks the backbone for one call at a time, and compiled code may
+    leave out a hook that was not there when it was compiled. Copies that were made before (the averaged one) are not
+    compiled.
 
     Args:
         backbone: of a detector; it may be compiled already.
-        order: that of its weights in memory; pictures are brought into it before they enter compiled code.
-        backend: torch's name of what makes the code.
+        order: memory format of its weights; images are converted to it before they enter compiled code.
+        backend: of `torch.compile`, by torch's name.
 
     Raises:
         SpecError: no C++ compiler is there, which `inductor` needs.
@@ -94,7 +98,11 @@ def compile_backbone(backbone: nn.Module, order: torch.memory_format, backend: s
 
 
 def _in_order(_module: nn.Module, inputs: tuple[Tensor], order: torch.memory_format) -> tuple[Tensor]:
-    """A hook. Left to reorder pictures itself, compiled code takes the strides of the first for those of all (2.11)."""
+    """Convert the input of a forward pre-hook to a memory format.
+
+    If compiled code converts the images itself, it takes the strides of the first input for those of all (torch
+    2.11).
+    """
     return (inputs[0].contiguous(memory_format=order),)
 
 

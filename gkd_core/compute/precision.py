@@ -1,4 +1,4 @@
-"""Full precision for the mathematics, whatever the training around it computes in."""
+"""Full precision for losses and prototypes, whatever precision the training around them computes in."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ R = TypeVar("R")
 
 HALF = (torch.float16, torch.bfloat16)
 SHORTEST = 1e-6
-"""Vectors shorter than this have no direction worth the name."""
+"""Vectors shorter than this are treated as zero: their direction is rounding noise."""
 
 
 def full_precision(function: Callable[P, R]) -> Callable[P, R]:
@@ -40,7 +40,7 @@ def full_precision(function: Callable[P, R]) -> Callable[P, R]:
 
 
 def widened(value: Any) -> Any:
-    """A half-precision tensor as float32; anything else, and float64, as it is."""
+    """Return a half-precision tensor as float32; anything else, and float64, unchanged."""
     return value.float() if isinstance(value, Tensor) and value.dtype in HALF else value
 
 

@@ -1,4 +1,4 @@
-"""Sending tensors to a GPU in few transfers, none of which waits for what the GPU is doing."""
+"""Asynchronous transfers of tensors to and from a GPU: few, and none waits for the GPU."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def to_device(tensors: Sequence[Tensor], device: torch.device) -> list[Tensor]:
-    """Send tensors of one type to a device, with one transfer for all of them, that the caller does not wait for.
+    """Send tensors of one type to a device, in one asynchronous transfer for all of them.
 
     Args:
         tensors: of one type, in main memory.
@@ -29,13 +29,13 @@ def _sent(tensor: Tensor, device: torch.device) -> Tensor:
 
 
 def to_host(tensor: Tensor) -> Tensor:
-    """Begin to copy a tensor to main memory; its values may be read after the next operator that waits.
+    """Start an asynchronous copy of a tensor to main memory; read it after the next synchronising operation.
 
-    PyTorch copies into pinned memory here, and on one stream: whoever waits for what was asked later has it too.
+    PyTorch copies into pinned memory on one stream: after a wait for any later operation this copy is complete too.
     """
     return tensor.to("cpu", non_blocking=True)
 
 
 def pictures_on(device: torch.device, images: Sequence[Tensor]) -> list[Tensor]:
-    """Send pictures (3, H, W) of bytes in one transfer that nobody waits for; as float32 in 0..1."""
+    """Send images (3, H, W) of bytes to a device in one asynchronous transfer; return them as float32 in 0..1."""
     return [picture.float() / 255 for picture in to_device(images, device)]

@@ -1,14 +1,15 @@
-"""Several processes that train one model, each on a GPU of its own; on a CPU for tests.
+"""Data-parallel training: several processes that train one model, each on a GPU of its own; on a CPU for tests.
 
 Every process runs the whole flow on its share of each batch. After a step all of them hold the same bits: gradients
-are averaged, and what only one can decide (whether to stop, which pictures are broken, which prototypes) the first
-one decides and tells. It alone writes files and events. With one process nothing here does anything.
+are averaged (all-reduce), and what only one can decide (whether to stop, which images are broken, which prototypes)
+the first process (rank 0) decides and broadcasts. It alone writes files and events. With one process nothing here
+does anything.
 
 The mean of the processes' losses is the loss of the whole batch only if each is divided by the same number, so a loss
 that is a mean over rows is scaled by `World.share` of its rows. docs/decisions/0056 says why not
 DistributedDataParallel.
 
-Shapes: P values of a vector; everything else is said where it is used.
+Shapes: P values of a vector; other shapes are documented at each function.
 """
 
 from __future__ import annotations
@@ -28,14 +29,14 @@ from gkd_core.errors import Problem, SpecError
 from gkd_core.process.launch import RENDEZVOUS
 
 PATIENCE = timedelta(hours=2)
-"""How long processes wait for each other: the first decodes every picture alone. A process that died is noticed by
-its closed connections at once, whatever this says."""
+"""Timeout of collective operations: the first process decodes every image alone while the others wait. A process that
+died is noticed at once by its closed connections, whatever this timeout."""
 
 _T = TypeVar("_T")
 
 
 class Share(NamedTuple):
-    """What one process does of a list of batches that are dealt out in turn."""
+    """The part of a list of batches, distributed round-robin, that one process computes."""
 
     positions: list[int]
     """The items of its batches, in order."""
@@ -56,7 +57,7 @@ class World:
 
     @classmethod
     def join(cls, processes: int, device: torch.device) -> World:
-        """Meet the other processes of this run; with one there is nobody to meet.
+        """Connect to the other processes of this run; do nothing with one process.
 
         Args:
             processes: how many there should be.
@@ -76,7 +77,7 @@ class World:
         return cls(device, rank, processes)
 
     def leave(self) -> World:
-        """Part from the others, after all have come to this point; this process then is a world of its own."""
+        """Disconnect from the others after all have reached this point; this process then is a world of its own."""
         if self.size > 1:
             dist.barrier()
             dist.destroy_process_group()
@@ -84,13 +85,13 @@ class World:
 
     @property
     def first(self) -> bool:
-        """Whether this is the process that writes, tells and decides."""
+        """Return whether this is the first process (rank 0), which writes, reports and decides."""
         return self.rank == 0
 
-    # ---- one for all -------------------------------------------------------------------------------------
+    # ---- broadcast from the first ------------------------------------------------------------------------
 
     def from_first(self, make: Callable[[], _T]) -> _T:
-        """What the first process makes, in every process; the others make nothing.
+        """Return in every process what `make` returns in the first one; the others do not call it.
 
         It is sent pickled: tensors from the CPU only.
         """
@@ -101,7 +102,7 @@ class World:
         return box[0]  # type: ignore[return-value]  # the first process put a value of this type there
 
     def start_alike(self, module: nn.Module) -> None:
-        """Give every process the first one's weights and statistics."""
+        """Broadcast the first process's weights and buffers to every process."""
         if self.size == 1:
             return
         for tensor in (*module.parameters(), *module.buffers()):
@@ -109,10 +110,13 @@ class World:
             dist.broadcast(own, src=0)
             tensor.data.copy_(own)
 
-    # ---- dealing out and gathering -----------------------------------------------------------------------
+    # ---- distributing and gathering ----------------------------------------------------------------------
 
     def gathered(self, value: _T) -> list[_T]:
-        """The values of all processes by rank, in every process. They are sent pickled: tensors from the CPU only."""
+        """Return the values of all processes by rank, in every process.
+
+        They are sent pickled: tensors from the CPU only.
+        """
         if self.size == 1:
             return [value]
         values: list[Any] = [None] * self.size
@@ -120,32 +124,34 @@ class World:
         return values
 
     def in_turn(self, items: Sequence[_T]) -> list[_T]:
-        """All items, one of each process in turn: their common order, where each has every `size`-th."""
+        """Return all items, one of each process in turn: their common order, where each has every `size`-th."""
         rounds = zip_longest(*self.gathered([[item] for item in items]), fillvalue=[])
         return [item for turn in rounds for part in turn for item in part]
 
     def deal(self, count: int, size: int) -> Share:
-        """Deal `count` items out in batches of `size`: whole batches, so that each holds the same as with one
-        process, whose pictures are padded to each other."""
+        """Distribute `count` items round-robin in whole batches of `size`.
+
+        Batches are never split: each holds the same images as with one process, which are padded to each other.
+        """
         batches = [range(start, min(start + size, count)) for start in range(0, count, size)]
         mine, firsts = batches[self.rank :: self.size], batches[:: self.size]
         return Share([position for batch in mine for position in batch], len(firsts) - len(mine))
 
-    # ---- all for all -------------------------------------------------------------------------------------
+    # ---- reductions over all -----------------------------------------------------------------------------
 
     def total(self, values: Tensor) -> Tensor:
-        """Sum over all processes, without gradient."""
+        """Return the sum over all processes, without gradient."""
         values = values.detach().clone()
         if self.size > 1:
             dist.all_reduce(values)
         return values
 
     def mean(self, values: Tensor) -> Tensor:
-        """Mean over all processes, without gradient."""
+        """Return the mean over all processes, without gradient."""
         return self.total(values) / self.size
 
     def largest(self, *values: int) -> tuple[int, ...]:
-        """The largest of each value over all processes."""
+        """Return the maximum of each value over all processes."""
         if self.size == 1:
             return values
         found = torch.tensor(values)  # on the CPU: nobody waits for a GPU
@@ -153,8 +159,10 @@ class World:
         return tuple(found.tolist())
 
     def share(self, rows: Tensor) -> Tensor:
-        """What losses, each a sum divided by max(1, `rows`), are multiplied with so that their mean over all processes
-        is the sum over all of them divided by max(1, all rows).
+        """Return the factor that makes the mean of the processes' losses the loss of the whole batch.
+
+        Each loss is a sum divided by max(1, `rows`); after multiplication with this factor, the mean over all
+        processes is the sum over all of them divided by max(1, all rows).
 
         Args:
             rows: (P,) of this process; need not be whole numbers.
@@ -170,7 +178,7 @@ class World:
     def average_gradients(
         self, parameters: Iterable[nn.Parameter], losses: dict[str, Tensor]
     ) -> dict[str, Tensor]:
-        """Give every process the mean gradients, and the mean of the losses, in one exchange.
+        """Average (all-reduce) the gradients, and the losses, over all processes in one exchange.
 
         A parameter without gradient in every process keeps none; in some of them only, it counts as 0 there.
 
@@ -200,7 +208,7 @@ class World:
 
 
 def synchronise_norms(network: Any, world: World) -> Any:
-    """Let batch norms that learn take their statistics over the pictures of all processes.
+    """Make batch norms that learn compute their statistics over the images of all processes.
 
     Raises:
         SpecError: on a CPU, where torch has no such norm.
@@ -213,7 +221,7 @@ def synchronise_norms(network: Any, world: World) -> Any:
         raise SpecError([Problem(loc=("norm",), message=message, hint=hint)])
     if any(type(module).__module__.startswith("timm.") for module in network.modules()):
         from timm.layers import (
-            convert_sync_batchnorm,  # torch's would lose the activations that timm's norms carry
+            convert_sync_batchnorm,  # torch's conversion would lose the activations that timm's norms carry
         )
 
         return convert_sync_batchnorm(network)
@@ -221,7 +229,7 @@ def synchronise_norms(network: Any, world: World) -> Any:
 
 
 def keep_norms_apart(network: nn.Module, world: World) -> nn.Module:
-    """Let the batch norms of a copy ask no other process, for passes in which the processes do not go in step."""
+    """Make the batch norms of a copy local to this process, for passes in which processes do not run in step."""
     synchronised = [module for module in network.modules() if isinstance(module, nn.SyncBatchNorm)]
     if world.size > 1 and synchronised:
         alone, _ = dist.new_subgroups(1)
@@ -230,11 +238,11 @@ def keep_norms_apart(network: nn.Module, world: World) -> nn.Module:
     return network
 
 
-# ---- meeting ---------------------------------------------------------------------------------------------
+# ---- connecting ------------------------------------------------------------------------------------------
 
 
 def _rank_among(processes: int) -> int:
-    """Which process this is, as torchrun or `gkd_core.process.launch` says."""
+    """Return this process's rank, as torchrun or `gkd_core.process.launch` sets it."""
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == processes:
         return int(os.environ["RANK"])
@@ -266,7 +274,7 @@ def _gradient(parameter: nn.Parameter) -> Tensor:
 
 
 def _put_back(trained: Sequence[nn.Parameter], gradients: Sequence[Tensor], present: Tensor) -> None:
-    """Write averaged gradients where there is one in any process."""
+    """Write averaged gradients where any process has one."""
     somewhere = [True] * len(trained)
     if any(parameter.grad is None for parameter in trained):  # asked first: reading `present` waits for a GPU
         somewhere = present.bool().tolist()

@@ -1,8 +1,8 @@
-"""Backbones: the body of a detector, from torchvision or from timm, cut where its maps halve in size.
+"""Backbones: the body of a detector, from torchvision or from timm, cut where its feature maps halve in size.
 
-A body takes pictures (B, 3, H, W) and gives maps (B, C, H / stride, W / stride) under the names "0", "1", ..., finest
-first. Nothing is known of any family beforehand: a small picture is sent through once, and what each unit (a child
-of the network) gives says where a stride ends.
+A body takes images (B, 3, H, W) and returns feature maps (B, C, H / stride, W / stride) under the names "0", "1",
+..., finest first. No family is known beforehand: a small image is run through once, and the output of each unit (a
+child of the network) shows where a stride ends.
 
 Names inside a body are torchvision's and timm's own, so that published classifiers can be loaded by name:
 `published_name` says which tensor of a classifier is which tensor of a body.
@@ -26,37 +26,37 @@ from gkd_core.detectors.norms import Norm, exchange_norms
 from gkd_core.errors import Problem, SpecError
 
 _PROBE = 96
-"""Side, in pixels, of the picture that a body is measured with: small, and a multiple of 32."""
+"""Side, in pixels, of the image that a body is probed with: small, and a multiple of 32."""
 
 
 class Unit(NamedTuple):
-    """The maps that a part of a network gives."""
+    """Stride and channels of the feature maps that a part of a network returns."""
 
     stride: int
     """Pixels per cell."""
     channels: int
-    """Of maps (B, C, H, W); of no meaning in the few networks that compute in (B, H, W, C)."""
+    """Channels of maps (B, C, H, W); meaningless in the few networks that compute in (B, H, W, C)."""
 
 
 class Body(NamedTuple):
-    """A network that gives maps, and how wide they are."""
+    """A network that returns feature maps, and their channels."""
 
     network: nn.Module
     channels: tuple[int, ...]
-    """Of each map, finest first."""
+    """Channels of each map, finest first."""
 
 
 def build_body(name: str, width: float, norm: Norm, strides: Sequence[int]) -> Body:
-    """A freshly initialised body.
+    """Build a freshly initialised body.
 
     Args:
         name: of torchvision, or `timm:<name>`.
-        width: channels relative to the usual ones; 1 for timm's.
-        norm: takes the place of every batch norm.
-        strides: of the wanted maps, finest first.
+        width: multiplier of the usual channels; 1 for timm's.
+        norm: replaces every batch norm.
+        strides: of the maps to return, finest first.
 
     Raises:
-        SpecError: timm is missing, knows no such model, or the model gives no maps of these strides.
+        SpecError: timm is missing, knows no such model, or the model has no maps of these strides.
     """
     body = _timm_body(name, strides) if name.startswith("timm:") else _torchvision_body(name, width, strides)
     exchange_norms(body.network, norm)
@@ -67,11 +67,11 @@ def build_body(name: str, width: float, norm: Norm, strides: Sequence[int]) -> B
 
 
 def measure(network: nn.Module, units: Sequence[str]) -> dict[str, Unit]:
-    """Send a small picture through a network and look at what its units give.
+    """Run a small image through a network and record stride and channels of the outputs of its units.
 
     Args:
         network: takes pictures (B, 3, H, W).
-        units: names of submodules; those that give no map are left out of the answer.
+        units: names of submodules; those that return no map are left out of the result.
     """
     found: dict[str, Unit] = {}
 
@@ -95,7 +95,7 @@ def measure(network: nn.Module, units: Sequence[str]) -> dict[str, Unit]:
 
 @torch.no_grad()
 def _look(network: nn.Module, height: int, width: int) -> Any:
-    """What a network gives for a black picture, without a trace in its statistics."""
+    """Return a network's output for a black image; the statistics of its norms stay unchanged."""
     trained = network.training
     try:
         return network.eval()(torch.zeros(1, 3, height, width))
@@ -104,9 +104,9 @@ def _look(network: nn.Module, height: int, width: int) -> Any:
 
 
 def first_stages(network: nn.Module, stages: int) -> tuple[str, ...]:
-    """Names of the units in the first stages of a body.
+    """Return the names of the units in the first stages of a body.
 
-    Stage n is what gives maps of stride 2**n; the stem is stage 1, also one that goes to stride 4 at once.
+    Stage n has maps of stride 2**n; the stem is stage 1, also one that goes to stride 4 at once.
     In a ResNet these are conv1 with bn1, layer1, layer2, layer3 and layer4.
 
     Raises:
@@ -124,7 +124,7 @@ def first_stages(network: nn.Module, stages: int) -> tuple[str, ...]:
 
 
 def _units(network: nn.Module) -> list[str]:
-    """The parts of a body in the order in which they run: its children, and theirs where they are called blocks."""
+    """Return the parts of a body in execution order: its children, and theirs where they are called blocks."""
     prefix, inner = ("net.", network.net) if isinstance(network, TimmBody) else ("", network)
     units = []
     for name, child in inner.named_children():
@@ -150,14 +150,14 @@ def _torchvision_body(name: str, width: float, strides: Sequence[int]) -> Body:
 
 
 def _trunk(classifier: Any) -> nn.Sequential:
-    """A classifier without what turns maps into classes: pooling, linear layers, and the 1x1 convolution before."""
+    """Return a classifier without its head: pooling, linear layers, and the 1x1 convolution before them."""
     has_features = hasattr(classifier, "features")
     children = list((classifier.features if has_features else classifier).named_children())
     return nn.Sequential(OrderedDict(children[:-1] if has_features else children[:-2]))
 
 
 def build_classifier(name: str, width: float = 1.0) -> nn.Module:
-    """A torchvision classifier whose every layer has `width` times the usual channels, in multiples of 8."""
+    """Build a torchvision classifier whose every layer has `width` times the usual channels, in multiples of 8."""
     if width == 1:
         return torchvision.models.get_model(name, weights=None)
     if name.startswith("mobilenet"):
@@ -178,7 +178,7 @@ def _scaled_resnet(name: str, width: float) -> resnet.ResNet:
         narrow = body._make_layer(type(layer[0]), planes, len(layer), stride=1 if index == 0 else 2)
         setattr(body, f"layer{index + 1}", narrow)
     for module in body.modules():
-        if isinstance(module, nn.Conv2d):  # as torchvision starts its own
+        if isinstance(module, nn.Conv2d):  # torchvision's initialisation
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
     return body
 
@@ -209,17 +209,17 @@ def _scaled_efficientnet(name: str, width: float) -> efficientnet.EfficientNet:
 
 
 class TimmBody(nn.Module):
-    """A timm model that gives the maps of its stages."""
+    """A timm model that returns the feature maps of its stages."""
 
     def __init__(self, net: nn.Module, indices: Sequence[int]) -> None:
-        """Keep the maps at `indices` of those that the net gives."""
+        """Keep the maps at `indices` of those that the network returns."""
         super().__init__()
         self.net = net
         self.indices = tuple(indices)
         self.channels_come_last = str(getattr(net, "output_fmt", "")).endswith("NHWC")
 
     def forward(self, pictures: Tensor) -> dict[str, Tensor]:
-        """(B, 3, H, W) to maps (B, C, H / stride, W / stride), finest first."""
+        """Return feature maps (B, C, H / stride, W / stride) of images (B, 3, H, W), finest first."""
         maps = self.net(pictures)
         wanted = [maps[index] for index in self.indices]
         if self.channels_come_last:
@@ -267,7 +267,7 @@ def _timm() -> Any:
 
 
 def _channels(name: str, body: TimmBody, strides: Sequence[int]) -> tuple[int, ...]:
-    """Of the maps that a body really gives; some models take pictures of one size, or square ones, only."""
+    """Return the channels of the maps that a body really returns; some models take only square images or one size."""
     height, width = 64, 96
     try:
         maps = list(_look(body, height, width).values())
@@ -288,7 +288,7 @@ def _unfit(name: str, why: str) -> SpecError:
 
 
 def published_name(name: str, known: Container[str]) -> str | None:
-    """What a tensor of a body is called in the classifier that the body was cut from.
+    """Return the name that a tensor of a body has in the classifier that the body was cut from.
 
     torchvision's MobileNets and EfficientNets keep their body in `features`; timm's lists of features write the
     first dot of some names as an underscore.

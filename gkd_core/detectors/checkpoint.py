@@ -1,8 +1,8 @@
-"""Two kinds of files: published models, which rebuild a detector by themselves, and resume states.
+"""Two kinds of files: published models, which are enough to rebuild a detector, and resume states (checkpoints).
 
 A resume state holds everything that a killed run needs to go on with the same bits (on a CPU): student,
-adapters, prototypes, optimiser, averaged weights, position in the data, random states. The last two are kept,
-so that one torn file costs an epoch and not the run.
+adapters, prototypes, optimiser, averaged weights, position in the data, random states. The last two are kept, so that
+one truncated file costs an epoch and not the run.
 """
 
 from __future__ import annotations
@@ -30,21 +30,24 @@ from gkd_core.run_dir import publish_file
 
 _STATES_KEPT = 2
 _TORN = (None, errno.EINVAL)
-"""Codes of an `OSError` of a file cut short: its directory points to before its start."""
+"""`errno` of an `OSError` from a truncated file: its zip directory points to before its start."""
 
 
 # ---- published models ------------------------------------------------------------------------------------
 
 
 def publish_tensors(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
-    """Write tensors as one safetensors file, atomically. With one entry of metadata the same give the same bytes."""
+    """Write tensors as one safetensors file, atomically.
+
+    With at most one entry of metadata, equal tensors give equal bytes.
+    """
     kept = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     with _appearing(path) as temporary:
         save_file(kept, temporary, metadata=metadata)
 
 
 def publish_model(path: Path, weights: dict[str, torch.Tensor], card: ModelCard) -> None:
-    """Write weights and card as one safetensors file, atomically. The same weights give the same bytes."""
+    """Write weights and model card as one safetensors file, atomically. Equal weights give equal bytes."""
     publish_tensors(path, weights, {"gkd": card.written()})
 
 
@@ -61,7 +64,7 @@ def load_model(path: Path | str, device: torch.device | str = "cpu") -> tuple[De
 
 
 def sha256_of(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
+    """Return the SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -79,12 +82,12 @@ def save_state(folder: Path, run: str, step: int, state: dict[str, Any]) -> None
 
 
 def load_state(folder: Path, run: str, warn: Callable[[str], None]) -> dict[str, Any] | None:
-    """The newest resume state of a run; None when there is none. Torn ones are reported and removed.
+    """Return the newest resume state of a run; None when there is none. Truncated ones are reported and removed.
 
-    A torn file must go, or it keeps the place of a good one until training has passed its step.
+    A truncated file must be removed, or it takes the place of a good one until training has passed its step.
 
     Raises:
-        InfrastructureError: the disk does not give a state that may be whole.
+        InfrastructureError: a state that may be intact cannot be read from the disk.
         MemoryError: there is no room for it.
     """
     for path in _states(folder, run):
@@ -92,8 +95,8 @@ def load_state(folder: Path, run: str, warn: Callable[[str], None]) -> dict[str,
             _require_whole(path)
             state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         except FileNotFoundError:
-            continue  # torn, and another of several processes has removed it
-        except Exception as error:  # torch raises a different class for every way in which a file can be torn
+            continue  # truncated, and another of several processes has removed it
+        except Exception as error:  # torch has a class for every way in which a file is truncated
             _raise_if_not_torn(path, error)
             warn(f"{path.name} cannot be read ({type(error).__name__}); going back to the one before it")
             path.unlink(missing_ok=True)
@@ -103,8 +106,9 @@ def load_state(folder: Path, run: str, warn: Callable[[str], None]) -> dict[str,
 
 
 def _require_whole(path: Path) -> None:
-    """Compare a state with the sums that were written with it: torch does not look at them, and would go on with
-    zeros where a disk lost a block.
+    """Compare a state with the checksums that were written with it.
+
+    torch does not check them, and would load zeros where a disk lost a block.
 
     Raises:
         BadZipFile: it is not what was written.
@@ -115,7 +119,7 @@ def _require_whole(path: Path) -> None:
 
 
 def _raise_if_not_torn(path: Path, error: Exception) -> None:
-    """Let errors through that say something of the machine: what is on disk may be whole, and a run is at stake."""
+    """Raise errors that concern the machine and not the file: the state on disk may be intact, and is kept."""
     if isinstance(error, OSError) and error.errno not in _TORN:
         raise _not_now(path, error) from error
     if failure_of(error).failure_class != FailureClass.BUG:
@@ -123,9 +127,9 @@ def _raise_if_not_torn(path: Path, error: Exception) -> None:
 
 
 def _states(folder: Path, run: str) -> list[Path]:
-    """Newest first."""
+    """Return the resume states of a run, newest first."""
     try:
-        names = os.listdir(folder)  # `Path.glob` sees an empty folder where it cannot look
+        names = os.listdir(folder)  # `Path.glob` returns nothing for a folder that it cannot read
     except OSError as error:
         raise _not_now(folder, error) from error
     return [folder / name for name in sorted(names, reverse=True) if fnmatch(name, f"{run}-*.pt")]
@@ -136,21 +140,21 @@ def _not_now(path: Path, error: OSError) -> InfrastructureError:
     return InfrastructureError(f"{path} cannot be read now: {error.strerror}", hint)
 
 
-# ---- on the disk -----------------------------------------------------------------------------------------
+# ---- writing files ---------------------------------------------------------------------------------------
 
 
 @contextmanager
 def _appearing(path: Path) -> Iterator[Path]:
-    """A temporary file to be written, which then takes the place of `path`, synced.
+    """Yield a temporary file to write, which is then synced and renamed to `path`.
 
     Raises:
-        InfrastructureError: the disk did not take it. torch and safetensors have no `OSError` for that.
+        InfrastructureError: the file could not be written. torch and safetensors raise no `OSError` for that.
     """
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         yield temporary
     except (RuntimeError, SafetensorError) as error:
-        temporary.unlink(missing_ok=True)  # what there is of it would keep a full disk full
+        temporary.unlink(missing_ok=True)  # the partial file would keep a full disk full
         if failure_of(error).failure_class != FailureClass.BUG:
             raise
         hint = "Look at the disk: is it full?"

@@ -1,11 +1,11 @@
-"""FCOS (Tian et al. 2019) with what was found after it: a place learns an object because it is good at it, the score
-says how good the box is, and the sides of a box are distributions.
+"""FCOS (Tian et al. 2019) with task-aligned assignment, quality focal loss and distribution focal loss.
 
-From FCOS: the places, one per cell of each level, and the two towers that all levels share; torchvision's class does
-the flow. New are the assignment (`assignment.py`, instead of fixed sizes per level and the middle of a box),
-the quality focal loss (instead of centre-ness), and the distribution focal loss (both Li et al. 2020).
+From FCOS: the locations, one per cell of each level, and the two towers that all levels share; torchvision's class
+runs the forward pass. Different are the assignment (`assignment.py`, instead of fixed sizes per level and centre
+sampling), the quality focal loss (instead of centre-ness: the score estimates the quality of the box), and the
+distribution focal loss (each side of a box is a distribution); both Li et al. 2020.
 
-Shapes: B images, A places of a picture, C classes and background.
+Shapes: B images, A locations of an image, C classes and background.
 """
 
 from __future__ import annotations
@@ -26,27 +26,27 @@ from gkd_core.detectors.assignment import Assignment, assign_aligned
 Targets = list[dict[str, Tensor]]
 
 BINS = 16
-"""A side lies 0 to 15 strides from its place, as in GFL: with strides of 8 to 128 up to 1920 pixels."""
+"""A side lies 0 to 15 strides from its location, as in GFL: with strides of 8 to 128 up to 1920 pixels."""
 START = 0.3
-"""Slope of the first distribution: a side starts about three strides away, near to most objects; a flat one at 7.5."""
+"""Slope of the initial distribution: its mean is about three strides, near to most objects; a flat one has 7.5."""
 PLACES = 10
-"""Places per object at most (YOLOv8; TOOD has 13)."""
+"""Locations per object at most (YOLOv8; TOOD has 13)."""
 REACH = 0.75
-"""Strides of the finest level around the middle of an object in which at least one place lies: half a diagonal."""
+"""Strides of the finest level around an object's centre in which at least one location lies: half a diagonal."""
 WEIGHTS = {"classification": 2.0, "bbox_regression": 4.0, "bbox_distribution": 1.0}
 """Quality focal loss to box loss as 1 to 2, as in GFL and TOOD."""
 
 
 class AlignedHead(nn.Module):
-    """FCOS's head without centre-ness; it remembers which place learnt which object."""
+    """FCOS's head without centre-ness; it stores which location was assigned which object."""
 
     matched: list[Tensor]
-    """B tensors (A,): which object of its picture each place learnt in the last step, -1 for none."""
+    """B tensors (A,): which object of its image each location was assigned in the last step, -1 for none."""
     quality: Tensor
-    """The summed quality of the last step, which its losses are relative to."""
+    """The summed quality of the last step, by which its losses are divided."""
 
     def __init__(self, channels: int, scores: int) -> None:
-        """Heads for maps that have passed the towers.
+        """Build the heads for maps that have passed the towers.
 
         Args:
             channels: of the towers.
@@ -57,12 +57,12 @@ class AlignedHead(nn.Module):
         self.regression_head = _BoxHead(channels)
 
     def forward(self, maps: list[Tensor]) -> dict[str, Tensor]:
-        """Scores (B, A, C) as logits and sides (B, A, 4 x bins) as logits."""
+        """Return class scores (B, A, C) and sides (B, A, 4 x bins), both as logits."""
         return {"cls_logits": self.classification_head(maps), "bbox_regression": self.regression_head(maps)}
 
 
 class _BoxHead(nn.Module):
-    """A distribution for each of the four distances to the sides."""
+    """Predicts a distribution for each of the four distances to the sides."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -77,12 +77,12 @@ class _BoxHead(nn.Module):
 
 
 class FCOS(detection.FCOS):
-    """torchvision's FCOS with another assignment, other losses and another score."""
+    """torchvision's FCOS with task-aligned assignment, other losses and a score that rates the box."""
 
     def compute_loss(
         self, targets: Targets, head_outputs: dict[str, Tensor], anchors: list[Tensor], per_level: list[int]
     ) -> dict[str, Tensor]:
-        """Assign, then score and fit boxes. All losses are relative to the summed quality of the batch."""
+        """Assign objects to locations and compute the losses, all divided by the summed quality of the batch."""
         logits, sides = head_outputs["cls_logits"], head_outputs["bbox_regression"]
         points, strides = _places(anchors[0])
         boxes = decode(sides, points, strides)
@@ -91,7 +91,7 @@ class FCOS(detection.FCOS):
         self.head.matched = [assignment.matched for assignment in found]
         self.head.quality = quality.sum()
         matched = torch.stack(self.head.matched)  # (B, A)
-        picture, place = (matched >= 0).nonzero(as_tuple=True)  # the one look at the device
+        picture, place = (matched >= 0).nonzero(as_tuple=True)  # the only synchronisation with the device
         owner = _starts(targets, matched.device)[picture] + matched[picture, place]
         objects = torch.cat([target["boxes"] for target in targets])[owner]
         labels = torch.cat([target["labels"] for target in targets])[owner]
@@ -123,13 +123,13 @@ class FCOS(detection.FCOS):
         anchors: list[list[Tensor]],
         image_shapes: list[tuple[int, int]],
     ) -> list[dict[str, Tensor]]:
-        """The best candidates of all levels together, less those that overlap a better one of their class."""
+        """Return the best candidates of all levels together after class-wise NMS."""
         scores = torch.cat(head_outputs["cls_logits"], dim=1).sigmoid()
         boxes = decode(torch.cat(head_outputs["bbox_regression"], dim=1), *_places(torch.cat(anchors[0])))
         return [self._detections(scores[i], boxes[i], shape) for i, shape in enumerate(image_shapes)]
 
     def _detections(self, scores: Tensor, boxes: Tensor, shape: tuple[int, int]) -> dict[str, Tensor]:
-        classes = scores.shape[1] - 1  # the first column is background, which nobody taught
+        classes = scores.shape[1] - 1  # the first column is background, which is never trained
         flat = scores[:, 1:].flatten()
         likely = torch.where(flat > self.score_thresh)[0]
         best, order = flat[likely].topk(_topk_min(likely, self.topk_candidates, 0))
@@ -140,22 +140,25 @@ class FCOS(detection.FCOS):
         return {"boxes": boxes[keep], "scores": best[keep], "labels": labels[keep]}
 
 
-# ---- places and sides ------------------------------------------------------------------------------------
+# ---- locations and sides ---------------------------------------------------------------------------------
 
 
 def _places(anchors: Tensor) -> tuple[Tensor, Tensor]:
-    """Middles (A, 2) and strides (A,) of FCOS's anchors (A, 4), squares as wide as their stride."""
+    """Return the centres (A, 2) and strides (A,) of FCOS's anchors (A, 4), squares as wide as their stride."""
     return (anchors[:, :2] + anchors[:, 2:]) / 2, anchors[:, 2] - anchors[:, 0]
 
 
 def _starts(targets: Targets, device: torch.device) -> Tensor:
-    """(B,) int64, how many objects the pictures before each one have together."""
+    """Return (B,) int64, how many objects the images before each one have together."""
     numbers = [len(target["labels"]) for target in targets]
     return to_device([torch.tensor([0, *accumulate(numbers[:-1])])], device)[0]
 
 
 def decode(sides: Tensor, points: Tensor, strides: Tensor) -> Tensor:
-    """Boxes (..., A, 4) x1 y1 x2 y2 in pixels: the means of distributions (..., A, 4 x bins), given as logits."""
+    """Return the boxes (..., A, 4), x1 y1 x2 y2 in pixels, that predicted sides stand for.
+
+    They are the means of the distributions (..., A, 4 x bins), given as logits.
+    """
     bins = torch.arange(BINS, dtype=sides.dtype, device=sides.device)
     # a sum and no matrix product, which autocast would compute in bfloat16: boxes would be rounded
     mean = (sides.unflatten(-1, (4, BINS)).softmax(-1) * bins).sum(-1) * strides[:, None]
@@ -163,7 +166,10 @@ def decode(sides: Tensor, points: Tensor, strides: Tensor) -> Tensor:
 
 
 def distances(boxes: Tensor, points: Tensor, strides: Tensor) -> Tensor:
-    """(M, 4) how many strides each side of a box (M, 4) is away from its place: left, top, right, bottom."""
+    """Return (M, 4) the distances in strides of a location to the sides of its box (M, 4).
+
+    In this order: left, top, right, bottom.
+    """
     return torch.cat([points - boxes[:, :2], boxes[:, 2:] - points], dim=1) / strides[:, None]
 
 
@@ -171,25 +177,29 @@ def distances(boxes: Tensor, points: Tensor, strides: Tensor) -> Tensor:
 
 
 def quality_focal_loss(logits: Tensor, wanted: Tensor) -> Tensor:
-    """Cross entropy with a score in 0..1 instead of yes or no, times the squared error (GFL, Li et al. 2020, eq. 5).
+    """Compute the quality focal loss (GFL, Li et al. 2020, eq. 5).
+
+    Cross entropy with a target score in 0..1 instead of a hard label, times the squared error.
 
     Args:
         logits: any shape.
-        wanted: same shape, the score that the sigmoid should give.
+        wanted: same shape, target of the sigmoid.
     """
     entropy = F.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
     return entropy * (logits.sigmoid() - wanted).square()
 
 
 def distribution_focal_loss(sides: Tensor, wanted: Tensor) -> Tensor:
-    """Cross entropy with the two bins next to a distance, shared so that their mean is the distance (GFL, eq. 6).
+    """Compute the distribution focal loss (GFL, eq. 6).
+
+    Cross entropy with the two bins next to a distance, weighted so that their mean is the distance.
 
     Args:
         sides: (M, 4 x bins) logits.
-        wanted: (M, 4) distances in strides; clamped to what the bins can say.
+        wanted: (M, 4) distances in strides; clamped to the range of the bins.
 
     Returns:
-        (M,) mean over the four sides.
+        (M,), mean over the four sides.
     """
     wanted = wanted.clamp(0, BINS - 1 - 1e-3)
     lower = wanted.long()

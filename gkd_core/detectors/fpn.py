@@ -1,4 +1,4 @@
-"""The feature pyramid: what merges the maps of a body, and the levels that are coarser than the body's.
+"""The feature pyramid (FPN): merges the feature maps of a body, and adds levels that are coarser than the body's.
 
 Shapes: L maps (B, C, H / stride, W / stride), finest first.
 """
@@ -21,7 +21,7 @@ MakeNorm = Callable[[int], nn.Module]
 _FPN_NORM: dict[str, MakeNorm | None] = {
     "batch": nn.BatchNorm2d,
     "group": group_norm,
-    "frozen": None,  # frozen statistics of a pyramid that starts from scratch would be noise
+    "frozen": None,  # a pyramid that starts from scratch has no statistics worth freezing
 }
 
 
@@ -29,13 +29,13 @@ class Backbone(nn.Module):
     """A body with its pyramid; names of parameters are those of torchvision's `BackboneWithFPN`."""
 
     def __init__(self, body: nn.Module, fpn: nn.Module, out_channels: int, frozen_stages: int = 0) -> None:
-        """Join the two.
+        """Join body and pyramid.
 
         Args:
-            body: gives the maps by name, finest first.
+            body: returns the maps by name, finest first.
             fpn: merges them.
             out_channels: C of the pyramid.
-            frozen_stages: how many stages of the body keep their weights and the statistics of their norms.
+            frozen_stages: number of stages of the body that keep their weights and the statistics of their norms.
         """
         super().__init__()
         self.body = body
@@ -46,12 +46,12 @@ class Backbone(nn.Module):
             module.requires_grad_(False)
 
     def forward(self, pictures: Tensor) -> dict[str, Tensor]:
-        """(B, 3, H, W) to the maps of the pyramid, by name."""
+        """Return the maps of the pyramid, by name, of images (B, 3, H, W)."""
         maps: dict[str, Tensor] = self.fpn(self.body(pictures))
         return maps
 
     def train(self, mode: bool = True) -> Backbone:
-        """Frozen stages stay in evaluation mode, or their batch norms would follow the new pictures."""
+        """Set the mode; frozen stages stay in evaluation mode, or their batch norms would update their statistics."""
         super().train(mode)
         for module in self._frozen_modules():
             module.eval()
@@ -62,7 +62,7 @@ class Backbone(nn.Module):
 
 
 def build_backbone(config: DetectorConfig) -> Backbone:
-    """Body and pyramid of a detector: strides 8 to 128, of Faster R-CNN 4 to 64."""
+    """Build body and pyramid of a detector: strides 8 to 128, of Faster R-CNN 4 to 64."""
     two_stage = config.architecture == "faster_rcnn"
     strides = (4, 8, 16, 32) if two_stage else (8, 16, 32)
     body = build_body(config.backbone, config.backbone_width, config.norm, strides)
@@ -72,12 +72,12 @@ def build_backbone(config: DetectorConfig) -> Backbone:
 
 
 class Fpn(FeaturePyramidNetwork):
-    """torchvision's pyramid, as deep and as light as the config wants it."""
+    """torchvision's FPN with the channels, depth and kind of convolutions of the config."""
 
     def __init__(
         self, in_channels: Sequence[int], config: FpnConfig, extra: ExtraFPNBlock, norm: MakeNorm | None
     ) -> None:
-        """Make 1x1 convolutions from each of the maps, and what smoothes each of the merged ones."""
+        """Build the 1x1 (lateral) convolutions of the maps, and the convolutions that smooth the merged ones."""
         super().__init__(list(in_channels), config.channels, extra, norm)
         if config.depth > 1 or config.depthwise:
             self.layer_blocks = nn.ModuleList(_smoothing(config, norm) for _ in in_channels)
@@ -86,7 +86,7 @@ class Fpn(FeaturePyramidNetwork):
 
 
 def _smoothing(config: FpnConfig, norm: MakeNorm | None) -> nn.Sequential:
-    """`depth` times 3x3 convolution and norm, with a ReLU between them."""
+    """Build `depth` times 3x3 convolution and norm, with a ReLU between them."""
     convolution = separable if config.depthwise else _full
     layers: list[nn.Module] = []
     for index in range(config.depth):
@@ -98,14 +98,14 @@ def _smoothing(config: FpnConfig, norm: MakeNorm | None) -> nn.Sequential:
 
 def _full(in_channels: int, out_channels: int, bias: bool) -> nn.Conv2d:
     convolution = nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=bias)
-    nn.init.kaiming_uniform_(convolution.weight, a=1)  # as torchvision starts its own
+    nn.init.kaiming_uniform_(convolution.weight, a=1)  # torchvision's initialisation
     if convolution.bias is not None:
         nn.init.zeros_(convolution.bias)
     return convolution
 
 
 def separable(in_channels: int, out_channels: int, stride: int = 1, bias: bool = True) -> nn.Sequential:
-    """A 3x3 convolution of each channel by itself, and a 1x1 convolution that mixes them (MobileNet, section 3.1).
+    """Build a depthwise-separable convolution: 3x3 for each channel by itself, then 1x1 (MobileNet, section 3.1).
 
     Without norm or activation between the two, as in EfficientDet.
     """
@@ -119,24 +119,29 @@ def separable(in_channels: int, out_channels: int, stride: int = 1, bias: bool =
 
 
 class CoarsestLevel(LastLevelMaxPool):
-    """Faster R-CNN's fifth level; the pyramid leaves in float32, because anchors take the type of the maps, and in
-    bfloat16 a coordinate of 500 is rounded by 2 pixels."""
+    """Faster R-CNN's fifth level; the pyramid is returned in float32.
+
+    Anchors take the type of the maps, and in bfloat16 a coordinate of 500 is rounded by 2 pixels.
+    """
 
     def forward(
         self, pyramid: list[Tensor], backbone: list[Tensor], names: list[str]
     ) -> tuple[list[Tensor], list[str]]:
-        """The pyramid in float32 with one level more."""
+        """Return the pyramid in float32 with one more level."""
         return super().forward([level.float() for level in pyramid], backbone, names)
 
 
 class CoarseLevels(LastLevelP6P7):
-    """P6 and P7, always in float32: on a CPU the bfloat16 gradient of a stride-2 convolution over a single cell,
-    which is what P7 sees of a small picture, is NaN (torch 2.11). The levels are too small to cost anything."""
+    """P6 and P7, always in float32.
+
+    On a CPU the bfloat16 gradient of a stride-2 convolution over a single cell, which is the size of P7 for a small
+    image, is NaN (torch 2.11). The levels are too small to cost anything.
+    """
 
     def forward(
         self, pyramid: list[Tensor], backbone: list[Tensor], names: list[str]
     ) -> tuple[list[Tensor], list[str]]:
-        """The pyramid in float32 with two levels more."""
+        """Return the pyramid in float32 with two more levels."""
         with torch.autocast(pyramid[0].device.type, enabled=False):
             wide = [[level.float() for level in maps] for maps in (pyramid, backbone[-1:])]
             return super().forward(*wide, names)

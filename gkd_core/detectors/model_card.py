@@ -1,4 +1,4 @@
-"""What a published model says of itself, inside its own file. No torch here.
+"""The model card: metadata of a published model, inside its own file. No torch here.
 
 A model is one safetensors file; its metadata holds one entry, `gkd`, with the card as JSON: enough to rebuild
 the detector from the file alone. One entry, because safetensors orders several at random and the same weights
@@ -18,7 +18,7 @@ from gkd_core.errors import Problem, SpecError
 from gkd_core.process.named_files import open_named
 
 LONGEST_HEADER = 16 * 1024**2
-"""Bytes of a header that is read; the format would allow 100 MB. That of a thousand tensors has a tenth of a MB."""
+"""Largest header that is read, in bytes; the format allows 100 MB. That of a thousand tensors has a tenth of a MB."""
 
 
 class ModelCard(Strict):
@@ -45,7 +45,7 @@ class ModelCard(Strict):
     def of(
         cls, config: DetectorConfig, classes: tuple[str, ...], image_size: int, white: int | None = None
     ) -> ModelCard:
-        """The card of a detector that is built from a config."""
+        """Return the card of a detector that is built from a config."""
         return cls(
             classes=classes,
             image_size=image_size,
@@ -54,11 +54,11 @@ class ModelCard(Strict):
         )
 
     def written(self) -> str:
-        """The card as JSON; what pictures of 8 bits do not need is left out, as older versions expect it."""
+        """Return the card as JSON; what 8-bit images do not need is left out, as older versions expect it."""
         return self.model_dump_json(exclude={"white"} if self.white is None else None)
 
     def detector(self) -> DetectorConfig:
-        """The config that builds the detector."""
+        """Return the config that builds the detector."""
         return DetectorConfig(**self.model_dump(exclude={"format", "classes", "image_size", "white"}))
 
 
@@ -86,13 +86,13 @@ def read_card(path: Path | str) -> ModelCard:
 
 
 def carries_card(path: Path | str) -> bool:
-    """Whether a file is a safetensors file with a card of GKD, of whatever version; False if it cannot be read."""
+    """Return whether a file is a safetensors file with a card of GKD, of any version; False if unreadable."""
     metadata = _header(path).get("__metadata__")
     return isinstance(metadata, dict) and "gkd" in metadata
 
 
 def holds_tensors(path: Path | str) -> bool:
-    """Whether a file looks like a state dict: a safetensors file with tensors, or what `torch.save` writes."""
+    """Return whether a file looks like a state dict: a safetensors file with tensors, or what `torch.save` writes."""
     if is_safetensors(path):
         return True
     try:
@@ -103,12 +103,12 @@ def holds_tensors(path: Path | str) -> bool:
 
 
 def is_safetensors(path: Path | str) -> bool:
-    """Whether a file is a safetensors file with tensors in it, whatever its name: published files have none."""
+    """Return whether a file is a safetensors file with tensors, whatever its name, which may have no suffix."""
     return any(isinstance(entry, dict) and "data_offsets" in entry for entry in _header(path).values())
 
 
 def header_bytes(path: Path | str) -> int:
-    """How large the header of a safetensors file is; 0 where there is none, or one that is not read."""
+    """Return the size in bytes of a safetensors file's header; 0 where there is none, or one that is not read."""
     try:
         with open_named(path) as file:
             length = int.from_bytes(file.read(8), "little")
@@ -118,7 +118,7 @@ def header_bytes(path: Path | str) -> int:
 
 
 def _header(path: Path | str) -> dict[str, object]:
-    """The header of a safetensors file; empty where there is none."""
+    """Return the header of a safetensors file; empty where there is none."""
     try:
         with open_named(path) as file:
             length = int.from_bytes(file.read(8), "little")

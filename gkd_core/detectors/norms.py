@@ -1,4 +1,4 @@
-"""Norms of bodies, pyramids and heads, and the exchange of one for another in a network that is built already."""
+"""Normalisation layers of bodies, pyramids and heads, and their replacement in a network that is already built."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ Norm = Literal["batch", "group", "frozen"]
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
-    """Group norm for any number of channels: at most 32 groups of at least 4; one group where 4 does not divide."""
+    """Build a group norm for any number of channels: at most 32 groups of at least 4 channels.
+
+    One group where 4 does not divide the channels.
+    """
     return nn.GroupNorm(_groups(channels), channels)
 
 
@@ -26,10 +29,10 @@ def _groups(channels: int) -> int:
 
 
 def exchange_norms(network: nn.Module, norm: Norm) -> None:
-    """Put `norm` in the place of every batch norm, under the same name, with its weights, statistics and epsilon.
+    """Replace every batch norm by `norm`, under the same name, with its weights, statistics and epsilon.
 
-    Published weights fit only with the epsilon that they were trained with, which differs between families; so the
-    network's own is kept. Layer norms and whatever else there is stay.
+    Published weights need the epsilon that they were trained with, which differs between families; so the network's
+    own is kept. Layer norms and all other layers stay.
     """
     for name, module in list(network.named_modules()):
         if isinstance(module, nn.BatchNorm2d):
@@ -37,7 +40,7 @@ def exchange_norms(network: nn.Module, norm: Norm) -> None:
 
 
 def _batch(norm: nn.BatchNorm2d) -> nn.Module:
-    norm.momentum = 0.1  # MobileNet's 0.01 keeps a third of the first statistics for 100 steps
+    norm.momentum = 0.1  # MobileNet's momentum of 0.01 keeps a third of the initial statistics for 100 steps
     return norm
 
 
@@ -52,13 +55,13 @@ def _frozen(norm: nn.BatchNorm2d) -> nn.Module:
 
 
 class FrozenNorm(FrozenBatchNorm2d):
-    """torchvision's frozen batch norm, which leaves half-precision maps what they are.
+    """torchvision's frozen batch norm, whose output has the precision of its input.
 
     torchvision multiplies them by buffers of float32, so that under autocast all that follows is float32.
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        """Maps (B, C, H, W) in their own precision; computed in float32 at least."""
+        """Return maps (B, C, H, W) in their own precision; computed in float32 at least."""
         if x.dtype not in HALF:
             exact: Tensor = super().forward(x)
             return exact
@@ -75,7 +78,7 @@ _EXCHANGES: dict[Norm, Callable[[nn.BatchNorm2d], nn.Module]] = {
 
 @torch.no_grad()
 def _dressed(new: nn.Module, old: Any) -> nn.Module:
-    """What the old norm had and the new one has a place for."""
+    """Copy parameters, buffers and timm's activation of the old norm into the new one; return the new one."""
     mine, theirs = new.state_dict(), old.state_dict()
     for name in mine.keys() & theirs.keys():
         mine[name].copy_(theirs[name])

@@ -1,11 +1,11 @@
-"""An exported detector: what the ONNX file says of itself, and how it is run. No torch here.
+"""An exported detector: the interface and metadata of the ONNX file, and how it is run. No torch here.
 
     in   images  (1, 3, height, width) float32: RGB in 0..1, the longer side resized to `image_size` pixels
-    out  boxes   (N, 4) float32: x1, y1, x2, y2 in pixels of that picture, best first
+    out  boxes   (N, 4) float32: x1, y1, x2, y2 in pixels of that image, highest score first
          labels  (N,) int64, from 1: the class is classes[label - 1]
          scores  (N,) float32 in 0..1, none under `score_threshold`
 
-Normalisation and the suppression of doubles are inside. The metadata holds `classes` (a JSON list), `image_size`,
+Normalisation and NMS are part of the graph. The metadata holds `classes` (a JSON list), `image_size`,
 `score_threshold`, and `gkd`, the model card; docs/decisions/0045 says how a program uses it.
 """
 
@@ -31,10 +31,10 @@ class OnnxDetector:
 
     Args:
         model: the file, or its bytes.
-        threads: how many it computes with; None: as many as there are cores.
+        threads: number of threads of the runtime; None: one for each core.
 
     Raises:
-        SpecError: onnxruntime is missing, or that is no detector that GKD exported.
+        SpecError: onnxruntime is missing, or the file is no detector that GKD exported.
     """
 
     def __init__(self, model: Path | bytes, threads: int | None = None) -> None:
@@ -53,7 +53,7 @@ class OnnxDetector:
             raise _no_detector(model, error) from None
 
     def __call__(self, picture: NDArray[np.float32]) -> Found:
-        """What it finds on a picture (3, H, W) in 0..1."""
+        """Return the detections on an image (3, H, W) in 0..1."""
         outputs = self._session.run(list(OUTPUTS), {INPUT: picture[None]})
         return dict(zip(OUTPUTS, outputs, strict=True))
 
@@ -67,7 +67,7 @@ def _onnxruntime() -> Any:
 
 
 def missing_extra(package: str) -> SpecError:
-    """The error where a package of the extra `export` is not installed."""
+    """Return the error for a package of the extra `export` that is not installed."""
     message, hint = f"{package} is not installed", "Install what ONNX needs: pip install 'gkd[export]'."
     return SpecError([Problem(loc=("export", "format"), message=message, hint=hint)])
 

@@ -1,6 +1,6 @@
-"""What torchvision publishes: detectors trained on COCO, and weights of backbones, by name. No torch here.
+"""Pretrained weights that torchvision publishes: detectors trained on COCO, and backbones, by name. No torch here.
 
-A name says everything about a detector, so that the service can look at a spec without loading torch;
+A name determines everything about a detector, so that the service can check a spec without loading torch;
 `gkd_core.detectors.weights` fetches and fills in.
 """
 
@@ -14,7 +14,7 @@ NAME = re.compile(r"[A-Za-z0-9_]+_Weights\.[A-Z0-9_]+")
 """How torchvision names weights: `ResNet50_Weights.IMAGENET1K_V2`."""
 
 _UNUSED = "unused"
-"""COCO's ids have gaps, and torchvision's heads have outputs for them."""
+"""Class name of a gap in COCO's category ids, for which torchvision's heads have outputs."""
 _COCO_PARTS = (
     ("person bicycle car motorcycle airplane bus train truck boat", "traffic light", "fire hydrant", None),
     ("", "stop sign", "parking meter", "bench", "bird", "cat", "dog", "horse", "sheep", "cow", "elephant"),
@@ -56,32 +56,35 @@ DETECTORS: dict[str, DetectorConfig] = {
         ),
     )
 }
-"""By name, the detector that the weights fill; all know `COCO_CLASSES`."""
+"""By name of the weights, the detector that they fit; the classes of all are `COCO_CLASSES`."""
 
 WITHOUT_EPSILON = {
     "RetinaNet_ResNet50_FPN_Weights.COCO_V1": "retinanet_resnet50_fpn_coco-eeacb38b.pth",
     "FasterRCNN_ResNet50_FPN_Weights.COCO_V1": "fasterrcnn_resnet50_fpn_coco-258fb6c6.pth",
 }
-"""Names and files of weights that were trained with frozen norms that add nothing to the variance."""
+"""Names and files of weights that were trained with frozen batch norms with an epsilon of 0."""
 
 IMAGE_SIZE = 1088
 """Longer side, in pixels, of a 4:3 picture whose shorter side is 800, as torchvision's detectors were trained."""
 SMALL_IMAGE_SIZE = 416
-"""The same for the one that was trained with a shorter side of 320."""
+"""The same for the detector that was trained with a shorter side of 320."""
 
 
 def image_size(name: str) -> int:
-    """Longer side, in pixels, that published weights are at home at."""
+    """Return the longer side, in pixels, of the images that published weights were trained on."""
     return SMALL_IMAGE_SIZE if "_320_" in name else IMAGE_SIZE
 
 
 def is_name(weights: str) -> bool:
-    """Whether that is a name of published weights and no path."""
+    """Return whether `weights` is a name of published weights and no path."""
     return NAME.fullmatch(weights) is not None
 
 
 def backbone_of(name: str) -> str | None:
-    """The backbone that the weights fill: `ResNet50_Weights.IMAGENET1K_V2` are resnet50's; None if not one of ours."""
+    """Return the backbone that weights fit; None if not one of ours.
+
+    `ResNet50_Weights.IMAGENET1K_V2` fit resnet50.
+    """
     wanted = _plain(name.partition("_Weights.")[0])
     return next((backbone for backbone in TORCHVISION_BACKBONES if _plain(backbone) == wanted), None)
 

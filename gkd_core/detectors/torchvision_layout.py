@@ -1,8 +1,8 @@
 """Detectors that are torchvision's own to the last parameter, so that its published weights fit.
 
-torchvision's builders make them, with all that belongs to them: anchors of 32 to 512 pixels whatever the picture's
-size (FCOS: one location per cell), thresholds of scores and of NMS, and the heads. Only what no state dict shows is
-exchanged: coarse levels are computed in float32, and stages of the body can be frozen.
+torchvision's builders make them, with everything that belongs to them: anchors of 32 to 512 pixels whatever the
+picture's size (FCOS: one location per cell), thresholds of scores and of NMS, and the heads. Only what is not part of
+a state dict is changed: coarse levels are computed in float32, and stages of the body can be frozen.
 """
 
 from __future__ import annotations
@@ -33,15 +33,16 @@ _BUILDERS: dict[tuple[str, str, str], tuple[Any, tuple[int, ...]]] = {
     ("torchvision_v2", "retinanet", "resnet50"): (retinanet_resnet50_fpn_v2, _COARSE),
     ("torchvision_v2", "faster_rcnn", "resnet50"): (fasterrcnn_resnet50_fpn_v2, _FINE),
 }
-"""What builds a layout, and the strides of its pyramid, finest first. torchvision takes two maps of MobileNet that
-are both at stride 32, one from within and one from its end."""
+"""Builder of each layout, and the strides of its pyramid, finest first. torchvision takes two maps of MobileNet that
+are both at stride 32, an inner one and the last."""
 
 
 def build_as_torchvision(config: DetectorConfig, scores: int) -> tuple[Any, tuple[int, ...]]:
-    """The detector of a torchvision builder, freshly initialised.
+    """Build the detector of a torchvision builder, freshly initialised.
 
     Args:
-        config: `norm` is `batch`, or `frozen` for the frozen norms that the weights of layout `torchvision` come with.
+        config: `norm` is `batch`, or `frozen` for the frozen norms that the weights of layout `torchvision` come
+            with.
         scores: C + 1.
 
     Returns:

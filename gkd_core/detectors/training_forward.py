@@ -1,8 +1,8 @@
-"""torchvision's detectors with a forward of training that does not wait for a GPU before the network has run.
+"""torchvision's detectors with a training forward that does not synchronise with the GPU before the network has run.
 
-torchvision looks at the boxes of every picture before the backbone, and the program stands still until the GPU has done
-all that came before; beside a teacher that is the teacher's forward. On a GPU that look is left out here: boxes come
-from the loader, which lets none without area through. In evaluation mode nothing differs.
+torchvision checks the boxes of every image before the backbone, which blocks until the GPU has finished all earlier
+work; in distillation that is the teacher's forward. On a GPU the check is left out here: the boxes come from the
+loader, which lets none without area through. In evaluation mode nothing differs.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ Targets = list[dict[str, Tensor]]
 
 
 class _DoesNotWait:
-    """Takes the forward of torchvision, unless it would wait."""
+    """Uses the forward of torchvision, unless it would synchronise."""
 
     training: bool
 
     def forward(self, images: Images, targets: Targets | None = None) -> Any:
-        """As torchvision's: named losses in training, detections in evaluation mode."""
+        """Return what torchvision's forward returns: named losses in training, detections in evaluation mode."""
         if self.training and targets and targets[0]["boxes"].device.type != "cpu":
             return self._losses(images, targets)
         return super().forward(images, targets)  # type: ignore[misc]
@@ -64,7 +64,7 @@ class _FCOS(_DoesNotWaitAsFCOS, detection.FCOS):
     """torchvision's FCOS."""
 
 
-_FCOS.__name__ = "FCOS"  # by their names detectors are known
+_FCOS.__name__ = "FCOS"  # detectors are recognised by the names of their classes
 
 
 class FasterRCNN(_DoesNotWait, detection.FasterRCNN):
@@ -87,5 +87,5 @@ _TRAINED_AS: dict[type[torch.nn.Module], type[torch.nn.Module]] = {
 
 
 def train_without_waiting(detector: Any) -> None:
-    """Give a detector this forward. It only gains a method, so it stays the object it is."""
+    """Give a detector this forward. It only gains a method, so it stays the same object."""
     detector.__class__ = _TRAINED_AS[type(detector)]

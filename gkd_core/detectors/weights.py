@@ -1,8 +1,8 @@
-"""Where a detector's first weights come from: a model of GKD, a plain state dict, or torchvision's published ones.
+"""Initial weights of a detector: a model of GKD, a plain state dict, or torchvision's published ones.
 
 Files are read without unpickling (`weights_only`, or safetensors); nothing falls back to it. A file fills either a
-whole detector or its backbone. Heads of other classes are made anew, and it is said; any other tensor that does not
-fit is refused by name.
+whole detector or its backbone. Heads of other classes are reinitialised, which is reported; any other tensor that
+does not fit is an error that names it.
 """
 
 from __future__ import annotations
@@ -34,19 +34,19 @@ State = OrderedDict[str, Tensor]
 BY_CLASS = ("head.classification_head.cls_logits.", "roi_heads.box_predictor.")
 """Tensors that have rows for each class."""
 SHOWN = 5
-"""Names of tensors that a message lists."""
+"""How many names of tensors a message lists."""
 
 
 def load_weights(detector: Detector, weights: str, classes: tuple[str, ...] | None = None) -> list[str]:
-    """Fill a freshly built detector.
+    """Load weights into a freshly built detector.
 
     Args:
         detector: what is filled.
         weights: a path, or torchvision's name of published weights.
-        classes: what the detector is for, in label order; None: exactly what the file was made for, all of it.
+        classes: of the detector, in label order; None: exactly those of the file, and every tensor must fit.
 
     Returns:
-        What a person should know: what was made anew.
+        Notes for people: which tensors were reinitialised.
 
     Raises:
         SpecError: unreadable, of another detector (the tensors that differ are named), or in another class order.
@@ -67,7 +67,7 @@ def load_weights(detector: Detector, weights: str, classes: tuple[str, ...] | No
 
 
 def known_classes(weights: str) -> tuple[str, ...] | None:
-    """The classes that weights were made for, in label order; None where nothing says so."""
+    """Return the classes that weights were trained for, in label order; None where nothing records them."""
     if published.is_name(weights):
         return published.COCO_CLASSES if weights in published.DETECTORS else None
     return read_card(weights).classes if carries_card(weights) else None
@@ -77,7 +77,7 @@ def known_classes(weights: str) -> tuple[str, ...] | None:
 
 
 def read_state(weights: str) -> State:
-    """The tensors by name, on the CPU.
+    """Read the tensors by name, on the CPU.
 
     Raises:
         SpecError: there is no such file or name, or it cannot be read without running code from it.
@@ -85,7 +85,7 @@ def read_state(weights: str) -> State:
     if published.is_name(weights):
         return _published(weights)
     try:
-        open_named(weights).close()  # what torch opens by name may be a FIFO
+        open_named(weights).close()  # torch would open a FIFO too
         if is_safetensors(weights):
             return OrderedDict(load_file(weights))
         found = torch.load(weights, map_location="cpu", weights_only=True)
@@ -111,7 +111,7 @@ def _published(name: str) -> State:
 
 
 def _plain(found: Any, weights: str) -> State:
-    """The state dict in what was saved: training scripts put it under `model` or `state_dict`, DDP adds `module.`."""
+    """Return the state dict in what was saved: scripts put it under `model` or `state_dict`, DDP adds `module.`."""
     for key in ("model", "state_dict", "model_state_dict"):
         if isinstance(found, dict) and isinstance(found.get(key), dict):
             found = found[key]
@@ -120,11 +120,11 @@ def _plain(found: Any, weights: str) -> State:
     return OrderedDict((str(name).removeprefix("module."), tensor) for name, tensor in found.items())
 
 
-# ---- filling ---------------------------------------------------------------------------------------------
+# ---- loading into a detector -----------------------------------------------------------------------------
 
 
 def _fill_body(detector: Detector, state: State, weights: str) -> list[str]:
-    """Fill the backbone from a classifier; its last layers, for which a detector has no place, are left out."""
+    """Load a classifier into the backbone; its last layers, for which a detector has no place, are left out."""
     body = detector.backbone.body
     sources = {name: source for name in body.state_dict() if (source := published_name(name, state))}
     if not sources:
@@ -140,13 +140,13 @@ def _fill_body(detector: Detector, state: State, weights: str) -> list[str]:
 
 
 def _part(name: str) -> str:
-    """The part of a classifier that a tensor belongs to: what a body uses of it, it uses whole."""
+    """Return the part of a classifier that a tensor belongs to: a body uses a part as a whole or not at all."""
     first, *rest = name.split(".")
     return f"{first}.{rest[0]}" if first == "features" and rest else first
 
 
 def _fill(module: nn.Module, state: State, weights: str, renewed: Iterable[str]) -> None:
-    """Every tensor must be there with its shape, but for those that start from scratch."""
+    """Load a state dict whose tensors must all exist with their shapes, except those that are reinitialised."""
     own = module.state_dict()
     given = State((name, tensor) for name, tensor in state.items() if name in own or not _counts(name))
     kept = own.keys() - set(renewed)
@@ -161,13 +161,18 @@ def _fill(module: nn.Module, state: State, weights: str, renewed: Iterable[str])
 
 
 def _counts(name: str) -> bool:
-    """Batch norm counts batches for a kind of average that nobody uses; frozen norms and old files lack it."""
+    """Return whether a tensor is a batch norm's `num_batches_tracked`, which is not used.
+
+    Frozen norms and old files lack it.
+    """
     return name.endswith("num_batches_tracked")
 
 
 def _class_tensors(detector: Detector, state: State, known: tuple[str, ...] | None) -> list[str]:
-    """The tensors of the heads that have a row for each class and were made for other classes: if nobody knows for
-    which, those that have another number of rows."""
+    """Return the tensors of the heads that have a row for each class and were trained for other classes.
+
+    If the classes of the file are unknown: those that have another number of rows.
+    """
     own = detector.state_dict()
     return [
         name
@@ -179,17 +184,17 @@ def _class_tensors(detector: Detector, state: State, known: tuple[str, ...] | No
 
 
 def _take_epsilon_out(detector: Detector) -> None:
-    """Variance + epsilon becomes the variance that the weights were trained with."""
+    """Subtract epsilon from the variances, so that the sum of both is the variance of training."""
     for module in detector.modules():
         if isinstance(module, FrozenBatchNorm2d):
             module.running_var -= module.eps
 
 
-# ---- refusing --------------------------------------------------------------------------------------------
+# ---- errors ----------------------------------------------------------------------------------------------
 
 
 def _require_same_order(known: tuple[str, ...], classes: tuple[str, ...]) -> None:
-    """Rows of the heads follow the class order; another order would exchange classes in silence."""
+    """Raise if the classes are in another order: rows of the heads would be exchanged in silence."""
     if known != classes and set(known) == set(classes):
         message = f"the weights know {', '.join(known)}; the data has {', '.join(classes)}"
         hint = f"Give data.classes in the order of the weights: {', '.join(known)}."

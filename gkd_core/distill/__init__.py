@@ -1,1 +1,1 @@
-"""Distillation with global knowledge: prototypes (PGM), what is compared where, the losses (RDM)."""
+"""Distillation with global knowledge: prototypes (PGM), the positions that are compared, the losses (RDM)."""

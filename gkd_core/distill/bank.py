@@ -1,10 +1,11 @@
-"""Prototypes for free: the latest features of the chosen boxes, as training steps computed them anyway.
+"""The feature bank: the latest features of the chosen boxes, as training steps compute them anyway.
 
-The bank holds the boxes that the pass would pool (`instances.choose_instances`), and starts with what a pass found.
-From then on the features that the distiller pools in a training step replace older ones of the same box. What it
-holds was seen by the student as it trains: augmented pictures, statistics of the batch.
+Prototypes can be chosen from it without a pass over the images. It holds the boxes that a pass would pool
+(`instances.choose_instances`), and starts with the features of a pass. From then on the features that the distiller
+pools in a training step replace older ones of the same box. They come from the student in training: augmented images,
+batch norm statistics of the batch.
 
-Nothing here decides by chance or waits for the GPU: which box is which is known from the annotations.
+Nothing here is random or synchronises with the GPU: boxes are identified by their annotations.
 """
 
 from __future__ import annotations
@@ -31,9 +32,10 @@ class Bank:
         """Start with the features of a pass.
 
         Args:
-            pooled: is changed from now on.
-            min_box_side: shorter side in pixels of the training picture from which features are worth keeping; of a
-                box that was pooled although it is smaller, because its class has no others, all are.
+            pooled: features of the pass; modified in place from now on.
+            min_box_side: shorter side of a box, in pixels of the training image, from which its features are kept;
+                those of a box that was pooled although it is smaller, because its class has no others, are always
+                kept.
             epoch: the last one that the student was trained in; -1 before the first.
         """
         self._pooled = pooled
@@ -42,12 +44,12 @@ class Bank:
         self._slots = {origin: slot for slot, origin in enumerate(pairs(pooled.image_ids, pooled.rows))}
 
     def keep(self, levels: Sequence[PooledPair], targets: Sequence[dict[str, Tensor]], epoch: int) -> None:
-        """Take the features of a batch over.
+        """Replace the features of the boxes of a batch.
 
         Args:
             levels: what the distiller pooled in the boxes of the batch.
             targets: of each picture boxes (n, 4) in its pixels and origins (n, 2), on the CPU.
-            epoch: that is trained, from 0.
+            epoch: that is being trained, from 0.
         """
         newest = self._newest(targets)
         if not newest:
@@ -60,7 +62,7 @@ class Bank:
         self._epochs[list(newest)] = epoch
 
     def _newest(self, targets: Sequence[dict[str, Tensor]]) -> dict[int, int]:
-        """By slot the row in the batch; a box that a mosaic shows twice gives the later one."""
+        """Return by slot of the bank the row in the batch; of a box that a mosaic shows twice the later one."""
         origins = torch.cat([target["origins"] for target in targets])
         boxes = torch.cat([target["boxes"] for target in targets])
         sides = (boxes[:, 2:] - boxes[:, :2]).amin(1).tolist()
@@ -72,7 +74,7 @@ class Bank:
         return found
 
     def pooled(self, at_least: int) -> Pooled:
-        """Of each class the features of the last epoch, and where these are fewer than `at_least` older ones too."""
+        """Return each class's features of the last epoch; where these are fewer than `at_least`, older ones too."""
         labels = self._pooled.labels.cpu()
         kept = torch.zeros_like(labels, dtype=torch.bool)
         for label in labels.unique():
@@ -88,13 +90,13 @@ class Bank:
     # ---- saving and restoring ----------------------------------------------------------------------------
 
     def state(self) -> dict[str, Any]:
-        """All that `of_state` needs."""
+        """Return everything that `of_state` needs."""
         pooled = {field.name: getattr(self._pooled, field.name) for field in fields(Pooled)}
         return {"pooled": pooled, "epochs": self._epochs, "least": self._least}
 
     @classmethod
     def of_state(cls, state: dict[str, Any], device: torch.device) -> Bank:
-        """The bank that was saved."""
+        """Restore a bank from its state."""
         bank = cls(Pooled(**state["pooled"]).to(device), 0.0, -1)
         bank._epochs, bank._least = state["epochs"], state["least"]
         return bank
@@ -103,9 +105,9 @@ class Bank:
 def of_all_processes(
     world: World, levels: Sequence[PooledPair], targets: Sequence[dict[str, Tensor]]
 ) -> tuple[Sequence[PooledPair], Sequence[dict[str, Tensor]]]:
-    """What all processes pooled in a batch, picture by picture in the order of the whole batch.
+    """Return what all processes pooled in a batch, image by image in the order of the whole batch.
 
-    So all of them keep the same bank, and it is the one of a single process.
+    So all of them hold the same bank, and it equals that of a single process.
 
     Args:
         world: the processes.

@@ -1,10 +1,10 @@
-"""From feature maps and boxes to one vector an instance: pooling, and which pyramid level a box lies on.
+"""Pooling of feature maps over boxes, to one vector an instance, and assignment of boxes to pyramid levels.
 
 Both come in two conventions: the default, and what the published code does (`*_reference`), which only exists
-to reproduce it. All functions are pure, without a loop over boxes, and none waits for the device.
+to reproduce it. All functions are pure, without a loop over boxes, and none synchronises with the device.
 
-Shapes: B images, M boxes of all images of a batch, C channels, H x W cells of a level, L levels, P cells of the longest
-side of any level (`grids.py`).
+Shapes: B images, M boxes of all images of a batch, C channels, H x W cells of a level, L levels, P cells of the
+longest side of any level (`grids.py`).
 """
 
 from __future__ import annotations
@@ -20,11 +20,12 @@ from gkd_core.compute.precision import full_precision, widened
 from gkd_core.distill.grids import Grids, Slots
 
 REFERENCE_FINEST = 56.0
-"""Pixels: the published code puts boxes of up to twice this size on the finest level."""
+"""Pixels: the published code assigns boxes of up to twice this size to the finest level."""
 COVERED = 1e-6
-"""Share of a cell below which a box counts as covering nothing."""
+"""Share of a cell below which a box counts as covering none of it."""
 WEIGHTS_AT_ONCE = 2**23
-"""Weights of boxes, one a cell, that are in memory at a time: 32 MiB. The objects of a batch seldom need as many."""
+"""How many weights of boxes, one a cell, are in memory at a time: 32 MiB. The objects of a batch seldom need as
+many."""
 
 
 # ---- pooling ---------------------------------------------------------------------------------------------
@@ -34,17 +35,17 @@ WEIGHTS_AT_ONCE = 2**23
 def pool_boxes(
     features: Tensor, boxes: Tensor, image_index: Tensor, stride: float, most_per_image: int | None = None
 ) -> Tensor:
-    """Mean of a feature map over each box, exact: a cell counts by the share of it that the box covers.
+    """Return the mean of a feature map over each box, exact: a cell is weighted by the share that the box covers.
 
-    Boxes are clipped to the map. One without area, or outside, takes the cell nearest to its middle, so the
-    result is always finite.
+    Boxes are clipped to the map. A box without area, or outside, takes the cell nearest to its centre, so the result
+    is always finite.
 
     Args:
         features: (B, C, H, W).
         boxes: (M, 4), x1, y1, x2, y2 in pixels.
         image_index: (M,) int64, image of each box.
         stride: pixels per cell.
-        most_per_image: an upper bound for the boxes of one image, where the caller knows one: saves memory.
+        most_per_image: upper bound for the boxes of one image, if the caller knows one: saves memory.
 
     Returns:
         (M, C), with gradient to the features.
@@ -58,7 +59,9 @@ def pool_boxes(
 def pool_reference(
     features: Tensor, boxes: Tensor, image_index: Tensor, stride: float, most_per_image: int | None = None
 ) -> Tensor:
-    """Mean over rows int(|y1| / stride) to int(|y2| / stride), both included, columns alike: the published code.
+    """Return the mean over the rows and columns that the published code takes.
+
+    Rows int(|y1| / stride) to int(|y2| / stride), both included, columns alike.
 
     Where that code averages no cell at all and returns NaN, this takes the last row or column.
 
@@ -83,13 +86,13 @@ def pool_boxes_on_levels(
     """Pool the same boxes on all levels of some pyramids whose grids are alike; see `pool_boxes`.
 
     Args:
-        pyramids: of each its L maps (B, C, H, W); C is each one's own.
+        pyramids: of each its L maps (B, C, H, W); C may differ between them.
         boxes: (M, 4), x1, y1, x2, y2 in pixels.
-        slots: of the boxes.
+        slots: places of the boxes.
         grids: of the levels.
 
     Returns:
-        Of each pyramid (L, M, C), with gradient to its maps.
+        For each pyramid (L, M, C), with gradient to its maps.
     """
     return _weighted_means(pyramids, covered_shares(boxes, grids), slots, grids)
 
@@ -102,10 +105,10 @@ def pool_reference_on_levels(
 
 
 def covered_shares(boxes: Tensor, grids: Grids) -> Tensor:
-    """Return how boxes (M, 4), in pixels, are spread over columns and rows of every level.
+    """Return how boxes (M, 4), in pixels, are distributed over columns and rows of every level.
 
     Returns:
-        (L, M, 2, P) in [0, 1], each with the sum 1; a box that covers no cell of an axis has its 1 at the nearest.
+        (L, M, 2, P) in [0, 1], each sums to 1; a box that covers no cell of an axis has its 1 at the nearest.
     """
     low, high = grids.spans(boxes)
     last, first = torch.minimum(high, grids.ends)[..., None], low[..., None]
@@ -128,7 +131,7 @@ def inclusive_shares(boxes: Tensor, grids: Grids) -> Tensor:
 def _weighted_means_of(
     shares: Tensor, grids: Grids, pyramids: Sequence[Sequence[Tensor]]
 ) -> tuple[Tensor, ...]:
-    """Of each pyramid (L, B, C, places): one matrix product per image and level, its boxes' weights by its map.
+    """Return for each pyramid (L, B, C, places): one matrix product per image and level, weights times map.
 
     Args:
         shares: (B, places, 2, L x P).
@@ -142,7 +145,7 @@ def _weighted_means_of(
 
 
 def _products(weights: Tensor, features: Tensor) -> Tensor:
-    """(B, C, places) of weights (B, H x W, places) and a map (B, C, H, W)."""
+    """Multiply weights (B, H x W, places) and a map (B, C, H, W) to (B, C, places)."""
     features = widened(features)
     return torch.bmm(features.flatten(2), weights.to(features.dtype))
 
@@ -150,7 +153,10 @@ def _products(weights: Tensor, features: Tensor) -> Tensor:
 def _weighted_means(
     pyramids: Sequence[Sequence[Tensor]], shares: Tensor, slots: Slots, grids: Grids
 ) -> list[Tensor]:
-    """The mean of each box, padded to the same number for every image.
+    """Return the mean of each box, padded to the same number for every image.
+
+    Many boxes are computed in chunks, whose weights are recomputed for the gradient: kept, they would fill the
+    memory.
 
     Of many boxes some at a time, whose weights are computed anew for the gradient: kept, they would fill the memory.
     """
@@ -166,11 +172,11 @@ def _weighted_means(
     return [each[:, slots.image, :, slots.place].transpose(0, 1) for each in whole]
 
 
-# ---- levels ----------------------------------------------------------------------------------------------
+# ---- pyramid levels --------------------------------------------------------------------------------------
 
 
 def assign_levels(boxes: Tensor, strides: Sequence[float] | Tensor, cells: float = 4.0) -> Tensor:
-    """The level whose cells fit a box: `cells` to twice as many along the side sqrt(w h).
+    """Return the level whose cells fit a box: `cells` to twice as many along the side sqrt(w h).
 
     Boxes too small or too big for every level go to the first or the last.
 
@@ -185,15 +191,17 @@ def assign_levels(boxes: Tensor, strides: Sequence[float] | Tensor, cells: float
     width, height = _sides(boxes)
     side = (width * height).sqrt()
     if isinstance(strides, Tensor):
-        return (side[:, None] >= cells * strides[1:]).sum(1)  # a side that is not a number lies on the first
+        return (side[:, None] >= cells * strides[1:]).sum(1)  # a side of NaN is assigned to the first level
     level = torch.zeros_like(side, dtype=torch.int64)
-    for stride in strides[1:]:  # numbers, not a tensor: sending one to a GPU would wait for it
+    for stride in strides[1:]:  # numbers, not a tensor: sending one to a GPU would synchronise
         level += side >= cells * stride
     return level
 
 
 def assign_levels_reference(boxes: Tensor, num_levels: int) -> Tensor:
-    """floor(log2(sqrt((w + 1)(h + 1)) / 56 + 1e-6)), clamped: the published code, whatever the strides.
+    """Return the levels of the published code, whatever the strides.
+
+    floor(log2(sqrt((w + 1)(h + 1)) / 56 + 1e-6)), clamped.
 
     Args:
         boxes: (M, 4), x1, y1, x2, y2 in pixels.

@@ -1,4 +1,4 @@
-"""When the student's features of the chosen objects are refreshed: as often as they turn, and not for too much.
+"""When the student's features of the prototypes are refreshed: as often as they change direction, at a limited cost.
 
 Pure arithmetic; `train.py` asks, `prototype_renewal.refresh_prototypes` refreshes.
 """
@@ -10,18 +10,18 @@ from typing import NamedTuple
 from gkd_core.config import PrototypesConfig
 
 TURNED = 0.1
-"""1 - cosine by which features may turn between two refreshes: 26 degrees."""
+"""1 - cosine by which features may change between two refreshes: 26 degrees."""
 
 
 class RefreshInterval(NamedTuple):
-    """When the last refresh was, and how many steps lie between two."""
+    """Step of the last refresh, and the number of steps between two."""
 
     last: int
-    """Step of the training."""
+    """Training step before which the last refresh took place."""
     steps: int | None
-    """At least 1; None: there are none."""
+    """Steps between two refreshes, at least 1; None: no refreshes."""
     least: int
-    """Steps that a refresh costs at most as many pictures as."""
+    """Lower limit of `steps`: so many steps process as many images as a refresh."""
 
     def is_due(self, step: int) -> bool:
         """Return whether to refresh before a step."""
@@ -32,12 +32,12 @@ class RefreshInterval(NamedTuple):
 
         Args:
             step: before which the refresh took place.
-            cosine: of the features before and after it.
+            cosine: mean cosine of the features before and after it.
             wanted: `refresh` "auto" makes the interval longer or shorter, at most by half or twice; a number stays.
         """
         adapts = (
             wanted.refresh == "auto" and wanted.source == "pass"
-        )  # a bank's features are of augmented pictures
+        )  # a bank's features are of augmented images
         if self.steps is None or not adapts:
             return self._replace(last=step)
         change = min(2.0, max(0.5, TURNED / max(1 - cosine, 1e-6)))
@@ -49,7 +49,7 @@ def first_interval(step: int, pictures: int, batch_size: int, wanted: Prototypes
 
     Args:
         step: before which it took place.
-        pictures: that hold a prototype.
+        pictures: number of images that contain a prototype.
         batch_size: pictures of a training step.
         wanted: what the config asks for.
     """

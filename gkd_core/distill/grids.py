@@ -1,6 +1,6 @@
-"""The grids of all pyramid levels at once, so that what is computed on each of them takes one operator and not L.
+"""The cells of all pyramid levels in one padded layout, so that an operation on all levels is one kernel and not L.
 
-Rows and columns of all levels are padded to the longest, P; the cells of all levels lie behind each other, level by
+Rows and columns of all levels are padded to the longest, P; the cells of all levels are concatenated, level by
 level and row by row.
 
 Shapes: L levels, M boxes, P cells of the longest side of any level, S cells of all levels together, B images.
@@ -19,7 +19,7 @@ from gkd_core.compute.transfers import to_device
 
 
 class Grids(NamedTuple):
-    """The grids of some levels, on a device."""
+    """The grids of some pyramid levels, on a device."""
 
     shapes: tuple[tuple[int, int], ...]
     """H and W of each level."""
@@ -28,15 +28,15 @@ class Grids(NamedTuple):
     ends: Tensor
     """(L, 1, 2) columns and rows of each level."""
     steps: Tensor
-    """(P,) 0, 1, 2 and so on."""
+    """(P,) 0, 1, 2, ..."""
     columns: Tensor
-    """(S,) int64 of each cell, counted over the padded columns of all levels, L x P."""
+    """(S,) int64, column of each cell, counted over the padded columns of all levels, L x P."""
     rows: Tensor
-    """(S,) int64 likewise of its row."""
+    """(S,) int64, row of each cell, counted likewise."""
 
     @classmethod
     def of(cls, strides: Sequence[float], shapes: Sequence[tuple[int, int]], device: torch.device) -> Grids:
-        """Lay out grids, with two transfers that nobody waits for.
+        """Build the grids, with two asynchronous transfers.
 
         Args:
             strides: L, pixels per cell.
@@ -54,7 +54,7 @@ class Grids(NamedTuple):
 
     @property
     def cells(self) -> list[int]:
-        """L, cells of each level."""
+        """Return the number of cells of each of the L levels."""
         return [height * width for height, width in self.shapes]
 
     def spans(self, boxes: Tensor) -> tuple[Tensor, Tensor]:
@@ -63,59 +63,62 @@ class Grids(NamedTuple):
         return low, high
 
     def nearest(self, low: Tensor, high: Tensor) -> Tensor:
-        """Return (L, M, 2, P) bool, true at the column and the row nearest to the middle of each span (L, M, 2)."""
+        """Return (L, M, 2, P) bool, true at the column and the row nearest to the centre of each span (L, M, 2)."""
         middle = torch.minimum(((low + high) / 2).floor().clamp_min(0), self.ends - 1)
         return self.steps == middle[..., None]
 
     def spread(self, along: Tensor) -> Tensor:
-        """Return (B, M, S): of values (B, M, 2, L x P) along columns and rows the product at every cell."""
+        """Return (B, M, S), the product at every cell of values (B, M, 2, L x P) along columns and rows."""
         columns, rows = along.unbind(2)
         return columns.index_select(2, self.columns) * rows.index_select(2, self.rows)
 
 
 class Slots(NamedTuple):
-    """Boxes of a batch, as many places for each image."""
+    """Indices that pad the boxes of a batch to the same number of places for each image."""
 
     image: Tensor
-    """(M,) int64 of each box."""
+    """(M,) int64, image of each box."""
     place: Tensor
-    """(M,) int64 which of its image's places it has."""
+    """(M,) int64, place of each box within its image."""
     images: int
     places: int
-    """Of each image."""
+    """Number of places of each image."""
 
     @classmethod
     def of(cls, image_index: Tensor, images: int, most: int | None) -> Slots:
-        """Give every box a place.
+        """Assign a place to every box.
 
         Args:
             image_index: (M,) int64.
             images: B.
-            most: an upper bound for the boxes of one image, where the caller knows one.
+            most: upper bound for the boxes of one image, if the caller knows one.
         """
         place = _place_in_image(image_index)
         return cls(image_index, place, images, _bound(place) if most is None else most)
 
     def padded(self, values: Tensor) -> Tensor:
-        """Return values (L, M, 2, P) of boxes as (B, places, 2, L x P), filled up with zeros."""
+        """Return values (L, M, 2, P) of boxes as (B, places, 2, L x P), padded with zeros."""
         along = values.permute(1, 2, 0, 3).flatten(2)  # (M, 2, L * P)
         padded = along.new_zeros(self.images, self.places, *along.shape[1:])
         return padded.index_put_((self.image, self.place), along)
 
     def at_once(self, size: int, grids: Grids) -> int:
-        """Return how many places of every image have at most `size` values at the cells of all levels; at least 1."""
+        """Return how many places of every image fit into `size` values at the cells of all levels; at least 1."""
         return max(1, size // max(1, self.images * sum(grids.cells)))
 
 
 def _place_in_image(image_index: Tensor) -> Tensor:
-    """(M,) how many earlier boxes the same image has."""
+    """Return (M,) how many earlier boxes the same image has."""
     in_order, order = image_index.sort(stable=True)
     place = torch.arange(len(order), device=order.device) - torch.searchsorted(in_order, in_order)
     return torch.empty_like(place).scatter_(0, order, place)
 
 
 def _bound(place: Tensor) -> int:
-    """Places that are enough. On a GPU reading the number would wait for the device; spare ones cost less."""
+    """Return a sufficient number of places.
+
+    On a GPU reading the exact number would synchronise; spare places cost less.
+    """
     if place.device.type == "cpu" and len(place):
         return int(place.max()) + 1
     return len(place)

@@ -1,7 +1,7 @@
-"""The pass over the training pictures from which prototypes are chosen (PGM, step 1).
+"""The pass over the training images that pools the instances from which prototypes are chosen (PGM, step 1).
 
-Which boxes are pooled is decided once, from the annotations and the seed; each picture is read and run once,
-whatever number of classes it holds. The teacher never changes, so a later pass runs the student alone.
+Which boxes are pooled is decided once, from the annotations and the seed; each image is read and run once, whatever
+the number of its classes. The teacher never changes, so a later pass runs the student alone.
 
 Shapes: N instances, L levels, C_t and C_s channels of teacher and student.
 """
@@ -27,15 +27,15 @@ Pooling = Callable[[Tensor, Tensor, Tensor, float, int], Tensor]
 """(map (B, C, H, W), boxes (M, 4) in pixels, image_index (M,), stride, most boxes of an image) -> (M, C)."""
 
 Choice = dict[int, np.ndarray]
-"""By position of the picture in the split: rows of its boxes that are pooled."""
+"""By position of the image in the split: rows of its boxes that are pooled."""
 
 
 def instances_again(images: Sequence[ImageRecord], chosen: Sequence[Tensor]) -> Choice:
-    """Return the choice that pools objects once more.
+    """Return the choice that pools the given objects again.
 
     Args:
         images: the split.
-        chosen: (P, 2) tensors of picture id and row; what they have in common is pooled once.
+        chosen: (P, 2) tensors of image id and row; objects in several of them are pooled once.
     """
     rows: dict[int, set[int]] = {}
     for origins in chosen:
@@ -51,10 +51,10 @@ def instances_again(images: Sequence[ImageRecord], chosen: Sequence[Tensor]) -> 
 def choose_instances(
     images: Sequence[ImageRecord], num_classes: int, image_size: int, config: PrototypeChoice, seed: int
 ) -> Choice:
-    """Decide which boxes are pooled: per class at most `max_instances`, in a random order that the seed fixes.
+    """Choose which boxes are pooled: per class at most `max_instances`, in a random order that the seed fixes.
 
-    Boxes under `min_box_side` (in resized pixels) or marked as crowd are left out, unless a class has no
-    others: a class of any size gets prototypes.
+    Boxes under `min_box_side` (in resized pixels) or marked as crowd are left out, unless a class has no others:
+    every class with objects gets prototypes.
     """
     owner, row, label, large = _flatten(images, image_size, config.min_box_side)
     order = np.random.default_rng(seed).permutation(len(owner))
@@ -70,7 +70,7 @@ def choose_instances(
 def _flatten(
     images: Sequence[ImageRecord], image_size: int, min_side: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Over all boxes of all pictures: picture, row in it, label, and whether it is large enough to pool."""
+    """Return for all boxes of all images: image, row in it, label, and whether it is large enough to pool."""
     owner = np.concatenate([np.full(len(image.labels), at) for at, image in enumerate(images)])
     row = np.concatenate([np.arange(len(image.labels)) for image in images])
     label = np.concatenate([np.where(image.crowd, 0, image.labels) for image in images])
@@ -85,7 +85,7 @@ def _shorter_side(image: ImageRecord, image_size: int) -> np.ndarray:
 
 @dataclass
 class Pooled:
-    """Features of the chosen instances, level by level."""
+    """Pooled features of the chosen instances, level by level."""
 
     teacher: list[Tensor]
     """L of (N, C_t) float32."""
@@ -98,12 +98,12 @@ class Pooled:
     boxes: Tensor
     """(N, 4) pixels of the original picture."""
     rows: Tensor
-    """(N,) int64, which box of its record each is."""
+    """(N,) int64, row of each box in its image's record."""
     sides: Tensor
-    """(N,) shorter side in pixels of the resized picture."""
+    """(N,) shorter side of each box in pixels of the resized image."""
 
     def take(self, chosen: Tensor) -> Pooled:
-        """Some of them, by index (M,) on the CPU."""
+        """Return some of the instances, by index (M,) on the CPU."""
         here = chosen.to(self.labels.device)
         return Pooled(
             teacher=[level[here] for level in self.teacher],
@@ -116,7 +116,7 @@ class Pooled:
         )
 
     def to(self, device: torch.device) -> Pooled:
-        """With features and labels on a device; the rest stays on the CPU."""
+        """Return the instances with features and labels on a device; the rest stays on the CPU."""
         return replace(
             self,
             teacher=[level.to(device) for level in self.teacher],
@@ -138,18 +138,18 @@ class InstancePool:
     pooling: Pooling
     device: torch.device
     precision: str = "float32"
-    """In which both compute; features are float32 all the same."""
+    """Precision in which both compute; features are float32 in any case."""
     known: Pooled | None = None
-    """What an earlier pass over the same boxes found, where there was one: the teacher's features come from there."""
+    """Result of an earlier pass over the same boxes, if there was one: the teacher's features are taken from it."""
     _parts: list[Pooled] = field(default_factory=list)
 
     @torch.no_grad()
     def add(self, batch: list[EvalSample], chosen: Sequence[tuple[ImageRecord, np.ndarray]]) -> None:
-        """Run the student over a batch, and the teacher where there is one, and pool the chosen boxes of each picture.
+        """Run the student, and the teacher if there is one, over a batch and pool the chosen boxes of each image.
 
         Args:
-            batch: B resized pictures.
-            chosen: the record of each and the rows of its boxes that are pooled.
+            batch: B resized images.
+            chosen: the record of each image and the rows of its boxes that are pooled.
         """
         pictures = pictures_on(self.device, [sample.image for sample in batch])
         numbers = [len(rows) for _, rows in chosen]
@@ -195,10 +195,10 @@ class InstancePool:
         ]
 
     def finish(self, world: World | None = None) -> Pooled:
-        """Everything that was collected, by all processes of a world, in the order of a single one.
+        """Return everything that all processes of a world collected, in the order of a single process.
 
         Raises:
-            ValueError: it is not the boxes of the earlier pass.
+            ValueError: the boxes differ from those of the earlier pass.
         """
         if world is not None and world.size > 1:
             parts = world.in_turn([part.to(torch.device("cpu")) for part in self._parts])
@@ -224,5 +224,5 @@ def _with_teacher_of(earlier: Pooled, pooled: Pooled) -> Pooled:
 
 
 def pairs(image_ids: Tensor, rows: Tensor) -> list[tuple[int, int]]:
-    """Return picture id and row of each box: what names an object of a data set."""
+    """Return image id and row of each box, which together identify an object of a data set."""
     return list(zip(image_ids.tolist(), rows.tolist(), strict=True))

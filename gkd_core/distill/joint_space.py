@@ -1,10 +1,10 @@
-"""Least squares in both feature spaces at once, for many classes in one go.
+"""Least squares in both feature spaces at once (joint reconstruction), for many classes in a batch.
 
-Atom k of a class is an instance seen as a pair of columns, t_k in the teacher's space and s_k in the student's, whose
-coefficients are tied by alpha. Instance n is the target (t_n, s_n). All is seen through products of features, so
-nothing here has a side of N x N: cost and memory grow with the instances, not with their square.
+Atom k of a class is an instance as a pair of columns, t_k in the teacher's space and s_k in the student's, whose
+coefficients are tied by alpha. Instance n is the target (t_n, s_n). Everything is computed from products of features,
+so no matrix here is N x N: cost and memory grow with the instances, not with their square.
 
-Everything is float64: near ties must fall alike on every device.
+Everything is float64: near ties must be decided alike on every device.
 
 Shapes: G classes, each padded with zeros to N instances and m atoms; C_t and C_s channels; axes of length 2 are
 (teacher, student). An atom of zeros explains nothing, so classes with fewer atoms share a batch with the others.
@@ -22,7 +22,7 @@ RIDGE = 1e-7
 
 
 class Atoms(NamedTuple):
-    """What the chosen atoms have to do with every instance."""
+    """Products of the chosen atoms with every instance."""
 
     columns: Tensor
     """(G, 2, m, N) products of each atom's columns with those of all instances."""
@@ -31,16 +31,16 @@ class Atoms(NamedTuple):
     the atoms', in the space of the second."""
 
     def without(self, position: int) -> Atoms:
-        """All but one."""
+        """Return all atoms but one."""
         return Atoms(*(torch.cat([t[..., :position, :], t[..., position + 1 :, :]], -2) for t in self))
 
     def put(self, position: int, rows: Tensor, others: Atoms) -> None:
-        """Put, in some classes (rows of G), the first of other atoms in the place of one."""
+        """Replace, in some classes (rows of G), one atom by the first of other atoms."""
         for mine, theirs in zip(self, others, strict=True):
             mine.select(-2, position)[rows] = theirs.select(-2, 0)[rows]
 
     def and_(self, others: Atoms) -> Atoms:
-        """These and others."""
+        """Return these atoms and others."""
         return Atoms(*(torch.cat(pair, -2) for pair in zip(self, others, strict=True)))
 
 
@@ -59,7 +59,7 @@ class JointSpace(NamedTuple):
 
     @classmethod
     def of(cls, teacher: Tensor, student: Tensor, alpha: float) -> JointSpace:
-        """Look at features.
+        """Compute the second moments of features.
 
         Args:
             teacher: (G, N, C_t) float64 of length 1, rows of zeros for padding.
@@ -78,7 +78,7 @@ class JointSpace(NamedTuple):
         return cls((t, s), moments, alpha, product, response)
 
     def atoms(self, chosen: Tensor) -> Atoms:
-        """Look at instances as atoms.
+        """Return the products of instances, taken as atoms, with all instances.
 
         Args:
             chosen: (G, m) int64; -1 for an atom of zeros.
@@ -93,9 +93,9 @@ class JointSpace(NamedTuple):
         return Atoms(seen[:, :, 0].clone(), seen[:, :, 1:].clone())
 
     def gains(self, chosen: Tensor, atoms: Atoms) -> Tensor:
-        """How much more is explained when an instance becomes an atom and all coefficients are fitted anew.
+        """Return how much more is explained when an instance becomes an atom and all coefficients are fitted anew.
 
-        The Schur complement of the chosen atoms leaves of each instance a 2 x 2 product S and, over all targets, a
+        The Schur complement of the chosen atoms leaves for each instance a 2 x 2 product S and, over all targets, a
         2 x 2 response R; the gain is trace(S^-1 R).
 
         Args:
@@ -103,7 +103,7 @@ class JointSpace(NamedTuple):
             atoms: of these.
 
         Returns:
-            (G, N).
+            (G, N), the gain of each instance.
         """
         product, response = torch.diag_embed(self.own_product.mT), self.own_response.permute(0, 3, 1, 2)
         if chosen.shape[1]:
@@ -117,7 +117,7 @@ class JointSpace(NamedTuple):
         return _trace_of_solution(product, response, self.alpha)
 
     def normal(self, chosen: Tensor, atoms: Atoms) -> tuple[Tensor, Tensor]:
-        """Inverse of the normal matrix of the chosen atoms, and their responses among each other.
+        """Return the inverse of the chosen atoms' normal matrix, and their responses among each other.
 
         Args:
             chosen: (G, m) as in `atoms`.
@@ -144,16 +144,16 @@ def _classes(chosen: Tensor) -> Tensor:
 
 
 def _at(values: Tensor, chosen: Tensor) -> Tensor:
-    """(G, ..., m, m): of values (G, ..., m, N) those at the chosen instances."""
+    """Return (G, ..., m, m), of values (G, ..., m, N) those at the chosen instances."""
     between = [1] * (values.dim() - 2)
     index = chosen.view(len(chosen), *between, -1)
     return values.gather(-1, index.expand(*values.shape[:-1], chosen.shape[1]))
 
 
 def _inverse(normal: Tensor) -> Tensor:
-    """Of (G, n, n) symmetric positive definite matrices.
+    """Invert (G, n, n) symmetric positive definite matrices.
 
-    On a processor solving hands each small matrix to all threads; on a GPU Cholesky inverts one after the other.
+    On a CPU solving runs each small matrix on all threads; on a GPU the Cholesky inverse is sequential over matrices.
     """
     if normal.is_cuda:
         return torch.linalg.inv_ex(normal).inverse
@@ -161,22 +161,23 @@ def _inverse(normal: Tensor) -> Tensor:
 
 
 def _spread(matrix: Tensor, columns: Tensor) -> Tensor:
-    """(G, 2, 2, m, N): blocks (2m, m) of a (G, 2m, 2m) matrix times the columns of their space."""
+    """Return (G, 2, 2, m, N), blocks (2m, m) of a (G, 2m, 2m) matrix times the columns of their space."""
     m = columns.shape[2]
     blocks = matrix.unflatten(2, (2, m)).transpose(1, 2)  # (G, 2, 2m, m)
     return (blocks @ columns).unflatten(2, (2, m))
 
 
 def _tie(alpha: float) -> Tensor:
-    """(2, 2) what alpha adds to an atom's own products, and the ridge."""
+    """Return (2, 2) what alpha and the ridge add to an atom's own products."""
     ones = torch.tensor([[1.0, -1.0], [-1.0, 1.0]], dtype=torch.float64)
     return alpha * ones + RIDGE * torch.eye(2, dtype=torch.float64)
 
 
 def _trace_of_solution(product: Tensor, response: Tensor, alpha: float) -> Tensor:
-    """(G, N) trace of (S + tie)^-1 R for S and R (G, N, 2, 2).
+    """Return (G, N), the trace of (S + tie)^-1 R for S and R (G, N, 2, 2).
 
-    Seen along sum and difference of both spaces, where alpha stands alone and drowns nothing.
+    Computed in the basis of sum and difference of both spaces, where alpha is in one element alone and cancels no
+    digits of the others.
     """
     s_sum, s_diff, s_mixed = _rotated(product)
     r_sum, r_diff, r_mixed = _rotated(response)
@@ -186,26 +187,26 @@ def _trace_of_solution(product: Tensor, response: Tensor, alpha: float) -> Tenso
 
 
 def _rotated(matrix: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Of symmetric 2 x 2 matrices the elements (1, 1), (2, 2) and (1, 2) in the basis of sum and difference."""
+    """Return the elements (1, 1), (2, 2), (1, 2) of symmetric 2 x 2 matrices in the basis of sum and difference."""
     middle = (matrix[..., 0, 0] + matrix[..., 1, 1]) / 2
     mixed = (matrix[..., 0, 1] + matrix[..., 1, 0]) / 2
     return middle + mixed, middle - mixed, (matrix[..., 0, 0] - matrix[..., 1, 1]) / 2
 
 
-# ---- what a choice is worth ------------------------------------------------------------------------------
+# ---- evaluating a choice ---------------------------------------------------------------------------------
 
 
 class Worth(NamedTuple):
-    """How good the choices of some classes are."""
+    """Reconstruction errors and explained shares of the choices of some classes."""
 
     errors: Tensor
-    """(G,) what is left of |t|^2 + |s|^2 per instance, at least 0."""
+    """(G,) residual of |t|^2 + |s|^2 per instance, at least 0."""
     shares: Tensor
-    """(G, m) of each atom the share of |T|^2 + |S|^2 that nobody would explain without it, in [0, 1]."""
+    """(G, m) for each atom the share of |T|^2 + |S|^2 that no other atom explains, in [0, 1]."""
 
 
 def worth(teacher: Tensor, student: Tensor, sizes: Tensor, chosen: Tensor, alpha: float) -> Worth:
-    """Value the choices of some classes; a repeated choice counts once, and neither copy is missed.
+    """Compute errors and shares of choices; a repeated choice counts once, and its copies have share 0.
 
     Args:
         teacher: (G, N, C_t) float64 of length 1, rows of zeros for padding.
@@ -231,14 +232,14 @@ def worth(teacher: Tensor, student: Tensor, sizes: Tensor, chosen: Tensor, alpha
 
 
 def _occurrences(chosen: Tensor) -> tuple[Tensor, Tensor]:
-    """(G, m) whether a choice is the first of its kind, and how often it occurs."""
+    """Return (G, m) whether a choice is the first of its kind, and how often it occurs."""
     same = chosen[:, :, None] == chosen[:, None, :]
     earlier = torch.ones_like(same[0]).tril(-1)
     return ~(same & earlier).any(2), same.sum(2)
 
 
 def _normal_by_atom(picked: list[Tensor], alpha: float) -> Tensor:
-    """(G, 2m, 2m) normal matrix, the two columns of an atom side by side."""
+    """Return the (G, 2m, 2m) normal matrix, the two columns of an atom side by side."""
     classes, m, _ = picked[0].shape
     normal = picked[0].new_zeros(classes, m, 2, m, 2)
     for space, atoms in enumerate(picked):
@@ -248,6 +249,6 @@ def _normal_by_atom(picked: list[Tensor], alpha: float) -> Tensor:
 
 
 def _own_blocks(matrix: Tensor) -> Tensor:
-    """(G, m, 2, 2) the blocks on the diagonal of (G, 2m, 2m)."""
+    """Return (G, m, 2, 2), the blocks on the diagonal of (G, 2m, 2m)."""
     count = matrix.shape[1] // 2
     return matrix.view(-1, count, 2, count, 2).diagonal(dim1=1, dim2=3).permute(0, 3, 1, 2)

@@ -1,7 +1,7 @@
 """The objects that teacher and student see least alike: those whose robustness is lowest (RDM of the paper).
 
-Robustness turns their losses down, so these are the objects that distillation teaches least about. People look at
-them to find wrong boxes, blurred and hidden objects.
+Robustness is the weight of their losses, so these are the objects with the least weight in distillation. People look
+at them to find wrong boxes, blurred and hidden objects.
 
 Shapes: N instances, L levels.
 """
@@ -20,23 +20,23 @@ from gkd_core.distill.losses import positions, robustness
 from gkd_core.distill.prototypes import Prototypes
 
 SHOWN = 24
-"""Objects kept; as many as fit a picture that people look through."""
+"""Number of objects kept; as many as fit on one figure."""
 
 
 class Outlier(NamedTuple):
-    """An object that teacher and student see differently."""
+    """An object whose features in teacher and student differ."""
 
     instance: int
-    """Which of the pooled instances."""
+    """Index of the pooled instance."""
     robustness: float
-    """0..1 on the object's own level."""
+    """Robustness in 0..1 on the object's own level."""
     level: int
 
 
 def least_alike(
     pooled: Pooled, prototypes: Sequence[Prototypes], levels: Tensor, count: int = SHOWN
 ) -> list[Outlier]:
-    """The instances of lowest robustness, lowest first; of equal ones the first.
+    """Return the instances of lowest robustness, lowest first; of equal ones the first.
 
     Args:
         pooled: the instances, features on L levels.
@@ -53,7 +53,10 @@ def least_alike(
 
 
 def _by_class(pooled: Pooled, prototypes: Prototypes, level: int, members: Tensor) -> Tensor:
-    """Robustness of some instances, on the CPU; class by class, since all by all prototypes may not fit the memory."""
+    """Return the robustness of some instances, on the CPU.
+
+    Class by class: all instances by all prototypes may not fit the memory.
+    """
     omega = torch.ones(len(members))
     labels = pooled.labels[members.to(pooled.labels.device)]
     for label in labels.unique().tolist():
@@ -74,7 +77,7 @@ def _by_class(pooled: Pooled, prototypes: Prototypes, level: int, members: Tenso
 def own_levels(
     boxes: Tensor, sizes: Tensor, image_size: int, strides: Sequence[float], cells: float
 ) -> Tensor:
-    """(N,) the level that each box belongs to.
+    """Return (N,), the level that each box is assigned to.
 
     Args:
         boxes: (N, 4) pixels of the original pictures.

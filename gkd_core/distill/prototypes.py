@@ -1,9 +1,9 @@
 """PGM: prototype generation. Pooled features in, prototypes out; no model, no randomness that is not an argument.
 
-A prototype is an instance that both feature spaces know. `select_reference` chooses as the published code
+A prototype is an instance with its features in both spaces. `select_reference` chooses as the published code
 does, `select_orthogonal` (the default) chooses distinct instances that reconstruct their class best,
-`select_kmeans` and `select_random` are what both have to beat; `generate` does it for every class and pyramid level,
-many at a time. Formulas: docs/method.md.
+`select_kmeans` and `select_random` are baselines; `generate` runs a selection for every class and pyramid level, many
+at a time. Formulas: docs/method.md.
 
 Shapes: N instances, C_t and C_s channels of teacher and student, K prototypes of a class, P of all classes.
 """
@@ -28,13 +28,13 @@ QUANTILE = 0.4
 """Share of the instances that the density filter drops in each space."""
 EXCHANGE_ROUNDS = 2
 KMEANS_ROUNDS = 50
-"""At most; a few hundred instances settle within twenty."""
+"""Iterations at most; a few hundred instances converge within twenty."""
 TIE = 1e-9
-"""Gains that differ by less, per instance, are equal, and the lowest index wins: rounding must not decide."""
+"""Gains that differ by less, per instance, are equal, and the lowest index is taken: rounding must not decide."""
 COSINES_AT_ONCE = 2**17
-"""Cosines between instances that are in memory at a time: one MiB, which a processor's cache holds a few times."""
+"""How many cosines between instances are in memory at a time: 1 MiB, which fits a CPU's cache a few times."""
 ROWS_AT_ONCE = {"cpu": 2**12, "cuda": 2**18}
-"""Instances, with padding, whose classes are chosen from together: on a GPU many, to have few and large steps."""
+"""Instances, with padding, of the classes that are processed together: on a GPU many, for few and large kernels."""
 
 
 class Prototypes(NamedTuple):
@@ -49,19 +49,19 @@ class Prototypes(NamedTuple):
 
     @property
     def labels(self) -> Tensor:
-        """(P,) int64, the class of each row, from 0."""
+        """Return (P,) int64, the class of each row, from 0."""
         rows = torch.arange(self.teacher.shape[-2], device=self.class_start.device)
         return torch.bucketize(rows, self.class_start[1:], right=True)
 
     @classmethod
     def together(cls, levels: Sequence[Prototypes]) -> Prototypes:
-        """Return those of all levels, (L, P, C) each; every level has as many of each class."""
+        """Stack those of all levels, (L, P, C) each; every level has as many of each class."""
         teacher, student, starts = zip(*levels, strict=True)
         return cls(torch.stack(teacher), torch.stack(student), starts[0])
 
 
 class Chosen(NamedTuple):
-    """The prototypes of one pyramid level, as a choice among instances, and what they are worth."""
+    """The prototypes of one pyramid level, as a choice among instances, and how well they reconstruct them."""
 
     prototypes: Prototypes
     indices: Tensor
@@ -72,7 +72,7 @@ class Chosen(NamedTuple):
     """(P,) `explained_shares` of each within its class."""
 
     def to(self, device: torch.device | str) -> Chosen:
-        """All of it on a device."""
+        """Return all of it on a device."""
         prototypes = Prototypes(*(tensor.to(device) for tensor in self.prototypes))
         return Chosen(prototypes, *(tensor.to(device) for tensor in self[1:]))
 
@@ -100,11 +100,11 @@ def generate(
         num_classes: classes; one without instances gets no rows.
         per_class: K.
         alpha: the paper's lambda, in 0..1e6.
-        selection: `select_orthogonal` (None) or another; one that draws has its generator bound already.
-        between: is called now and then; what it raises ends the work.
+        selection: `select_orthogonal` (None) or another; a random one has its generator bound already.
+        between: called between groups of classes; may raise to end the work.
 
     Returns:
-        Of each level the choice; prototypes are detached copies.
+        The choice of each level; prototypes are detached copies.
 
     Raises:
         DivergedError: a feature is NaN or infinite.
@@ -132,10 +132,10 @@ def generate(
 
 
 class _Choice(NamedTuple):
-    """What was chosen of one class on one level."""
+    """The choice for one class on one level."""
 
     rows: Tensor
-    """(K,) int64, among the instances of all levels."""
+    """(K,) int64, rows among the instances of all levels."""
     shares: Tensor
     """(K,) float32."""
     error: Tensor
@@ -143,26 +143,26 @@ class _Choice(NamedTuple):
 
 
 class _Classes(NamedTuple):
-    """Some classes of like size, to be chosen from together; the same class on another level is another one here."""
+    """Some classes of similar size, processed together; a class on another level counts as another class."""
 
     labels: list[int]
     counts: list[int]
     instances: Tensor
-    """(G, N) int64, -1 for padding."""
+    """(G, N) int64, rows of the instances of each class, -1 for padding."""
 
     @property
     def sizes(self) -> Tensor:
-        """(G,) instances of each."""
+        """Return (G,), the number of instances of each."""
         return torch.tensor(self.counts, device=self.instances.device)
 
     def directions(self, features: Tensor) -> Tensor:
-        """(G, N, C) float64 of length 1, or 0 for padding, of (M, C) features of all instances."""
+        """Return (G, N, C) float64 features of length 1, or 0 for padding, of features (M, C) of all instances."""
         padded = features[self.instances.clamp_min(0)].double()
         return unit(padded.masked_fill_((self.instances < 0)[..., None], 0.0))
 
 
 def _classes_of(labels: Tensor, num_classes: int) -> Iterator[_Classes]:
-    """Every class that has instances once, the largest first; one look at the device."""
+    """Yield every class that has instances once, the largest first; synchronises once with the device."""
     counts = labels.bincount(minlength=num_classes).tolist()
     members = labels.argsort(stable=True).split(counts)
     waiting = sorted(
@@ -182,10 +182,10 @@ def _chosen_from(
     alpha: float,
     selection: Selection | None,
 ) -> Iterator[_Choice]:
-    """Choose from some classes, and value the choices.
+    """Choose from some classes, and compute how well the choices reconstruct them.
 
     Args:
-        classes: which.
+        classes: those to choose from.
         rows: features of all instances, (M, C_t) and (M, C_s).
         per_class: K.
         alpha: the paper's lambda.
@@ -209,7 +209,7 @@ def _chosen_from(
 
 
 def _together(rows: tuple[Tensor, Tensor], choices: Sequence[_Choice], first: int, count: int) -> Chosen:
-    """The choice of a level out of those of its classes.
+    """Combine the choices of a level's classes to the choice of the level.
 
     Args:
         rows: features of all instances of all levels.
@@ -233,14 +233,14 @@ def _require_finite(features: Tensor, model: str) -> None:
         )
 
 
-# ---- the reference: density filter and joint matching pursuit ---------------------------------------------
+# ---- the reference: density filter and joint matching pursuit --------------------------------------------
 
 
 def select_reference(teacher: Tensor, student: Tensor, num_prototypes: int, alpha: float) -> Tensor:
     """Choose as the published code does: joint matching pursuit among the dense instances (PGM of the paper).
 
-    Keeps its habits: a choice may repeat, and thin groups of instances are never chosen. Where the filter
-    leaves nobody (1 to 3 instances, or all alike), every instance is a candidate.
+    As there, a choice may repeat, and sparse groups of instances are never chosen. Where the filter leaves none (1 to
+    3 instances, or all alike), every instance is a candidate.
 
     Args:
         teacher: (N, C_t), N >= 1.
@@ -264,7 +264,7 @@ def select_reference(teacher: Tensor, student: Tensor, num_prototypes: int, alph
 
 
 class Survey(NamedTuple):
-    """What all cosines between instances add up to, each (N,) over the other instance."""
+    """Sums over all cosines between instances, each (N,): summed over the other instance."""
 
     product: Tensor
     """Sum of cosine in one space times cosine in the other."""
@@ -278,7 +278,7 @@ class Survey(NamedTuple):
 
     @classmethod
     def of(cls, teacher: Tensor, student: Tensor) -> Survey:
-        """Look at every pair once, a few rows at a time.
+        """Compute the sums over every pair of instances, a few rows at a time.
 
         Args:
             teacher: (N, C_t) float64 of length 1.
@@ -296,13 +296,13 @@ class Survey(NamedTuple):
         return cls(*totals)
 
     def dense(self) -> Tensor:
-        """(K_cand,) ascending: who lies above the quantile of density in both spaces; everybody if nobody does."""
+        """Return (K_cand,) ascending: instances above the density quantile in both spaces; all, if there are none."""
         kept = _is_dense(self.density_t) & _is_dense(self.density_s)
         return (kept | ~kept.any()).nonzero().squeeze(1)
 
 
 def _per_pair(cosines_t: Tensor, cosines_s: Tensor) -> Iterator[Tensor]:
-    """In the order of `Survey`, one at a time; the cosines are used up."""
+    """Yield the terms of each pair in the order of `Survey`, one at a time; modifies the cosines."""
     yield cosines_t * cosines_s
     yield cosines_t.square()
     yield cosines_s.square()
@@ -315,8 +315,10 @@ def _is_dense(density: Tensor) -> Tensor:
 
 
 class _Pursuit:
-    """Joint matching pursuit without residuals: of each candidate's correlations a and b with the residuals of all
-    instances only the sums of squares and of products are kept, and what was subtracted is known by its steps.
+    """Joint matching pursuit that stores no residuals.
+
+    Of each candidate's correlations a and b with the residuals of all instances only the sums of squares and of
+    products are kept; what was subtracted is recomputed from the steps.
 
     Error of a candidate, up to a constant: -sum_i (a_i w_t,i + b_i w_s,i) = -(p (A + B) + 2 q C), with A, B and C the
     sums over all instances of a^2, b^2 and a b, and w_t = p a + q b, w_s = p b + q a the best tied coefficients.
@@ -325,23 +327,23 @@ class _Pursuit:
     def __init__(
         self, spaces: tuple[Tensor, Tensor], candidates: Tensor, survey: Survey, alpha: float
     ) -> None:
-        """Begin with the features, (N, C) in each space, as residuals."""
+        """Start with the features, (N, C) in each space, as residuals."""
         self.spaces, self.atoms = spaces, [space[candidates] for space in spaces]
         self.p, self.q = (1 + alpha) / (1 + 2 * alpha), alpha / (1 + 2 * alpha)
         self.squares = [survey.squares_t[candidates], survey.squares_s[candidates]]  # A and B, (K_cand,)
         self.product = survey.product[candidates]  # C, (K_cand,)
         self.cosines = [atoms.new_empty(0, len(atoms)) for atoms in self.atoms]
-        """Of each space (steps, K_cand), with the atom that was chosen in each step."""
+        """For each space (steps, K_cand), cosines with the atom that was chosen in each step."""
         self.coefficients = [space.new_empty(0, len(space)) for space in spaces]
-        """Of each space (steps, N), by which that atom was subtracted."""
+        """For each space (steps, N), coefficients by which that atom was subtracted."""
 
     def best(self) -> Tensor:
-        """(1,) the candidate with the least error; as an index that does not wait for a GPU."""
+        """Return (1,) the candidate with the least error; as an index that needs no synchronisation with a GPU."""
         errors = -(self.p * (self.squares[0] + self.squares[1]) + 2 * self.q * self.product)
         return errors.argmin(0, keepdim=True)
 
     def subtract(self, k: Tensor) -> None:
-        """Take the share of a candidate (1,) from the residuals."""
+        """Subtract a candidate's (1,) part from the residuals."""
         a, b = self._correlations(0, k), self._correlations(1, k)
         w_t, w_s = self.p * a + self.q * b, self.p * b + self.q * a
         g, h = (atoms @ atoms[k][0] for atoms in self.atoms)  # (K_cand,)
@@ -352,12 +354,12 @@ class _Pursuit:
         self.coefficients = [_and_row(*pair) for pair in zip(self.coefficients, (w_t, w_s), strict=True)]
 
     def _correlations(self, space: int, k: Tensor) -> Tensor:
-        """(N,) of a candidate with the residuals."""
+        """Return (N,) the correlations of a candidate with the residuals."""
         subtracted = self.cosines[space][:, k][:, 0] @ self.coefficients[space]
         return self.spaces[space] @ self.atoms[space][k][0] - subtracted
 
     def _products(self, space: int, weights: Tensor) -> Tensor:
-        """(K_cand,) of each candidate's correlations with weights (N,)."""
+        """Return (K_cand,) the products of each candidate's correlations with weights (N,)."""
         subtracted = (self.coefficients[space] @ weights) @ self.cosines[space]
         return self.atoms[space] @ (weights @ self.spaces[space]) - subtracted
 
@@ -366,15 +368,15 @@ def _and_row(rows: Tensor, row: Tensor) -> Tensor:
     return torch.cat([rows, row[None]])
 
 
-# ---- the default: orthogonal pursuit in the joint space, then exchanges -----------------------------------
+# ---- the default: orthogonal pursuit in the joint space, then exchanges ----------------------------------
 
 
 def select_orthogonal(teacher: Tensor, student: Tensor, num_prototypes: int, alpha: float) -> Tensor:
     """Choose distinct instances with a low `joint_reconstruction_error`.
 
-    Each step takes the instance that lowers the error most when the coefficients of all choices are fitted
-    anew; then every choice may be exchanged, one at a time, for a better one. All instances are candidates.
-    Ties go to the lowest index.
+    Each step adds the instance that lowers the error most when the coefficients of all choices are refitted; then
+    every choice may be exchanged, one at a time, for a better one. All instances are candidates. Ties go to the
+    lowest index.
 
     Args:
         teacher: (N, C_t), N >= 1.
@@ -393,7 +395,7 @@ def select_orthogonal(teacher: Tensor, student: Tensor, num_prototypes: int, alp
 
 
 def _pursue(space: JointSpace, sizes: Tensor, num_prototypes: int) -> Tensor:
-    """(G, m) distinct choices of each class in the order of choice, m the most that one has; -1 behind the last.
+    """Return (G, m) distinct choices of each class in the order of choice; -1 behind the last.
 
     Args:
         space: features of G classes, padded.
@@ -416,9 +418,9 @@ def _pursue(space: JointSpace, sizes: Tensor, num_prototypes: int) -> Tensor:
 
 
 def _best_addition(space: JointSpace, sizes: Tensor, chosen: Tensor, atoms: Atoms) -> tuple[Tensor, Tensor]:
-    """(G,) the instance that adds most to what the chosen ones explain, and what each (G, N) would add.
+    """Return (G,) the instance that adds most to what is explained, and what each (G, N) would add.
 
-    Who is chosen already, or padding, would add -1.
+    An instance that is chosen already, or padding, adds -1.
     """
     gains = space.gains(chosen, atoms)
     place = torch.arange(gains.shape[1], device=gains.device)
@@ -440,13 +442,13 @@ def _exchange(space: JointSpace, sizes: Tensor, chosen: Tensor, atoms: Atoms, po
         atoms.put(position, changed, space.atoms(best[:, None]))
 
 
-# ---- rivals: what a choice has to beat ---------------------------------------------------------------------
+# ---- baselines -------------------------------------------------------------------------------------------
 
 
 def select_random(
     teacher: Tensor, student: Tensor, num_prototypes: int, alpha: float, generator: torch.Generator
 ) -> Tensor:
-    """Choose distinct instances by lot.
+    """Choose distinct instances at random.
 
     Args:
         teacher: (N, C_t), N >= 1.
@@ -465,7 +467,9 @@ def select_random(
 def select_kmeans(
     teacher: Tensor, student: Tensor, num_prototypes: int, alpha: float, generator: torch.Generator
 ) -> Tensor:
-    """Choose the medoids of k-means in the joint normalised space [t, s]: of each centre the nearest instance left.
+    """Choose the medoids of k-means in the joint normalised space [t, s].
+
+    For each centre it takes the nearest instance that is left.
 
     Args:
         teacher: (N, C_t), N >= 1.
@@ -488,7 +492,10 @@ def select_kmeans(
 
 
 def _spread_out(points: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """(count,) distinct points, each drawn with odds that grow with its squared distance from those before."""
+    """Draw (count,) distinct points as k-means++ does.
+
+    Each has odds in proportion to its squared distance from those before.
+    """
     chosen = [int(torch.randint(len(points), (), generator=generator))]
     squared = torch.full((len(points),), torch.inf, dtype=torch.float64)
     for _ in range(count - 1):
@@ -500,7 +507,7 @@ def _spread_out(points: Tensor, count: int, generator: torch.Generator) -> Tenso
 
 
 def _means_of_clusters(points: Tensor, centres: Tensor) -> Tensor:
-    """(K, C) the mean of the points nearest to each centre; a centre without points stays."""
+    """Return (K, C) the mean of the points nearest to each centre; a centre without points stays."""
     nearest = torch.cdist(points, centres).argmin(1)
     member = torch.nn.functional.one_hot(nearest, len(centres)).to(points)  # (N, K)
     size = member.sum(0)[:, None]
@@ -508,7 +515,7 @@ def _means_of_clusters(points: Tensor, centres: Tensor) -> Tensor:
 
 
 def _nearest_distinct(distances: Tensor) -> Tensor:
-    """(K,) for each column in turn the row with the least distance that no earlier one has; distances are (N, K)."""
+    """Return (K,) for each column of (N, K) distances in turn the nearest row that no earlier column has."""
     chosen: list[int] = []
     for column in distances.T:
         free = column.clone()
@@ -517,11 +524,11 @@ def _nearest_distinct(distances: Tensor) -> Tensor:
     return torch.tensor(chosen, device=distances.device)
 
 
-# ---- what a choice is worth ------------------------------------------------------------------------------
+# ---- evaluating a choice ---------------------------------------------------------------------------------
 
 
 def joint_reconstruction_error(teacher: Tensor, student: Tensor, indices: Tensor, alpha: float) -> Tensor:
-    """How badly the chosen instances reconstruct all of them, per instance, in both spaces at once.
+    """Compute how badly the chosen instances reconstruct all of them, per instance, in both spaces at once.
 
     min over W_t, W_s of |T - W_t P_t|^2 + |S - W_s P_s|^2 + alpha |W_t - W_s|^2, divided by N, on normalised
     features: 2 when nothing is explained, 0 when everything is. A repeated choice counts once: the second
@@ -540,11 +547,11 @@ def joint_reconstruction_error(teacher: Tensor, student: Tensor, indices: Tensor
 
 
 def explained_shares(teacher: Tensor, student: Tensor, indices: Tensor, alpha: float) -> Tensor:
-    """What each chosen instance adds to the others: the share of |T|^2 + |S|^2 that nobody would explain without it.
+    """Compute what each chosen instance adds to the others: the share of |T|^2 + |S|^2 that no other explains.
 
     With E the joint reconstruction error, (E without it - E) N / (|T|^2 + |S|^2), on normalised features. What
-    several explain alike counts for none of them, so shares need not add up; of a choice that occurs twice
-    neither is missed.
+    several explain alike counts for none of them, so shares need not sum to 1; both copies of a choice that occurs
+    twice have share 0.
 
     Args:
         teacher: (N, C_t) of one class, N >= 1.
@@ -564,11 +571,11 @@ def _worth_of_one(teacher: Tensor, student: Tensor, indices: Tensor, alpha: floa
     return worth(t[None], s[None], torch.tensor([len(t)], device=t.device), indices[None], alpha)
 
 
-# ---- both spaces at once ---------------------------------------------------------------------------------
+# ---- features of both spaces -----------------------------------------------------------------------------
 
 
 def _unit_features(teacher: Tensor, student: Tensor) -> tuple[Tensor, Tensor]:
-    """Directions in both spaces, in float64: near ties must fall alike on every device."""
+    """Return features of length 1 in both spaces, in float64: near ties must be decided alike on every device."""
     return unit(teacher.detach().double()), unit(student.detach().double())
 
 

@@ -1,4 +1,4 @@
-"""The teacher: a published detector, frozen, and how its classes correspond to those of the data."""
+"""The teacher: a trained detector, frozen, and how its classes correspond to those of the data."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from gkd_core.detectors.weights import load_weights
 from gkd_core.errors import Problem, SpecError
 
 DECLARED = ("architecture", "backbone", "layout", "classes")
-"""What a spec may say of a model, and must where its file says nothing."""
+"""Fields that a spec may declare of a model, and must where its file does not record them."""
 
 
 class Teacher(NamedTuple):
-    """A frozen detector that is looked at."""
+    """A frozen detector that the student imitates."""
 
     detector: Detector
     """In evaluation mode, without gradients."""
     columns: Tensor
-    """(C,) for each class of the data, its label in the teacher's scores."""
+    """(C,) for each class of the data, its column in the teacher's scores."""
     labels: np.ndarray
     """(known classes + 1,) for each label of the teacher, that of the data; 0 for a class the data lacks."""
 
@@ -45,7 +45,7 @@ class Teacher(NamedTuple):
 
 
 def open_model(config: TeacherConfig, device: torch.device | str = "cpu") -> tuple[Detector, ModelCard]:
-    """A trained detector from wherever it comes: a file of GKD, torchvision's published weights, a plain state dict.
+    """Load a trained detector from a file of GKD, torchvision's published weights, or a plain state dict.
 
     Raises:
         SpecError: the weights cannot be read or do not fit, or they are not what the config declares.
@@ -62,7 +62,7 @@ def open_model(config: TeacherConfig, device: torch.device | str = "cpu") -> tup
 
 
 def _card_of_others(config: TeacherConfig) -> ModelCard:
-    """The card of a detector whose file carries none."""
+    """Return the card of a detector whose file contains none."""
     if config.weights in DETECTORS:
         return ModelCard.of(DETECTORS[config.weights], COCO_CLASSES, image_size(config.weights))
     if is_name(config.weights):
@@ -83,7 +83,7 @@ def _card_of_others(config: TeacherConfig) -> ModelCard:
 
 
 def labels_of(known: Sequence[str], wanted: Sequence[str]) -> np.ndarray:
-    """(len(known) + 1,) for each label of a model, from 0 for background, that of the data; 0: none.
+    """Return (len(known) + 1,), for each label of a model, from 0 for background, that of the data; 0: none.
 
     Args:
         known: the model's classes; label 1 is the first.
@@ -93,7 +93,7 @@ def labels_of(known: Sequence[str], wanted: Sequence[str]) -> np.ndarray:
 
 
 def match_classes(known: Sequence[str], wanted: Sequence[str]) -> Tensor:
-    """(C,) the label, from 1, that a teacher who knows `known` gives to each wanted class; matched by name.
+    """Return (C,) the label, from 1, that a model gives to each wanted class; matched by name.
 
     Raises:
         SpecError: the teacher lacks classes; they are named.
@@ -107,7 +107,7 @@ def match_classes(known: Sequence[str], wanted: Sequence[str]) -> Tensor:
 
 
 def _require_as_declared(config: TeacherConfig, card: ModelCard) -> None:
-    """A model that is not what the spec says is a mistake that somebody wants to hear of."""
+    """Raise if a model differs from what the spec declares."""
     for field in DECLARED:
         declared, found = getattr(config, field), getattr(card, field)
         if declared not in (None, found):

@@ -1,11 +1,11 @@
-"""The paired bootstrap: how far the difference of two detectors may be owed to the choice of validation pictures.
+"""The paired bootstrap: how much of the difference of two detectors may be due to the choice of validation images.
 
-Pictures are drawn with replacement, and both detectors are scored on each draw. A draw is a number for each picture,
-how often it counts; COCO's AP of it is computed from the matching that `coco.py` did once, with every class and
+Images are resampled with replacement, and both detectors are scored on each resample. A resample is a number for each
+image, how often it counts; its COCO AP is computed from the matching that `coco.py` did once, with every class and
 threshold side by side. Only hits matter: precision at a recall is the best at that recall or above, and from one hit
-to the next it only falls. Of equal scores that of the earlier picture comes first, in every draw.
+to the next it only falls. Among equal scores that of the earlier image comes first, in every resample.
 
-Shapes: P pictures, D detections, H hits, G = classes times 10 thresholds groups, R = 101 recalls.
+Shapes: P images, D detections, H hits, G = classes times 10 thresholds groups, R = 101 recalls.
 """
 
 from __future__ import annotations
@@ -21,13 +21,14 @@ from gkd_core.evaluation.coco import Score
 
 DRAWS, FEWEST_DRAWS = 400, 100
 _WORK = 200_000_000
-"""Detections in all draws, about half a minute; the 500 000 of COCO's validation split have their 400 draws."""
+"""Limit of detections times resamples, about half a minute; the 500 000 of COCO's validation split get 400
+resamples."""
 
 Ints = NDArray[np.int64]
 
 
 def draws_for(student: Score, control: Score) -> int:
-    """How many draws a bootstrap may take: fewer where there are millions of detections."""
+    """Return how many resamples a bootstrap may take: fewer where there are millions of detections."""
     detections = max(len(student.matches.labels), len(control.matches.labels), 1)
     return max(FEWEST_DRAWS, min(DRAWS, _WORK // detections))
 
@@ -40,17 +41,17 @@ def bootstrap_gain(
     seed: int = 0,
     between: Callable[[], None] = lambda: None,
 ) -> tuple[float, float]:
-    """95 % interval of AP(student) - AP(control), by drawing validation pictures with replacement.
+    """Return the 95 % interval of AP(student) - AP(control) over resampled validation images.
 
-    Both are scored on the same draws. The interval tells how much the choice of validation pictures matters;
-    it does not tell how much the training seed matters.
+    Both are scored on the same resamples, drawn with replacement. The interval covers the variation due to the choice
+    of validation images, but not that due to the training seed.
 
     Args:
-        student: what is compared.
-        control: with what, on the same pictures.
-        draws: how many.
-        seed: of the draws.
-        between: called before each draw; may raise to end the work.
+        student: scores of the student.
+        control: scores of the control, on the same images.
+        draws: number of resamples.
+        seed: of the resampling.
+        between: called before each resample; may raise to end the work.
     """
     random = np.random.default_rng(seed)
     ours, theirs = Resampled.of(student.evaluation), Resampled.of(control.evaluation)
@@ -64,25 +65,26 @@ def bootstrap_gain(
 
 
 class Resampled(NamedTuple):
-    """COCO's matching of a split, ready to be weighed anew. Groups and classes follow each other without a gap."""
+    """COCO's matching of a split, in arrays from which AP is computed for any weights of the images. Groups and
+    classes are stored one after another."""
 
     pictures: int
     recalls: NDArray[np.float64]
-    """(R,)."""
+    """(R,) recall thresholds."""
     object_picture: Ints
-    """(objects,) of those that count."""
+    """(objects,) image of each object that counts."""
     object_class: Ints
-    """(objects,)."""
+    """(objects,) class of each object that counts."""
     picture: Ints
-    """(D,) class by class, highest score first."""
+    """(D,) image of each detection, class by class, highest score first."""
     class_start: Ints
     """(C + 1,) first detection of each class."""
     class_of: Ints
-    """(G,)."""
+    """(G,) class of each group."""
     hit: Ints
-    """(H,) positions in `picture`, group by group."""
+    """(H,) positions of the hits in `picture`, group by group."""
     group: Ints
-    """(H,)."""
+    """(H,) group of each hit."""
     hit_start: Ints
     """(G + 1,) first hit of each group."""
     ignored: Ints
@@ -94,7 +96,7 @@ class Resampled(NamedTuple):
 
     @classmethod
     def of(cls, evaluation: COCOeval_faster) -> Resampled:
-        """Take the matching out of an evaluation; of all areas."""
+        """Take the matching, for all areas, from an evaluation."""
         params = evaluation.params
         classes, thresholds, pictures = len(params.catIds), len(params.iouThrs), len(params.imgIds)
         per_class = [_class_of(evaluation, number, pictures, thresholds) for number in range(classes)]
@@ -120,10 +122,10 @@ class Resampled(NamedTuple):
         )
 
     def average_precision(self, times: Ints) -> float:
-        """COCO's AP with each picture counted so many times.
+        """Compute COCO's AP with each image weighted by how often it was drawn.
 
         Args:
-            times: (P,).
+            times: (P,) how often each image counts.
 
         Returns:
             Mean over the classes that have objects, in 0..1; -1 when none has.
@@ -145,29 +147,31 @@ class Resampled(NamedTuple):
         return float(precision[known].mean())
 
     def _hits(self, times: Ints) -> Ints:
-        """(H,) objects found up to each hit."""
+        """Return (H,) the objects found up to each hit."""
         found = _sums(times[self.picture[self.hit]])
         return found[1:] - found[self.hit_start[self.group]]
 
     def _best_precision(self, times: Ints, hits: Ints) -> NDArray[np.float64]:
-        """(H,) precision at each hit or at a later one of its group, whichever is best; `hits` as `_hits` gives
-        them."""
+        """Return (H,) the best precision at each hit or at a later one of its group.
+
+        `hits` as `_hits` returns them.
+        """
         seen, ignored = _sums(times[self.picture]), _sums(times[self.picture[self.ignored]])
         first = self.class_start[self.class_of[self.group]]
         counted = seen[self.hit + 1] - seen[first]
         counted -= ignored[self.ignored_before] - ignored[self.ignored_start[self.group]]
         precision = hits / np.maximum(counted, 1)
-        apart = 2.0 * (len(self.class_of) - self.group)  # what comes later in the file is never better
+        apart = 2.0 * (len(self.class_of) - self.group)  # offsets: no later group exceeds an earlier one
         return np.maximum.accumulate((precision + apart)[::-1])[::-1] - apart
 
 
 class _Class(NamedTuple):
-    """One class of an evaluation."""
+    """The matching of one class."""
 
     objects: Ints
-    """(objects,) the picture of each that counts."""
+    """(objects,) the image of each that counts."""
     picture: Ints
-    """(D_c,) highest score first."""
+    """(D_c,) image of each detection, highest score first."""
     hit: NDArray[np.bool_]
     """(10, D_c)."""
     ignored: NDArray[np.bool_]
@@ -175,7 +179,7 @@ class _Class(NamedTuple):
 
 
 def _class_of(evaluation: COCOeval_faster, number: int, pictures: int, thresholds: int) -> _Class:
-    # Class by area by picture; all areas: the first.
+    # class by area by image; all areas are the first
     first = number * len(evaluation.params.areaRng) * pictures
     kept = [found.__getstate__() for found in evaluation._evalImgs_cpp[first : first + pictures]]
     matched, _, scores, crowd, ignored, *_ = ([state[part] for state in kept] for part in range(6))
@@ -190,13 +194,13 @@ def _class_of(evaluation: COCOeval_faster, number: int, pictures: int, threshold
 
 
 def _by_threshold(flat: list[list[int]], thresholds: int) -> Ints:
-    """(10, D_c) from what the library keeps flat for each picture."""
+    """Return (10, D_c) from what the library stores flat for each image."""
     parts = [np.asarray(values, dtype=np.int64).reshape(thresholds, -1) for values in flat]
     return np.concatenate(parts, axis=1)
 
 
 def _flat(per_class: list[NDArray[np.bool_]], class_start: Ints) -> tuple[Ints, Ints]:
-    """Position and group of what is marked, group by group."""
+    """Return position and group of the marked detections, group by group."""
     positions, groups, before = [], [], 0
     for marked, start in zip(per_class, class_start[:-1], strict=True):
         threshold, position = np.nonzero(marked)
@@ -207,14 +211,14 @@ def _flat(per_class: list[NDArray[np.bool_]], class_start: Ints) -> tuple[Ints, 
 
 
 def _objects_for(recalls: NDArray[np.float64], total: Ints) -> Ints:
-    """(G, R) the fewest objects that are a recall of at least each of `recalls`, by the division that COCO makes."""
+    """Return (G, R) the fewest objects that reach a recall of each of `recalls`, divided as COCO does."""
     fewest = np.ceil(total[:, None] * recalls - 1e-6)
     fewest += fewest / np.maximum(total, 1)[:, None] < recalls
     return fewest.astype(np.int64)
 
 
 def _sums(values: Ints) -> Ints:
-    """(N + 1,) sums of the first 0 to N values."""
+    """Return (N + 1,) the sums of the first 0 to N values."""
     return np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(values)])
 
 

@@ -1,7 +1,7 @@
-"""How good a detector is: the numbers of COCO and of Pascal VOC.
+"""Scores of a detector: the metrics of COCO and of Pascal VOC.
 
-Detections are made on resized pictures and scored in the frame of the originals. The COCO numbers come from
-faster-coco-eval, a C++ implementation of pycocotools' arithmetic; VOC's are counted in `voc.py`.
+Detection runs on resized images; scores are computed in the coordinates of the originals. COCO's metrics come from
+faster-coco-eval, a C++ implementation of pycocotools; VOC's are computed in `voc.py`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ METRICS = (*COCO_METRICS, "VOC07", "VOC12")
 
 
 class Score(NamedTuple):
-    """What a detector reached on a split."""
+    """The scores of a detector on a split."""
 
     metrics: dict[str, float]
     """`METRICS`, in 0..1; -1 where the split has no such object."""
@@ -37,9 +37,9 @@ class Score(NamedTuple):
     evaluation: COCOeval_faster
     """COCO's matching of every picture, for `bootstrap.py`."""
     matches: Matches
-    """VOC's matching, for pictures with boxes."""
+    """VOC's matching, for figures with boxes."""
     detections: Detections
-    """What was scored."""
+    """The detections that were scored."""
 
 
 def detect_batches(
@@ -51,8 +51,8 @@ def detect_batches(
     """Run a detector over a split, batch by batch.
 
     Args:
-        detector: what is run.
-        batches: resized pictures.
+        detector: in evaluation mode.
+        batches: resized images.
         device: where the detector is.
         labels: the data's label for each label of the detector (0 drops it), if they differ.
     """
@@ -65,7 +65,7 @@ def detect_batches(
 
 
 def score(images: Sequence[ImageRecord], classes: Sequence[str], detections: Detections) -> Score:
-    """The numbers of some detections. Crowd regions and difficult objects count neither for nor against."""
+    """Compute the scores of detections. Crowd regions and difficult objects count neither for nor against."""
     truth = COCO(_truth(images, classes))
     evaluation = COCOeval_faster(
         truth, truth.loadRes(_results(images, detections)), "bbox", separate_eval=True
@@ -83,7 +83,7 @@ def score(images: Sequence[ImageRecord], classes: Sequence[str], detections: Det
 
 
 def _average_precision(precision: np.ndarray) -> float:
-    """Mean over all known entries (unknown ones are -1); -1 when nothing is known."""
+    """Return the mean over all known entries (unknown ones are -1); -1 when nothing is known."""
     known = precision[precision > -1]
     return float(known.mean()) if known.size else -1.0
 
@@ -91,7 +91,7 @@ def _average_precision(precision: np.ndarray) -> float:
 def _in_original(
     output: dict[str, Tensor], sample: EvalSample, labels: np.ndarray | None
 ) -> dict[str, np.ndarray]:
-    """Boxes scaled back from the resized picture to the original, labels as the data has them."""
+    """Return boxes scaled back from the resized image to the original, and labels as the data has them."""
     found = output["labels"].cpu().numpy()
     scale = np.array(sample.scale * 2, dtype=np.float32)
     return {
@@ -102,9 +102,9 @@ def _in_original(
 
 
 def _truth(images: Sequence[ImageRecord], classes: Sequence[str]) -> dict[str, Any]:
-    """The annotations in COCO's form, made from the records, so that every format is scored alike.
+    """Return the annotations in COCO's form, made from the records, so that every format is scored alike.
 
-    Pictures are numbered from 1 in their order: the library counts ids in floating point numbers of 64 bits.
+    Images are numbered from 1 in their order: the library stores ids as 64-bit floating point numbers.
     """
     annotations: list[dict[str, Any]] = []
     for number, image in enumerate(images, start=1):
@@ -131,7 +131,7 @@ def _truth(images: Sequence[ImageRecord], classes: Sequence[str]) -> dict[str, A
 
 
 def _results(images: Sequence[ImageRecord], detections: Detections) -> list[dict[str, Any]]:
-    """Detections in COCO's form, with the numbers of `_truth`."""
+    """Return detections in COCO's form, with the image numbers of `_truth`."""
     return [
         {"image_id": number, "category_id": int(label), "bbox": box, "score": float(score)}
         for number, image in enumerate(images, start=1)
@@ -142,7 +142,7 @@ def _results(images: Sequence[ImageRecord], detections: Detections) -> list[dict
 
 
 def _xywh(boxes: np.ndarray) -> list[list[float]]:
-    """(N, 4) x1 y1 x2 y2 to N lists x y width height."""
+    """Convert (N, 4) x1 y1 x2 y2 to N lists x y width height."""
     corners = np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
     result: list[list[float]] = np.concatenate(
         [corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1

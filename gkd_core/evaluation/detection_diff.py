@@ -1,10 +1,10 @@
-"""How well two runs of one detector agree, when only rounding may tell them apart.
+"""Comparison of the detections of two runs of one detector that may differ only by rounding.
 
-Detections are paired by class and overlap, since near-equal scores may change their order. What has no partner, or
-not a near one, must be a matter of rounding: its score lies at the threshold (or at the last place of a full list), or
-it ties with another box in the suppression of doubles. docs/decisions/0046 says why.
+Detections are paired by class and overlap, since near-equal scores may change their order. A detection without a
+partner within the tolerance must be explained by rounding: its score lies at the threshold (or at the last place of a
+full list), or it ties with another box in NMS. docs/decisions/0046 says why.
 
-Shapes: N and M detections of one picture.
+Shapes: N and M detections of one image.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ Found = dict[str, Tensor]
 """boxes (N, 4) in pixels, labels (N,) from 1, scores (N,)."""
 
 SAME_OBJECT = 0.5
-"""Overlap from which two boxes of a class can be partners."""
+"""Overlap (IoU) from which two boxes of a class can be partners."""
 OVERLAP_EDGE = 0.01
-"""An overlap this close to the threshold of the suppression is decided by rounding."""
+"""An overlap this close to the NMS threshold is decided by rounding."""
 
 
 class Limits(NamedTuple):
-    """Where a detector draws its lines."""
+    """Thresholds of a detector's post-processing."""
 
     score: float
-    """Under it nothing is reported."""
+    """Score threshold: detections below are dropped."""
     overlap: float
-    """Over it the lower-scored of two boxes of a class is suppressed."""
+    """NMS threshold: of two boxes of a class that overlap more, the lower-scored one is suppressed."""
     most: int
-    """Detections that are reported at most."""
+    """Largest number of detections of an image."""
 
 
 class Tolerance(NamedTuple):
-    """What counts as equal."""
+    """Largest differences that count as equal."""
 
     box: float
     """Pixels, of any coordinate."""
@@ -47,21 +47,21 @@ class Tolerance(NamedTuple):
 
 
 class Agreement(NamedTuple):
-    """How two lists of detections compare."""
+    """Result of comparing two lists of detections."""
 
     pairs: int
-    """Partners that were compared."""
+    """Number of pairs that were compared."""
     box: float
     """Largest difference of a coordinate between partners, in pixels; 0 without any."""
     score: float
     """Largest difference of their scores."""
     decided_otherwise: int
-    """Detections of either list that only rounding decided."""
+    """Detections of either list without a partner, explained by rounding."""
     alone: tuple[str, ...]
-    """Detections of either list that have no partner and no such excuse, in words."""
+    """Descriptions of the detections of either list without a partner that rounding does not explain."""
 
     def and_(self, other: Agreement) -> Agreement:
-        """Of two pictures."""
+        """Combine the results of two images."""
         return Agreement(
             self.pairs + other.pairs,
             max(self.box, other.box),
@@ -75,13 +75,13 @@ NOTHING = Agreement(0, 0.0, 0.0, 0, ())
 
 
 def limits_of(detector: Detector) -> Limits:
-    """The lines of a torchvision detector."""
+    """Return the thresholds of a torchvision detector."""
     heads: Detector = getattr(detector, "roi_heads", detector)
     return Limits(heads.score_thresh, heads.nms_thresh, heads.detections_per_img)
 
 
 def compare(first: Found, second: Found, limits: Limits, tolerance: Tolerance) -> Agreement:
-    """Compare what two runs found on one picture.
+    """Compare the detections of two runs on one image.
 
     Args:
         first: N detections.
@@ -95,7 +95,7 @@ def compare(first: Found, second: Found, limits: Limits, tolerance: Tolerance) -
         box = float((first["boxes"][row] - second["boxes"][column]).abs().max())
         score = float((first["scores"][row] - second["scores"][column]).abs())
         if box > tolerance.box and _rivals(first, row, second, limits, tolerance)[column]:
-            continue  # two boxes tied, and each run kept another: excused below
+            continue  # two boxes tied, and each run kept another: explained by rounding below
         rows.discard(row)
         columns.discard(column)
         result = result.and_(Agreement(1, box, score, 0, ()))
@@ -106,7 +106,7 @@ def compare(first: Found, second: Found, limits: Limits, tolerance: Tolerance) -
 
 
 def _partners(first: Found, second: Found, tolerance: Tolerance) -> Iterator[tuple[int, int]]:
-    """Pairs of one class, the likest first; each detection in one pair at most."""
+    """Yield pairs of one class, the most similar first; each detection in one pair at most."""
     alike = _likeness(first, second, tolerance)
     rows, columns = (alike >= SAME_OBJECT).nonzero(as_tuple=True)
     order = alike[rows, columns].argsort(descending=True, stable=True)
@@ -120,8 +120,10 @@ def _partners(first: Found, second: Found, tolerance: Tolerance) -> Iterator[tup
 
 
 def _likeness(first: Found, second: Found, tolerance: Tolerance) -> Tensor:
-    """(N, M) their overlap; over 1 for boxes that are equal within the tolerance, which overlap in nothing if they are
-    empty; the nearer box and score, the more."""
+    """Return (N, M) the similarity of detections: their overlap, over 1 for boxes equal within the tolerance.
+
+    Equal boxes have an overlap of 0 if they are empty; the nearer box and score, the higher the similarity.
+    """
     box = (first["boxes"][:, None] - second["boxes"][None]).abs().amax(-1)
     score = (first["scores"][:, None] - second["scores"][None]).abs()
     equal = 3 - box / tolerance.box - score.clamp(max=1)
@@ -130,20 +132,20 @@ def _likeness(first: Found, second: Found, tolerance: Tolerance) -> Tensor:
 
 
 def _overlaps(first: Found, second: Found) -> Tensor:
-    """(N, M) intersection over union, 0 for empty boxes; -1 between classes."""
+    """Return (N, M) intersection over union, 0 for empty boxes; -1 between classes."""
     same = first["labels"][:, None] == second["labels"][None]
     return box_iou(first["boxes"], second["boxes"]).nan_to_num(0.0).where(same, -1.0)
 
 
 def _rivals(own: Found, index: int, other: Found, limits: Limits, tolerance: Tolerance) -> Tensor:
-    """(M,) which of the others could have suppressed a detection, or have been suppressed by it, by rounding alone."""
+    """Return (M,) which of the others could suppress a detection, or be suppressed by it, by rounding alone."""
     one = {name: values[index : index + 1] for name, values in own.items()}
     close = (other["scores"] - one["scores"]).abs() <= tolerance.score
     return (_overlaps(one, other)[0] >= limits.overlap - OVERLAP_EDGE) & close
 
 
 def _excuse(own: Found, index: int, other: Found, limits: Limits, tolerance: Tolerance) -> Agreement:
-    """A detection without a partner: decided by rounding, or a difference."""
+    """Return the result for a detection without a partner: explained by rounding, or a difference."""
     score = float(own["scores"][index])
     full = len(own["scores"]) >= limits.most
     lines = [limits.score, *([float(own["scores"].min())] if full else [])]
@@ -158,12 +160,12 @@ def _excuse(own: Found, index: int, other: Found, limits: Limits, tolerance: Tol
 
 
 def _just_kept(own: Found, index: int, limits: Limits) -> bool:
-    """Whether another box of its list overlaps it by nearly as much as is suppressed."""
+    """Return whether another box of its list overlaps it by nearly the NMS threshold."""
     overlap = _overlaps(own, own)[index]
     overlap[index] = -1
     return bool((overlap >= limits.overlap - OVERLAP_EDGE).any())
 
 
 def as_found(arrays: Mapping[str, object]) -> Found:
-    """Tensors from numpy arrays."""
+    """Convert numpy arrays to tensors."""
     return {name: torch.as_tensor(values) for name, values in arrays.items()}

@@ -1,16 +1,17 @@
-"""What became of each detection: hit, false alarm, or neither. By the rules of Pascal VOC, at an overlap of 0.5.
+"""Pascal VOC's matching of detections at an IoU of 0.5 (true positive, false positive or ignored), and its AP.
 
-    - every detection looks at the object of its class that it overlaps most, also at one that is taken already
-    - of those that overlap an object by 0.5 or more, the one with the highest score is the hit, the others are false
-      alarms; what overlaps a crowd region or difficult object most is neither
-    - an overlap is counted in whole pixels, both ends of a box included: a side is x2 - x1 + 1, as in the development
+    - every detection is compared with the object of its class that it overlaps most, also if that is matched already
+    - of those that overlap an object by 0.5 or more, the one with the highest score is the hit (true positive), the
+    others are false alarms (false positives); a detection that overlaps a crowd region or difficult object most is
+    ignored - an overlap (IoU) is computed in whole pixels, both ends of a box included: a side is x2 - x1 + 1, as in
+    the development
       kit, where coordinates name pixels
     - no limit on the number of detections
 
 COCO's rules differ in all four; its numbers come from a library (`coco.py`). Sources: Everingham et al., "The
 PASCAL Visual Object Classes Challenge", IJCV 2010 (VOC07), and `VOCevaldet.m` of the kits of 2007 and 2012.
 
-Shapes: D detections of a split, N of a picture, M objects of it, C classes.
+Shapes: D detections of a split, N of an image, M objects of it, C classes.
 """
 
 from __future__ import annotations
@@ -31,22 +32,23 @@ Detections = dict[int, dict[str, np.ndarray]]
 OVERLAP = 0.5
 """Intersection over union from which a detection belongs to an object."""
 ELEVEN_RECALLS = np.arange(0, 1.1, 0.1)
-"""As everybody computes them: 0.3 is a little more than 3 / 10, so a recall of 3 out of 10 does not reach it."""
+"""In floating point, as other implementations: 0.3 is a little more than 3 / 10, so a recall of 3 of 10 does not
+reach it."""
 
 
 class Matches(NamedTuple):
-    """All detections of a split, highest score first; of equal ones that of the earlier picture."""
+    """All detections of a split, highest score first; among equal ones that of the earlier image."""
 
     picture: NDArray[np.int64]
-    """(D,) position of the picture in the split."""
+    """(D,) position of the image in the split."""
     row: NDArray[np.int64]
-    """(D,) position among the detections of its picture."""
+    """(D,) position among the detections of its image."""
     labels: NDArray[np.int64]
-    """(D,) from 1."""
+    """(D,) labels, from 1."""
     scores: NDArray[np.float64]
     """(D,)."""
     truth: NDArray[np.int64]
-    """(D,) row of the object that it overlaps most, among those of its picture; -1: none by 0.5 or more."""
+    """(D,) row of the object that it overlaps most, among those of its image; -1: none by 0.5 or more."""
     hit: NDArray[np.bool_]
     """(D,)."""
     ignored: NDArray[np.bool_]
@@ -56,7 +58,7 @@ class Matches(NamedTuple):
 
 
 def match(images: Sequence[ImageRecord], num_classes: int, detections: Detections) -> Matches:
-    """Follow every detection of a split. Label 0 (the output for background) is no detection."""
+    """Match every detection of a split with the objects. Label 0 (the output for background) is no detection."""
     looked = [_look(image, detections.get(image.image_id)) for image in images]
     row, labels, truth = (_joined([part[at] for part in looked], np.int64) for at in range(3))
     scores = _joined([part[3] for part in looked], np.float64)
@@ -71,7 +73,7 @@ def match(images: Sequence[ImageRecord], num_classes: int, detections: Detection
 
 
 def _look(image: ImageRecord, found: dict[str, np.ndarray] | None) -> tuple[np.ndarray, ...]:
-    """Row, label, object that it overlaps most (of equal ones the first) and score of each detection of a picture."""
+    """Return row, label, best object (of equal ones the first) and score of each detection of an image."""
     if found is None:
         return (np.zeros(0),) * 4
     row = np.flatnonzero(np.asarray(found["labels"]) > 0)
@@ -87,7 +89,7 @@ def _look(image: ImageRecord, found: dict[str, np.ndarray] | None) -> tuple[np.n
 def _judge(
     images: Sequence[ImageRecord], picture: np.ndarray, truth: np.ndarray
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Which detections, highest score first, are hits, and which are neither hit nor false alarm."""
+    """Return which detections, highest score first, are hits, and which are ignored."""
     start = np.cumsum([0, *(len(image.labels) for image in images)])
     crowd = _joined([image.crowd for image in images], np.bool_)
     found = np.flatnonzero(truth >= 0)
@@ -103,7 +105,7 @@ def _joined(parts: Sequence[np.ndarray], kind: type[_Kind]) -> NDArray[_Kind]:
 
 
 def overlaps(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """(N, M) intersection over union of (N, 4) and (M, 4) boxes, both ends of every side included."""
+    """Return (N, M) the IoU of (N, 4) and (M, 4) boxes, both ends of every side included."""
     low = np.maximum(boxes[:, None, :2], others[:, :2])
     high = np.minimum(boxes[:, None, 2:], others[:, 2:])
     common = (high - low + 1).clip(0).prod(axis=2)
@@ -116,17 +118,17 @@ def overlaps(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
 
 
 def voc_ap(matches: Matches) -> dict[str, NDArray[np.float64]]:
-    """AP50 of each class as VOC counts it, by metric: (C,) in 0..1, -1 for a class without objects.
+    """Compute VOC's AP50 of each class, by metric: (C,) in 0..1, -1 for a class without objects.
 
-    `VOC07`: the mean, over the recalls 0, 0.1 .. 1, of the best precision at that recall or a higher one. `VOC12`: the
-    area under the best precision at each recall or a higher one.
+    `VOC07`: the mean, over the recalls 0, 0.1 .. 1, of the best precision at that recall or a higher one. `VOC12`:
+    the area under the best precision at each recall or a higher one.
     """
     found = np.array([_ap(matches, label) for label in range(1, len(matches.objects) + 1)]).reshape(-1, 2)
     return {"VOC07": found[:, 0], "VOC12": found[:, 1]}
 
 
 def _ap(matches: Matches, label: int) -> tuple[float, float]:
-    """AP50 of one class as of 2007 and as of 2012."""
+    """Compute AP50 of one class as of 2007 and as of 2012."""
     objects = matches.objects[label - 1]
     if not objects:
         return -1.0, -1.0
@@ -140,7 +142,9 @@ def _ap(matches: Matches, label: int) -> tuple[float, float]:
 
 
 def best_threshold(matches: Matches) -> float:
-    """The score at which the harmonic mean of precision and recall over all classes is highest; 0 without a hit.
+    """Return the score at which F1 over all classes is highest; 0 without a hit.
+
+    Scores of detectors are not comparable, so one threshold for all would favour one of them.
 
     Detectors do not mean the same by a score, so one threshold for all would flatter one of them.
     """
