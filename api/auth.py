@@ -176,14 +176,14 @@ class _Authenticator:
     def _holds(self, text: str, sha256: str) -> Admitted | None:
         if self._admin is not None and hmac.compare_digest(self._admin, sha256):
             principal = Principal(DEFAULT_TENANT, ADMIN_KEY_ID, ANYBODY.scopes)
-            return Admitted(principal, self._store.limits(DEFAULT_TENANT))
+            return Admitted(principal, self._store.keys.limits(DEFAULT_TENANT))
         key_id = keys.id_in(text)
-        return None if key_id is None else self._store.admit(key_id, sha256)
+        return None if key_id is None else self._store.keys.admit(key_id, sha256)
 
     def _anybody(self) -> Admitted | None:
-        if self._admin is not None or self._store.has_keys():
+        if self._admin is not None or self._store.keys.has_keys():
             return None
-        return Admitted(ANYBODY, self._store.limits(DEFAULT_TENANT))
+        return Admitted(ANYBODY, self._store.keys.limits(DEFAULT_TENANT))
 
     async def _once(self, name: str, find: Callable[[], Admitted | None]) -> Admitted | None:
         """What `find` found a short time ago, or finds now."""

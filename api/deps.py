@@ -100,7 +100,7 @@ class Services:
 
     def _find(self, tenant: str, job_id: str) -> Job | None:
         try:
-            return self.store.get(job_id, tenant=tenant)
+            return self.store.reading.get(job_id, tenant=tenant)
         except UnknownJob:
             return None
 
@@ -108,7 +108,7 @@ class Services:
         self, tenant: str | None, kind: ResourceKind, resource_id: str
     ) -> CheckedResource | None:
         try:
-            return self.store.resource(kind, resource_id, tenant=tenant)
+            return self.store.resources.get_resource(kind, resource_id, tenant=tenant)
         except UnknownResource:
             return None
 

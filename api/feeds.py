@@ -156,7 +156,7 @@ class Feeds:
 
     async def _look(self) -> None:
         followed = dict(self._feeds)
-        heads = await run_in_threadpool(self._store.heads, tuple(followed))
+        heads = await run_in_threadpool(self._store.following.heads, tuple(followed))
         for job_id, feed in followed.items():
             with suppress(UnknownJob):  # deleted a moment ago: the next look finds no head
                 await self._renew(job_id, feed, heads.get(job_id))
@@ -173,7 +173,7 @@ class Feeds:
             feed.add(new, head)
 
     async def _events(self, job_id: str, after: int) -> tuple[StoredEvent, ...]:
-        return await run_in_threadpool(self._store.events, job_id, after=after, limit=MEMORY)
+        return await run_in_threadpool(self._store.reading.events, job_id, after=after, limit=MEMORY)
 
 
 async def happened(event: asyncio.Event, seconds: float) -> bool:

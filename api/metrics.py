@@ -89,8 +89,8 @@ class _OfTheStore(Collector):
     """What stands in the database."""
 
     def __init__(self, store: Store) -> None:
-        self._figures = _Fresh(store.figures, FRESH_SECONDS)
-        self._bytes = _Fresh(store.published_bytes, _BYTES_FRESH_SECONDS)
+        self._figures = _Fresh(store.metrics.figures, FRESH_SECONDS)
+        self._bytes = _Fresh(store.metrics.published_bytes, _BYTES_FRESH_SECONDS)
 
     def collect(self) -> Iterator[Metric]:
         """Every number.

@@ -48,7 +48,9 @@ def listed(
 ) -> ResourcePage:
     """A page of them."""
     try:
-        page = services.store.resources(kind, tenant=tenant, state=state, after=after, limit=limit)
+        page = services.store.resources.list_resources(
+            kind, tenant=tenant, state=state, after=after, limit=limit
+        )
     except UnknownCursor as error:
         raise no_cursor(error) from None
     return ResourcePage(items=page.items, next=page.next)
@@ -58,7 +60,7 @@ def shown(
     services: Services, kind: ResourceKind, resource_id: str, tenant: str, known: KnownTags
 ) -> Response:
     """One of them, with its report and an ETag."""
-    body = services.store.resource(kind, resource_id, tenant=tenant).model_dump_json().encode()
+    body = services.store.resources.get_resource(kind, resource_id, tenant=tenant).model_dump_json().encode()
     headers = {"ETag": weak_tag(body), "Cache-Control": "no-cache"}
     if known.hold(headers["ETag"]):
         return Response(status_code=304, headers=headers)

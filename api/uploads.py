@@ -87,7 +87,7 @@ async def received(request: Request, services: Services, tenant: str) -> AsyncIt
     announced = _announced(request)
     if announced > services.settings.upload_bytes:
         raise ApiError(413, "too_large", f"an upload has at most {services.settings.upload_bytes} bytes")
-    must_fit = partial(services.store.must_store, tenant)
+    must_fit = partial(services.store.keys.must_store, tenant)
     with _full_disks_told():
         arriving = await run_in_threadpool(Incoming(services.settings.incoming).begin, tenant)
         try:
@@ -138,7 +138,7 @@ def _kept(services: Services, path: Path) -> Blob:
 
 async def added(response: Response, services: Services, tenant: str, new: NewResource) -> Resource:
     """Name something in the store, and have it checked soon. What was sent before is answered with 200."""
-    resource, made = await run_in_threadpool(services.store.add_resource, new, tenant=tenant)
+    resource, made = await run_in_threadpool(services.store.resources.add_resource, new, tenant=tenant)
     if made:
         services.checks.hurry()
     else:

@@ -79,12 +79,12 @@ def simulate(url: str, broker_url: str, options: argparse.Namespace) -> dict[str
 
 def _costs(store: Store) -> dict[str, float]:
     """Milliseconds of single verbs with the whole queue there; what was claimed for it is given back."""
-    ids, claimed = iter(store.sweep()), []
-    sweeps = {"first_sweep_ms": store.sweep, "sweep_ms": lambda: store.sweep(only_due=True)}
-    found = {"claim_ms": _median_ms(lambda: claimed.append(store.claim(next(ids), "measuring")), 20)}
+    ids, claimed = iter(store.recovery.sweep()), []
+    sweeps = {"first_sweep_ms": store.recovery.sweep, "sweep_ms": lambda: store.recovery.sweep(only_due=True)}
+    found = {"claim_ms": _median_ms(lambda: claimed.append(store.commands.claim(next(ids), "measuring")), 20)}
     found |= {name: _median_ms(sweep, 5) for name, sweep in sweeps.items()}
     for claim in filter(None, claimed):
-        store.requeue(claim.ticket, "claimed for a measurement")
+        store.commands.requeue(claim.ticket, "claimed for a measurement")
     return found
 
 
@@ -98,8 +98,8 @@ def _median_ms(verb: Callable[[], object], times: int) -> float:
 
 
 def _vanish(store: Store) -> None:
-    for number, job_id in enumerate(store.sweep()[:VANISHED]):
-        store.claim(job_id, f"vanished-{number}")
+    for number, job_id in enumerate(store.recovery.sweep()[:VANISHED]):
+        store.commands.claim(job_id, f"vanished-{number}")
 
 
 def _ring(store: Store, broker_url: str) -> None:

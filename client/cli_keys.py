@@ -49,7 +49,7 @@ def create(
         raise typer.BadParameter(f"no such scope: {', '.join(unknown)}", param_hint="--scopes")
     seconds = _seconds(expires)
     with _store() as store:
-        key, secret = store.create_key(tenant, name, frozenset(map(Scope, wanted)), seconds=seconds)
+        key, secret = store.keys.create_key(tenant, name, frozenset(map(Scope, wanted)), seconds=seconds)
     if as_json:
         print_json({"key": key.model_dump(mode="json"), "secret": secret.text})
         return
@@ -65,7 +65,7 @@ def list_keys(
 ) -> None:
     """List keys, without their secrets."""
     with _store() as store:
-        found = store.list_keys(tenant)
+        found = store.keys.list_keys(tenant)
     if as_json:
         print_json([key.model_dump(mode="json") for key in found])
     else:
@@ -78,7 +78,7 @@ def revoke(
 ) -> None:
     """End a key. A running service hears of it within a few seconds."""
     with _store() as store:
-        key = store.revoke_key(key_id)
+        key = store.keys.revoke_key(key_id)
     if as_json:
         print_json(key)
     else:
@@ -108,9 +108,9 @@ def limits(
         raise typer.BadParameter("name the tenant whose limits change", param_hint="TENANT")
     with _store() as store:
         if tenant is None:
-            found = store.tenants()
+            found = store.keys.tenants()
         else:
-            found = (store.set_limits(tenant, changes) if changes else store.tenant(tenant),)
+            found = (store.keys.set_limits(tenant, changes) if changes else store.keys.tenant(tenant),)
     if as_json:
         print_json([each.model_dump(mode="json") for each in found])
     else:

@@ -124,7 +124,7 @@ def _must_be_guarded(settings: Settings) -> None:
     if settings.on_loopback or settings.admin_key is not None:
         return
     with closing(Store.of(settings)) as store:
-        if store.has_keys():
+        if store.keys.has_keys():
             return
     message = (
         f"refusing to listen on {settings.host}: there are no API keys, so anybody could use this machine"

@@ -39,7 +39,7 @@ def find_data(
     if dataset_id is None:
         return config
     try:
-        dataset = store.resource(ResourceKind.DATASET, dataset_id)
+        dataset = store.resources.get_resource(ResourceKind.DATASET, dataset_id)
         folder = dataset_cache.folder(str(dataset.sha256), cancelled=cancelled)
     except (UnknownResource, ContentGone, WrongContent, BadArchive) as error:
         problem = Problem(

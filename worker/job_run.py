@@ -156,7 +156,7 @@ class JobRun:
         resolved = run_config.validate_python(self._job.resolved)
         self._unless_stopped(lambda _: must_lie_under(self._settings.data_roots, resolved))
         config = self._find_files(resolved)
-        self._insist(self._store.renew)  # a last look: the directory may be another attempt's by now
+        self._insist(self._store.commands.renew)  # a last look: the directory may be another attempt's by now
         now = self._unless_stopped(lambda _: fingerprint_now(config))
         self._go_on_from_before(now)
         config, warning = compare(config, now, self._dir)
@@ -222,7 +222,7 @@ class JobRun:
         if self._job.retry_of is None or self._offset:
             return
         try:
-            before = self._insist(lambda _: self._store.get(str(self._job.retry_of)))
+            before = self._insist(lambda _: self._store.reading.get(str(self._job.retry_of)))
             theirs = RunDir(self._settings.runs / before.id)
             if before.resolved == self._job.resolved and began_with(theirs) in (None, annotations):
                 self._offset = self._dir.take_states(theirs)
@@ -298,7 +298,9 @@ class JobRun:
             self._publish(engine, event) if isinstance(event, Checkpoint | FileWritten | Report) else None
         )
         try:
-            answer = self._lease.insist(lambda: self._store.record(self._ticket, event, offset, artifact))
+            answer = self._lease.insist(
+                lambda: self._store.commands.record(self._ticket, event, offset, artifact)
+            )
         except StoreUnavailable as error:
             log.error("job %s: %s; its engine is being stopped", self._ticket.job_id, error)
         else:
@@ -344,15 +346,15 @@ class JobRun:
         if self._lease.lost:
             return self._requeue("the worker lost touch with the database")
         if code == COMPLETE and failure is None:
-            return self._insist(self._store.succeed)
+            return self._insist(self._store.commands.succeed)
         if self._lease.desired is Desired.CANCEL:
-            return self._insist(self._store.cancel) or ()
+            return self._insist(self._store.commands.cancel) or ()
         if failure is not None and failure.failure_class is FailureClass.OUT_OF_MEMORY:
             return self._with_smaller_batches(failure)
         if failure is not None and failure.failure_class is not FailureClass.INFRASTRUCTURE:
             return self._fail(failure)
         if self._lease.desired is Desired.PAUSE:
-            return self._insist(self._store.pause)
+            return self._insist(self._store.commands.pause)
         if self._pause_for_room(looked=failure is None):
             return ()
         if failure is not None:
@@ -366,7 +368,9 @@ class JobRun:
         shortage = self._shortage if looked else self._shortage or self._place.disk_space.shortage(self._dir)
         if shortage is None:
             return False
-        self._insist(partial(self._store.pause, reason=f"paused: {shortage}", needs_free=shortage.needs_free))
+        self._insist(
+            partial(self._store.commands.pause, reason=f"paused: {shortage}", needs_free=shortage.needs_free)
+        )
         return True
 
     def _failure(self, code: int) -> Failure | None:
@@ -375,7 +379,7 @@ class JobRun:
         if (
             code == COMPLETE
             and self._unreadable
-            and self._insist(lambda _: self._store.report(self._job.id)) is None
+            and self._insist(lambda _: self._store.reading.report(self._job.id)) is None
         ):
             return infrastructure("the engine's report is in a line of its events that cannot be read")
         if self._refused:
@@ -394,12 +398,16 @@ class JobRun:
         self, reason: str, *, failure: Failure | None = None, config: dict[str, Any] | None = None
     ) -> Rung:
         tail = log_tail(self._dir.log)
-        requeue = partial(self._store.requeue, reason=reason, failure=failure, config=config, log_tail=tail)
+        requeue = partial(
+            self._store.commands.requeue, reason=reason, failure=failure, config=config, log_tail=tail
+        )
         state = self._insist(requeue)
         return (self._job.id,) if state is State.QUEUED else ()
 
     def _fail(self, failure: Failure) -> Rung:
-        return self._insist(lambda ticket: self._store.fail(ticket, failure, log_tail(self._dir.log)))
+        return self._insist(
+            lambda ticket: self._store.commands.fail(ticket, failure, log_tail(self._dir.log))
+        )
 
     def _insist(self, verb: Callable[[Ticket], T]) -> T:
         return self._lease.insist(lambda: verb(self._ticket))

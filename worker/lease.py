@@ -88,7 +88,7 @@ class Lease:
         while not self._left.wait(pause):
             try:
                 asked_at = time.monotonic()  # the store counts from when it answers: never earlier
-                self.desired = self._store.renew(self.ticket)
+                self.desired = self._store.commands.renew(self.ticket)
                 self._renewed_at, pause = asked_at, self._renew_seconds
             except StaleTicket:
                 return self._end_engine()

@@ -50,11 +50,11 @@ class SignsOfLife:
             StoreUnavailable: the database does not answer.
         """
         now = {"gpus": look_at(self._gpus), "draining": self._draining.is_set()}
-        self._store.appear(self._told.model_copy(update=now))
+        self._store.workers.appear(self._told.model_copy(update=now))
 
     def vanish(self) -> None:
         """Tell that the worker has ended; where that cannot be told, it is shown as lost before long."""
         try:
-            self._store.vanish(self._told.name)
+            self._store.workers.vanish(self._told.name)
         except JobsError as error:
             log.warning("cannot take %s off the list of workers: %s", self._told.name, error)

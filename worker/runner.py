@@ -85,7 +85,7 @@ class Runner:
             with bound(worker=self.worker, job=job_id):
                 if self.stopping.is_set() or self._held_back(job_id):
                     return
-                claim = self.store.claim(job_id, self.worker)
+                claim = self.store.commands.claim(job_id, self.worker)
                 if claim is not None:
                     self._carry_out(claim)
         except (StoreUnavailable, OperationCancelled) as error:
@@ -124,11 +124,11 @@ class Runner:
         """
         self.store.ping()  # what a later release has upgraded is not to be swept by the rules of this one
         if not self._swept:
-            alone = self.store.take_turn("first sweep", _STARTING_SECONDS)
-            self.notify(self.store.sweep(only_due=not alone))
-        elif self.store.take_turn("sweep", self.settings.sweep_seconds):
-            self.notify(self.store.sweep(only_due=True, silent=self._job_queue.silent()))
-            self.store.fold_counts()
+            alone = self.store.recovery.take_turn("first sweep", _STARTING_SECONDS)
+            self.notify(self.store.recovery.sweep(only_due=not alone))
+        elif self.store.recovery.take_turn("sweep", self.settings.sweep_seconds):
+            self.notify(self.store.recovery.sweep(only_due=True, silent=self._job_queue.silent()))
+            self.store.metrics.fold_counts()
         self._swept = True
         self._make_use_of_room()  # last: what is published may be slow to say that it is there
 
@@ -139,7 +139,7 @@ class Runner:
         """
         keep = Keep(self.settings.keep_states, self.settings.keep_runs_days)
         for part in (
-            self.store.forget_workers,
+            self.store.workers.forget_workers,
             partial(tidy_runs, self.store, self.settings.runs, keep),
             partial(self.dataset_cache.tidy, self.store),
             self._tidy_published,
@@ -150,13 +150,13 @@ class Runner:
                 log.warning("cannot tidy all of it: %s", error)
 
     def _tidy_published(self) -> None:
-        if self.store.take_turn("tidy", TIDY_SECONDS):
+        if self.store.recovery.take_turn("tidy", TIDY_SECONDS):
             remove_unnamed(self.store, self.artifacts)
 
     def notify(self, job_ids: Sequence[str]) -> None:
         """Notify workers of those of these jobs that are queued, until the broker takes no notification."""
         try:
-            for notification in self.store.notifications(job_ids) if job_ids else ():
+            for notification in self.store.recovery.notifications(job_ids) if job_ids else ():
                 if not self._job_queue.notify(notification):
                     return  # a broker that hangs takes seconds for each, and there may be hundreds
         except JobsError as error:  # a notification that is lost costs a delay: the next sweep notifies again
@@ -165,14 +165,14 @@ class Runner:
     def _notify_next(self, job_id: str) -> None:
         """Notify workers of jobs that were held back because their tenant had its share running."""
         try:
-            self.notify(self.store.next_of_tenant(job_id))
+            self.notify(self.store.commands.next_of_tenant(job_id))
         except JobsError as error:
             log.warning("cannot look for the next job of that tenant: %s; a sweep will", error)
 
     def _held_back(self, job_id: str) -> bool:
         """Whether this job cannot be begun here. Another worker may be better off: workers are notified of it again."""
         why, needs_free = self._obstacle(RunDir(self.settings.runs / job_id))
-        if not why or not self.store.hold_back(job_id, why, needs_free=needs_free):
+        if not why or not self.store.commands.hold_back(job_id, why, needs_free=needs_free):
             return False
         log.warning("job %s is not begun: %s", job_id, why)
         self.notify([job_id])
@@ -214,8 +214,8 @@ class Runner:
     def _make_use_of_room(self) -> None:
         """Let jobs go on that were held back or paused for what is no longer so, as far as one sees from here."""
         free = self.disk_space.free()
-        if self.store.waits_for_room(free) and not self._obstacle()[0]:
-            self.notify(self.store.make_use_of_room(free))
+        if self.store.recovery.waits_for_room(free) and not self._obstacle()[0]:
+            self.notify(self.store.recovery.make_use_of_room(free))
 
     def _note(self, job_id: str, *, running: bool) -> None:
         with self._changed:

@@ -126,8 +126,8 @@ class WorkerThread:
         settings = self._settings
         store = opening.enter_context(closing(Store.of(settings, idle_connections=_IDLE_CONNECTIONS)))
         if self._earlier:
-            store.release(self._earlier)
-            store.vanish(self._earlier)
+            store.recovery.release(self._earlier)
+            store.workers.vanish(self._earlier)
         artifacts = open_artifacts(settings.artifacts_url)
         return Runner(store, artifacts, JobQueue(self._app), settings, self.name, self.gpus)
 

@@ -69,10 +69,10 @@ def drop_states(store: Store, runs: Path, job_id: str, keep: Keep = AS_LONG_AS_U
         OSError: The disk does not.
     """
     try:
-        job = store.get(job_id)
+        job = store.reading.get(job_id)
     except UnknownJob:  # the folder of another database, or of somebody's own
         return
-    if _is_over(job, keep.states) and not store.is_being_retried(job_id):
+    if _is_over(job, keep.states) and not store.recovery.is_being_retried(job_id):
         RunDir(runs / job_id).drop_states()
 
 
@@ -85,7 +85,7 @@ def drop_deleted(store: Store, runs: Path) -> None:
     """
     names = [path.name for path in runs.glob("*/")]
     for first in range(0, len(names), _AT_ONCE):
-        for job_id in store.deleted(names[first : first + _AT_ONCE]):
+        for job_id in store.recovery.deleted(names[first : first + _AT_ONCE]):
             shutil.rmtree(runs / job_id, ignore_errors=True)  # what is still being written goes next time
 
 
@@ -96,9 +96,9 @@ def drop_runs(store: Store, runs: Path, days: float) -> None:
         StoreUnavailable: The database does not answer.
         OSError: The disk does not.
     """
-    for job_id in store.ended(days * DAY_SECONDS):
+    for job_id in store.recovery.ended(days * DAY_SECONDS):
         path = runs / job_id
-        if path.is_dir() and not store.is_being_retried(job_id):
+        if path.is_dir() and not store.recovery.is_being_retried(job_id):
             shutil.rmtree(path, ignore_errors=True)  # others may be at it too; what stays goes next time
 
 
@@ -118,12 +118,12 @@ def remove_unnamed(store: Store, artifacts: Artifacts) -> None:
     Whoever publishes puts the file first, which makes it young again, and names it in the store then. So one that
     was old before we asked for the names, and is not among them, is in nobody's hands.
     """
-    if not artifacts.belongs_to(store.origin()):
+    if not artifacts.belongs_to(store.reading.origin()):
         log.warning("nothing is removed from %s: another database names its files", artifacts.place)
         return
     artifacts.clear_remains(UNNAMED_SECONDS)
     old = artifacts.older_than(UNNAMED_SECONDS)
-    for sha256 in old - store.published():
+    for sha256 in old - store.recovery.published():
         artifacts.remove(sha256, UNNAMED_SECONDS)
 
 

@@ -67,19 +67,19 @@ def _content_of(weights: str, store: Store) -> str:
     """SHA-256 of the file that a name stands for."""
     if weights.startswith(PREFIX):
         return _model_of(weights.removeprefix(PREFIX), store)
-    return str(store.resource(ResourceKind.MODEL, weights.removeprefix(MODEL)).sha256)
+    return str(store.resources.get_resource(ResourceKind.MODEL, weights.removeprefix(MODEL)).sha256)
 
 
 def _model_of(job_id: str, store: Store) -> str:
     """SHA-256 of the model that a job is for: the student of a distill job, the model of a train job."""
-    kind = store.get(job_id).kind
+    kind = store.reading.get(job_id).kind
     if kind not in MAKE_MODELS:
         raise LookupError(f"it is of kind {kind}, which makes none")
-    models = (store.report(job_id) or {}).get("models", {})
+    models = (store.reading.report(job_id) or {}).get("models", {})
     file = (models.get("student") or models.get("model") or {}).get("file")
     if file is None:
         raise LookupError("its report names no file of a model")
-    return store.artifact(job_id, file).sha256
+    return store.reading.artifact(job_id, file).sha256
 
 
 def _missing(section: str, weights: str, error: Exception) -> Problem:

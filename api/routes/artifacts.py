@@ -52,7 +52,7 @@ PARTS: dict[str, Any] = {  # read from the request itself, by `asked_part`
 @router.get("")
 def artifacts(job_id: str, services: ServicesDep, tenant: TenantDep) -> tuple[Artifact, ...]:
     """What a job has published so far, with sizes, SHA-256 and metrics."""
-    return services.store.artifacts(job_id, tenant=tenant)
+    return services.store.reading.artifacts(job_id, tenant=tenant)
 
 
 @router.head("/{name}", include_in_schema=False)
@@ -66,7 +66,7 @@ def download(
     known: KnownTagsDep,
 ) -> Response:
     """One file. Its ETag is its SHA-256; Range (one part), If-Range and If-None-Match are understood."""
-    return sent(services.store.artifact(job_id, name, tenant=tenant), request, services, known)
+    return sent(services.store.reading.artifact(job_id, name, tenant=tenant), request, services, known)
 
 
 def sent(artifact: Artifact, request: Request, services: ServicesDep, known: KnownTagsDep) -> Response:

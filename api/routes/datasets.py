@@ -100,7 +100,7 @@ def get_dataset(
 @router.delete("/{dataset_id}", status_code=204, responses=IN_USE)
 def delete_dataset(dataset_id: str, services: ServicesDep, tenant: TenantDep) -> None:
     """Delete a data set that no job needs which has not ended. What lies under a data root stays there."""
-    services.store.delete_resource(ResourceKind.DATASET, dataset_id, tenant=tenant)
+    services.store.resources.delete_resource(ResourceKind.DATASET, dataset_id, tenant=tenant)
 
 
 def _placed(services: Services, new: NewDataset) -> NewResource:

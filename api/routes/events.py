@@ -46,7 +46,7 @@ def events(
     limit: Annotated[int, Query(ge=1, le=10_000, description="events in one answer", examples=[100])] = 1000,
 ) -> EventPage:
     """What happened to a job since event number `after`."""
-    items = services.store.events(job_id, after=after, limit=limit, tenant=tenant)
+    items = services.store.reading.events(job_id, after=after, limit=limit, tenant=tenant)
     return EventPage(items=items, next=items[-1].number if items else after)
 
 
@@ -63,7 +63,7 @@ def log(
     ] = LOG_BYTES,
 ) -> PlainTextResponse:
     """The engine's log from `offset` on; the header X-Next-Offset says where the next piece starts."""
-    job = services.store.get(job_id, tenant=tenant)  # an id that the store knows leaves no folder
+    job = services.store.reading.get(job_id, tenant=tenant)  # an id that the store knows leaves no folder
     text, following = _read(RunDir(services.settings.runs / job.id).log, offset, limit)
     return PlainTextResponse(text, headers={"X-Next-Offset": str(following), "Cache-Control": "no-cache"})
 

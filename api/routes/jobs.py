@@ -66,10 +66,10 @@ async def submit(
 
 
 def _submit(spec: AnySpec, services: Services, tenant: str, key: str | None) -> Job:
-    job = services.store.find_by_idempotency_key(spec, key, tenant=tenant)
+    job = services.store.submission.find_by_idempotency_key(spec, key, tenant=tenant)
     if job is None:  # asked first: the answer stays, even if the data has gone since
         resolved = services.resolve(spec, tenant)
-        job, _ = services.store.submit(spec, resolved, idempotency_key=key, tenant=tenant)
+        job, _ = services.store.submission.submit(spec, resolved, idempotency_key=key, tenant=tenant)
     return job
 
 
@@ -106,7 +106,7 @@ def list_jobs(
 ) -> JobPage:
     """Jobs, newest first."""
     try:
-        page = services.store.list_jobs(
+        page = services.store.reading.list_jobs(
             state=state, kind=kind, tags=tag or (), after=after, limit=limit, tenant=tenant
         )
     except UnknownCursor as error:
@@ -164,7 +164,7 @@ class _Seen(NamedTuple):
 
 
 async def _look(services: Services, job_id: str, tenant: str) -> _Seen:
-    job = await run_in_threadpool(services.store.get, job_id, tenant=tenant)
+    job = await run_in_threadpool(services.store.reading.get, job_id, tenant=tenant)
     body = job.model_dump_json().encode()
     return _Seen(job.state in END_STATES, body, weak_tag(body))
 
@@ -172,19 +172,19 @@ async def _look(services: Services, job_id: str, tenant: str) -> _Seen:
 @router.post("/jobs/{job_id}/cancel", status_code=202, responses=_NOT_NOW)
 def cancel(job_id: str, services: ServicesDep, tenant: TenantDep) -> Job:
     """End a job: at once where it does not run, otherwise as soon as its worker hears of it."""
-    return services.store.cancel_requested(job_id, tenant=tenant)
+    return services.store.submission.cancel_requested(job_id, tenant=tenant)
 
 
 @router.post("/jobs/{job_id}/pause", status_code=202, responses=_NOT_NOW)
 def pause(job_id: str, services: ServicesDep, tenant: TenantDep) -> Job:
     """Stop a running job after a checkpoint and free its device until it is resumed."""
-    return services.store.pause_requested(job_id, tenant=tenant)
+    return services.store.submission.pause_requested(job_id, tenant=tenant)
 
 
 @router.post("/jobs/{job_id}/resume", status_code=202, responses=_NOT_NOW)
 async def resume(job_id: str, services: ServicesDep, tenant: TenantDep) -> Job:
     """Queue a paused job again; it goes on from its checkpoint."""
-    job = await run_in_threadpool(services.store.resume, job_id, tenant=tenant)
+    job = await run_in_threadpool(services.store.submission.resume, job_id, tenant=tenant)
     await services.notify(job)
     return job
 
@@ -203,14 +203,14 @@ async def retry(
 
 
 def _retry(job_id: str, services: Services, tenant: str, key: str | None) -> Job:
-    job = services.store.find_retry_by_idempotency_key(job_id, key, tenant=tenant)
+    job = services.store.submission.find_retry_by_idempotency_key(job_id, key, tenant=tenant)
     if job is None:
-        old = services.store.get(job_id, tenant=tenant)
+        old = services.store.reading.get(job_id, tenant=tenant)
         if "retry" not in old.actions:
             raise NotAllowed(job_id, "retry", old.state.value, old.actions)
         spec = spec_errors.read_spec(old.spec)
         resolved = services.resolve(spec, tenant)
-        job = services.store.retry(job_id, spec, resolved, idempotency_key=key, tenant=tenant)
+        job = services.store.submission.retry(job_id, spec, resolved, idempotency_key=key, tenant=tenant)
     return job
 
 
@@ -235,19 +235,21 @@ async def clone(
 
 
 def _clone(job_id: str, changes: dict[str, Any], services: Services, tenant: str, key: str | None) -> Job:
-    job = services.store.find_clone_by_idempotency_key(job_id, changes, key, tenant=tenant)
+    job = services.store.submission.find_clone_by_idempotency_key(job_id, changes, key, tenant=tenant)
     if job is None:
-        old = services.store.get(job_id, tenant=tenant)
+        old = services.store.reading.get(job_id, tenant=tenant)
         spec = spec_errors.read_spec(merged(old.spec, changes))
         resolved = services.resolve(spec, tenant)
-        job = services.store.clone(job_id, changes, spec, resolved, idempotency_key=key, tenant=tenant)
+        job = services.store.submission.clone(
+            job_id, changes, spec, resolved, idempotency_key=key, tenant=tenant
+        )
     return job
 
 
 @router.patch("/jobs/{job_id}", responses=_NOT_NOW)
 async def change(job_id: str, wanted: JobChange, services: ServicesDep, tenant: TenantDep) -> Job:
     """Change name, tags or, while it is queued, priority: what is named takes its new value, null takes away."""
-    job = await run_in_threadpool(services.store.change, job_id, wanted, tenant=tenant)
+    job = await run_in_threadpool(services.store.editing.change, job_id, wanted, tenant=tenant)
     if "priority" in wanted.model_fields_set and job.state is State.QUEUED:
         await services.notify(job)  # the old notification stands where the old priority put it
     return job
@@ -262,20 +264,20 @@ async def change(job_id: str, wanted: JobChange, services: ServicesDep, tenant: 
 )
 def delete(job_id: str, services: ServicesDep, tenant: TenantDep) -> None:
     """Take a job that has ended away, with its events, its log and the files that no other job names."""
-    services.store.delete(job_id, tenant=tenant)
+    services.store.editing.delete(job_id, tenant=tenant)
 
 
 @router.get("/jobs/{job_id}/report")
 def get_report(job_id: str, services: ServicesDep, tenant: TenantDep) -> dict[str, Any]:
     """Teacher, control and student side by side, and what distillation gained."""
-    report = services.store.report(job_id, tenant=tenant)
+    report = services.store.reading.report(job_id, tenant=tenant)
     if report is None:
         raise ApiError(404, "no_report", _why_no_report(services, job_id, tenant))
     return report
 
 
 def _why_no_report(services: Services, job_id: str, tenant: str) -> str:
-    job = services.store.get(job_id, tenant=tenant)
+    job = services.store.reading.get(job_id, tenant=tenant)
     return f"job {job_id} has no report, which is written at its end; now: {job.reason}"
 
 

@@ -52,37 +52,37 @@ class MadeKey(BaseModel):
 @router.get("/whoami")
 def whoami(services: ServicesDep, principal: PrincipalDep) -> Asker:
     """Who the service takes you for, what you may have and what you have."""
-    tenant = services.store.tenant(principal.tenant)
+    tenant = services.store.keys.tenant(principal.tenant)
     return Asker(key_id=principal.key_id, scopes=tuple(sorted(principal.scopes)), tenant=tenant)
 
 
 @router.get("/keys")
 def list_keys(services: ServicesDep, _: AdminDep) -> tuple[Key, ...]:
     """Every key there ever was, without its secret."""
-    return services.store.list_keys()
+    return services.store.keys.list_keys()
 
 
 @router.post("/keys", status_code=201)
 def create_key(new: NewKey, services: ServicesDep, _: AdminDep) -> MadeKey:
     """Make a key. Its secret is in the answer and never again."""
     seconds = None if new.expires_in_days is None else new.expires_in_days * _DAY
-    key, secret = services.store.create_key(new.tenant, new.name, new.scopes, seconds=seconds)
+    key, secret = services.store.keys.create_key(new.tenant, new.name, new.scopes, seconds=seconds)
     return MadeKey(key=key, secret=secret.text)
 
 
 @router.delete("/keys/{key_id}")
 def revoke_key(key_id: str, services: ServicesDep, _: AdminDep) -> Key:
     """End a key; within a few seconds it opens nothing any more."""
-    return services.store.revoke_key(key_id)
+    return services.store.keys.revoke_key(key_id)
 
 
 @router.get("/tenants")
 def list_tenants(services: ServicesDep, _: AdminDep) -> tuple[Tenant, ...]:
     """Everybody, with limits and use."""
-    return services.store.tenants()
+    return services.store.keys.tenants()
 
 
 @router.put("/tenants/{name}/limits")
 def set_limits(name: TenantName, limits: Limits, services: ServicesDep, _: AdminDep) -> Tenant:
     """Say what a tenant may have; what is left out has no limit."""
-    return services.store.set_limits(name, limits.model_dump())
+    return services.store.keys.set_limits(name, limits.model_dump())

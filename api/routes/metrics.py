@@ -19,4 +19,4 @@ Points = Annotated[
 @router.get("/metrics")
 def metrics(job_id: str, services: ServicesDep, tenant: TenantDep, points: Points = 500) -> JobCurves:
     """Losses, learning rate and speed over steps, scores over epochs, thinned so that every spike stays."""
-    return services.store.curves(job_id, points=points, tenant=tenant)
+    return services.store.following.curves(job_id, points=points, tenant=tenant)

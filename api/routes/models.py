@@ -93,7 +93,7 @@ def model_file(
 
     What lies under a data root is not sent (404): whoever may read there has it.
     """
-    found = services.store.resource(ResourceKind.MODEL, model_id, tenant=tenant)
+    found = services.store.resources.get_resource(ResourceKind.MODEL, model_id, tenant=tenant)
     if not found.uploaded or found.sha256 is None:
         raise UnknownModelFile(model_id)
     name = f"{found.id}.safetensors"
@@ -104,4 +104,4 @@ def model_file(
 @router.delete("/{model_id}", status_code=204, responses=IN_USE)
 def delete_model(model_id: str, services: ServicesDep, tenant: TenantDep) -> None:
     """Delete a model that no job needs which has not ended. What lies under a data root stays there."""
-    services.store.delete_resource(ResourceKind.MODEL, model_id, tenant=tenant)
+    services.store.resources.delete_resource(ResourceKind.MODEL, model_id, tenant=tenant)

@@ -96,10 +96,10 @@ async def stream(
     wait: Seconds = LONGEST_SECONDS,
 ) -> Response:
     """The events of a job as they happen, to the one that ends it. Come back with Last-Event-ID to miss nothing."""
-    job = await run_in_threadpool(services.store.get, job_id, tenant=tenant)
+    job = await run_in_threadpool(services.store.reading.get, job_id, tenant=tenant)
     seen = after if last_event_id is None else last_event_id
     if job.state in END_STATES and not await run_in_threadpool(
-        services.store.events, job_id, after=seen, limit=1, tenant=tenant
+        services.store.reading.events, job_id, after=seen, limit=1, tenant=tenant
     ):
         return Response(status_code=204)
     blocks = _blocks(feeds, job_id, seen, time.monotonic() + wait)

@@ -17,4 +17,6 @@ def list_workers(services: ServicesDep, principal: PrincipalDep) -> tuple[Worker
 
     Of another tenant's job only that it keeps the worker busy; who may administrate sees its id.
     """
-    return services.store.workers(tenant=None if principal.may(Scope.ADMIN) else principal.tenant)
+    return services.store.workers.list_workers(
+        tenant=None if principal.may(Scope.ADMIN) else principal.tenant
+    )

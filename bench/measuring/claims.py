@@ -67,4 +67,4 @@ def _claim(url: str, worker: str, ids: list[str], ready: Any, results: Any) -> N
     with closing(Store(url)) as store:
         store.ping()
         ready.wait()
-        results.put([job_id for job_id in ids if store.claim(job_id, worker) is not None])
+        results.put([job_id for job_id in ids if store.commands.claim(job_id, worker) is not None])

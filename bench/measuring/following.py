@@ -65,6 +65,6 @@ async def _listen(port: int, path: str, there: asyncio.Semaphore) -> dict[int, f
 
 def _tell(store: Store, ticket: Ticket, events: int) -> None:
     for step in range(2, events + 2):
-        store.record(ticket, rows.progress(step), step)
+        store.commands.record(ticket, rows.progress(step), step)
         time.sleep(_PAUSE_SECONDS)
-    store.succeed(ticket)
+    store.commands.succeed(ticket)

@@ -22,15 +22,15 @@ _COPIED = ("attempts", "events")
 def submit(store: Store, **fields: Any) -> Job:
     """Queue a job; no pictures are needed for it."""
     spec = job_spec.validate_python({"kind": "train", "data": "cells", "tags": {"team": "lab"}} | fields)
-    return store.submit(spec, Resolved(config=TrainRun(data=_DATA)))[0]
+    return store.submission.submit(spec, Resolved(config=TrainRun(data=_DATA)))[0]
 
 
 def begin(store: Store, job: Job, worker: str = "ada") -> Ticket:
     """Claim a job and tell of its first step."""
-    claim = store.claim(job.id, worker)
+    claim = store.commands.claim(job.id, worker)
     if claim is None:
         raise RuntimeError(f"job {job.id} is not there to be run")
-    store.record(claim.ticket, progress(1), 1)
+    store.commands.record(claim.ticket, progress(1), 1)
     return claim.ticket
 
 
@@ -65,19 +65,21 @@ def _queued(store: Store) -> str:
 
 def _succeeded(store: Store) -> str:
     ticket = begin(store, submit(store))
-    store.succeed(ticket)
+    store.commands.succeed(ticket)
     return ticket.job_id
 
 
 def _failed(store: Store) -> str:
     ticket = begin(store, submit(store))
-    store.fail(ticket, Failure(failure_class=FailureClass.DATA, message="no pictures", hint="Look for them."))
+    store.commands.fail(
+        ticket, Failure(failure_class=FailureClass.DATA, message="no pictures", hint="Look for them.")
+    )
     return ticket.job_id
 
 
 def _cancelled(store: Store) -> str:
     job = submit(store)
-    store.cancel_requested(job.id)
+    store.submission.cancel_requested(job.id)
     return job.id
 
 

@@ -28,7 +28,9 @@ from jobs.artifacts import open_artifacts
 from jobs.job import Desired, Job, Notification, Ticket
 from jobs.queue import JobQueue, make_app
 from jobs.settings import Settings
+from jobs.store.recovery import Recovery
 from jobs.store.store import Claim, Store
+from jobs.store.worker_commands import WorkerCommands
 from worker.engine import read_events
 from worker.periodic_task import PeriodicTask
 from worker.presence import SignsOfLife
@@ -148,26 +150,39 @@ class FaultyJobQueue(JobQueue):
         return super().notify(job)
 
 
-class CountingStore(Store):
-    """A worker's store, which also notes what was asked of it."""
+class CountingCommands(WorkerCommands):
+    """What a worker asks of its store, and how often."""
 
     counts: ClassVar[Counter[str]] = Counter()
 
     def claim(self, job_id: str, worker: str) -> Claim | None:
-        """As the store's."""
+        """Claim as the store does, and count it."""
         found = super().claim(job_id, worker)
         self.counts["claims" if found else "claims_too_late"] += 1
         return found
 
-    def sweep(self, *, only_due: bool = False, silent: Collection[str] = ()) -> tuple[str, ...]:
-        """As the store's."""
-        self.counts["sweeps"] += 1
-        return super().sweep(only_due=only_due, silent=silent)
-
     def renew(self, ticket: Ticket) -> Desired:
-        """As the store's."""
+        """Renew as the store does, and count it."""
         self.counts["renewals"] += 1
         return super().renew(ticket)
+
+
+class CountingRecovery(Recovery):
+    """What sweeps ask of their store, and how often."""
+
+    def sweep(self, *, only_due: bool = False, silent: Collection[str] = ()) -> tuple[str, ...]:
+        """Sweep as the store does, and count it."""
+        CountingCommands.counts["sweeps"] += 1
+        return super().sweep(only_due=only_due, silent=silent)
+
+
+class CountingStore(Store):
+    """A worker's store, which also notes what was asked of it."""
+
+    def __init__(self, *given: Any, **named: Any) -> None:
+        super().__init__(*given, **named)
+        self.commands = CountingCommands(self.database, self.policy)
+        self.recovery = CountingRecovery(self.database, self.policy)
 
 
 class SimulatedWorker(threading.Thread):
@@ -245,7 +260,7 @@ def work(
     leaving.set()
     for each in workers:
         each.join()
-    told.put({**StandIn.counts, **FaultyJobQueue.counts, **CountingStore.counts})
+    told.put({**StandIn.counts, **FaultyJobQueue.counts, **CountingCommands.counts})
 
 
 def home_in_memory() -> Path:

@@ -97,7 +97,7 @@ class Checks:
 
     def check_next(self) -> bool:
         """Check what has waited longest; whether there was anything."""
-        check = self._store.next_check()
+        check = self._store.resources.next_check()
         if check is None:
             return False
         with self._kept(check):
@@ -105,7 +105,7 @@ class Checks:
             if verdict is not None:
                 self._conclude(check, verdict)
         if verdict is None:  # we are about to end; somebody else does it
-            self._store.release_check(check)
+            self._store.resources.release_check(check)
         return True
 
     def tidy(self) -> None:
@@ -155,7 +155,7 @@ class Checks:
         log.info("%s %s is %s: %s", check.resource.kind, check.resource.id, verdict.state, verdict.reason)
         while True:
             try:
-                return self._store.conclude_check(check, verdict)
+                return self._store.resources.conclude_check(check, verdict)
             except StoreUnavailable as error:
                 if self._left.wait(_RETRY_SECONDS):
                     raise
@@ -224,7 +224,7 @@ class Checks:
 
     def _renew(self, check: Check) -> None:
         try:
-            self._store.renew_check(check)
+            self._store.resources.renew_check(check)
         except JobsError as error:
             log.warning("cannot say that a check goes on: %s", error)
 

@@ -116,9 +116,9 @@ class DatasetCache:
             StoreUnavailable: the database does not answer.
         """
         there = [path for path in self.root.glob("*") if path.is_dir()]
-        if not there or not self._belongs_to(store.origin()):
+        if not there or not self._belongs_to(store.reading.origin()):
             return
-        named = store.uploads()
+        named = store.resources.uploads()
         for path in there:
             if path.name.startswith(_UNPACKING):
                 if _age(path) > ABANDONED_SECONDS:
@@ -159,10 +159,10 @@ class DatasetCache:
             self.staging() as aside,
             self._alone_with(path.name, 0.0),
         ):
-            if path.name in store.uploads():
+            if path.name in store.resources.uploads():
                 return
             path.rename(aside / path.name)
-            if path.name in store.uploads():
+            if path.name in store.resources.uploads():
                 (aside / path.name).rename(path)
 
 

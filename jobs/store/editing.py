@@ -10,17 +10,20 @@ from gkd_core.errors import Problem, SpecError
 from jobs.errors import InUse, NotAllowed
 from jobs.job import Job, State
 from jobs.specs.spec import MOST_TAGS, JobChange, JobFields, merged
-from jobs.store.database import now
+from jobs.store.database import Database, now
 from jobs.store.quotas import keep_gpu_hours
-from jobs.store.reading import Reading, read_job
+from jobs.store.reading import read_job
 from jobs.store.submission import ask
 from jobs.store.tables import artifacts, attempts, deleted, events, jobs, tagged, uses, waits
 from jobs.store.tags import write_tags
 from jobs.store.transitions import NOTIFY_AGAIN_SECONDS, is_job, is_open, write_event
 
 
-class Editing(Reading):
+class Editing:
     """Methods that edit or delete jobs."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
 
     def change(self, job_id: str, wanted: JobChange, *, tenant: str | None = None) -> Job:
         """Change name, tags or priority of a job; values that are already set change nothing.

@@ -10,7 +10,8 @@ from sqlalchemy import Text, cast, select
 
 from jobs.curves import KINDS, JobCurves, Measurements
 from jobs.job import State
-from jobs.store.reading import Reading, must_know
+from jobs.store.database import Database
+from jobs.store.reading import must_know
 from jobs.store.tables import events, jobs
 
 _ROWS = 2000
@@ -25,8 +26,11 @@ class Head(NamedTuple):
     state: State
 
 
-class Following(Reading):
+class Following:
     """Methods for clients that follow jobs."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
 
     def heads(self, job_ids: Sequence[str]) -> dict[str, Head]:
         """Return the newest event's number and the state of each job, by id; unknown ids are left out."""

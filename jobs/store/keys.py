@@ -23,9 +23,9 @@ from jobs.keys import (
     digest,
     new_secret,
 )
-from jobs.store.database import now, storable
+from jobs.store.database import Database, now, storable
 from jobs.store.quotas import limits_of, must_store, use_of
-from jobs.store.reading import Reading, moment
+from jobs.store.reading import moment
 from jobs.store.tables import jobs, keys, tenants
 
 _USED_EVERY_SECONDS = 60.0
@@ -40,8 +40,11 @@ class Admitted(NamedTuple):
     """Limits of the principal's tenant."""
 
 
-class Keys(Reading):
+class Keys:
     """Methods about keys and tenants, for administrators and the API's authentication."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
 
     # ---- keys ----
 

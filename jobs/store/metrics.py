@@ -10,7 +10,7 @@ from sqlalchemy import Connection, delete, func, insert, select
 
 from jobs.job import State
 from jobs.metrics import Counted, Figures
-from jobs.store.database import now
+from jobs.store.database import Database, now
 from jobs.store.tables import artifacts, counts, jobs
 from jobs.store.transitions import is_in
 from jobs.store.workers import Workers
@@ -18,8 +18,12 @@ from jobs.store.workers import Workers
 _COUNTED = (counts.c.name, counts.c.labels, counts.c.bound)
 
 
-class Metrics(Workers):
+class Metrics:
     """Methods for monitoring. Their queries use indexes only, or read few rows."""
+
+    def __init__(self, database: Database, workers: Workers) -> None:
+        self.database = database
+        self._workers = workers
 
     def figures(self) -> Figures:
         """Return the service's current metrics."""
@@ -32,7 +36,7 @@ class Metrics(Workers):
         return Figures(
             jobs={(state, queue): number for state, queue, number in found},
             oldest_seconds=dict(map(tuple, waiting)),
-            workers=Counter(worker.state.value for worker in self.workers()),
+            workers=Counter(worker.state.value for worker in self._workers.list_workers()),
             counts=counted,
         )
 

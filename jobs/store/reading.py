@@ -31,7 +31,8 @@ class Page(NamedTuple):
 class Reading:
     """Methods that only read."""
 
-    database: Database
+    def __init__(self, database: Database) -> None:
+        self.database = database
 
     def get(self, job_id: str, *, tenant: str | None = None) -> Job:
         """Return one job.
@@ -70,7 +71,7 @@ class Reading:
         Raises:
             UnknownCursor: `after` is not the `next` of an earlier page.
         """
-        cursors = self._cursors("jobs", tenant)
+        cursors = self.cursors("jobs", tenant)
         query = newest_first(with_place(), tags, tenant).limit(limit + 1)
         if tenant is not None:
             query = query.where(jobs.c.tenant == tenant)
@@ -95,7 +96,7 @@ class Reading:
     def _origin(self) -> str:
         return self.origin()
 
-    def _cursors(self, listing: str, tenant: str | None) -> Cursors:
+    def cursors(self, listing: str, tenant: str | None) -> Cursors:
         """Return the cursors of a list of a tenant, or of all tenants if None."""
         return Cursors(self._origin, listing if tenant is None else f"{listing} of {tenant}")
 

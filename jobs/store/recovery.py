@@ -12,10 +12,10 @@ from jobs.job import QUEUES, Notification, State, Ticket
 from jobs.metrics import LEASES_LOST, SWEEPS
 from jobs.store.attempts import LOST, BrokenOff, give_back, lock
 from jobs.store.counters import tally
-from jobs.store.database import now
+from jobs.store.database import Database, now
+from jobs.store.leases import LeasePolicy
 from jobs.store.queue_reasons import is_ready
 from jobs.store.quotas import without_room
-from jobs.store.reading import Reading
 from jobs.store.resources import kept_uploads
 from jobs.store.tables import artifacts, deleted, jobs, turns, waits
 from jobs.store.transitions import (
@@ -41,11 +41,12 @@ that could become free before the next sweep. Notifications for jobs behind them
 and a long queue would fill Redis."""
 
 
-class Recovery(Reading):
+class Recovery:
     """Methods of the sweeper. Concurrent sweeps are safe: each job is taken back by one of them."""
 
-    lease_seconds: float
-    max_attempts: int
+    def __init__(self, database: Database, policy: LeasePolicy) -> None:
+        self.database = database
+        self.policy = policy
 
     def sweep(self, *, only_due: bool = False, silent: Collection[str] = ()) -> tuple[str, ...]:
         """Take lost jobs back and find queued jobs whose workers must be notified.
@@ -63,7 +64,9 @@ class Recovery(Reading):
         self._shorten_leases()
         expired = jobs.c.lease_until < now()
         for ticket in self._held(expired):
-            self._take_back(ticket, expired, "expired", f"no sign of life for {self.lease_seconds:g} s")
+            self._take_back(
+                ticket, expired, "expired", f"no sign of life for {self.policy.lease_seconds:g} s"
+            )
         self._fail_orphans()
         return self._to_notify(only_due, silent)
 
@@ -174,7 +177,7 @@ class Recovery(Reading):
 
         Live workers renew them in time.
         """
-        full = now() + self.lease_seconds
+        full = now() + self.policy.lease_seconds
         too_long = jobs.c.lease_until > full + _SET_BACK_SECONDS
         for ticket in self._held(too_long):
             with self.database.write() as connection:
@@ -192,7 +195,7 @@ class Recovery(Reading):
                 hint="Look at that machine: memory, disk, power, network.",
             )
             attempt = BrokenOff(LOST, failure.message, failure)
-            give_back(connection, row, attempt, self.max_attempts)
+            give_back(connection, row, attempt, self.policy.max_attempts)
             tally(connection, LEASES_LOST, how)
 
     def _fail_orphans(self) -> None:

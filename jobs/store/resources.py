@@ -18,7 +18,8 @@ from jobs.resources import (
     ResourceState,
     Verdict,
 )
-from jobs.store.database import now, storable
+from jobs.store.database import Database, now, storable
+from jobs.store.leases import LeasePolicy
 from jobs.store.quotas import keep_leaving, limits_of, must_store
 from jobs.store.reading import Reading, moment
 from jobs.store.tables import jobs, resources, uses
@@ -45,10 +46,13 @@ class Check(NamedTuple):
     """Which check of the resource this is, from 1."""
 
 
-class Registering(Reading):
+class Resources:
     """Methods about data sets and models."""
 
-    lease_seconds: float
+    def __init__(self, database: Database, policy: LeasePolicy, reading: Reading) -> None:
+        self.database = database
+        self.policy = policy
+        self._reading = reading
 
     # ---- users -----------------------------------------------------------------------------------------------
 
@@ -84,7 +88,9 @@ class Registering(Reading):
                 connection.execute(insert(resources).values(values).returning(resources)).one()
             ), True
 
-    def resource(self, kind: ResourceKind, resource_id: str, *, tenant: str | None = None) -> CheckedResource:
+    def get_resource(
+        self, kind: ResourceKind, resource_id: str, *, tenant: str | None = None
+    ) -> CheckedResource:
         """Return a data set or a model, with its report.
 
         Raises:
@@ -93,7 +99,7 @@ class Registering(Reading):
         with self.database.read() as connection:
             return _checked(_find(connection, kind, resource_id, tenant))
 
-    def resources(
+    def list_resources(
         self,
         kind: ResourceKind,
         *,
@@ -114,7 +120,7 @@ class Registering(Reading):
         Raises:
             UnknownCursor: `after` is not the `next` of an earlier page.
         """
-        cursors = self._cursors(kind.value, tenant)
+        cursors = self._reading.cursors(kind.value, tenant)
         query = select(*_IN_LISTS).where(resources.c.kind == kind.value).order_by(resources.c.number.desc())
         if tenant is not None:
             query = query.where(resources.c.tenant == tenant)
@@ -160,7 +166,7 @@ class Registering(Reading):
         with self.database.read() as connection:  # usually there is none, and nothing is written
             if connection.scalar(first) is None:
                 return None
-        mine = {"lease_until": now() + self.lease_seconds, "checks": resources.c.checks + 1}
+        mine = {"lease_until": now() + self.policy.lease_seconds, "checks": resources.c.checks + 1}
         claim = update(resources).values(mine).returning(resources)
         with self.database.write() as connection:
             number = connection.scalar(first.with_for_update(skip_locked=True))
@@ -178,7 +184,7 @@ class Registering(Reading):
         """Renew the lease of a check."""
         with self.database.write() as connection:
             connection.execute(
-                update(resources).where(*_holds(check)).values(lease_until=now() + self.lease_seconds)
+                update(resources).where(*_holds(check)).values(lease_until=now() + self.policy.lease_seconds)
             )
 
     def release_check(self, check: Check) -> None:

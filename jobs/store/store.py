@@ -1,8 +1,8 @@
 """The job store: every operation of the state machine, each a transaction that also writes its event.
 
-The methods are grouped by caller into modules: `reading` (all), `following` (clients that watch jobs),
-`submission`, `editing` and `resources` (users), `keys` (administrators and authentication), `worker_commands`
-and `workers` (workers), `metrics` (monitoring) and `recovery` (the sweeper).
+`Store` is composed of ten parts by who asks, each in the module of its name: `reading` (all), `following` (clients that
+watch jobs), `submission`, `editing` and `resources` (users), `keys` (administrators and authentication), `commands`
+(workers; `worker_commands.py`), `workers` (heartbeats), `metrics` (monitoring) and `recovery` (the sweeper).
 
 Their transactions are made of functions in five more modules: `transitions` (writes the state), `attempts`
 (operations of a ticket's holder), `quotas` (limits of tenants), `queue_reasons` (why a job is in its state) and
@@ -26,12 +26,14 @@ from jobs.store.database import IDLE_CONNECTIONS, Database
 from jobs.store.editing import Editing
 from jobs.store.following import Following, Head
 from jobs.store.keys import Admitted, Keys
+from jobs.store.leases import LeasePolicy
 from jobs.store.metrics import Metrics
-from jobs.store.reading import Page
+from jobs.store.reading import Page, Reading
 from jobs.store.recovery import Recovery
-from jobs.store.resources import Check, Registering, ResourcePage
+from jobs.store.resources import Check, ResourcePage, Resources
 from jobs.store.submission import Submission
 from jobs.store.worker_commands import Claim, WorkerCommands
+from jobs.store.workers import Workers
 
 __all__ = [
     "Admitted",
@@ -52,7 +54,7 @@ __all__ = [
 ]
 
 
-class Store(Submission, Editing, Following, WorkerCommands, Recovery, Keys, Metrics, Registering):
+class Store:
     """The job store in a database. Safe to share between threads and processes.
 
     Every method may raise `StoreUnavailable`.
@@ -73,8 +75,17 @@ class Store(Submission, Editing, Following, WorkerCommands, Recovery, Keys, Metr
         idle_connections: int = IDLE_CONNECTIONS,
     ) -> None:
         self.database = Database(url, idle_connections=idle_connections)
-        self.lease_seconds = lease_seconds
-        self.max_attempts = max_attempts
+        self.policy = LeasePolicy(lease_seconds, max_attempts)
+        self.reading = Reading(self.database)
+        self.following = Following(self.database)
+        self.submission = Submission(self.database)
+        self.editing = Editing(self.database)
+        self.commands = WorkerCommands(self.database, self.policy)
+        self.recovery = Recovery(self.database, self.policy)
+        self.resources = Resources(self.database, self.policy, self.reading)
+        self.keys = Keys(self.database)
+        self.workers = Workers(self.database, self.policy)
+        self.metrics = Metrics(self.database, self.workers)
 
     @classmethod
     def of(cls, settings: Settings, *, idle_connections: int = IDLE_CONNECTIONS) -> Store:
@@ -125,7 +136,7 @@ class Store(Submission, Editing, Following, WorkerCommands, Recovery, Keys, Metr
         """
         if refusal := self.database.refusal(refused_seconds):
             raise refusal
-        self.take_turn("write for readiness", every_seconds)
+        self.recovery.take_turn("write for readiness", every_seconds)
 
     def close(self) -> None:
         """Close every connection."""

@@ -18,17 +18,20 @@ from jobs.keys import DEFAULT_TENANT
 from jobs.metrics import SUBMITTED
 from jobs.specs.spec import AnySpec, Resolved
 from jobs.store.counters import tally
-from jobs.store.database import now
+from jobs.store.database import Database, now
 from jobs.store.quotas import must_queue
-from jobs.store.reading import Reading, read_job
+from jobs.store.reading import read_job
 from jobs.store.resources import must_know
 from jobs.store.tables import jobs, uses, waits
 from jobs.store.tags import write_tags
 from jobs.store.transitions import NOTIFY_AGAIN_SECONDS, fail_waiting, is_job, move, write_event
 
 
-class Submission(Reading):
+class Submission:
     """Methods of users."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
 
     def submit(
         self,

@@ -21,10 +21,11 @@ from jobs.job import Artifact, Desired, Job, State, Ticket
 from jobs.metrics import QUEUE_SECONDS, STALE_WRITES
 from jobs.store.attempts import BrokenOff, cancel, end, fail, give_back, hold, was_taken_back, write
 from jobs.store.counters import tally
-from jobs.store.database import now
+from jobs.store.database import Database, now
+from jobs.store.leases import LeasePolicy
 from jobs.store.queue_reasons import is_ready
 from jobs.store.quotas import has_share, lock_share, next_in_share
-from jobs.store.reading import Reading, read_job
+from jobs.store.reading import read_job
 from jobs.store.tables import artifacts, attempts, jobs, waits
 from jobs.store.transitions import is_in, is_job, move, write_event
 
@@ -42,11 +43,12 @@ class Claim(NamedTuple):
     """Owner of the job."""
 
 
-class WorkerCommands(Reading):
+class WorkerCommands:
     """Methods of workers."""
 
-    lease_seconds: float
-    max_attempts: int
+    def __init__(self, database: Database, policy: LeasePolicy) -> None:
+        self.database = database
+        self.policy = policy
 
     def claim(self, job_id: str, worker: str) -> Claim | None:
         """Claim a queued job. Of several workers that try at once, one gets it.
@@ -72,7 +74,7 @@ class WorkerCommands(Reading):
                 desired=Desired.RUN.value,
                 saved=False,
                 worker=worker,
-                lease_until=now() + self.lease_seconds,
+                lease_until=now() + self.policy.lease_seconds,
                 started_at=func.coalesce(jobs.c.started_at, now()),
             )
             if row is None:
@@ -124,7 +126,7 @@ class WorkerCommands(Reading):
             StaleTicket: another worker has the job, or it has ended.
         """
         with self._under_ticket("renew") as connection:
-            row = write(connection, ticket, {"lease_until": now() + self.lease_seconds})
+            row = write(connection, ticket, {"lease_until": now() + self.policy.lease_seconds})
             return Desired(row.desired)
 
     def record(self, ticket: Ticket, event: Event, offset: int, artifact: Artifact | None = None) -> Desired:
@@ -273,7 +275,7 @@ class WorkerCommands(Reading):
             row = hold(connection, ticket)
             if config is not None:
                 write(connection, ticket, {"resolved": config})
-            return give_back(connection, row, attempt, self.max_attempts)
+            return give_back(connection, row, attempt, self.policy.max_attempts)
 
 
 def _learnt(event: Event, body: dict[str, Any]) -> dict[str, Any]:

@@ -12,18 +12,20 @@ from sqlalchemy import Row, and_, delete, insert, select, update
 
 from jobs.job import State
 from jobs.presence import Presence, Worker, WorkerState
-from jobs.store.database import now
-from jobs.store.reading import Reading
+from jobs.store.database import Database, now
+from jobs.store.leases import LeasePolicy
 from jobs.store.tables import jobs, workers
 
 _FORGOTTEN_SECONDS = 86_400.0
 """Time for which a lost worker stays listed, so that an operator sees it the next morning."""
 
 
-class Workers(Reading):
+class Workers:
     """Methods about workers."""
 
-    lease_seconds: float
+    def __init__(self, database: Database, policy: LeasePolicy) -> None:
+        self.database = database
+        self.policy = policy
 
     def appear(self, presence: Presence) -> None:
         """Record a worker's heartbeat; the first one registers the worker."""
@@ -44,7 +46,7 @@ class Workers(Reading):
         with self.database.write() as connection:
             connection.execute(delete(workers).where(workers.c.seen_at < now() - _FORGOTTEN_SECONDS))
 
-    def workers(self, *, tenant: str | None = None) -> tuple[Worker, ...]:
+    def list_workers(self, *, tenant: str | None = None) -> tuple[Worker, ...]:
         """Return every worker, by name.
 
         Args:
@@ -56,7 +58,7 @@ class Workers(Reading):
             workers,
             jobs.c.id.label("job_id"),
             jobs.c.tenant,
-            (workers.c.seen_at < now() - self.lease_seconds).label("lost"),
+            (workers.c.seen_at < now() - self.policy.lease_seconds).label("lost"),
         )
         query = query.select_from(workers.outerjoin(jobs, running)).order_by(workers.c.name, jobs.c.number)
         with self.database.read() as connection:

@@ -70,12 +70,12 @@ class Service:
         return bool(self.app.state.services.checks.check_next())
 
     def claim(self, job_id: str) -> Ticket:
-        claim = self.store.claim(job_id, "a-worker")
+        claim = self.store.commands.claim(job_id, "a-worker")
         assert claim is not None
         return claim.ticket
 
     def jobs(self) -> tuple[Job, ...]:
-        return self.store.list_jobs().items
+        return self.store.reading.list_jobs().items
 
 
 @pytest.fixture

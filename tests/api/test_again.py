@@ -21,7 +21,7 @@ BROKEN = Failure(failure_class=FailureClass.BUG, message="a defect")
 
 def failed(service, spec: Spec) -> str:
     job_id = service.submit(spec)["id"]
-    service.store.fail(service.claim(job_id), BROKEN)
+    service.store.commands.fail(service.claim(job_id), BROKEN)
     return job_id
 
 
@@ -34,7 +34,7 @@ def test_a_retry_is_a_new_job_where_the_answer_says(service, train_spec: Spec):
     assert answer.status_code == 202
     new = service.http.get(answer.headers["Location"]).json()
     assert (new["id"], new["retry_of"], new["state"]) == (answer.json()["id"], old, "queued")
-    assert (new["name"], new["spec"]) == ("teacher", service.store.get(old).spec)
+    assert (new["name"], new["spec"]) == ("teacher", service.store.reading.get(old).spec)
     assert service.http.get(f"/jobs/{old}").json()["state"] == "failed"
 
 
@@ -58,7 +58,7 @@ def test_only_what_went_wrong_is_tried_again(service, train_spec: Spec):
     job_id = service.submit(train_spec)["id"]
     answer = service.http.post(f"/jobs/{job_id}/retry")
     assert (answer.status_code, answer.json()["actions"]) == (409, ["cancel"])
-    service.store.succeed(service.claim(job_id))
+    service.store.commands.succeed(service.claim(job_id))
     answer = service.http.post(f"/jobs/{job_id}/retry")
     assert (answer.status_code, answer.json()["actions"]) == (409, ["delete"])
 
@@ -209,7 +209,7 @@ def test_what_is_still_needed_is_not_deleted_and_the_answer_says_by_whom(service
     )
     distill = {"kind": "distill", "data": "discs", "teacher": {"weights": f"job:{teacher}"}}
     student = service.submit(distill)["id"]
-    service.store.succeed(service.claim(teacher))
+    service.store.commands.succeed(service.claim(teacher))
     answer = service.http.delete(f"/jobs/{teacher}")
     assert (answer.status_code, answer.json()["code"]) == (409, "in_use")
     assert student in answer.json()["detail"]
@@ -220,8 +220,8 @@ def test_a_stream_of_a_job_that_is_deleted_ends(service, train_spec: Spec):
     with service.http.stream("GET", f"/jobs/{job_id}/stream") as answer:
         lines = answer.iter_lines()
         assert any(line.startswith("data:") for line in lines)
-        service.store.cancel_requested(job_id)
-        service.store.delete(job_id)
+        service.store.submission.cancel_requested(job_id)
+        service.store.editing.delete(job_id)
         list(lines)
 
 
@@ -235,9 +235,9 @@ def test_metrics_are_curves_of_what_was_measured(service, train_spec: Spec):
         event = Progress(
             run="model", epoch=0, epochs=1, step=step, steps=50, fraction=0, losses={"loss_cls": step / 2}
         )
-        service.store.record(ticket, event, offset=step + 1)
+        service.store.commands.record(ticket, event, offset=step + 1)
     scored = Evaluation(run="model", epoch=1, metrics={"AP": 0.25}, per_class={"disc": 0.25}, seconds=1)
-    service.store.record(ticket, scored, offset=51)
+    service.store.commands.record(ticket, scored, offset=51)
     model = service.http.get(f"/jobs/{job_id}/metrics").json()["runs"]["model"]
     assert model["losses"]["loss_cls"] == {"x": list(range(50)), "y": [step / 2 for step in range(50)]}
     assert model["evaluation"] == {"AP": {"x": [1], "y": [0.25]}}
@@ -280,13 +280,13 @@ def test_cancel_is_answered_quickly_in_every_state(request, train_spec: Spec, da
     def paused() -> str:
         job_id = queued()
         ticket = service.claim(job_id)
-        service.store.pause_requested(job_id)
-        service.store.pause(ticket)
+        service.store.submission.pause_requested(job_id)
+        service.store.commands.pause(ticket)
         return job_id
 
     def pausing() -> str:
         job_id = running()
-        service.store.pause_requested(job_id)
+        service.store.submission.pause_requested(job_id)
         return job_id
 
     def ended() -> str:

@@ -50,7 +50,7 @@ def url(service, train_spec, tmp_path: Path) -> str:
     artifact = Artifact(
         name=NAME, size=blob.size, sha256=SHA256, metrics=event.metrics, created_at=datetime.now(UTC)
     )
-    service.store.record(service.claim(job_id), event, 10, artifact)
+    service.store.commands.record(service.claim(job_id), event, 10, artifact)
     return f"/jobs/{job_id}/artifacts"
 
 

@@ -34,7 +34,7 @@ def memory(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def guarded(service, memory: None):
     """A service with a key, which reads."""
-    _, service.secret = service.store.create_key("lab", "reader", {Scope.READ})
+    _, service.secret = service.store.keys.create_key("lab", "reader", {Scope.READ})
     return service
 
 
@@ -45,7 +45,7 @@ class Keyed:
         self.http, self.store = service.http, service.store
 
     def key(self, *scopes: str, tenant: str = "lab", seconds: float | None = None) -> dict[str, str]:
-        _, secret = self.store.create_key(tenant, "k", set(map(Scope, scopes)), seconds=seconds)
+        _, secret = self.store.keys.create_key(tenant, "k", set(map(Scope, scopes)), seconds=seconds)
         return bearer(secret.text)
 
     def status(self, method: str, path: str, headers: dict[str, str] | None = None) -> int:
@@ -76,7 +76,7 @@ def test_the_first_key_closes_the_door_for_all_others(keyed: Keyed):
 
 def test_revoking_the_last_key_does_not_open_the_door(keyed: Keyed):
     key = keyed.key("read")
-    keyed.store.revoke_key(keyed.store.list_keys()[0].id)
+    keyed.store.keys.revoke_key(keyed.store.keys.list_keys()[0].id)
     assert keyed.status("GET", "/jobs", key) == keyed.status("GET", "/jobs") == 401
 
 
@@ -88,7 +88,7 @@ def test_health_and_the_description_of_the_api_are_open(keyed: Keyed, path: str)
 
 def test_all_keys_that_are_no_good_get_the_same_answer(keyed: Keyed):
     expired, revoked = keyed.key("read", seconds=0.01), keyed.key("read")
-    keyed.store.revoke_key(revoked["Authorization"].split("_")[1])
+    keyed.store.keys.revoke_key(revoked["Authorization"].split("_")[1])
     forged = {"Authorization": revoked["Authorization"][:-4] + "AAAA"}
     time.sleep(0.05)
     answers = [
@@ -157,17 +157,17 @@ def test_nothing_of_a_body_is_read_for_who_may_not_send_one(keyed: Keyed):
 
 
 def test_a_key_is_remembered_for_a_short_time(service, monkeypatch: pytest.MonkeyPatch):
-    _, secret = service.store.create_key("lab", "k", {Scope.READ})
+    _, secret = service.store.keys.create_key("lab", "k", {Scope.READ})
     monkeypatch.setattr(auth, "REMEMBERED_SECONDS", 0.4)
-    key_id = service.store.list_keys()[0].id
+    key_id = service.store.keys.list_keys()[0].id
     assert service.http.get("/jobs", headers=bearer(secret.text)).status_code == 200
-    service.store.revoke_key(key_id)
+    service.store.keys.revoke_key(key_id)
     time.sleep(0.6)
     assert service.http.get("/jobs", headers=bearer(secret.text)).status_code == 401
 
 
 def test_asking_with_a_key_that_is_known_costs_no_query(service):
-    _, secret = service.store.create_key("lab", "k", {Scope.READ})
+    _, secret = service.store.keys.create_key("lab", "k", {Scope.READ})
     service.http.get("/jobs", headers=bearer(secret.text))
     seen: list[str] = []
     event.listen(service.store.database.engine, "before_cursor_execute", lambda *args: seen.append(args[2]))
@@ -232,8 +232,8 @@ def test_while_the_database_is_away_nobody_is_let_in_and_all_are_asked_to_come_b
     def away(*_: object) -> None:
         raise StoreUnavailable(OSError("no route to db.internal"))
 
-    monkeypatch.setattr(service.store, "has_keys", away)
-    monkeypatch.setattr(service.store, "admit", away)
+    monkeypatch.setattr(service.store.keys, "has_keys", away)
+    monkeypatch.setattr(service.store.keys, "admit", away)
     for headers in ({}, bearer("gkd_" + "0" * 12 + "_" + "A" * 43)):
         answer = service.http.get("/schema/job", headers=headers)
         assert (answer.status_code, answer.json()["code"]) == (503, "database_away")
@@ -246,7 +246,7 @@ def test_while_the_database_is_away_nobody_is_let_in_and_all_are_asked_to_come_b
 
 
 def test_who_asks_too_often_is_told_when_to_come_back(keyed: Keyed):
-    keyed.store.set_limits("lab", {"requests_per_minute": 3})
+    keyed.store.keys.set_limits("lab", {"requests_per_minute": 3})
     key, other = keyed.key("read"), keyed.key("read")
     answers = [keyed.http.get("/jobs", headers=key) for _ in range(4)]
     assert [answer.status_code for answer in answers] == [200, 200, 200, 429]
@@ -314,7 +314,7 @@ def test_a_key_that_cannot_be_made_names_the_field(service, wrong, field: str):
     answer = service.http.post("/keys", json=wrong)
     assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request")
     assert field in answer.json()["detail"]
-    assert not service.store.has_keys()
+    assert not service.store.keys.has_keys()
 
 
 def test_limits_are_set_and_seen(service):
@@ -327,7 +327,7 @@ def test_limits_are_set_and_seen(service):
 
 
 def test_a_full_queue_is_a_problem_that_names_the_limit(service, train_spec):
-    service.store.set_limits("default", {"queued_jobs": 1})
+    service.store.keys.set_limits("default", {"queued_jobs": 1})
     service.submit(train_spec)
     answer = service.http.post("/jobs", json=train_spec)
     assert (answer.status_code, answer.json()["code"]) == (403, "quota_exceeded")

@@ -111,7 +111,7 @@ def there(service, root, draw, train_spec) -> dict[str, str]:
     upload = service.artifacts.put(root / "models" / "teacher.safetensors")
 
     def added(new: NewResource) -> str:
-        id_: str = service.store.add_resource(new, tenant="default")[0].id
+        id_: str = service.store.resources.add_resource(new, tenant="default")[0].id
         return id_
 
     for kind in ResourceKind:
@@ -121,15 +121,17 @@ def there(service, root, draw, train_spec) -> dict[str, str]:
         "9d02be6617ac": service.submit(train_spec | {"data": "bccd"})["id"],
         "5b7f20c3e9d1": added(NewResource(ResourceKind.DATASET, "x", "/there")),
         "e04a96d17b52": added(NewResource(ResourceKind.MODEL, "x", size=upload.size, sha256=upload.sha256)),
-        "8c2e51f0a7d3": service.store.create_key("lab", "k", {"admin"})[0].id,
+        "8c2e51f0a7d3": service.store.keys.create_key("lab", "k", {"admin"})[0].id,
     }
-    pages = [service.store.list_jobs(tenant="default", limit=1)]
-    pages += [service.store.resources(kind, tenant="default", limit=1) for kind in ResourceKind]
+    pages = [service.store.reading.list_jobs(tenant="default", limit=1)]
+    pages += [
+        service.store.resources.list_resources(kind, tenant="default", limit=1) for kind in ResourceKind
+    ]
     return known | dict(zip(CURSORS, (page.next for page in pages), strict=True))
 
 
 def test_every_example_does_what_the_description_says(service, operations, there, train_spec):
-    key = {"Authorization": f"Bearer {service.store.create_key('default', 'k', {'admin'})[1].text}"}
+    key = {"Authorization": f"Bearer {service.store.keys.create_key('default', 'k', {'admin'})[1].text}"}
     deleted_last = sorted(operations, key=lambda each: each[0].startswith("DELETE"))
     for route, path, operation in deleted_last:
         for body in [*_bodies(operation)] or [None]:
@@ -152,14 +154,14 @@ def _job_for(route: str, service, train_spec, key) -> str | None:
     job = service.http.post("/jobs", json=train_spec | {"data": "bccd"}, headers=key).json()
     ticket = service.claim(job["id"])
     if verb == "resume":
-        service.store.pause_requested(job["id"])
-        service.store.pause(ticket)
+        service.store.submission.pause_requested(job["id"])
+        service.store.commands.pause(ticket)
     if verb == "retry":
-        service.store.fail(
+        service.store.commands.fail(
             ticket, Failure(failure_class=FailureClass.INFRASTRUCTURE, message="the disk is full")
         )
     if route.startswith("DELETE"):
-        service.store.succeed(ticket)
+        service.store.commands.succeed(ticket)
     if "/artifacts/" in route:
         _publish(service, ticket, "student.safetensors")
     return job["id"]
@@ -174,7 +176,7 @@ def _publish(service, ticket, name: str) -> None:
         run="student", epoch=0, step=1, file=name, size=blob.size, sha256=blob.sha256, best=True
     )
     artifact = Artifact(name=name, size=blob.size, sha256=blob.sha256, created_at=datetime.now(UTC))
-    service.store.record(ticket, event, 1, artifact)
+    service.store.commands.record(ticket, event, 1, artifact)
 
 
 def _request(

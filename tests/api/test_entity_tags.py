@@ -66,7 +66,7 @@ def url(request, service, train_spec, tmp_path: Path) -> str:
     """The address of something that has an entity tag."""
     if request.param in ("dataset", "model"):
         new = NewResource(ResourceKind(request.param), "discs", path="/data/discs")
-        made, _ = service.store.add_resource(new, tenant="default")
+        made, _ = service.store.resources.add_resource(new, tenant="default")
         return f"/{request.param}s/{made.id}"
     job = f"/jobs/{service.submit(train_spec)['id']}"
     return f"{job}/artifacts/{published(service, job, tmp_path)}" if request.param == "artifact" else job
@@ -79,7 +79,7 @@ def published(service, job: str, folder: Path) -> str:
     known = {"size": blob.size, "sha256": blob.sha256}
     event = Checkpoint(run="model", epoch=1, step=1, file=file.name, best=True, **known)
     artifact = Artifact(name=file.name, created_at=datetime.now(UTC), **known)
-    service.store.record(service.claim(job.removeprefix("/jobs/")), event, 10, artifact)
+    service.store.commands.record(service.claim(job.removeprefix("/jobs/")), event, 10, artifact)
     return file.name
 
 

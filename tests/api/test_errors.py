@@ -240,7 +240,7 @@ def test_a_defect_shows_its_request_id_and_no_traceback(service, monkeypatch: py
     def broken(job_id: str) -> None:
         raise RuntimeError("secret detail")
 
-    monkeypatch.setattr(service.store, "get", broken)
+    monkeypatch.setattr(service.store.reading, "get", broken)
     answer = service.http.get("/jobs/x", headers={"X-Request-ID": "trace-7"})
     assert (answer.status_code, answer.json()["code"]) == (500, "internal_error")
     assert answer.json()["request_id"] == answer.headers["X-Request-ID"] == "trace-7"
@@ -251,7 +251,7 @@ def test_a_database_that_is_away_is_a_503_that_asks_to_come_back(service, monkey
     def away(job_id: str, **_: object) -> None:
         raise StoreUnavailable(OSError("connection refused to db.internal"))
 
-    monkeypatch.setattr(service.store, "get", away)
+    monkeypatch.setattr(service.store.reading, "get", away)
     answer = service.http.get("/jobs/x")
     assert (answer.status_code, answer.json()["code"]) == (503, "database_away")
     assert answer.headers["Retry-After"]
@@ -277,7 +277,7 @@ def test_a_refusal_of_a_finer_class_is_answered_like_its_parent(
     def refuse(*_: object, **__: object) -> None:
         raise refusal
 
-    monkeypatch.setattr(service.store, "cancel_requested", refuse)
+    monkeypatch.setattr(service.store.submission, "cancel_requested", refuse)
     answer = service.http.post("/jobs/x/cancel")
     assert (answer.status_code, answer.json()["code"]) == (status, code)
     assert answer.json().get("actions") == (["cancel"] if code == "not_allowed" else None)

@@ -16,7 +16,7 @@ def test_events_are_numbered_and_continue_where_one_left_off(service, train_spec
     job_id = service.submit(train_spec)["id"]
     ticket = service.claim(job_id)
     for step in range(4):
-        service.store.record(ticket, progress(step), offset=step + 1)
+        service.store.commands.record(ticket, progress(step), offset=step + 1)
     everything = service.http.get(f"/jobs/{job_id}/events").json()
     numbers = [event["number"] for event in everything["items"]]
     assert numbers == list(range(1, len(numbers) + 1))
@@ -30,9 +30,9 @@ def test_events_are_numbered_and_continue_where_one_left_off(service, train_spec
 def test_a_job_shows_its_latest_progress_and_evaluation(service, train_spec):
     job_id = service.submit(train_spec)["id"]
     ticket = service.claim(job_id)
-    service.store.record(ticket, progress(3), offset=1)
+    service.store.commands.record(ticket, progress(3), offset=1)
     evaluation = Evaluation(run="model", epoch=1, metrics={"AP": 0.25}, per_class={"disc": 0.25}, seconds=1)
-    service.store.record(ticket, evaluation, offset=2)
+    service.store.commands.record(ticket, evaluation, offset=2)
     job = service.http.get(f"/jobs/{job_id}").json()
     assert job["progress"]["step"] == 3
     assert job["evaluation"]["metrics"] == {"AP": 0.25}

@@ -40,7 +40,7 @@ def test_each_code_of_an_error_is_on_the_page_and_no_other():
 @pytest.mark.parametrize("line", LINES)
 def test_what_the_page_says_to_type_works(service, train_spec: dict[str, Any], line: str):
     job_id = service.submit(train_spec)["id"]
-    service.store.cancel_requested(job_id)
+    service.store.submission.cancel_requested(job_id)
     line = line.replace("$GKD", "").replace("$ID", job_id).replace("$KEY_ID", "0123456789ab")
     answer = service.http.request(**request(line.replace('"data": "cells"', '"data": "discs"')))
     assert answer.is_success or answer.json()["code"] in REFUSALS_ON_THE_WAY, answer.text

@@ -166,7 +166,7 @@ def test_pausing_and_resuming_a_running_job(service, train_spec: Spec):
     ticket = service.claim(job_id)
     asked = service.http.post(f"/jobs/{job_id}/pause")
     assert (asked.status_code, asked.json()["state"], asked.json()["desired"]) == (202, "running", "pause")
-    service.store.pause(ticket)
+    service.store.commands.pause(ticket)
     assert service.http.get(f"/jobs/{job_id}").json()["actions"] == ["resume", "cancel"]
     resumed = service.http.post(f"/jobs/{job_id}/resume")
     assert (resumed.status_code, resumed.json()["state"]) == (202, "queued")
@@ -175,7 +175,7 @@ def test_pausing_and_resuming_a_running_job(service, train_spec: Spec):
 def test_a_failure_is_shown_with_class_message_and_hint(service, train_spec: Spec):
     job_id = service.submit(train_spec)["id"]
     failure = Failure(failure_class=FailureClass.DIVERGED, message="loss_box became NaN", hint="Lower lr.")
-    service.store.fail(service.claim(job_id), failure)
+    service.store.commands.fail(service.claim(job_id), failure)
     job = service.http.get(f"/jobs/{job_id}").json()
     assert job["state"] == "failed"
     assert job["failure"] == failure.model_dump(mode="json")
@@ -186,13 +186,13 @@ def test_an_unchanged_job_is_not_sent_again(service, train_spec: Spec):
     tag = service.http.get(f"/jobs/{job_id}").headers["ETag"]
     again = service.http.get(f"/jobs/{job_id}", headers={"If-None-Match": tag})
     assert (again.status_code, again.content) == (304, b"")
-    service.store.cancel_requested(job_id)
+    service.store.submission.cancel_requested(job_id)
     assert service.http.get(f"/jobs/{job_id}", headers={"If-None-Match": tag}).status_code == 200
 
 
 def test_a_long_poll_answers_as_soon_as_the_job_ends(service, train_spec: Spec):
     job_id = service.submit(train_spec)["id"]
-    timer = threading.Timer(0.3, service.store.cancel_requested, [job_id])
+    timer = threading.Timer(0.3, service.store.submission.cancel_requested, [job_id])
     timer.start()
     started = time.monotonic()
     job = service.http.get(f"/jobs/{job_id}", params={"wait": 30}).json()
@@ -224,7 +224,7 @@ def test_a_long_poll_hears_of_a_change_that_comes_while_it_looks(service, train_
         seen = await look(*what)
         looks.append(seen)
         if len(looks) == 2:  # the first one that is made by who follows
-            await run_in_threadpool(service.store.cancel_requested, job_id)
+            await run_in_threadpool(service.store.submission.cancel_requested, job_id)
             await asyncio.sleep(4 * feeds.LOOK_SECONDS)
         return seen
 
@@ -268,9 +268,9 @@ def test_a_job_that_trains_nothing_waits_for_its_model_and_reports(service, trai
     job = service.submit(other_kind(kind, f"job:{model['id']}"))
     assert (job["kind"], job["queue"], job["name"]) == (kind, "cpu", f"{kind}-{job['id']}")
     assert f"waits for job {model['id']}" in job["reason"]
-    service.store.succeed(service.claim(model["id"]))
+    service.store.commands.succeed(service.claim(model["id"]))
     ticket = service.claim(job["id"])
-    service.store.record(ticket, Report(models={}, notes=("all is well",)), 10)
+    service.store.commands.record(ticket, Report(models={}, notes=("all is well",)), 10)
     report = service.http.get(f"/jobs/{job['id']}/report").json()
     assert (report["models"], report["notes"]) == ({}, ["all is well"])
     answer = service.http.post("/jobs", json=other_kind("evaluate", f"job:{job['id']}"))

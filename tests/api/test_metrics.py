@@ -52,7 +52,7 @@ def test_a_service_without_jobs_tells_zeros(service, told):
 
 def test_jobs_are_told_as_the_database_knows_them(service, told, train_spec):
     jobs = [service.submit(train_spec)["id"] for _ in range(3)]
-    service.store.succeed(service.claim(jobs[0]))
+    service.store.commands.succeed(service.claim(jobs[0]))
     service.claim(jobs[1])
     found = told()
     assert [found["gkd_jobs", *sorted(("cpu", state))] for state in ("queued", "running", "succeeded")] == [
@@ -95,9 +95,9 @@ def test_the_database_is_looked_at_once_in_a_while(
     service, told, monkeypatch: pytest.MonkeyPatch, train_spec
 ):
     looks: list[int] = []
-    look = service.store.figures
-    monkeypatch.setattr(service.store, "figures", lambda: looks.append(1) or look())
-    fresh = metrics._Fresh(service.store.figures, 60.0)
+    look = service.store.metrics.figures
+    monkeypatch.setattr(service.store.metrics, "figures", lambda: looks.append(1) or look())
+    fresh = metrics._Fresh(service.store.metrics.figures, 60.0)
     assert fresh() is fresh()
     assert looks == [1]
 
@@ -114,7 +114,7 @@ def test_while_the_database_is_away_there_are_no_numbers_rather_than_old_ones(se
     ("scope", "status"), [("metrics", 200), ("admin", 200), ("read", 403), ("write", 403)]
 )
 def test_a_key_for_numbers_opens_them_and_nothing_else(service, scope: str, status: int):
-    _, secret = service.store.create_key("lab", "prometheus", {scope})
+    _, secret = service.store.keys.create_key("lab", "prometheus", {scope})
     headers = {"Authorization": f"Bearer {secret.text}"}
     assert service.http.get("/metrics", headers=headers).status_code == status
     assert service.http.get("/metrics").status_code == 401

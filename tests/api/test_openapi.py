@@ -59,7 +59,7 @@ class World:
         self.ids = [self._job_in(state).id for state in State for _ in range(2)]
         self.datasets = [self._resource(ResourceKind.DATASET) for _ in range(10)]
         self.models = [self._resource(ResourceKind.MODEL) for _ in range(10)]
-        self.keys = [store.create_key(tenant, "spare", {Scope.READ})[0].id for _ in range(20)]
+        self.keys = [store.keys.create_key(tenant, "spare", {Scope.READ})[0].id for _ in range(20)]
 
     def pick(self, name: str) -> str:
         """Something that is there, by the name that paths give it."""
@@ -77,47 +77,47 @@ class World:
 
     def _resource(self, kind: ResourceKind) -> str:
         new = NewResource(kind=kind, name="cells", path="/nowhere")
-        return self._store.add_resource(new, tenant=self._tenant)[0].id
+        return self._store.resources.add_resource(new, tenant=self._tenant)[0].id
 
     def _job_in(self, state: State) -> Job:
         from jobs.specs import spec_errors
 
         spec = spec_errors.read_spec(SPEC)
         resolved = self._spec.resolve(spec, self._tenant)
-        job, _ = self._store.submit(spec, resolved, tenant=self._tenant)
+        job, _ = self._store.submission.submit(spec, resolved, tenant=self._tenant)
         if state is not State.QUEUED:
             self._run(job, state)
         return job
 
     def _run(self, job: Job, state: State) -> None:
-        claim = self._store.claim(job.id, "ada")
+        claim = self._store.commands.claim(job.id, "ada")
         assert claim is not None
         self._publish(claim.ticket)
         match state:
             case State.PAUSED:
-                self._store.pause_requested(job.id)
-                self._store.pause(claim.ticket)
+                self._store.submission.pause_requested(job.id)
+                self._store.commands.pause(claim.ticket)
             case State.SUCCEEDED:
-                self._store.record(claim.ticket, Report(models={}), 3)
-                self._store.succeed(claim.ticket)
+                self._store.commands.record(claim.ticket, Report(models={}), 3)
+                self._store.commands.succeed(claim.ticket)
             case State.FAILED:
                 failure = Failure(failure_class=FailureClass.BUG, message="it broke", hint="")
-                self._store.fail(claim.ticket, failure)
+                self._store.commands.fail(claim.ticket, failure)
             case State.CANCELLED:
-                self._store.cancel(claim.ticket)
+                self._store.commands.cancel(claim.ticket)
 
     def _publish(self, ticket: Any) -> None:
         told = Progress(
             run="model", epoch=0, epochs=2, step=5, steps=10, fraction=0.5, losses={"loss_cls": 1.0}
         )
-        self._store.record(ticket, told, 1)
+        self._store.commands.record(ticket, told, 1)
         content = self._artifacts.root.parent / "chart.svg"
         content.parent.mkdir(parents=True, exist_ok=True)
         content.write_text("<svg/>")
         blob = self._artifacts.put(content)
         event = FileWritten(run="job", file="chart.svg", title="a chart", size=blob.size, sha256=blob.sha256)
         made = Artifact(name="chart.svg", size=blob.size, sha256=blob.sha256, created_at=datetime.now(UTC))
-        self._store.record(ticket, event, 2, made)
+        self._store.commands.record(ticket, event, 2, made)
 
 
 class Heard:
@@ -243,7 +243,7 @@ def test_no_request_breaks_what_the_description_promises(
     artifacts = open_artifacts(settings.artifacts_url)
     app = create_app(store, artifacts, JobQueue(make_app("memory://")), settings)
     world = World(app, store, artifacts, tenant)
-    _, secret = store.create_key(tenant, "fuzz", scopes)
+    _, secret = store.keys.create_key(tenant, "fuzz", scopes)
     heard = Heard()
     database = store.database.engine.dialect.name
     config = configured(secret.text, edges=database == "sqlite")

@@ -16,8 +16,8 @@ def test_a_job_from_submit_to_its_end(service_on_postgresql, train_spec):
     assert service.submit(spec, **{"Idempotency-Key": "k"})["id"] == job["id"]
     ticket = service.claim(job["id"])
     event = Progress(run="model", epoch=1, epochs=1, step=9, steps=9, fraction=1)
-    service.store.record(ticket, event, offset=1)
-    service.store.succeed(ticket)
+    service.store.commands.record(ticket, event, offset=1)
+    service.store.commands.succeed(ticket)
     (listed,) = service.http.get("/jobs", params={"tag": "team:lab", "state": "succeeded"}).json()["items"]
     assert (listed["id"], listed["name"], listed["progress"]["step"]) == (job["id"], "größer 😀", 9)
     events = service.http.get(f"/jobs/{job['id']}/events").json()["items"]

@@ -21,4 +21,4 @@ def test_a_page_of_another_site_changes_nothing(service, train_spec, site: str):
     job_id = service.submit(train_spec)["id"]
     answer = service.http.post(f"/jobs/{job_id}/cancel", headers={"Sec-Fetch-Site": site})
     assert (answer.status_code, answer.json()["code"]) == (403, "forbidden")
-    assert service.store.get(job_id).state == "queued"
+    assert service.store.reading.get(job_id).state == "queued"

@@ -38,7 +38,7 @@ def test_no_browser_runs_frames_guesses_at_or_keeps_an_answer(service, method: s
 
 
 def test_a_defect_and_a_refusal_carry_it_too(service, monkeypatch: pytest.MonkeyPatch, caplog):
-    monkeypatch.setattr(service.store, "get", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr(service.store.reading, "get", lambda *_, **__: 1 / 0)
     answers = [service.http.get("/jobs/x"), service.http.get("/jobs", headers={"Host": "evil.example"})]
     answers.append(service.http.post("/jobs", headers={"Sec-Fetch-Site": "cross-site"}))
     assert [answer.status_code for answer in answers] == [500, 403, 403]
@@ -70,7 +70,7 @@ def test_each_request_is_one_line_that_says_what_became_of_it(service, train_spe
     job = service.submit(train_spec)
     told(caplog)
     caplog.clear()
-    _, secret = service.store.create_key("default", "k", {"read"})
+    _, secret = service.store.keys.create_key("default", "k", {"read"})
     sent = {"Authorization": f"Bearer {secret.text}"}
     service.http.get(f"/jobs/{job['id']}?wait=0", headers=sent)
     service.http.get("/jobs", headers={"Authorization": "Bearer wrong"})

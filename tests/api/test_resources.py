@@ -65,8 +65,8 @@ def on_the_way(service) -> list[Path]:
 
 def conclude(service, state: ResourceState = ResourceState.READY, **found: Any) -> None:
     """Say of what has waited longest what a check would."""
-    check = service.store.next_check()
-    service.store.conclude_check(check, Verdict(state=state, reason="as the test says", **found))
+    check = service.store.resources.next_check()
+    service.store.resources.conclude_check(check, Verdict(state=state, reason="as the test says", **found))
 
 
 def ready_dataset(service, archive: bytes) -> str:
@@ -192,7 +192,7 @@ def test_an_upload_beyond_the_limit_is_refused(service):
     answer = service.http.post("/datasets", params={"name": "x"}, content=pieces, headers=GZIP)
     assert answer.status_code == 413
     assert on_the_way(service) == []
-    assert service.store.resources(ResourceKind.DATASET).items == ()
+    assert service.store.resources.list_resources(ResourceKind.DATASET).items == ()
 
 
 def test_json_is_limited_as_everywhere(service):
@@ -202,7 +202,7 @@ def test_json_is_limited_as_everywhere(service):
 
 
 def test_a_tenant_uploads_as_much_as_it_may(service, archive):
-    service.store.set_limits("default", {"stored_bytes": len(archive) + 10})
+    service.store.keys.set_limits("default", {"stored_bytes": len(archive) + 10})
     assert upload(service, archive).status_code == 201
     refused = upload(service, archive + bytes(20), name="more")
     assert (refused.status_code, refused.json()["code"]) == (403, "quota_exceeded")
@@ -216,7 +216,7 @@ def pieces(content: bytes) -> Iterator[bytes]:
 
 @pytest.mark.parametrize("sent_as", [bytes, pieces])
 def test_what_is_on_its_way_counts(service, archive, sent_as):
-    service.store.set_limits("default", {"stored_bytes": 2 * len(archive)})
+    service.store.keys.set_limits("default", {"stored_bytes": 2 * len(archive)})
     other = Incoming(service.settings.incoming).begin("default")  # of another process of the API
     other.cut(len(archive) + 1)
     refused = upload(service, sent_as(archive))
@@ -227,7 +227,7 @@ def test_what_is_on_its_way_counts(service, archive, sent_as):
 
 
 def test_of_many_uploads_at_once_as_many_are_taken_as_there_is_room(service, archive, monkeypatch):
-    service.store.set_limits("default", {"stored_bytes": 3 * len(archive) + 3})
+    service.store.keys.set_limits("default", {"stored_bytes": 3 * len(archive) + 3})
     refused, take, whole = threading.Semaphore(0), service.artifacts.take, []
 
     def slowly(path: Path) -> Blob:
@@ -248,7 +248,7 @@ def test_of_many_uploads_at_once_as_many_are_taken_as_there_is_room(service, arc
 
 
 def test_who_sends_and_deletes_again_and_again_does_not_fill_the_disk(service):
-    service.store.set_limits("default", {"stored_bytes": 150})
+    service.store.keys.set_limits("default", {"stored_bytes": 150})
     for number in range(2):  # what is deleted makes room for as much again
         made = upload(service, bytes([number]) * 140)
         assert made.status_code == 201
@@ -537,7 +537,7 @@ def test_what_is_not_ready_cannot_be_used(service, archive, model, field):
 def test_what_is_another_tenants_is_unknown(service, archive, model):
     keys = {
         tenant: {
-            "Authorization": f"Bearer {service.store.create_key(tenant, 'k', {'read', 'write'})[1].text}"
+            "Authorization": f"Bearer {service.store.keys.create_key(tenant, 'k', {'read', 'write'})[1].text}"
         }
         for tenant in ("ours", "theirs")
     }
@@ -564,4 +564,4 @@ def test_a_data_set_is_unpacked_again_where_it_was_tidied_away(service, archive,
     digest = service.http.get(f"/datasets/{dataset_id}").json()["sha256"]
     service.artifacts.remove(digest, -1)
     assert service.http.post("/jobs/validate", json=spec).status_code == 200  # it is still unpacked
-    assert service.store.uploads() == {digest}
+    assert service.store.resources.uploads() == {digest}

@@ -27,7 +27,7 @@ def queued(service) -> str:
     """A job with one event, whose data nobody looked at."""
     spec = job_spec.validate_python({"kind": "train", "data": "/data"})
     resolved = Resolved(config=TrainRun(data=DataConfig(path="/data")))
-    return service.store.submit(spec, resolved)[0].id
+    return service.store.submission.submit(spec, resolved)[0].id
 
 
 def blocks(answer: httpx.Response) -> Iterator[dict[str, str]]:
@@ -55,8 +55,8 @@ def ended(service) -> str:
     job_id = queued(service)
     ticket = service.claim(job_id)
     for step in (1, 2):
-        service.store.record(ticket, progress(step), offset=step)
-    service.store.succeed(ticket)
+        service.store.commands.record(ticket, progress(step), offset=step)
+    service.store.commands.succeed(ticket)
     return job_id
 
 
@@ -112,12 +112,12 @@ def test_events_arrive_while_they_happen(service):
         assert next(heard)["id"] == "1"
         ticket = service.claim(job_id)
         assert json.loads(next(heard)["data"])["body"]["state"] == "running"
-        service.store.record(ticket, progress(7), offset=1)
+        service.store.commands.record(ticket, progress(7), offset=1)
         started = time.monotonic()
         assert json.loads(next(heard)["data"])["body"]["step"] == 7
         assert time.monotonic() - started < 2
-        service.store.cancel_requested(job_id)
-        service.store.cancel(ticket)
+        service.store.submission.cancel_requested(job_id)
+        service.store.commands.cancel(ticket)
         assert [block["event"] for block in heard] == ["request", "state"]
 
 
@@ -140,8 +140,8 @@ def test_a_stream_ends_after_the_time_that_was_asked_for(service):
 def test_a_line_break_in_what_is_told_breaks_no_event(service):
     job_id = queued(service)
     ticket = service.claim(job_id)
-    service.store.record(ticket, Remark(message="a\nid: 99\n\rdata: lies\u2028\x85"), offset=1)
-    service.store.succeed(ticket)
+    service.store.commands.record(ticket, Remark(message="a\nid: 99\n\rdata: lies\u2028\x85"), offset=1)
+    service.store.commands.succeed(ticket)
     with service.http.stream("GET", f"/jobs/{job_id}/stream") as answer:
         lines = b"".join(answer.iter_bytes()).decode().splitlines(keepends=False)
     assert "id: 99" not in lines
@@ -154,13 +154,13 @@ def test_who_is_far_behind_reads_the_database_page_by_page_and_then_follows(serv
     job_id = queued(service)
     ticket = service.claim(job_id)
     for step in range(11):
-        service.store.record(ticket, progress(step), offset=step + 1)
+        service.store.commands.record(ticket, progress(step), offset=step + 1)
     with service.http.stream("GET", f"/jobs/{job_id}/stream") as answer:
         heard = (int(block["id"]) for block in blocks(answer) if "id" in block)
         first = [next(heard) for _ in range(13)]
         for step in range(11, 30):
-            service.store.record(ticket, progress(step), offset=step + 1)
-        service.store.succeed(ticket)
+            service.store.commands.record(ticket, progress(step), offset=step + 1)
+        service.store.commands.succeed(ticket)
         assert first + list(heard) == list(range(1, 34))
 
 
@@ -168,14 +168,14 @@ def test_a_hundred_listeners_cost_no_more_looks_than_one(service, server, monkey
     job_id = queued(service)
     ticket = service.claim(job_id)
     looks: list[str] = []
-    for verb in ("heads", "events"):
-        real = getattr(service.store, verb)
+    for part, verb in ((service.store.following, "heads"), (service.store.reading, "events")):
+        real = getattr(part, verb)
 
         def counted(*given, _real=real, _verb=verb, **named):
             looks.append(_verb)
             return _real(*given, **named)
 
-        monkeypatch.setattr(service.store, verb, counted)
+        monkeypatch.setattr(part, verb, counted)
     everybody = threading.Barrier(101)
 
     def listen(_: int) -> list[int]:
@@ -196,9 +196,9 @@ def test_a_hundred_listeners_cost_no_more_looks_than_one(service, server, monkey
         looks.clear()
         started = time.monotonic()
         for step in range(10):
-            service.store.record(ticket, progress(step), offset=step + 1)
+            service.store.commands.record(ticket, progress(step), offset=step + 1)
             time.sleep(0.1)
-        service.store.succeed(ticket)
+        service.store.commands.succeed(ticket)
         heard = list(listening)
     seconds = time.monotonic() - started
     assert heard == [list(range(3, 14))] * 100
@@ -224,23 +224,23 @@ def test_a_stream_outlasts_a_database_that_is_away(service, monkeypatch):
     job_id = queued(service)
     ticket = service.claim(job_id)
     away = threading.Event()
-    for verb in ("heads", "events"):
-        real = getattr(service.store, verb)
+    for part, verb in ((service.store.following, "heads"), (service.store.reading, "events")):
+        real = getattr(part, verb)
 
         def faulty(*given, _real=real, **named):
             if away.is_set():
                 raise StoreUnavailable(OSError("gone"))
             return _real(*given, **named)
 
-        monkeypatch.setattr(service.store, verb, faulty)
+        monkeypatch.setattr(part, verb, faulty)
     with service.http.stream("GET", f"/jobs/{job_id}/stream") as answer:
         heard = (int(block["id"]) for block in blocks(answer) if "id" in block)
         assert [next(heard), next(heard)] == [1, 2]
         away.set()
-        service.store.record(ticket, progress(1), offset=1)
+        service.store.commands.record(ticket, progress(1), offset=1)
         time.sleep(0.6)
         away.clear()
-        service.store.succeed(ticket)
+        service.store.commands.succeed(ticket)
         assert list(heard) == [3, 4]
 
 

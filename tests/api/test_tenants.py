@@ -55,7 +55,8 @@ SECRET = "theirs-and-nobody-elses"
 def keys(service) -> dict[str, dict[str, str]]:
     """Headers by tenant."""
     made = {
-        t: service.store.create_key(t, "k", {Scope.READ, Scope.WRITE})[1].text for t in ("ours", "theirs")
+        t: service.store.keys.create_key(t, "k", {Scope.READ, Scope.WRITE})[1].text
+        for t in ("ours", "theirs")
     }
     return {tenant: {"Authorization": f"Bearer {secret}"} for tenant, secret in made.items()}
 
@@ -74,15 +75,17 @@ def theirs(service, keys, train_spec) -> dict[str, str]:
         run="model", epoch=0, step=1, file=SECRET, size=blob.size, sha256=blob.sha256, best=True
     )
     artifact = Artifact(name=SECRET, size=blob.size, sha256=blob.sha256, created_at=datetime.now(UTC))
-    service.store.record(ticket, event, 1, artifact)
-    service.store.appear(Presence(name="a-worker", host="node", version="1", queues=("cpu",)))
+    service.store.commands.record(ticket, event, 1, artifact)
+    service.store.workers.appear(Presence(name="a-worker", host="node", version="1", queues=("cpu",)))
     log = service.settings.runs / job["id"] / "log.txt"
     log.parent.mkdir(parents=True, exist_ok=True)
     log.write_text(SECRET)
     with service.store.database.write() as connection:
         connection.execute(text("""UPDATE jobs SET report = '{"theirs": true}'"""))
     ids = {
-        f"{kind}_id": service.store.add_resource(NewResource(kind, SECRET, "/there"), tenant="theirs")[0].id
+        f"{kind}_id": service.store.resources.add_resource(
+            NewResource(kind, SECRET, "/there"), tenant="theirs"
+        )[0].id
         for kind in ResourceKind
     }
     return {"job_id": job["id"], "name": SECRET} | ids
@@ -112,7 +115,7 @@ def test_with_their_own_key_it_is_all_there(service, keys, theirs):
 
 
 def test_every_route_keeps_what_is_theirs_from_us(service, keys, theirs, train_spec):
-    before = service.store.get(theirs["job_id"])
+    before = service.store.reading.get(theirs["job_id"])
     for method, path in operations(service):
         route = f"{method} {path}"
         body = BODIES.get(route, train_spec if route in OURS else {})
@@ -134,7 +137,7 @@ def test_every_route_keeps_what_is_theirs_from_us(service, keys, theirs, train_s
             for answer, ids in zip(answers, (theirs, unknown), strict=True)
         ]
         assert texts[0] == texts[1], f"{route} tells that it is there"
-    assert service.store.get(theirs["job_id"]) == before, "and nothing of theirs was changed"
+    assert service.store.reading.get(theirs["job_id"]) == before, "and nothing of theirs was changed"
 
 
 def test_every_route_but_health_needs_a_key(service, keys, theirs):

@@ -11,7 +11,7 @@ def headers(service):
     """Headers of a key with these scopes."""
 
     def of(tenant, *scopes):
-        secret = service.store.create_key(tenant, "k", set(scopes))[1].text
+        secret = service.store.keys.create_key(tenant, "k", set(scopes))[1].text
         return {"Authorization": f"Bearer {secret}"}
 
     return of
@@ -19,7 +19,7 @@ def headers(service):
 
 def test_workers_are_listed_with_what_they_do(service, train_spec):
     assert service.http.get("/workers").json() == []
-    service.store.appear(Presence(name="a-worker", host="node", version="1", queues=("cpu",)))
+    service.store.workers.appear(Presence(name="a-worker", host="node", version="1", queues=("cpu",)))
     [idle] = service.http.get("/workers").json()
     job = service.submit(train_spec)
     service.claim(job["id"])
@@ -33,7 +33,7 @@ def test_whose_job_keeps_a_worker_busy_is_for_its_tenant_and_for_who_administrat
 ):
     theirs = headers("theirs", Scope.READ, Scope.WRITE)
     job = service.submit(train_spec, **theirs)
-    service.store.appear(Presence(name="a-worker", host="node", version="1", queues=("cpu",)))
+    service.store.workers.appear(Presence(name="a-worker", host="node", version="1", queues=("cpu",)))
     service.claim(job["id"])
     seen = {
         name: service.http.get("/workers", headers=key).json()[0]

@@ -39,8 +39,8 @@ def test_a_key_is_printed_once_and_opens_what_it_says(gkd, sqlite_url: str):
     key_id = keys.id_in(secret)
     assert key_id is not None
     with closing(Store(sqlite_url)) as store:
-        admitted = store.admit(key_id, keys.digest(secret))
-        (key,) = store.list_keys()
+        admitted = store.keys.admit(key_id, keys.digest(secret))
+        (key,) = store.keys.list_keys()
     assert admitted is not None
     assert (admitted.principal.tenant, admitted.principal.scopes) == ("lab", {"read", "admin"})
     assert key.expires_at is not None
@@ -86,7 +86,7 @@ def test_migrating_makes_the_tables_and_may_be_done_again(tmp_path: Path, monkey
     for _ in range(2):
         assert CliRunner().invoke(app, ["migrate"]).exit_code == 0
     with closing(Store(Settings().database_url)) as store:
-        assert store.list_jobs().items == ()
+        assert store.reading.list_jobs().items == ()
 
 
 def test_the_command_and_the_client_send_their_key(serve, data: Path, tmp_path: Path, port: int, monkeypatch):

@@ -122,7 +122,7 @@ def test_without_keys_it_does_not_listen_beyond_the_loopback(settings: Settings,
 
 def test_once_there_are_keys_it_listens_beyond_the_loopback(serve, data: Path, tmp_path: Path, port: int):
     with closing(Store.of(Settings(home=tmp_path / "home"))) as store:
-        _, secret = store.create_key("lab", "k", {Scope.READ})
+        _, secret = store.keys.create_key("lab", "k", {Scope.READ})
     with serve(tmp_path / "home", data, port, GKD_HOST="0.0.0.0"):
         url = f"http://127.0.0.1:{port}"
         with Client(url) as client, pytest.raises(ApiError) as error:

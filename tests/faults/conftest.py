@@ -139,7 +139,7 @@ class Service:
         """Queue a train job; `found` is what resolving made of its fields."""
         config = TrainRun.model_validate({**fields, **found, "device": "cpu"})
         resolved = Resolved(config=config, waits_for=waits_for)
-        job, _ = self.store.submit(job_spec.validate_python(fields), resolved)
+        job, _ = self.store.submission.submit(job_spec.validate_python(fields), resolved)
         return job.id
 
     def runner(self, name: str = "one", store: Store | None = None) -> Runner:
@@ -184,24 +184,26 @@ class Service:
         return {**settings, "PYTHONPATH": str(ROOT)}
 
     def job(self, job_id: str) -> Job:
-        return self.store.get(job_id)
+        return self.store.reading.get(job_id)
 
     def outcomes(self, job_id: str) -> list[str | None]:
         return [attempt.outcome for attempt in self.job(job_id).attempts]
 
     def epochs(self, job_id: str) -> list[int]:
         """Epochs told by progress events, in the order of the store."""
-        return [event.body["epoch"] for event in self.store.events(job_id) if event.kind == "progress"]
+        return [
+            event.body["epoch"] for event in self.store.reading.events(job_id) if event.kind == "progress"
+        ]
 
     def log(self, job_id: str) -> str:
         return (self.settings.runs / job_id / "log.txt").read_text()
 
     def weights(self, job_id: str) -> bytes:
-        artifact = self.store.artifact(job_id, "model.safetensors")
+        artifact = self.store.reading.artifact(job_id, "model.safetensors")
         return b"".join(self.artifacts.read(artifact.sha256))
 
     def sweep_until_queued(self, job_id: str) -> None:
-        wait_until(lambda: self.store.sweep() and self.job(job_id).state is State.QUEUED)
+        wait_until(lambda: self.store.recovery.sweep() and self.job(job_id).state is State.QUEUED)
 
 
 @pytest.fixture

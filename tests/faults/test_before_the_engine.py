@@ -20,10 +20,10 @@ from .conftest import Service, no_engine_runs, wait_until
 pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 ASK = {
-    "cancel": lambda service, job_id, runner: service.store.cancel_requested(job_id),
-    "pause": lambda service, job_id, runner: service.store.pause_requested(job_id),
+    "cancel": lambda service, job_id, runner: service.store.submission.cancel_requested(job_id),
+    "pause": lambda service, job_id, runner: service.store.submission.pause_requested(job_id),
     "shut down": lambda service, job_id, runner: runner.stop_all(),
-    "lose the job": lambda service, job_id, runner: service.store.release(runner.worker),
+    "lose the job": lambda service, job_id, runner: service.store.recovery.release(runner.worker),
 }
 ENDS = {
     "cancel": (State.CANCELLED, "cancelled"),
@@ -42,7 +42,7 @@ def job_id(service: Service, plan: Any, tmp_path: Path) -> str:
             archive.writestr(f"images/{number}.png", b"picture")
     blob = service.artifacts.put(tmp_path / "discs.zip")
     new = NewResource(ResourceKind.DATASET, "discs", layout=Layout(), size=blob.size, sha256=blob.sha256)
-    name = f"dataset:{service.store.add_resource(new, tenant='lab')[0].id}"
+    name = f"dataset:{service.store.resources.add_resource(new, tenant='lab')[0].id}"
     split = {"images": f"{name}/images", "annotations": f"{name}/annotations.json"}
     data = {"format": "coco", "train": split, "val": split, "classes": ["disc"]}
     return service.submit_resolved({"kind": "train", "data": name}, {"data": data})
@@ -82,9 +82,9 @@ def test_a_job_that_was_paused_while_its_data_was_unpacked_goes_on_later(
 ):
     with service.begun(job_id, service.runner()):
         assert unpacking.wait(40)
-        service.store.pause_requested(job_id)
+        service.store.submission.pause_requested(job_id)
     monkeypatch.setattr(archives, "cancellable", cancellable)
-    service.store.resume(job_id)
+    service.store.submission.resume(job_id)
     service.runner().run(job_id)
     assert service.outcomes(job_id) == ["paused", "succeeded"]
 
@@ -102,7 +102,7 @@ def test_a_request_that_hangs_for_ever_keeps_nobody(service, job_id, monkeypatch
     try:
         with service.begun(job_id, service.runner()):
             assert asked.wait(40)
-            service.store.cancel_requested(job_id)
+            service.store.submission.cancel_requested(job_id)
             wait_until(lambda: service.job(job_id).state is State.CANCELLED)
     finally:
         hangs.set()
@@ -122,9 +122,9 @@ def test_a_request_to_pause_that_is_taken_back_meanwhile_is_no_failure(service, 
     try:
         with service.begun(job_id, runner):
             wait_until(lambda: service.job(job_id).state is State.RUNNING)
-            service.store.pause_requested(job_id)
+            service.store.submission.pause_requested(job_id)
             assert stopping.wait(40)
-            service.store.resume(job_id)
+            service.store.submission.resume(job_id)
             wait_until(lambda: service.outcomes(job_id) == ["requeued"])
     finally:
         hangs.set()
@@ -175,7 +175,7 @@ def test_nor_does_he_wait_until_a_file_is_published(service, plan, monkeypatch, 
         return
     done = int((service.settings.runs / job_id / "checkpoints" / "state.json").read_text())
     if wanted == "pause":
-        service.store.resume(job_id)
+        service.store.submission.resume(job_id)
     plan(epochs=done + 1)
     service.runner().run(job_id)
     assert service.outcomes(job_id)[-1] == "succeeded"

@@ -98,13 +98,13 @@ def test_a_disk_that_fills_between_two_looks_costs_no_attempt(service, plan, fre
 def test_a_cancel_that_comes_while_a_job_is_paused_for_room_counts(service, plan, free, monkeypatch):
     plan(epochs=500)
     job_id = service.submit()
-    pause = service.store.pause
+    pause = service.store.commands.pause
 
     def be_late(ticket, **words):
-        service.store.cancel_requested(job_id)
+        service.store.submission.cancel_requested(job_id)
         pause(ticket, **words)
 
-    monkeypatch.setattr(service.store, "pause", be_late)
+    monkeypatch.setattr(service.store.commands, "pause", be_late)
     with service.running(job_id):
         free(NONE)
     assert service.job(job_id).state is State.CANCELLED

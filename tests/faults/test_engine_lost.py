@@ -19,9 +19,9 @@ def test_a_job_runs_to_its_end_and_all_that_it_told_is_kept(service, plan):
     assert job.state is State.SUCCEEDED
     assert service.epochs(job_id) == [1, 2]
     assert service.weights(job_id) == b"weights of epoch 2"
-    assert service.store.artifact(job_id, "model.safetensors").metrics == {"AP": 0.02}
-    assert service.store.report(job_id)["models"]["model"]["file"] == "model.safetensors"
-    assert {artifact.name for artifact in service.store.artifacts(job_id)} == {
+    assert service.store.reading.artifact(job_id, "model.safetensors").metrics == {"AP": 0.02}
+    assert service.store.reading.report(job_id)["models"]["model"]["file"] == "model.safetensors"
+    assert {artifact.name for artifact in service.store.reading.artifacts(job_id)} == {
         "model.safetensors",
         "report.json",
     }
@@ -138,7 +138,7 @@ def test_an_event_that_cannot_be_read_is_told_once_and_the_job_goes_on(service, 
     service.runner().run(job_id)
     assert service.job(job_id).state is State.SUCCEEDED
     assert service.epochs(job_id) == [1, 2, 3]
-    warnings = [event.body for event in service.store.events(job_id) if event.kind == "warning"]
+    warnings = [event.body for event in service.store.reading.events(job_id) if event.kind == "warning"]
     assert ["cannot be read" in warning["message"] for warning in warnings] == [True]
     assert len([record for record in caplog.records if "cannot be read" in record.message]) == 1
 
@@ -152,4 +152,4 @@ def test_a_job_whose_report_cannot_be_read_is_tried_again(service, plan):
     assert "report" in service.job(job_id).attempts[0].message
     service.runner("two").run(job_id)
     assert service.job(job_id).state is State.SUCCEEDED
-    assert service.store.report(job_id)
+    assert service.store.reading.report(job_id)

@@ -113,14 +113,14 @@ class TestOnSqlite:
         job_id = service.submit()
         settings = service.settings.model_copy(update={"lease_seconds": 3600.0})
         worker = WorkerThread(settings, app)
-        service.store.claim(job_id, worker.name)
+        service.store.commands.claim(job_id, worker.name)
         with worker:
             assert service.job(job_id).state is State.QUEUED
         assert service.outcomes(job_id)[0] == "lost"
 
     def test_a_worker_tidies_when_it_starts(self, service, app):
         job_id = service.submit()
-        service.store.cancel_requested(job_id)
+        service.store.submission.cancel_requested(job_id)
         run_dir = RunDir(service.settings.runs / job_id)
         run_dir.checkpoints.mkdir(parents=True)
         (run_dir.checkpoints / "model-000000001.pt").touch()
@@ -139,13 +139,13 @@ class TestOnSqlite:
     def test_a_worker_is_seen_while_it_lives_with_what_it_runs(self, service, plan, app):
         plan(epochs=500)
         with WorkerThread(no_more_sweeps(service), app) as worker:
-            wait_until(lambda: service.store.workers())
-            [seen] = service.store.workers()
+            wait_until(lambda: service.store.workers.list_workers())
+            [seen] = service.store.workers.list_workers()
             assert (seen.name, seen.state, seen.queues) == (worker.name, WorkerState.IDLE, ("cpu",))
             job_id = service.submit()
             JobQueue(app).notify(service.job(job_id))
-            wait_until(lambda: service.store.workers()[0].job_id == job_id)
-        assert service.store.workers() == ()
+            wait_until(lambda: service.store.workers.list_workers()[0].job_id == job_id)
+        assert service.store.workers.list_workers() == ()
 
     def test_a_worker_that_ends_is_seen_draining_until_its_job_is_saved(self, service, plan, app):
         plan(epochs=500, deaf=True)
@@ -163,7 +163,7 @@ class TestOnSqlite:
         job_id = service.submit()
         settings = service.settings.model_copy(update={"lease_seconds": 3600.0})
         with take_slot(settings.home) as dead:
-            service.store.claim(job_id, dead.name)
+            service.store.commands.claim(job_id, dead.name)
             kept = (settings.home / "workers").glob("*")
             left = {path: path.read_text() for path in kept}
         for path, text in left.items():  # as a killed one leaves it
@@ -191,7 +191,9 @@ def draining(service):
     """The worker's row, once it says that it takes no job any more."""
     deadline = time.monotonic() + 15
     while time.monotonic() < deadline:
-        if found := [each for each in service.store.workers() if each.state is WorkerState.DRAINING]:
+        if found := [
+            each for each in service.store.workers.list_workers() if each.state is WorkerState.DRAINING
+        ]:
             return found
         time.sleep(0.02)
     return []
@@ -236,7 +238,7 @@ def test_notifications_that_redis_lost_long_after_they_were_sent_cost_one_sweep(
         running = service.submit()
         wait_until(lambda: service.job(running).progress)
         waiting = service.submit()
-        assert waiting in service.store.sweep()  # so that it is not due for a while
+        assert waiting in service.store.recovery.sweep()  # so that it is not due for a while
         client.flushall()
         wait_until(in_state(service, waiting, State.SUCCEEDED), seconds=12)
 

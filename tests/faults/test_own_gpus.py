@@ -24,7 +24,7 @@ def test_an_engine_sees_as_many_gpus_as_its_job_asked_for(service, plan, monkeyp
     monkeypatch.delenv("CUDA_DEVICE_ORDER", raising=False)
     spec = job_spec.validate_python({"kind": "train", "data": "/data", "resources": {"gpus": gpus}})
     config = TrainRun.model_validate({"kind": "train", "data": "/data", "device": "cuda" if gpus else "cpu"})
-    job, _ = service.store.submit(spec, Resolved(config=config))
+    job, _ = service.store.submission.submit(spec, Resolved(config=config))
     job_queue = JobQueue(make_app("memory://"))
     gpus_here = ("2", "GPU-5a", "7")
     Runner(service.store, service.artifacts, job_queue, service.settings, "one", gpus_here).run(job.id)

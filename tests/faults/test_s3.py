@@ -25,7 +25,7 @@ def service(tmp_path: Path, database_url: str, plan: object, s3: object) -> Iter
 
 def must_be_whole(service: Service, job_id: str, epoch: int) -> None:
     """Everything that the job names is kept, and is what it is called; the model is that of the last epoch."""
-    for artifact in service.store.artifacts(job_id):
+    for artifact in service.store.reading.artifacts(job_id):
         content = b"".join(service.artifacts.read(artifact.sha256))
         assert (hashlib.sha256(content).hexdigest(), len(content)) == (artifact.sha256, artifact.size)
     assert service.weights(job_id) == b"weights of epoch %d" % epoch
@@ -42,7 +42,7 @@ def test_a_job_publishes_on_s3_and_another_one_starts_from_there(service, plan):
     must_be_whole(service, first, 2)
     must_be_whole(service, second, 2)
     config = (service.settings.runs / second / "config.json").read_text()
-    assert service.store.artifact(first, "model.safetensors").sha256 in config
+    assert service.store.reading.artifact(first, "model.safetensors").sha256 in config
     assert list((service.settings.runs / second / "fetched").iterdir()) == []
     assert not (service.settings.home / "artifacts").exists()
 
@@ -58,7 +58,11 @@ def test_a_job_goes_on_while_s3_is_away_and_everything_is_published_then(service
         wait_until(lambda: service.epochs(job_id)[-1] == 6)
         caplog.clear()
         wait_until(lambda: "trying again" in caplog.text)
-        told = [event.body["epoch"] for event in service.store.events(job_id) if event.kind == "checkpoint"]
+        told = [
+            event.body["epoch"]
+            for event in service.store.reading.events(job_id)
+            if event.kind == "checkpoint"
+        ]
         assert 6 not in told, "its file is not kept yet"
         s3.start()
     assert service.job(job_id).state is State.SUCCEEDED
@@ -72,15 +76,15 @@ def test_while_s3_is_away_a_cancel_is_heard_and_a_pause_loses_nothing(service, p
     cancelled, paused = service.submit(), service.submit()
     with service.running(cancelled), service.running(paused, service.runner("second")):
         s3.stop()
-        service.store.cancel_requested(cancelled)
-        service.store.pause_requested(paused)
+        service.store.submission.cancel_requested(cancelled)
+        service.store.submission.pause_requested(paused)
         wait_until(lambda: service.job(cancelled).state is State.CANCELLED)
         wait_until(lambda: service.job(paused).state is State.PAUSED)
     assert no_engine_runs()
     s3.start()
     done = int((service.settings.runs / paused / "checkpoints" / "state.json").read_text())
     plan(epochs=done + 1)
-    service.store.resume(paused)
+    service.store.submission.resume(paused)
     service.runner().run(paused)
     assert service.job(paused).state is State.SUCCEEDED
     assert service.epochs(paused) == list(range(1, done + 2))
@@ -133,13 +137,13 @@ def test_while_nothing_can_be_published_a_worker_holds_one_job_back_and_hears_no
     plan(epochs=1)
     first, second = service.submit(), service.submit()
     runner, looks, writes, notifications = service.runner(), [], [], []
-    ping, hold_back, notify = runner.artifacts.ping, service.store.hold_back, runner.notify
+    ping, hold_back, notify = runner.artifacts.ping, service.store.commands.hold_back, runner.notify
 
     def note(calls: list[Any], act: Any) -> Any:
         return lambda *about, **more: (calls.append(about), act(*about, **more))[1]
 
     monkeypatch.setattr(runner.artifacts, "ping", note(looks, ping))
-    monkeypatch.setattr(service.store, "hold_back", note(writes, hold_back))
+    monkeypatch.setattr(service.store.commands, "hold_back", note(writes, hold_back))
     monkeypatch.setattr(runner, "notify", note(notifications, notify))
     s3.empty(bucket=False)
     with service.begun(first, runner) as thread:
@@ -185,7 +189,7 @@ def test_a_large_file_that_is_being_published_does_not_keep_an_engine_alive(serv
     job_id = service.submit()
 
     def be_slow(path: Path, expected_sha256: str | None = None) -> Any:
-        service.store.cancel_requested(job_id)
+        service.store.submission.cancel_requested(job_id)
         wait_until(no_engine_runs)
         return put(path, expected_sha256)
 

@@ -15,7 +15,7 @@ def test_a_running_job_is_cancelled(service, plan):
     plan(epochs=500)
     job_id = service.submit()
     with service.running(job_id):
-        service.store.cancel_requested(job_id)
+        service.store.submission.cancel_requested(job_id)
     assert service.job(job_id).state is State.CANCELLED
     assert no_engine_runs()
 
@@ -24,12 +24,12 @@ def test_a_paused_job_goes_on_from_its_checkpoint(service, plan):
     plan(epochs=500)
     job_id = service.submit()
     with service.running(job_id):
-        service.store.pause_requested(job_id)
+        service.store.submission.pause_requested(job_id)
     assert service.job(job_id).state is State.PAUSED
     assert no_engine_runs()
     done = service.epochs(job_id)[-1]
     plan(epochs=done + 2)
-    service.store.resume(job_id)
+    service.store.submission.resume(job_id)
     service.runner().run(job_id)
     assert service.job(job_id).state is State.SUCCEEDED
     assert service.outcomes(job_id) == ["paused", "succeeded"]
@@ -41,9 +41,9 @@ def test_a_pause_that_is_taken_back_while_the_engine_stops_is_no_failure(service
     job_id = service.submit()
     control = service.settings.runs / job_id / "control.json"
     with service.running(job_id):
-        service.store.pause_requested(job_id)
+        service.store.submission.pause_requested(job_id)
         wait_until(lambda: "stop" in control.read_text())
-        service.store.resume(job_id)
+        service.store.submission.resume(job_id)
     job = service.job(job_id)
     assert (job.state, job.attempts[0].outcome) == (State.QUEUED, "requeued")
     assert job.attempts[0].message == "what its engine was stopped for has passed"
@@ -75,7 +75,7 @@ def test_a_job_whose_engine_does_not_listen_is_cancelled_all_the_same(service, p
     plan(epochs=5000, deaf=True, child=True)
     job_id = service.submit()
     with service.running(job_id):
-        service.store.cancel_requested(job_id)
+        service.store.submission.cancel_requested(job_id)
         asked = time.monotonic()
     assert service.job(job_id).state is State.CANCELLED
     assert time.monotonic() - asked < 4 * service.settings.stop_seconds
@@ -87,5 +87,5 @@ def test_a_job_that_ends_before_it_hears_of_the_request_has_ended(service, plan,
     plan(epochs=3, seconds=0.3, deaf=True)
     job_id = service.submit()
     with service.running(job_id):
-        getattr(service.store, f"{wanted}_requested")(job_id)
+        getattr(service.store.submission, f"{wanted}_requested")(job_id)
     assert service.job(job_id).state is State.SUCCEEDED

@@ -51,7 +51,7 @@ def test_a_job_longer_than_the_brokers_patience_runs_once_and_short_ones_do_not_
     with ExitStack() as stack:
         for _ in range(2):
             stack.enter_context(a_worker(service, redis_url))
-        wait_until(lambda: len(service.store.workers()) == 2, 60)
+        wait_until(lambda: len(service.store.workers.list_workers()) == 2, 60)
         notify(long)
         wait_until(lambda: service.job(long).progress, 30)
         for _ in range(3):
@@ -74,17 +74,17 @@ def test_a_worker_that_is_asked_to_end_gives_its_job_to_the_other_within_the_gra
     with a_worker(service, redis_url) as first:
         wait_until(lambda: service.job(job_id).progress, 60)
         with a_worker(service, redis_url):
-            wait_until(lambda: len(service.store.workers()) == 2, 60)
+            wait_until(lambda: len(service.store.workers.list_workers()) == 2, 60)
             done = service.job(job_id).progress["epoch"]
             asked = time.monotonic()
             first.send_signal(signal.SIGTERM)
             assert first.wait(30) == 0
             assert time.monotonic() - asked < 2 * service.settings.stop_seconds + 5
             wait_until(lambda: service.job(job_id).attempt == 2 and service.job(job_id).progress, 30)
-            [left] = service.store.workers()
+            [left] = service.store.workers.list_workers()
             assert (left.state, left.job_id) == (WorkerState.BUSY, job_id)
             wait_until(lambda: service.job(job_id).progress["epoch"] > done + 1, 30)
-            service.store.cancel_requested(job_id)
+            service.store.submission.cancel_requested(job_id)
             wait_until(lambda: service.job(job_id).state is State.CANCELLED, 30)
     assert service.outcomes(job_id) == ["requeued", "cancelled"]
     assert service.epochs(job_id) == sorted(set(service.epochs(job_id)))
@@ -102,8 +102,8 @@ def test_a_killed_workers_job_is_taken_back_when_it_starts_again_and_not_only_wh
         wait_until(
             lambda: service.job(job_id).attempt == 2 and service.job(job_id).state is State.RUNNING, 30
         )
-        assert len(service.store.workers()) == 1
-        service.store.cancel_requested(job_id)
+        assert len(service.store.workers.list_workers()) == 1
+        service.store.submission.cancel_requested(job_id)
         wait_until(lambda: service.job(job_id).state is State.CANCELLED, 30)
     assert service.outcomes(job_id) == ["lost", "cancelled"]
 
@@ -114,7 +114,7 @@ def test_a_cancelled_jobs_process_is_gone_though_it_hears_nothing(service, plan,
     with a_worker(service, redis_url) as worker:
         wait_until(lambda: service.job(job_id).progress, 60)
         engines = psutil.Process(worker.pid).children(recursive=True)
-        service.store.cancel_requested(job_id)
+        service.store.submission.cancel_requested(job_id)
         asked = time.monotonic()
         wait_until(lambda: service.job(job_id).state is State.CANCELLED, 30)
         most = 2 * service.settings.stop_seconds + service.settings.renew_seconds

@@ -18,7 +18,7 @@ from worker.tidying import remove_unnamed
 from .conftest import RUN_ONE, wait_until
 
 HALF_A_COPY = "jobs.artifacts.folder.FolderArtifacts._keep"
-FILE_WITHOUT_ROW = "jobs.store.store.Store.record"
+FILE_WITHOUT_ROW = "jobs.store.commands.WorkerCommands.record"
 
 
 def engines(process) -> list[psutil.Process]:
@@ -79,10 +79,10 @@ def test_a_worker_that_freezes_past_its_lease_writes_nothing_more(service, plan)
         freeze(worker, service.settings.database_url)
         service.sweep_until_queued(job_id)
         service.runner("second").run(job_id)
-        told = service.store.events(job_id)
+        told = service.store.reading.events(job_id)
         worker.send_signal(signal.SIGCONT)
         assert worker.wait(15) == 0
-    assert service.store.events(job_id) == told
+    assert service.store.reading.events(job_id) == told
     assert service.outcomes(job_id) == ["lost", "succeeded"]
     assert service.epochs(job_id) == list(range(1, 6))
     assert [event.number for event in told] == list(range(1, len(told) + 1))
@@ -108,7 +108,7 @@ def test_a_stale_ticket_ends_the_engine_at_once(service, plan, monkeypatch):
     start = Engine.start
     monkeypatch.setattr(Engine, "start", lambda *a, **k: started.append(start(*a, **k)) or started[0])
     with service.running(job_id):
-        service.store.release("one")  # as if it had started again elsewhere
+        service.store.recovery.release("one")  # as if it had started again elsewhere
     assert started[0].poll() == -signal.SIGKILL
     assert service.job(job_id).state is State.QUEUED
 
@@ -119,7 +119,7 @@ def test_who_lost_the_job_before_it_began_leaves_the_run_directory_alone(service
     job_id = service.submit()
 
     def take_long(config, store, *_):
-        store.release("slow")
+        store.recovery.release("slow")
         return config
 
     monkeypatch.setattr("worker.job_run.find_weights", take_long)
@@ -133,12 +133,14 @@ def test_what_was_told_but_not_recorded_is_recorded_by_the_next_attempt(service,
     job_id = service.submit()
     folder = service.settings.runs / job_id
     folder.mkdir(parents=True)
-    claim = service.store.claim(job_id, "died at once")
+    claim = service.store.commands.claim(job_id, "died at once")
     line = b'{"kind":"warning","message":"told just before the end"}\n'
     (folder / "events.jsonl").write_bytes(line)
-    service.store.release("died at once")
+    service.store.recovery.release("died at once")
     service.runner().run(job_id)
-    messages = [event.body["message"] for event in service.store.events(job_id) if event.kind == "warning"]
+    messages = [
+        event.body["message"] for event in service.store.reading.events(job_id) if event.kind == "warning"
+    ]
     assert claim.offset == 0
     assert messages == ["told just before the end"]
 
@@ -188,7 +190,7 @@ def test_a_worker_killed_between_file_and_row_leaves_neither_half(service, plan,
     published = service.settings.home / "artifacts"
     [left] = [path for path in published.rglob("*") if path.is_file()]
     assert left.read_bytes() == b"weights of epoch 1"
-    assert service.store.artifacts(job_id) == ()
+    assert service.store.reading.artifacts(job_id) == ()
     service.sweep_until_queued(job_id)
     make_old(published)
     remove_unnamed(service.store, service.artifacts)

@@ -37,17 +37,17 @@ class Asker:
     ) -> Job:
         spec = job_spec.validate_python({"kind": "train", "data": "cells"} | fields)
         resolved = Resolved(config=TrainRun(data=DATA), warnings=warnings)
-        return self.store.submit(spec, resolved, idempotency_key=key, tenant=tenant)[0]
+        return self.store.submission.submit(spec, resolved, idempotency_key=key, tenant=tenant)[0]
 
     def submit_student(self, teacher: Job, **fields: Any) -> Job:
         """A job that waits for its teacher."""
         weights = TeacherConfig(weights=f"job:{teacher.id}")
         spec = {"kind": "distill", "data": "cells", "teacher": {"weights": weights.weights}} | fields
         resolved = Resolved(config=DistillRun(data=DATA, teacher=weights), waits_for=(teacher.id,))
-        return self.store.submit(job_spec.validate_python(spec), resolved)[0]
+        return self.store.submission.submit(job_spec.validate_python(spec), resolved)[0]
 
     def claim(self, job: Job, worker: str = "ada") -> Ticket:
-        claim = self.store.claim(job.id, worker)
+        claim = self.store.commands.claim(job.id, worker)
         assert claim is not None
         return claim.ticket
 
@@ -60,19 +60,19 @@ class Asker:
         job = self.submit()
         if state is not State.QUEUED:
             self._drive(self.claim(job), state)
-        return self.store.get(job.id)
+        return self.store.reading.get(job.id)
 
     def _drive(self, ticket: Ticket, state: State) -> None:
         match state:
             case State.PAUSED:
-                self.store.pause_requested(ticket.job_id)
-                self.store.pause(ticket)
+                self.store.submission.pause_requested(ticket.job_id)
+                self.store.commands.pause(ticket)
             case State.SUCCEEDED:
-                self.store.succeed(ticket)
+                self.store.commands.succeed(ticket)
             case State.FAILED:
-                self.store.fail(ticket, broken("bug", FailureClass.BUG))
+                self.store.commands.fail(ticket, broken("bug", FailureClass.BUG))
             case State.CANCELLED:
-                self.store.cancel(ticket)
+                self.store.commands.cancel(ticket)
 
 
 def progress(step: int = 1, *, saved: bool = False) -> Progress:

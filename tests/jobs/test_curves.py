@@ -26,7 +26,7 @@ def progress(step: int, **fields: Any) -> Progress:
 
 def record(store: Store, ticket: Ticket, *told: Event) -> None:
     for event in told:
-        store.record(ticket, event, len(store.events(ticket.job_id)) + 1)
+        store.commands.record(ticket, event, len(store.reading.events(ticket.job_id)) + 1)
 
 
 def test_losses_go_over_steps_and_scores_over_epochs(store: Store, ask: Any) -> None:
@@ -43,7 +43,7 @@ def test_losses_go_over_steps_and_scores_over_epochs(store: Store, ask: Any) -> 
     first = Evaluation(run="student", epoch=1, metrics=scores, per_class={"cat": 0.25}, seconds=1)
     control = progress(4, run="control", losses={"loss_box": 2.0}, lr=None, images_per_second=None)
     record(store, ticket, progress(1), selected, progress(2), first, control)
-    runs = store.curves(ticket.job_id).model_dump()["runs"]
+    runs = store.following.curves(ticket.job_id).model_dump()["runs"]
     assert runs["student"] == {
         "losses": {"loss_cls": {"x": (1, 2), "y": (1.0, 2.0)}},
         "lr": {"x": (1, 2), "y": (0.01, 0.01)},
@@ -60,7 +60,7 @@ def test_what_an_attempt_did_again_is_there_once_and_steps_rise(store: Store, as
     ticket = ask.running()
     again = [progress(step, losses={"loss_cls": 10.0 + step}) for step in (2, 3, 4)]
     record(store, ticket, *map(progress, (1, 2, 3)), *again)
-    curve = store.curves(ticket.job_id).runs["student"].losses["loss_cls"]
+    curve = store.following.curves(ticket.job_id).runs["student"].losses["loss_cls"]
     assert (curve.x, curve.y) == ((1, 2, 3, 4), (1.0, 12.0, 13.0, 14.0))
 
 
@@ -71,7 +71,7 @@ def test_what_is_no_number_is_left_out_and_json_can_say_the_rest(store: Store, a
         ticket,
         *(progress(n, losses={"a": value}) for n, value in enumerate((1.0, math.nan, math.inf, 2.0))),
     )
-    curves = store.curves(ticket.job_id)
+    curves = store.following.curves(ticket.job_id)
     curve = curves.runs["student"].losses["a"]
     assert (curve.x, curve.y) == ((0, 3), (1.0, 2.0))
     json.loads(curves.model_dump_json(), parse_constant=pytest.fail)
@@ -80,13 +80,13 @@ def test_what_is_no_number_is_left_out_and_json_can_say_the_rest(store: Store, a
 def test_evaluating_is_no_training(store: Store, ask: Any) -> None:
     ticket = ask.running()
     record(store, ticket, progress(1, activity="evaluate"))
-    assert store.curves(ticket.job_id).runs == {}
+    assert store.following.curves(ticket.job_id).runs == {}
 
 
 def test_a_job_without_events_has_no_curves_and_no_job_none_at_all(store: Store, ask: Any) -> None:
-    assert store.curves(ask.submit().id).runs == {}
+    assert store.following.curves(ask.submit().id).runs == {}
     with pytest.raises(UnknownJob):
-        store.curves("nothing")
+        store.following.curves("nothing")
 
 
 @given(st.lists(st.floats(-1e6, 1e6), max_size=400), st.integers(10, 60))
@@ -128,7 +128,7 @@ def test_a_hundred_thousand_events_are_curves_in_seconds(store: Store, ask: Any)
             SELECT :id, n + 2, 1, 0, 'progress', {stepped} FROM counted"""
         connection.execute(text(statement), {"id": job.id, "body": body})
     started = time.process_time()
-    curves = store.curves(job.id, points=100)
+    curves = store.following.curves(job.id, points=100)
     assert time.process_time() - started < 10, "about 1 s on an idle machine"
     curve = curves.runs["student"].losses["loss_5"]
     assert (curve.x[0], curve.x[-1]) == (0, 99_999)

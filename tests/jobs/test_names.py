@@ -43,14 +43,14 @@ def test_nothing_is_called_by_blanks(call: Any, blanks: str):
 @pytest.mark.parametrize("name", [*BLANKS, "", "\n", "x" * 201])
 def test_no_key_is_called_so_however_it_is_made(store: Store, name: str):
     with pytest.raises(InvalidKeyName):
-        store.create_key("lab", name, ())
-    assert store.list_keys() == ()
+        store.keys.create_key("lab", name, ())
+    assert store.keys.list_keys() == ()
 
 
 @pytest.mark.parametrize("name", BLANKS)
 def test_no_tenant_is_called_by_blanks(store: Store, name: str):
     with pytest.raises(InvalidTenant):
-        store.create_key(name, "ci", ())
+        store.keys.create_key(name, "ci", ())
 
 
 def test_what_may_be_left_out_may_be_empty():

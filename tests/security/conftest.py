@@ -60,7 +60,7 @@ def publish() -> Callable[..., str]:
         service.artifacts.put(file, sha256)
         event = Progress(run="model", epoch=0, epochs=1, step=1, steps=1, fraction=1)
         made = Artifact(name=name, size=len(content), sha256=sha256, created_at=datetime.now(UTC))
-        service.store.record(ticket, event, 1, made)
+        service.store.commands.record(ticket, event, 1, made)
         return f"/jobs/{ticket.job_id}/artifacts"
 
     return put

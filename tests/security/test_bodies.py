@@ -138,7 +138,7 @@ def test_of_two_equal_fields_the_last_is_checked_and_kept(service, send, train_s
     body = json.dumps(train_spec | {"priority": 99})[:-1] + ', "priority": 3}'
     answer = send("/jobs", body.encode())
     assert answer.status_code == 201
-    assert service.store.get(answer.json()["id"]).spec["priority"] == 3
+    assert service.store.reading.get(answer.json()["id"]).spec["priority"] == 3
 
 
 @pytest.mark.parametrize(
@@ -163,7 +163,7 @@ def test_what_does_not_say_that_it_is_json_is_not_read_as_json(
     )
     assert 400 <= answer.status_code < 500, answer.text
     assert service.jobs() == ()
-    assert not service.store.has_keys()
+    assert not service.store.keys.has_keys()
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "zstd"])

@@ -28,7 +28,7 @@ def test_an_older_browser_says_where_a_page_is_from_and_is_believed(
     job_id = service.submit(train_spec)["id"]
     answer = service.http.post(f"/jobs/{job_id}/{verb}", headers={"Origin": origin})
     assert (answer.status_code, answer.json()["code"]) == (403, "forbidden")
-    assert service.store.get(job_id).state == "queued"
+    assert service.store.reading.get(job_id).state == "queued"
     assert len(service.jobs()) == 1
 
 
@@ -49,10 +49,10 @@ def test_no_other_site_is_told_that_it_may_read(service, path: str):
 @pytest.mark.parametrize("name", ["X-HTTP-Method-Override", "X-HTTP-Method", "X-Method-Override", "_method"])
 def test_no_header_makes_another_method_of_a_request(service, train_spec, name: str):
     job_id = service.submit(train_spec)["id"]
-    service.store.cancel_requested(job_id)
+    service.store.submission.cancel_requested(job_id)
     assert service.http.get(f"/jobs/{job_id}?_method=DELETE", headers={name: "DELETE"}).status_code == 200
     assert service.http.post(f"/jobs/{job_id}", headers={name: "DELETE"}).status_code == 405
-    assert service.store.get(job_id).state == "cancelled"
+    assert service.store.reading.get(job_id).state == "cancelled"
 
 
 @pytest.mark.parametrize(

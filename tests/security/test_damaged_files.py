@@ -117,7 +117,7 @@ def test_a_teacher_with_a_flipped_bit_fails_the_job(service, model: Path, tmp_pa
     """Class `data`, which is not tried again: the next attempt would read the same."""
     service.artifacts.put(model)
     new = NewResource(ResourceKind.MODEL, "mine", size=len(BYTES), sha256=SHA256)
-    resource = service.store.add_resource(new, tenant="default")[0]
+    resource = service.store.resources.add_resource(new, tenant="default")[0]
     config = TrainRun(data=DataConfig(path="/data"), model=DetectorConfig(weights=f"model:{resource.id}"))
     assert find_weights(config, service.store, service.artifacts, tmp_path / "fetched").model.weights
     flip_a_bit(service.artifacts)

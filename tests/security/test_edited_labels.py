@@ -34,7 +34,7 @@ def run(service, monkeypatch: pytest.MonkeyPatch) -> Run:
     def carry_out(job_id: str, **plan: object) -> Job:
         monkeypatch.setenv("FAKE_ENGINE", json.dumps(plan))
         runner.run(job_id)
-        return service.store.get(job_id)
+        return service.store.reading.get(job_id)
 
     return carry_out
 
@@ -48,7 +48,7 @@ def edit(root: Path) -> None:
 
 
 def warned(service, job_id: str) -> list[str]:
-    told = service.store.events(job_id)
+    told = service.store.reading.events(job_id)
     return [
         event.body["message"] for event in told if event.kind == "warning" and "changed" in str(event.body)
     ]
@@ -60,7 +60,7 @@ def test_an_edit_before_the_start_is_told_before_the_first_step(service, train_s
     assert run(job_id).state == "succeeded"
     [told] = warned(service, job_id)
     assert "changed since the job was submitted" in told
-    kinds = [event.kind for event in service.store.events(job_id)]
+    kinds = [event.kind for event in service.store.reading.events(job_id)]
     assert kinds.index("warning") < kinds.index("progress")
 
 

@@ -149,7 +149,7 @@ def test_no_request_forges_a_line_of_the_log(
     def broken(job_id: str, **_: object) -> None:
         raise RuntimeError(f"it broke at {job_id}")
 
-    monkeypatch.setattr(service.store, "get", broken)
+    monkeypatch.setattr(service.store.reading, "get", broken)
     written = logged(form)
     assert service.http.get(f"/jobs/{text}").status_code == 500
     lines = written.getvalue().splitlines()
@@ -187,7 +187,7 @@ def obeyed(text: str) -> str:
 
 
 def job(service, train_spec) -> Any:
-    made = service.store.get(service.submit(train_spec)["id"])
+    made = service.store.reading.get(service.submit(train_spec)["id"])
     return made.model_copy(
         update={"name": ATTACK, "reason": ATTACK, "worker": ATTACK, "tags": {"team": ATTACK}}
     )

@@ -29,7 +29,7 @@ def job_id(service, train_spec: dict[str, Any]) -> str:
 
 def key(service, seconds: float | None = None) -> tuple[str, dict[str, str]]:
     """Id and header of a key that reads and writes."""
-    made, secret = service.store.create_key("default", "k", {Scope.READ, Scope.WRITE}, seconds=seconds)
+    made, secret = service.store.keys.create_key("default", "k", {Scope.READ, Scope.WRITE}, seconds=seconds)
     return made.id, {"Authorization": f"Bearer {secret.text}"}
 
 
@@ -45,7 +45,7 @@ def test_a_stream_ends_soon_after_its_key_was_revoked(service, job_id: str):
     key_id, headers = key(service)
     lines = listened(service, job_id, headers)
     assert next(line for line in lines if line.startswith("id:")) == "id: 1"
-    service.store.revoke_key(key_id)
+    service.store.keys.revoke_key(key_id)
     revoked = time.monotonic()
     rest = list(lines)
     assert time.monotonic() - revoked < ENDS_WITHIN
@@ -65,10 +65,10 @@ def test_a_busy_stream_ends_too(service, job_id: str):
     key_id, headers = key(service)
     lines = listened(service, job_id, headers)
     next(line for line in lines if line.startswith("id:"))
-    service.store.revoke_key(key_id)
+    service.store.keys.revoke_key(key_id)
     revoked, heard = time.monotonic(), 0
     for name in iter(lambda: f"n{time.monotonic()}", None):
-        service.store.change(job_id, JobChange(name=name))
+        service.store.editing.change(job_id, JobChange(name=name))
         line = next(lines, None)
         heard += line is not None and line.startswith("id:")
         if line is None or time.monotonic() - revoked > LASTS / 2:
@@ -95,7 +95,7 @@ def test_a_long_poll_is_refused_once_its_key_was_revoked(service, job_id: str, k
         began = time.monotonic()
         poll = pool.submit(service.http.get, url, params={"wait": LASTS}, headers=headers)
         time.sleep(1.0)
-        service.store.revoke_key(key_id)
+        service.store.keys.revoke_key(key_id)
         answer: httpx.Response = poll.result()
     assert (answer.status_code, answer.json()["code"]) == (401, "unauthorized")
     assert time.monotonic() - began < ENDS_WITHIN
@@ -106,24 +106,24 @@ def test_an_upload_is_not_kept_when_its_key_was_revoked_meanwhile(service):
 
     def archive() -> Iterator[bytes]:
         yield b"PK"
-        service.store.revoke_key(key_id)
+        service.store.keys.revoke_key(key_id)
         time.sleep(5.0)  # longer than a key is remembered
         yield b"\3\4"
 
     sent = headers | {"Content-Type": "application/zip"}
     answer = service.http.post("/datasets", params={"name": "x"}, content=archive(), headers=sent)
     assert (answer.status_code, answer.json()["code"]) == (401, "unauthorized")
-    assert service.store.resources(ResourceKind.DATASET).items == ()
+    assert service.store.resources.list_resources(ResourceKind.DATASET).items == ()
 
 
 def test_streams_go_on_while_the_database_cannot_say_whose_key_it_is(service, job_id: str, monkeypatch):
     _, headers = key(service)
     lines = listened(service, job_id, headers)
     next(line for line in lines if line.startswith("id:"))
-    monkeypatch.setattr(service.store, "admit", _away)
+    monkeypatch.setattr(service.store.keys, "admit", _away)
     time.sleep(5.0)
     monkeypatch.undo()
-    service.store.cancel_requested(job_id)
+    service.store.submission.cancel_requested(job_id)
     assert any("cancelled" in line for line in lines)
 
 

@@ -260,11 +260,11 @@ def test_too_many_hanging_submissions_are_refused_at_once(
 
 def test_what_is_being_written_is_waited_for(service, send, train_spec, monkeypatch: pytest.MonkeyPatch):
     """A sender is never told that nothing was queued when it was."""
-    submit = service.store.submit
+    submit = service.store.submission.submit
 
     def slowly(*given, **named):
         time.sleep(2)
         return submit(*given, **named)
 
-    monkeypatch.setattr(service.app.state.services.store, "submit", slowly)
+    monkeypatch.setattr(service.app.state.services.store.submission, "submit", slowly)
     assert send("/jobs", train_spec).status_code == 201

@@ -44,7 +44,7 @@ def run(service, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Job]:
 
     def carry_out(job_id: str) -> Job:
         runner.run(job_id)
-        return service.store.get(job_id)
+        return service.store.reading.get(job_id)
 
     return carry_out
 
@@ -68,7 +68,7 @@ def test_weights_that_become_a_link_fail_the_job(service, run, root: Path, tmp_p
     job_id = service.submit(train_spec)["id"]
     (root / "m.safetensors").write_bytes(b"x")
     config = run_config.validate_python(
-        service.store.get(job_id).resolved | {"model": {"weights": str(root / "m.safetensors")}}
+        service.store.reading.get(job_id).resolved | {"model": {"weights": str(root / "m.safetensors")}}
     )
     must_lie_under([root], config)
     _swap(root / "m.safetensors", tmp_path / "outside" / "m")
@@ -84,7 +84,7 @@ def test_an_engine_opens_nothing_that_leads_out_after_the_check(
     service, train_spec, root: Path, tmp_path: Path
 ):
     """The worker has looked; now the link is swapped in, and then the engine reads."""
-    resolved = service.store.get(service.submit(train_spec)["id"]).resolved
+    resolved = service.store.reading.get(service.submit(train_spec)["id"]).resolved
     (tmp_path / "secret.json").write_text(json.dumps({"categories": [{"id": SECRET}], "images": []}))
     file = root / "discs" / "annotations" / "instances_train.json"
     file.unlink()

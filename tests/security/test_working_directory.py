@@ -80,9 +80,9 @@ def test_a_check_of_what_was_registered_runs_nothing(ran: Ran, sqlite_url: str, 
     with closing(Store(sqlite_url)) as store:
         dataset_cache = DatasetCache.of(settings, open_artifacts(settings.artifacts_url))
         new = NewResource(ResourceKind.DATASET, "mine", str(Path.cwd() / "discs"), Layout())
-        resource = store.add_resource(new, tenant="lab")[0]
+        resource = store.resources.add_resource(new, tenant="lab")[0]
         assert Checks(store, dataset_cache, settings).check_next()
-        assert (ran(), store.resource(resource.kind, resource.id).state) == ([], "ready")
+        assert (ran(), store.resources.get_resource(resource.kind, resource.id).state) == ([], "ready")
 
 
 @pytest.mark.usefixtures("empty_entry")

@@ -46,7 +46,7 @@ def pack(folder: Path, place: Path) -> Path:
 def upload(store: Store, artifacts: Artifacts, file: Path, kind: ResourceKind) -> str:
     blob = artifacts.put(file)
     new = NewResource(kind, file.name, layout=Layout(), size=blob.size, sha256=blob.sha256)
-    return store.add_resource(new, tenant="lab")[0].id
+    return store.resources.add_resource(new, tenant="lab")[0].id
 
 
 def unpacked(dataset_cache: DatasetCache) -> list[str]:
@@ -71,7 +71,7 @@ def test_a_data_set_is_unpacked_where_it_is_needed(
     assert Path(found.train.images, "train1.png").is_file()
     assert Path(found.val.annotations).is_file()
     assert found.classes == ("disc", "ring")
-    assert unpacked(dataset_cache) == [store.resource(ResourceKind.DATASET, dataset_id).sha256]
+    assert unpacked(dataset_cache) == [store.resources.get_resource(ResourceKind.DATASET, dataset_id).sha256]
 
 
 def test_a_test_split_is_unpacked_too_also_where_it_stands_alone(
@@ -89,7 +89,7 @@ def test_one_that_is_there_is_not_unpacked_again(
 ) -> None:
     config = config_of(f"dataset:{dataset_id}")
     first = find_data(config, store, dataset_cache)
-    artifacts.remove(str(store.resource(ResourceKind.DATASET, dataset_id).sha256), -1)
+    artifacts.remove(str(store.resources.get_resource(ResourceKind.DATASET, dataset_id).sha256), -1)
     assert find_data(config, store, dataset_cache) == first
 
 
@@ -108,7 +108,7 @@ def test_the_only_split_of_an_upload_is_divided_as_in_a_folder(
             spec,
             roots=[],
             find_job=lambda _: None,
-            find_resource=store.resource,
+            find_resource=store.resources.get_resource,
             unpacked=lambda dataset: dataset_cache.folder(str(dataset.sha256)),
         )
         assert str(tmp_path) not in answer.model_dump_json()
@@ -125,9 +125,9 @@ def names(data: DataSet, split: SplitName) -> list[str]:
 
 def ready(store: Store, artifacts: Artifacts, archive: Path) -> str:
     dataset_id = upload(store, artifacts, archive, ResourceKind.DATASET)
-    check = store.next_check()
+    check = store.resources.next_check()
     assert check is not None
-    store.conclude_check(check, Verdict(state=ResourceState.READY, reason="as the test says"))
+    store.resources.conclude_check(check, Verdict(state=ResourceState.READY, reason="as the test says"))
     return dataset_id
 
 
@@ -139,7 +139,7 @@ def test_paths_stay_as_they_are(store: Store, dataset_cache: DatasetCache) -> No
 def test_a_data_set_that_is_gone_is_named(
     store: Store, artifacts: Artifacts, dataset_cache: DatasetCache, dataset_id: str
 ) -> None:
-    artifacts.remove(str(store.resource(ResourceKind.DATASET, dataset_id).sha256), -1)
+    artifacts.remove(str(store.resources.get_resource(ResourceKind.DATASET, dataset_id).sha256), -1)
     for name in (dataset_id, "nonsense"):
         with pytest.raises(SpecError, match=f"data set {name} cannot be read") as raised:
             find_data(config_of(f"dataset:{name}"), store, dataset_cache)

@@ -16,8 +16,8 @@ pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 @pytest.fixture
 def ticket(store):
     spec = job_spec.validate_python({"kind": "train", "data": "/data"})
-    job, _ = store.submit(spec, Resolved(config=TrainRun(data=DataConfig(path="/data"))))
-    return store.claim(job.id, "worker").ticket
+    job, _ = store.submission.submit(spec, Resolved(config=TrainRun(data=DataConfig(path="/data"))))
+    return store.commands.claim(job.id, "worker").ticket
 
 
 class RecordingEngine:
@@ -43,15 +43,15 @@ def away(*_):
 
 
 def test_it_is_renewed_while_entered(store, ticket):
-    before = store.get(ticket.job_id).lease_until
+    before = store.reading.get(ticket.job_id).lease_until
     with Lease(store, ticket, renew_seconds=0.05, lease_seconds=60):
-        wait_until(lambda: store.get(ticket.job_id).lease_until > before)
+        wait_until(lambda: store.reading.get(ticket.job_id).lease_until > before)
 
 
 def test_it_hears_what_is_wanted(store, ticket):
     with Lease(store, ticket, renew_seconds=0.05, lease_seconds=60) as lease:
         assert lease.desired is Desired.RUN
-        store.pause_requested(ticket.job_id)
+        store.submission.pause_requested(ticket.job_id)
         wait_until(lambda: lease.desired is Desired.PAUSE)
 
 
@@ -59,13 +59,13 @@ def test_a_stale_ticket_kills_the_engine(store, ticket):
     engine = RecordingEngine()
     with Lease(store, ticket, renew_seconds=0.05, lease_seconds=60) as lease:
         lease.guard(engine)
-        store.release("worker")
+        store.recovery.release("worker")
         wait_until(lambda: engine.calls == ["kill"])
 
 
 def test_a_ticket_that_was_stale_before_the_engine_started_kills_it_too(store, ticket, caplog):
     engine = RecordingEngine()
-    store.release("worker")
+    store.recovery.release("worker")
     with Lease(store, ticket, renew_seconds=0.05, lease_seconds=60) as lease:
         wait_until(lambda: "not ours any more" in caplog.text)
         lease.guard(engine)
@@ -74,7 +74,7 @@ def test_a_ticket_that_was_stale_before_the_engine_started_kills_it_too(store, t
 
 def test_a_lease_that_runs_out_stops_the_engine_once(store, ticket, monkeypatch):
     engine = RecordingEngine()
-    monkeypatch.setattr(store, "renew", away)
+    monkeypatch.setattr(store.commands, "renew", away)
     with Lease(store, ticket, renew_seconds=0.05, lease_seconds=0.2) as lease:
         lease.guard(engine)
         wait_until(lambda: lease.lost)
@@ -89,7 +89,7 @@ def test_a_write_is_tried_until_the_store_is_back(store, ticket):
 
 
 def test_a_write_is_given_up_with_the_lease(store, ticket, monkeypatch):
-    monkeypatch.setattr(store, "renew", away)
+    monkeypatch.setattr(store.commands, "renew", away)
     with (
         Lease(store, ticket, renew_seconds=0.05, lease_seconds=0.2) as lease,
         pytest.raises(StoreUnavailable, match="no route to host"),

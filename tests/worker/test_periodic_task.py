@@ -76,6 +76,7 @@ class FakeStore:
 
     def __init__(self):
         self.taken, self.sweeps, self.folds = set(), [], 0
+        self.recovery = self.metrics = self.workers = self
 
     def ping(self):
         pass
@@ -104,7 +105,9 @@ def start(tmp_path, monkeypatch):
 
     def start(store, name):
         sweeps = []
-        monkeypatch.setattr(store, "sweep", lambda *, only_due, silent=(): sweeps.append(not only_due) or ())
+        monkeypatch.setattr(
+            store.recovery, "sweep", lambda *, only_due, silent=(): sweeps.append(not only_due) or ()
+        )
         Runner(store, artifacts, job_queue, settings, name).sweep()
         [rang_for_all] = sweeps
         return rang_for_all

@@ -43,22 +43,22 @@ def submit(store: Store) -> str:
     split = Split(images="/data/images", annotations="/data/train.json")
     config = TrainRun(data=DataConfig(format="coco", train=split, val=split, classes=("cat",)))
     spec = job_spec.validate_python({"kind": "train", "data": "cells"})
-    return store.submit(spec, Resolved(config=config), tenant="lab")[0].id
+    return store.submission.submit(spec, Resolved(config=config), tenant="lab")[0].id
 
 
 @pytest.mark.parametrize("verb", ["succeed", "pause", "cancel"])
 def test_who_was_held_back_is_notified_of_at_once(
     store: Store, runner: Runner, job_queue: RecordingQueue, monkeypatch: pytest.MonkeyPatch, verb: str
 ) -> None:
-    store.set_limits("lab", {"running_jobs": 1})
+    store.keys.set_limits("lab", {"running_jobs": 1})
     first, held, further = (submit(store) for _ in range(3))
 
     def carry_out(run: Any) -> tuple[str, ...]:
         runner.run(held)  # a notification that comes too early
-        assert store.get(held).attempt == 0
+        assert store.reading.get(held).attempt == 0
         if verb == "pause":
-            store.pause_requested(first)
-        return getattr(store, verb)(run._ticket) or ()
+            store.submission.pause_requested(first)
+        return getattr(store.commands, verb)(run._ticket) or ()
 
     monkeypatch.setattr(JobRun, "carry_out", carry_out)
     runner.run(first)

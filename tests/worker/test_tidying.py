@@ -48,7 +48,9 @@ def tidy(store, artifacts, runs, keep=AS_LONG_AS_USEFUL):
 
 
 def start(store, runs):
-    job, _ = store.submit(job_spec.validate_python({"kind": "train", "data": "/data"}), Resolved(config=RUN))
+    job, _ = store.submission.submit(
+        job_spec.validate_python({"kind": "train", "data": "/data"}), Resolved(config=RUN)
+    )
     run_dir = RunDir(runs / job.id)
     run_dir.prepare(RUN, attempt=1)
     for name in (
@@ -58,12 +60,12 @@ def start(store, runs):
         "model.safetensors",
     ):
         (run_dir.path / name).write_text(name)
-    return store.claim(job.id, "worker").ticket
+    return store.commands.claim(job.id, "worker").ticket
 
 
 def pause(store, ticket):
-    store.pause_requested(ticket.job_id)
-    store.pause(ticket)
+    store.submission.pause_requested(ticket.job_id)
+    store.commands.pause(ticket)
 
 
 def states(runs, ticket):
@@ -76,9 +78,12 @@ def publish(store, artifacts, ticket, folder, text, number):
     path.write_text(text)
     blob = artifacts.put(path)
     artifact = Artifact(
-        name=path.name, size=blob.size, sha256=blob.sha256, created_at=store.get(ticket.job_id).created_at
+        name=path.name,
+        size=blob.size,
+        sha256=blob.sha256,
+        created_at=store.reading.get(ticket.job_id).created_at,
     )
-    store.record(ticket, Warning(message=text), number, artifact)
+    store.commands.record(ticket, Warning(message=text), number, artifact)
     return artifacts.path(blob.sha256)
 
 
@@ -98,10 +103,10 @@ def broken(failure_class):
 @pytest.mark.parametrize(
     "end",
     [
-        lambda store, ticket: store.succeed(ticket),
-        lambda store, ticket: store.cancel(ticket),
-        lambda store, ticket: (pause(store, ticket), store.cancel_requested(ticket.job_id)),
-        lambda store, ticket: store.fail(ticket, broken(FailureClass.DIVERGED)),
+        lambda store, ticket: store.commands.succeed(ticket),
+        lambda store, ticket: store.commands.cancel(ticket),
+        lambda store, ticket: (pause(store, ticket), store.submission.cancel_requested(ticket.job_id)),
+        lambda store, ticket: store.commands.fail(ticket, broken(FailureClass.DIVERGED)),
     ],
     ids=["succeeded", "cancelled", "cancelled while paused", "diverged"],
 )
@@ -118,8 +123,8 @@ def test_a_job_that_has_ended_keeps_all_but_its_resume_states(store, artifacts, 
     [
         lambda store, ticket: None,
         lambda store, ticket: pause(store, ticket),
-        lambda store, ticket: store.requeue(ticket, "the worker is shutting down"),
-        lambda store, ticket: store.fail(ticket, broken(FailureClass.INFRASTRUCTURE)),
+        lambda store, ticket: store.commands.requeue(ticket, "the worker is shutting down"),
+        lambda store, ticket: store.commands.fail(ticket, broken(FailureClass.INFRASTRUCTURE)),
     ],
     ids=["running", "paused", "queued again", "failed by its machine"],
 )
@@ -136,7 +141,7 @@ def test_what_was_fetched_for_a_job_goes_with_its_states(store, artifacts, runs,
     run_dir.fetched.mkdir()
     (run_dir.fetched / "5f5f").write_text("a teacher")
     if end:
-        store.cancel(ticket)
+        store.commands.cancel(ticket)
     tidy(store, artifacts, runs)
     assert run_dir.has_states() == (end is None)
 
@@ -154,7 +159,7 @@ def test_a_database_that_is_away_costs_no_more_than_a_delay(runs, caplog):
 
 
 def test_states_may_go_with_any_end_or_stay_for_some_days(store, artifacts, runs, ticket):
-    store.fail(ticket, broken(FailureClass.INFRASTRUCTURE))
+    store.commands.fail(ticket, broken(FailureClass.INFRASTRUCTURE))
     tidy(store, artifacts, runs, Keep(states=2.0))
     assert len(states(runs, ticket)) == 2
     ended_ago(store, days=2.1)
@@ -165,7 +170,7 @@ def test_states_may_go_with_any_end_or_stay_for_some_days(store, artifacts, runs
 
 
 def test_states_that_are_never_kept_go_when_the_machine_failed_the_job_too(store, artifacts, runs, ticket):
-    store.fail(ticket, broken(FailureClass.INFRASTRUCTURE))
+    store.commands.fail(ticket, broken(FailureClass.INFRASTRUCTURE))
     tidy(store, artifacts, runs, Keep(states="never"))
     assert states(runs, ticket) == []
 
@@ -176,7 +181,7 @@ def test_no_policy_takes_what_a_job_may_still_need(store, artifacts, runs, ticke
     if stay == "pause":
         pause(store, ticket)
     if stay == "retry":
-        store.fail(ticket, broken(FailureClass.INFRASTRUCTURE))
+        store.commands.fail(ticket, broken(FailureClass.INFRASTRUCTURE))
         again = start(store, runs)
         with store.database.write() as connection:
             connection.execute(update(jobs).where(jobs.c.id == again.job_id).values(retry_of=ticket.job_id))
@@ -189,10 +194,10 @@ def test_run_directories_go_some_days_after_the_end_and_published_files_stay(
     store, artifacts, runs, ticket, tmp_path
 ):
     model = publish(store, artifacts, ticket, tmp_path, "epoch 1", 10)
-    store.succeed(ticket)
+    store.commands.succeed(ticket)
     young = start(store, runs)
     ended_ago(store, days=31)
-    store.succeed(young)
+    store.commands.succeed(young)
     make_old(model)
     tidy(store, artifacts, runs, Keep(runs_days=None))
     assert (runs / ticket.job_id).exists()
@@ -200,7 +205,7 @@ def test_run_directories_go_some_days_after_the_end_and_published_files_stay(
     assert not (runs / ticket.job_id).exists()
     assert (runs / young.job_id).exists()
     assert model.exists()
-    assert store.events(ticket.job_id)
+    assert store.reading.events(ticket.job_id)
 
 
 def ended_ago(store, days):
@@ -233,9 +238,9 @@ def test_files_on_s3_go_by_the_same_rules(store, runs, ticket, tmp_path, s3):
     for number, text in enumerate(("epoch 1", "epoch 2"), 1):
         path.write_text(text)
         blob = artifacts.put(path)
-        created = store.get(ticket.job_id).created_at
+        created = store.reading.get(ticket.job_id).created_at
         artifact = Artifact(name=path.name, size=blob.size, sha256=blob.sha256, created_at=created)
-        store.record(ticket, Warning(message=text), number, artifact)
+        store.commands.record(ticket, Warning(message=text), number, artifact)
         named.append(blob.sha256)
     tidy(store, artifacts, runs)
     assert artifacts.older_than(-7200) == set(named)
@@ -271,14 +276,14 @@ def test_a_file_that_is_named_while_a_worker_tidies_stays(
     unnamed = publish(store, artifacts, ticket, tmp_path, "epoch 1", 10)
     publish(store, artifacts, ticket, tmp_path, "epoch 2", 20)
     make_old(unnamed)
-    ask = store.published
+    ask = store.recovery.published
 
     def ask_and_then_publish():
         names = ask()
         publish(store, artifacts, ticket, tmp_path, "epoch 1", 30)
         return names
 
-    monkeypatch.setattr(store, "published", ask_and_then_publish)
+    monkeypatch.setattr(store.recovery, "published", ask_and_then_publish)
     tidy(store, artifacts, runs)
     assert unnamed.read_text() == "epoch 1"
 
@@ -326,8 +331,8 @@ def test_what_lies_on_the_disk_of_a_deleted_job_goes_and_nothing_else(
         RunDir(runs / folder).prepare(RUN, attempt=1)
     file = publish(store, artifacts, ticket, tmp_path, "weights", 1)
     make_old(file)
-    store.succeed(ticket)
-    store.delete(ticket.job_id)
+    store.commands.succeed(ticket)
+    store.editing.delete(ticket.job_id)
     tidy(store, artifacts, runs)
     assert sorted(path.name for path in runs.iterdir()) == sorted(
         ["0123456789ab", kept.job_id, "somebody-s-own"]
@@ -359,9 +364,9 @@ def test_what_cannot_be_tidied_keeps_nothing_else_from_it(store, tmp_path, monke
 def test_deleting_the_first_job_does_not_make_the_folder_somebody_elses(
     store, artifacts, runs, ticket, tmp_path
 ):
-    store.fail(ticket, broken(FailureClass.BUG))
+    store.commands.fail(ticket, broken(FailureClass.BUG))
     tidy(store, artifacts, runs)  # the folder is this database's from now on
-    store.delete(ticket.job_id)
+    store.editing.delete(ticket.job_id)
     later = start(store, runs)
     first = publish(store, artifacts, later, tmp_path, "first", 1)
     publish(store, artifacts, later, tmp_path, "second", 2)

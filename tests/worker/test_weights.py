@@ -32,8 +32,8 @@ def find(store, artifacts, tmp_path):
 def finished_job(store, artifacts, folder, role="model", *, publish=True) -> str:
     """A job that has published one model."""
     spec = job_spec.validate_python({"kind": "train", "data": "/data"})
-    job, _ = store.submit(spec, Resolved(config=TrainRun(data=DATA)))
-    ticket = store.claim(job.id, "worker").ticket
+    job, _ = store.submission.submit(spec, Resolved(config=TrainRun(data=DATA)))
+    ticket = store.commands.claim(job.id, "worker").ticket
     latency = Latency(median=1, low=1, high=1, device="none")
     sizes = {"parameters": 1, "gflops": 1, "latency_ms": latency, "metrics": {}, "per_class": {}}
     model = ModelReport(architecture="fcos", backbone="resnet18", file=f"{role}.safetensors", **sizes)
@@ -43,8 +43,8 @@ def finished_job(store, artifacts, folder, role="model", *, publish=True) -> str
         path.write_text(f"weights of {job.id}")
         blob = artifacts.put(path)
         artifact = Artifact(name=path.name, created_at=job.created_at, size=blob.size, sha256=blob.sha256)
-    store.record(ticket, Report(models={"teacher": model, role: model}), 10, artifact)
-    store.succeed(ticket)
+    store.commands.record(ticket, Report(models={"teacher": model, role: model}), 10, artifact)
+    store.commands.succeed(ticket)
     return job.id
 
 
@@ -83,8 +83,8 @@ def test_a_job_without_a_model_is_named(store, artifacts, tmp_path, find):
 
 def test_a_job_whose_report_names_no_file_is_told_so(store, tmp_path):
     spec = job_spec.validate_python({"kind": "train", "data": "/data"})
-    job, _ = store.submit(spec, Resolved(config=TrainRun(data=DATA)))
-    store.succeed(store.claim(job.id, "worker").ticket)
+    job, _ = store.submission.submit(spec, Resolved(config=TrainRun(data=DATA)))
+    store.commands.succeed(store.commands.claim(job.id, "worker").ticket)
     config = TrainRun(data=DATA, model=DetectorConfig(weights=f"job:{job.id}"))
     with pytest.raises(SpecError) as raised:
         find_weights(config, store, None, tmp_path)
@@ -104,7 +104,7 @@ def test_a_job_that_makes_no_model_is_named(store, kind):
     parts = {"teacher": weights, "student": weights} if kind == "prototypes" else {"model": weights}
     spec = {"kind": kind, "data": {"path": "/data"}, **parts}
     config = run_config.validate_python(spec)
-    job, _ = store.submit(job_spec.validate_python(spec), Resolved(config=config))
+    job, _ = store.submission.submit(job_spec.validate_python(spec), Resolved(config=config))
     config = TrainRun(data=DATA, model=DetectorConfig(weights=f"job:{job.id}"))
     with pytest.raises(SpecError, match=f"no model to start from: it is of kind {kind}, which makes none"):
         find_weights(config, store, None, None)
@@ -121,7 +121,7 @@ def test_the_other_kinds_get_their_files_too(store, artifacts, tmp_path, find):
 
 def test_a_file_that_is_gone_is_named(store, artifacts, tmp_path, find):
     job_id = finished_job(store, artifacts, tmp_path)
-    [artifact] = store.artifacts(job_id)
+    [artifact] = store.reading.artifacts(job_id)
     artifacts.remove(artifact.sha256, older_than=-1.0)
     config = TrainRun(data=DATA, model=DetectorConfig(weights=f"job:{job_id}"))
     with pytest.raises(SpecError, match="is gone"):

@@ -218,7 +218,7 @@ def claimed_at_once(scene: Scene) -> Hit:
 
     def claim(name: str) -> None:
         together.wait()
-        if claimed := store.claim(job_id, name):
+        if claimed := store.commands.claim(job_id, name):
             won.append(claimed.ticket)
 
     names = tuple(f"rival-{scene.draw.getrandbits(32):08x}" for _ in range(RIVALS))
@@ -229,7 +229,7 @@ def claimed_at_once(scene: Scene) -> Hit:
         for thread in threads:
             thread.join()
         for ticket in won:
-            store.requeue(ticket, "a rival gives it back")
+            store.commands.requeue(ticket, "a rival gives it back")
     if len(won) > 1:
         raise AssertionError(f"{len(won)} of {RIVALS} claims of one job were granted: {won}")
     return Hit(f"{RIVALS} claims of {job_id}, {len(won)} granted", workers=names)

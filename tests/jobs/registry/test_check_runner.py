@@ -45,14 +45,16 @@ class Service:
     def upload(self, file: Path, kind: ResourceKind = DATASET) -> Resource:
         blob = self.artifacts.put(file)
         new = NewResource(kind, file.name, layout=Layout(), size=blob.size, sha256=blob.sha256)
-        return self.store.add_resource(new, tenant="lab")[0]
+        return self.store.resources.add_resource(new, tenant="lab")[0]
 
     def register(self, path: Path, kind: ResourceKind = DATASET) -> Resource:
-        return self.store.add_resource(NewResource(kind, "mine", str(path), Layout()), tenant="lab")[0]
+        return self.store.resources.add_resource(
+            NewResource(kind, "mine", str(path), Layout()), tenant="lab"
+        )[0]
 
     def checked(self, resource: Resource) -> CheckedResource:
         assert self.checks.check_next()
-        return self.store.resource(resource.kind, resource.id)
+        return self.store.resources.get_resource(resource.kind, resource.id)
 
     def on_shelf(self) -> list[str]:
         return sorted(path.name for path in self.dataset_cache.root.glob("*") if path.is_dir())
@@ -141,8 +143,8 @@ def test_a_check_is_given_back_when_its_service_ends(
     resource = service.upload(archive)
     with service.checks:
         assert begun.wait(60)
-    assert service.store.resource(DATASET, resource.id).state is ResourceState.CHECKING
-    again = service.store.next_check()
+    assert service.store.resources.get_resource(DATASET, resource.id).state is ResourceState.CHECKING
+    again = service.store.resources.next_check()
     assert again is not None
     assert again.number == 1
 
@@ -181,15 +183,15 @@ def test_a_service_that_ends_leaves_a_check_behind_that_hears_of_nothing(
     with service.checks:
         assert fetching.wait(60)
     assert "a check does not hear that the service ends" in caplog.text
-    assert service.store.next_check() is None, "it is not another one's before its lease is over"
+    assert service.store.resources.next_check() is None, "it is not another one's before its lease is over"
     hangs.set()
     wait_until(lambda: not service.checks.is_alive())
     must_be_free_again(service, resource)
 
 
 def must_be_free_again(service: Service, resource: Resource) -> None:
-    assert service.store.resource(DATASET, resource.id).state is ResourceState.CHECKING
-    again = service.store.next_check()
+    assert service.store.resources.get_resource(DATASET, resource.id).state is ResourceState.CHECKING
+    again = service.store.resources.next_check()
     assert again is not None
     assert again.resource.id == resource.id
 
@@ -231,7 +233,9 @@ def test_threads_check_what_comes_in(service: Service, archive: Path, tmp_path: 
         service.checks.hurry()
         service.checks.hurry()
         for resource in (uploaded, registered):
-            wait_until(lambda id=resource.id: service.store.resource(DATASET, id).state == "ready")
+            wait_until(
+                lambda id=resource.id: service.store.resources.get_resource(DATASET, id).state == "ready"
+            )
 
 
 def test_what_nobody_names_is_tidied_away(service: Service, archive: Path) -> None:
@@ -240,7 +244,7 @@ def test_what_nobody_names_is_tidied_away(service: Service, archive: Path) -> No
     make_old(left)
     service.dataset_cache.tidy(service.store)
     assert service.on_shelf() == [resource.sha256]
-    service.store.delete_resource(DATASET, resource.id)
+    service.store.resources.delete_resource(DATASET, resource.id)
     service.dataset_cache.tidy(service.store)
     assert service.on_shelf() == []
 
@@ -248,7 +252,7 @@ def test_what_nobody_names_is_tidied_away(service: Service, archive: Path) -> No
 def test_a_shelf_of_another_database_is_left_alone(service: Service, archive: Path) -> None:
     resource = service.checked(service.upload(archive))
     (service.dataset_cache.root / ".owner").write_text("somebody")
-    service.store.delete_resource(DATASET, resource.id)
+    service.store.resources.delete_resource(DATASET, resource.id)
     service.dataset_cache.tidy(service.store)
     assert service.on_shelf() == [resource.sha256]
 
@@ -308,7 +312,7 @@ def test_what_is_named_again_while_it_is_moved_aside_is_put_back(
     service: Service, archive: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     resource = service.checked(service.upload(archive))
-    service.store.delete_resource(DATASET, resource.id)
+    service.store.resources.delete_resource(DATASET, resource.id)
     rename = Path.rename
 
     def named_meanwhile(path: Path, target: Path) -> Path:
@@ -354,8 +358,8 @@ def test_a_data_set_that_is_named_again_while_it_is_tidied_away_stays(
     service: Service, archive: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     resource = service.checked(service.upload(archive))
-    service.store.delete_resource(DATASET, resource.id)
-    uploads, asked = service.store.uploads, []
+    service.store.resources.delete_resource(DATASET, resource.id)
+    uploads, asked = service.store.resources.uploads, []
 
     def named_meanwhile() -> frozenset[str]:
         found = uploads()
@@ -364,7 +368,7 @@ def test_a_data_set_that_is_named_again_while_it_is_tidied_away_stays(
         asked.append(found)
         return found
 
-    monkeypatch.setattr(service.store, "uploads", named_meanwhile)
+    monkeypatch.setattr(service.store.resources, "uploads", named_meanwhile)
     service.dataset_cache.tidy(service.store)
     assert asked[0] == frozenset()
     assert service.on_shelf() == [resource.sha256]
@@ -374,7 +378,7 @@ def test_a_verdict_outlives_a_database_that_is_away_just_then(
     service: Service, archive: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(check_runner, "_RETRY_SECONDS", 0.01)
-    conclude, tries = service.store.conclude_check, []
+    conclude, tries = service.store.resources.conclude_check, []
 
     def away_at_first(*about: Any) -> None:
         tries.append(about)
@@ -382,7 +386,7 @@ def test_a_verdict_outlives_a_database_that_is_away_just_then(
             raise StoreUnavailable(OSError("gone"))
         conclude(*about)
 
-    monkeypatch.setattr(service.store, "conclude_check", away_at_first)
+    monkeypatch.setattr(service.store.resources, "conclude_check", away_at_first)
     assert service.checked(service.upload(archive)).state is ResourceState.READY
     assert len(tries) == 4
 
@@ -406,7 +410,7 @@ def test_a_check_stays_ours_while_a_large_file_is_fetched(
         assert renewed.acquire(timeout=20)
         return fetch(sha256, folder, cancelled)
 
-    monkeypatch.setattr(service.store, "renew_check", lambda check: renewed.release())
+    monkeypatch.setattr(service.store.resources, "renew_check", lambda check: renewed.release())
     monkeypatch.setattr(service.artifacts, "fetch", slowly)
     with closing(service.store):
         assert service.checked(service.upload(archive)).state is ResourceState.READY
@@ -425,7 +429,7 @@ def test_a_file_that_was_damaged_where_it_lies_is_refused(
 def test_what_nobody_foresaw_does_not_end_the_checks_to_come(
     service: Service, archive: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    next_check, struck = service.store.next_check, []
+    next_check, struck = service.store.resources.next_check, []
 
     def strike_each_thread() -> Check | None:
         if threading.get_ident() not in struck:
@@ -433,12 +437,12 @@ def test_what_nobody_foresaw_does_not_end_the_checks_to_come(
             raise ZeroDivisionError
         return next_check()
 
-    monkeypatch.setattr(service.store, "next_check", strike_each_thread)
+    monkeypatch.setattr(service.store.resources, "next_check", strike_each_thread)
     with service.checks:
         wait_until(lambda: len(struck) == check_runner.THREADS)
         resource = service.upload(archive)
         service.checks.hurry()
-        wait_until(lambda: service.store.resource(DATASET, resource.id).state == "ready")
+        wait_until(lambda: service.store.resources.get_resource(DATASET, resource.id).state == "ready")
 
 
 def test_a_file_that_is_gone_is_refused(service: Service, archive: Path) -> None:

@@ -500,7 +500,7 @@ class TestWeightsOfAJob:
     def find_job(self, store: Store) -> Any:
         def find(job_id: str) -> Job | None:
             try:
-                return store.get(job_id)
+                return store.reading.get(job_id)
             except UnknownJob:
                 return None
 
@@ -511,7 +511,7 @@ class TestWeightsOfAJob:
         """A queued job that trains a ResNet-50."""
         spec = {"kind": "train", "data": "cells", "model": {"backbone": "resnet50"}}
         answer = resolved(root, **spec)
-        return store.submit(job_spec.validate_python(spec), answer)[0]
+        return store.submission.submit(job_spec.validate_python(spec), answer)[0]
 
     def test_a_job_may_wait_for_one_that_is_not_done(self, root: Path, teacher: Job, find_job: Any) -> None:
         answer = resolved(root, find_job, **distill(f"job:{teacher.id}"))
@@ -535,9 +535,9 @@ class TestWeightsOfAJob:
     def test_a_job_that_failed_teaches_nobody(
         self, root: Path, store: Store, teacher: Job, find_job: Any, make_failure: Any
     ) -> None:
-        claim = store.claim(teacher.id, "ada")
+        claim = store.commands.claim(teacher.id, "ada")
         assert claim is not None
-        store.fail(claim.ticket, make_failure())
+        store.commands.fail(claim.ticket, make_failure())
         found = problems(root, find_job, **distill(f"job:{teacher.id}"))
         assert f"job {teacher.id} is failed and made no model" in found["teacher.weights"].message
 
@@ -553,7 +553,7 @@ class TestWeightsOfAJob:
         self, root: Path, store: Store, find_job: Any, kind: str
     ) -> None:
         spec = {"data": "cells", **of_kind(kind)}
-        job, _ = store.submit(job_spec.validate_python(spec), resolved(root, **spec))
+        job, _ = store.submission.submit(job_spec.validate_python(spec), resolved(root, **spec))
         found = problems(root, find_job, **distill(f"job:{job.id}"))
         assert f"job {job.id} is of kind {kind}, which makes no model" in found["teacher.weights"].message
 

@@ -28,15 +28,15 @@ BROKEN = Failure(failure_class=FailureClass.INFRASTRUCTURE, message="disk full")
 DEFECT = Failure(failure_class=FailureClass.BUG, message="a defect")
 
 WORKERS_SAY: list[Callable[[Store, Ticket], Any]] = [
-    Store.renew,
-    Store.succeed,
-    Store.cancel,
-    Store.pause,
-    lambda store, ticket: store.fail(ticket, DEFECT),
-    lambda store, ticket: store.requeue(ticket, "shutting down"),
-    lambda store, ticket: store.requeue(ticket, "disk full", failure=BROKEN),
+    lambda store, ticket: store.commands.renew(ticket),
+    lambda store, ticket: store.commands.succeed(ticket),
+    lambda store, ticket: store.commands.cancel(ticket),
+    lambda store, ticket: store.commands.pause(ticket),
+    lambda store, ticket: store.commands.fail(ticket, DEFECT),
+    lambda store, ticket: store.commands.requeue(ticket, "shutting down"),
+    lambda store, ticket: store.commands.requeue(ticket, "disk full", failure=BROKEN),
 ]
-PEOPLE_SAY = [Store.cancel_requested, Store.pause_requested, Store.resume]
+PEOPLE_SAY = ["cancel_requested", "pause_requested", "resume"]
 
 
 class Story(RuleBasedStateMachine):
@@ -56,7 +56,7 @@ class Story(RuleBasedStateMachine):
 
     @rule(job=st.integers(0, 1), worker=st.sampled_from(["ada", "bob"]))
     def a_notification_is_heard(self, job: int, worker: str) -> None:
-        if claim := self.store.claim(self.ids[job], worker):
+        if claim := self.store.commands.claim(self.ids[job], worker):
             self.tickets.append(claim.ticket)
 
     @precondition(lambda self: self.tickets)
@@ -71,25 +71,25 @@ class Story(RuleBasedStateMachine):
         self.offset += 1
         event = Progress(run="model", epoch=0, epochs=1, step=1, steps=1, fraction=0, saved=saved)
         with suppress(StaleTicket):
-            self.store.record(data.draw(st.sampled_from(self.tickets)), event, self.offset)
+            self.store.commands.record(data.draw(st.sampled_from(self.tickets)), event, self.offset)
 
     @rule(job=st.integers(0, 1), say=st.sampled_from(PEOPLE_SAY))
-    def a_person_speaks(self, job: int, say: Callable[[Store, str], Any]) -> None:
+    def a_person_speaks(self, job: int, say: str) -> None:
         with suppress(NotAllowed):
-            say(self.store, self.ids[job])
+            getattr(self.store.submission, say)(self.ids[job])
 
     @rule(worker=st.sampled_from(["ada", "bob"]))
     def a_worker_starts_again(self, worker: str) -> None:
-        self.store.release(worker)
+        self.store.recovery.release(worker)
 
     @rule()
     def it_is_swept(self) -> None:
-        self.store.sweep()
+        self.store.recovery.sweep()
 
     @invariant()
     def the_story_is_true(self) -> None:
         for job_id in self.ids:
-            job, events = self.store.get(job_id), self.store.events(job_id)
+            job, events = self.store.reading.get(job_id), self.store.reading.events(job_id)
             assert [event.number for event in events] == list(range(1, len(events) + 1))
             states = [State(event.body["state"]) for event in events if event.kind == "state"]
             assert states[-1] is job.state
@@ -102,7 +102,7 @@ class Story(RuleBasedStateMachine):
 
     @invariant()
     def a_student_never_starts_without_its_teacher(self) -> None:
-        teacher, student = (self.store.get(job_id) for job_id in self.ids)
+        teacher, student = (self.store.reading.get(job_id) for job_id in self.ids)
         if student.attempt:
             assert teacher.state is State.SUCCEEDED
         if teacher.state in (State.FAILED, State.CANCELLED):

@@ -53,7 +53,7 @@ def test_several_processes_may_migrate_at_once_and_again(empty_url: str) -> None
 def test_the_first_migration_makes_the_folder_of_the_file(tmp_path: Path) -> None:
     with closing(Store(f"sqlite:///{tmp_path}/home/of/gkd.db")) as store:
         store.migrate()
-        assert store.list_jobs().items == ()
+        assert store.reading.list_jobs().items == ()
 
 
 def test_the_clock_is_unix_time(database_url: str) -> None:
@@ -66,13 +66,13 @@ def test_a_transaction_that_fails_is_undone(store: Store, ask: Any) -> None:
     with pytest.raises(DBAPIError), store.database.write() as connection:  # noqa: PT012
         connection.execute(text("UPDATE jobs SET name = 'other'"))
         connection.execute(text("UPDATE no_such_table SET name = 'other'"))
-    assert store.get(job.id).name == job.name
+    assert store.reading.get(job.id).name == job.name
 
 
 def test_a_database_without_tables_is_no_store(empty_url: str) -> None:
     with closing(Store(empty_url)) as store:
         with pytest.raises(DBAPIError, match=r"jobs|about"):
-            store.list_jobs()
+            store.reading.list_jobs()
         with pytest.raises(WrongRevision, match=r"its revision is none, this release .* `gkd migrate`"):
             store.ping()
 
@@ -121,7 +121,7 @@ def test_a_writer_that_is_frozen_does_not_keep_others_from_its_rows_for_ever(
             connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = '50ms'"))
             connection.execute(text("UPDATE jobs SET name = 'other'"))
             time.sleep(0.5)  # frozen, with every row locked
-            renamed = store.cancel_requested(job.id).name
+            renamed = store.submission.cancel_requested(job.id).name
             connection.execute(text("UPDATE jobs SET name = 'other'"))
         assert renamed == job.name
 
@@ -131,7 +131,7 @@ def test_readers_do_not_wait_for_a_writer(store: Store, ask: Any) -> None:
     with store.database.write() as connection:
         connection.execute(text("UPDATE jobs SET name = 'other'"))
         with ThreadPoolExecutor(1) as pool:
-            assert pool.submit(store.get, job.id).result(timeout=5).name == job.name
+            assert pool.submit(store.reading.get, job.id).result(timeout=5).name == job.name
 
 
 # ---- one writer after the other --------------------------------------------------------------------------

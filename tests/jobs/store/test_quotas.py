@@ -28,23 +28,23 @@ def backdate(store: Store, **seconds: float) -> None:
 
 def test_what_belongs_to_another_tenant_is_unknown_to_every_verb(store: Store, ask: Any) -> None:
     job = ask.submit(tenant="theirs")
-    reading = (store.get, store.events, store.artifacts, store.report)
-    asking = (store.cancel_requested, store.pause_requested, store.resume)
+    reading = (store.reading.get, store.reading.events, store.reading.artifacts, store.reading.report)
+    asking = (store.submission.cancel_requested, store.submission.pause_requested, store.submission.resume)
     for verb in (*reading, *asking):
         with pytest.raises(UnknownJob):
             verb(job.id, tenant="ours")
     with pytest.raises(UnknownJob):
-        store.artifact(job.id, "best.safetensors", tenant="ours")
+        store.reading.artifact(job.id, "best.safetensors", tenant="ours")
     with pytest.raises(UnknownCursor):
-        store.list_jobs(after=job.id, tenant="ours")
-    assert store.list_jobs(tenant="ours").items == ()
-    assert store.get(job.id, tenant="theirs").state is State.QUEUED, "nothing was changed"
+        store.reading.list_jobs(after=job.id, tenant="ours")
+    assert store.reading.list_jobs(tenant="ours").items == ()
+    assert store.reading.get(job.id, tenant="theirs").state is State.QUEUED, "nothing was changed"
 
 
 def test_pages_of_a_list_hold_one_tenants_jobs(store: Store, ask: Any) -> None:
     mine = [ask.submit(tenant="ours" if number % 2 else "theirs").id for number in range(6)][1::2]
-    first = store.list_jobs(tenant="ours", limit=2)
-    second = store.list_jobs(tenant="ours", limit=2, after=first.next)
+    first = store.reading.list_jobs(tenant="ours", limit=2)
+    second = store.reading.list_jobs(tenant="ours", limit=2, after=first.next)
     assert [job.id for job in (*first.items, *second.items)] == mine[::-1]
     assert second.next is None
 
@@ -59,7 +59,7 @@ def test_the_same_idempotency_key_of_two_tenants_makes_two_jobs(store: Store, as
 
 
 def test_a_queue_that_is_full_takes_no_more_and_says_what_is_full(store: Store, ask: Any) -> None:
-    store.set_limits("lab", {"queued_jobs": 2})
+    store.keys.set_limits("lab", {"queued_jobs": 2})
     first = ask.submit(tenant="lab", key="k")
     ask.submit(tenant="lab")
     with pytest.raises(QuotaExceeded, match="queued_jobs 2 and has 2"):
@@ -71,7 +71,7 @@ def test_a_queue_that_is_full_takes_no_more_and_says_what_is_full(store: Store, 
 
 
 def test_the_last_place_in_the_queue_is_given_once(store: Store, ask: Any) -> None:
-    store.set_limits("lab", {"queued_jobs": 3})
+    store.keys.set_limits("lab", {"queued_jobs": 3})
 
     def submit(_: int) -> bool:
         try:
@@ -94,21 +94,21 @@ def publish(store: Store, ask: Any, tenant: str, *files: tuple[str, str, int]) -
             run="model", epoch=number, file=name, sha256=sha256 * 64, step=1, size=size, best=True
         )
         artifact = Artifact(name=name, size=size, sha256=sha256 * 64, created_at=datetime.now(UTC))
-        store.record(ticket, event, number, artifact)
-    store.succeed(ticket)
+        store.commands.record(ticket, event, number, artifact)
+    store.commands.succeed(ticket)
 
 
 def test_files_of_a_tenant_are_counted_once_for_what_they_hold(store: Store, ask: Any) -> None:
     publish(store, ask, "lab", ("a", "a", 100), ("b", "b", 20))
     publish(store, ask, "lab", ("a", "a", 100))
     publish(store, ask, "other", ("c", "c", 1000))
-    assert store.tenant("lab").use.stored_bytes == 120
-    store.set_limits("lab", {"stored_bytes": 130})
-    store.must_store("lab", 10)
+    assert store.keys.tenant("lab").use.stored_bytes == 120
+    store.keys.set_limits("lab", {"stored_bytes": 130})
+    store.keys.must_store("lab", 10)
     with pytest.raises(QuotaExceeded, match="stored_bytes 130 and has 120"):
-        store.must_store("lab", 11)
+        store.keys.must_store("lab", 11)
     ask.submit(tenant="lab")
-    store.set_limits("lab", {"stored_bytes": 120})
+    store.keys.set_limits("lab", {"stored_bytes": 120})
     with pytest.raises(QuotaExceeded, match="delete"):
         ask.submit(tenant="lab")
 
@@ -118,11 +118,11 @@ def test_files_of_a_tenant_are_counted_once_for_what_they_hold(store: Store, ask
 
 def test_gpu_hours_are_gpus_times_the_length_of_each_attempt(store: Store, ask: Any) -> None:
     for gpus in (0, 1, 2):
-        store.succeed(ask.claim(ask.submit(tenant="lab", resources={"gpus": gpus})))
+        store.commands.succeed(ask.claim(ask.submit(tenant="lab", resources={"gpus": gpus})))
     backdate(store, started_at=3600)
-    assert store.tenant("lab").use.gpu_hours == pytest.approx(3, abs=0.01)
-    assert store.tenant("other").use.gpu_hours == 0
-    store.set_limits("lab", {"gpu_hours": 2.5})
+    assert store.keys.tenant("lab").use.gpu_hours == pytest.approx(3, abs=0.01)
+    assert store.keys.tenant("other").use.gpu_hours == 0
+    store.keys.set_limits("lab", {"gpu_hours": 2.5})
     with pytest.raises(QuotaExceeded, match=r"gpu_hours 2.5 and has 3"):
         ask.submit(tenant="lab", resources={"gpus": 1})
     assert ask.submit(tenant="lab"), "a job on the CPU costs none"
@@ -131,101 +131,103 @@ def test_gpu_hours_are_gpus_times_the_length_of_each_attempt(store: Store, ask: 
 def test_what_runs_counts_until_now_and_what_is_old_not_at_all(store: Store, ask: Any) -> None:
     ask.claim(ask.submit(tenant="lab", resources={"gpus": 1}))
     backdate(store, started_at=31 * 86400)
-    assert store.tenant("lab").use.gpu_hours == pytest.approx(720, abs=0.01), "of 31 days 30 count"
+    assert store.keys.tenant("lab").use.gpu_hours == pytest.approx(720, abs=0.01), "of 31 days 30 count"
     with store.database.write() as connection:
         connection.execute(text("UPDATE attempts SET ended_at = started_at + 60"))
-    assert store.tenant("lab").use.gpu_hours == 0
+    assert store.keys.tenant("lab").use.gpu_hours == 0
 
 
 def test_deleting_a_job_makes_no_hours_new(store: Store, ask: Any) -> None:
     job = ask.submit(tenant="lab", resources={"gpus": 2})
-    store.succeed(ask.claim(job))
+    store.commands.succeed(ask.claim(job))
     backdate(store, started_at=3600)
-    store.delete(job.id)
-    assert store.tenant("lab").use.gpu_hours == pytest.approx(2, abs=0.01)
+    store.editing.delete(job.id)
+    assert store.keys.tenant("lab").use.gpu_hours == pytest.approx(2, abs=0.01)
     with store.database.write() as connection:
         connection.execute(text("UPDATE spent SET ended_at = ended_at - 31 * 86400.0"))
-    assert store.tenant("lab").use.gpu_hours == 0
+    assert store.keys.tenant("lab").use.gpu_hours == 0
 
 
 # ---- running jobs ----
 
 
 def test_a_job_waits_while_its_tenant_has_its_share_running(store: Store, ask: Any) -> None:
-    store.set_limits("lab", {"running_jobs": 2})
+    store.keys.set_limits("lab", {"running_jobs": 2})
     one, two, three = (ask.submit(tenant="lab") for _ in range(3))
     tickets = [ask.claim(one), ask.claim(two)]
-    assert store.claim(three.id, "bob") is None
-    waiting = store.get(three.id)
+    assert store.commands.claim(three.id, "bob") is None
+    waiting = store.reading.get(three.id)
     assert (waiting.state, waiting.attempt) == (State.QUEUED, 0)
     assert waiting.reason == "queued: 2 of 2 jobs of this tenant are running"
-    assert store.claim(ask.submit(tenant="other").id, "bob") is not None, "others are not held back"
-    store.succeed(tickets[0])
-    assert store.next_of_tenant(one.id) == (three.id,)
+    assert store.commands.claim(ask.submit(tenant="other").id, "bob") is not None, "others are not held back"
+    store.commands.succeed(tickets[0])
+    assert store.commands.next_of_tenant(one.id) == (three.id,)
     assert ask.claim(three).attempt == 1
 
 
 def test_a_share_of_nothing_runs_nothing(store: Store, ask: Any) -> None:
-    store.set_limits("lab", {"running_jobs": 0})
+    store.keys.set_limits("lab", {"running_jobs": 0})
     job = ask.submit(tenant="lab")
-    assert store.claim(job.id, "bob") is None
-    assert store.sweep() == ()
-    store.set_limits("lab", {"running_jobs": None})
-    assert store.sweep(only_due=False) == (job.id,)
+    assert store.commands.claim(job.id, "bob") is None
+    assert store.recovery.sweep() == ()
+    store.keys.set_limits("lab", {"running_jobs": None})
+    assert store.recovery.sweep(only_due=False) == (job.id,)
     ask.claim(job)
 
 
 def test_many_workers_do_not_take_more_than_the_share(store: Store, ask: Any) -> None:
-    store.set_limits("lab", {"running_jobs": 3})
+    store.keys.set_limits("lab", {"running_jobs": 3})
     ids = [ask.submit(tenant="lab").id for _ in range(12)]
     with ThreadPoolExecutor(8) as pool:
-        claims = list(pool.map(lambda job_id: store.claim(job_id, "bob"), ids))
+        claims = list(pool.map(lambda job_id: store.commands.claim(job_id, "bob"), ids))
     assert sum(claim is not None for claim in claims) == 3
-    assert store.tenant("lab").use.running_jobs == 3
+    assert store.keys.tenant("lab").use.running_jobs == 3
 
 
 def test_the_first_in_line_of_each_queue_is_notified_of(store: Store, ask: Any) -> None:
-    store.set_limits("lab", {"running_jobs": 1})
+    store.keys.set_limits("lab", {"running_jobs": 1})
     running = ask.submit(tenant="lab")
     ticket = ask.claim(running)
     low, high = ask.submit(tenant="lab", priority=1), ask.submit(tenant="lab", priority=9)
     gpu = ask.submit(tenant="lab", resources={"gpus": 1})
     ask.submit(tenant="other")
-    assert store.next_of_tenant(running.id) == (), "there is no room yet"
-    store.succeed(ticket)
-    assert set(store.next_of_tenant(running.id)) == {high.id, gpu.id}, f"not {low.id}: there is room for one"
+    assert store.commands.next_of_tenant(running.id) == (), "there is no room yet"
+    store.commands.succeed(ticket)
+    assert set(store.commands.next_of_tenant(running.id)) == {high.id, gpu.id}, (
+        f"not {low.id}: there is room for one"
+    )
 
 
 def test_tenants_without_a_share_need_no_second_notification(store: Store, ask: Any) -> None:
     running = ask.submit()
     ask.submit()
-    store.succeed(ask.claim(running))
-    assert store.next_of_tenant(running.id) == ()
+    store.commands.succeed(ask.claim(running))
+    assert store.commands.next_of_tenant(running.id) == ()
 
 
 def test_a_job_that_was_held_back_is_notified_of_by_the_first_sweep_after_there_is_room(
     store: Store, ask: Any
 ) -> None:
-    store.set_limits("lab", {"running_jobs": 1})
+    store.keys.set_limits("lab", {"running_jobs": 1})
     ticket = ask.claim(ask.submit(tenant="lab"))
     held = ask.submit(tenant="lab")
     with store.database.write() as connection:
         connection.execute(text("UPDATE jobs SET ring_at = ring_at - 3600, queued_at = queued_at - 3600"))
-    assert store.sweep(only_due=True) == ()
-    assert store.sweep(only_due=True) == ()
-    store.succeed(ticket)
-    assert store.sweep(only_due=True) == (held.id,), "though the pauses of so old a job are long"
+    assert store.recovery.sweep(only_due=True) == ()
+    assert store.recovery.sweep(only_due=True) == ()
+    store.commands.succeed(ticket)
+    assert store.recovery.sweep(only_due=True) == (held.id,), "though the pauses of so old a job are long"
 
 
 def test_a_lost_job_leaves_its_place_to_others(store: Store, ask: Any) -> None:
-    store.set_limits("lab", {"running_jobs": 1})
+    store.keys.set_limits("lab", {"running_jobs": 1})
     ask.claim(ask.submit(tenant="lab"))
     held = ask.submit(tenant="lab")
     with store.database.write() as connection:
         connection.execute(text("UPDATE jobs SET lease_until = 0 WHERE state = 'running'"))
-    assert held.id in store.sweep()
+    assert held.id in store.recovery.sweep()
 
 
 def test_a_limit_is_a_number_that_json_knows(store: Store) -> None:
     with pytest.raises(ValueError, match="finite"):
-        store.set_limits("lab", {"gpu_hours": math.inf})
+        store.keys.set_limits("lab", {"gpu_hours": math.inf})

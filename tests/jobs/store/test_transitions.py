@@ -15,17 +15,17 @@ from jobs.store.store import NotAllowed, StaleTicket, Store
 FAILURE = Failure(failure_class=FailureClass.BUG, message="a defect")
 
 VERBS: dict[str, Callable[[Store, Job], Any]] = {
-    "claim": lambda store, job: store.claim(job.id, "ada"),
-    "renew": lambda store, job: store.renew(job.ticket),
-    "record": lambda store, job: store.record(job.ticket, Warning(message="hot"), 10),
-    "succeed": lambda store, job: store.succeed(job.ticket),
-    "fail": lambda store, job: store.fail(job.ticket, FAILURE),
-    "cancel": lambda store, job: store.cancel(job.ticket),
-    "pause": lambda store, job: store.pause(job.ticket, reason="paused: no space", needs_free=1),
-    "requeue": lambda store, job: store.requeue(job.ticket, "shutting down"),
-    "cancel_requested": lambda store, job: store.cancel_requested(job.id),
-    "pause_requested": lambda store, job: store.pause_requested(job.id),
-    "resume": lambda store, job: store.resume(job.id),
+    "claim": lambda store, job: store.commands.claim(job.id, "ada"),
+    "renew": lambda store, job: store.commands.renew(job.ticket),
+    "record": lambda store, job: store.commands.record(job.ticket, Warning(message="hot"), 10),
+    "succeed": lambda store, job: store.commands.succeed(job.ticket),
+    "fail": lambda store, job: store.commands.fail(job.ticket, FAILURE),
+    "cancel": lambda store, job: store.commands.cancel(job.ticket),
+    "pause": lambda store, job: store.commands.pause(job.ticket, reason="paused: no space", needs_free=1),
+    "requeue": lambda store, job: store.commands.requeue(job.ticket, "shutting down"),
+    "cancel_requested": lambda store, job: store.submission.cancel_requested(job.id),
+    "pause_requested": lambda store, job: store.submission.pause_requested(job.id),
+    "resume": lambda store, job: store.submission.resume(job.id),
 }
 
 LEADS_TO = {
@@ -54,11 +54,11 @@ def test_an_allowed_verb_makes_its_move_and_writes_one_event(
     store: Store, ask: Any, state: State, verb: str
 ) -> None:
     job = ask.job_in(state)
-    before = len(store.events(job.id))
+    before = len(store.reading.events(job.id))
     VERBS[verb](store, job)
-    after = store.get(job.id)
+    after = store.reading.get(job.id)
     assert after.state is LEADS_TO[state, verb]
-    moves = [event for event in store.events(job.id)[before:] if event.kind == "state"]
+    moves = [event for event in store.reading.events(job.id)[before:] if event.kind == "state"]
     if after.state is state:
         assert moves == []
     else:
@@ -69,7 +69,7 @@ def test_an_allowed_verb_makes_its_move_and_writes_one_event(
 @pytest.mark.parametrize(("state", "verb"), REFUSED)
 def test_a_refused_verb_leaves_no_trace(store: Store, ask: Any, state: State, verb: str) -> None:
     job = ask.job_in(state)
-    events = store.events(job.id)
+    events = store.reading.events(job.id)
     if verb == "claim":
         assert VERBS[verb](store, job) is None
     elif verb in ASKED:
@@ -79,8 +79,8 @@ def test_a_refused_verb_leaves_no_trace(store: Store, ask: Any, state: State, ve
     else:
         with pytest.raises(StaleTicket, match=f"no longer holds job {job.id}"):
             VERBS[verb](store, job)
-    assert store.get(job.id) == job
-    assert store.events(job.id) == events
+    assert store.reading.get(job.id) == job
+    assert store.reading.events(job.id) == events
 
 
 def test_the_verbs_make_exactly_the_moves_of_the_table() -> None:

@@ -54,11 +54,11 @@ def store(old_url: str) -> Iterator[Store]:
 
 
 def job(store: Store, name: str) -> Job:
-    return store.get(IDS[name], tenant="default")
+    return store.reading.get(IDS[name], tenant="default")
 
 
 def claimed(store: Store, name: str) -> Ticket:
-    claim = store.claim(IDS[name], "a-new-worker")
+    claim = store.commands.claim(IDS[name], "a-new-worker")
     assert claim is not None
     return claim.ticket
 
@@ -73,79 +73,79 @@ def test_a_database_that_was_not_upgraded_says_so(old_url: str) -> None:
 
 def test_every_job_is_as_it_was(store: Store) -> None:
     store.ping()
-    listed = store.list_jobs(tenant="default").items
+    listed = store.reading.list_jobs(tenant="default").items
     assert {job.name: job.state for job in listed} == STATES
-    assert store.list_jobs(tenant="another").items == ()
+    assert store.reading.list_jobs(tenant="another").items == ()
     before = {row["id"]: row for row in ROWS["jobs"]}
     for each in listed:
-        whole = store.get(each.id)
+        whole = store.reading.get(each.id)
         assert (whole.spec, whole.tags, whole.attempt) == tuple(
             before[each.id][field] for field in ("spec", "tags", "attempt")
         )
-        assert len(store.events(each.id)) == before[each.id]["event_count"]
+        assert len(store.reading.events(each.id)) == before[each.id]["event_count"]
         assert run_config.validate_python(whole.resolved).data.test is None
         assert whole.warnings == ()
 
 
 def test_what_was_published_is_still_named(store: Store) -> None:
-    report = store.report(IDS["succeeded"], tenant="default")
+    report = store.reading.report(IDS["succeeded"], tenant="default")
     assert report is not None
     assert report["models"]["model"]["file"] == "model.safetensors"
-    names = [artifact.name for artifact in store.artifacts(IDS["succeeded"])]
+    names = [artifact.name for artifact in store.reading.artifacts(IDS["succeeded"])]
     assert names == ["model.safetensors", "report.json"]
-    assert store.published() == {"5f" * 32}
+    assert store.recovery.published() == {"5f" * 32}
 
 
 def test_queued_jobs_run_in_their_order_and_the_next_ones_after_them(store: Store) -> None:
-    first = store.sweep()
+    first = store.recovery.sweep()
     assert first[0] == IDS["queued"]
     assert set(first) == {IDS[name] for name in ("queued", "requeued", "ready", "lost")}
     assert job(store, "queued").spec["resources"] == {"gpus": 1}
     ticket = claimed(store, "queued")
     artifact = Artifact(name="m", size=1, sha256="0" * 64, created_at=job(store, "queued").created_at)
     saved = Checkpoint(run="model", epoch=1, step=1, file="m", size=1, sha256="0" * 64, metrics={}, best=True)
-    assert store.record(ticket, saved, 10, artifact) is Desired.RUN
-    store.succeed(ticket)
-    assert store.artifacts(IDS["queued"])[0].sha256 == "0" * 64
+    assert store.commands.record(ticket, saved, 10, artifact) is Desired.RUN
+    store.commands.succeed(ticket)
+    assert store.reading.artifacts(IDS["queued"])[0].sha256 == "0" * 64
 
 
 def test_a_job_that_runs_goes_on_under_its_ticket_and_lets_go_who_waits_for_it(store: Store) -> None:
     ticket = Ticket(IDS["running"], 1)
-    assert store.claim(IDS["waiting"], "ada") is None
-    assert store.renew(ticket) is Desired.RUN
-    assert store.succeed(ticket) == (IDS["waiting"],)
-    store.succeed(claimed(store, "waiting"))
+    assert store.commands.claim(IDS["waiting"], "ada") is None
+    assert store.commands.renew(ticket) is Desired.RUN
+    assert store.commands.succeed(ticket) == (IDS["waiting"],)
+    store.commands.succeed(claimed(store, "waiting"))
     assert {job(store, name).state for name in ("running", "waiting")} == {State.SUCCEEDED}
 
 
 def test_a_lost_job_is_taken_back_and_goes_on_from_where_it_was(store: Store) -> None:
-    store.sweep()
-    claim = store.claim(IDS["lost"], "ada")
+    store.recovery.sweep()
+    claim = store.commands.claim(IDS["lost"], "ada")
     assert claim is not None
     assert (claim.ticket.attempt, claim.offset) == (2, 100)
     assert [attempt.outcome for attempt in job(store, "lost").attempts] == ["lost", None]
 
 
 def test_what_was_asked_of_running_jobs_is_still_wanted(store: Store) -> None:
-    assert store.renew(Ticket(IDS["cancelling"], 1)) is Desired.CANCEL
-    store.cancel(Ticket(IDS["cancelling"], 1))
-    assert store.renew(Ticket(IDS["pausing"], 1)) is Desired.PAUSE
-    store.pause(Ticket(IDS["pausing"], 1))
+    assert store.commands.renew(Ticket(IDS["cancelling"], 1)) is Desired.CANCEL
+    store.commands.cancel(Ticket(IDS["cancelling"], 1))
+    assert store.commands.renew(Ticket(IDS["pausing"], 1)) is Desired.PAUSE
+    store.commands.pause(Ticket(IDS["pausing"], 1))
     assert job(store, "cancelling").state is State.CANCELLED
     assert job(store, "pausing").state is State.PAUSED
 
 
 def test_people_may_ask_for_what_they_could_before_and_for_what_is_new(store: Store) -> None:
-    assert store.resume(IDS["paused"], tenant="default").state is State.QUEUED
+    assert store.submission.resume(IDS["paused"], tenant="default").state is State.QUEUED
     assert claimed(store, "paused").attempt == 2
-    assert store.cancel_requested(IDS["ready"], tenant="default").state is State.CANCELLED
+    assert store.submission.cancel_requested(IDS["ready"], tenant="default").state is State.CANCELLED
     failed = job(store, "failed")
     spec, config = job_spec.validate_python(failed.spec), run_config.validate_python(failed.resolved)
-    again = store.retry(failed.id, spec, Resolved(config=config), tenant="default")
+    again = store.submission.retry(failed.id, spec, Resolved(config=config), tenant="default")
     assert again.retry_of == IDS["failed"]
-    store.delete(IDS["cancelled"], tenant="default")
-    assert again.id in {each.id for each in store.list_jobs(tenant="default").items}
-    assert IDS["cancelled"] not in {each.id for each in store.list_jobs(tenant="default").items}
+    store.editing.delete(IDS["cancelled"], tenant="default")
+    assert again.id in {each.id for each in store.reading.list_jobs(tenant="default").items}
+    assert IDS["cancelled"] not in {each.id for each in store.reading.list_jobs(tenant="default").items}
 
 
 def test_a_key_from_before_still_means_its_job(store: Store) -> None:
@@ -154,7 +154,7 @@ def test_a_key_from_before_still_means_its_job(store: Store) -> None:
     config = TrainRun(data=DataConfig(format="coco", train=split, val=split, classes=("cat", "dog")))
     asked: dict[str, Any] = {"kind": "train", "name": "succeeded", "data": "cells", "tags": {"team": "cells"}}
     spec = job_spec.validate_python(asked | {"priority": 7})
-    same, new = store.submit(spec, Resolved(config=config), idempotency_key="key of the first")
+    same, new = store.submission.submit(spec, Resolved(config=config), idempotency_key="key of the first")
     assert (same.id, new) == (before.id, False)
 
 
