@@ -1,4 +1,4 @@
-"""Charts of what `run.py` measured: how far each figure is from what is wanted, and how selection grows.
+"""Charts of the results of `run.py`: each figure relative to its target, and how selection grows.
 
     python bench/charts.py bench/results/MACHINE-DATE.json
 
@@ -17,7 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 REACHED, MISSED = "#009E73", "#D55E00"
-"""Colours of Okabe and Ito; a missed one is also hatched."""
+"""Colours of Okabe and Ito; a figure that missed its target is also hatched."""
 LOOKS = (("#0072B2", "o-"), ("#D55E00", "s--"))
 
 
@@ -40,7 +40,7 @@ def draw(results: Path) -> list[Path]:
 
 
 def _against_wanted(figures: list[dict[str, Any]], where: str) -> Figure | None:
-    """A bar for each: what is wanted lies at 1, what was reached right of it."""
+    """Draw a bar for each figure: the target lies at 1, what was reached to the right of it."""
     asked = [each for each in figures if each["reached"] is not None]
     if not asked:
         return None
@@ -78,7 +78,7 @@ def _label(each: dict[str, Any]) -> str:
 
 
 def _growth(figures: list[dict[str, Any]], where: str) -> Figure | None:
-    """Seconds and memory of selections over instances, both logarithmic."""
+    """Draw seconds and memory of selections over instances, both axes logarithmic."""
     grown = list(_curves(figures))
     if not grown:
         return None
@@ -102,7 +102,7 @@ def _curves(figures: list[dict[str, Any]]) -> Iterator[tuple[str, dict[str, dict
 
 
 def main() -> None:
-    """Draw those of the named files."""
+    """Draw the charts of the named files."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

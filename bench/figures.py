@@ -1,7 +1,7 @@
-"""What every measurement here does alike: take turns, take medians, name the machine, print a table and JSON.
+"""Helpers of all measurements here: run in turn, take medians, describe the machine, print a table and JSON.
 
-A figure is a ratio against something else of the same run, or a time that is named as such. Runs of what is compared
-follow each other in turn, so that whatever else the machine does meets both.
+A figure is a ratio against something else of the same run, or a time that is named as such. Runs that are compared
+follow each other in turn, so that other load on the machine affects both.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ RUNS = 5
 
 @dataclass(frozen=True)
 class Figure:
-    """One answer."""
+    """One measured value and its target."""
 
     question: str
     value: float
@@ -33,12 +33,12 @@ class Figure:
     at_least: float | None = None
     at_most: float | None = None
     spread: tuple[float, float] | None = None
-    """Least and greatest of the runs."""
+    """Smallest and largest value of the runs."""
     details: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def reached(self) -> bool | None:
-        """Whether it is what it should be; None where nothing is asked."""
+        """Return whether the value meets its limits; None where it has none."""
         if self.at_least is None and self.at_most is None:
             return None
         return (self.at_least is None or self.value >= self.at_least) and (
@@ -47,12 +47,12 @@ class Figure:
 
 
 def device() -> torch.device:
-    """The GPU, where there is one."""
+    """Return the GPU, where there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def seconds(run: Callable[[], object]) -> float:
-    """Wall-clock seconds of one call, with all that it started on a GPU."""
+    """Return the wall-clock seconds of one call, including all that it started on a GPU."""
     _wait()
     began = time.perf_counter()
     run()
@@ -63,12 +63,12 @@ def seconds(run: Callable[[], object]) -> float:
 def in_turn(
     ways: Mapping[str, Callable[[], object]], runs: int = RUNS, warm_up: int = 1
 ) -> dict[str, list[float]]:
-    """Seconds of each way, run by run, one after the other in turn.
+    """Measure the seconds of each way, run by run, in turn.
 
     Args:
         ways: what to run, by name.
-        runs: that count.
-        warm_up: rounds before them that do not.
+        runs: rounds that are measured.
+        warm_up: rounds before them that are not.
     """
     found: dict[str, list[float]] = {name: [] for name in ways}
     for turn in range(warm_up + runs):
@@ -80,41 +80,41 @@ def in_turn(
 
 
 def ratio(question: str, above: list[float], below: list[float], **wanted: Any) -> Figure:
-    """Median of the ratios of runs that followed each other."""
+    """Return the median of the ratios of runs that followed each other."""
     ratios = [a / b for a, b in zip(above, below, strict=True)]
-    details = {"seconds": [_shown(above), _shown(below)], **wanted.pop("details", {})}
+    details = {"seconds": [_rounded(above), _rounded(below)], **wanted.pop("details", {})}
     spread = (min(ratios), max(ratios))
     return Figure(question, statistics.median(ratios), spread=spread, details=details, **wanted)
 
 
 def timed(question: str, taken: list[float], **wanted: Any) -> Figure:
-    """Median of seconds."""
+    """Return the median of seconds."""
     return Figure(question, statistics.median(taken), "s", spread=(min(taken), max(taken)), **wanted)
 
 
 def peak_bytes(run: Callable[[], object]) -> int:
-    """Bytes that a call had in memory at most, beyond what was there before."""
+    """Return the largest memory of a call in bytes, beyond what was in use before."""
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
         run()
         return torch.cuda.max_memory_allocated() - before
-    ctypes.CDLL(None).malloc_trim(0)  # memory that earlier calls left behind would hide what this one needs
-    Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts anew
+    ctypes.CDLL(None).malloc_trim(0)  # memory that earlier calls freed would hide what this one needs
+    Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
     before = _status("VmRSS")
     run()
     return _status("VmHWM") - before
 
 
 def report(figures: list[Figure]) -> None:
-    """A table for people on stderr, JSON for programs on stdout."""
+    """Print a table for people to stderr, JSON for programs to stdout."""
     for figure in figures:
         print(_row(figure), file=sys.stderr)
     print(json.dumps({"machine": machine(), "figures": [_plain(figure) for figure in figures]}, indent=1))
 
 
 def machine() -> dict[str, Any]:
-    """Where and with what it was measured."""
+    """Return what the figures were measured on: hardware, versions, load."""
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     versions = {name: version(name) for name in ("torch", "torchvision", "numpy")}
     return {
@@ -139,7 +139,7 @@ def _plain(figure: Figure) -> dict[str, Any]:
     return {**asdict(figure), "reached": figure.reached}
 
 
-def _shown(taken: list[float]) -> list[float]:
+def _rounded(taken: list[float]) -> list[float]:
     return [round(value, 5) for value in taken]
 
 

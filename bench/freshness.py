@@ -1,4 +1,4 @@
-"""How fresh prototypes are over a distillation, what that does to its losses, and what the student reaches.
+"""How current prototypes are over a distillation, how that affects its losses, and the student's AP.
 
     python bench/freshness.py DATA --teacher MODEL.safetensors [--epochs 12] [--seed 0] [--every 6] [--distill JSON]
 
@@ -40,21 +40,21 @@ STUDENT = {
     "head": {"depth": 2, "depthwise": True},
 }
 GRADIENTS_EVERY = 17
-"""Steps between two looks at the gradients, which cost a backward pass for each loss."""
+"""Steps between two records of the gradients, which cost a backward pass for each loss."""
 
 
 class Recorder:
-    """What was seen in the steps of a distillation, by name and epoch."""
+    """Records values of the steps of a distillation, by name and epoch."""
 
     def __init__(self) -> None:
-        """Begin with nothing."""
+        """Begin without records."""
         self.seen: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
         self.rows: list[dict[tuple[int, int], int]] = []
         self.steps = 0
         self.gradients: dict[str, float] = {}
 
     def choose(self, distiller: Distiller, *arguments: Any, **named: Any) -> Any:
-        """Stand in for `Distiller.choose_prototypes`; remember which objects were chosen."""
+        """Replace `Distiller.choose_prototypes`; record which objects were chosen."""
         chosen = CHOOSE(distiller, *arguments, **named)
         pooled = arguments[0]
         self.rows = [
@@ -67,7 +67,7 @@ class Recorder:
         return chosen
 
     def forward(self, distiller: Distiller, *arguments: Any, **named: Any) -> dict[str, Tensor]:
-        """Stand in for `Distiller.forward`; take gradients now and then."""
+        """Replace `Distiller.forward`; record gradients at some steps."""
         losses = FORWARD(distiller, *arguments, **named)
         if self.steps % GRADIENTS_EVERY == 0:
             self.gradients = _gradients(distiller, losses)
@@ -75,7 +75,7 @@ class Recorder:
         return losses
 
     def harvest(self, distiller: Distiller, targets: list[dict[str, Tensor]], epoch: int) -> None:
-        """Stand in for `Distiller.harvest`; record what the step pooled."""
+        """Replace `Distiller.harvest`; record what the step pooled."""
         if distiller._latest is not None and sum(len(target["boxes"]) for target in targets):
             self._record(distiller, targets, epoch)
         HARVEST(distiller, targets, epoch)
@@ -112,7 +112,7 @@ CHOOSE, FORWARD, HARVEST = Distiller.choose_prototypes, Distiller.forward, Disti
 
 
 def _gradients(distiller: Distiller, losses: dict[str, Tensor]) -> dict[str, float]:
-    """Norms of the gradients in the student's backbone: of the detection losses together, and of each other."""
+    """Return the norms of the gradients in the student's backbone: of the detection losses together, and each other."""
     weights = [weight for weight in distiller.student.backbone.parameters() if weight.requires_grad]
     detection = torch.stack([loss for name, loss in losses.items() if "distill" not in name]).sum()
     others = {name: loss for name, loss in losses.items() if "distill" in name}
@@ -125,7 +125,7 @@ def _gradients(distiller: Distiller, losses: dict[str, Tensor]) -> dict[str, flo
 
 
 def main() -> None:
-    """Train once and print what was recorded."""
+    """Train once and print the records."""
     options = _options()
     recorder = Recorder()
     metrics: dict[str, dict[str, tuple[float, float]]] = {}
@@ -141,7 +141,7 @@ def main() -> None:
 
 
 def _method(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return what gets the distiller as its first argument where it stands in for one of its methods."""
+    """Return a function that replaces a method of the distiller, and gets the distiller as its first argument."""
     return lambda *arguments, **named: function(*arguments, **named)
 
 

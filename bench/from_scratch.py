@@ -22,11 +22,11 @@ from gkd_core.config import run_config
 from gkd_core.train import train
 
 EVALUATE_EVERY = 2
-"""Epochs."""
+"""Epochs between evaluations."""
 
 
 def main() -> None:
-    """Train one detector and print where it stood when."""
+    """Train one detector and print its curve."""
     options = _options()
     if options.data is None:
         print("nothing to do: name the folder of a data set", file=sys.stderr)
@@ -69,7 +69,7 @@ def _spec(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _curve(spec: dict[str, Any], folder: Path) -> Any:
-    """Epoch, minutes of training and AP at every evaluation."""
+    """Yield epoch, minutes of training and AP at every evaluation."""
     evaluating, began, spent = False, time.process_time(), 0.0
     for event in train(run_config.validate_python(spec), folder):
         now = time.process_time()

@@ -1,4 +1,4 @@
-"""Curves of `from_scratch.py` in one chart, beside points that are known from elsewhere.
+"""Draws curves of `from_scratch.py` in one chart, beside points from elsewhere.
 
 python bench/from_scratch_chart.py CURVE.json ... --out CHART.png [--beside NAME:MINUTES:AP ...]
 """
@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 LOOKS = (("#0072B2", "o-"), ("#56B4E9", "o--"), ("#D55E00", "s-"), ("#009E73", "^-"), ("#CC79A7", "D-"))
-"""Colours of Okabe and Ito; marks and lines differ too."""
+"""Colours of Okabe and Ito; markers and lines differ too."""
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""What share of a step a training spends waiting for its next batch of pictures.
+"""Measures the share of a step that a training spends waiting for its next batch of pictures.
 
     python bench/loading.py [--runs 5] [--steps 4]
 
@@ -28,7 +28,7 @@ WARM_UP = 4
 
 
 def shares(loader: TrainLoader, training: Training, runs: int, steps: int) -> list[float]:
-    """Of each run of so many steps, behind a warm-up, the share of its time that was spent waiting for batches."""
+    """Return the share of each run, after a warm-up, that was spent waiting for batches."""
     waits, whole = [], []
     for batch, waited in _batches(loader, WARM_UP + runs * steps):
         trained = seconds(lambda batch=batch: training.train_step(batch))
@@ -40,7 +40,7 @@ def shares(loader: TrainLoader, training: Training, runs: int, steps: int) -> li
 
 
 def _batches(loader: TrainLoader, count: int) -> Iterator[tuple[list[Sample], float]]:
-    """Batches over as many epochs as it takes, each with the seconds that it was waited for."""
+    """Yield batches over as many epochs as needed, each with the seconds of waiting for it."""
     epoch, batches = 0, loader.epoch(0)
     while count:
         began = time.perf_counter()
@@ -53,7 +53,7 @@ def _batches(loader: TrainLoader, count: int) -> Iterator[tuple[list[Sample], fl
 
 
 def main() -> None:
-    """One training, whose steps and waits are timed."""
+    """Run one training and time its steps and waits."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,10 +1,10 @@
-"""Broken and unusual input: every case of a collection, read in a process of its own with little memory and time.
+"""Broken and unusual input: reads every case of a collection in a process with little memory and time.
 
     python bench/nasty.py FOLDER [--json]
 
 FOLDER holds MANIFEST.json, which says what each file should get: `accept`, `accept_with_warning`, `skip_with_warning`
 or `error`. Each case runs in a process of its own, with an address space of 1 GiB and 10 seconds. Exits with 1 unless
-every case gets what it should.
+every case has its expected outcome.
 """
 
 from __future__ import annotations
@@ -44,33 +44,33 @@ BY_DETAIL = {
     "coco/empty_first_batch.json": "accept_with_warning",  # as above: one of its classes has no box
     "coco/exif_stored.json": "accept_with_warning",  # "if applied, the size differs: warn"
 }
-"""Where the manifest's `detail` says more than its `expected`, and this is what it gets."""
+"""Expected outcomes where the manifest's `detail` is more exact than its `expected`."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """What one case got."""
+    """The outcome of one case."""
 
     file: str
     name: str
     expected: str
     outcome: str
-    """As `expected`, or what went wrong."""
+    """One of the values of `expected`, or what went wrong."""
     told: str
     seconds: float
     peak_mib: float
-    """Most memory that the process held, interpreter and libraries included."""
+    """Peak memory of the process, interpreter and libraries included."""
     ok: bool
 
 
 def main() -> int:
-    """Read every case, print what happened; 0 if all got what they should."""
+    """Read every case and print the outcomes; return 0 if all are as expected."""
     arguments = _arguments()
     if arguments.folder is None:
         print("nothing to do: name the folder that holds MANIFEST.json, or set GKD_SHARED", file=sys.stderr)
         return 0
-    os.environ["OPENBLAS_NUM_THREADS"] = "1"  # its threads would take address space, and forking wants none
-    importlib.import_module("gkd_core.data.reading")  # once, before all the forks
+    os.environ["OPENBLAS_NUM_THREADS"] = "1"  # its threads would take address space, and break forks
+    importlib.import_module("gkd_core.data.reading")  # imported once, before all the forks
 
     cases = json.loads((arguments.folder / "MANIFEST.json").read_text())["cases"]
     results = [_result(arguments.folder, case, arguments.seconds, arguments.mib) for case in cases]
@@ -106,7 +106,7 @@ def _result(folder: Path, case: dict[str, Any], seconds: float, mib: int) -> Res
 
 
 def _alone(call: Callable[[], tuple[str, str]], seconds: float, mib: int) -> tuple[str, str, float, float]:
-    """What a call in a process of its own gave, its seconds and its peak memory in MiB."""
+    """Return the outcome of a call in a process of its own, its seconds and its peak memory in MiB."""
     inlet, outlet = os.pipe()
     start = time.perf_counter()
     if (child := os.fork()) == 0:
@@ -126,7 +126,7 @@ def _alone(call: Callable[[], tuple[str, str]], seconds: float, mib: int) -> tup
 
 
 def _as_child(call: Callable[[], tuple[str, str]], outlet: int, mib: int) -> None:
-    """Make the call and write down what came of it; never returns."""
+    """Make the call and write its outcome to the pipe; never returns."""
     try:
         resource.setrlimit(resource.RLIMIT_AS, (mib * 2**20, mib * 2**20))
         answer = call()
@@ -155,7 +155,7 @@ def _picture(path: Path) -> tuple[str, str]:
 
 
 def _data_set(config: DataConfig) -> tuple[str, str]:
-    """Read it as a job would, the pictures too."""
+    """Read a data set as a job would, the pictures too."""
     import numpy as np
 
     from gkd_core.data.pictures import read_picture
@@ -183,7 +183,10 @@ def _coco(folder: Path, file: str, scratch: Path) -> DataConfig:
 
 
 def _voc(folder: Path, file: str, scratch: Path) -> DataConfig:
-    """A list as it is; a file of one picture beside a sound one. The class list says what is unknown."""
+    """Return the config of a list as it is, or of a file of one picture beside a sound one.
+
+    The case of an unknown class needs the list of classes.
+    """
     names = folder / file
     if names.suffix != ".txt":
         names = scratch / "names.txt"
@@ -195,7 +198,7 @@ def _voc(folder: Path, file: str, scratch: Path) -> DataConfig:
 
 
 def _yolo(folder: Path, file: str, scratch: Path) -> DataConfig:
-    """Beside a sound picture."""
+    """Return the config of a picture's labels beside a sound picture."""
     place = folder / "yolo"
     listed = [place / "images" / f"{stem}.jpg" for stem in dict.fromkeys(["ok", Path(file).stem])]
     (scratch / "list.txt").write_text("\n".join(map(str, listed)))

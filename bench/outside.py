@@ -1,10 +1,10 @@
-"""Data sets as people bring them: every folder of a collection, and whether it gets what it should.
+"""Data sets as people bring them: runs every folder of a collection and checks the outcome.
 
     python bench/outside.py FOLDER [--json] [--only TEXT] [--quick]
 
 FOLDER holds CASES.md, which says what must happen with each folder beside it. Each case runs the command that is named
 there (`gkd data check`, `gkd run`, `gkd predict`), or reads as a job does, in processes of its own. Exits with 1 unless
-every case gets what it should.
+every case has its expected outcome.
 """
 
 from __future__ import annotations
@@ -23,33 +23,33 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 SECONDS = 1800
-"""After which a command is taken to hang. The longest trains for half a minute on an idle core."""
+"""Time after which a command is taken to hang. The longest trains for half a minute on an idle core."""
 
 
 class Done(NamedTuple):
-    """What a command did."""
+    """The outcome of a command."""
 
     code: int
     said: str
     """Standard output and standard error."""
     report: dict[str, Any]
-    """Its JSON, where it printed some."""
+    """The JSON that it printed, if any."""
     seconds: float
-    """Of processor time."""
+    """Processor time."""
 
     @property
     def warnings(self) -> list[str]:
-        """The warnings of the report, in words."""
+        """Return the messages of the report's warnings."""
         return [f"{each['message']} {each['hint']}" for each in self.report.get("warnings", ())]
 
     @property
     def problems(self) -> str:
-        """What was wrong, in words."""
+        """Return the messages of the report's problems."""
         return " ".join(f"{each['message']} {each['hint']}" for each in self.report.get("problems", ()))
 
     @property
     def counts(self) -> tuple[int, int, int, int]:
-        """Pictures of train and of val, objects of train and of val."""
+        """Return the pictures of train and of val, and the objects of train and of val."""
         train, val = self.report.get("train", {}), self.report.get("val", {})
         return (
             *(split.get("images", -1) for split in (train, val)),
@@ -58,12 +58,12 @@ class Done(NamedTuple):
 
 
 Check = Callable[[Path, Path], Iterator[tuple[str, bool]]]
-"""From the case's folder and an empty one: each condition in words, and whether it holds."""
+"""Takes the case's folder and an empty one; yields each condition in words, and whether it holds."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """What one case got."""
+    """The outcome of one case."""
 
     case: str
     ok: bool
@@ -72,7 +72,7 @@ class Result:
 
 
 def main() -> int:
-    """Run every case, print what happened; 0 if all got what they should."""
+    """Run every case and print the outcomes; return 0 if all are as expected."""
     arguments = _arguments()
     if arguments.folder is None:
         print("nothing to do: name the folder that holds CASES.md, or set GKD_SHARED", file=sys.stderr)
@@ -109,13 +109,13 @@ def _result(folder: Path, check: Check) -> Result:
         try:
             case = _copied(folder, Path(copy, "case"))
             failed = tuple(words for words, holds in check(case, Path(scratch)) if not holds)
-        except Exception as error:  # one case that cannot be run says nothing of the others
+        except Exception as error:  # a case that cannot be run must not keep the others from running
             failed = (f"{type(error).__name__}: {error}",)
     return Result(folder.name, not failed, failed)
 
 
 def _copied(folder: Path, target: Path) -> Path:
-    """Copy a case so that it can be written to, to where no path has the words that are looked for in messages."""
+    """Copy a case to a writable folder whose path has none of the words that are looked for in messages."""
     shutil.copytree(folder, target, symlinks=True)
     for place, _, files in os.walk(target):
         os.chmod(place, 0o755)
@@ -132,7 +132,7 @@ def _line(result: Result) -> str:
 
 
 def gkd(*arguments: str | Path, where: Path) -> Done:
-    """Run the command line from a folder."""
+    """Run the command line in a folder."""
     command = "import sys; from client.cli import app; sys.argv[0] = 'gkd'; app()"
     return _python(command, *arguments, where=where)
 
@@ -200,7 +200,7 @@ def _processor_seconds() -> float:
 
 
 def _accepted(done: Done, *counts: int) -> Iterator[tuple[str, bool]]:
-    """Yield that it was accepted, with so many pictures of train and val, and objects of train and val."""
+    """Yield the conditions of an accepted data set, with these pictures and objects of train and val."""
     yield f"it is accepted ({done.problems or done.said[-300:] if done.code else ''})", done.code == 0
     for name, expected, found in zip(
         ("train pictures", "val pictures", "train objects", "val objects"), counts, done.counts, strict=True
@@ -209,13 +209,13 @@ def _accepted(done: Done, *counts: int) -> Iterator[tuple[str, bool]]:
 
 
 def _warns(done: Done, *words: str) -> tuple[str, bool]:
-    """Whether one warning has all these words."""
+    """Return the condition that one warning has all these words."""
     holds = any(all(word.lower() in told.lower() for word in words) for told in done.warnings)
     return f"a warning says {', '.join(map(repr, words))}", holds
 
 
 def _refused(done: Done, *words: str) -> Iterator[tuple[str, bool]]:
-    """Yield that it was refused in these words, and not by a traceback."""
+    """Yield the conditions of a refusal in these words, without a traceback."""
     yield "it is refused", done.code == 1
     yield "without a traceback", "Traceback" not in done.said
     told = f"{done.problems} {done.said}".lower()
@@ -224,7 +224,7 @@ def _refused(done: Done, *words: str) -> Iterator[tuple[str, bool]]:
 
 
 def _pair(done: Done, split: str) -> tuple[str, str]:
-    """The annotations and the folder of pictures that were chosen."""
+    """Return the annotations and the folder of pictures that were chosen."""
     chosen = done.report.get("resolved", {}).get(split, {})
     return chosen.get("annotations", ""), chosen.get("images", "")
 
@@ -291,7 +291,7 @@ def _backslash(folder: Path, scratch: Path) -> Iterator[tuple[str, bool]]:
 
 
 def _linked(folder: Path, scratch: Path) -> Iterator[tuple[str, bool]]:
-    """From the folder that holds both, which is then the data root; outside of it the link is named and counted."""
+    """Check the folder that holds both as the data root; outside of it the link is named and counted."""
     done = gkd("data", "check", "ds", "--json", where=folder)
     if done.counts[0] == 6:
         yield from _accepted(done, 6, 2, 12, 4)
@@ -345,9 +345,9 @@ def _hot_pixel(folder: Path, scratch: Path) -> Iterator[tuple[str, bool]]:
 
 
 def _large_ids(folder: Path, scratch: Path) -> Iterator[tuple[str, bool]]:
-    """Train on it, and score its own boxes: whether a short training finds anything is luck."""
+    """Train on it, and evaluate its own boxes: it is chance whether a short training detects anything."""
     pictures = folder / "images"
-    pictures.unlink()  # was a link to pictures of another case, and is a file that says so
+    pictures.unlink()  # was a link to pictures of another case; the copy holds a text file in its place
     for split, number, colour in (("train", 48, "red"), ("val", 8, "blue")):
         _draw(pictures / split, number, colour)
     done = gkd("run", "train.json", "--out", scratch / "run", "--json", where=folder)
@@ -393,7 +393,7 @@ def _tiny(folder: Path, scratch: Path) -> Iterator[tuple[str, bool]]:
 
 
 def _long_list(folder: Path, scratch: Path) -> Iterator[tuple[str, bool]]:
-    """Compare with the same list without its duplicate: seconds mean something else on every machine."""
+    """Compare with the same list without its duplicate: seconds depend on the machine."""
     done = data_check(folder)
     yield from _accepted(done, 1, 1, 2, 2)
     yield _warns(done, "listed twice", "a1")

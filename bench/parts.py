@@ -1,12 +1,12 @@
-"""Where a step of distillation spends its time, part by part, and how far each part is from its floor.
+"""Where a step of distillation spends its time, part by part, and how far each part is from its lower bound.
 
     python bench/parts.py [--runs 5] [--teacher resnet50 --student resnet18 --height 320 --width 320 --batch 8]
 
 The setting is that of step.py. A part's floor is the longer of two times: its operations, counted by torch, at the rate
-of one large convolution, and the bytes that it must at least read and write (what enters it, once, and gradients of
-what enters it, once) at the rate of a large copy. Both rates are measured in the same run, in the same precision.
-Parts are timed alone, forward and backward together, where they have a backward. What their sum leaves of a whole step
-is the optimiser, averaged weights, and everything that is not listed.
+of one large convolution, and the bytes that it must at least read and write (its inputs, once, and their gradients,
+once) at the rate of a large copy. Both rates are measured in the same run, in the same precision. Parts are timed
+alone, forward and backward together, where they have a backward. The difference between their sum and a whole step is
+the optimiser, averaged weights, and everything that is not listed.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from gkd_core.distill.losses import GlobalLoss, LocalLoss, LossContext, Response
 from gkd_core.distill.losses.response import teacher_scores_of_places
 
 CHANNELS, CELLS, COPIED = 256, 64, 2**26
-"""Of the convolution, with CELLS^2 cells, and how many numbers are copied, to see how fast the machine is."""
+"""Channels and side (in cells) of the convolution, and the numbers of the copy, that measure the machine's speed."""
 
 
 class Part(NamedTuple):
@@ -39,16 +39,16 @@ class Part(NamedTuple):
 
     name: str
     run: Callable[[], Sequence[Tensor]]
-    """Its forward; the sum of what it returns is sent back."""
+    """Its forward; the sum of what it returns is back-propagated."""
     enters: Sequence[Tensor]
-    """What it reads; those that want a gradient get one."""
+    """Its inputs; those that require a gradient get one."""
 
 
 class Parts:
-    """A step, taken apart: what each part gets is what it gets in a step."""
+    """The parts of a step, each with the inputs that it has in a step."""
 
     def __init__(self, setting: Setting) -> None:
-        """Run the student once for what the other parts start from."""
+        """Run the student once to compute the inputs of the other parts."""
         self.batch, self.training = batch_of(setting), distilled(setting)
         assert self.training.distiller is not None
         self.distiller: Distiller = self.training.distiller
@@ -66,13 +66,13 @@ class Parts:
         self.omega = self.context.omega.detach()
 
     def _anew(self, **known: object) -> LossContext:
-        """What a loss looks at, of which only the places and what is given are computed already."""
+        """Return the inputs of a loss, of which only the places and what is given are computed already."""
         context, places = replace(self.context), ("instances", "positives", "grids", "slots", "level")
         vars(context).update({name: getattr(self.context, name) for name in places} | known)
         return context
 
     def __iter__(self) -> Iterator[Part]:
-        """In the order of a step."""
+        """Yield the parts in the order of a step."""
         teacher, maps = self.distiller.teacher, [*self.context.student_maps, *self.context.teacher_maps]
         weights = [*self.student.parameters()], [*teacher.parameters()]
         yield Part("student, with its own losses", self._student, [*self.pictures, *weights[0]])
@@ -116,13 +116,13 @@ class Parts:
             return list(ResponseLoss(1.0)(self._anew(omega=self.omega)).values())
 
     def whole(self) -> None:
-        """All of a step."""
+        """Run a whole step."""
         self.training.train_step(self.batch)
         self.training.epoch = 0
 
 
 def forth_and_back(part: Part, precision: str) -> Callable[[], None]:
-    """Run a part; gradients are dropped."""
+    """Run a part forward and backward; gradients are dropped."""
 
     def run() -> None:
         with autocast(device(), precision):
@@ -136,14 +136,14 @@ def forth_and_back(part: Part, precision: str) -> Callable[[], None]:
 
 
 def operations(run: Callable[[], None]) -> int:
-    """Of all products and convolutions."""
+    """Return the operations of all products and convolutions."""
     with FlopCounterMode(display=False) as counter:
         run()
     return int(counter.get_total_flops())
 
 
 def least_bytes(part: Part) -> int:
-    """Read what enters once, write its gradients once."""
+    """Return the bytes of reading each input once and writing its gradient once."""
     return sum(_size(tensor) * (2 if tensor.requires_grad else 1) for tensor in part.enters)
 
 
@@ -152,7 +152,7 @@ def _size(tensor: Tensor) -> int:
 
 
 def rates(precision: str) -> tuple[float, float]:
-    """Operations a second of a large convolution, bytes a second of a large copy."""
+    """Return the operations a second of a large convolution and the bytes a second of a large copy."""
     kind = {"device": device(), "dtype": getattr(torch, precision)}
     maps = torch.randn(8, CHANNELS, CELLS, CELLS, **kind).to(memory_format=torch.channels_last)
     kernel = torch.randn(CHANNELS, CHANNELS, 3, 3, **kind).to(memory_format=torch.channels_last)
@@ -169,7 +169,7 @@ def main() -> None:
 
 
 def measured(setting: Setting, runs: int) -> list[Figure]:
-    """How fast the machine is, each part over its floor, and what the parts leave of a step."""
+    """Return the machine's rates, the ratio of each part to its floor, and the rest of a step."""
     arithmetic, memory = rates(setting.precision)
     step = Parts(setting)
     parts = list(step)

@@ -1,4 +1,4 @@
-"""What choosing prototypes costs: an epoch by where their features come from, against one that renews nothing.
+"""The cost of choosing prototypes: an epoch by the source of their features, against one without renewal.
 
     python bench/prototypes_cost.py [--pictures 96] [--size 256] [--epochs 7]
 
@@ -48,8 +48,8 @@ once = prototype_renewal._fill
 
 
 def per_class(session: Session, pool: InstancePool, choice: Choice, base: Progress) -> Iterator[Event]:
-    """The published pass: class by class all pictures that hold it, whose other boxes are left alone."""
-    pool.known = None  # the teacher runs each time
+    """Run the published pass: class by class over all pictures that hold it; boxes of other classes are ignored."""
+    pool.known = None  # the teacher runs once for each class
     images = session.data.train.images
     for label in range(1, len(session.classes) + 1):
         own = {at: rows[images[at].labels[rows] == label] for at, rows in choice.items()}
@@ -60,14 +60,14 @@ class Way:
     """One training, advanced an epoch at a time."""
 
     def __init__(self, name: str, spec: dict[str, Any], folder: Path) -> None:
-        """Begin it; nothing runs yet."""
+        """Prepare the training; nothing runs yet."""
         self.fill = per_class if name == "per class" else once
         self.events = train(run_config.validate_python(spec), folder)
         self.seconds: list[float] = []
         """Of each epoch that was advanced."""
 
     def advance(self, epoch: int) -> None:
-        """Go on until this many epochs are finished."""
+        """Train until this many epochs are finished."""
         began = _now()
         with mock.patch.object(prototype_renewal, "_fill", self.fill):
             for event in self.events:
@@ -100,7 +100,7 @@ def main() -> None:
 
 
 def _job(scratch: Path, name: str, options: argparse.Namespace) -> tuple[dict[str, Any], Path]:
-    """A distill job, whose teacher was trained for an epoch before the first of them."""
+    """Return a distill job, whose teacher was trained for an epoch before the first of them."""
     data, base = scratch / "shapes", {"data": str(scratch / "shapes"), "device": device().type}
     recipe = {**RECIPE, "image_size": options.size}
     if not data.exists():

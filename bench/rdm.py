@@ -1,4 +1,4 @@
-"""What the losses of RDM cost, forward and backward, against a form that loops over boxes in Python.
+"""The cost of the losses of RDM, forward and backward, against a form that loops over boxes in Python.
 
     python bench/rdm.py [--runs 5] [--sizes 320x320 800x1333]
 
@@ -35,10 +35,10 @@ STRIDES = (8, 16, 32, 64, 128)
 
 
 class Step:
-    """What both detectors made of a batch, drawn by lot."""
+    """Outputs of both detectors for a batch, drawn at random."""
 
     def __init__(self, height: int, width: int) -> None:
-        """Draw it, for pictures of a size in pixels."""
+        """Draw the outputs for pictures of a size in pixels."""
         torch.manual_seed(0)
         cells = [(-(-height // stride), -(-width // stride)) for stride in STRIDES]
         self.teacher = [self._map(*level) for level in cells]
@@ -63,7 +63,7 @@ class Step:
 
 
 def batched(step: Step) -> Tensor:
-    """As the distiller does it."""
+    """Compute the losses as the distiller does."""
     assigned = assign_levels_reference(step.boxes, len(STRIDES))
     parts, weights = [], []
     for level, stride in enumerate(STRIDES):
@@ -84,7 +84,7 @@ def batched(step: Step) -> Tensor:
 
 
 def looped(step: Step) -> Tensor:
-    """Box by box."""
+    """Compute the losses box by box."""
     assigned = assign_levels_reference(step.boxes, len(STRIDES)).tolist()
     parts, weights = [], []
     for level, stride in enumerate(STRIDES):
@@ -152,7 +152,7 @@ def _answers(step: Step, omega: Tensor) -> Tensor:
 
 
 def stepping(form: Callable[[Step], Tensor], step: Step) -> Callable[[], Tensor]:
-    """Forward and backward in one form."""
+    """Return a function that runs forward and backward in one form."""
 
     def run() -> Tensor:
         loss = form(step)
@@ -176,12 +176,12 @@ def main() -> None:
 
 
 def compared(height: int, width: int, runs: int) -> Figure:
-    """Both forms in turn on one size of pictures."""
+    """Time both forms in turn on one size of pictures."""
     step = Step(height, width)
     ways = {"loop": stepping(looped, step), "ours": stepping(batched, step)}
     losses = {name: float(run()) for name, run in ways.items()}
     agreed = abs(losses["loop"] / losses["ours"] - 1) < 1e-4
-    taken = in_turn(ways, runs, warm_up=0)  # both have run once
+    taken = in_turn(ways, runs, warm_up=0)  # both forms have run once
     wanted = (100 if torch.cuda.is_available() else 30) if agreed else float("inf")
     what = (
         f"RDM losses, {IMAGES} x {POSITIVES} positives, {len(STRIDES)} levels, {height}x{width}: loop / ours"

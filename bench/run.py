@@ -1,4 +1,4 @@
-"""`make bench`: every measurement that takes minutes at most, one after the other, into one file.
+"""`make bench`: runs every measurement that takes minutes at most, and writes one file of results.
 
     python bench/run.py [NAME ...]
 
@@ -25,7 +25,7 @@ SCRIPTS = ("selection", "rdm", "step", "parts", "prototypes_cost", "startup", "l
 
 
 def measure(name: str) -> dict[str, Any]:
-    """Run one script; its table goes to the terminal as it comes."""
+    """Run one script; its table goes to the terminal as it is printed."""
     print(f"== bench/{name}.py", file=sys.stderr)
     began = time.monotonic()
     done = subprocess.run(
@@ -35,7 +35,7 @@ def measure(name: str) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Run those that are named, or all."""
+    """Run the named scripts, or all."""
     names = sys.argv[1:] or [name for name in SCRIPTS if (HERE / f"{name}.py").exists()]
     where = machine()
     found = {"machine": where, "date": datetime.now(UTC).date().isoformat()}

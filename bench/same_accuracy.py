@@ -1,8 +1,8 @@
-"""Whether what makes distillation fast changes what is learnt: AP of students by batched and by plain forms.
+"""Whether the optimisations of distillation change its result: AP of students by batched and by plain forms.
 
     python bench/same_accuracy.py DATA --teacher MODEL.safetensors [--epochs 8] [--seeds 3] [--precision bfloat16]
 
-`fast` is the library as it is. `plain` does the same with what is slow and easy to follow, written here: each box is
+`fast` is the library as it is. `plain` does the same in a slow form that is easy to follow, written here: each box is
 cropped by itself, masks are painted box by box and repeated over the channels, an instance is compared with its class's
 prototypes alone, and prototypes are chosen with a residual for every candidate. Both follow the conventions called
 `reference`. Rounding differs, so single runs do, as they do from seed to seed; means should not by more than that.
@@ -48,7 +48,7 @@ STUDENT = {
 def pooled(
     maps: Tensor, boxes: Tensor, image_index: Tensor, stride: float, most: int | None = None
 ) -> Tensor:
-    """`features.pool_reference`, box by box."""
+    """Pool as `features.pool_reference` does, box by box."""
     height, width = maps.shape[2:]
     found = [maps.new_empty(0, maps.shape[1])]
     for box, at in zip(boxes.tolist(), image_index.tolist(), strict=True):
@@ -67,7 +67,7 @@ def painted(
     stride: float,
     shape: tuple[int, int, int],
 ) -> Tensor:
-    """`foreground_mask_reference`, box by box."""
+    """Compute `foreground_mask_reference` box by box."""
     mask = torch.zeros(shape)
     for row, (box, at) in enumerate(zip(boxes.tolist(), image_index.tolist(), strict=True)):
         if on_level[row]:
@@ -78,7 +78,7 @@ def painted(
 
 
 def imitated(student: Tensor, teacher: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """`local_losses_reference`, with masks as large as the maps."""
+    """Compute `local_losses_reference` with masks as large as the maps."""
     mask = mask[:, None].double().repeat(1, student.shape[1], 1, 1)
     squared, background = (student.float() - teacher.float()).square(), mask == 0
     return (
@@ -88,7 +88,7 @@ def imitated(student: Tensor, teacher: Tensor, mask: Tensor) -> tuple[Tensor, Te
 
 
 def placed(student: Tensor, teacher: Tensor, prototypes: Prototypes) -> Positions:
-    """`positions`, instance by instance."""
+    """Compute `positions` instance by instance."""
     pairs = (student, prototypes.student), (teacher.detach(), prototypes.teacher)
     return Positions(
         *(
@@ -103,7 +103,7 @@ def _cosines(feature: Tensor, rows: Tensor) -> Tensor:
 
 
 def trusted(places: Positions, labels: Tensor, prototypes: Prototypes) -> Tensor:
-    """`robustness`, instance by instance."""
+    """Compute `robustness` instance by instance."""
     starts, found = prototypes.class_start.tolist(), []
     for row, label in enumerate(labels.tolist()):
         own = slice(starts[label], starts[label + 1])
@@ -113,7 +113,7 @@ def trusted(places: Positions, labels: Tensor, prototypes: Prototypes) -> Tensor
 
 
 def pooled_on_levels(pyramids: Any, boxes: Tensor, slots: Slots, grids: Grids) -> list[Tensor]:
-    """`features.pool_reference_on_levels`, level by level."""
+    """Compute `features.pool_reference_on_levels` level by level."""
     strides = grids.strides.flatten().tolist()
     return [
         torch.stack(
@@ -124,7 +124,7 @@ def pooled_on_levels(pyramids: Any, boxes: Tensor, slots: Slots, grids: Grids) -
 
 
 def painted_on_levels(boxes: Tensor, weights: Tensor, level: Tensor, grids: Grids, slots: Slots) -> Tensor:
-    """`foreground_masks_reference`, level by level."""
+    """Compute `foreground_masks_reference` level by level."""
     levels = zip(grids.strides.flatten().tolist(), grids.shapes, weights, strict=True)
     masks = [
         painted(boxes, own, slots.image, level == at, stride, (slots.images, *shape)).flatten(1)
@@ -134,7 +134,7 @@ def painted_on_levels(boxes: Tensor, weights: Tensor, level: Tensor, grids: Grid
 
 
 def imitated_on_levels(students: list[Tensor], teachers: list[Tensor], masks: Tensor) -> LevelLosses:
-    """`local_losses_reference_on_levels`, level by level."""
+    """Compute `local_losses_reference_on_levels` level by level."""
     found = []
     parts = masks.split([each.shape[2] * each.shape[3] for each in students], dim=1)
     for student, teacher, mask in zip(students, teachers, parts, strict=True):
@@ -143,7 +143,7 @@ def imitated_on_levels(students: list[Tensor], teachers: list[Tensor], masks: Te
 
 
 def placed_on_levels(student: Tensor, teacher: Tensor, prototypes: Prototypes) -> Positions:
-    """`positions`, level by level."""
+    """Compute `positions` level by level."""
     levels = zip(student, teacher, prototypes.teacher, prototypes.student, strict=True)
     found = [
         placed(s, t, Prototypes(rows_t, rows_s, prototypes.class_start)) for s, t, rows_t, rows_s in levels
@@ -152,7 +152,7 @@ def placed_on_levels(student: Tensor, teacher: Tensor, prototypes: Prototypes) -
 
 
 def trusted_on_levels(places: Positions, labels: Tensor, prototypes: Prototypes) -> Tensor:
-    """`robustness`, level by level."""
+    """Compute `robustness` level by level."""
     return torch.stack(
         [trusted(Positions(*level), labels, prototypes) for level in zip(*places, strict=True)]
     )
@@ -174,7 +174,7 @@ WAYS: dict[str, dict[str, Any]] = {"fast": {}, "plain": PLAIN}
 
 
 def main() -> None:
-    """Train each seed in both ways."""
+    """Train with each seed in both ways."""
     options = _options()
     if options.data is None or options.teacher is None:
         print("nothing to do: name the folder of a data set and --teacher", file=sys.stderr)
@@ -201,7 +201,7 @@ def _options() -> argparse.Namespace:
 
 
 def _ap(way: str, seed: int, options: argparse.Namespace) -> float:
-    """AP of a student after its last epoch."""
+    """Return the AP of a student after its last epoch."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         for name, form in WAYS[way].items():

@@ -1,13 +1,13 @@
-"""A hundred workers and a long queue on one machine: the engine is faked, all else is real.
+"""A hundred workers and a long queue on one machine: the engine is simulated, all else is real.
 
     python bench/scaling.py [--jobs 2000] [--workers 100] [--processes 2] [--limit 600]
 
 PostgreSQL and Redis are real ones; each simulated worker has its own connections, listens to the real queue and runs
 the real `Runner` (`measuring/simulated.py` says what is left out). Of the notifications 5 % are lost and 5 % doubled,
 1 % of the engines are killed, and 10 workers vanish with a job each at the start. Leases are 15 s, renewed every 5 s,
-and sweeps come every 5 s: a third of what is usual, so three times the load. At the end the books are checked: every
-job succeeded once, none was run twice at once, none is lost. `--limit` ends it after so many seconds; then the books of
-the jobs that were done are checked, and that the others are still there.
+and sweeps come every 5 s: a third of the default, so three times the load. At the end the database is checked: every
+job succeeded once, none was run twice at once, none is lost. `--limit` ends it after so many seconds; then the finished
+jobs are checked, and that the others still exist.
 
 A table goes to stderr, JSON to stdout.
 """
@@ -43,17 +43,17 @@ from jobs.store.store import Store
 PLAN = Plan(seconds=0.5, events=3, dies=0.01, lost=0.05, doubled=0.05)
 SETTINGS: dict[str, Any] = {
     **{"lease_seconds": 15.0, "renew_seconds": 5.0, "sweep_seconds": 5.0},
-    "max_attempts": 10,  # or a job on which several of the faults below fall in a row would rightly fail
+    "max_attempts": 10,  # else a job that has several of the faults below in a row would rightly fail
 }
 SIZE = "SELECT pg_database_size(current_database())"
 EVENT_SIZE = "SELECT pg_total_relation_size('events') / count(*) FROM events"
 CONNECTED = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
 VANISHED = 10
-"""Workers that claim a job and are never heard of again."""
+"""Workers that claim a job and then stop without a word to the store."""
 
 
 def simulate(url: str, broker_url: str, options: argparse.Namespace) -> dict[str, Any]:
-    """Fill the queue, let the workers work, look at the books."""
+    """Fill the queue, let the workers work, check the database."""
     patience = {name: SETTINGS[name] for name in ("lease_seconds", "max_attempts")}
     with closing(Store(url, **patience)) as store:
         store.migrate()
@@ -78,7 +78,10 @@ def simulate(url: str, broker_url: str, options: argparse.Namespace) -> dict[str
 
 
 def _costs(store: Store) -> dict[str, float]:
-    """Milliseconds of single verbs with the whole queue there; what was claimed for it is given back."""
+    """Return the milliseconds of single methods of the store with the whole queue in it.
+
+    The jobs that are claimed for it are requeued.
+    """
     ids, claimed = iter(store.recovery.sweep()), []
     sweeps = {"first_sweep_ms": store.recovery.sweep, "sweep_ms": lambda: store.recovery.sweep(only_due=True)}
     found = {"claim_ms": _median_ms(lambda: claimed.append(store.commands.claim(next(ids), "measuring")), 20)}
@@ -103,7 +106,7 @@ def _vanish(store: Store) -> None:
 
 
 def _ring(store: Store, broker_url: str) -> None:
-    """As submissions would have: for every job, but some of the notifications are lost."""
+    """Notify the queue of every job as submissions would, except that some notifications are lost."""
     FaultyJobQueue.plan = PLAN
     job_queue = FaultyJobQueue(make_app(broker_url))
     with store.database.read() as connection:
@@ -154,7 +157,7 @@ def _run(
 
 
 def _until_done(store: Store, options: argparse.Namespace) -> dict[str, Any]:
-    """Look on until every job is done or the time is over."""
+    """Wait until every job is done or the time is over."""
     started, first = time.monotonic(), _activity(store)
     connections, done, told = 0, 0, 0.0
     while done < options.jobs and (taken := time.monotonic() - started) < options.limit:
@@ -188,7 +191,7 @@ def _activity(store: Store) -> dict[str, int]:
 
 
 def _books(store: Store, counts: Counter[str]) -> dict[str, int]:
-    """What must be 0, and how much was put right."""
+    """Return the counts that must be 0, and the numbers of repaired faults."""
     wrong = {
         "succeeded_more_than_once": "SELECT count(*) FROM (SELECT job_id FROM attempts WHERE outcome = 'succeeded' "
         "GROUP BY job_id HAVING count(*) > 1) AS twice",
@@ -219,7 +222,7 @@ def _scalar(store: Store, query: str) -> int:
 
 
 def main() -> None:
-    """Simulate, show, print."""
+    """Run the simulation, print a table and JSON."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

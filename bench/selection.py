@@ -1,4 +1,4 @@
-"""What choosing prototypes costs: against the published form, for a COCO-sized renewal, and as instances grow.
+"""The cost of choosing prototypes: against the published form, for a COCO-sized renewal, and as instances grow.
 
     python bench/selection.py [--runs 5]
 
@@ -27,7 +27,7 @@ GROWTH = (100, 300, 1000, 3000, 10000)
 
 
 def published_form(teacher: Tensor, student: Tensor, count: int, alpha: float) -> Tensor:
-    """Joint matching pursuit with a residual for each candidate: (candidates, C, N) numbers a space and step."""
+    """Run joint matching pursuit with a residual for each candidate: (candidates, C, N) numbers a space and step."""
     spaces = [unit(teacher), unit(student)]
     candidates = Survey.of(*(space.double() for space in spaces)).dense()
     atoms = [space[candidates] for space in spaces]  # (K_cand, C)
@@ -50,7 +50,7 @@ def published_form(teacher: Tensor, student: Tensor, count: int, alpha: float) -
 
 
 def drawn(instances: int, seed: int) -> tuple[Tensor, Tensor]:
-    """(N, C) features in two spaces around twenty common directions."""
+    """Return (N, C) features in two spaces around twenty common directions."""
     generator = torch.Generator().manual_seed(seed)
     group = torch.randint(20, (instances,), generator=generator)
     spaces = []
@@ -62,7 +62,7 @@ def drawn(instances: int, seed: int) -> tuple[Tensor, Tensor]:
 
 
 def against_the_published_form(runs: int) -> list[Figure]:
-    """Time, memory and choices of one class on one level."""
+    """Measure time, memory and choices of one class on one level."""
     space = (*drawn(INSTANCES, 0), PER_CLASS, ALPHA)
     same = torch.equal(published_form(*space), select_reference(*space))
     ways = {
@@ -89,20 +89,20 @@ def against_the_published_form(runs: int) -> list[Figure]:
 
 
 def coco_sized(runs: int) -> list[Figure]:
-    """Every class and level of a data set as large as COCO, choices and what they are worth."""
+    """Measure every class and level of a data set as large as COCO: the choices and their errors."""
     teacher, student = (space.repeat(LEVELS, 1, 1) for space in drawn(CLASSES * INSTANCES, 1))
     labels = (torch.arange(CLASSES * INSTANCES) % CLASSES).to(teacher.device)
     renew = partial(generate, teacher, student, labels, CLASSES, PER_CLASS, ALPHA)
     taken = in_turn({"renewal": renew}, runs, warm_up=int(teacher.is_cuda))[
         "renewal"
-    ]  # a processor is warm by now
+    ]  # the processor is at full speed by now
     most = 0.2 if teacher.is_cuda else 15.0
     what = f"a renewal, {CLASSES} classes x {LEVELS} levels x N = {INSTANCES}, C = {CHANNELS}"
     return [timed(what, taken, at_most=most)]
 
 
 def growth(runs: int) -> list[Figure]:
-    """How time and memory of one class and level grow with its instances; the exponent from 1000 on."""
+    """Measure time and memory of one class and level as instances grow; the exponent from 1000 on."""
     figures = []
     for name, select in (("reference", select_reference), ("default", select_orthogonal)):
         ways = {count: partial(select, *drawn(count, 2), PER_CLASS, ALPHA) for count in GROWTH}
@@ -128,7 +128,7 @@ def growth(runs: int) -> list[Figure]:
 
 
 def main() -> None:
-    """Answer all three questions."""
+    """Run all three measurements."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

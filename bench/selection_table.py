@@ -32,16 +32,16 @@ from gkd_core.distill.prototypes import (
 )
 
 DRAWS = 20
-"""Of `random`."""
+"""Tries of `random`."""
 RUNS = 5
-"""Of `kmeans`, each from other first centres."""
+"""Tries of `kmeans`, each from other initial centres."""
 TIMES = 3
-"""That the others are run: their choice is always the same, the time is not."""
+"""Runs of the other methods: their choice is always the same, the time is not."""
 COLUMNS = ("published", "reference", "random", "kmeans", "orthogonal")
 
 
 def measure(case: Any) -> dict[str, Any]:
-    """Errors, distinct choices and times of one file."""
+    """Return the errors, distinct choices and times of one file."""
     teacher, student = torch.from_numpy(case["teacher"]), torch.from_numpy(case["student"])
     count, alpha = int(case["num_prototypes"]), float(case["alpha"])
     space = teacher, student, count, alpha
@@ -66,7 +66,7 @@ def measure(case: Any) -> dict[str, Any]:
 
 
 def judge(choose: Callable[[], Tensor], teacher: Tensor, student: Tensor, alpha: float) -> dict[str, Any]:
-    """Error and number of distinct instances of a choice, and the milliseconds that it took."""
+    """Return the error and the number of distinct instances of a choice, and its milliseconds."""
     began = time.perf_counter()
     indices = choose()
     took = time.perf_counter() - began
@@ -75,12 +75,12 @@ def judge(choose: Callable[[], Tensor], teacher: Tensor, student: Tensor, alpha:
 
 
 def seeded(seed: int) -> torch.Generator:
-    """A generator of its own for each try."""
+    """Return a generator of its own for each try."""
     return torch.Generator().manual_seed(seed)
 
 
 def table(results: dict[str, dict[str, Any]]) -> Iterator[str]:
-    """Markdown, a line at a time."""
+    """Yield the lines of a Markdown table."""
     named = ["file", "N", "K", "λ", *COLUMNS, "distinct, published", "ms, reference", "ms, orthogonal"]
     yield row(named)
     yield row(["---"] * len(named))
@@ -92,7 +92,7 @@ def table(results: dict[str, dict[str, Any]]) -> Iterator[str]:
 
 
 def row(cells: Sequence[str]) -> str:
-    """A line of a table."""
+    """Return a line of the table."""
     return f"| {' | '.join(cells)} |"
 
 
@@ -111,7 +111,7 @@ def main() -> None:
     files = sorted(folder.glob("pgm_*.npz"))
     if not files:
         parser.error(f"{folder} holds no pgm_*.npz")
-    measure(np.load(files[0]))  # torch's own start is not ours to measure
+    measure(np.load(files[0]))  # torch's own start is not measured
     results = {file.stem: measure(np.load(file)) for file in files}
     print(json.dumps(results, indent=1))
     print("\n".join(table(results)))

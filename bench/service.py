@@ -41,7 +41,7 @@ from jobs.store.store import Store
 SMALL, LARGE = 1_000, 100_000
 """Jobs in the two databases."""
 CONNECTIONS = 8
-"""Of a measurement of requests a second: enough to keep one process busy."""
+"""Connections of a measurement of requests a second: enough to keep one process busy."""
 PER_SECOND, POST_SECONDS = 100, 15
 CLAIMANTS, CLAIMS = 16, 3_000
 LISTENERS, EVENTS = 200, 100
@@ -58,7 +58,7 @@ class Bench:
         self.rounds = rounds
 
     def read(self) -> Found:
-        """Requests a second, in turn with the bare route, and the median of the ratios."""
+        """Measure requests a second, in turn with the bare route, and the median of the ratios."""
         queued, running = (rows.submit(self.stores["small"]) for _ in range(2))
         rows.begin(self.stores["small"], running)
         paths = {"bare": f"/small-bare/{queued.id}", "queued": f"/small/jobs/{queued.id}"}
@@ -73,8 +73,10 @@ class Bench:
         return asyncio.run(http.rate(self.port, http.get(path), connections=CONNECTIONS, seconds=1.0))
 
     def submit(self) -> Found:
-        """Milliseconds of a POST that checks its data set, queues the job and notifies; they come 100 a second. A
-        second of fewer goes before them: what the first one loads is not counted."""
+        """Measure the milliseconds of a POST that checks its data set, queues the job and notifies, at 100 a second.
+
+        A second of fewer requests goes before them: imports at the first one are not counted.
+        """
         spec = {"kind": "train", "data": "shapes", "train": {"epochs": 2, "image_size": 64}}
         request = http.post("/small/jobs", json.dumps(spec).encode())
         sent = partial(http.latencies, self.port, lambda _: request, connections=64, expected=201)
@@ -85,7 +87,7 @@ class Bench:
         return {"jobs": len(taken), **worst, "p99_ratio": p99 / middle}
 
     def list(self) -> Found:
-        """Milliseconds of a page of 50, in turn from a small and from a large database, and how the medians compare."""
+        """Measure the milliseconds of a page of 50, in turn from a small and a large database, and their ratio."""
         found: Found = {}
         for name, query in PAGES.items():
             pairs = [self._page_times(query) for _ in range(3 * self.rounds)]
@@ -113,7 +115,7 @@ class Bench:
         return got[0]
 
     def follow(self) -> Found:
-        """200 listeners on one job that tells something 20 times a second."""
+        """Measure 200 clients that follow one job, which records 20 events a second."""
         return follow(self.stores["small"], self.port, "/small", listeners=LISTENERS, events=EVENTS)
 
 
@@ -129,12 +131,12 @@ PARTS = ("read", "submit", "list", "claim", "follow", "start")
 
 
 def median(values: list[float]) -> float:
-    """The middle one."""
+    """Return the median."""
     return statistics.median(values)
 
 
 def on_database(name: str, urls: dict[str, str], broker_url: str, parts: list[str], rounds: int) -> Found:
-    """What is measured through HTTP, on one kind of database."""
+    """Measure everything that goes through HTTP, on one kind of database."""
     with ExitStack() as stack:
         home = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         draw_shapes(home / "data" / "shapes", train=4, val=2, size=64, seed=0)
@@ -151,7 +153,7 @@ def on_database(name: str, urls: dict[str, str], broker_url: str, parts: list[st
 
 
 def told(what: str, measure: Callable[[], Found]) -> Found:
-    """The same, rounded, with a word about it while it lasts."""
+    """Print what is measured, measure it, and return the figures rounded."""
     print(what, file=sys.stderr, flush=True)
     return {
         key: value if isinstance(value, int) else float(f"{value:.4g}") for key, value in measure().items()
@@ -159,7 +161,7 @@ def told(what: str, measure: Callable[[], Found]) -> Found:
 
 
 def measure(parts: list[str], rounds: int) -> Found:
-    """Everything that is asked for."""
+    """Run the parts that are asked for."""
     found: Found = {}
     with postgresql("small", "large", "claim", "start") as urls, redis_server() as broker:
         http_parts = [part for part in parts if part not in ("claim", "start")]
@@ -180,7 +182,7 @@ def measure(parts: list[str], rounds: int) -> Found:
 
 
 def show(found: Found) -> None:
-    """The table for people."""
+    """Print the table for people."""
     table = Table("where", "what", "figure")
     for where, parts in found.items():
         groups = parts if any(isinstance(value, dict) for value in parts.values()) else {"": parts}
@@ -191,7 +193,7 @@ def show(found: Found) -> None:
 
 
 def main() -> None:
-    """Measure, show, print."""
+    """Measure, print the table and JSON."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,4 +1,4 @@
-"""How long an engine takes from its start to its first training step, against what no engine can do without.
+"""How long an engine takes from its start to its first training step, against the least that any engine needs.
 
     python bench/startup.py [--runs 5]
 
@@ -53,7 +53,7 @@ runpy.run_module("gkd_core.train", run_name="__main__")
 
 
 def process(code: str, *arguments: str) -> None:
-    """Run Python code to its end."""
+    """Run Python code in a process to its end."""
     environment = {**os.environ, "OMP_WAIT_POLICY": "PASSIVE"}
     subprocess.run(
         [sys.executable, "-c", code, *arguments], check=True, env=environment, stdout=subprocess.DEVNULL
@@ -61,7 +61,7 @@ def process(code: str, *arguments: str) -> None:
 
 
 def prepared(scratch: Path) -> Path:
-    """A run directory with a distill job that can begin."""
+    """Return a run directory with a distill job that can begin."""
     draw_shapes(scratch / "shapes", train=8, val=1, size=64, seed=0)
     base = {"data": str(scratch / "shapes"), "device": "cpu"}
     teacher = {"kind": "train", "model": TEACHER, "train": RECIPE, **base}
@@ -79,7 +79,7 @@ def prepared(scratch: Path) -> Path:
 
 
 def main() -> None:
-    """Time both in turn."""
+    """Time both processes in turn."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

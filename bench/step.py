@@ -1,8 +1,8 @@
-"""What a step of distillation costs over its floor, in time and memory.
+"""The cost of a step of distillation over its floor, in time and memory.
 
     python bench/step.py [--runs 5] [--teacher resnet50 --student resnet18 --height 320 --width 320 --batch 8]
 
-The floor is what nobody can leave out, each part timed alone in the same round: a plain step of the student, the
+The floor is the work that cannot be left out, each part timed alone in the same round: a plain step of the student, the
 teacher's forward of the parts that are used (body, pyramid and class scores), and the adapters forward and backward.
 Memory is held against a plain step, the teacher's weights and one set of the teacher's feature maps. Both detectors
 are RetinaNets with first weights, the recipe is the default one, with every loss of the default distillation on.
@@ -35,7 +35,7 @@ OBJECTS, PER_CLASS = 8, 10
 
 
 class Setting(NamedTuple):
-    """What is measured."""
+    """The setting of a measurement."""
 
     teacher: str
     student: str
@@ -49,14 +49,14 @@ class Setting(NamedTuple):
 
 
 def default_setting() -> Setting:
-    """The one of the paper on a GPU, a small one elsewhere."""
+    """Return the setting of the paper on a GPU, a small one elsewhere."""
     if torch.cuda.is_available():
         return Setting("resnet101", "resnet50", 800, 1333, 16, "bfloat16")
     return Setting("resnet50", "resnet18", 320, 320, 8, "float32")
 
 
 def asked(about: str | None) -> tuple[Setting, int]:
-    """What the command line asks for: the setting, and how many runs."""
+    """Return the setting and the number of runs of the command line."""
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=RUNS)
     for name, value in default_setting()._asdict().items():
@@ -67,7 +67,7 @@ def asked(about: str | None) -> tuple[Setting, int]:
 
 
 def batch_of(setting: Setting) -> list[Sample]:
-    """Pictures and objects, drawn by lot."""
+    """Return pictures and objects, drawn at random."""
     draw = torch.Generator().manual_seed(0)
     size = torch.tensor([setting.width, setting.height])
     samples = []
@@ -83,17 +83,17 @@ def batch_of(setting: Setting) -> list[Sample]:
 
 
 def detector(backbone: str) -> DetectorConfig:
-    """A RetinaNet on a backbone."""
+    """Return a RetinaNet on a backbone."""
     return DetectorConfig.model_validate({"architecture": "retinanet", "backbone": backbone})
 
 
 def plain(setting: Setting) -> Training:
-    """The student, trained by itself."""
+    """Return a training of the student by itself."""
     return _training(setting, None)
 
 
 def distilled(setting: Setting) -> Training:
-    """The student beside its teacher, with prototypes drawn by lot."""
+    """Return a training of the student beside its teacher, with prototypes drawn at random."""
     side = max(setting.height, setting.width)
 
     def join(student: Detector) -> Distiller:
@@ -120,7 +120,7 @@ def _training(setting: Setting, join: Callable[[Detector], Distiller] | None) ->
 
 
 def against_the_floor(setting: Setting, runs: int) -> list[Figure]:
-    """Time of each part alone and of the whole, round by round."""
+    """Time each part alone and the whole step, round by round."""
     alone, together, batch = plain(setting), distilled(setting), batch_of(setting)
     ways = {
         "plain step": partial(_step, alone, batch),
@@ -144,7 +144,7 @@ def _step(training: Training, batch: list[Sample]) -> None:
 
 
 def _teacher(training: Training, batch: list[Sample], setting: Setting) -> None:
-    """Body, pyramid and the class scores of every place."""
+    """Run the parts of the teacher that are used: body, pyramid and the class scores of every place."""
     distiller = _distiller(training)
     pictures, _ = training._on_device(batch)
     with torch.inference_mode(), autocast(device(), setting.precision):
@@ -154,7 +154,7 @@ def _teacher(training: Training, batch: list[Sample], setting: Setting) -> None:
 
 
 def _adapters(training: Training, batch: list[Sample], setting: Setting) -> Callable[[], None]:
-    """Forward and backward of the adapters on the student's maps."""
+    """Run the adapters forward and backward on the student's maps."""
     distiller = _distiller(training)
     pictures, _ = training._on_device(batch)
     with torch.no_grad(), autocast(device(), setting.precision):
@@ -177,7 +177,7 @@ def _distiller(training: Training) -> Distiller:
 
 
 def memory(setting: Setting) -> Figure:
-    """Peak of a distillation step over what it cannot do without."""
+    """Measure the peak memory of a distillation step over what it cannot do without."""
     plain_bytes, _, _ = _in_a_process(_peak, setting, False)
     whole, weights, maps = _in_a_process(_peak, setting, True)
     sizes = {"plain": plain_bytes, "distillation": whole, "teacher": weights, "maps": maps}
@@ -190,7 +190,7 @@ def memory(setting: Setting) -> Figure:
 
 
 def _peak(setting: Setting, with_teacher: bool) -> tuple[int, int, int]:
-    """Bytes from nothing to the third step; of the teacher's weights; of one set of its maps."""
+    """Return the bytes up to the third step, of the teacher's weights, and of one set of its maps."""
     kept: list[Training] = []
 
     def run() -> None:
@@ -214,13 +214,13 @@ def _bytes_of(tensors: list[Tensor]) -> int:
 
 
 def _in_a_process(call: Callable[..., tuple[int, int, int]], *arguments: object) -> tuple[int, int, int]:
-    """In a fresh one: memory that others left would be used again and not be seen."""
+    """Run it in a fresh process: memory that earlier runs freed would be reused and not be counted."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(call, arguments)
 
 
 def main() -> None:
-    """Time and memory."""
+    """Measure time and memory."""
     setting, runs = asked(__doc__)
     report([*against_the_floor(setting, runs), memory(setting)])
 

@@ -1,1 +1,1 @@
-"""What measurements of the service share: real servers, and a client that costs less than what it measures."""
+"""Helpers of the measurements of the service: real servers, and a client that costs less than what it measures."""

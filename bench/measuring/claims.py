@@ -1,4 +1,4 @@
-"""How quickly jobs are claimed when many ask: processes of their own, with a store of their own each."""
+"""Measures how quickly jobs are claimed by many processes, each with a store of its own."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from measuring import rows
 
 
 def claims_per_second(url: str, claimants: int, count: int) -> dict[str, Any]:
-    """Claim so many queued jobs, first each by one claimant, then each wanted by all.
+    """Claim so many queued jobs, first each by one claimant, then each by all.
 
     Args:
         url: A migrated database.
@@ -45,7 +45,7 @@ def _round(url: str, claimants: int, count: int, *, everybody: bool) -> dict[str
             ids = list(connection.scalars(queued.limit(count)))
     context = multiprocessing.get_context(
         "fork"
-    )  # sixteen imports of everything would take longer than the claims
+    )  # sixteen imports of all modules would take longer than the claims
     ready, results = context.Barrier(claimants + 1), context.SimpleQueue()
     mine = [ids if everybody else ids[number::claimants] for number in range(claimants)]
     processes = [

@@ -1,4 +1,4 @@
-"""Many who follow one job by its stream: does each hear everything, and how late."""
+"""Measures many clients that follow one job's stream: whether each receives every event, and how late."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from jobs.store.store import Store
 from measuring import http, rows
 
 _PAUSE_SECONDS = 0.05
-"""Between two events."""
+"""Pause between two events."""
 
 
 def follow(store: Store, port: int, prefix: str, *, listeners: int, events: int) -> dict[str, Any]:
-    """Let so many listen to a job while it tells so many events.
+    """Open so many streams of a job while it records so many events.
 
     Returns:
-        Events that somebody did not hear (0), and milliseconds from an event's time until it was heard.
+        Events that a client did not receive (0), and milliseconds from an event's time until it was received.
     """
     ticket = rows.begin(store, rows.submit(store))
     return asyncio.run(
@@ -36,7 +36,7 @@ async def _follow(
     listening = [asyncio.create_task(_listen(port, path, there)) for _ in range(listeners)]
     for _ in listening:
         await there.acquire()
-    await asyncio.to_thread(_tell, store, ticket, events)
+    await asyncio.to_thread(_record_events, store, ticket, events)
     heard = await asyncio.gather(*listening)
     last = max(number for each in heard for number in each)
     late = [delay for each in heard for number, delay in each.items() if last - events <= number < last]
@@ -50,7 +50,7 @@ async def _follow(
 
 
 async def _listen(port: int, path: str, there: asyncio.Semaphore) -> dict[int, float]:
-    """Seconds from each event's time until it was heard, by number."""
+    """Return the seconds from each event's time until it was received, by number."""
     connection = await http.Connection.open(port)
     heard: dict[int, float] = {}
     async for line in connection.lines(http.get(path)):
@@ -63,7 +63,7 @@ async def _listen(port: int, path: str, there: asyncio.Semaphore) -> dict[int, f
     return heard
 
 
-def _tell(store: Store, ticket: Ticket, events: int) -> None:
+def _record_events(store: Store, ticket: Ticket, events: int) -> None:
     for step in range(2, events + 2):
         store.commands.record(ticket, rows.progress(step), step)
         time.sleep(_PAUSE_SECONDS)

@@ -1,6 +1,6 @@
-"""An HTTP client for measurements: HTTP/1.1 over plain sockets, a twentieth of the work of a comfortable one.
+"""An HTTP client for measurements: HTTP/1.1 over plain sockets, with a twentieth of a usual client's work.
 
-It understands what this service answers (`Content-Length`, or chunks of a stream) and nothing else.
+It supports the responses of this service (`Content-Length`, or chunks of a stream) and no others.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 
 class Answer(NamedTuple):
-    """What came back."""
+    """Status and body of a response."""
 
     status: int
     body: bytes
@@ -27,17 +27,17 @@ class Connection:
 
     @classmethod
     async def open(cls, port: int) -> Connection:
-        """Connect to this machine."""
+        """Connect to a port of this machine."""
         return cls(*await asyncio.open_connection("127.0.0.1", port))
 
     async def ask(self, request: bytes) -> Answer:
-        """Send a request and read the whole answer."""
+        """Send a request and read the whole response."""
         self._writer.write(request)
         status, length = await self._head()
         return Answer(status, await self._reader.readexactly(length) if length else b"")
 
     async def lines(self, request: bytes) -> AsyncIterator[bytes]:
-        """Send a request and read lines of the answer as they come; framing of chunks is left out."""
+        """Send a request and yield lines of the response as they come, without the framing of chunks."""
         self._writer.write(request)
         status, _ = await self._head()
         if status != 200:
@@ -48,7 +48,7 @@ class Connection:
                 yield line
 
     def close(self) -> None:
-        """Close it."""
+        """Close the connection."""
         self._writer.close()
 
     async def _head(self) -> tuple[int, int]:
@@ -59,18 +59,18 @@ class Connection:
 
 
 def get(path: str) -> bytes:
-    """A GET request."""
+    """Return a GET request."""
     return f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
 
 
 def post(path: str, body: bytes) -> bytes:
-    """A POST request of JSON."""
+    """Return a POST request with JSON."""
     head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     return head.encode() + b"Content-Length: %d\r\n\r\n" % len(body) + body
 
 
 async def rate(port: int, request: bytes, *, connections: int, seconds: float) -> float:
-    """Requests a second that are answered with 200 when each connection asks again at once."""
+    """Return the requests a second that are answered with 200 when each connection repeats its request at once."""
     opened = [await Connection.open(port) for _ in range(connections)]
     started = time.perf_counter()
     asked = await asyncio.gather(*(_ask_until(each, request, started + seconds) for each in opened))
@@ -99,9 +99,9 @@ async def latencies(
     connections: int,
     expected: int,
 ) -> list[float]:
-    """Seconds until each answer when requests come at their times, however slow the answers are.
+    """Return the seconds until each response, with requests sent at fixed times, however slow the responses are.
 
-    Counted from when a request was due: a service that stalls makes all those wait that come meanwhile, too.
+    Counted from when a request was due: a service that stalls delays all requests that are due meanwhile, too.
     """
     free: asyncio.Queue[Connection] = asyncio.Queue()
     opened = [await Connection.open(port) for _ in range(connections)]

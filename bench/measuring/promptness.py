@@ -1,4 +1,4 @@
-"""From a submission to the engine's first line, in both ways to run the service; the engine is the tests' small one."""
+"""Measures the time from a submission to the first line of a small engine, in both ways to run the service."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ _TRIES = 5
 _PATIENCE_SECONDS = 60.0
 _SPEC = {"kind": "train", "data": "shapes", "train": {"epochs": 1, "image_size": 64}}
 _NO_SWEEPS = {"GKD_SWEEP_SECONDS": "600"}
-"""Or one could notify where the submission should have."""
+"""Switched off: a sweep could send the notification that the submission should have sent."""
 
 
 def seconds_to_first_line(database_url: str, broker_url: str) -> dict[str, Any]:
-    """Medians of seconds for `gkd serve` and for API and worker on PostgreSQL and Redis, and what they add.
+    """Return median seconds for `gkd serve` and for API and worker on PostgreSQL and Redis, and the overhead.
 
     Args:
         database_url: A PostgreSQL database.
@@ -72,10 +72,10 @@ def _through_the_service(commands: list[str], variables: dict[str, str]) -> floa
             stack.enter_context(_running(command, env))
         client = stack.enter_context(Client(f"http://127.0.0.1:{port}"))
         _wait_until(lambda: client.ready() and client.workers())
-        return statistics.median(_one(client, home) for _ in range(_TRIES))
+        return statistics.median(_seconds_of_one(client, home) for _ in range(_TRIES))
 
 
-def _one(client: Client, home: Path) -> float:
+def _seconds_of_one(client: Client, home: Path) -> float:
     asked = time.monotonic()
     job = client.submit(_SPEC)
     _first_line(home / "runs" / job.id / "log.txt")

@@ -1,4 +1,4 @@
-"""Many jobs in a database within seconds: a few are made by the verbs of the store, and their rows are copied."""
+"""Fills a database with many jobs within seconds: a few are made by the store, and their rows are copied."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from jobs.store.store import Store
 _SPLIT = Split(images="/data/images", annotations="/data/train.json")
 _DATA = DataConfig(format="coco", train=_SPLIT, val=_SPLIT, classes=("cat", "dog"))
 _COPIED = ("attempts", "events")
-"""Beside the jobs themselves."""
+"""Tables that are copied beside `jobs`."""
 
 
 def submit(store: Store, **fields: Any) -> Job:
-    """Queue a job; no pictures are needed for it."""
+    """Queue a job; it needs no pictures."""
     spec = job_spec.validate_python({"kind": "train", "data": "cells", "tags": {"team": "lab"}} | fields)
     return store.submission.submit(spec, Resolved(config=TrainRun(data=_DATA)))[0]
 
 
 def begin(store: Store, job: Job, worker: str = "ada") -> Ticket:
-    """Claim a job and tell of its first step."""
+    """Claim a job and record its first step."""
     claim = store.commands.claim(job.id, worker)
     if claim is None:
         raise RuntimeError(f"job {job.id} is not there to be run")
@@ -35,7 +35,7 @@ def begin(store: Store, job: Job, worker: str = "ada") -> Ticket:
 
 
 def progress(step: int) -> Progress:
-    """What an engine says after a step."""
+    """Return the event that an engine writes after a step."""
     return Progress(
         run="model",
         epoch=1,
@@ -48,7 +48,7 @@ def progress(step: int) -> Progress:
 
 
 def fill(store: Store, count: int) -> None:
-    """Bring a store with no jobs to so many: half of them queued, the others succeeded, failed, cancelled, in turn."""
+    """Fill an empty store with so many jobs: half of them queued, the others succeeded, failed, cancelled, in turn."""
     templates = [_queued, _queued, _queued, _succeeded, _failed, _cancelled]
     ids = [make(store) for make in templates]
     _copy(store, ids, (count - len(ids)) // len(ids))
@@ -92,7 +92,7 @@ def _copy(store: Store, ids: list[str], times: int) -> None:
             statement = text(_statement(tables.tables[name])).bindparams(bindparam("ids", expanding=True))
             connection.execute(statement, {"times": times, "ids": ids})
         connection.execute(text(_TAGS).bindparams(bindparam("ids", expanding=True)), {"ids": ids})
-        connection.execute(text("ANALYZE"))  # PostgreSQL would do it by itself within a minute
+        connection.execute(text("ANALYZE"))  # PostgreSQL's autovacuum would only do it within a minute
 
 
 _TAGS = (
@@ -111,7 +111,7 @@ def _statement(table: Table) -> str:
         "created_at": "t.created_at + i * 0.001",
         "queued_at": "t.queued_at + i * 0.001",
     }
-    counted = table.name == "jobs"  # the database gives the numbers
+    counted = table.name == "jobs"  # the database assigns the numbers
     columns = [column.name for column in table.columns if not (counted and column.name == "number")]
     return (
         "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < :times) "

@@ -1,4 +1,4 @@
-"""The service in a process of its own, beside a bare route that does one SELECT: what it is compared with."""
+"""Runs the service in a process of its own, beside a bare route with one SELECT that it is compared with."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from jobs.store.store import Store
 
 
 class Where(NamedTuple):
-    """What a server is made of."""
+    """What a server needs to start."""
 
     home: str
     data: str
@@ -33,11 +33,11 @@ class Where(NamedTuple):
 
 @contextmanager
 def serving(where: Where) -> Iterator[int]:
-    """The port of a running server."""
+    """Run a server and yield its port."""
     ours, theirs = multiprocessing.Pipe()
     process = multiprocessing.get_context("spawn").Process(target=_serve, args=(where, theirs), daemon=True)
     process.start()
-    theirs.close()  # so that a server that fails is heard at once
+    theirs.close()  # so that a server that fails is noticed at once
     try:
         if not ours.poll(60):
             raise RuntimeError("the server does not start")
@@ -47,7 +47,7 @@ def serving(where: Where) -> Iterator[int]:
         process.join(10)
 
 
-def _serve(where: Where, told: Any) -> None:
+def _serve(where: Where, port: Any) -> None:
     with ExitStack() as stack:
         apps: dict[str, ASGIApp] = {}
         for name, url in where.databases.items():
@@ -60,7 +60,7 @@ def _serve(where: Where, told: Any) -> None:
         server = uvicorn.Server(
             uvicorn.Config(_by_name(apps), log_config=None, access_log=False, lifespan="off")
         )
-        told.send(listener.getsockname()[1])
+        port.send(listener.getsockname()[1])
         server.run(sockets=[listener])
 
 
@@ -74,7 +74,7 @@ def _service(where: Where, store: Store, url: str) -> FastAPI:
 
 
 def _bare(store: Store) -> FastAPI:
-    """What the framework, the driver and the network cost in any case."""
+    """Return an application that costs only what framework, driver and network do."""
     app = FastAPI()
 
     @app.get("/{job_id}")

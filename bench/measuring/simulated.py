@@ -1,8 +1,8 @@
-"""Workers by the dozen in one process: all of a worker but Celery's loop and the engine.
+"""Simulated workers, dozens in one process: all of a worker but Celery's loop and the engine.
 
 A notification is taken out of the real queue, and the real `Runner` claims, renews, records, publishes and sweeps
 with a store and connections of the worker's own. The engine is a stand-in without a process: it writes the events of
-a short run and notes in Redis that it runs, so that two of one job at the same time would be seen.
+a short run and marks in Redis that it runs, so that two of one job at the same time would be noticed.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ _WEIGHTS = b"weights"
 
 
 class Plan(NamedTuple):
-    """What workers and their engines do."""
+    """Behaviour of workers and their engines."""
 
     seconds: float
-    """Of an engine, from its start to its end."""
+    """Duration of an engine, from its start to its end."""
     events: int
     """Progress events of one run, beside those of a checkpoint and of states."""
     dies: float
@@ -56,7 +56,7 @@ class Plan(NamedTuple):
 
 
 class StandIn:
-    """In the place of `worker.engine.Engine`."""
+    """Replaces `worker.engine.Engine`."""
 
     plan: Plan
     running: redis.Redis
@@ -66,13 +66,13 @@ class StandIn:
         self._run_dir = run_dir
         self._name = f"running:{run_dir.path.name}"
         self._started = time.monotonic()
-        self._told = 0
+        self._written = 0
         self._dies = random.random() < self.plan.dies
         self._code: int | None = None
 
     @classmethod
     def start(cls, run_dir: RunDir, attempt: int, **_: object) -> StandIn:
-        """Begin; where another one runs the same job now, count it."""
+        """Start the run; if another engine runs the same job now, count it."""
         engine = cls(run_dir)
         cls.counts["engines"] += 1
         if not cls.running.set(engine._name, attempt, nx=True):
@@ -84,15 +84,15 @@ class StandIn:
 
     def __exit__(self, *_: object) -> None:
         self.running.delete(self._name)
-        if self._code == COMPLETE:  # or a hundred thousand of them would fill the memory
+        if self._code == COMPLETE:  # else a hundred thousand of them would fill the memory
             shutil.rmtree(self._run_dir.path)
 
     def poll(self) -> int | None:
-        """Write what is due; the exit code once the time is over."""
+        """Write the events that are due; return the exit code once the time is over."""
         done = (time.monotonic() - self._started) / self.plan.seconds
         if self._dies and done > 0.5:
             return _KILLED
-        self._tell(min(self.plan.events, int(done * self.plan.events)))
+        self._write_progress(min(self.plan.events, int(done * self.plan.events)))
         if done < 1 and self._code is None:
             return None
         if self._code is None:
@@ -101,23 +101,23 @@ class StandIn:
         return self._code
 
     def events(self, offset: int) -> Iterator[tuple[Event, int]]:
-        """As the real one's."""
+        """Read events as the real engine does."""
         return read_events(self._run_dir.events, offset)
 
     def stop(self) -> None:
-        """End like one that was asked to."""
+        """End like an engine that was asked to stop."""
         self._code = 75
 
     def kill(self) -> None:
         """End at once."""
         self._code = _KILLED
 
-    def _tell(self, until: int) -> None:
-        for step in range(self._told + 1, until + 1):
+    def _write_progress(self, until: int) -> None:
+        for step in range(self._written + 1, until + 1):
             fraction = step / self.plan.events
             common = {"run": "model", "epoch": 1, "epochs": 1, "step": step, "steps": self.plan.events}
             self._append(Progress(**common, fraction=fraction, losses={"loss": 1 / step}, saved=False))
-        self._told = max(self._told, until)
+        self._written = max(self._written, until)
 
     def _append(self, event: Event) -> None:
         with self._run_dir.events.open("ab") as file:
@@ -138,7 +138,7 @@ class FaultyJobQueue(JobQueue):
     counts: ClassVar[Counter[str]] = Counter()
 
     def notify(self, job: Job | Notification) -> bool:
-        """Notify, or not, or twice."""
+        """Notify once, not at all, or twice."""
         self.counts["notifications"] += 1
         drawn = random.random()
         if drawn < self.plan.lost:
@@ -151,7 +151,7 @@ class FaultyJobQueue(JobQueue):
 
 
 class CountingCommands(WorkerCommands):
-    """What a worker asks of its store, and how often."""
+    """A worker's commands to its store, counted."""
 
     counts: ClassVar[Counter[str]] = Counter()
 
@@ -168,7 +168,7 @@ class CountingCommands(WorkerCommands):
 
 
 class CountingRecovery(Recovery):
-    """What sweeps ask of their store, and how often."""
+    """The sweeps of a store, counted."""
 
     def sweep(self, *, only_due: bool = False, silent: Collection[str] = ()) -> tuple[str, ...]:
         """Sweep as the store does, and count it."""
@@ -177,7 +177,7 @@ class CountingRecovery(Recovery):
 
 
 class CountingStore(Store):
-    """A worker's store, which also notes what was asked of it."""
+    """A worker's store that counts its calls."""
 
     def __init__(self, *given: Any, **named: Any) -> None:
         super().__init__(*given, **named)
@@ -195,7 +195,7 @@ class SimulatedWorker(threading.Thread):
         self._leave = leave
 
     def run(self) -> None:
-        """What `worker.tasks.WorkerThread` does, without Celery."""
+        """Do what `worker.tasks.WorkerThread` does, without Celery."""
         settings, name = self._settings, self.name
         patience = {"lease_seconds": settings.lease_seconds, "max_attempts": settings.max_attempts}
         store = CountingStore(settings.database_url, **patience, idle_connections=1)
@@ -233,15 +233,15 @@ def work(
     leave: Any,
     told: Any,
 ) -> None:
-    """A process with so many workers; what it counted goes to `told` at its end.
+    """Run so many workers in this process; put their counts into `told` at the end.
 
     Args:
         settings: For `Settings`.
         names: Of the workers.
-        plan: What they do.
-        about: URL of the Redis in which engines note themselves, and a seed.
+        plan: Their behaviour.
+        about: URL of the Redis in which engines mark their runs, and a seed.
         ready: A barrier: all workers start at once.
-        leave: An event: end.
+        leave: An event that ends the workers.
         told: A queue for the counts.
     """
     random.seed(about[1])
@@ -264,5 +264,5 @@ def work(
 
 
 def home_in_memory() -> Path:
-    """Where run directories may be made by the thousand without waiting for a disk."""
+    """Return a folder in memory where there is one: thousands of run directories need not wait for a disk there."""
     return Path("/dev/shm") if Path("/dev/shm").is_dir() else Path("/tmp")

@@ -1,4 +1,4 @@
-"""What `docker/verify.sh` asks the service, from inside the API's container: `python - VERB ... < probe.py`."""
+"""The requests of `docker/verify.sh`, sent from inside the API's container: `python - VERB ... < probe.py`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from client.client import Client
 from jobs.job import END_STATES
 
 PATIENCE_SECONDS = 1200.0
-"""For one job. A machine may be busy with other things."""
+"""Time limit for one job. A machine may be busy with other things."""
 
 MODEL = {
     "architecture": "fcos",
@@ -29,7 +29,7 @@ TRAIN = {"epochs": 12, "image_size": 64, "batch_size": 8, "evaluate_every": 4, "
 
 
 def send(client: Client) -> dict[str, str]:
-    """A teacher, a student that is distilled from it, and a key of another tenant."""
+    """Submit a teacher and a student that is distilled from it, and create a key of another tenant."""
     teacher = {"kind": "train", "name": "verify-teacher", "data": "shapes", "model": MODEL, "train": TRAIN}
     client.create_key("verify", tenant="somebody", expires_in_days=None)
     sent = client.submit(teacher, idempotency_key="verify-teacher")
@@ -45,27 +45,27 @@ def send(client: Client) -> dict[str, str]:
 
 
 def until_saved(client: Client, job_id: str) -> dict[str, Any]:
-    """Return once the job has published a model and goes on: a moment at which a worker has something to lose."""
+    """Wait until the job has published a model and continues: a state that a killed worker could lose."""
     deadline = time.monotonic() + PATIENCE_SECONDS
     while not client.artifacts(job_id):
         job = client.job(job_id)
         if job.state in END_STATES or time.monotonic() > deadline:
             raise SystemExit(f"{job.name} is {job.state} and has saved nothing: {job.reason}")
         time.sleep(0.5)
-    return _told(client, job_id)
+    return _summary(client, job_id)
 
 
 def until_ended(client: Client, job_id: str) -> dict[str, Any]:
-    """Return once the job has succeeded."""
+    """Wait until the job has succeeded."""
     job = client.wait(job_id, timeout=PATIENCE_SECONDS)
     if job.state != "succeeded":
         log, _ = client.log(job_id, offset=-8192)
         raise SystemExit(f"{job.name} is {job.state}: {job.reason}\n{job.failure}\n{log}")
-    return _told(client, job_id)
+    return _summary(client, job_id)
 
 
 def inventory(client: Client) -> dict[str, Any]:
-    """All that must not be lost: jobs, their events and files (hashed here, byte by byte), keys."""
+    """Return all that must not be lost: jobs, their events and files (hashed here, byte by byte), keys."""
     jobs = client.jobs(limit=1000)
     return {
         "jobs": [job.model_dump(mode="json") for job in jobs],
@@ -75,8 +75,8 @@ def inventory(client: Client) -> dict[str, Any]:
     }
 
 
-def _told(client: Client, job_id: str) -> dict[str, Any]:
-    """A job in short; `from_step` is where its last attempt began: above 0, it went on from what was saved."""
+def _summary(client: Client, job_id: str) -> dict[str, Any]:
+    """Return a job in short; with `from_step` above 0, its last attempt went on from what was saved."""
     job = client.job(job_id)
     steps = (
         event.body["step"]
