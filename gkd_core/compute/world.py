@@ -6,8 +6,8 @@ the first process (rank 0) decides and broadcasts. It alone writes files and eve
 does anything.
 
 The mean of the processes' losses is the loss of the whole batch only if each is divided by the same number, so a loss
-that is a mean over rows is scaled by `World.share` of its rows. docs/decisions/0056 says why not
-DistributedDataParallel.
+that is a mean over rows is scaled by `World.share` of its rows. docs/decisions/0056 and 0064 say
+why not DistributedDataParallel.
 
 Shapes: P values of a vector; other shapes are documented at each function.
 """
