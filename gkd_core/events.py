@@ -1,8 +1,8 @@
-"""What comes out of the engine: one stream of frozen values, told apart by `kind`.
+"""Events: the output of the engine as one stream of frozen values, distinguished by `kind`.
 
-The engine appends them as JSON lines to `RUN_DIR/events.jsonl`; the store numbers and keeps them;
-HTTP shows them. `run` names the training that an event belongs to: "model" in a train, evaluate or export
-job; "student", "control" and, where it is evaluated, "teacher" in a distill job; "student" in a prototypes job.
+The engine appends them as JSON lines to `RUN_DIR/events.jsonl`; the store numbers and keeps them; the HTTP API serves
+them. `run` names the training that an event belongs to: "model" in a train, evaluate or export job; "student",
+"control" and, where it is evaluated, "teacher" in a distill job; "student" in a prototypes job.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from gkd_core.config import SplitName
 
 
 def _plain_name(name: str) -> str:
-    """Who publishes a file opens it by this name, and people download it by it."""
+    """Check that a file name is plain: files are published and downloaded under it."""
     if name in ("", ".", "..") or "/" in name or "\\" in name or not name.isprintable():
         raise ValueError(f"{name[:80]!r} is no plain name of a file in the run directory")
     return name
@@ -32,7 +32,7 @@ class _Event(BaseModel):
 
 
 class Progress(_Event):
-    """Where the job stands. Written a few times a second at most, and in selection and evaluation too."""
+    """Progress of the job. Written a few times a second at most, also during selection and evaluation."""
 
     kind: Literal["progress"] = "progress"
     run: str
@@ -52,11 +52,11 @@ class Progress(_Event):
     seconds_left: float | None = None
     """Estimate for the whole job."""
     saved: bool = False
-    """A checkpoint to resume from was just written: whatever happens next, work up to here is not lost."""
+    """True when a checkpoint to resume from was just written: work up to here is not lost."""
 
 
 class PrototypesSelected(_Event):
-    """The prototypes were renewed."""
+    """New prototypes were selected."""
 
     kind: Literal["prototypes"] = "prototypes"
     run: str
@@ -85,7 +85,7 @@ class Evaluation(_Event):
 
 
 class Checkpoint(_Event):
-    """A model was published: a safetensors file that rebuilds the detector by itself."""
+    """A model was published: a safetensors file that is enough to rebuild the detector."""
 
     kind: Literal["checkpoint"] = "checkpoint"
     run: str
@@ -115,7 +115,7 @@ class Latency(BaseModel):
 
 
 class Scores(BaseModel):
-    """What one detector reaches on a split; as in `ModelReport`."""
+    """The scores of one detector on a split; as in `ModelReport`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -160,7 +160,7 @@ class Gain(BaseModel):
     """Lower end of the 95 % interval of the AP difference, by a paired bootstrap over pictures."""
     ap_high: float
     verdict: str
-    """One honest sentence."""
+    """One sentence that says whether the gain is significant."""
 
 
 class ExportCheck(BaseModel):
@@ -194,11 +194,11 @@ class Report(_Event):
     split: SplitName = "val"
     """What `metrics` of the models are measured on."""
     pictures: dict[SplitName, int] = Field(default_factory=dict)
-    """How many pictures each split has that was scored on."""
+    """Number of images of each split that was scored."""
     headline: tuple[str, ...] = ("AP", "AP50", "AP75")
     """The metrics to show first."""
     notes: tuple[str, ...] = ()
-    """What a reader must know to read the figures rightly."""
+    """Notes that a reader needs to interpret the numbers."""
     figures: tuple[str, ...] = ()
     """Files with pictures that the job drew."""
 
@@ -219,7 +219,7 @@ class FileWritten(_Event):
 
 
 class Warning(_Event):
-    """Something that a person should know and that stops nothing."""
+    """A warning for people; the job continues."""
 
     kind: Literal["warning"] = "warning"
     message: str

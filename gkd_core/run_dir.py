@@ -1,12 +1,12 @@
-"""The run directory: the one place where the engine process and the one who started it meet. No torch here.
+"""The run directory: the interface between the engine process and the process that started it. No torch here.
 
     config.json    in    what to do, a `RunConfig`
-    control.json   in    which attempt owns the directory, and what is wanted of it: run, or stop
-    lock           both  held by the engine process while it lives, so that two never write at once
+    control.json   in    which attempt owns the directory, and what it should do: run, or stop
+    lock           both  held by the engine process while it runs, so that two never write at once
     events.jsonl   out   one event per line, appended
     log.txt        out   text, appended
     failure.json   out   why the run failed, a `Failure`; absent otherwise
-    fetched/       in    files of other jobs that the config names, where they do not lie on this machine
+    fetched/       in    files of other jobs that the config names, if they are not on this machine
     checkpoints/   own   what resuming needs; for the engine alone
     decoded.json   own   that the pictures were decoded once, and which of them are broken
     *.safetensors  out   published models
@@ -37,14 +37,14 @@ from gkd_core.events import Event
 COMPLETE, FAILED, STOPPED = 0, 1, 75
 
 PARENT = "GKD_PARENT"
-"""Environment variable of the engine process: the process id with which it must die; unset, it lives alone."""
+"""Environment variable of the engine process: the id of the process with which it must end; unset: none."""
 
 LAUNCHED = "TORCHELASTIC_RUN_ID"
 """Environment variable of an engine process that is one of several, started by torchrun or `process/launch.py`."""
 
 
 class Control(BaseModel):
-    """What the owner of a run directory wants. An engine of an earlier attempt must stop."""
+    """What the owner of a run directory asks of the engine. An engine of an earlier attempt must stop."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -73,8 +73,10 @@ def publish_file(temporary: Path, path: Path) -> None:
 
 
 def _link(source: Path, target: Path) -> None:
-    """The same file under a second name; a copy where the disk allows no such thing. No file of a run is ever changed
-    in place, only replaced."""
+    """Hard-link a file; copy it where the file system allows no links.
+
+    Files of a run are never changed in place, only replaced.
+    """
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     temporary.unlink(missing_ok=True)
     try:
@@ -99,32 +101,32 @@ class RunDir:
         self.fetched = self.path / "fetched"
 
     def prepare(self, config: AnyRun, attempt: int) -> None:
-        """Take the directory over for an attempt: what an earlier one left stays, except its failure."""
+        """Prepare the directory for an attempt: the files of an earlier one stay, except its failure."""
         self.checkpoints.mkdir(parents=True, exist_ok=True)
         write_atomically(self.config, config.model_dump_json(indent=2, by_alias=True).encode())
         self.failure.unlink(missing_ok=True)
         self.ask(Control(attempt=attempt))
 
     def ask(self, control: Control) -> None:
-        """Say what is wanted from now on."""
+        """Write what the engine should do from now on."""
         write_atomically(self.control, control.model_dump_json().encode())
 
     def wanted(self, attempt: int) -> bool:
-        """Whether the engine of this attempt should go on.
+        """Return whether the engine of this attempt should go on.
 
-        What an earlier attempt's owner wrote late, having missed that it lost the job, no longer counts.
+        What the owner of an earlier attempt wrote after it lost the job is ignored.
         """
         control = Control.model_validate_json(self.control.read_bytes())
         return control.attempt < attempt or (control.attempt == attempt and control.wanted == "run")
 
     def take_states(self, other: RunDir) -> int:
-        """Go on from where another run of the same config stopped: its states, its events, and the files they name.
+        """Continue from another run of the same config: copy its states, its events, and the files they name.
 
-        Nothing is taken where this run has states of its own, or that one has none. States come last, so that a
-        crash in between leaves none, and the next call takes everything again.
+        Nothing is copied if this run has states of its own, or that one has none. States are copied last, so that a
+        crash in between leaves none, and the next call copies everything again.
 
         Returns:
-            Bytes at the start of the events that are the other run's.
+            Bytes at the start of the events file that come from the other run.
         """
         self.checkpoints.mkdir(parents=True, exist_ok=True)
         states = sorted(other.checkpoints.glob("[!.]*"))
@@ -138,51 +140,51 @@ class RunDir:
         return len(told) if states and self.whole_events().startswith(told) else 0
 
     def tell(self, event: Event) -> None:
-        """Add an event before the engine does, on a line of its own."""
+        """Append an event before the engine does, on a line of its own."""
         torn = self.size_of_events() > len(self.whole_events())
         stamped = event.model_copy(update={"time": time.time()})
         with self.events.open("ab") as file:
             file.write(b"\n" * torn + stamped.model_dump_json().encode() + b"\n")
 
     def whole_events(self) -> bytes:
-        """The events so far, without a line that is still being written, or never was to its end."""
+        """Return the events so far, without an incomplete last line."""
         content = self.events.read_bytes() if self.events.exists() else b""
         return content[: content.rfind(b"\n") + 1]
 
     def has_states(self) -> bool:
-        """Whether anything lies there that `drop_states` would remove."""
+        """Return whether anything exists that `drop_states` would remove."""
         return any(any(folder.glob("*")) for folder in (self.checkpoints, self.fetched))
 
     def has_begun(self) -> bool:
-        """Whether there is a state to go on from."""
+        """Return whether there is a state to resume from."""
         return any(self.checkpoints.glob("[!.]*"))
 
     def drop_states(self) -> None:
-        """Remove what resuming needs: this run will not go on. Harmless twice, and from several processes."""
+        """Remove what resuming needs: this run will not be resumed. Idempotent, and safe from several processes."""
         for state in [*self.checkpoints.glob("*"), *self.fetched.glob("*")]:
             state.unlink(missing_ok=True)
 
     def read_config(self) -> AnyRun:
-        """The config that this run was given."""
+        """Read the config that this run was given."""
         return run_config.validate_json(self.config.read_bytes())
 
     def size_of_events(self) -> int:
-        """Bytes of events that were written so far."""
+        """Return the bytes of events that were written so far."""
         return self.events.stat().st_size if self.events.exists() else 0
 
     def write_failure(self, failure: Failure) -> None:
-        """Leave word of why the run failed."""
+        """Write why the run failed."""
         write_atomically(self.failure, failure.model_dump_json().encode())
 
     def read_failure(self) -> Failure | None:
-        """Why the run failed; None when the engine left no word (it was killed)."""
+        """Return why the run failed; None when the engine wrote no failure (it was killed)."""
         try:
             return Failure.model_validate_json(self.failure.read_bytes())
         except FileNotFoundError:
             return None
 
     def read_report(self) -> dict[str, object] | None:
-        """The report, once there is one."""
+        """Return the report, once there is one."""
         try:
             report: dict[str, object] = json.loads((self.path / "report.json").read_bytes())
         except FileNotFoundError:

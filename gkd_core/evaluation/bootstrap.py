@@ -65,8 +65,10 @@ def bootstrap_gain(
 
 
 class Resampled(NamedTuple):
-    """COCO's matching of a split, in arrays from which AP is computed for any weights of the images. Groups and
-    classes are stored one after another."""
+    """COCO's matching of a split, in arrays from which AP is computed for any weights of the images.
+
+    Groups, and classes, are stored one after another.
+    """
 
     pictures: int
     recalls: NDArray[np.float64]

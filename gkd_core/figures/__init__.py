@@ -1,9 +1,10 @@
-"""What people look at when a run has ended: curves, bars, galleries and pictures with boxes, as PNG files.
+"""Figures of a finished run: curves, bars, galleries and images with boxes, as PNG files.
 
-Not here: numbers (`report.json` has them all), and anything that a run depends on. A figure that cannot be drawn costs
-a warning and never a job, and without matplotlib there are none. matplotlib is imported when a figure is drawn.
+Numbers are not here (`report.json` has them all), nor anything that a run depends on. A figure that cannot be drawn
+leads to a warning and never fails a job; without matplotlib there are none. matplotlib is imported when a figure is
+drawn.
 
-Which figures a run gets, and how they are written and told of, says `runs/figures.py`. `history.py` reads what happened
-from the run's events; `curves.py` and `bars.py` draw charts; `gallery.py` and `pictures.py` lay pictures out on a
-`sheet.py`; `style.py` is what all share: colours, lettering, names that may hold anything.
+Which figures a run gets, and how they are written and reported, is in `runs/figures.py`. `history.py` reads the run's
+events; `curves.py` and `bars.py` draw charts; `gallery.py` and `pictures.py` lay images out on a `sheet.py`;
+`style.py` holds what all share: colours, fonts, display of arbitrary names.
 """

@@ -1,4 +1,4 @@
-"""AP of every class as bars, one for each model."""
+"""Bar chart of the AP of every class, one bar for each model."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 MOST = 120
-"""Classes shown: more would be no picture any more."""
+"""Largest number of classes shown: more would be unreadable."""
 WRITTEN_UP_TO = 24
-"""With more classes there is no room for figures beside the bars."""
+"""Largest number of classes with values written beside the bars."""
 COLUMN = 40
-"""Classes in a column."""
+"""Classes in a column of the chart."""
 ENDS = (0.05, 0.1, 0.25, 0.5, 1.0)
-"""Where the axis may end: the whole range, unless all bars would be stubs."""
+"""Possible ends of the axis: the smallest that holds all bars."""
 LETTERS = 30
-"""Of a class name."""
+"""Letters of a class name that are shown."""
 
 
 def draw_class_bars(
     per_class: Mapping[str, Mapping[str, float]], classes: Sequence[str], objects: Sequence[int]
 ) -> Image.Image | None:
-    """The bars, the class with the highest AP of the last model on top.
+    """Draw the bars, the class with the highest AP of the last model on top.
 
     Args:
         per_class: by role, AP by class name; -1 where the validation split has no object of the class.
@@ -63,14 +63,17 @@ def draw_class_bars(
 
 
 def _column(count: int) -> int:
-    """Classes in a column, columns of like length."""
+    """Return the number of classes in a column, for columns of similar length."""
     return -(-count // -(-count // COLUMN))
 
 
 def _order(
     per_class: Mapping[str, Mapping[str, float]], roles: Sequence[str], classes: Sequence[str]
 ) -> list[int]:
-    """Positions of the classes to show, the highest AP first; of too many those on which the models differ most."""
+    """Return positions of the classes to show, the highest AP first.
+
+    Of too many, those on which the models differ most.
+    """
     known = [index for index, name in enumerate(classes) if per_class[roles[-1]].get(name, -1) >= 0]
     if len(known) > MOST:
         spread = {i: np.ptp([per_class[role].get(classes[i], -1) for role in roles[-2:]]) for i in known}
@@ -90,7 +93,7 @@ def _draw_part(
     end: float,
     written: bool,
 ) -> None:
-    """One column of classes; `end` is where the axis ends."""
+    """Draw one column of classes; `end` is the end of the axis."""
     height = 0.8 / len(roles)
     for position, role in enumerate(roles):
         look = LOOKS[role]

@@ -1,4 +1,4 @@
-"""Boxes with names on a picture."""
+"""Drawing boxes with names on an image."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gkd_core.figures.style import BLUE, GREEN, VERMILLION, YELLOW
 HIT, FALSE_ALARM, MISSED, IGNORED, TRUTH = BLUE, VERMILLION, YELLOW, "#9a9a9a", GREEN
 """Colours of boxes. Hits are solid, false alarms dashed, missed objects dotted."""
 DASHES = {FALSE_ALARM: (8, 6), MISSED: (3, 5)}
-"""Pixels drawn and left out; others are solid."""
+"""Lengths of dashes and gaps in pixels; other boxes are solid."""
 LIGHT = (MISSED, IGNORED)
 LETTERS = 11
 """Height of a name, in pixels."""
@@ -22,17 +22,17 @@ Box = tuple[float, float, float, float]
 
 
 class Drawn(NamedTuple):
-    """A box on a picture."""
+    """A box to draw on an image."""
 
     box: Box
     """x1, y1, x2, y2 in pixels of the original."""
     colour: str
     label: str
-    """What is written beside it; may be empty."""
+    """Text beside it; may be empty."""
 
 
 def with_boxes(picture: Image.Image, boxes: Sequence[Drawn], scale: float) -> Image.Image:
-    """A copy of a picture with boxes on it, and with names as far as there is room for them.
+    """Return a copy of an image with boxes on it, and with names as far as there is room for them.
 
     Args:
         picture: RGB.
@@ -55,7 +55,7 @@ def _scaled(box: Box, scale: float) -> Box:
 
 
 def outline(draw: ImageDraw.ImageDraw, box: Box, colour: str) -> None:
-    """A rectangle two pixels wide, in a paler or darker one that lets it be seen on any picture."""
+    """Draw a rectangle two pixels wide inside a paler or darker one, to be visible on any image."""
     x1, y1, x2, y2 = (round(value) for value in box)
     x2, y2 = max(x2, x1 + 3), max(y2, y1 + 3)
     edges = [
@@ -71,7 +71,7 @@ def outline(draw: ImageDraw.ImageDraw, box: Box, colour: str) -> None:
 
 
 def _dashes(start: int, end: int, colour: str) -> list[tuple[int, int]]:
-    """First and last pixel of each piece of a line."""
+    """Return first and last pixel of each dash of a line."""
     drawn, left_out = DASHES.get(colour, (end - start + 1, 0))
     return [(at, min(at + drawn - 1, end)) for at in range(start, end + 1, drawn + left_out)]
 
@@ -79,7 +79,7 @@ def _dashes(start: int, end: int, colour: str) -> list[tuple[int, int]]:
 def _write_name(
     draw: ImageDraw.ImageDraw, drawn: Drawn, box: Box, size: tuple[int, int], placed: list[Box]
 ) -> None:
-    """The name above or in the upper left corner of a box, unless another name is there already."""
+    """Write the name above or in the upper left corner of a box, unless another name is there already."""
     if not drawn.label:
         return
     letters = font(LETTERS)

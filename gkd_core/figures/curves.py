@@ -1,4 +1,4 @@
-"""Curves over the time of training: losses, and what was reached on the validation split."""
+"""Curves over training: losses, and scores on the validation split."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 POINTS = 240
-"""Points of a curve; more are averaged, else noise hides the course."""
+"""Points of a curve; more are averaged, else noise hides the trend."""
 COLUMNS = 3
 PANEL = (4.0, 2.9)
-"""Inches."""
+"""Size of a panel in inches."""
 HEAD = 0.68
 """Inches for title and explanation."""
 DPI = 110
 LOG_FROM = 20.0
-"""From this ratio of the largest to the smallest value on, a scale of powers shows more."""
+"""Ratio of the largest to the smallest value from which a logarithmic scale is used."""
 
 
 def draw_losses(history: Mapping[str, RunHistory]) -> Image.Image | None:
-    """A panel for the sum and for each named loss; None where no step was told of."""
+    """Draw a panel for the sum and for each named loss; return None where no step was recorded."""
     runs = {role: history[role] for role in LOOKS if role in history and history[role].losses}
     if not runs:
         return None
@@ -51,7 +51,7 @@ def draw_losses(history: Mapping[str, RunHistory]) -> Image.Image | None:
 
 
 def _draw_loss(axes: Axes, role: str, run: RunHistory, name: str) -> None:
-    """One curve; a loss that begins late or ends early has gaps."""
+    """Draw one curve; a loss that begins late or ends early has gaps."""
     look = LOOKS[role]
     values = [
         sum(losses.values()) if not name else losses.get(name, math.nan) for losses in run.losses.values()
@@ -66,7 +66,7 @@ def _draw_loss(axes: Axes, role: str, run: RunHistory, name: str) -> None:
 
 
 def _thinned(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """At most `POINTS` points, each the mean of a few that follow each other."""
+    """Return at most `POINTS` points, each the mean of a few consecutive ones."""
     together = _together(len(steps))
     starts = range(0, len(steps), together)
 
@@ -77,12 +77,12 @@ def _thinned(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndar
 
 
 def _together(points: int) -> int:
-    """How many points become one."""
+    """Return how many points are averaged to one."""
     return -(-points // POINTS)
 
 
 def _set_loss_scale(axes: Axes) -> None:
-    """From zero, or in powers where one end would hide the other."""
+    """Set the axis from zero, or logarithmic where a linear one would hide one end."""
     from matplotlib.ticker import LogLocator, NullFormatter
 
     drawn = np.concatenate(
@@ -111,17 +111,17 @@ def _average_said(runs: Mapping[str, RunHistory]) -> str:
     return each if together == 1 else f"each point is the mean of {together} that were told of"
 
 
-# ---- what was reached ------------------------------------------------------------------------------------
+# ---- scores ----------------------------------------------------------------------------------------------
 
 
 def draw_scores(
     history: Mapping[str, RunHistory], teacher: Mapping[str, float] | None, best_by: str
 ) -> Image.Image | None:
-    """AP, AP50 and the metric that ranks by epoch, and the reconstruction error of the prototypes.
+    """Draw AP, AP50 and the metric that ranks by epoch, and the reconstruction error of the prototypes.
 
     Args:
-        history: what happened, by training.
-        teacher: its numbers, drawn as a level.
+        history: of each training, by its name.
+        teacher: its scores, drawn as a horizontal line.
         best_by: the metric by which the best epoch is chosen.
     """
     runs = {
@@ -187,7 +187,7 @@ def _draw_metric(
 
 
 def _draw_errors(axes: Axes, errors: Mapping[int, Mapping[str, float]]) -> None:
-    """How badly the prototypes reconstruct the instances, level by level."""
+    """Draw the reconstruction error of the prototypes, level by level."""
     levels = list(dict.fromkeys(level for found in errors.values() for level in found))
     for position, level in enumerate(levels):
         colour, line, marker = SERIES[position % len(SERIES)]
@@ -213,7 +213,7 @@ def _set_epochs(axes: Axes, epochs: int) -> None:
 
 
 def _grid(count: int) -> tuple[Figure, Sequence[Axes]]:
-    """A figure with that many panels; there is no pyplot, whose figures belong to the whole process."""
+    """Return a figure with `count` panels; without pyplot, whose figures belong to the whole process."""
     from matplotlib.figure import Figure
 
     columns = min(COLUMNS, count) if count != 4 else 2
@@ -225,7 +225,7 @@ def _grid(count: int) -> tuple[Figure, Sequence[Axes]]:
 
 
 def head(figure: Figure, panels: Sequence[Axes], title: str, said: str) -> None:
-    """Title, a line of explanation, and one legend for the panels."""
+    """Write title and explanation, and one legend for the panels."""
     handles: dict[str, Any] = {}
     for axes in panels:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
@@ -244,7 +244,7 @@ def head(figure: Figure, panels: Sequence[Axes], title: str, said: str) -> None:
 
 
 def rendered(figure: Figure) -> Image.Image:
-    """The pixels of a figure."""
+    """Render a figure to an image."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     canvas = FigureCanvasAgg(figure)

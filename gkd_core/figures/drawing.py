@@ -1,7 +1,7 @@
-"""Boxes on a picture: readable on any background, by any eye, with any name. No torch here.
+"""Drawing detections on an image: readable on any background, with any colour vision and any name. No torch here.
 
-Colours are those of Okabe and Ito, which differ for every kind of colour vision, each with a dark edge; every box
-carries its class and score in letters.
+Colours are those of Okabe and Ito, which differ for every kind of colour vision, each with a dark edge; every box is
+labelled with its class and score.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from PIL import Image, ImageColor, ImageDraw, ImageFont
 from gkd_core.figures.style import BLUE, GREEN, INK, ORANGE, SERIES, VERMILLION, YELLOW, at_most, font_file
 
 COLOURS = (BLUE, ORANGE, GREEN, SERIES[3][0], SERIES[4][0], VERMILLION, YELLOW)
-"""By label, again and again: the letters tell classes of one colour apart."""
+"""Colours by label, repeated: the names tell classes of one colour apart."""
 NAME_LETTERS = 40
 """Longer names are shortened."""
 Box = tuple[int, int, int, int]
@@ -27,10 +27,10 @@ Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 def draw_boxes(
     image: Image.Image, boxes: np.ndarray, labels: np.ndarray, scores: np.ndarray, classes: Sequence[str]
 ) -> Image.Image:
-    """A copy of a picture with boxes, the best on top, and a label for each that finds room.
+    """Return a copy of an image with boxes, the best on top, and a label for each that finds room.
 
-    No label covers another: the best choose first, above their box, below it, inside, or beside it. In a crowd the last
-    find no room and go without; the colour of their box still tells the class.
+    No label covers another: they are placed in the order of the scores, above their box, below it, inside, or beside
+    it. In a crowd the last ones find no room and are left out; the colour of their box still shows the class.
 
     Args:
         image: RGB.
@@ -62,20 +62,20 @@ def draw_boxes(
 
 
 def _ordered(box: np.ndarray, size: tuple[int, int]) -> Box:
-    """Whole pixels inside the picture, for a box that may be thinner than one."""
+    """Clip a box to whole pixels inside the image; it may be thinner than one pixel."""
     x1, y1, x2, y2 = (round(float(value)) for value in box)
     left, top = min(max(x1, 0), size[0] - 1), min(max(y1, 0), size[1] - 1)
     return left, top, max(left, min(x2, size[0] - 1)), max(top, min(y2, size[1] - 1))
 
 
 def plate_size(draw: ImageDraw.ImageDraw, text: str, font: Font) -> tuple[int, int]:
-    """Width and height in pixels of the plate that letters stand on."""
+    """Return width and height in pixels of the background plate of a text."""
     width, height = (round(value) for value in draw.textbbox((0, 0), text, font=font)[2:])
     return width + 4, height + 4
 
 
 def free_plate(box: Box, size: tuple[int, int], picture: tuple[int, int], taken: Sequence[Box]) -> Box | None:
-    """Where the label of a box goes; None where there is no room that no other label has taken.
+    """Return where the label of a box goes; None where there is no room that no other label has taken.
 
     Args:
         box: left, top, right, bottom, inclusive, inside the picture; so is what is returned.
@@ -92,7 +92,10 @@ def free_plate(box: Box, size: tuple[int, int], picture: tuple[int, int], taken:
 
 
 def _places(box: Box, size: tuple[int, int]) -> Iterator[tuple[int, int]]:
-    """Left upper corners for a plate, the likeliest first: above, inside, below, beside, and further down inside."""
+    """Yield upper left corners for a plate in order of preference.
+
+    Above, inside, below, beside, and further down inside.
+    """
     left, top, right, bottom = box
     width, height = size
     yield left, top - height - 1
@@ -106,33 +109,34 @@ def _places(box: Box, size: tuple[int, int]) -> Iterator[tuple[int, int]]:
 
 
 def _touch(first: Box, second: Box) -> bool:
-    """Whether two plates share a pixel."""
+    """Return whether two plates share a pixel."""
     beside = first[2] < second[0] or second[2] < first[0]
     return not (beside or first[3] < second[1] or second[3] < first[1])
 
 
 def _write(draw: ImageDraw.ImageDraw, plate: Box, text: str, font: Font, colour: str) -> None:
-    """Letters on a plate of the box's colour."""
+    """Write a text on a plate of the box's colour."""
     draw.rectangle(plate, fill=colour, outline=INK)
     draw.text((plate[0] + 2, plate[1] + 1), text, fill=readable_on(colour), font=font)
 
 
 def readable_on(colour: str) -> str:
-    """Black or white, whichever stands out more on a colour (WCAG 2.2, relative luminance)."""
+    """Return black or white, whichever has more contrast to a colour (WCAG 2.2, relative luminance)."""
     shares = np.array(ImageColor.getrgb(colour)[:3]) / 255
     linear = np.where(shares <= 0.04045, shares / 12.92, ((shares + 0.055) / 1.055) ** 2.4)
     luminance = float(linear @ [0.2126, 0.7152, 0.0722])
     return "black" if (luminance + 0.05) / 0.05 > 1.05 / (luminance + 0.05) else "white"
 
 
-# ---- letters ---------------------------------------------------------------------------------------------
+# ---- fonts -----------------------------------------------------------------------------------------------
 
 
 @cache
 def lettering(name: str, label: int) -> tuple[str, Path | None]:
-    """What to write for a class, and the font that has its letters (None: Pillow's own).
+    """Return the text to write for a class, and the font that has its letters (None: Pillow's own).
 
-    A name that no font of this machine can write becomes `#` and its label, with the letters that can be written.
+    If no font of this machine has all letters of a name, the text is `#` and its label, with the letters that can be
+    written.
     """
     text = at_most(" ".join(name.split()), NAME_LETTERS)
     for file in _fonts():
@@ -143,7 +147,7 @@ def lettering(name: str, label: int) -> tuple[str, Path | None]:
 
 
 def _fonts() -> Iterator[Path | None]:
-    """matplotlib's font, and those of the machine; without matplotlib Pillow's own, which knows ASCII only."""
+    """Yield matplotlib's font, and those of the machine; without matplotlib Pillow's own, which is ASCII only."""
     try:
         yield font_file()
         from matplotlib.font_manager import findSystemFonts
@@ -155,7 +159,7 @@ def _fonts() -> Iterator[Path | None]:
 
 @cache
 def _has(file: Path | None, letter: str) -> bool:
-    """Whether a font has a letter: it would draw another picture than for one that no font has."""
+    """Return whether a font has a letter: its glyph differs from that of a missing letter."""
     try:
         return letter.isprintable() and (letter == " " or _drawn(file, letter) != _drawn(file, "\U0010ffff"))
     except OSError:  # a font that Pillow cannot read

@@ -1,4 +1,4 @@
-"""Galleries of objects: the prototypes, and what teacher and student see least alike."""
+"""Galleries of objects: the prototypes, and the objects of lowest robustness."""
 
 from __future__ import annotations
 
@@ -13,28 +13,29 @@ from gkd_core.figures.sheet import MARGIN, Sheet, tile
 from gkd_core.figures.style import DIM, PALE, shown
 
 ROWS = 24
-"""Rows of prototypes: with more, one level of each class is shown, and of very many classes not all."""
+"""Largest number of rows of prototypes: with more, one level of each class is shown, and of very many classes not
+all."""
 COLUMNS = 10
 """Prototypes in a row; the published number."""
 SIDE, GAP, CAPTION, LABEL = 88, 8, 20, 150
 """Pixels: of a prototype, between two, below them, and left of a row."""
 CONTEXT = 0.15
-"""What is shown around an object, as a share of its longer side."""
+"""Margin around an object, as a share of its longer side."""
 
 OUTLIER_SIDE, OUTLIER_COLUMNS, OUTLIER_CAPTION, OUTLIER_CONTEXT = 168, 6, 58, 0.5
 
 Entry = Mapping[str, Any]
-"""An object as `{run}-prototypes.json` has it: class, image_id, file, box, and share or robustness."""
+"""An object as in `{run}-prototypes.json`: class, image_id, file, box, and share or robustness."""
 Open = Callable[[Path, int | None], Image.Image]
-"""Gives a picture, perhaps smaller than its file, by path and by what means white in it."""
+"""Opens an image, perhaps smaller than its file, by path and by the value of white."""
 
 
 class Cuttings:
-    """Cuts objects out of pictures.
+    """Crops objects out of images.
 
     Args:
-        images: the pictures that objects may lie in.
-        opened: opens one.
+        images: records of the images that contain the objects.
+        opened: opens an image.
     """
 
     def __init__(self, images: Sequence[ImageRecord], opened: Open) -> None:
@@ -42,7 +43,7 @@ class Cuttings:
         self._opened = opened
 
     def cut(self, entry: Entry, side: int, *, around: float) -> Image.Image:
-        """An object on a square of `side` pixels, as in `tile`; its box counts in pixels of the whole picture."""
+        """Return an object on a square of `side` pixels, as in `tile`; its box is in pixels of the whole image."""
         record = self._records[entry["image_id"]]
         picture = self._opened(record.path, record.white)
         x, y = picture.width / record.width, picture.height / record.height
@@ -64,7 +65,7 @@ class _Row(NamedTuple):
 def draw_prototypes(
     told: Mapping[str, Any], classes: Sequence[str], cuttings: Cuttings
 ) -> Image.Image | None:
-    """The prototypes of every class and level, cut out of their pictures, with what each explains.
+    """Draw the prototypes of every class and level, cropped from their images, with their explained shares.
 
     Args:
         told: what `{run}-prototypes.json` says.
@@ -91,12 +92,12 @@ def draw_prototypes(
 
 
 def _after(told: Mapping[str, Any]) -> str:
-    """When it was; without training, or before it, there is nothing to say."""
+    """Return when the prototypes were selected; empty without training, or before it."""
     return f", after epoch {told['epoch']}" if told["epoch"] else ""
 
 
 def _rows(levels: Mapping[str, Sequence[Entry]], classes: Sequence[str]) -> list[_Row]:
-    """Class by class, and level by level in each."""
+    """Return the rows class by class, and level by level in each."""
     rows = []
     for name in classes:
         for level, entries in levels.items():
@@ -107,7 +108,7 @@ def _rows(levels: Mapping[str, Sequence[Entry]], classes: Sequence[str]) -> list
 
 
 def _chosen(rows: Sequence[_Row]) -> tuple[Sequence[_Row], str]:
-    """As many rows as a picture holds, and what to say of the others."""
+    """Return as many rows as a figure holds, and a note about the others."""
     if len(rows) <= ROWS:
         return rows, ""
     best: dict[str, _Row] = {}
@@ -125,7 +126,7 @@ def _explained(row: _Row) -> float:
 
 
 def _lay_row(sheet: Sheet, y: int, name: str, row: _Row, cuttings: Cuttings) -> None:
-    """Name and level, then the prototypes."""
+    """Draw name and level, then the prototypes."""
     if name:
         sheet.draw.line((MARGIN, y - 6, sheet.image.width - MARGIN, y - 6), fill=PALE, width=2)
         sheet.write(MARGIN, y + 2, name, size=14, bold=True, width=LABEL - 10)
@@ -143,11 +144,11 @@ def _percent(share: float) -> str:
     return f"{100 * share:.1f} %" if share >= 0.0005 else "under 0.1 %"
 
 
-# ---- what the two see least alike ------------------------------------------------------------------------
+# ---- outliers --------------------------------------------------------------------------------------------
 
 
 def draw_outliers(told: Mapping[str, Any], classes: Sequence[str], cuttings: Cuttings) -> Image.Image | None:
-    """The objects whose robustness is lowest, lowest first, with some of their surroundings.
+    """Draw the objects whose robustness is lowest, lowest first, with some of their surroundings.
 
     Args:
         told: what `{run}-prototypes.json` says.

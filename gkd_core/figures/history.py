@@ -1,6 +1,6 @@
-"""What happened in a run, read from its `events.jsonl`, across all attempts.
+"""The history of a run, read from its `events.jsonl`, across all attempts.
 
-An attempt that was killed leaves events of steps that the next one does again; what comes later counts.
+An attempt that was killed leaves events of steps that the next one repeats; later events replace earlier ones.
 """
 
 from __future__ import annotations
@@ -14,23 +14,23 @@ from typing import Any
 
 @dataclass
 class RunHistory:
-    """What happened to one training."""
+    """The history of one training."""
 
     losses: dict[int, dict[str, float]] = field(default_factory=dict)
     """By step, ascending: each named loss, mean since the entry before."""
     evaluations: dict[int, dict[str, float]] = field(default_factory=dict)
-    """By epoch: the numbers on the validation split."""
+    """By epoch: the scores on the validation split."""
     errors: dict[int, dict[str, float]] = field(default_factory=dict)
     """By epoch: the prototypes' reconstruction error of each level (its stride)."""
     best: int | None = None
     """Epoch of the weights that are published as the best."""
     epochs: int = 0
     steps: int = 0
-    """Of the whole training."""
+    """Steps of the whole training."""
 
 
 def read_history(path: Path) -> dict[str, RunHistory]:
-    """By training; empty where nothing was written."""
+    """Read the history of each training, by its name; empty where nothing was written."""
     history: dict[str, RunHistory] = {}
     for event in _events(path):
         name = event.get("run")
@@ -46,7 +46,7 @@ def _events(path: Path) -> Iterator[dict[str, Any]]:
         for line in lines:
             try:
                 event = json.loads(line)
-            except ValueError:  # torn: its writer was killed
+            except ValueError:  # truncated: its writer was killed
                 continue
             if isinstance(event, dict):
                 yield event
@@ -67,7 +67,7 @@ def _note(run: RunHistory, event: dict[str, Any]) -> None:
 
 
 def _note_losses(run: RunHistory, step: int, losses: dict[str, float]) -> None:
-    """Add an entry; those of later steps are of an attempt that was killed."""
+    """Add an entry and drop those of later steps, which are of an attempt that was killed."""
     while run.losses and next(reversed(run.losses)) > step:
         run.losses.popitem()
     if losses:

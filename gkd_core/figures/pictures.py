@@ -1,4 +1,4 @@
-"""The same pictures with the boxes of the annotations and of every model, side by side."""
+"""Images with the boxes of the annotations and of every model, side by side."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from gkd_core.figures.sheet import MARGIN, Sheet, font
 from gkd_core.figures.style import DIM, LOOKS, at_most, shown
 
 UNLIKE, TYPICAL = 3, 3
-"""Pictures of either kind."""
+"""Number of images of either kind: where models differ most, and typical ones."""
 WIDEST, TALLEST, NARROWEST = 360, 300, 240
 """Pixels: of a picture on the sheet, and of its column."""
 GAP, CAPTION, HEADER = 10, 26, 30
@@ -35,7 +35,7 @@ NAME_LETTERS = 14
 
 
 class Found(NamedTuple):
-    """What a model found on the split, at one threshold."""
+    """The detections of a model on the split, at one score threshold."""
 
     role: str
     score: Score
@@ -43,14 +43,14 @@ class Found(NamedTuple):
 
     @classmethod
     def of(cls, role: str, score: Score) -> Found:
-        """At the threshold that suits this model best."""
+        """Return the detections at the threshold with the highest F1 of this model."""
         return cls(role, score, best_threshold(score.matches))
 
 
 def draw_pictures(
     scores: Mapping[str, Score], classes: Sequence[str], images: Sequence[ImageRecord], opened: Open
 ) -> Image.Image | None:
-    """Pictures of the validation split: annotations, teacher, control, student.
+    """Draw images of the validation split: annotations, teacher, control, student.
 
     Args:
         scores: by role.
@@ -86,13 +86,13 @@ def draw_pictures(
     return sheet.image
 
 
-# ---- which pictures --------------------------------------------------------------------------------------
+# ---- choosing images -------------------------------------------------------------------------------------
 
 
 def choose_pictures(models: Sequence[Found], images: Sequence[ImageRecord]) -> list[tuple[int, str]]:
-    """Positions of pictures, and why each was chosen: those where the models differ most, then typical ones.
+    """Choose positions of images, with a reason: where the models differ most, then typical ones.
 
-    Student and control are compared where both are there; else the pictures where the last model does worst.
+    Student and control are compared if both exist; else the images where the last model does worst are taken.
     """
     f1 = {model.role: _f1(model, images) for model in models}
     own = f1[models[-1].role]
@@ -113,7 +113,7 @@ def choose_pictures(models: Sequence[Found], images: Sequence[ImageRecord]) -> l
 
 
 def _f1(model: Found, images: Sequence[ImageRecord]) -> np.ndarray:
-    """(pictures,) harmonic mean of precision and recall on each; NaN where there is nothing and nothing was found."""
+    """Return (images,) the F1 on each image; NaN where there is no object and no detection."""
     matches = model.score.matches
     counted = ~matches.ignored & (matches.scores >= model.threshold)
     found = np.bincount(matches.picture[counted], minlength=len(images))
@@ -145,7 +145,7 @@ def _lay_legend(sheet: Sheet, y: int) -> None:
 
 
 def _size_on_sheet(image: ImageRecord) -> tuple[int, int]:
-    """Width and height in pixels."""
+    """Return width and height in pixels."""
     scale = _scale(image)
     return max(1, round(image.width * scale)), max(1, round(image.height * scale))
 
@@ -157,7 +157,7 @@ def _scale(image: ImageRecord) -> float:
 def _seen(
     picture: Image.Image, at: int, image: ImageRecord, models: Sequence[Found], classes: Sequence[str]
 ) -> Iterator[Image.Image]:
-    """A picture with its objects, and then with what each model finds."""
+    """Yield an image with its objects, and then with the detections of each model."""
     small = picture.resize(_size_on_sheet(image), Image.Resampling.LANCZOS, reducing_gap=3.0)
     yield with_boxes(small, objects_of(image, classes), _scale(image))
     for model in models:
@@ -165,7 +165,7 @@ def _seen(
 
 
 def objects_of(image: ImageRecord, classes: Sequence[str]) -> list[Drawn]:
-    """The annotated boxes."""
+    """Return the annotated boxes."""
     return [
         Drawn(_corners(box), IGNORED if crowd else TRUTH, _name(classes, label))
         for box, label, crowd in zip(image.boxes, image.labels, image.crowd, strict=True)
@@ -173,7 +173,10 @@ def objects_of(image: ImageRecord, classes: Sequence[str]) -> list[Drawn]:
 
 
 def found_on(model: Found, at: int, image: ImageRecord, classes: Sequence[str]) -> list[Drawn]:
-    """What a model found on the picture at a position of the split, the highest score first, and what it missed."""
+    """Return a model's detections on an image, the highest score first, and the objects that it missed.
+
+    `at` is the position of the image in the split.
+    """
     matches = model.score.matches
     own = np.flatnonzero((matches.picture == at) & (matches.scores >= model.threshold))
     boxes = model.score.detections[image.image_id]["boxes"] if len(own) else ()

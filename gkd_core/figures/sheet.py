@@ -1,4 +1,4 @@
-"""A sheet of paper for pictures with words beside them, pixel by pixel."""
+"""A canvas for images with text beside them, laid out in pixels."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from gkd_core.figures.style import DIM, INK, PALE, font_file, shortened
 
 MARGIN = 20
 TITLE, LINE = 46, 18
-"""Heights in pixels: of the title, and of a line of explanation."""
+"""Heights in pixels of the title, and of a line of explanation."""
 
 
 @cache
 def font(size: int, *, bold: bool = False) -> ImageFont.FreeTypeFont:
-    """The font in a size of pixels; laid out the same way on every machine."""
+    """Return the font in a size of pixels; laid out the same way on every machine."""
     return ImageFont.truetype(str(font_file(bold=bold)), size, layout_engine=ImageFont.Layout.BASIC)
 
 
 class Sheet:
-    """White paper with a title; `top` is the first row of pixels below it."""
+    """White canvas with a title; `top` is the first row of pixels below it."""
 
     def __init__(self, width: int, height: int, title: str, lines: Sequence[str]) -> None:
-        """Take paper.
+        """Create the canvas and write the title.
 
         Args:
             width: pixels.
@@ -59,20 +59,20 @@ class Sheet:
         self.draw.text((x, y), line, fill=colour, font=letters, anchor=f"{align}a")
 
     def paste(self, picture: Image.Image, x: int, y: int) -> None:
-        """Put a picture down, its upper left corner at (x, y)."""
+        """Paste an image with its upper left corner at (x, y)."""
         self.image.paste(picture, (x, y))
 
 
 def tile(
     picture: Image.Image, box: tuple[float, float, float, float], size: int, *, around: float
 ) -> Image.Image:
-    """An object cut out of its picture, on a square of `size` pixels.
+    """Crop an object out of its image, on a square of `size` pixels.
 
     Args:
         picture: RGB.
         box: x1, y1, x2, y2 in pixels of `picture`.
         size: side of the square, in pixels.
-        around: what is shown of the surroundings, as a share of the object's longer side, on every side.
+        around: margin on every side, as a share of the object's longer side.
     """
     x1, y1, x2, y2 = box
     room = around * max(x2 - x1, y2 - y1) + 1
@@ -96,7 +96,7 @@ def tile(
 
 
 def _outline(paper: Image.Image, corners: Sequence[float]) -> None:
-    """A white line beside a black one, to be seen on any colour."""
+    """Draw a white line beside a black one, to be visible on any colour."""
     x1, y1, x2, y2 = (min(max(round(value), 1), paper.width - 2) for value in corners)
     draw = ImageDraw.Draw(paper)
     draw.rectangle((x1 - 1, y1 - 1, x2 + 1, y2 + 1), outline="black")

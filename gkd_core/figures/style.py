@@ -1,7 +1,7 @@
-"""Colours, lettering, and names that may hold anything.
+"""Colours, fonts, and display of arbitrary names.
 
 Colours are those of Okabe and Ito, which differ for every kind of colour vision; line styles, markers and hatches
-differ too, so that a grey print still tells. The font is the one that matplotlib brings along.
+differ too, so that a grey print is still readable. The font is the one bundled with matplotlib.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ SERIES = (
     ("#cc79a7", ":", "D"),
     ("#56b4e9", "-", "v"),
 )
-"""Colour, line and marker of curves that are no roles."""
+"""Colour, line and marker of curves that do not stand for a role."""
 
 
 class Look(NamedTuple):
-    """How a role is drawn everywhere."""
+    """Style in which a role is drawn in every figure."""
 
     colour: str
     line: str
@@ -39,12 +39,12 @@ LOOKS = {
     "student": Look(BLUE, "-", "o", ""),
     "model": Look(BLUE, "-", "o", ""),
 }
-"""By role, in the order in which they are shown."""
+"""Styles by role, in the order in which roles are shown."""
 
 _STYLE = {
     "font.family": ["DejaVu Sans"],
     "font.size": 10,
-    "text.parse_math": False,  # names may hold any $
+    "text.parse_math": False,  # names may contain `$`, which would start mathematical notation
     "text.color": INK,
     "axes.labelcolor": INK,
     "axes.edgecolor": DIM,
@@ -64,18 +64,18 @@ _STYLE = {
 
 
 def chart_style() -> AbstractContextManager[None]:
-    """The style of charts while the block runs, whatever the machine's own matplotlibrc says."""
+    """Return a context with the style of charts, whatever the machine's own matplotlibrc says."""
     import matplotlib.style
 
     return matplotlib.style.context(["default", _STYLE])
 
 
-# ---- lettering -------------------------------------------------------------------------------------------
+# ---- text ------------------------------------------------------------------------------------------------
 
 
 @cache
 def font_file(*, bold: bool = False) -> Path:
-    """The font that comes with matplotlib."""
+    """Return the font that comes with matplotlib."""
     import matplotlib
 
     name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
@@ -90,11 +90,11 @@ def _letters() -> frozenset[int]:
 
 
 def shown(name: str, number: int | None = None) -> str:
-    """A name in letters that the font has, on one line.
+    """Return a name with only letters that the font has, on one line.
 
     Args:
         name: anything.
-        number: tells names apart of which letters are lacking: the place in the list that people have.
+        number: distinguishes names whose letters are missing: their position in the list that people have.
     """
     plain = " ".join("".join(letter if letter.isprintable() else " " for letter in name).split())
     drawn = "".join(letter if ord(letter) in _letters() else "\ufffd" for letter in plain)
@@ -102,7 +102,7 @@ def shown(name: str, number: int | None = None) -> str:
 
 
 def shortened(text: str, fits: Callable[[str], bool]) -> str:
-    """The text, or as much of its start and its end as fits, with dots between: names often differ at their ends."""
+    """Shorten a text to what fits, dots in the middle: names often differ at their ends."""
     if fits(text):
         return text
     low, high = 0, len(text)  # letters that are kept: `low` fit, `high` do not
@@ -118,5 +118,5 @@ def _without_middle(text: str, kept: int) -> str:
 
 
 def at_most(text: str, letters: int) -> str:
-    """The text, shortened to so many letters."""
+    """Shorten a text to a number of letters."""
     return shortened(text, lambda candidate: len(candidate) <= letters)

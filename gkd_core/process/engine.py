@@ -1,9 +1,9 @@
-"""The engine process seen from inside: everything around a run that is not training. No torch at import.
+"""The engine process around a run: lock, events, stop requests, failure and exit code. No torch at import.
 
 `serve_run` is the whole of `python -m gkd_core.train RUN_DIR --attempt N` where one process does the run
-(`launch.py` starts several; `follow_run` is one of the others): it holds the run directory's lock, writes each
-event as one line, notices when it should stop, and says by failure.json and its exit code how the run ended. The other
-side of the border is `worker/engine.py`.
+(`launch.py` starts several; `follow_run` is one of the others): it holds the run directory's lock, writes each event
+as one line, checks for stop requests, and reports by failure.json and its exit code how the run ended. The other side
+of the interface is `worker/engine.py`.
 
 A process that was started with `GKD_PARENT` in its environment dies with that parent. Alone in a terminal it
 does not, and Ctrl-C means: stop after a checkpoint; a second one ends it at once.
@@ -44,7 +44,7 @@ Run = Callable[[AnyRun, Path, Callable[[], bool]], Iterator[Event]]
 """`carry_out(config, run_dir, should_stop)`: yields events, raises `StoppedError` once it has stopped as asked."""
 
 LOCK_SECONDS = 60.0
-"""How long to wait for an engine of an earlier attempt to leave; it sees within a second that it must."""
+"""How long to wait for an engine of an earlier attempt to exit; it notices within a second that it must."""
 
 CONTROL_SECONDS = 0.2
 """control.json is read at most this often, so that `should_stop` may be asked at every step."""
@@ -57,10 +57,10 @@ def serve_run(run_dir: RunDir, attempt: int, run: Run, *, lock_seconds: float = 
         run_dir: A directory that `RunDir.prepare` made ready for this attempt.
         attempt: Which attempt this process is; one that no longer owns the directory stops.
         run: The work itself.
-        lock_seconds: How long to wait for an earlier engine to leave.
+        lock_seconds: How long to wait for an earlier engine to exit.
 
     Returns:
-        The exit code: `COMPLETE`, `FAILED` (why stands in failure.json) or `STOPPED`.
+        The exit code: `COMPLETE`, `FAILED` (the reason is in failure.json) or `STOPPED`.
     """
     die_with_parent()
     should_stop = StopRequest(run_dir, attempt)
@@ -80,7 +80,7 @@ def serve_run(run_dir: RunDir, attempt: int, run: Run, *, lock_seconds: float = 
 def follow_run(run_dir: RunDir, run: Run) -> int:
     """Carry out a run beside the process that serves it, when several train together (`gkd_core.process.launch`).
 
-    It holds no lock, tells nothing, and stops when the first process says so.
+    It holds no lock, writes no events, and stops when the first process says so.
 
     Returns:
         The exit code; `COMPLETE` also when it stopped: that is for the first process to say.
@@ -98,20 +98,20 @@ def follow_run(run_dir: RunDir, run: Run) -> int:
 
 
 def _leave_word(run_dir: RunDir, error: BaseException) -> None:
-    """Say why the run failed. Of several processes the first to fail says it: the others saw no more than its end."""
-    traceback.print_exc()  # the traceback belongs in log.txt; people see the failure
+    """Write why the run failed, if no process did so before: later ones fail only because the first one ended."""
+    traceback.print_exc()  # the traceback goes to log.txt; users see the failure
     if LAUNCHED in os.environ and run_dir.failure.exists():
         return
     run_dir.write_failure(failure_of(error))
 
 
-# ---- living and dying ------------------------------------------------------------------------------------
+# ---- lifetime of the process -----------------------------------------------------------------------------
 
 
 def die_with_parent() -> None:
     """Make this process end when the one named by `GKD_PARENT` does; nothing without that variable.
 
-    Linux kills us when the *thread* that started us ends, which is right here: a worker's thread waits for its
+    Linux kills this process when the *thread* that started it ends, which fits: a worker's thread waits for its
     engine from start to end. Where that call is missing, or was made too late, a thread watches the parent's id.
     """
     if PARENT not in os.environ:
@@ -131,9 +131,9 @@ def _end_when_orphaned(parent: int) -> None:
 
 @contextmanager
 def locked(path: Path, seconds: float, should_stop: Callable[[], bool]) -> Iterator[None]:
-    """Hold a lock file, waiting for whoever still has it.
+    """Hold a lock file while the block runs, after waiting for the process that holds it.
 
-    Forked loader processes do not inherit the lock: it goes when the engine itself goes.
+    Forked loader processes do not inherit the lock: it is released when the engine itself ends.
 
     Raises:
         TimeoutError: Another process still held the lock after `seconds`.
@@ -151,7 +151,7 @@ def locked(path: Path, seconds: float, should_stop: Callable[[], bool]) -> Itera
 
 
 class StopRequest:
-    """Answers the question whether the run should stop; once yes, always yes."""
+    """Callable that returns whether the run should stop; once true, always true."""
 
     def __init__(self, run_dir: RunDir, attempt: int) -> None:
         self._run_dir = run_dir
@@ -160,7 +160,7 @@ class StopRequest:
         self._look_again_at = 0.0
 
     def __call__(self) -> bool:
-        """Whether to stop now, after a checkpoint. Cheap enough for every step."""
+        """Return whether to stop now, after a checkpoint. Cheap enough for every step."""
         now = time.monotonic()
         if not self._asked and now >= self._look_again_at:
             self._look_again_at = now + CONTROL_SECONDS
@@ -178,11 +178,11 @@ class StopRequest:
         print("stopping after a checkpoint; Ctrl-C again ends at once", file=sys.stderr, flush=True)
 
 
-# ---- in and out ------------------------------------------------------------------------------------------
+# ---- config and events -----------------------------------------------------------------------------------
 
 
 def read_config(run_dir: RunDir) -> AnyRun:
-    """The config of the run.
+    """Read the config of the run.
 
     Raises:
         SpecError: config.json is not a config of this version of GKD.
@@ -195,7 +195,7 @@ def read_config(run_dir: RunDir) -> AnyRun:
 
 
 class EventLog:
-    """events.jsonl, opened for appending: one line per event, the time set, never a line on top of half a line."""
+    """events.jsonl, opened for appending: one line per event, with the time; a truncated last line is ended first."""
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("a+b")
@@ -209,7 +209,7 @@ class EventLog:
         self._file.close()
 
     def append(self, event: Event) -> None:
-        """Write an event out, so that whoever follows the file sees it now."""
+        """Write an event and flush it, so that readers of the file see it at once."""
         stamped = event if event.time else event.model_copy(update={"time": time.time()})
         self._file.write(stamped.model_dump_json().encode() + b"\n")
         self._file.flush()
@@ -218,7 +218,7 @@ class EventLog:
 
 
 def _log_line(event: Event) -> str:
-    """An event for those who read the log: when, what, and its short fields."""
+    """Format an event for the log: time, kind, and its short fields."""
     short = {
         name: value
         for name, value in event.model_dump(exclude={"kind", "time"}).items()
@@ -231,7 +231,7 @@ def _log_line(event: Event) -> str:
 
 
 def _ends_inside_a_line(path: Path) -> bool:
-    """Whether the last line is torn: its writer was killed, or the disk was full."""
+    """Return whether the last line is truncated: its writer was killed, or the disk was full."""
     with path.open("rb") as file:
         if not file.seek(0, os.SEEK_END):
             return False
@@ -239,19 +239,19 @@ def _ends_inside_a_line(path: Path) -> bool:
         return file.read() != b"\n"
 
 
-# ---- what went wrong -------------------------------------------------------------------------------------
+# ---- classifying failures --------------------------------------------------------------------------------
 
 OUT_OF_MEMORY_WORDS = (
     *("out of memory", "can't allocate memory", "ALLOC_FAILED"),
     "unable to find an engine",  # cuDNN tried every one, and none found room for what it needs to work in
 )
 UNSUPPORTED_WORDS = ("no kernel image", "kernel image is invalid")
-"""This torch has no code for this GPU, and no attempt will change that."""
+"""Messages of a torch without kernels for this GPU, which a retry does not change."""
 MISUSED_WORDS = (
     *("device-side assert", "invalid argument", "invalid configuration argument", "invalid value"),
     *("STATUS_BAD_PARAM", "STATUS_INVALID_VALUE", "STATUS_NOT_SUPPORTED", "STATUS_ARCH_MISMATCH"),
 )
-"""A call was wrong, and will be again, whatever the device: looked for before `LOST_WORDS`."""
+"""Messages of a wrong call, which fails on any device: checked before `LOST_WORDS`."""
 LOST_WORDS = (
     *(
         "CUDA error",
@@ -265,7 +265,7 @@ LOST_WORDS = (
     *("CUDA-capable device", "ECC error", "GPU is lost", "launch failure", "DataLoader worker (pid"),
     *("Connection closed by peer", "Connection reset by peer", "/gloo/", "NCCL"),
 )
-"""How torch words that a process or a device went away or came to harm; it has no exception types for these."""
+"""Messages of torch about a lost or broken process or device; it has no exception types for these."""
 
 FEWER_AT_ONCE = "Lower train.batch_size or train.image_size, or raise train.accumulate."
 OTHER_DEVICE = (
@@ -280,7 +280,7 @@ DEFECT_ON_DEVICE = f"{DEFECT} With CUDA_LAUNCH_BLOCKING=1 it names the call that
 
 
 def failure_of(error: BaseException) -> Failure:
-    """Say what an exception means for the job."""
+    """Return the failure that an exception stands for."""
     if isinstance(error, GkdError):
         return error.failure()
     failure_class, hint = _class_of(error)
@@ -288,7 +288,7 @@ def failure_of(error: BaseException) -> Failure:
 
 
 def _class_of(error: BaseException) -> tuple[FailureClass, str]:
-    """Class and hint of an exception that is not one of the engine's own."""
+    """Return class and hint of an exception that is not one of the engine's own."""
     if isinstance(error, RuntimeError):
         return _class_of_words(str(error))
     code = error.errno if isinstance(error, OSError) else None
@@ -305,11 +305,11 @@ _BY_WORDS = (
     (MISUSED_WORDS, FailureClass.BUG, DEFECT_ON_DEVICE),
     (LOST_WORDS, FailureClass.INFRASTRUCTURE, LOOK_AT_MACHINE),
 )
-"""In this order: a later sentence of a message may have words of a later line."""
+"""Checked in this order: a message may contain phrases of a later line too."""
 
 
 def _class_of_words(text: str) -> tuple[FailureClass, str]:
-    """Class and hint of what torch, CUDA and its libraries say in a RuntimeError."""
+    """Return class and hint of a RuntimeError, by the messages of torch, CUDA and its libraries."""
     for words, failure_class, hint in _BY_WORDS:
         if any(word in text for word in words):
             return failure_class, hint

@@ -1,9 +1,9 @@
-"""Starting an engine of several processes, one a GPU, and saying with one exit code how they ended. No training here.
+"""Starts an engine of several processes, one for each GPU, and combines their exit codes into one. No training here.
 
-`python -m gkd_core.train RUN_DIR` comes here by itself when the config wants several processes; whoever starts it,
-the worker or a person, sees one process with one exit code, as always. The processes are started, watched and ended
-by the part of torchrun that does this (`torch.distributed.elastic.multiprocessing`); docs/decisions/0057 says why not
-by the whole of it. They die with this process, and it dies with its worker.
+`python -m gkd_core.train RUN_DIR` uses it when the config has several processes; its caller, the worker or a person,
+sees one process with one exit code, as always. The processes are started, monitored and ended by the part of torchrun
+that does this (`torch.distributed.elastic.multiprocessing`); docs/decisions/0057 says why not by the whole of it.
+They are killed when this process ends, and it is killed when its worker ends.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from gkd_core.process.interpreter import on_safe_path, python
 from gkd_core.run_dir import COMPLETE, FAILED, LAUNCHED, PARENT, STOPPED, Control, RunDir
 
 RENDEZVOUS = "GKD_RENDEZVOUS"
-"""Environment variable of the processes: the file in which they find each other."""
+"""Environment variable of the processes: the file through which they connect (rendezvous)."""
 
 ENGINE = ("-m", "gkd_core.train")
 
 POLL_SECONDS = 0.1
-"""How often the processes are looked at."""
+"""Interval at which the processes are polled."""
 
 
 def serve(run_dir: RunDir, attempt: int, run: Run, command: Sequence[str] = ENGINE) -> int:
@@ -41,7 +41,7 @@ def serve(run_dir: RunDir, attempt: int, run: Run, command: Sequence[str] = ENGI
         run_dir: A directory that `RunDir.prepare` made ready for this attempt.
         attempt: Which attempt this process is.
         run: The work itself.
-        command: What python is told to start more processes like this one; gets `RUN_DIR --attempt N` appended.
+        command: Arguments of Python that start more processes like this one; gets `RUN_DIR --attempt N` appended.
 
     Returns:
         The exit code, as `gkd_core.run_dir` lists them.
@@ -58,12 +58,14 @@ def serve(run_dir: RunDir, attempt: int, run: Run, command: Sequence[str] = ENGI
 def _processes(run_dir: RunDir) -> int:
     try:
         return getattr(run_dir.read_config(), "processes", 1)
-    except (OSError, ValidationError):  # the engine itself says what is wrong
+    except (OSError, ValidationError):  # the engine itself reports what is wrong
         return 1
 
 
 def launch(run_dir: RunDir, attempt: int, processes: int, command: Sequence[str]) -> int:
-    """Start the processes and wait for their end. Signals are listened to, so this is for the main thread.
+    """Start the processes and wait for their end.
+
+    It handles signals, so it must run in the main thread.
 
     Returns:
         The exit code, as `gkd_core.run_dir` lists them.
@@ -71,8 +73,8 @@ def launch(run_dir: RunDir, attempt: int, processes: int, command: Sequence[str]
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, start_processes
 
     die_with_parent()
-    run_dir.failure.unlink(missing_ok=True)  # the first process that fails writes it, the others then do not
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # our log says how they ended
+    run_dir.failure.unlink(missing_ok=True)  # only the first process that fails writes it
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # `conclude` reports the ends
     program, *line = python(*command, str(run_dir.path), "--attempt", str(attempt))
     with _ended_by_signals(), tempfile.TemporaryDirectory(prefix="gkd-") as folder:
         environment = _environment(processes, Path(folder) / "rendezvous")
@@ -93,11 +95,11 @@ def launch(run_dir: RunDir, attempt: int, processes: int, command: Sequence[str]
 
 
 def conclude(run_dir: RunDir, ended: Mapping[int, int], processes: int) -> int:
-    """From how processes ended to one exit code, and to word of a process that could leave none itself.
+    """Combine the exit codes of processes into one, and write a failure for one that was killed.
 
     Args:
         run_dir: where failure.json is, or will be.
-        ended: by rank, exit codes other than 0; negative: the signal. Those that we ended ourselves have SIGTERM.
+        ended: by rank, exit codes other than 0; negative: the signal. Those that this process ended have SIGTERM.
         processes: how many there were.
     """
     if not ended:
@@ -112,8 +114,10 @@ def conclude(run_dir: RunDir, ended: Mapping[int, int], processes: int) -> int:
 
 
 def _failure(killed: Mapping[int, int], ended: Mapping[int, int], processes: int) -> Failure:
-    """Word of the process that was killed, or of exit codes that nobody explained; the others only saw a connection
-    close."""
+    """Return the failure of a process that was killed, or of unexplained exit codes.
+
+    The others failed only because a connection closed.
+    """
     if killed:
         rank, number = next(iter(killed.items()))
         message = f"process {rank + 1} of {processes} was ended by {signal.Signals(number).name}"
@@ -124,11 +128,11 @@ def _failure(killed: Mapping[int, int], ended: Mapping[int, int], processes: int
     return Failure(failure_class=FailureClass.INFRASTRUCTURE, message=message, hint=hint)
 
 
-# ---- what the processes are told -------------------------------------------------------------------------
+# ---- environment of the processes ------------------------------------------------------------------------
 
 
 def _environment(processes: int, rendezvous: Path) -> dict[str, str]:
-    """What all processes get: each other, their parent, a fair share of the cores, connections on this machine only."""
+    """Return the variables of all processes: rendezvous, parent, a share of the cores, local connections only."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     loopback = "lo" if sys.platform == "linux" else "lo0"
     usual = {
@@ -146,11 +150,11 @@ def _place(rank: int) -> dict[str, str]:
     return {"RANK": str(rank), "LOCAL_RANK": str(rank)}
 
 
-# ---- being asked to end ----------------------------------------------------------------------------------
+# ---- signals ---------------------------------------------------------------------------------------------
 
 
 class _Ended(BaseException):
-    """A signal that ends this process, after what it started."""
+    """Raised by a signal that ends this process, after its child processes."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
@@ -159,7 +163,7 @@ class _Ended(BaseException):
 
 @contextmanager
 def _ended_by_signals() -> Iterator[None]:
-    """Die of the signal after all, so that whoever waits sees what ended us."""
+    """End by the same signal after the block's clean-up, so that a waiting parent sees what ended the process."""
     try:
         yield
     except _Ended as ended:
@@ -168,7 +172,7 @@ def _ended_by_signals() -> Iterator[None]:
 
 
 def _listen(run_dir: RunDir, attempt: int) -> None:
-    """Ctrl-C: stop after a checkpoint, a second one ends all at once, as SIGTERM does."""
+    """Handle Ctrl-C: the first asks to stop after a checkpoint, the second ends at once, as SIGTERM does."""
 
     def ask(_number: int, _frame: FrameType | None) -> None:
         signal.signal(signal.SIGINT, _end)

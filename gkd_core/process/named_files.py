@@ -1,7 +1,7 @@
-"""Opening files that people name: regular files only, and only where reading is allowed. No torch.
+"""Opening files that users name: regular files only, and only below allowed folders. No torch.
 
-Under a name that should be a file may lie a FIFO, whose opening waits for ever, or a device that never ends. And what
-was checked may be replaced by a link before it is opened; so it is the opened file that is looked at, not its name.
+A path may name a FIFO, whose opening blocks for ever, or a device that never ends. And a checked path may be replaced
+by a link before it is opened; so the opened file is checked, not its path.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from io import BufferedReader
 from pathlib import Path
 
 READ_ROOTS = "GKD_READ_ROOTS"
-"""Environment variable of a process: files and folders outside which it opens nothing that people name, as a list in
-JSON; unset: it opens anything. Workers set it for engines."""
+"""Environment variable of a process: files and folders outside which it opens no file that users name, as a JSON
+list; unset: no limit. Workers set it for engines."""
 
 NOT_REGULAR = "it is no regular file, but a FIFO, a socket or a device"
 LEADS_OUT = "it leads out of the data roots by a link"
 
 
 class NotToBeRead(OSError):
-    """What lies under a name is no regular file, or lies elsewhere than may be read."""
+    """The path is no regular file, or lies outside the folders that may be read."""
 
 
 _allowed: ContextVar[tuple[Path, ...] | None] = ContextVar("allowed", default=None)
@@ -34,7 +34,7 @@ _allowed: ContextVar[tuple[Path, ...] | None] = ContextVar("allowed", default=No
 
 @contextmanager
 def reading_only(roots: Sequence[Path] | None) -> Iterator[None]:
-    """Let what this thread opens lie under these folders, resolved ones; None: as outside of this block."""
+    """Limit what this thread opens to these resolved folders while the block runs; None: no change."""
     before = _allowed.set(_allowed.get() if roots is None else tuple(roots))
     try:
         yield
@@ -48,12 +48,12 @@ def environment_of(roots: Iterable[Path]) -> dict[str, str]:
 
 
 def allowed_roots() -> tuple[Path, ...] | None:
-    """Return the folders to which this thread is limited, for threads that it starts; None: to none."""
+    """Return the folders to which this thread is limited, to pass on to threads that it starts; None: no limit."""
     return _allowed.get()
 
 
 def allow_here(roots: tuple[Path, ...] | None) -> None:
-    """Limit a thread that begins as the one that started it is."""
+    """Limit this thread to the folders of the thread that started it."""
     _allowed.set(roots)
 
 
@@ -62,8 +62,7 @@ def open_named(path: Path | str) -> BufferedReader:
 
     Raises:
         IsADirectoryError: it is a folder.
-        NotToBeRead: it is no regular file, or lies elsewhere than may be read.
-        OSError: it is not there, or cannot be read.
+        NotToBeRead: it is no regular file, or lies outside the folders that may be read.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     try:
@@ -77,7 +76,7 @@ def open_named(path: Path | str) -> BufferedReader:
 
 
 def read_named(path: Path | str) -> bytes:
-    """Return what a file holds; errors as for `open_named`."""
+    """Return the content of a file; errors as for `open_named`."""
     with open_named(path) as file:
         return file.read()
 

@@ -1,7 +1,7 @@
-"""Conformance: the reference functions against numbers of the authors' published code (golden vectors).
+"""Conformance test: the reference functions against numbers of the authors' published code (golden vectors).
 
 `python -m gkd_core.tools.conformance FOLDER` reads FOLDER/manifest.json, prints one line for each file that it lists,
-and ends with 1 if one misses. The files hold the inputs too, so nothing here is random or trained.
+and exits with 1 if one differs. The files hold the inputs too, so nothing here is random or trained.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ UNUSABLE = (OSError, KeyError, ValueError, IndexError, RuntimeError, EOFError, z
 
 @dataclass(frozen=True)
 class CaseResult:
-    """How one golden file compares."""
+    """Result of one golden file."""
 
     name: str
     compared: str
@@ -48,7 +48,7 @@ class CaseResult:
     ok: bool
 
     def line(self) -> str:
-        """One line for people."""
+        """Return one line for people."""
         error = (
             ""
             if self.worst_relative_error is None
@@ -73,7 +73,7 @@ def run(folder: Path) -> Iterator[CaseResult]:
 
 
 def check_selection(name: str, case: Mapping[str, Tensor]) -> CaseResult:
-    """PGM: the same instances in the same order."""
+    """Check that PGM selects the same instances in the same order."""
     wanted = case["indices"]
     found = select_reference(
         case["teacher"], case["student"], int(case["num_prototypes"]), float(case["alpha"])
@@ -83,7 +83,7 @@ def check_selection(name: str, case: Mapping[str, Tensor]) -> CaseResult:
 
 
 def check_losses(name: str, case: Mapping[str, Tensor]) -> CaseResult:
-    """RDM: every weight, mask and loss of the batch on every level."""
+    """Check every weight, mask and loss of RDM for the batch on every level."""
     levels = range(len(case["strides"]))
     found = {f"l{i}_{key}": value for i in levels for key, value in level_values(case, i).items()}
     found["soft_loss"] = response_softmax_reference(
@@ -96,7 +96,7 @@ def check_losses(name: str, case: Mapping[str, Tensor]) -> CaseResult:
 
 
 def level_values(case: Mapping[str, Tensor], level: int) -> dict[str, Tensor]:
-    """What the reference functions give for one level of a batch, by the golden files' names."""
+    """Return the values of the reference functions for one level of a batch, by the golden files' names."""
     boxes, image_index, stride = case["boxes"], case["image_index"], int(case["strides"][level])
     student, teacher = case[f"l{level}_student"], case[f"l{level}_teacher"]  # (B, C, H, W)
     prototypes = Prototypes(
@@ -121,7 +121,10 @@ def level_values(case: Mapping[str, Tensor], level: int) -> dict[str, Tensor]:
 
 
 def relative_error(found: Tensor, wanted: Tensor) -> float:
-    """Largest relative difference of any element; huge where only one is 0, infinite for NaN or another size."""
+    """Return the largest relative difference of any element.
+
+    Huge where only one is 0, infinite for NaN or another size.
+    """
     if found.numel() != wanted.numel():
         return float("inf")
     difference = (found.double() - wanted.double().view_as(found)).abs()
@@ -130,7 +133,7 @@ def relative_error(found: Tensor, wanted: Tensor) -> float:
 
 
 def _checked(path: Path, check: Callable[[str, Mapping[str, Tensor]], CaseResult]) -> CaseResult:
-    """One file's result; a file that cannot be used is a miss and does not hide the others."""
+    """Return the result of one file; an unusable file is a failed case and does not hide the others."""
     try:
         with np.load(path, allow_pickle=False) as arrays:
             case = {key: torch.from_numpy(np.asarray(arrays[key])) for key in arrays.files}
@@ -161,11 +164,11 @@ KINDS: dict[str, Callable[[str, Mapping[str, Tensor]], CaseResult]] = {
     "pgm": check_selection,
     "rdm": check_losses,
 }
-"""What the manifest lists, and how each kind is compared."""
+"""Kinds of files in the manifest, and the function that compares each."""
 
 
 def main() -> int:
-    """The command; returns its exit code."""
+    """Run the command; return its exit code."""
     parser = argparse.ArgumentParser(
         prog="gkd conformance", description="Compare with the published code's numbers."
     )
