@@ -29,8 +29,8 @@ check: $(INSTALLED)  ## style, types, import rules, container files
 	$(PY) -c "import api.app, jobs.store.store, client.cli, worker.runner, sys; assert 'torch' not in sys.modules"
 	docker/check.sh $(VENV)/bin
 
-test: $(INSTALLED)  ## every test, two files at a time, with a real PostgreSQL and a real Redis (ARGS=... goes to pytest)
-	OMP_WAIT_POLICY=PASSIVE $(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+test: $(INSTALLED)  ## every test, three files at a time, with a real PostgreSQL and a real Redis (ARGS=... goes to pytest)
+	OMP_WAIT_POLICY=PASSIVE $(PY) -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 # Not one of the six words: for the night.
 faults: $(INSTALLED)

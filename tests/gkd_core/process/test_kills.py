@@ -1,6 +1,6 @@
 """Engines killed at the worst moments, again and again, end with the bits of an undisturbed one.
 
-`GKD_KILLS` says how often, 20 by default; docs/decisions/0060 says why it is forks that are killed.
+`GKD_KILLS` says how often, 12 by default; docs/decisions/0060 says why it is forks that are killed.
 """
 
 import json
@@ -19,7 +19,7 @@ from gkd_core.config import DistillRun, TrainRun
 from gkd_core.detectors.checkpoint import sha256_of
 from gkd_core.run_dir import RunDir
 
-KILLS = int(os.environ.get("GKD_KILLS", "20"))
+KILLS = int(os.environ.get("GKD_KILLS", "12"))
 ENGINE = Path(__file__).with_name("forked_engine.py")
 FEW = 4
 """How often in the case that is there for other state: one kill at each moment."""
@@ -158,7 +158,7 @@ def ended(process: int) -> bool:
 
 
 @pytest.mark.timeout(600)
-def test_a_run_that_is_killed_twenty_times_ends_with_the_same_bits(
+def test_a_run_that_is_killed_again_and_again_ends_with_the_same_bits(
     distill: Callable[..., DistillRun], tmp_path: Path, engines: Engines
 ) -> None:
     parts = {"control": False, "prototypes": {"per_class": 2}}
