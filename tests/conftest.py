@@ -1,4 +1,4 @@
-"""Real databases and a real Redis for every test that asks for them.
+"""Real databases and a real Redis for every test that needs them.
 
 They start once in a session, from the Python packages of the development extra, unless the environment names
 running ones: `GKD_TEST_POSTGRES_URL` (a server on which databases may be created) and `GKD_TEST_REDIS_URL` (a
@@ -57,12 +57,12 @@ LONGEST = (
     "tests/security/test_revoked_keys.py",
     "tests/client/test_promptness.py",
 )
-"""Files in the order in which they are begun, the others after them. Several are carried out at once, each file by one
-process: a long one that is begun last would be waited for alone."""
+"""Files in the order in which they are started, the others after them. Several run at once, each in one process: a long
+one that is started last would run alone at the end."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the files that take longest."""
+    """Sort the tests so that the files that take longest come first."""
     if gone := [name for name in LONGEST if not (ROOT / name).exists()]:
         raise pytest.UsageError(f"LONGEST in tests/conftest.py names files that are gone: {', '.join(gone)}")
     place = {name: number for number, name in enumerate(LONGEST)}
@@ -73,12 +73,12 @@ _TABLES = (
     *("deleted", "tagged", "uses", "artifacts", "events", "attempts", "waits", "jobs"),
     *("resources", "keys", "leaving", "spent", "tenants", "workers", "turns", "counts"),
 )
-"""Those that others point to come after them."""
+"""Tables, each after those that refer to it."""
 
 
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[str]:
-    """URL of a PostgreSQL server on which databases may be created."""
+    """Yield the URL of a PostgreSQL server on which databases may be created."""
     if url := os.environ.get("GKD_TEST_POSTGRES_URL"):
         yield _with_driver(url)
         return
@@ -99,14 +99,14 @@ def postgres_server() -> Iterator[str]:
 
 @pytest.fixture
 def new_postgres_url(postgres_server: str) -> Iterator[str]:
-    """URL of a PostgreSQL database without tables."""
+    """Yield the URL of a PostgreSQL database without tables."""
     with _database(postgres_server) as url:
         yield url
 
 
 @pytest.fixture(scope="session")
 def postgres_database(postgres_server: str) -> Iterator[str]:
-    """URL of a migrated database that all tests use in turn: making one for each takes too long."""
+    """Yield the URL of a migrated database that all tests use in turn: making one for each takes too long."""
     with _database(postgres_server) as url:
         with closing(Store(url)) as store:
             store.migrate()
@@ -115,7 +115,7 @@ def postgres_database(postgres_server: str) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A migrated SQLite file, for the same reason."""
+    """Return a migrated SQLite file: migrating one for each test takes too long."""
     path = tmp_path_factory.mktemp("sqlite") / "template.db"
     with closing(Store(f"sqlite:///{path}")) as store:
         store.migrate()
@@ -124,14 +124,17 @@ def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @event.listens_for(Engine, "connect")
 def _do_not_wait_for_the_disk(connection: Any, record: Any) -> None:
-    """No test pulls the plug; PostgreSQL gets the same above. It makes the tests several times as fast."""
+    """Switch syncing of SQLite off, which makes the tests several times as fast.
+
+    No test cuts the power; PostgreSQL is started without syncing above.
+    """
     if isinstance(connection, sqlite3.Connection):
         connection.execute("PRAGMA synchronous = OFF")
 
 
 @pytest.fixture
 def sqlite_url(tmp_path: Path, sqlite_template: Path) -> str:
-    """URL of a fresh, migrated SQLite database."""
+    """Return the URL of a fresh, migrated SQLite database."""
     path = tmp_path / "gkd.db"
     shutil.copy(sqlite_template, path)
     return f"sqlite:///{path}"
@@ -139,7 +142,7 @@ def sqlite_url(tmp_path: Path, sqlite_template: Path) -> str:
 
 @pytest.fixture
 def postgres_url(postgres_database: str) -> str:
-    """URL of a migrated PostgreSQL database without rows, to which nobody is connected."""
+    """Return the URL of a migrated PostgreSQL database without rows and without connections."""
     others = "datname = current_database() AND pid <> pg_backend_pid()"
     _administrate(
         postgres_database,
@@ -151,21 +154,21 @@ def postgres_url(postgres_database: str) -> str:
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def database_url(request: pytest.FixtureRequest) -> str:
-    """A fresh, migrated database: each test runs on SQLite and on PostgreSQL."""
+    """Return the URL of a fresh, migrated database: each test runs on SQLite and on PostgreSQL."""
     fixture = {"sqlite": "sqlite_url", "postgresql": "postgres_url"}[request.param]
     return str(request.getfixturevalue(fixture))
 
 
 @pytest.fixture
 def store(database_url: str) -> Iterator[Store]:
-    """An empty store, on SQLite and on PostgreSQL."""
+    """Yield an empty store, on SQLite and on PostgreSQL."""
     with closing(Store(database_url)) as store:
         yield store
 
 
 @pytest.fixture(scope="session")
 def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """URL of a Redis server."""
+    """Yield the URL of a Redis server."""
     if url := os.environ.get("GKD_TEST_REDIS_URL"):
         yield url
         return
@@ -189,14 +192,14 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture
 def redis_url(redis_server: str) -> str:
-    """URL of an empty Redis database."""
+    """Return the URL of an empty Redis database."""
     with closing(redis.Redis.from_url(redis_server)) as client:
         client.flushdb()
     return redis_server
 
 
 class S3Server:
-    """A server that speaks S3, on the loopback. What it keeps outlives a `stop`."""
+    """An S3 server on the loopback. Its objects outlive a `stop`."""
 
     def __init__(self, port: int) -> None:
         self.url = f"http://127.0.0.1:{port}"
@@ -204,7 +207,7 @@ class S3Server:
         self._server: Any = None
 
     def start(self) -> None:
-        """Begin to answer."""
+        """Start the server."""
         from moto.server import ThreadedMotoServer
 
         if self._server is not None:
@@ -213,30 +216,30 @@ class S3Server:
         self._server.start()
 
     def stop(self) -> None:
-        """Answer no more."""
+        """Stop the server."""
         if self._server is not None:
             self._server.stop()
         self._server = None
 
     def empty(self, *, bucket: bool = True) -> None:
-        """Forget everything, but for one empty bucket, `models`."""
-        self._ask("POST", "moto-api/reset")
+        """Delete everything, and create one empty bucket, `models`."""
+        self._request("POST", "moto-api/reset")
         if bucket:
-            self._ask("PUT", "models")
+            self._request("PUT", "models")
 
-    def _ask(self, method: str, path: str) -> None:
+    def _request(self, method: str, path: str) -> None:
         urlopen(Request(f"{self.url}/{path}", method=method), timeout=30).close()
 
     def keys(self) -> list[str]:
-        """Of every object, in every bucket."""
+        """Return the keys of every object, in every bucket."""
         return sorted(key for bucket in self._buckets() for key in bucket.keys)
 
     def uploads(self) -> list[Any]:
-        """Those that are under way, or were left half done."""
+        """Return the multipart uploads that are running or were abandoned."""
         return [upload for bucket in self._buckets() for upload in bucket.multiparts.values()]
 
     def make_old(self, text: str, seconds: float) -> None:
-        """Let objects whose keys hold this text be so much older."""
+        """Make objects whose keys hold this text so many seconds older."""
         for bucket in self._buckets():
             for name in [name for name in bucket.keys if text in name]:
                 bucket.keys[name].last_modified -= timedelta(seconds=seconds)
@@ -250,7 +253,7 @@ class S3Server:
 
 @pytest.fixture(scope="session")
 def s3_process() -> Iterator[S3Server]:
-    """A server that speaks S3."""
+    """Yield an S3 server."""
     server = S3Server(_free_port())
     yield server
     server.stop()
@@ -258,7 +261,7 @@ def s3_process() -> Iterator[S3Server]:
 
 @pytest.fixture
 def s3(s3_process: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:
-    """A server that speaks S3 and holds one empty bucket, `models`; the environment says where it is."""
+    """Return an S3 server with one empty bucket, `models`; the environment holds its URL."""
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         monkeypatch.delenv(name)
     for name, value in {
@@ -275,7 +278,7 @@ def s3(s3_process: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:
 
 @pytest.fixture(params=["folder", "s3"])
 def artifacts(request: pytest.FixtureRequest, tmp_path: Path) -> Artifacts:
-    """Published files: each test runs on a folder and on S3."""
+    """Return the store of published files: each test runs on a folder and on S3."""
     if request.param == "folder":
         return open_artifacts(tmp_path / "artifacts")
     request.getfixturevalue("s3")
@@ -287,7 +290,7 @@ MakeOld = Callable[[str, float], None]
 
 @pytest.fixture
 def make_old(artifacts: Artifacts, request: pytest.FixtureRequest) -> MakeOld:
-    """Lets a published file have been put so many seconds earlier."""
+    """Return a function that makes a published file so many seconds older."""
     if not isinstance(artifacts, FolderArtifacts):
         s3: S3Server = request.getfixturevalue("s3")
         return s3.make_old
@@ -302,12 +305,12 @@ def make_old(artifacts: Artifacts, request: pytest.FixtureRequest) -> MakeOld:
 
 @pytest.fixture
 def draw() -> Callable[..., Path]:
-    """Draws a data set into a folder."""
+    """Return a function that draws a data set into a folder."""
     return draw_data_set
 
 
 def draw_data_set(folder: Path, classes: tuple[str, ...] = ("disc", "ring")) -> Path:
-    """A COCO data set of a few tiny pictures."""
+    """Write a COCO data set of a few tiny pictures."""
     categories = [{"id": number, "name": name} for number, name in enumerate(classes, start=1)]
     (folder / "annotations").mkdir(parents=True)
     (folder / "images").mkdir()

@@ -1,4 +1,4 @@
-"""The service as people run it, with the real engine, in both ways."""
+"""Runs the service as people do, with the real engine, in both ways."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from gkd_core.data.shapes import draw_shapes
 TINY = {"backbone_width": 0.25, "fpn": {"channels": 16}, "head": {"depth": 1}}
 RECIPE = {"epochs": 2, "batch_size": 4, "image_size": 64, "workers": 0, "schedule": {"warmup_epochs": 0.5}}
 PATIENCE_SECONDS = 150.0
-"""For a whole job; it takes about ten seconds on an idle machine."""
+"""Time limit of a whole job; it takes about ten seconds on an idle machine."""
 END_STATES = ("succeeded", "failed", "cancelled")
 
 
@@ -32,7 +32,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Service:
-    """A running GKD: its processes by name ("serve", or "api" and "worker"), and its HTTP."""
+    """A running GKD: its processes by name ("serve", or "api" and "worker"), and its HTTP client."""
 
     def __init__(self, names: tuple[str, ...], environment: dict[str, str], folder: Path) -> None:
         self.url = f"http://127.0.0.1:{environment['GKD_PORT']}"
@@ -56,7 +56,7 @@ class Service:
             self._await_answer()
 
     def stop(self) -> None:
-        """SIGTERM to everything."""
+        """Send SIGTERM to all processes."""
         for process in self._processes.values():
             process.terminate()
         for process in self._processes.values():
@@ -65,13 +65,13 @@ class Service:
     # ---- HTTP --------------------------------------------------------------------------------------------
 
     def post(self, spec: dict[str, Any]) -> str:
-        """Submit a job; its id."""
+        """Submit a job and return its id."""
         answer = httpx.post(f"{self.url}/jobs", json=spec, timeout=30)
         assert answer.status_code == 201, answer.text
         return str(answer.json()["id"])
 
     def get(self, path: str) -> Any:
-        """The JSON behind a path."""
+        """Return the JSON behind a path."""
         answer = httpx.get(self.url + path, timeout=30)
         assert answer.status_code == 200, answer.text
         return answer.json()
@@ -86,7 +86,7 @@ class Service:
         return result
 
     def hashes(self, job_id: str) -> dict[str, str]:
-        """SHA-256 of each model that a job published."""
+        """Return the SHA-256 of each model that a job published."""
         listed = self.get(f"/jobs/{job_id}/artifacts")
         listed = listed["items"] if isinstance(listed, dict) else listed
         return {item["name"]: item["sha256"] for item in listed if item["name"].endswith(".safetensors")}
@@ -106,7 +106,7 @@ class Service:
 
 
 def distil_through(service: Service, pictures: Path) -> tuple[str, str]:
-    """Send a teacher and its student; the ids."""
+    """Submit a teacher and its student; return their ids."""
     data = str(pictures)
     teacher = service.post({"kind": "train", "data": data, "model": TINY, "train": {**RECIPE, "epochs": 1}})
     weights = {"weights": f"job:{teacher}"}
@@ -136,14 +136,14 @@ def _service(names: tuple[str, ...], folder: Path, pictures: Path, **settings: s
 
 @pytest.fixture
 def laptop(tmp_path: Path, pictures: Path) -> Iterator[Service]:
-    """`gkd serve`: SQLite, memory broker."""
+    """Run `gkd serve`: SQLite, memory broker."""
     with _service(("serve",), tmp_path / "laptop", pictures) as service:
         yield service
 
 
 @pytest.fixture
 def node(tmp_path: Path, pictures: Path, new_postgres_url: str, redis_url: str) -> Iterator[Service]:
-    """`gkd api` and `gkd worker` on PostgreSQL and Redis."""
+    """Run `gkd api` and `gkd worker` on PostgreSQL and Redis."""
     urls = {"GKD_DATABASE_URL": new_postgres_url, "GKD_BROKER_URL": redis_url}
     with _service(("api", "worker"), tmp_path / "node", pictures, **urls) as service:
         yield service

@@ -1,6 +1,6 @@
 """A job from POST to the student's file, with the real engine, in both ways to run the service.
 
-What may be killed on the way without changing a bit of it is shown by tests/faults/test_storm.py.
+tests/faults/test_storm.py shows which processes may be killed meanwhile without changing a bit of the result.
 """
 
 from __future__ import annotations

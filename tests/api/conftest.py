@@ -51,7 +51,7 @@ class Server:
 
 @dataclass(frozen=True)
 class Service:
-    """The app and what lies under it."""
+    """The app with its store, files and settings."""
 
     http: httpx.Client
     store: Store
@@ -66,7 +66,7 @@ class Service:
         return job
 
     def check_next(self) -> bool:
-        """Look into what has waited longest, as a thread of the API would."""
+        """Check the resource that has waited longest, as a thread of the API would."""
         return bool(self.app.state.services.checks.check_next())
 
     def claim(self, job_id: str) -> Ticket:
@@ -80,7 +80,7 @@ class Service:
 
 @pytest.fixture
 def root(tmp_path: Path, draw: Callable[..., Path]) -> Path:
-    """The data root, with one data set in it."""
+    """Return the data root, with one data set in it."""
     draw(tmp_path / "data" / "discs")
     return tmp_path / "data"
 

@@ -1,4 +1,4 @@
-"""Doing jobs again, changing and deleting them, over HTTP."""
+"""Cloning, retrying, changing and deleting jobs over HTTP."""
 
 from __future__ import annotations
 
@@ -301,8 +301,8 @@ def test_cancel_is_answered_quickly_in_every_state(request, train_spec: Spec, da
             )
             for job in jobs
         ]
-        # However busy the machine is: one of twenty is not held up by it, and most of what it costs the others it
-        # costs a request that does nothing, too.
+        # On a busy machine, too: at least one of twenty is not delayed by other programs, and most of the delay of the
+        # others is that of a request that does nothing.
         assert min(cancel for _, cancel in taken) < 0.2, make.__name__
         assert statistics.median(cancel - nothing for nothing, cancel in taken) < 0.2, make.__name__
 

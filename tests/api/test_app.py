@@ -53,7 +53,7 @@ def test_its_description_shows_what_engines_tell(service):
 
 
 def references(value: object) -> Iterator[str]:
-    """Every `$ref` anywhere inside."""
+    """Yield every `$ref` anywhere inside."""
     if isinstance(value, dict):
         yield from (value["$ref"],) if "$ref" in value else ()
         value = list(value.values())

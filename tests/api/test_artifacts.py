@@ -1,4 +1,4 @@
-"""Published files."""
+"""Published files over HTTP."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NAME = "student-best.safetensors"
 
 
 BOTH = pytest.mark.parametrize("settings", ["folder", "s3"], indirect=True)
-"""Where published files lie."""
+"""Stores of published files."""
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def settings(request: pytest.FixtureRequest, settings: Settings) -> Settings:
 
 @pytest.fixture
 def url(service, train_spec, tmp_path: Path) -> str:
-    """Where the artifacts of a running job are, one of them published."""
+    """Return the URL of the artifacts of a running job, one of them published."""
     job_id = service.submit(train_spec)["id"]
     file = tmp_path / NAME
     file.write_bytes(CONTENT)

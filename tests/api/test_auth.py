@@ -1,4 +1,4 @@
-"""Who is let in."""
+"""Authentication: which requests are let in."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ def bearer(secret: str) -> dict[str, str]:
 
 @pytest.fixture
 def memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A service that forgets what it knew of keys at once."""
+    """Make the service forget at once which keys it has checked."""
     monkeypatch.setattr(auth, "REMEMBERED_SECONDS", -1.0)
 
 
 @pytest.fixture
 def guarded(service, memory: None):
-    """A service with a key, which reads."""
+    """Return a service with a key that may read."""
     _, service.secret = service.store.keys.create_key("lab", "reader", {Scope.READ})
     return service
 

@@ -1,4 +1,4 @@
-"""Connections that are all being answered, that read nothing, and how many a process can afford."""
+"""Connections that are all busy, that do not read, and how many a process can afford."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from jobs.settings import Settings
 from ..faults.conftest import wait_until
 
 LARGE = 64 * 1024 * 1024
-"""Bytes; more than a system keeps of what is not read."""
+"""Bytes; more than a system buffers of what is not read."""
 
 
 class Server:
-    """A real server with few connections, over an app that answers when it is told to, or with very much."""
+    """A real server with few connections, over an app that answers on demand, or with a very large body."""
 
     def __init__(self, settings: Settings) -> None:
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -106,7 +106,7 @@ def test_who_reads_slowly_gets_all_of_it(server, monkeypatch):
 
 @pytest.fixture
 def files(monkeypatch: pytest.MonkeyPatch) -> dict[str, tuple[int, int]]:
-    """How many files the process may open, now and at most; the real limits stay."""
+    """Set how many files the process may open, now and at most; the real limits stay."""
     limit = {"now": (1024, 1024)}
     monkeypatch.setattr(resource, "getrlimit", lambda _: limit["now"])
     monkeypatch.setattr(resource, "setrlimit", lambda _, new: limit.update(now=new))

@@ -1,4 +1,4 @@
-"""The description at /openapi.json: it says all that can happen, and what it tells people to send works."""
+"""The description at /openapi.json names all that can happen, and its examples work."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from jobs.store.store import Store
 Operation = tuple[str, str, dict[str, Any]]
 
 _ANSWERED_OTHERWISE = {"GET /jobs/{job_id}/report": {"404"}}
-"""Routes for which nothing is there in this test: the engine that would make it is not run."""
+"""Routes without an answer in this test: the engine that would write it is not run."""
 
 
 @pytest.fixture(scope="module")
@@ -99,12 +99,12 @@ def test_the_example_of_a_problem_is_one_that_happens(service, description, trai
 
 
 CURSORS = ("e4hnK1JkY9w8pWzr2mVbXQ", "Jq0c7xSg2nP4mTzVbD8w1A", "yL5uR3kXh9aWf6oQeC2d7g")
-"""Of the examples: pages of jobs, data sets and models."""
+"""Cursors in the examples: pages of jobs, data sets and models."""
 
 
 @pytest.fixture
 def there(service, root, draw, train_spec) -> dict[str, str]:
-    """What examples name, and what stands for it here."""
+    """Return the ids that stand in this test for those of the examples."""
     draw(root / "bccd")
     (root / "models").mkdir()
     (root / "models" / "teacher.safetensors").write_bytes(b"weights")
@@ -145,7 +145,7 @@ def test_every_example_does_what_the_description_says(service, operations, there
 
 
 def _job_for(route: str, service, train_spec, key) -> str | None:
-    """A job in the state which the verb is for; None: any job will do."""
+    """Return a job in the state that the command needs; None: any job."""
     verb = route.removeprefix("POST /jobs/{job_id}/")
     if verb not in ("cancel", "pause", "resume", "retry") and not route.startswith(
         ("DELETE /jobs/", "GET /jobs/{job_id}/a")
@@ -182,7 +182,7 @@ def _publish(service, ticket, name: str) -> None:
 def _request(
     route: str, path: str, operation: dict[str, Any], body: Any, there: dict[str, str]
 ) -> tuple[str, str, dict[str, Any]]:
-    """The request that the examples of an operation come to."""
+    """Return the request that the examples of an operation describe."""
     sent: dict[str, dict[str, Any]] = {"path": {}, "query": {}, "header": {}}
     for parameter in operation.get("parameters", ()):
         sent[parameter["in"]][parameter["name"]] = _example(parameter)

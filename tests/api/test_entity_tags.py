@@ -63,7 +63,7 @@ def test_a_tag_that_is_not_named_is_not_known(values: list[str]):
 
 @pytest.fixture(params=["job", "dataset", "model", "artifact"])
 def url(request, service, train_spec, tmp_path: Path) -> str:
-    """The address of something that has an entity tag."""
+    """Return the URL of something that has an entity tag."""
     if request.param in ("dataset", "model"):
         new = NewResource(ResourceKind(request.param), "discs", path="/data/discs")
         made, _ = service.store.resources.add_resource(new, tenant="default")

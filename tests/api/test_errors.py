@@ -1,4 +1,4 @@
-"""Everything that can be wrong with a request, and what the answer says about it."""
+"""Errors of requests, and their answers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Spec = dict[str, Any]
 
 
 def refused(service, spec: object) -> dict[str, Any]:
-    """The problem that a spec gets; nothing may be queued by it."""
+    """Return the problem that a spec is refused with; check that nothing is queued."""
     for route in ("/jobs", "/jobs/validate"):
         answer = service.http.post(route, json=spec)
         assert answer.status_code == 422, answer.text

@@ -1,4 +1,4 @@
-"""Events and the log."""
+"""Events and the log of a job over HTTP."""
 
 from __future__ import annotations
 

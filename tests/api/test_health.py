@@ -1,4 +1,4 @@
-"""Alive and ready."""
+"""The routes of liveness and readiness."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""docs/http.md names each route and each error, and what it says to type works."""
+"""docs/http.md names each route and each error, and the commands that it shows work."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ELSEWHERE = ("/datasets", "/models")
 
 LINES = re.findall(r"^curl .*$", PAGE, re.MULTILINE)
 REFUSALS_ON_THE_WAY = {"not_allowed", "no_report", "unknown_artifact", "unknown_key"}
-"""Good answers to questions about a job that was cancelled before it ran, and a key that was never made."""
+"""Errors that are right for a job that was cancelled before it ran, and for a key that was never made."""
 
 
 def test_each_route_is_on_the_page_and_no_other(service):
@@ -47,7 +47,7 @@ def test_what_the_page_says_to_type_works(service, train_spec: dict[str, Any], l
 
 
 def request(line: str) -> dict[str, Any]:
-    """What a line of curl sends."""
+    """Return the request that a line of curl sends."""
     words = iter(shlex.split(line)[1:])
     sent: dict[str, Any] = {"method": "GET", "headers": {}}
     for word in words:

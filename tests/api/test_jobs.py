@@ -1,4 +1,4 @@
-"""Asking for jobs over HTTP, against a real store."""
+"""Reading jobs over HTTP, against a real store."""
 
 from __future__ import annotations
 
@@ -215,7 +215,7 @@ def test_a_long_poll_for_a_change_answers_as_soon_as_a_worker_takes_the_job(serv
 
 
 def test_a_long_poll_hears_of_a_change_that_comes_while_it_looks(service, train_spec: Spec, monkeypatch):
-    """Between the end of a look and the wait for news the job ends, and all who follow are told."""
+    """End the job between a reader's query and its wait for news: all followers must still be notified."""
     job_id = service.submit(train_spec)["id"]
     tag = service.http.get(f"/jobs/{job_id}").headers["ETag"]
     look, looks = jobs_routes._look, []
@@ -223,7 +223,7 @@ def test_a_long_poll_hears_of_a_change_that_comes_while_it_looks(service, train_
     async def slow_look(*what: Any) -> Any:
         seen = await look(*what)
         looks.append(seen)
-        if len(looks) == 2:  # the first one that is made by who follows
+        if len(looks) == 2:  # the first one that the follower opens
             await run_in_threadpool(service.store.submission.cancel_requested, job_id)
             await asyncio.sleep(4 * feeds.LOOK_SECONDS)
         return seen
@@ -313,7 +313,7 @@ def test_reading_does_not_wait_for_submissions_whose_data_sets_are_slow_to_read(
         sent = [pool.submit(http.post, "/jobs", json=train_spec) for _ in range(50)]  # more than threads
         assert all(waiting.acquire(timeout=60) for _ in range(AT_ONCE))
         assert not waiting.acquire(timeout=1)  # the others wait without a thread
-        assert service.http.get(f"/jobs/{job['id']}").status_code == 200  # its client waits 40 s
+        assert service.http.get(f"/jobs/{job['id']}").status_code == 200  # its client gives up after 40 s
         assert not any(each.done() for each in sent)
         disk_answers.set()
         assert [each.result().status_code for each in sent] == [201] * 50

@@ -1,4 +1,4 @@
-"""What Prometheus is told."""
+"""The metrics for Prometheus."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from jobs.job import State
 
 @pytest.fixture
 def told(service):
-    """Asks, and finds by name and labels."""
+    """Return a function that reads the metrics, by name and labels."""
 
     def ask(headers: dict[str, str] | None = None) -> dict[Any, float]:
         answer = service.http.get("/metrics", headers=headers or {})
@@ -86,7 +86,7 @@ def test_requests_are_told_by_route_and_not_by_path(service, told, train_spec):
 def test_who_follows_a_job_is_counted_while_he_does(service, told, train_spec):
     job = service.submit(train_spec)
     with service.http.stream("GET", f"/jobs/{job['id']}/stream") as stream:
-        lines = stream.iter_lines()  # kept: the connection ends with it
+        lines = stream.iter_lines()  # kept: the connection is closed when it is collected
         next(line for line in lines if line.startswith("id:"))
         assert told()["gkd_followers",] == 1
 

@@ -1,6 +1,6 @@
-"""The API against its own description: schemathesis sends what that allows and what it forbids, alone and in sequences.
+"""The API against its own description: schemathesis sends allowed and forbidden requests, alone and in sequences.
 
-All of its checks are on. Ids that it makes up lead nowhere, so most of them are replaced by ids of jobs that are there.
+All of its checks are on. Ids that it makes up name nothing, so most of them are replaced by ids of existing jobs.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ from jobs.store.store import Store
 
 SEED = 20_261_120
 LEAST_CASES = {"sqlite": 2000, "postgresql": 400}
-"""Every edge of what is described is tried on SQLite, and they are the most; random cases and sequences on both."""
+"""Least cases. All edge cases, which are the most, are tried on SQLite; random cases and sequences on both."""
 EXAMPLES = 16
-"""Of each route, drawn at random."""
+"""Random cases of each route."""
 
 NOT_BY_SCHEMA = (
     *("POST /jobs", "POST /jobs/validate", "POST /jobs/{job_id}/clone", "POST /jobs/{job_id}/retry"),
     *("PATCH /jobs/{job_id}", "GET /jobs", "GET /jobs/{job_id}/artifacts/{name}"),
     *("POST /datasets", "GET /datasets", "POST /models", "GET /models", "GET /models/{model_id}/file"),
 )
-"""A schema says what a spec looks like, not whether the data set is there, whether an idempotency key is new, whether
-`after` was handed out, how long a file is of which a range is asked for, and whether a model was uploaded."""
+"""Errors that a schema cannot describe: it gives the form of a spec, not whether the data set exists, an idempotency
+key is new, `after` was handed out, a range lies within its file, or a model was uploaded."""
 
 SPEC = {"kind": "train", "data": "discs", "train": {"epochs": 2, "image_size": 64}}
 
@@ -62,7 +62,7 @@ class World:
         self.keys = [store.keys.create_key(tenant, "spare", {Scope.READ})[0].id for _ in range(20)]
 
     def pick(self, name: str) -> str:
-        """Something that is there, by the name that paths give it."""
+        """Return something that exists, by the name of its path parameter."""
         known = {
             "job_id": self.ids,
             "name": ["chart.svg", "model.safetensors"],
@@ -121,7 +121,7 @@ class World:
 
 
 class Heard:
-    """What schemathesis tells."""
+    """Collects what schemathesis reports."""
 
     def __init__(self) -> None:
         self.cases: Counter[str] = Counter()
@@ -153,7 +153,7 @@ class Heard:
 
 def configured(secret: str, *, edges: bool) -> SchemathesisConfig:
     refused = ["2xx", "3xx", "400", "401", "403", "404", "409", "410", "416", "422", "429"]
-    # What is forbidden is tried edge by edge; sequences get further with what is allowed.
+    # Invalid requests are tried in the edge cases; sequences get further with valid ones.
     random_cases = {"mode": "positive", "max-examples": EXAMPLES, "database": "none", "no-shrink": True}
     lenient = {"positive_data_acceptance": {"expected-statuses": refused}}
     # The same file sent twice is one data set, which is gone for both once one of them deleted it.
@@ -166,7 +166,7 @@ def configured(secret: str, *, edges: bool) -> SchemathesisConfig:
             "seed": SEED,
             "headers": {"Authorization": f"Bearer {secret}"},
             "workers": 1,
-            "suppress-health-check": ["too_slow"],  # the machine may be busy
+            "suppress-health-check": ["too_slow"],  # a busy machine may be slow
             "phases": {
                 "coverage": {"enabled": edges},
                 "fuzzing": {"generation": random_cases},
@@ -181,7 +181,7 @@ def configured(secret: str, *, edges: bool) -> SchemathesisConfig:
 
 
 def described(world: World, config: SchemathesisConfig) -> Any:
-    """The schema as the service gives it, with cases that lead to what is there."""
+    """Return the schema of the service, with cases whose ids exist."""
     schema = schemathesis.openapi.from_asgi("/openapi.json", world.app, config=config)
 
     @schema.hook
@@ -200,13 +200,13 @@ def described(world: World, config: SchemathesisConfig) -> Any:
 def _lead_somewhere(case: schemathesis.Case, world: World) -> None:
     for name in case.path_parameters or {}:
         if case.path.startswith("/tenants"):
-            case.path_parameters[name] = "others"  # limits of our own would leave us nothing to ask for
+            case.path_parameters[name] = "others"  # limits on our own tenant would refuse later requests
         elif world.happens(0.8):
             case.path_parameters[name] = world.pick(name)
 
 
 def _is_valid(case: schemathesis.Case, location: ParameterLocation) -> bool:
-    """Whether this part is as the description says; what is wrong on purpose stays so."""
+    """Return whether this part is valid by the description; parts that are invalid on purpose are not changed."""
     component = case.meta.components.get(location) if case.meta else None
     return component is None or component.mode.is_positive
 
@@ -219,7 +219,7 @@ def _name_what_is_there(spec: dict[str, Any], world: World) -> None:
 
 
 def _do_not_wait(query: dict[str, Any]) -> None:
-    """A long poll and a stream last as long as they are asked to; numbers that are refused stay."""
+    """Set the wait of a long poll or stream to nothing; invalid numbers stay."""
     with suppress(TypeError, ValueError):
         if 0 < float(query.get("wait", 0)) <= 3600:
             query["wait"] = 0
@@ -231,7 +231,7 @@ def store(settings: Settings, database_url: str) -> Iterator[Store]:
         yield store
 
 
-@pytest.mark.timeout(900)  # half a minute on a machine that has nothing else to do
+@pytest.mark.timeout(900)  # half a minute on an idle machine
 @pytest.mark.parametrize(
     ("database_url", "tenant", "scopes"),
     [("sqlite", "default", {Scope.ADMIN}), ("postgresql", "lab", {Scope.READ, Scope.WRITE})],

@@ -1,4 +1,4 @@
-"""The same API over PostgreSQL, which is stricter about text than SQLite."""
+"""The same API over PostgreSQL, which accepts less text than SQLite."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every request and every answer carries, and what is told of both."""
+"""Headers of every request and answer, and what is logged of both."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_a_route_that_knows_better_keeps_its_own(service, train_spec):
 
 
 def told(caplog: pytest.LogCaptureFixture, lines: int = 1) -> list[logging.LogRecord]:
-    """What was told, once it is so many lines: each is written when its answer is on its way already."""
+    """Return the logged lines, once there are so many: each is written after its answer was sent."""
     deadline = time.monotonic() + 30
     while len(found := [record for record in caplog.records if record.name == "api.request_log"]) < lines:
         assert time.monotonic() < deadline, found

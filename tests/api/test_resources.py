@@ -1,4 +1,4 @@
-"""Data sets and models over HTTP: registered and uploaded, looked at, named in specs, deleted."""
+"""Data sets and models over HTTP: registered and uploaded, read, named in specs, deleted."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ CARD = ModelCard.of(DetectorConfig(), ("disc", "ring"), 64)
 
 @pytest.fixture
 def archive(root: Path) -> bytes:
-    """The data set under the root, packed."""
+    """Return the data set under the root, packed."""
     return packed(root / "discs")
 
 
@@ -46,7 +46,7 @@ def packed(folder: Path) -> bytes:
 
 @pytest.fixture
 def model() -> bytes:
-    """A model of GKD, without its tensors."""
+    """Return a model file of GKD, without its tensors."""
     entries = {"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}
     header = json.dumps({"__metadata__": {"gkd": CARD.model_dump_json()}, **entries}).encode()
     return struct.pack("<Q", len(header)) + header + bytes(8)
@@ -64,7 +64,7 @@ def on_the_way(service) -> list[Path]:
 
 
 def conclude(service, state: ResourceState = ResourceState.READY, **found: Any) -> None:
-    """Say of what has waited longest what a check would."""
+    """Record the result of a check of the resource that has waited longest."""
     check = service.store.resources.next_check()
     service.store.resources.conclude_check(check, Verdict(state=state, reason="as the test says", **found))
 
@@ -188,7 +188,7 @@ def settings(settings):
 def test_an_upload_beyond_the_limit_is_refused(service):
     answer = upload(service, bytes(3_000_001))
     assert (answer.status_code, answer.json()["code"]) == (413, "too_large")
-    pieces = (bytes(1_000_000) for _ in range(5))  # nobody says beforehand how many
+    pieces = (bytes(1_000_000) for _ in range(5))  # the request does not declare how many bytes
     answer = service.http.post("/datasets", params={"name": "x"}, content=pieces, headers=GZIP)
     assert answer.status_code == 413
     assert on_the_way(service) == []
@@ -209,7 +209,7 @@ def test_a_tenant_uploads_as_much_as_it_may(service, archive):
 
 
 def pieces(content: bytes) -> Iterator[bytes]:
-    """So that nobody says beforehand how many will come."""
+    """Yield the content in parts, so that the request does not declare its length."""
     yield content[:1]
     yield content[1:]
 
@@ -217,7 +217,7 @@ def pieces(content: bytes) -> Iterator[bytes]:
 @pytest.mark.parametrize("sent_as", [bytes, pieces])
 def test_what_is_on_its_way_counts(service, archive, sent_as):
     service.store.keys.set_limits("default", {"stored_bytes": 2 * len(archive)})
-    other = Incoming(service.settings.incoming).begin("default")  # of another process of the API
+    other = Incoming(service.settings.incoming).begin("default")  # as of another process of the API
     other.cut(len(archive) + 1)
     refused = upload(service, sent_as(archive))
     assert (refused.status_code, refused.json()["code"]) == (403, "quota_exceeded")
@@ -244,12 +244,12 @@ def test_of_many_uploads_at_once_as_many_are_taken_as_there_is_room(service, arc
     with ThreadPoolExecutor(6) as pool:
         codes = sorted(pool.map(send, range(6)))
     assert codes == [201, 201, 201, 403, 403, 403]
-    assert len(whole) == 3  # the others were refused before they came
+    assert len(whole) == 3  # the others were refused before they were sent
 
 
 def test_who_sends_and_deletes_again_and_again_does_not_fill_the_disk(service):
     service.store.keys.set_limits("default", {"stored_bytes": 150})
-    for number in range(2):  # what is deleted makes room for as much again
+    for number in range(2):  # deleted files make room for as many again
         made = upload(service, bytes([number]) * 140)
         assert made.status_code == 201
         assert service.http.delete(f"/datasets/{made.json()['id']}").status_code == 204
@@ -262,7 +262,7 @@ def test_who_sends_and_deletes_again_and_again_does_not_fill_the_disk(service):
 
 
 def test_an_upload_lies_on_the_disk_once(service, archive, monkeypatch):
-    monkeypatch.setattr(service.artifacts, "put", None)  # which copies
+    monkeypatch.setattr(service.artifacts, "put", None)  # which copies the file
     names: list[int] = []
     take = service.artifacts.take
 
@@ -278,7 +278,7 @@ def test_an_upload_lies_on_the_disk_once(service, archive, monkeypatch):
 
 
 def test_what_was_sent_is_closed_where_nobody_else_waits(server, service, archive, monkeypatch):
-    """A network disk writes then what it has not yet, which takes long; the server's loop answers everybody."""
+    """Close the file off the event loop: a network disk writes the rest then, which takes long."""
     open_file, closed_by = Path.open, set()
 
     class File(io.FileIO):
@@ -563,5 +563,5 @@ def test_a_data_set_is_unpacked_again_where_it_was_tidied_away(service, archive,
     assert service.http.post("/jobs/validate", json=spec).status_code == 200
     digest = service.http.get(f"/datasets/{dataset_id}").json()["sha256"]
     service.artifacts.remove(digest, -1)
-    assert service.http.post("/jobs/validate", json=spec).status_code == 200  # it is still unpacked
+    assert service.http.post("/jobs/validate", json=spec).status_code == 200  # its unpacked copy still exists
     assert service.store.resources.uploads() == {digest}

@@ -1,4 +1,4 @@
-"""Every route with another tenant's key: what is theirs is unknown, as if it were not there."""
+"""Every route with another tenant's key: their things are unknown, as if they did not exist."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ OURS = {
     "GET /healthz",
     "GET /readyz",
 }
-"""Routes that name nobody's thing: they answer, and nothing of theirs may be in it."""
+"""Routes without an id: they answer, and nothing of another tenant may be in the answer."""
 
 ADMINS = {
     "GET /metrics",
@@ -38,7 +38,7 @@ ADMINS = {
     "GET /tenants",
     "PUT /tenants/{name}/limits",
 }
-"""Routes about the whole service: closed to keys without the scope admin."""
+"""Routes about the whole service: refused to keys without the scope admin."""
 
 BODIES: dict[str, Any] = {
     "PUT /tenants/{name}/limits": {},
@@ -46,14 +46,14 @@ BODIES: dict[str, Any] = {
     "POST /datasets": {"name": "x", "path": "discs"},
     "POST /models": {"name": "x", "path": "discs/images/train1.png"},
 }
-"""What else would be refused for its body, before anybody looks whose the thing is."""
+"""Bodies of routes that would refuse an empty one before they check the tenant."""
 
 SECRET = "theirs-and-nobody-elses"
 
 
 @pytest.fixture
 def keys(service) -> dict[str, dict[str, str]]:
-    """Headers by tenant."""
+    """Return headers by tenant."""
     made = {
         t: service.store.keys.create_key(t, "k", {Scope.READ, Scope.WRITE})[1].text
         for t in ("ours", "theirs")
@@ -63,7 +63,7 @@ def keys(service) -> dict[str, dict[str, str]]:
 
 @pytest.fixture
 def theirs(service, keys, train_spec) -> dict[str, str]:
-    """Ids of things of theirs, by the name that paths give them."""
+    """Return ids of another tenant's things, by the names of path parameters."""
     spec = train_spec | {"name": SECRET, "tags": {"team": SECRET}}
     job = service.http.post("/jobs", json=spec, headers=keys["theirs"] | {"Idempotency-Key": "k"}).json()
     ticket = service.claim(job["id"])
@@ -103,7 +103,7 @@ def without(answer_text: str, request_id: str, *ids: str) -> str:
 
 
 def test_with_their_own_key_it_is_all_there(service, keys, theirs):
-    """Or the tests below would show nothing."""
+    """Check that the tests below can fail."""
     job = f"/jobs/{theirs['job_id']}"
     resources = (f"/datasets/{theirs['dataset_id']}", f"/models/{theirs['model_id']}")
     for path in (

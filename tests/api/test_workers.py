@@ -1,4 +1,4 @@
-"""What people see of the workers."""
+"""What people are shown of the workers."""
 
 import pytest
 
@@ -8,7 +8,7 @@ from jobs.presence import Presence
 
 @pytest.fixture
 def headers(service):
-    """Headers of a key with these scopes."""
+    """Return a function that makes the headers of a key with these scopes."""
 
     def of(tenant, *scopes):
         secret = service.store.keys.create_key(tenant, "k", set(scopes))[1].text

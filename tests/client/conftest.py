@@ -1,4 +1,4 @@
-"""A real `gkd serve` in a process of its own; only the engine is a fake one, which trains nothing."""
+"""A real `gkd serve` in a process of its own, with a fake engine, which trains nothing."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def running(*arguments: str, cwd: Path, env: dict[str, str]) -> Iterator[Process
 
 @contextmanager
 def serving(home: Path, data: Path, port: int, **env: str) -> Iterator[Process]:
-    """`gkd serve`, ready to be asked."""
+    """Run `gkd serve` until it is ready."""
     variables = {"GKD_HOME": str(home), "GKD_DATA_ROOTS": str(data), "GKD_PORT": str(port), **env}
     with (
         running("serve", cwd=home.parent, env=variables) as server,
@@ -88,7 +88,7 @@ def serve() -> Callable[..., Any]:
 
 @pytest.fixture(scope="session")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A data root with the data set `shapes`."""
+    """Return a data root with the data set `shapes`."""
     root = tmp_path_factory.mktemp("data")
     draw_shapes(root / "shapes", train=4, val=2, size=64, seed=1)
     return root
@@ -96,13 +96,13 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """GKD_HOME of the session's server."""
+    """Return the GKD_HOME of the session's server."""
     return tmp_path_factory.mktemp("served") / "home"
 
 
 @pytest.fixture(scope="session")
 def url(home: Path, data: Path, session_port: int) -> Iterator[str]:
-    """Address of a server that all tests of the session share."""
+    """Yield the URL of a server that all tests of the session share."""
     with serving(home, data, session_port, FAKE_ENGINE='{"as_asked": true}'):
         yield f"http://127.0.0.1:{session_port}"
 
@@ -133,7 +133,7 @@ def client(url: str) -> Iterator[Client]:
 
 @pytest.fixture
 def fake_engine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The fake engine for what runs in this process."""
+    """Set the fake engine for runs of this process."""
     monkeypatch.setenv("GKD_ENGINE", FAKE_ENGINE)
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
 

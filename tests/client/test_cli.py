@@ -21,7 +21,7 @@ Spec = dict[str, Any]
 
 @pytest.fixture
 def gkd(url: str, monkeypatch: pytest.MonkeyPatch):
-    """Runs a command against the server."""
+    """Return a function that runs a command against the server."""
     monkeypatch.setenv("GKD_URL", url)
 
     def run(*arguments: str, code: int = 0, given: str | None = None) -> Result:
@@ -263,7 +263,7 @@ def test_help_is_quick_and_needs_neither_torch_nor_the_service():
 def test_workers_are_listed_with_what_they_do(gkd):
     [worker] = json.loads(gkd("workers", "--json").stdout)
     assert (worker["queues"], worker["gpus"]) == (["cpu"], [])
-    assert worker["state"] in ("idle", "busy")  # with what an earlier test left behind
+    assert worker["state"] in ("idle", "busy")  # among the jobs of earlier tests
     assert worker["name"][:20] in gkd("workers").stdout
 
 
@@ -288,7 +288,7 @@ def test_a_job_is_named_by_the_beginning_of_its_id_or_by_its_name(gkd, spec: Spe
 
 
 def test_a_name_of_several_jobs_lists_them_and_touches_none(gkd, spec: Spec):
-    named = json.dumps({**spec, "name": "twins", "resources": {"gpus": 1}})  # nobody has one, so they wait
+    named = json.dumps({**spec, "name": "twins", "resources": {"gpus": 1}})  # no worker has one, so they wait
     both = [json.loads(gkd("submit", "-", "--json", given=named).stdout)["id"] for _ in range(2)]
     told = gkd("cancel", "twins", code=1).stderr
     assert "'twins' fits 2:" in told

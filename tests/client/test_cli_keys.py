@@ -18,7 +18,7 @@ from jobs.store.store import Store
 
 @pytest.fixture
 def gkd(tmp_path: Path, sqlite_url: str, monkeypatch: pytest.MonkeyPatch):
-    """Runs a command on a database of its own."""
+    """Return a function that runs a command on a database of its own."""
     monkeypatch.setenv("GKD_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("GKD_DATABASE_URL", sqlite_url)
 

@@ -19,7 +19,7 @@ from gkd_core.detectors.model_card import ModelCard
 
 @pytest.fixture
 def gkd(url: str, monkeypatch: pytest.MonkeyPatch):
-    """Runs a command against the server."""
+    """Return a function that runs a command against the server."""
     monkeypatch.setenv("GKD_URL", url)
 
     def run(*arguments: str, code: int = 0) -> Result:

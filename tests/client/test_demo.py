@@ -26,10 +26,12 @@ FAST = Pace(
 
 @pytest.fixture
 def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fake_engine: None) -> Path:
-    """A demo of a few pictures in a folder of its own."""
+    """Return a demo of a few pictures in a folder of its own."""
     monkeypatch.setattr(demo, "HOME", tmp_path / ".demo")
     monkeypatch.setattr(demo_specs, "DRAWING", {"train": 4, "val": 2, "size": 64, "seed": 1})
-    monkeypatch.setattr(demo, "measure", lambda *_: FAST)  # tests/gkd_core/runs/test_pace.py takes real steps
+    monkeypatch.setattr(
+        demo, "measure", lambda *_: FAST
+    )  # tests/gkd_core/runs/test_pace.py measures real steps
     return tmp_path / ".demo"
 
 
@@ -55,7 +57,7 @@ def test_a_job_on_own_pictures_that_fails_fails_the_demo_with_the_reason_and_the
 
 
 def epochs_of(small: Path) -> list[int]:
-    """Epochs of the teacher's and the student's job, as the engines got them."""
+    """Return the epochs of the teacher's and the student's job, as the engines got them."""
     configs = [json.loads(path.read_text()) for path in small.rglob("config.json")]
     return [
         config["train"]["epochs"]

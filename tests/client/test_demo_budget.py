@@ -1,4 +1,4 @@
-"""How many epochs there is time for."""
+"""How many epochs fit into the time of the demo."""
 
 from __future__ import annotations
 

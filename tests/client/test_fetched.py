@@ -24,7 +24,7 @@ def sha256_of(path: Path) -> str:
 
 @pytest.fixture
 def detector(tmp_path: Path) -> Path:
-    """A small model of GKD that finds many things."""
+    """Return a small model of GKD that detects many objects."""
     import torch
 
     from gkd_core.config import DetectorConfig

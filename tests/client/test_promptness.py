@@ -1,4 +1,4 @@
-"""From a submission to the engine's first line: what the service adds to the engine's own start."""
+"""The time from a submission to the engine's first line: what the service adds to the engine's own start."""
 
 import os
 import statistics
@@ -49,7 +49,7 @@ def first_line(path) -> None:
 
 
 def own_start(folder) -> float:
-    """Seconds until the first line of an engine that is started by hand."""
+    """Return the seconds until the first line of an engine that is started by hand."""
     run_dir = RunDir(folder)
     run_dir.prepare(TrainRun(data=DataConfig(path="/data")), attempt=1)
     started = time.monotonic()

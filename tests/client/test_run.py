@@ -18,7 +18,7 @@ from gkd_core.run_dir import STOPPED, RunDir
 
 @pytest.fixture
 def spec_file(data: Path, tmp_path: Path, spec: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A spec with a relative path; the current folder is the one that it is relative to."""
+    """Write a spec with a path relative to the current folder."""
     monkeypatch.chdir(data)
     path = tmp_path / "spec.json"
     path.write_text(json.dumps(spec))

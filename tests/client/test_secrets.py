@@ -1,4 +1,4 @@
-"""No secret in logs, events, answers or files: a marker in every secret, and then a search for it everywhere."""
+"""No secret appears in logs, events, answers or files: every secret holds a marker that is searched everywhere."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ MARKER = "MARKER0000000000000000000000000000000"
 
 @pytest.fixture
 def env(tmp_path: Path, data: Path, port: int, postgres_url: str, redis_url: str) -> dict[str, str]:
-    """A service all of whose secrets hold the marker. The servers of the tests take any password."""
+    """Return the environment of a service all of whose secrets hold the marker.
+
+    The servers of the tests take any password.
+    """
     database = make_url(postgres_url).set(password=MARKER).render_as_string(hide_password=False)
     return {
         "GKD_HOME": str(tmp_path / "home"),
@@ -29,12 +32,12 @@ def env(tmp_path: Path, data: Path, port: int, postgres_url: str, redis_url: str
 
 
 def holders(folder: Path) -> list[Path]:
-    """Files below a folder that hold the marker."""
+    """Return the files below a folder that hold the marker."""
     return [path for path in folder.rglob("*") if path.is_file() and MARKER.encode() in path.read_bytes()]
 
 
 def command_lines(*pids: int) -> list[str]:
-    """Of processes and their children: everybody on a machine may read them."""
+    """Return the command lines of processes and their children: every user of a machine may read them."""
     processes = [each for pid in pids for each in (psutil.Process(pid), *psutil.Process(pid).children(True))]
     return [" ".join(each.cmdline()) for each in processes]
 
@@ -43,7 +46,7 @@ COMMANDS = ["jobs", "whoami", "workers", "keys list", "keys limits", "show nobod
 
 
 def test_no_command_shows_a_secret(start, tmp_path: Path, env, port: int):
-    """What they print is kept in files below `tmp_path`; GKD_DEBUG also shows tracebacks."""
+    """Keep the commands' output in files below `tmp_path`; GKD_DEBUG also shows tracebacks."""
     own = env | {"GKD_URL": f"http://127.0.0.1:{port}", "GKD_API_KEY": MARKER, "GKD_DEBUG": "1"}
     with start("api", cwd=tmp_path, env=env) as api:
         api.wait_for("answers at")
@@ -101,7 +104,7 @@ def test_a_job_that_runs_and_one_that_fails_leave_no_secret_behind(
     ("command", "wrong"),
     [
         ("api", {"GKD_BROKER_URL": f"amqp://u:{MARKER}@host/"}),
-        ("serve", {}),  # it brings its own queue and refuses a foreign one
+        ("serve", {}),  # it has its own queue and refuses another
         ("api", {"GKD_DATABASE_URL": f"mysql://u:{MARKER}@host/x"}),
         ("api", {"GKD_DATABASE_URL": f"postgresql://u:{MARKER}@127.0.0.1:1/x"}),
         ("worker", {"GKD_DATABASE_URL": f"postgresql://u:{MARKER}@127.0.0.1:1/x"}),

@@ -84,7 +84,7 @@ def test_api_and_worker_as_processes_of_their_own(
         "GKD_PORT": str(port),
         "GKD_DATABASE_URL": postgres_url,
         "GKD_BROKER_URL": redis_url,
-        "GKD_SWEEP_SECONDS": "60",  # the notification has to do it
+        "GKD_SWEEP_SECONDS": "60",  # the job must start by its notification
     }
     with start("api", cwd=tmp_path, env=env) as api, start("worker", cwd=tmp_path, env=env) as worker:
         api.wait_for("answers at")
@@ -109,7 +109,7 @@ def test_api_and_worker_as_processes_of_their_own(
 
 
 def lines(process: Any) -> list[dict[str, Any]]:
-    """What a process logged; besides that it says once where it is found."""
+    """Return the log lines of a process, all but the one with its address."""
     text = process.log.read_text().splitlines()
     return [json.loads(line) for line in text if not line.startswith("GKD answers at")]
 
@@ -174,6 +174,9 @@ def test_one_process_does_not_take_a_foreign_queue(settings: Settings):
 
 
 def test_no_part_of_an_answer_is_held_back(settings: Settings):
-    """asyncio switches Nagle's algorithm off where the socket names its protocol; held back it is 40 ms."""
+    """Measure the delay of an answer's last part.
+
+    asyncio switches Nagle's algorithm off where the socket names its protocol; with it, the delay is 40 ms.
+    """
     with services._listening(settings) as listener:
         assert listener.proto == socket.IPPROTO_TCP

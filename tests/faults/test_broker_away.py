@@ -1,4 +1,4 @@
-"""A broker that hangs, or that answers with errors: jobs are taken in, workers wait, and both say so."""
+"""A broker that hangs, or that answers with errors: jobs are accepted, workers wait, and both report it."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ from ..api.conftest import Server, running, server  # noqa: F401 - pytest finds 
 from .conftest import RedisProcess, Service, wait_until
 
 FOREVER_SECONDS = 60.0
-"""What takes so long would take for ever: each wait for a broker has a limit of a second or two."""
+"""Limit beyond which a call hangs: each wait for a broker ends after a second or two."""
 
 
 @pytest.fixture
 def broker(redis_process: RedisProcess) -> RedisProcess:
-    """A Redis that runs."""
+    """Return a running Redis."""
     redis_process.start()
     return redis_process
 
 
 @pytest.fixture
 def api(server: Server, tmp_path: Path, sqlite_url: str, draw: Any, broker: RedisProcess) -> Iterator[Any]:  # noqa: F811
-    """The API over a broker of its own."""
+    """Yield the API over a broker of its own."""
     draw(tmp_path / "data" / "discs")
     settings = Settings(home=tmp_path / "api", data_roots=(tmp_path / "data",), database_url=sqlite_url)
     yield from running(server, settings, broker_url=broker.url)
@@ -45,7 +45,7 @@ SPEC = {"kind": "train", "data": "discs", "train": {"epochs": 2, "image_size": 6
 
 
 def ask(api: Any, path: str) -> int:
-    """Ask with a body of one's own."""
+    """Post a spec and return the status."""
     return int(api.http.post(path, json=SPEC, timeout=FOREVER_SECONDS).status_code)
 
 
@@ -83,7 +83,7 @@ def test_readiness_names_a_broker_that_hangs_and_is_quick_about_it(api, broker):
 
 
 def messages(broker: RedisProcess) -> int:
-    """Rings that wait for a worker."""
+    """Return the number of notifications that wait for a worker."""
     with closing(redis.Redis(port=broker.port)) as client:
         lists = [key for key in client.scan_iter() if client.type(key) == b"list"]
         return sum(client.llen(key) for key in lists)
@@ -106,7 +106,7 @@ def test_readiness_is_bounded_and_honest_whatever_part_hangs(api, monkeypatch):
 
 
 def patient(service: Service) -> Settings:
-    """The settings of a worker whose lease no busy machine loses by itself, and a job outlasts."""
+    """Return settings with a lease that lasts on a busy machine, and ends before the job does."""
     return service.settings.model_copy(update={"lease_seconds": 6.0})
 
 
@@ -180,7 +180,7 @@ TROUBLES = {
 
 @pytest.fixture(params=TROUBLES)
 def trouble(request: pytest.FixtureRequest) -> Any:
-    """How a Redis comes to answer with errors, how it gets well again, and what it says meanwhile."""
+    """Return how to make a Redis answer with errors, how to end that, and its error text."""
     return TROUBLES[request.param]
 
 
@@ -194,7 +194,7 @@ class TestABrokerThatAnswersWithErrors:
             running = service.submit()
             JobQueue(app).notify(service.job(running))
             wait_until(lambda: service.job(running).progress)
-            JobQueue(app).notify(service.job(service.submit()))  # waits in the queue when the trouble begins
+            JobQueue(app).notify(service.job(service.submit()))  # waits in the queue when the errors begin
             begin(broker)
             waiting = service.submit()
             wait_until(lambda: service.job(running).state is State.SUCCEEDED)

@@ -37,7 +37,7 @@ class Proxy:
         threading.Thread(target=self._accept, daemon=True).start()
 
     def cut(self) -> None:
-        """Break every connection, and those that come."""
+        """Break every connection, present and future."""
         self._cut = True
         self._flowing.set()
         for each in list(self._sockets):
@@ -102,7 +102,7 @@ def service(tmp_path: Path, postgres_url: str, plan: object) -> Iterator[Service
 
 @pytest.fixture
 def distant(service: Service, proxy: Proxy):
-    """A runner that reaches the database through the proxy."""
+    """Yield a runner that reaches the database through the proxy."""
     store = service.open_store(proxy.url)
     yield service.runner("distant", store)
     store.close()

@@ -1,4 +1,4 @@
-"""A database that answers and refuses to write: read-only, or with a full disk."""
+"""A database that answers and refuses to write: it is read-only, or its disk is full."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SPEC = {"kind": "train", "data": "discs", "train": {"epochs": 2, "image_size": 6
 
 @contextmanager
 def pragma(store: Store, words: str, undo: str) -> Iterator[None]:
-    """Let each connection of a store to SQLite have a pragma."""
+    """Set a pragma on each connection of a store to SQLite."""
 
     def set_it(connection: Any, *_: object) -> None:
         connection.execute(words)
@@ -54,7 +54,7 @@ def full_sqlite(store: Store) -> Iterator[None]:
 
 @contextmanager
 def read_only_postgresql(store: Store) -> Iterator[None]:
-    """Let the whole database be read-only, as a standby is, or one whose provider saw its disk fill up."""
+    """Make the whole database read-only, like a standby, or one that its provider locked for a full disk."""
     url = store.database.engine.url
     alter = f'ALTER DATABASE "{url.database}"'
     others = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = :name AND pid <> pg_backend_pid()"
@@ -83,26 +83,26 @@ REFUSALS: dict[str, Any] = {
 
 @pytest.fixture(params=REFUSALS)
 def refusal(request: pytest.FixtureRequest) -> Any:
-    """Kind of the database, and what makes it refuse while entered."""
+    """Return the kind of the database, and a context in which it refuses to write."""
     return REFUSALS[request.param]
 
 
 @pytest.fixture
 def database_url(request: pytest.FixtureRequest, refusal: Any) -> str:
-    """A fresh, migrated database of that kind."""
+    """Return the URL of a fresh, migrated database of that kind."""
     return str(request.getfixturevalue({"sqlite": "sqlite_url", "postgresql": "postgres_url"}[refusal[0]]))
 
 
 @pytest.fixture
 def api(server: Server, tmp_path: Path, database_url: str, draw: Callable[..., Path]) -> Iterator[Any]:  # noqa: F811
-    """The API over that database."""
+    """Yield the API over that database."""
     draw(tmp_path / "data" / "discs")
     settings = Settings(home=tmp_path / "api", data_roots=(tmp_path / "data",), database_url=database_url)
     yield from running(server, settings)
 
 
 def tags(count: int) -> dict[str, str]:
-    """So much text that SQLite needs another page for it."""
+    """Return enough text for SQLite to need another page."""
     return {f"tag{number}": "x" * 50 for number in range(count)}
 
 

@@ -1,4 +1,4 @@
-"""Disks that fill up: seen before they are full, from a job's point of view."""
+"""Disks that fill up are noticed before they are full."""
 
 import shutil
 from collections import namedtuple
@@ -18,7 +18,7 @@ NONE, PLENTY = 1_200_000_000, 10**12
 
 @pytest.fixture
 def free(monkeypatch):
-    """Say how many bytes are free."""
+    """Set how many bytes are free."""
 
     def set_free(size):
         monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(10**13, 0, size))
@@ -55,7 +55,7 @@ def test_a_job_that_needs_more_room_than_others_does_not_keep_them(service, plan
     run_dir = RunDir(service.settings.runs / large)
     run_dir.checkpoints.mkdir(parents=True)
     with (run_dir.checkpoints / "model-000000042.pt").open("wb") as file:
-        file.truncate(3_000_000_000)  # a hole: no block of the disk is taken
+        file.truncate(3_000_000_000)  # a sparse file: it takes no block of the disk
     runner = service.runner()
     runner.run(large)
     assert "5.0 GB free on" in service.job(large).reason

@@ -1,4 +1,4 @@
-"""Engines that break down, from a job's point of view."""
+"""Engines that end unexpectedly, and what becomes of their jobs."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""The judge of storms finds what is wrong; one that never did would prove nothing."""
+"""The judge of storms finds errors; one that never did would prove nothing."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ STATES = ("queued", "running", "queued", "running", "succeeded")
 
 
 def told(*kinds: str, attempts: tuple[int, ...] = (0, 1, 1, 2, 2)) -> list[dict[str, Any]]:
-    """Events as the API lists them; what is no state is an engine's."""
+    """Return events as the API lists them; all that are no states are an engine's."""
     return [
         {"number": number, "attempt": attempt, "kind": "state", "body": {"state": kind}}
         if kind in STATES

@@ -1,4 +1,4 @@
-"""Rings that come, come twice, or are lost; the worker as a whole, over a real Redis and in one process."""
+"""Notifications that come once, come twice, or are lost; a whole worker, over a real Redis and in one process."""
 
 import os
 import signal
@@ -40,7 +40,7 @@ def in_state(service, job_id, *states):
 
 
 def no_more_sweeps(service):
-    """None after the one at the start, so that what happens then is owed to notifications."""
+    """Switch sweeps off after the one at the start, so that later claims are due to notifications."""
     return service.settings.model_copy(update={"sweep_seconds": 3600.0})
 
 
@@ -96,7 +96,7 @@ class TestOnSqlite:
     def test_an_idle_worker_ends_within_a_second_or_so(self, service, either_app):
         worker = WorkerThread(no_more_sweeps(service), either_app)
         with worker:
-            time.sleep(0.5)  # it listens by now
+            time.sleep(0.5)  # it is listening now
             asked = time.monotonic()
         assert time.monotonic() - asked < 1.5
 
@@ -166,7 +166,7 @@ class TestOnSqlite:
             service.store.commands.claim(job_id, dead.name)
             kept = (settings.home / "workers").glob("*")
             left = {path: path.read_text() for path in kept}
-        for path, text in left.items():  # as a killed one leaves it
+        for path, text in left.items():  # as after SIGKILL
             path.write_text(text)
         with take_slot(settings.home) as slot, WorkerThread(no_more_sweeps(service), app, slot=slot):
             wait_until(in_state(service, job_id, State.SUCCEEDED))
@@ -188,7 +188,7 @@ class TestOnSqlite:
 
 
 def draining(service):
-    """The worker's row, once it says that it takes no job any more."""
+    """Return the worker's row, once it says that it takes no more jobs."""
     deadline = time.monotonic() + 15
     while time.monotonic() < deadline:
         if found := [
@@ -224,7 +224,7 @@ def test_a_notification_that_redis_lost_costs_a_delay(service, plan, app, redis_
     monkeypatch.setattr("jobs.store.submission.NOTIFY_AGAIN_SECONDS", 0.5)
     plan(epochs=1)
     with closing(redis.Redis.from_url(redis_url)) as client, WorkerThread(service.settings, app):
-        job_id = service.submit()  # its notification is among what is lost now
+        job_id = service.submit()  # its notification is lost, too
         client.flushdb()
         wait_until(in_state(service, job_id, State.SUCCEEDED))
 

@@ -1,4 +1,4 @@
-"""Which GPUs an engine sees: as many as its job asked for, of those that are its worker's."""
+"""The GPUs that an engine sees: as many as its job asked for, of those of its worker."""
 
 import sys
 

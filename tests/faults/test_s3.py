@@ -1,4 +1,4 @@
-"""Jobs whose files are published on S3, and S3 that is away for a while, or refuses. The server is a real one."""
+"""Jobs that publish files on S3 (a real server) while it is away, or refuses."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def service(tmp_path: Path, database_url: str, plan: object, s3: object) -> Iter
 
 
 def must_be_whole(service: Service, job_id: str, epoch: int) -> None:
-    """Everything that the job names is kept, and is what it is called; the model is that of the last epoch."""
+    """Check that every named file is kept and matches its hash, and that the model is of the last epoch."""
     for artifact in service.store.reading.artifacts(job_id):
         content = b"".join(service.artifacts.read(artifact.sha256))
         assert (hashlib.sha256(content).hexdigest(), len(content)) == (artifact.sha256, artifact.size)
@@ -119,7 +119,7 @@ def test_without_a_place_to_publish_nothing_is_begun_and_the_job_says_why(servic
     s3.empty(bucket=False)
     with service.begun(job_id, runner):
         wait_until(lambda: "nothing could be published" in service.job(job_id).reason)
-        runner.sweep()  # which does not make the job forget why
+        runner.sweep()  # the job keeps its reason
         job = service.job(job_id)
         assert (job.state, job.attempts) == (State.QUEUED, ())
         assert "(nothing could be published: S3 knows no bucket 'models'. Make it" in job.reason

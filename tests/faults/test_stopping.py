@@ -1,4 +1,4 @@
-"""Jobs that somebody wants to stop."""
+"""Jobs that are paused or cancelled."""
 
 import time
 

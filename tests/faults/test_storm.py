@@ -1,6 +1,6 @@
-"""A share of the storm of `make faults`: each fault once, with the real engine.
+"""A part of the storm of `make faults`: each fault once, with the real engine.
 
-On a node; on a laptop those that can strike nowhere else. `make faults` has all of them strike both.
+On a node; on a laptop only those that apply nowhere else. `make faults` runs all of them on both.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from .storm.storm import storm
 
 SEED = int(os.environ.get("GKD_STORM_SEED", "0"))
 AWAY_SECONDS = 8.0
-"""Longer than a lease there; `make faults` takes 30."""
+"""Longer than a lease in the storm; `make faults` takes 30."""
 
 
 ON_A_LAPTOP_ALONE = tuple(fault for fault in ON_A_LAPTOP if fault not in ON_A_NODE)
@@ -32,7 +32,7 @@ def test_a_storm_loses_nothing_and_doubles_nothing(way: str, kinds: tuple[Fault,
 
 
 def test_no_fault_is_left_out_of_the_storm(tmp_path: Path) -> None:
-    """Skipped where one is, so that who reads what the tests say knows of it."""
+    """Skip where a fault is left out, so that the summary of the tests shows it."""
     if not mount(tmp_path):
         pytest.skip("the storm left `disk_full` out: no disk can be mounted here, which takes root")
     unmount(tmp_path)

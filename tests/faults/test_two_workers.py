@@ -20,7 +20,7 @@ from .conftest import ROOT, wait_until
 WORK = Path(__file__).with_name("work.py")
 VISIBILITY_SECONDS = 5
 LONG_SECONDS = 30.0
-"""Redis gives back messages that were not acknowledged in time; who listens asks for them every 10 s."""
+"""Redis redelivers messages that were not acknowledged in time; consumers ask for them every 10 s."""
 
 pytestmark = pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 

@@ -1,4 +1,4 @@
-"""Workers that die or freeze, from a job's point of view."""
+"""Workers that die or freeze, and what becomes of their jobs."""
 
 import os
 import signal
@@ -26,7 +26,7 @@ def engines(process) -> list[psutil.Process]:
 
 
 def freeze(worker, url: str) -> None:
-    """Stop a process between two of its transactions; inside one it would keep the database's lock with it."""
+    """Stop a process between two of its transactions; within one it would keep the database's lock."""
     worker.send_signal(signal.SIGSTOP)
     while is_locked(url):
         worker.send_signal(signal.SIGCONT)
@@ -108,7 +108,7 @@ def test_a_stale_ticket_ends_the_engine_at_once(service, plan, monkeypatch):
     start = Engine.start
     monkeypatch.setattr(Engine, "start", lambda *a, **k: started.append(start(*a, **k)) or started[0])
     with service.running(job_id):
-        service.store.recovery.release("one")  # as if it had started again elsewhere
+        service.store.recovery.release("one")  # as after a restart elsewhere
     assert started[0].poll() == -signal.SIGKILL
     assert service.job(job_id).state is State.QUEUED
 
@@ -156,7 +156,7 @@ def test_a_run_directory_that_was_lost_is_begun_again(service, plan):
 
 
 def dies_when_it_publishes(service, job_id: str, where: str) -> None:
-    """Run a job in a process that is killed the first time that it comes to a function with something published."""
+    """Run a job in a process that is killed when it first calls a function with a published file."""
     module, name, method = where.rsplit(".", 2)
     program = f"""
 import os, runpy, signal, sys

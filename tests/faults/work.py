@@ -1,4 +1,4 @@
-"""A worker process whose broker gives a message up for lost after so many seconds: `work.py SECONDS`."""
+"""A worker process whose broker redelivers a message after so many seconds: `work.py SECONDS`."""
 
 from __future__ import annotations
 

@@ -12,11 +12,11 @@ from random import SystemRandom
 from .storm import Account, NotClean, storm
 
 LAPTOP_SHARE = 0.25
-"""Of the faults; there are half as many kinds, and one process instead of five."""
+"""Share of the faults on a laptop: there are half as many kinds, and one process instead of five."""
 
 
 def main() -> int:
-    """Let the storm rage and say what it came to; 1 when it cost anything."""
+    """Run the storm and print its result; return 1 if a job was lost, doubled or reported wrongly."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--faults", type=int, default=320, help="how many in all")
     parser.add_argument("--seed", type=int, default=SystemRandom().getrandbits(32))
@@ -24,7 +24,7 @@ def main() -> int:
     parser.add_argument("--way", choices=["node", "laptop"], action="append", help="both by default")
     parser.add_argument("--json", type=Path, help="where the account is written")
     arguments = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started is stopped
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that all started processes are stopped
     shares = {"node": 1 - LAPTOP_SHARE, "laptop": LAPTOP_SHARE}
     ways = arguments.way or list(shares)
     accounts = []

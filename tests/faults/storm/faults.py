@@ -1,6 +1,6 @@
-"""The faults: what each one breaks, and what it may and may not cost.
+"""The faults: what each one breaks, and what damage it may do.
 
-Each is a function that strikes at a random moment and gives back what it hit. What it draws comes from a generator
+Each is a function that acts at a random moment and returns what it hit. Its random numbers come from a generator
 with a known seed, so that a storm can be repeated, as far as real processes can.
 """
 
@@ -24,44 +24,44 @@ from .servers import wait_until
 from .service import LEASE_SECONDS, EngineSeen, Laptop, Node, Part, Service, pause
 
 RIVALS = 16
-"""Who claim one job at the same time."""
+"""Number of claimants of one job at the same time."""
 RIVAL_LEASE_SECONDS = 100_000.0
-"""Longer than any clock is wrong: a rival that has a job is not to lose it before it gives it back."""
+"""Longer than any clock is wrong: a rival that has a job must not lose it before it requeues it."""
 
 
 @dataclass(frozen=True)
 class Hit:
-    """What a fault may cost: attempts that it can have broken off. Nothing else excuses one that did not succeed."""
+    """The attempts that a fault may have broken off. Nothing else excuses one that did not succeed."""
 
     told: str
-    """In words."""
+    """Description for people."""
     engine: Ticket | None = None
     """The attempt whose engine was killed. That attempt must have broken off."""
     workers: tuple[str, ...] = ()
-    """Workers that were killed or frozen; what they ran may be lost."""
+    """Workers that were killed or frozen; their attempts may be lost."""
     everybody: bool = False
     """Whether any attempt that ran at that time may have been broken off, each job's once."""
 
 
 @dataclass
 class Scene:
-    """What a fault has to do with."""
+    """The service and random numbers that a fault uses."""
 
     service: Service
     draw: Random
     away_seconds: float
     """How long a database is away."""
     submit: Callable[[], str]
-    """Sends one more job, however long that takes; its id."""
+    """Submits one more job, however long that takes; returns its id."""
     engines: Callable[[], list[EngineSeen]]
-    """Those that run. Where none does there is a job before long."""
+    """Returns the running engines. Where there is none, a job starts before long."""
 
     def linger(self, least: float, most: float) -> None:
-        """Let a random time pass, in seconds."""
+        """Wait for a random time, in seconds."""
         pause(self.draw.uniform(least, most))
 
     def an_engine(self) -> EngineSeen:
-        """An engine that runs, at a random moment of its life."""
+        """Return a running engine, at a random moment of its life."""
         while True:
             wait_until(self.engines, "an engine runs", 180)
             engines = self.service.engines()
@@ -73,7 +73,7 @@ class Scene:
                 return engine
 
     def a_worker(self) -> Part:
-        """A worker, more often than not one that has something to do."""
+        """Return a worker, more often than not a busy one."""
         busy = [worker for worker in self.service.workers if worker.engines()]
         some = busy if busy and self.draw.random() < 0.85 else self.service.workers
         return self.draw.choice(some)
@@ -83,14 +83,17 @@ class Scene:
 
 
 def engine_killed(scene: Scene) -> Hit:
-    """kill -9 of an engine."""
+    """Kill an engine with SIGKILL."""
     engine = _hold(scene)
     engine.process.kill()
-    return Hit(f"engine of {_told(engine)}", engine=engine.ticket)
+    return Hit(f"engine of {_description(engine)}", engine=engine.ticket)
 
 
 def worker_killed(scene: Scene) -> Hit:
-    """kill -9 of a worker. Its engine must die with it; it starts again soon, or after its leases have ended."""
+    """Kill a worker with SIGKILL.
+
+    Its engine must die with it; it is restarted soon, or after its leases have ended.
+    """
     scene.linger(0, 4)
     worker = scene.a_worker()
     name, engines = worker.worker, worker.engines()
@@ -103,7 +106,7 @@ def worker_killed(scene: Scene) -> Hit:
 
 
 def api_killed(scene: Scene) -> Hit:
-    """kill -9 of the API while a job is being sent: who sends it asks again, with the same key."""
+    """Kill the API with SIGKILL while a job is being submitted; the client repeats it with the same key."""
     api = scene.service.parts["api"]
     sender = threading.Thread(target=scene.submit)
     sender.start()
@@ -116,7 +119,7 @@ def api_killed(scene: Scene) -> Hit:
 
 
 def redis_killed(scene: Scene) -> Hit:
-    """kill -9 of Redis, which keeps nothing."""
+    """Kill Redis with SIGKILL; it keeps no data."""
     node = _node(scene)
     scene.linger(0, 3)
     node.redis.kill()
@@ -127,7 +130,7 @@ def redis_killed(scene: Scene) -> Hit:
 
 
 def postgres_killed(scene: Scene) -> Hit:
-    """kill -9 of PostgreSQL."""
+    """Kill PostgreSQL with SIGKILL."""
     node = _node(scene)
     whole = scene.draw.random() < 0.5
     scene.linger(0, 4)
@@ -138,12 +141,12 @@ def postgres_killed(scene: Scene) -> Hit:
 
 
 def worker_frozen(scene: Scene) -> Hit:
-    """SIGSTOP of a worker past its lease, while its engine goes on."""
+    """Stop a worker past its lease with SIGSTOP, while its engine continues."""
     return _frozen(scene, with_engines=False)
 
 
 def worker_and_engine_frozen(scene: Scene) -> Hit:
-    """SIGSTOP of a worker and its engine past the lease, as when a machine stands still."""
+    """Stop a worker and its engine past the lease with SIGSTOP, as when a machine is suspended."""
     return _frozen(scene, with_engines=True)
 
 
@@ -158,7 +161,7 @@ def _frozen(scene: Scene, *, with_engines: bool) -> Hit:
     away = LEASE_SECONDS + scene.draw.uniform(1.5, 5)
     pause(away)
     everything = [*(engine.process.resume for engine in engines), worker.thaw]
-    scene.draw.shuffle(everything)  # who goes on first is not the same every time
+    scene.draw.shuffle(everything)  # which continues first is random
     for go_on in everything:
         with suppress(psutil.NoSuchProcess):
             go_on()
@@ -170,7 +173,7 @@ def _frozen(scene: Scene, *, with_engines: bool) -> Hit:
 
 
 def redis_emptied(scene: Scene) -> Hit:
-    """FLUSHALL, while a job waits."""
+    """Send FLUSHALL while a job waits."""
     scene.submit()
     scene.linger(0, 2)
     _node(scene).redis.empty()
@@ -178,7 +181,7 @@ def redis_emptied(scene: Scene) -> Hit:
 
 
 def messages_lost(scene: Scene) -> Hit:
-    """Every message is lost for a while: those that wait and those that come."""
+    """Lose every message for a while, waiting and new ones."""
     with _messages_arrive(scene, times=0) as wire:
         _node(scene).redis.empty()
         sent = _sent_meanwhile(scene, wire)
@@ -186,7 +189,7 @@ def messages_lost(scene: Scene) -> Hit:
 
 
 def messages_tripled(scene: Scene) -> Hit:
-    """Every message comes three times for a while."""
+    """Deliver every message three times for a while."""
     with _messages_arrive(scene, times=3) as wire:
         sent = _sent_meanwhile(scene, wire)
     return Hit(f"{sent} message(s)")
@@ -211,7 +214,7 @@ def _sent_meanwhile(scene: Scene, node: Node) -> int:
 
 
 def claimed_at_once(scene: Scene) -> Hit:
-    """Many claim one job at the same moment, beside the workers. One at most may get it, and gives it back."""
+    """Claim one job from many threads at once, beside the workers. At most one may get it, and requeues it."""
     job_id = scene.submit()
     together = threading.Barrier(RIVALS)
     won: list[Ticket] = []
@@ -239,7 +242,7 @@ def claimed_at_once(scene: Scene) -> Hit:
 
 
 def database_silent(scene: Scene) -> Hit:
-    """The database's processes stand still: connections stay, nobody answers."""
+    """Stop the database's processes: connections stay, nothing answers."""
     node = _node(scene)
     scene.linger(0, 3)
     node.postgres.freeze()
@@ -249,7 +252,7 @@ def database_silent(scene: Scene) -> Hit:
 
 
 def database_gone(scene: Scene) -> Hit:
-    """The database is not there: connections are cut, new ones refused."""
+    """Take the database away: connections are cut, new ones refused."""
     node = _node(scene)
     scene.linger(0, 3)
     node.postgres.kill(whole=True)
@@ -259,7 +262,7 @@ def database_gone(scene: Scene) -> Hit:
 
 
 def database_locked(scene: Scene) -> Hit:
-    """Somebody else writes to the SQLite file and does not end."""
+    """Write to the SQLite file in a transaction that does not end."""
     scene.linger(0, 3)
     path = scene.service.database_url.removeprefix("sqlite:///")
     with closing(sqlite3.connect(path, timeout=30, isolation_level=None)) as other:
@@ -270,11 +273,11 @@ def database_locked(scene: Scene) -> Hit:
 
 
 JUMPS = (-7200.0, -3600.0, -60.0, -LEASE_SECONDS, LEASE_SECONDS, 60.0, 3600.0, 7200.0)
-"""Seconds by which a clock may be wrong."""
+"""Seconds by which a clock is set wrong."""
 
 
 def database_clock_jumps(scene: Scene) -> Hit:
-    """The clock by which leases run is set, and stays wrong until it is set again."""
+    """Set the clock that leases are measured by; it stays wrong until it is set again."""
     node = _node(scene)
     ahead = scene.draw.choice(JUMPS)
     scene.linger(0, 4)
@@ -283,7 +286,7 @@ def database_clock_jumps(scene: Scene) -> Hit:
 
 
 def process_clock_jumps(scene: Scene) -> Hit:
-    """The clock of one process is set; on a laptop that is the database's too."""
+    """Set the clock of one process; on a laptop that is the database's too."""
     part = scene.draw.choice(list(scene.service.parts.values()))
     ahead = scene.draw.choice(JUMPS)
     scene.linger(0, 4)
@@ -295,7 +298,7 @@ def process_clock_jumps(scene: Scene) -> Hit:
 
 
 def disk_full(scene: Scene) -> Hit:
-    """Not a byte is free where runs and published files lie (on a laptop: the database, too), for a while."""
+    """Fill the disk of runs and published files for a while (on a laptop: of the database, too)."""
     scene.an_engine()
     scene.service.fill_disk()
     scene.linger(1, 5)
@@ -304,13 +307,13 @@ def disk_full(scene: Scene) -> Hit:
 
 
 def newest_state_torn(scene: Scene) -> Hit:
-    """The newest state is damaged, and the engine that would have written a better one is killed."""
+    """Damage the newest state, and kill the engine that would have written a better one."""
     engine = _hold(scene, lambda engine: _states_of(scene, engine))
     damage = scene.draw.choice((_cut_short, _emptied, _zeroed, _scribbled_on))
     damage(_states_of(scene, engine)[-1], scene.draw)
     engine.process.kill()
     how = damage.__name__.strip("_").replace("_", " ")
-    return Hit(f"newest state of {_told(engine)}: {how}", engine=engine.ticket)
+    return Hit(f"newest state of {_description(engine)}: {how}", engine=engine.ticket)
 
 
 def _cut_short(path: Path, draw: Random) -> None:
@@ -322,7 +325,7 @@ def _emptied(path: Path, draw: Random) -> None:
 
 
 def _zeroed(path: Path, draw: Random) -> None:
-    """A block that the disk lost."""
+    """Overwrite a block with zeros, as a failing disk does."""
     _overwrite(path, draw, bytes(4096))
 
 
@@ -331,7 +334,7 @@ def _scribbled_on(path: Path, draw: Random) -> None:
 
 
 def _overwrite(path: Path, draw: Random, content: bytes) -> None:
-    """Somewhere in the tensors, which are nearly all of it: padding may be anything."""
+    """Write into the tensors, which are nearly all of the file: changed padding might do no harm."""
     size = path.stat().st_size
     with path.open("r+b") as file:
         file.seek(draw.randrange(size // 4, size // 2))
@@ -339,7 +342,7 @@ def _overwrite(path: Path, draw: Random, content: bytes) -> None:
 
 
 def _states_of(scene: Scene, engine: EngineSeen) -> list[Path]:
-    """Oldest first."""
+    """Return the states, oldest first."""
     folder = scene.service.home / "runs" / engine.ticket.job_id / "checkpoints"
     return sorted(folder.glob("[!.]*.pt"))
 
@@ -348,7 +351,7 @@ def _states_of(scene: Scene, engine: EngineSeen) -> list[Path]:
 
 
 def _hold(scene: Scene, fits: Callable[[EngineSeen], object] = EngineSeen.is_alive) -> EngineSeen:
-    """An engine, stopped, so that it certainly is alive, and that fits."""
+    """Return an engine that fits, stopped with SIGSTOP, so that it is certainly alive."""
     while True:
         engine = scene.an_engine()
         with suppress(psutil.NoSuchProcess):
@@ -360,7 +363,7 @@ def _hold(scene: Scene, fits: Callable[[EngineSeen], object] = EngineSeen.is_ali
             engine.process.resume()
 
 
-def _told(engine: EngineSeen) -> str:
+def _description(engine: EngineSeen) -> str:
     return f"job {engine.ticket.job_id}, attempt {engine.ticket.attempt}"
 
 
@@ -377,7 +380,7 @@ Fault = Callable[[Scene], Hit]
 
 
 def serve_killed(scene: Scene) -> Hit:
-    """kill -9 of API and worker at once, since they are one process."""
+    """Kill API and worker at once with SIGKILL, since they are one process."""
     hit = worker_killed(scene)
     return Hit(hit.told, everybody=True)
 

@@ -1,4 +1,4 @@
-"""What must hold of a job after its storm, looked at from outside: HTTP, the run directory, and nothing else."""
+"""Checks what must hold of a job after its storm, from outside: HTTP and the run directory alone."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ from .service import Service
 
 @dataclass(frozen=True)
 class Published:
-    """What a job published: SHA-256 by name."""
+    """The files that a job published: SHA-256 by name."""
 
     hashes: dict[str, str]
 
     @property
     def models(self) -> dict[str, str]:
-        """Those whose bits may not depend on what happened on the way."""
+        """Return the models, whose bits may not depend on any fault."""
         return {name: sha256 for name, sha256 in self.hashes.items() if name.endswith(".safetensors")}
 
 
 @dataclass
 class Verdict:
-    """What is wrong with a job; empty when all is well."""
+    """The errors found in a job; empty when there are none."""
 
     lost: list[str] = field(default_factory=list)
-    """It did not come to the end that was asked for."""
+    """It did not end as requested."""
     doubled: list[str] = field(default_factory=list)
-    """Something was done or told twice, or by somebody who had no right to any more."""
+    """Something was done or recorded twice, or by a worker whose lease had ended."""
     untrue: list[str] = field(default_factory=list)
-    """What is said of it is not what happened, or not what an undisturbed job gives."""
+    """The record of it differs from what happened, or from that of an undisturbed job."""
 
     def __bool__(self) -> bool:
         return bool(self.lost or self.doubled or self.untrue)
@@ -48,10 +48,10 @@ def judge(service: Service, job: dict[str, Any], like: Published, hits: Sequence
     """Compare a job that has ended with what must hold.
 
     Args:
-        service: Where it ran.
+        service: That ran it.
         job: As the API shows it.
-        like: What an undisturbed job of this spec published.
-        hits: The faults of its life.
+        like: The files that an undisturbed job of this spec published.
+        hits: The faults during its life.
     """
     verdict = Verdict()
     if job["state"] != State.SUCCEEDED.value:
@@ -66,7 +66,7 @@ def judge(service: Service, job: dict[str, Any], like: Published, hits: Sequence
 
 
 def published(service: Service, job_id: str) -> Published:
-    """Every artifact of a job, fetched and summed up; a file that differs from what is said of it has no name."""
+    """Return the hash of every artifact of a job; one that differs from its record says so."""
     listed = service.ask("GET", f"/jobs/{job_id}/artifacts").json()
     items = listed["items"] if isinstance(listed, dict) else listed
     hashes = {}
@@ -91,7 +91,7 @@ def _all_events(service: Service, job_id: str) -> list[dict[str, Any]]:
 
 
 def judge_events(told: list[dict[str, Any]], verdict: Verdict) -> None:
-    """Numbered without a gap; states by the table of moves, one end; attempts never go back."""
+    """Check events: numbered without a gap; states by the transition table, one end; attempts never decrease."""
     if [event["number"] for event in told] != list(range(1, len(told) + 1)):
         verdict.doubled.append("events are not numbered 1, 2, 3, ...")
     states = [State(event["body"]["state"]) for event in told if event["kind"] == "state"]
@@ -113,7 +113,7 @@ def judge_events(told: list[dict[str, Any]], verdict: Verdict) -> None:
 
 
 def _is_an_engines(event: dict[str, Any]) -> bool:
-    """Not the store's own, such as what is to be said about a spec when it is sent."""
+    """Return whether an event comes from an engine, not from the store (such as remarks on a spec)."""
     return event["kind"] not in ("state", "request", "change") and event["attempt"] > 0
 
 
@@ -126,7 +126,7 @@ def _with_states(told: list[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], S
 
 
 def judge_what_the_engine_told(told: list[dict[str, Any]], file: Path, verdict: Verdict) -> None:
-    """Each whole line of the engines' events is an event of the job, once, in this order, and there are no others."""
+    """Check that each whole line of the engines' events is an event of the job, once, in order, with no others."""
     recorded = [_plain(event["kind"], event["body"]) for event in told if _is_an_engines(event)]
     written = [_plain(line["kind"], line) for line in _lines(file)]
     if recorded != written:
@@ -139,7 +139,7 @@ def _lines(file: Path) -> Iterator[dict[str, Any]]:
     for line in file.read_bytes().split(b"\n"):
         try:
             yield json.loads(engine_events.validate_json(line).model_dump_json())
-        except ValueError:  # the rest of a line whose writer was killed
+        except ValueError:  # the rest of a line of a killed writer
             continue
 
 
@@ -153,7 +153,7 @@ def _plain(kind: str, body: dict[str, Any]) -> str:
 def judge_attempts(
     job: dict[str, Any], told: list[dict[str, Any]], hits: Sequence[Hit], verdict: Verdict
 ) -> None:
-    """As many as there were claims; each ended, the last one well; each that broke off was hit, and each hit shows."""
+    """Check attempts: as many as claims; each ended, the last one well; each failed one was hit, each hit shows."""
     attempts = job["attempts"]
     claims = [event for event in told if event["body"].get("state") == State.RUNNING.value]
     if [attempt["attempt"] for attempt in attempts] != list(range(1, len(claims) + 1)):
@@ -189,7 +189,7 @@ def judge_attempts(
 
 
 def judge_files(service: Service, job_id: str, like: Published, verdict: Verdict) -> None:
-    """The names and the model bits of an undisturbed job; every file is what is said of it."""
+    """Check files: the names and model bits of an undisturbed job; every file matches its record."""
     found = published(service, job_id)
     if found.hashes.keys() != like.hashes.keys():
         verdict.untrue.append(f"published {sorted(found.hashes)}, undisturbed {sorted(like.hashes)}")

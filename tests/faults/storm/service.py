@@ -1,4 +1,4 @@
-"""A running GKD made of real processes that can be killed, frozen and started again; in both ways to run it."""
+"""A running GKD of real processes that can be killed, frozen and started again, in both ways to run it."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from .wire import Wire
 
 ROOT = Path(__file__).parents[3]
 LEASE_SECONDS = 6.0
-"""Long enough for a machine that is busy with other things, short enough to be waited for hundreds of times."""
+"""Long enough for a busy machine, short enough to wait for hundreds of times."""
 HOME_BYTES = 160 << 20
-"""Of the disk that the service has for itself where one can be made."""
+"""Size of the service's own disk, where one can be mounted."""
 SETTINGS = {
     "GKD_LEASE_SECONDS": str(LEASE_SECONDS),
     "GKD_RENEW_SECONDS": "0.5",
     "GKD_SWEEP_SECONDS": "0.5",
     "GKD_STOP_SECONDS": "5",
-    "GKD_MAX_ATTEMPTS": "1000",  # nothing here is the job's fault, however often it strikes
+    "GKD_MAX_ATTEMPTS": "1000",  # no failure here is the job's fault, however many there are
     "GKD_FREE_BYTES": "32MiB",
     "GKD_GPUS": "0",
     "OMP_NUM_THREADS": "1",
@@ -42,17 +42,17 @@ SETTINGS = {
 
 @dataclass(frozen=True)
 class EngineSeen:
-    """An engine process that runs."""
+    """A running engine process."""
 
     process: psutil.Process
     ticket: Ticket
 
     def is_alive(self) -> bool:
-        """Whether it has not ended."""
+        """Return whether it has not ended."""
         return self._status() not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
 
     def is_running(self) -> bool:
-        """Whether it is alive and not stopped."""
+        """Return whether it is alive and not stopped."""
         return self.is_alive() and self._status() != psutil.STATUS_STOPPED
 
     def _status(self) -> str:
@@ -66,10 +66,10 @@ class Part:
     """One process of the service, started with a clock of its own.
 
     Args:
-        name: What it is called here.
+        name: Of the part.
         word: `api`, `worker` or `serve`.
-        folder: Where its log and its clock lie.
-        environment: Its own.
+        folder: Of its log and its clock.
+        environment: Variables of its own.
     """
 
     def __init__(self, name: str, word: str, folder: Path, environment: dict[str, str]) -> None:
@@ -81,7 +81,7 @@ class Part:
         self.start()
 
     def start(self) -> None:
-        """Start it, without waiting for anything."""
+        """Start it, without waiting for it."""
         with self._log.open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "tests.faults.storm.skewed", self._word],
@@ -94,12 +94,12 @@ class Part:
 
     @property
     def ended(self) -> bool:
-        """Whether it has ended, by whomever."""
+        """Return whether it has ended, for any reason."""
         return self.process.poll() is not None
 
     @property
     def worker(self) -> str | None:
-        """The name under which it claims jobs, as its place on this machine tells (`worker/slots.py`)."""
+        """Return the name under which it claims jobs, from its slot on this machine (`worker/slots.py`)."""
         with suppress(OSError):
             for file in Path(f"/proc/{self.process.pid}/fd").iterdir():
                 if (target := file.resolve()).parent.name == "workers":
@@ -107,33 +107,33 @@ class Part:
         return None
 
     def kill(self) -> None:
-        """kill -9."""
+        """Kill it with SIGKILL."""
         self.process.kill()
         self.process.wait()
 
     def freeze(self) -> None:
-        """SIGSTOP."""
+        """Stop it with SIGSTOP."""
         self.process.send_signal(signal.SIGSTOP)
 
     def thaw(self) -> None:
-        """SIGCONT."""
+        """Continue it with SIGCONT."""
         self.process.send_signal(signal.SIGCONT)
 
     def set_clock(self, seconds: float) -> None:
-        """Let its clock be so many seconds ahead."""
+        """Set its clock so many seconds ahead."""
         new = self._clock.with_suffix(".new")
         new.write_text(str(seconds))
         new.replace(self._clock)
 
     def engines(self) -> list[EngineSeen]:
-        """The engine processes that it started and that run."""
+        """Return the running engine processes that it started."""
         with suppress(psutil.NoSuchProcess):
             return engines_among(psutil.Process(self.process.pid).children(recursive=True))
         return []
 
 
 def engines_among(processes: list[psutil.Process]) -> list[EngineSeen]:
-    """Those of the processes that are engines."""
+    """Return those of the processes that are engines."""
     found = []
     for process in processes:
         with suppress(psutil.Error):
@@ -145,16 +145,16 @@ def engines_among(processes: list[psutil.Process]) -> list[EngineSeen]:
 
 
 class Service:
-    """What both ways to run have in common.
+    """Base class of both ways to run the service.
 
     Args:
-        folder: Short path of an empty folder; everything is kept there.
+        folder: Short path of an empty folder for all files.
         pictures: Data root of the jobs.
     """
 
     api_part: str
     words: ClassVar[dict[str, str]]
-    """What each part is started with, by its name."""
+    """The command of each part, by its name."""
 
     def __init__(self, folder: Path, pictures: Path) -> None:
         self.folder = folder
@@ -173,35 +173,35 @@ class Service:
         self.environment = own | SETTINGS | {name: str(value) for name, value in places.items()}
 
     def start(self) -> None:
-        """Start every part and wait until all are well."""
+        """Start every part and wait until all are ready."""
         for name, word in self.words.items():
             self.parts[name] = Part(name, word, self.folder, self.environment)
         self.heal()
 
     @property
     def database_url(self) -> str:
-        """Where the store is."""
+        """Return the URL of the store."""
         raise NotImplementedError
 
     @property
     def workers(self) -> list[Part]:
-        """The parts that run jobs."""
+        """Return the parts that run jobs."""
         return [part for name, part in self.parts.items() if self.words[name] != "api"]
 
     def engines(self) -> list[EngineSeen]:
-        """Every engine that runs under one of the workers."""
+        """Return every engine that runs under one of the workers."""
         return [engine for worker in self.workers for engine in worker.engines()]
 
     def all_engines(self) -> list[EngineSeen]:
-        """Every engine of this service on the machine, whoever its parent is now."""
+        """Return every engine of this service on the machine, whatever its parent is now."""
         seen = engines_among(list(psutil.process_iter()))
         return [each for each in seen if str(self.home) in " ".join(each.process.cmdline())]
 
     def heal(self) -> None:
-        """Start again what has ended, as a container runtime would, and wait until all answer.
+        """Restart the parts that have ended, as a container runtime would, and wait until all answer.
 
         Raises:
-            TimeoutError: it does not become well again.
+            TimeoutError: it does not become ready again.
         """
         wait_until(self._well, "the service is well again", 2 * PATIENCE_SECONDS)
 
@@ -217,7 +217,7 @@ class Service:
         return False
 
     def ask(self, method: str, path: str, **how: Any) -> httpx.Response:
-        """Ask again and again until the service answers with a success.
+        """Repeat a request until the service answers with a success.
 
         Raises:
             ValueError: it refused for good.
@@ -245,7 +245,7 @@ class Service:
         return False
 
     def fill_disk(self) -> None:
-        """Leave not a byte of the disk that the home lies on, which must be its own."""
+        """Fill the disk of the home folder, which must be its own."""
         assert self.disk_is_own
         ballast = os.open(self.home / "ballast", os.O_WRONLY | os.O_CREAT)
         try:
@@ -256,7 +256,7 @@ class Service:
             os.close(ballast)
 
     def make_room(self) -> None:
-        """Take it back."""
+        """Free the disk again."""
         (self.home / "ballast").unlink(missing_ok=True)
 
     def forget_run(self, job_id: str) -> None:
@@ -264,7 +264,7 @@ class Service:
         shutil.rmtree(self.home / "runs" / job_id, ignore_errors=True)
 
     def close(self) -> None:
-        """Stop every part, and give the disk back."""
+        """Stop every part, and free the disk."""
         for part in self.parts.values():
             part.thaw()
             part.process.terminate()
@@ -277,7 +277,7 @@ class Service:
 
 
 class Node(Service):
-    """An API and two workers, on PostgreSQL and Redis."""
+    """The service as an API and two workers, on PostgreSQL and Redis."""
 
     api_part = "api"
     words: ClassVar[dict[str, str]] = {"api": "api", "worker-1": "worker", "worker-2": "worker"}
@@ -292,7 +292,7 @@ class Node(Service):
 
     @property
     def database_url(self) -> str:
-        """PostgreSQL's."""
+        """Return PostgreSQL's URL."""
         return self.postgres.url
 
     def close(self) -> None:
@@ -304,31 +304,31 @@ class Node(Service):
 
 
 class Laptop(Service):
-    """`gkd serve`: one process, SQLite, a queue in memory."""
+    """The service as `gkd serve`: one process, SQLite, a queue in memory."""
 
     api_part = "serve"
     words: ClassVar[dict[str, str]] = {"serve": "serve"}
 
     @property
     def database_url(self) -> str:
-        """The file in the home folder."""
+        """Return the URL of the file in the home folder."""
         return f"sqlite:///{self.home / 'gkd.db'}"
 
 
 def mount(folder: Path) -> bool:
-    """Give a folder a small disk of its own; False where that is not allowed."""
+    """Mount a small disk on a folder; return False where that is not allowed."""
     size = ["-o", f"size={HOME_BYTES}"]
     tried = subprocess.run(["mount", "-t", "tmpfs", *size, "tmpfs", folder], check=False, capture_output=True)
     return tried.returncode == 0
 
 
 def unmount(folder: Path) -> None:
-    """Take the disk away again, also from who still reads it."""
+    """Unmount the disk, even while processes use it."""
     subprocess.run(["umount", "--lazy", folder], check=False)
 
 
 def pause(seconds: float, *, while_: Callable[[], bool] = lambda: True) -> None:
-    """Let time pass, as long as something holds."""
+    """Wait so many seconds, or until a condition no longer holds."""
     until = time.monotonic() + seconds
     while while_() and time.monotonic() < until:
         time.sleep(0.02)

@@ -1,4 +1,4 @@
-"""A storm: jobs go through a service while one fault after the other strikes it, and each job is judged at its end."""
+"""A storm: jobs run while one fault after the other occurs, and each job is checked at its end."""
 
 from __future__ import annotations
 
@@ -33,29 +33,29 @@ RECIPE = {
     "schedule": {"warmup_epochs": 0.5},
 }
 OPEN_JOBS = {Node: 3, Laptop: 1}
-"""So many jobs are always there, beside those that faults send."""
+"""Open jobs that are kept at all times, beside those that faults submit."""
 MOST_OPEN_JOBS = 6
-"""With more the storm waits before it strikes again: they would fill the small disk, and each would be hit for ever."""
+"""With more, the storm waits before the next fault: they would fill the small disk, and each would be hit for ever."""
 PATIENCE_SECONDS = 400.0
-"""A job that has not ended so long after the last fault is lost."""
+"""A job that has not ended so many seconds after the last fault is lost."""
 
 END_WORDS = {state.value for state in END_STATES}
 
 
 @dataclass
 class Sent:
-    """A job that was sent: once, however often it had to be asked for."""
+    """A submitted job: one, however often the request was repeated."""
 
     key: str
     spec: str
     job_id: str
     hits_before: int
-    """How many faults there had been before it was sent."""
+    """The number of faults before it was submitted."""
 
 
 @dataclass
 class Account:
-    """What a storm came to."""
+    """The result of a storm."""
 
     way: str
     seed: int
@@ -72,22 +72,22 @@ class Account:
 
     @property
     def is_clean(self) -> bool:
-        """Whether nothing was lost, doubled or told wrongly."""
+        """Return whether nothing was lost, doubled or recorded wrongly."""
         return not (self.losses or self.doubles or self.untruths or self.refusals)
 
     def told(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return the result for JSON."""
         return asdict(self) | {"faults_in_all": self.faults.total(), "faults": dict(self.faults)}
 
 
 class Storm:
-    """One service and what befalls it.
+    """One service and the faults that it undergoes.
 
     Args:
-        service: Fresh and well.
+        service: Just started and ready.
         seed: Of everything that is drawn.
         away_seconds: How long databases are away.
-        say: Told what happens, line by line.
+        say: Called with each line of the report.
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class Storm:
         self._away_seconds = away_seconds
 
     def rage(self, faults: tuple[Fault, ...], times: int) -> None:
-        """So many faults, each kind as often as the others, in random order; then calm, and the last judgements."""
+        """Cause so many faults, each kind as often as the others, in random order; then wait and judge all jobs."""
         self._learn_what_is_right()
         for number, fault in enumerate(self._order(faults, times), 1):
             self._keep_busy()
@@ -124,10 +124,10 @@ class Storm:
         return deck[:times]
 
     def _learn_what_is_right(self) -> None:
-        """Undisturbed jobs, one of each spec; the first is the teacher of all others."""
+        """Run undisturbed jobs, one of each spec; the first is the teacher of all others."""
         self._undisturbed("train")
         self._undisturbed("distill")
-        self._tell(f"{len(self._like)} undisturbed jobs say what is right")
+        self._log(f"{len(self._like)} undisturbed jobs say what is right")
 
     def _undisturbed(self, name: str) -> None:
         job_id = str(self.service.ask("POST", "/jobs", json=self._specs[name]).json()["id"])
@@ -159,7 +159,7 @@ class Storm:
 
     def _engines(self) -> list[EngineSeen]:
         engines = self.service.engines()
-        if not engines:  # the last job may have ended since it was looked at
+        if not engines:  # the last job may have ended since it was read
             self._keep_busy()
             time.sleep(0.3)
         return engines
@@ -184,17 +184,17 @@ class Storm:
         self.service.heal()
         name = fault.__name__.replace("_", " ")
         self.account.faults[name] += 1
-        self._tell(f"{number:4d}  {name:26s} {time.monotonic() - began:5.1f} s  {hit.told}")
+        self._log(f"{number:4d}  {name:26s} {time.monotonic() - began:5.1f} s  {hit.told}")
 
     def _scene(self, number: int) -> Scene:
-        """With draws of its own, so that how much an earlier fault drew does not matter."""
+        """Return a scene with a random generator of its own, independent of what earlier faults drew."""
         draw = Random(f"{self.account.seed}, fault {number}")
         return Scene(self.service, draw, self._away_seconds, lambda: self._send().job_id, self._engines)
 
     # ---- judgement ---------------------------------------------------------------------------------------
 
     def _judge_ended(self) -> int:
-        """Judge those that have ended; how many are still open."""
+        """Judge the jobs that have ended; return how many are still open."""
         for sent in list(self._open):
             job = self._job(sent.job_id)
             if job["state"] in END_WORDS:
@@ -214,10 +214,10 @@ class Storm:
         ):
             kept += [f"{sent.spec} {sent.job_id}: {words}" for words in found]
             for words in found:
-                self._tell(f"WRONG {sent.spec} {sent.job_id}: {words}")
+                self._log(f"WRONG {sent.spec} {sent.job_id}: {words}")
 
     def _calm(self) -> None:
-        """No more faults: every job comes to its end, no engine is left, and there are as many jobs as were sent."""
+        """Wait without faults: every job ends, no engine is left, and there are as many jobs as were submitted."""
         deadline = time.monotonic() + PATIENCE_SECONDS
         while self._judge_ended() and time.monotonic() < deadline:
             self.service.heal()
@@ -243,12 +243,12 @@ class Storm:
         open_states = [job["id"] for job in there if job["state"] not in END_WORDS]
         self.account.losses += [f"{job_id} has not ended" for job_id in open_states if job_id not in known]
 
-    def _tell(self, line: str) -> None:
+    def _log(self, line: str) -> None:
         self._say(f"{time.monotonic() - self._began:7.1f} s  {line}")
 
 
 def specs(pictures: Path) -> dict[str, dict[str, Any]]:
-    """Jobs that take seconds: two kinds, two families, and prototypes chosen on the way."""
+    """Return specs of jobs that take seconds: two kinds, two families, and prototypes chosen meanwhile."""
     data = str(pictures)
     retinanet = TINY | {"architecture": "retinanet"}
     parts = {"control": False, "prototypes": {"per_class": 2}}
@@ -260,7 +260,7 @@ def specs(pictures: Path) -> dict[str, dict[str, Any]]:
 
 @contextmanager
 def fresh(way: type[Service]) -> Iterator[tuple[Service, Path]]:
-    """A new service in a folder of its own, and pictures. What it wrote is kept when the block fails."""
+    """Start a new service in a folder of its own, and draw pictures. Its files are kept when the block fails."""
     folder = Path(tempfile.mkdtemp(prefix="gkd-", dir="/tmp"))  # short: it holds a socket
     pictures = folder / "pictures"
     draw_shapes(pictures, train=14, val=4, size=64, seed=0)
@@ -285,15 +285,15 @@ def storm(
     say: Callable[[str], None] = print,
     only: Sequence[Fault] | None = None,
 ) -> Account:
-    """Let so many faults strike one way to run the service.
+    """Run one form of the service under so many faults.
 
     Args:
         way: `node` or `laptop`.
         faults: How many.
         seed: Of everything that is drawn.
         away_seconds: How long databases are away.
-        say: Told what happens.
-        only: These kinds of faults; None: all that can strike this way.
+        say: Called with each line of the report.
+        only: These kinds of faults; None: all that apply to this way.
     """
     service_class, kinds = {"node": (Node, ON_A_NODE), "laptop": (Laptop, ON_A_LAPTOP)}[way]
     with fresh(service_class) as (service, pictures):
@@ -309,7 +309,7 @@ def storm(
 
 
 class NotClean(AssertionError):
-    """A storm that cost something."""
+    """Raised when a storm lost, doubled or recorded something wrongly."""
 
     def __init__(self, account: Account) -> None:
         super().__init__(json.dumps(account.told(), indent=2))

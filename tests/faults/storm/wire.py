@@ -1,4 +1,4 @@
-"""The way to Redis: a proxy that passes commands on, and loses or doubles the messages among them."""
+"""A proxy to Redis that passes commands on, and loses or doubles the messages among them."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import BinaryIO
 
 
 class Wire:
-    """Stands between the service and Redis while it is open.
+    """Passes bytes between the service and Redis while it is open.
 
     Args:
-        port: Redis's.
+        port: Of Redis.
     """
 
     def __init__(self, port: int) -> None:
@@ -26,7 +26,7 @@ class Wire:
         threading.Thread(target=self._accept, daemon=True).start()
 
     def close(self) -> None:
-        """Take no further connections."""
+        """Accept no further connections."""
         self._listener.close()
 
     def _accept(self) -> None:
@@ -52,7 +52,10 @@ class Wire:
         _hang_up(client)
 
     def _changed(self, command: list[bytes]) -> list[bytes]:
-        """A message is one LPUSH. Lost, it becomes a question that is answered by a number, too."""
+        """Return the command to send instead.
+
+        A message is one LPUSH; a lost one is replaced by LLEN, which also returns a number.
+        """
         if command[0].upper() != b"LPUSH":
             return command
         self.messages += 1
@@ -66,7 +69,7 @@ def _hang_up(connection: socket.socket) -> None:
 
 
 def _read(file: BinaryIO) -> list[bytes]:
-    """One command, [] at the end."""
+    """Return one command, [] at the end."""
     line = file.readline()
     if not line.startswith(b"*"):
         return []

@@ -45,12 +45,12 @@ class Engines:
     def start(self, folder: Path) -> int:
         """The process id."""
         self._forks.stdin.write(f"{folder}\n")
-        self._running = self._told()
+        self._running = self._answer()
         return self._running
 
     def wait(self) -> int:
         """The exit status."""
-        status = self._told()
+        status = self._answer()
         self._running = 0
         return status
 
@@ -58,7 +58,7 @@ class Engines:
         self.start(folder)
         return self.wait()
 
-    def _told(self) -> int:
+    def _answer(self) -> int:
         return int(self._forks.stdout.readline())
 
     def close(self) -> None:
