@@ -1,6 +1,6 @@
-"""The main flow: a config goes in, a stream of events comes out. Read `train` from top to bottom.
+"""The main flow of a run: takes a config, yields a stream of events. Read `train` from top to bottom.
 
-As a process: `python -m gkd_core.train RUN_DIR --attempt N` (see `gkd_core.run_dir` for the border).
+As a process: `python -m gkd_core.train RUN_DIR --attempt N` (see `gkd_core.run_dir` for its files).
 """
 
 from __future__ import annotations
@@ -48,11 +48,11 @@ from gkd_core.training.trainer import Account, Scored, Training
 Run = TrainRun | DistillRun
 
 WEAK_TEACHER = 0.05
-"""AP under which a teacher is hardly worth imitating."""
+"""Teachers with an AP below this get a warning: they are hardly worth imitating."""
 
 
 def carry_out(config: AnyRun, run_dir: Path, should_stop: Callable[[], bool]) -> Iterator[Event]:
-    """Carry out a run of any kind. The last that is told before its report is that all is done."""
+    """Carry out a run of any kind. The last progress event before its report says that all is done."""
     latest: Progress | None = None
     for event in _flow(config, run_dir, should_stop):
         if isinstance(event, Report) and (done := _all_done(config, latest)):
@@ -62,7 +62,10 @@ def carry_out(config: AnyRun, run_dir: Path, should_stop: Callable[[], bool]) ->
 
 
 def _all_done(config: AnyRun, latest: Progress | None) -> Progress | None:
-    """The last progress of a run, unless that was told; an attempt that trained nothing more leaves it to the last."""
+    """Return the final progress event of a run, unless it was sent already.
+
+    None if an attempt trained nothing: then an earlier one has sent it.
+    """
     if latest is not None:
         finished = {"fraction": 1.0, "seconds_left": 0.0, "saved": False}
         return latest.model_copy(update=finished) if latest.fraction < 1 else None
@@ -86,18 +89,18 @@ def _flow(config: AnyRun, run_dir: Path, should_stop: Callable[[], bool]) -> Ite
 
 
 def train(config: Run, run_dir: Path, should_stop: Callable[[], bool] = lambda: False) -> Iterator[Event]:
-    """Carry out a run, or go on with one that was interrupted.
+    """Carry out a run, or resume one that was interrupted.
 
     Args:
         config: what to do; its paths are absolute.
-        run_dir: where checkpoints, models and the report are written; what an earlier attempt left is used.
-        should_stop: asked at every step; once it says yes, a checkpoint is written and `StoppedError` raised.
+        run_dir: where checkpoints, models and the report are written; files of an earlier attempt are used.
+        should_stop: called at every step; once it returns true, a checkpoint is written and `StoppedError` raised.
 
     Yields:
         Events, in the order in which things happen.
 
     Raises:
-        GkdError: with a class that says what to do about it.
+        GkdError: its class says how the failure is handled.
     """
     with gpu_arithmetic(config.train, find_device(config.device)):
         job = _Job(config, run_dir, should_stop)
@@ -108,7 +111,7 @@ def train(config: Run, run_dir: Path, should_stop: Callable[[], bool] = lambda: 
                 yield from job.run(name, detector)
             yield from job.report()
         except StoppedError:
-            job.world.leave()  # once the first of several processes has saved
+            job.world.leave()  # after the first of several processes has saved
             raise
 
 
@@ -132,24 +135,24 @@ class _Job(Session):
         self.teacher: Teacher | None = None
         self.accounts: dict[str, Account] = {}
         self.later = 0.0
-        """What follows the present training, in units of the whole of it."""
+        """Estimated cost of the trainings after the current one, relative to the whole of the current one."""
 
     # ---- before training ---------------------------------------------------------------------------------
 
     def check_data(self) -> Iterator[Event]:
-        """As every run does; what is left at this image size; and whether the data can say which epoch is the best."""
+        """Check the data as every run does, for this image size too, and whether `best_by` can rank epochs on it."""
         yield from super().check_data()
         for problem in vanishing(self.data.train, self.config.train):
             yield Warning(message=problem.message, hint=problem.hint)
         best_by = self.config.train.best_by
-        if score(self.data.val.images, self.classes, {}).metrics[best_by] < 0:  # finding nothing would be 0
+        if score(self.data.val.images, self.classes, {}).metrics[best_by] < 0:  # with no detections: 0
             message = (
                 f"no epoch can be the best by {best_by}: the validation split has no object that it counts"
             )
             raise SpecError([Problem(loc=("train", "best_by"), message=message, hint="AP always counts.")])
 
     def meet_teacher(self) -> Iterator[Event]:
-        """Load the teacher and, the first time, tell how good it is on the validation split."""
+        """Load the teacher and, the first time, report its scores on the validation split."""
         if not isinstance(self.config, DistillRun):
             return
         with fields_under("teacher"):
@@ -165,13 +168,13 @@ class _Job(Session):
             )
 
     def joined_with_teacher(self, student: Detector) -> Distiller:
-        """The distiller of a student and this run's teacher."""
+        """Build the distiller of a student and this run's teacher."""
         assert isinstance(self.config, DistillRun)
         assert self.teacher is not None
         return Distiller(student, self.teacher.detector, self.config.distill, self.teacher.columns)
 
     def trainings(self) -> list[tuple[str, DetectorConfig]]:
-        """The trainings of this run, in order: the product first, then its control."""
+        """Return the trainings of this run, in order: the product first, then its control."""
         if isinstance(self.config, TrainRun):
             return [("model", self.config.model)]
         names = ["student", "control"] if self.config.distill.control else ["student"]
@@ -180,7 +183,7 @@ class _Job(Session):
     # ---- one training ------------------------------------------------------------------------------------
 
     def run(self, name: str, detector: DetectorConfig) -> Iterator[Event]:
-        """Train one detector from wherever it stands to its end."""
+        """Train one detector from its current state to the end."""
         recipe = self.config.train
         require_equal_shares(len(self.data.train.images), recipe, self.world.size)
         steps = steps_per_epoch(len(self.data.train.images), recipe)
@@ -205,11 +208,11 @@ class _Job(Session):
             if training.done and training.epoch < recipe.epochs:
                 yield Warning(message=early_stop(name, training.account, recipe))
         self.accounts[name] = training.account
-        if resumed:  # what an attempt that was killed had no time to tell, or told of files that are replaced
+        if resumed:  # events that a killed attempt did not send, or sent for files that were replaced
             yield from (self.told(training, file) for file in training.published)
 
     def train_epoch(self, training: Training) -> Iterator[Event]:
-        """The rest of the current epoch."""
+        """Train the rest of the current epoch."""
         share = {"rank": self.world.rank, "world": self.world.size}
         loader = TrainLoader(self.data.train.images, self.config.train, cache=self.cache, **share)
         batches = loader.epoch(training.epoch, first_step=training.step_in_epoch)
@@ -227,11 +230,11 @@ class _Job(Session):
             elif self.progress_meter.progress_due():
                 yield self.progress(training)
         if self.evaluation_due(training.epoch + 1):
-            training.save(self.states)  # evaluating is long and may be interrupted
+            training.save(self.states)  # evaluation takes long and may be interrupted
         training.end_epoch()
 
     def evaluation_due(self, epoch: int) -> bool:
-        """Every `evaluate_every` epochs, and at the end."""
+        """Return whether to evaluate after an epoch: every `evaluate_every` epochs, and at the end."""
         recipe = self.config.train
         return epoch % recipe.evaluate_every == 0 or epoch == recipe.epochs
 
@@ -247,7 +250,7 @@ class _Job(Session):
     def publish(
         self, training: Training, file: str, detector: DetectorConfig, metrics: dict[str, float]
     ) -> Checkpoint:
-        """Write the averaged weights as a model, with what they reached."""
+        """Write the averaged weights as a model file, with their scores."""
         card = ModelCard.of(detector, self.classes, self.config.train.image_size, self.data.white)
         if self.world.first:
             publish_model(self.folder / file, training.evaluated.state_dict(), card)
@@ -255,7 +258,7 @@ class _Job(Session):
         return self.told(training, file)
 
     def told(self, training: Training, file: str) -> Checkpoint:
-        """Tell of a published file as it stands."""
+        """Return the event of a published file as it is."""
         path, scored = self.folder / file, training.published[file]
         size, sha256 = self.world.from_first(lambda: (path.stat().st_size, sha256_of(path)))
         return Checkpoint(
@@ -272,14 +275,14 @@ class _Job(Session):
     # ---- prototypes --------------------------------------------------------------------------------------
 
     def renewal_due(self, training: Training, distiller: Distiller) -> bool:
-        """Before the first epoch that distils, and `prototypes.every` epochs after the last renewal."""
+        """Return whether to select prototypes: before the first epoch that distils, then every `prototypes.every`."""
         last = training.prototypes_epoch
         if not distiller.is_on(training.epoch):
             return False
         return last < 0 or training.epoch - last >= distiller.config.prototypes.every
 
     def renew_prototypes(self, training: Training, distiller: Distiller) -> Iterator[Event]:
-        """PGM: pool the instances of the training split in both feature spaces and choose prototypes anew."""
+        """Run PGM: pool the instances of the training split in both feature spaces and select new prototypes."""
         recipe, wanted = self.config.train, distiller.config.prototypes
         images, classes = self.data.train.images, len(self.classes)
         choice = choose_instances(images, classes, recipe.image_size, wanted, recipe.seed)
@@ -301,13 +304,13 @@ class _Job(Session):
             training.refresh = training.refresh._replace(last=training.step)
 
     def refresh_due(self, training: Training, distiller: Distiller) -> bool:
-        """Return whether the student's features of the chosen objects are to be refreshed before the next step."""
+        """Return whether to refresh the student's features of the prototypes before the next step."""
         if training.refresh is None or not distiller.is_on(training.epoch):
             return False
         return training.refresh.is_due(training.step)
 
     def refresh_prototypes(self, training: Training, distiller: Distiller) -> Iterator[Event]:
-        """Refresh them, and decide when to do so again."""
+        """Refresh the student's features of the prototypes, and decide when to do so next."""
         assert training.refresh is not None
         precision = self.config.train.precision
         try:
@@ -319,23 +322,23 @@ class _Job(Session):
             raise
         training.refresh = training.refresh.after(training.step, cosine, distiller.config.prototypes)
 
-    # ---- telling -----------------------------------------------------------------------------------------
+    # ---- reporting ---------------------------------------------------------------------------------------
 
     def fraction(self, training: Training) -> float:
-        """Share of the whole job that is done."""
+        """Return the share of the whole job that is done."""
         names = [name for name, _ in self.trainings()]
         return (names.index(training.name) + self.own_share(training)) / len(names)
 
     @staticmethod
     def own_share(training: Training) -> float:
-        """Share of a training that is done."""
+        """Return the share of a training that is done."""
         return 1.0 if training.done else training.step / training.steps
 
     def cost_of_the_rest(self, training: Training) -> float:
-        """Estimate what the trainings after this one take, in units of the whole of this one.
+        """Estimate the cost of the trainings after this one, relative to the whole of this one.
 
-        The control takes the student's steps without the teacher. Until its own pace is measured, the numbers of their
-        weights stand for what a step forwards costs; one backwards costs twice that.
+        The control takes the student's steps without the teacher. Until its own speed is measured, the cost of a
+        forward pass is taken as the number of weights; a backward pass costs twice that.
         """
         last = training.name == self.trainings()[-1][0]
         if last or training.distiller is None or self.teacher is None:
@@ -346,7 +349,7 @@ class _Job(Session):
         return 3 * student / (3 * student + taught * teacher)
 
     def progress(self, training: Training, *, saved: bool = False) -> Progress:
-        """Where a training stands now."""
+        """Return the progress event of a training at its current step."""
         fraction = self.fraction(training)
         losses, speed, left = self.progress_meter.snapshot(self.own_share(training), self.later)
         return Progress(
@@ -387,7 +390,7 @@ class _Job(Session):
         )
 
     def published(self) -> list[tuple[str, TeacherConfig]]:
-        """Role and whereabouts of each model that the report compares."""
+        """Return role and file of each model that the report compares."""
         names = [name for name, _ in self.trainings()]
         models = [(name, TeacherConfig(weights=str(self.folder / f"{name}.safetensors"))) for name in names]
         if isinstance(self.config, DistillRun):
@@ -400,7 +403,7 @@ def _weights(detector: Detector) -> int:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Entry of the engine process."""
+    """Run the engine process; return its exit code."""
     parser = argparse.ArgumentParser(prog="python -m gkd_core.train", description=__doc__)
     parser.add_argument("run_dir", type=Path, help="a prepared run directory")
     parser.add_argument("--attempt", type=int, default=1, help="the attempt that owns the directory")

@@ -1,1 +1,1 @@
-"""What each kind of job does from beginning to end, and what a run writes down."""
+"""The kinds of runs (train and distil: `train.py`), each from start to end, and the files that they write."""

@@ -1,6 +1,6 @@
-"""Kind `evaluate`: a model is scored on one split; nothing is trained, nothing saved to go on from.
+"""Kind `evaluate`: a model is scored on one split; nothing is trained, nothing is saved to resume from.
 
-Read `evaluate` from top to bottom. A run that was interrupted starts anew.
+Read `evaluate` from top to bottom. A run that was interrupted starts again.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from gkd_core.runs.report import NAMES, Entry, headline, report_models, write_re
 from gkd_core.runs.session import Session, find_device, open_part
 
 RUN = "model"
-"""The one role in such a run."""
+"""The only role in such a run."""
 
 
 def evaluate(config: EvaluateRun, run_dir: Path, should_stop: Callable[[], bool]) -> Iterator[Event]:
     """Score a model, and write the report.
 
     Raises:
-        GkdError: with a class that says what to do about it.
+        GkdError: its class says how the failure is handled.
     """
     with gpu_arithmetic(config.evaluate, find_device(config.device)):
         job = _Evaluation(config, run_dir, should_stop)
@@ -40,7 +40,7 @@ START = Progress(run=RUN, activity="evaluate", epoch=0, epochs=0, step=0, steps=
 
 
 class _Evaluation(Session):
-    """One such run."""
+    """An evaluation run."""
 
     passes_are_all = True
     decodes = ("val",)
@@ -62,7 +62,7 @@ class _Evaluation(Session):
         self.white = self.card.white
 
     def compare_classes(self) -> Iterator[Event]:
-        """Match the model's classes with those of the data by name, and say which it lacks."""
+        """Match the model's classes with those of the data by name, and warn of those that it lacks."""
         self.labels = labels_of(self.card.classes, self.classes)
         self.missing = [name for name in self.classes if name not in self.card.classes]
         if len(self.missing) == len(self.classes):
@@ -73,7 +73,7 @@ class _Evaluation(Session):
         self.progress_meter.start(0.0)
 
     def report(self, found: Score) -> Report:
-        """Write the report: the one model, and what to know about its figures."""
+        """Write the report: the one model, and notes about its scores."""
         images = self.data.splits[self.split].images
         entries = {RUN: Entry(self.detector, self.card, found, None)}
         models = report_models(entries, images, self.image_size, self.device)

@@ -1,7 +1,7 @@
 """Kind `export`: a model becomes an ONNX file, which is checked against torch before it is published.
 
 Read `export` from top to bottom. Everything happens on the CPU in float32, where torch and onnxruntime compute the
-same; what the file looks like from outside says `onnx.py`. A run that was interrupted starts anew.
+same; `onnx.py` describes the interface of the file. A run that was interrupted starts again.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ RUN = "model"
 MOST_DECIDED_OTHERWISE = 0.01
 """Share of the detections that rounding may decide; ties are rare, and more of them would hide a defect."""
 _WARM_UP = 3
-"""Pictures that are not timed."""
+"""Number of images that are run first and not timed."""
 
 
 def export(config: ExportRun, run_dir: Path, should_stop: Callable[[], bool]) -> Iterator[Event]:
@@ -57,7 +57,7 @@ def export(config: ExportRun, run_dir: Path, should_stop: Callable[[], bool]) ->
 
     Raises:
         SpecError: the model cannot be written as ONNX, or the result differs by more than the config allows.
-        GkdError: with a class that says what to do about it.
+        GkdError: its class says how the failure is handled.
     """
     job = _Export(config, run_dir, should_stop)
     yield from job.check_data()
@@ -72,7 +72,7 @@ def export(config: ExportRun, run_dir: Path, should_stop: Callable[[], bool]) ->
 
 
 class _Export(Session):
-    """One such run."""
+    """An export run."""
 
     decodes = ("val",)
 
@@ -104,7 +104,7 @@ class _Export(Session):
                 yield _progress((done + 1) / len(self.pictures))
 
     def verdict(self) -> Iterator[Event]:
-        """Let a good file pass.
+        """Check that the file agrees with torch.
 
         Raises:
             SpecError: it differs from torch by more than is allowed.
@@ -116,13 +116,13 @@ class _Export(Session):
             yield Warning(message=message, hint="Train it longer, or check on more pictures.")
 
     def told(self) -> FileWritten:
-        """Tell of the file."""
+        """Return the event of the written file."""
         path = self.folder / FILE
         title = f"the {self.card.architecture} on {self.card.backbone} as ONNX, opset {self.wanted.opset}"
         return FileWritten(run=RUN, file=FILE, title=title, size=path.stat().st_size, sha256=sha256_of(path))
 
     def report(self) -> Report:
-        """Write the report: torch and ONNX side by side, and what they differ by."""
+        """Write the report: torch and ONNX side by side, and their differences."""
         size, path = self.image_size, self.folder / FILE
         threads = f"CPU, {torch.get_num_threads()} threads"
         by_torch, by_onnx = (
@@ -158,14 +158,14 @@ class _Export(Session):
 
 
 def to_onnx(detector: Detector, card: ModelCard, opset: int) -> bytes:
-    """The content of an ONNX file that does what the detector does, with all that a program must know inside.
+    """Return an ONNX file that computes what the detector does, with all metadata that a program needs.
 
     torch's newer exporter does not take torchvision's detectors, whose number of detections depends on the picture;
     the older one does (docs/decisions/0045).
 
     Args:
         detector: on the CPU, in evaluation mode.
-        card: what it is.
+        card: its model card.
         opset: version of ONNX's operators, 16 to 20.
 
     Raises:
@@ -181,7 +181,7 @@ def to_onnx(detector: Detector, card: ModelCard, opset: int) -> bytes:
         with _quiet(), TemporaryDirectory() as folder:
             path = Path(folder, FILE)
             torch.onnx.export(
-                _OnePicture(detector).eval(),  # its mode is put back at the end, also that of what it holds
+                _OnePicture(detector).eval(),  # training mode is restored at the end, also of the submodules
                 (example,),
                 path,
                 opset_version=opset,
@@ -201,7 +201,7 @@ def to_onnx(detector: Detector, card: ModelCard, opset: int) -> bytes:
 
 
 class _OnePicture(nn.Module):
-    """A detector as an ONNX graph sees it: one picture in, three tensors out."""
+    """Wraps a detector for ONNX: one image in, three tensors out."""
 
     def __init__(self, detector: Detector) -> None:
         super().__init__()
@@ -213,13 +213,13 @@ class _OnePicture(nn.Module):
 
 
 def without_background(found: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Sigmoid heads have an output for background, which is never trained; nobody wants to see it."""
+    """Drop detections of the background output that sigmoid heads have: it is never trained."""
     kept = torch.where(found["labels"] > 0)[0]
     return {name: values[kept] for name, values in found.items()}
 
 
 def _properties(detector: Detector, card: ModelCard) -> dict[str, str]:
-    """What the file says of itself."""
+    """Return the metadata of the file."""
     return {
         "gkd": card.written(),
         "classes": json.dumps(card.classes, ensure_ascii=False),
@@ -230,7 +230,7 @@ def _properties(detector: Detector, card: ModelCard) -> dict[str, str]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what torch says about its own exporter, and about constants in torchvision that are constants."""
+    """Silence torch's warnings about its own exporter, and about constants in torchvision that are constants."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", torch.jit.TracerWarning)
         for message in (
@@ -260,14 +260,14 @@ def _not_writable(error: Exception, opset: int) -> SpecError:
 
 
 def spread(images: Sequence[ImageRecord], count: int) -> list[ImageRecord]:
-    """At most so many pictures, evenly spread over a split."""
+    """Return at most `count` images, evenly spaced over a split."""
     if count >= len(images):
         return list(images)
     return [images[index] for index in np.linspace(0, len(images) - 1, count).round().astype(int)]
 
 
 def differences(found: Agreement, allowed: ExportConfig) -> list[Problem]:
-    """Why an exported network does not pass; empty where it does."""
+    """Return why an exported network does not pass; empty if it does."""
     hint = "Another opset may round otherwise; or allow more, if that is good enough for you."
     problems = []
     for field, seen, most, unit in (
@@ -317,7 +317,7 @@ def _notes(check: ExportCheck, image_size: int) -> tuple[str, ...]:
 
 
 def _timed(run: Callable[..., _T], *arguments: Any) -> tuple[_T, float]:
-    """What a call gives, and its milliseconds."""
+    """Return the result of a call, and its milliseconds."""
     began = time.perf_counter()
     result = run(*arguments)
     return result, (time.perf_counter() - began) * 1000

@@ -1,6 +1,6 @@
-"""Which figures a run gets, and how they are written and told of.
+"""Which figures a run gets, and how they are written and reported.
 
-A figure that cannot be drawn costs a warning: nobody should lose a model over a picture.
+A figure that cannot be drawn leads to a warning and never fails a run.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from gkd_core.runs.session import Session
 
 
 class Figure(NamedTuple):
-    """A picture that is to be drawn."""
+    """A figure that is to be drawn."""
 
     file: str
     title: str
@@ -35,19 +35,19 @@ class Figure(NamedTuple):
     run: str
     """The training that it belongs to, or "job"."""
     draw: Callable[[], Image.Image | None]
-    """None: there is nothing to show."""
+    """Draws the figure; returns None if there is nothing to show."""
 
 
 def draw_training(
     session: Session, scores: Mapping[str, Score], best_by: str, base: Progress
 ) -> Generator[Event, None, tuple[str, ...]]:
-    """Draw what a train or distill job has to show.
+    """Draw the figures of a train or distill job.
 
     Args:
-        session: the run at work; its data is read, its folder holds events and prototypes.
+        session: the running job; its data is read, its folder holds events and prototypes.
         scores: of the published models, by role.
         best_by: the metric by which the best epoch was chosen.
-        base: the progress to repeat meanwhile.
+        base: progress that is reported meanwhile.
 
     Returns:
         The files that were written.
@@ -57,7 +57,7 @@ def draw_training(
 
 
 def training_figures(session: Session, scores: Mapping[str, Score], best_by: str) -> list[Figure]:
-    """Curves, bars, and pictures of the validation split."""
+    """Return curves, bars, and images of the validation split."""
     images, classes = session.data.val.images, session.classes
     history = read_history(RunDir(session.folder).events)
     teacher = scores["teacher"].metrics if "teacher" in scores else None
@@ -92,7 +92,7 @@ def training_figures(session: Session, scores: Mapping[str, Score], best_by: str
 
 
 def prototype_figures(session: Session, run: str) -> list[Figure]:
-    """The prototypes of a run, and the objects that teacher and student see least alike; none without prototypes."""
+    """Return the prototypes of a run, and the objects of lowest robustness; none without prototypes."""
     path = session.folder / f"{run}-prototypes.json"
     if not path.exists():
         return []
@@ -119,10 +119,10 @@ def prototype_figures(session: Session, run: str) -> list[Figure]:
 def draw(
     session: Session, figures: Sequence[Figure], base: Progress
 ) -> Generator[Event, None, tuple[str, ...]]:
-    """Draw figures one by one, write them into the run's folder and tell of each; the names of those written.
+    """Draw figures one by one, write them into the run's folder and report each; return the names of those written.
 
     Raises:
-        StoppedError: somebody wants the run to stop.
+        StoppedError: the run was asked to stop.
     """
     if not is_possible():
         message = "there are no figures: matplotlib is not installed where this ran"
@@ -137,7 +137,7 @@ def draw(
         try:
             told = _written(session.folder, figure)
         except Exception as error:
-            traceback.print_exc()  # into log.txt
+            traceback.print_exc()  # goes to log.txt
             yield Warning(
                 message=f"{figure.file} could not be drawn: {type(error).__name__}: {error}",
                 hint="Nothing else is missing; the log has the details.",
@@ -150,7 +150,7 @@ def draw(
 
 
 def is_possible() -> bool:
-    """Whether there is a matplotlib; machines that only train need none."""
+    """Return whether matplotlib is installed; machines that only train need not have it."""
     try:
         import matplotlib  # noqa: F401
     except ImportError:
@@ -159,7 +159,7 @@ def is_possible() -> bool:
 
 
 def _written(folder: Path, figure: Figure) -> FileWritten | None:
-    """Draw and write one figure; None where there is nothing to show."""
+    """Draw and write one figure; return None where there is nothing to show."""
     image = figure.draw()
     if image is None:
         return None
@@ -175,7 +175,7 @@ def _written(folder: Path, figure: Figure) -> FileWritten | None:
 
 
 def to_png(image: Image.Image) -> bytes:
-    """The bytes of a PNG file: pixels and nothing else, so that the same picture gives the same bytes."""
+    """Encode an image as PNG, pixels without metadata, so that equal images give equal bytes."""
     buffer = io.BytesIO()
     image.save(buffer, format="PNG")
     return buffer.getvalue()

@@ -1,15 +1,15 @@
-"""How fast this machine trains: a few steps of each of some runs, with several numbers of threads. For `make demo`.
+"""Measures how fast this machine trains: a few steps of some runs, with several numbers of threads. For `make demo`.
 
 `python -m gkd_core.runs.pace --threads 1 2 < RUNS`. RUNS is a JSON list of run configs of kind `train`; the first is
-tried with every number of threads, the others with the one that was best for it. Prints one `Pace` as JSON, keeps
-nothing.
+tried with every number of threads, the others with the one that was best for it. Prints one `Pace` as JSON, writes no
+file.
 """
 
 from __future__ import annotations
 
 import time
 
-BEGAN = time.monotonic()  # before torch: what importing it takes is part of what a run takes
+BEGAN = time.monotonic()  # before torch: the time of its import is part of a run's time
 
 import argparse  # noqa: E402
 import json  # noqa: E402
@@ -29,19 +29,20 @@ from gkd_core.detectors.build import detect  # noqa: E402
 from gkd_core.training.trainer import Training  # noqa: E402
 
 TIMED = 2
-"""Steps that are timed at least, after one that is not: the first builds what later ones reuse."""
+"""Steps that are timed at least, after one that is not: the first creates buffers that later ones reuse."""
 SECONDS = 2.0
 """How long steps are timed in one setting, unless `TIMED` of them take longer."""
 ALL_SECONDS = 12.0
-"""After which no other number of threads is tried, and one timed step has to do."""
+"""Seconds after which no other number of threads is tried, and one timed step must do."""
 
 
 def measure(runs: Sequence[TrainRun], threads: Sequence[int]) -> dict[str, Any]:
-    """Time steps and looks at pictures.
+    """Time training steps and predictions.
 
     Returns:
         `threads`, the number that was best; `start`, seconds until a process can train; `pictures` of both splits;
-        and for each of `runs` seconds a `step`, seconds a `picture` (found in, nothing learnt), and `steps` an epoch.
+        and for each of `runs` seconds a `step`, seconds a `picture` (prediction without training), and `steps` an
+        epoch.
     """
     start = time.monotonic() - BEGAN
     data = load(runs[0].data)
@@ -70,7 +71,7 @@ def _steps(run: TrainRun, data: DataSet) -> int:
 
 
 def _step(run: TrainRun, data: DataSet, threads: int) -> float:
-    """Seconds that a step takes with so many threads, loading included."""
+    """Return the seconds of a step with `threads` threads, loading included."""
     torch.set_num_threads(threads)
     training = _training(run, data)
     batches = _batches(run, data)
@@ -96,7 +97,7 @@ def _batches(run: TrainRun, data: DataSet) -> Iterator[list[Sample]]:
 
 
 def _look(run: TrainRun, data: DataSet) -> float:
-    """Seconds that finding objects on one picture takes."""
+    """Return the seconds of a prediction on one image."""
     detector = _training(run, data).detector.eval()
     batch = next(eval_batches(data.val.images, run.train.image_size, run.train.batch_size))
     began = time.monotonic()

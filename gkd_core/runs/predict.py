@@ -1,8 +1,8 @@
-"""`gkd predict`: what a model finds on pictures, drawn on them and written down.
+"""`gkd predict`: runs a model on images, draws the detections and writes them to files.
 
-`python -m gkd_core.runs.predict MODEL IMAGES... --out DIR`. MODEL is a .safetensors file of GKD or a .onnx file that an
-export job wrote; the second needs no torch. Read `predict` from top to bottom; which ids pictures and classes get is
-`data/coco_ids`'s, what is written beside the pictures `prediction_files`'s, and frames of videos are `video`'s.
+`python -m gkd_core.runs.predict MODEL IMAGES... --out DIR`. MODEL is a .safetensors file of GKD or a .onnx file that
+an export job wrote; the second needs no torch. Read `predict` from top to bottom; `data/coco_ids` gives images and
+classes their ids, `prediction_files` writes the results beside the images, and `video` reads frames of videos.
 """
 
 from __future__ import annotations
@@ -34,65 +34,65 @@ from gkd_core.runs.prediction_files import FORMS, RESULTS, Prediction, Predictio
 from gkd_core.runs.video import frames, is_video, require_av
 
 SCORE = 0.3
-"""What is drawn if nobody says otherwise: small detectors that were trained briefly are modest."""
+"""Default score threshold: small detectors that were trained briefly have low scores."""
 JPEG = frozenset((".jpg", ".jpeg"))
 OVERLAP = 0.5
-"""Intersection over union from which two boxes are taken for one object, whatever their classes."""
+"""Intersection over union from which two boxes are treated as one object, whatever their classes."""
 
 Detect = Callable[[NDArray[np.float32]], dict[str, NDArray[Any]]]
 """(3, H, W) in 0..1 -> boxes (N, 4) in its pixels, labels (N,) from 1, scores (N,)."""
 
 
 class Model(NamedTuple):
-    """A detector that is ready to be asked."""
+    """A detector that is ready to run."""
 
     detect: Detect
     classes: tuple[str, ...]
     """Label 1 is the first."""
     image_size: int
-    """Longer side of the pictures that it wants, in pixels."""
+    """Longer side of its input images, in pixels."""
     white: int | None = None
-    """Which value means white in pictures of 16 or 32 bits, as in its training; None: each picture tells."""
+    """Value of white in images of 16 or 32 bits, as in its training; None: derived from each image."""
 
 
 class Source(NamedTuple):
-    """Something to look at."""
+    """An image to run the model on."""
 
     file: Path
-    """The picture; a frame of a video is called after it."""
+    """The file of the image; a frame of a video is named after the video."""
     image_id: ImageId
     file_name: str = ""
-    """As its data set lists it; empty: its own name."""
+    """Name in its data set; empty: the file's own name."""
     frame: Image.Image | None = None
-    """The pixels, where they do not lie in the file."""
+    """The pixels, if they are not those of the file."""
     flaw: GkdError | None = None
-    """Why a video gives no more frames."""
+    """Why no more frames of a video can be read."""
 
 
 class Choice(NamedTuple):
-    """Which detections count."""
+    """Which detections are kept."""
 
     score: float
-    """At least this."""
+    """Lowest score."""
     agnostic: bool = False
-    """Of boxes that overlap only the best, whatever their classes."""
+    """Class-agnostic NMS: of boxes that overlap keep only the best, whatever their classes."""
 
 
 def predict(
     model: Model, sources: Iterable[Source], out: Path, choice: Choice, tell: Tell, results: PredictionFiles
 ) -> int:
-    """Detect on pictures, one by one; draw, write down and tell.
+    """Detect on images, one by one; draw, write and report.
 
     Args:
-        model: what detects.
-        sources: the pictures.
+        model: the detector.
+        sources: the images.
         out: folder for the drawn pictures.
         choice: which detections are drawn and written.
-        tell: hears of every picture.
-        results: gets every prediction.
+        tell: reports every image.
+        results: collects every prediction.
 
     Returns:
-        How many pictures could not be read.
+        The number of images that could not be read.
     """
     out.mkdir(parents=True, exist_ok=True)
     taken: set[str] = set()
@@ -114,7 +114,7 @@ def predict(
 
 
 def look_at(model: Model, source: Source, choice: Choice) -> Prediction:
-    """What a model finds on a picture; the picture is resized as in evaluation.
+    """Run a model on an image, which is resized as in evaluation.
 
     Raises:
         GkdError: it cannot be decoded.
@@ -136,7 +136,7 @@ def look_at(model: Model, source: Source, choice: Choice) -> Prediction:
 
 
 def one_an_object(boxes: NDArray[Any], scores: NDArray[Any]) -> NDArray[np.int64]:
-    """Which boxes (N, 4) are the best of those that they overlap: greedy suppression that knows no classes.
+    """Return which boxes (N, 4) are the best of those that they overlap: class-agnostic greedy NMS.
 
     Returns:
         Their rows, best first.
@@ -149,7 +149,7 @@ def one_an_object(boxes: NDArray[Any], scores: NDArray[Any]) -> NDArray[np.int64
 
 
 def overlaps(box: NDArray[Any], others: NDArray[Any]) -> NDArray[np.float64]:
-    """Intersection over union of a box (4,) with each of others (N, 4)."""
+    """Return the IoU of a box (4,) with each of others (N, 4)."""
     corner = np.minimum(box[2:], others[:, 2:]) - np.maximum(box[:2], others[:, :2])
     both = corner.clip(min=0).prod(axis=1, dtype=np.float64)
     areas = (others[:, 2:] - others[:, :2]).prod(axis=1) + (box[2:] - box[:2]).prod()
@@ -160,10 +160,10 @@ def overlaps(box: NDArray[Any], others: NDArray[Any]) -> NDArray[np.float64]:
 
 
 def open_model(path: str) -> Model:
-    """A detector from its file.
+    """Load a detector from its file.
 
     Raises:
-        SpecError: there is no such file, it holds no detector, or what runs it is not installed.
+        SpecError: there is no such file, it holds no detector, or the package that runs it is not installed.
     """
     if Path(path).suffix.lower() != ".onnx":
         return _open_in_torch(path)
@@ -193,21 +193,21 @@ def _open_in_torch(path: str) -> Model:
     return Model(run, card.classes, card.image_size, card.white)
 
 
-# ---- the pictures ----------------------------------------------------------------------------------------
+# ---- the images ------------------------------------------------------------------------------------------
 
 
 def find_pictures(
     given: Sequence[Path], out: Path, *, recursive: bool = False
 ) -> tuple[list[Path], list[str]]:
-    """The pictures and videos that were named, each once, and what is wrong with what was named.
+    """Return the images and videos that were named, each once, and problems with the names.
 
     Args:
-        given: files, and folders whose pictures are taken.
-        out: where the drawn pictures are to go.
+        given: files, and folders whose images are taken.
+        out: folder for the drawn images.
         recursive: take those of subfolders, too.
 
     Raises:
-        SpecError: that is where the pictures lie: drawn ones would replace them.
+        SpecError: `out` is the folder of the images: drawn ones would replace them.
     """
     files, wrong = [], []
     for path in given:
@@ -224,7 +224,7 @@ def find_pictures(
 
 
 def _in_folder(folder: Path, recursive: bool, out: Path) -> list[Path]:
-    """The pictures of a folder; what an earlier call drew into a subfolder is none of them."""
+    """Return the images of a folder, without those that an earlier call drew into a subfolder."""
     paths = files_below(folder) if recursive else folder.iterdir()
     found = (path for path in paths if is_picture_name(path.name))
     drawn = out.resolve()
@@ -232,18 +232,18 @@ def _in_folder(folder: Path, recursive: bool, out: Path) -> list[Path]:
 
 
 def _deeper(folder: Path, recursive: bool, out: Path) -> str:
-    """A hint where only subfolders have pictures."""
+    """Return a hint if only subfolders have images."""
     has_some = not recursive and _in_folder(folder, True, out)
     return "; its subfolders have some, see --recursive" if has_some else ""
 
 
 def sources_of(files: Sequence[Path], ids: CocoIds | None, every: int = 1) -> Iterator[Source]:
-    """The pictures, and the frames of the videos, with ids.
+    """Yield the images, and the frames of the videos, with ids.
 
     Args:
         files: pictures and videos.
         ids: those of a data set; pictures that it does not list get numbers above its own.
-        every: of a video take one frame of so many.
+        every: take every n-th frame of a video.
     """
     pictures = [file for file in files if not is_video(file)]
     numbered = dict(zip(pictures, ids_for(pictures), strict=True))
@@ -269,20 +269,20 @@ def _frames(video: Path, every: int) -> Iterator[Source]:
 
 
 def ids_for(files: Sequence[Path]) -> list[int]:
-    """Image ids: the names where all are numbers, as in COCO, or else 1, 2, 3, ..."""
+    """Return image ids: the file names where all are numbers, as in COCO, else 1, 2, 3, ..."""
     stems = [file.stem for file in files]
     numbers = [int(stem) for stem in stems if stem.isascii() and stem.isdecimal()]
     return numbers if len(set(numbers)) == len(files) else list(range(1, len(files) + 1))
 
 
 def name_for(file: Path, taken: set[str]) -> str:
-    """The name of a drawn picture: that of the picture, as JPEG or PNG, and none of those that are taken."""
+    """Return the file name of a drawn image: that of the original, as JPEG or PNG, and none of those in `taken`."""
     suffix = file.suffix if file.suffix.lower() in JPEG | {".png"} else ".png"
     return unique(file.stem, suffix, taken)
 
 
 def encoded(image: Image.Image, suffix: str) -> bytes:
-    """The bytes of a picture file."""
+    """Return the bytes of an image file."""
     buffer = io.BytesIO()
     if suffix.lower() in JPEG:
         image.save(buffer, "JPEG", quality=95)
@@ -291,18 +291,18 @@ def encoded(image: Image.Image, suffix: str) -> bytes:
     return buffer.getvalue()
 
 
-# ---- writing and telling ---------------------------------------------------------------------------------
+# ---- reporting -------------------------------------------------------------------------------------------
 
 
 class Tell:
-    """Says what happens, in words or, for programs, as one JSON object a picture."""
+    """Reports what happens, as text or, for programs, as one JSON object an image."""
 
     def __init__(self, classes: Sequence[str], *, as_json: bool) -> None:
         self._classes = classes
         self._as_json = as_json
 
     def found(self, found: Prediction, target: Path) -> None:
-        """Tell of a picture."""
+        """Report the detections on an image."""
         if self._as_json:
             return self._print(self._as_dict(found, target))
         counts = Counter(self._classes[int(label) - 1] for label in found.labels)
@@ -310,7 +310,7 @@ class Tell:
         print(f"{found.file}: {named} -> {target}", flush=True)
 
     def broken(self, file: Path, error: Exception) -> None:
-        """Tell of a picture that cannot be read."""
+        """Report an image that cannot be read."""
         message = error.message if isinstance(error, GkdError) else f"{file}: {error}"
         if self._as_json:
             self._print({"file": str(file), "error": message})
@@ -335,7 +335,7 @@ class Tell:
 
 
 def _unwritable(classes: Iterable[str]) -> Iterator[str]:
-    """Classes that no font of this machine can write."""
+    """Yield a warning for each class that no font of this machine can write."""
     for label, name in enumerate(classes, start=1):
         if (drawn := lettering(name, label)[0]).startswith(f"#{label}") and drawn != name:
             yield f"no font of this machine has the letters of {name!r}; it is drawn as {drawn}"
@@ -345,7 +345,7 @@ def _unwritable(classes: Iterable[str]) -> Iterator[str]:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Do what the command line asks for; the exit code."""
+    """Run the command with parsed arguments; return the exit code."""
     files, wrong = find_pictures(arguments.images, arguments.out, recursive=arguments.recursive)
     for message in wrong:
         print(message, file=sys.stderr)
@@ -367,7 +367,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _about_ids(ids: CocoIds | None, files: Sequence[Path], classes: Sequence[str]) -> Iterator[str]:
-    """Whose ids the results carry, and what has none there."""
+    """Yield notes on where the ids of the results come from, and which images and classes have none there."""
     if ids is None:
         return
     yield f"ids of pictures and categories are those of {', '.join(map(str, ids.files))}"
@@ -382,12 +382,12 @@ def _few(names: Sequence[str]) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command; returns its exit code."""
+    """Run the command; return its exit code."""
     try:
         return run(_parser().parse_args(arguments))
     except GkdError as error:
         print(f"error: {error.message}" + (f"\nhint: {error.hint}" if error.hint else ""), file=sys.stderr)
-    except BrokenPipeError:  # the reader has seen enough
+    except BrokenPipeError:  # the reader closed the pipe
         sys.stdout = io.StringIO()
     except OSError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""What `gkd predict` writes beside the drawn pictures: detections in a form that others read. No torch here.
+"""Result files of `gkd predict`: detections in formats that other programs read. No torch here.
 
 json  predictions.json: COCO's results, with file and class by name beside the ids
 coco  predictions.json: the same with COCO's own fields alone
@@ -41,18 +41,18 @@ COLUMNS = (
 
 
 class Prediction(NamedTuple):
-    """What was found on a picture."""
+    """The detections on an image."""
 
     file: Path
     image_id: ImageId
     image: Image.Image
-    """As people see it, in full size."""
+    """The image, upright and in full size."""
     boxes: NDArray[Any]
     """(N, 4) in its pixels."""
     labels: NDArray[np.int64]
     scores: NDArray[np.float32]
     file_name: str = ""
-    """As its data set lists it; empty: the file's own name."""
+    """Name in its data set; empty: the file's own name."""
 
 
 class PredictionFiles:
@@ -62,7 +62,7 @@ class PredictionFiles:
         form: one of `FORMS`.
         out: folder to write to.
         classes: names; label 1 is the first.
-        category_ids: ids by class name; a class that has none gets its label.
+        category_ids: ids by class name; a class without an id gets its label.
     """
 
     def __init__(self, form: str, out: Path, classes: Sequence[str], category_ids: Mapping[str, int]) -> None:
@@ -74,7 +74,7 @@ class PredictionFiles:
         self._taken = {"classes.txt"}
 
     def add(self, found: Prediction) -> None:
-        """Take a picture's detections in; labels of YOLO are written at once."""
+        """Add the detections of an image; YOLO label files are written at once."""
         if self._form == "txt":
             name = unique(found.file.stem, ".txt", self._taken)
             write_atomically(self._out / name, "".join(yolo_lines(found)).encode())
@@ -96,7 +96,7 @@ class PredictionFiles:
 
 
 def _complete(ids: Mapping[str, int], classes: Sequence[str]) -> dict[str, int]:
-    """Return an id for each class: what is not known gets its label, or, beside known ones, a number above them."""
+    """Return an id for each class: one without an id gets its label, or, beside known ids, a number above them."""
     if not any(name in ids for name in classes):
         return {name: label for label, name in enumerate(classes, start=1)}
     above = max(ids.values())
@@ -104,7 +104,7 @@ def _complete(ids: Mapping[str, int], classes: Sequence[str]) -> dict[str, int]:
 
 
 def unique(stem: str, suffix: str, taken: set[str]) -> str:
-    """Return a file name that nothing in `taken` (lower case) has, and put it there."""
+    """Return a file name that is not in `taken` (lower case), and add it."""
     number, name = 1, f"{stem}{suffix}"
     while name.casefold() in taken:
         number += 1
@@ -116,7 +116,7 @@ def unique(stem: str, suffix: str, taken: set[str]) -> str:
 def coco_results(
     found: Prediction, classes: Sequence[str], category_ids: Mapping[str, int]
 ) -> Iterator[dict[str, Any]]:
-    """Detections in the form of COCO's results, with file, size and class by name beside it."""
+    """Yield detections in the form of COCO's results, with file, size and class by name beside it."""
     for (x1, y1, x2, y2), label, score in zip(found.boxes, found.labels, found.scores, strict=True):
         category = classes[int(label) - 1]
         yield {
@@ -132,7 +132,7 @@ def coco_results(
 
 
 def yolo_lines(found: Prediction) -> Iterator[str]:
-    """A line for each detection: class from 0, centre x and y, width and height as shares of the picture."""
+    """Yield a line for each detection: class from 0, centre x and y, width and height as shares of the image."""
     size = np.array([found.image.width, found.image.height] * 2)
     for box, label in zip(found.boxes, found.labels, strict=True):
         x1, y1, x2, y2 = np.clip(box / size, 0, 1)

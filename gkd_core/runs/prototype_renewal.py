@@ -1,6 +1,6 @@
-"""PGM inside a run: pool the instances of the training split in both feature spaces, choose, tell what was chosen.
+"""PGM inside a run: pool the instances of the training split in both feature spaces, choose prototypes, report them.
 
-Between two choices `refresh_prototypes` keeps the student's features of the chosen objects up to date.
+Between two selections `refresh_prototypes` keeps the student's features of the prototypes up to date.
 """
 
 from __future__ import annotations
@@ -36,22 +36,22 @@ def renew_prototypes(
     precision: str = "float32",
     seed: int = 0,
 ) -> Generator[Event, None, PrototypesSelected]:
-    """Choose the prototypes of every level anew: from the distiller's bank or, without one, a pass.
+    """Select new prototypes of every level: from the distiller's bank or, without one, a pass over the images.
 
-    Writes `{run}-prototypes.json`: of each prototype its class, picture and box, so that people can look at it, and
-    the same of the objects that teacher and student see least alike.
+    Writes `{run}-prototypes.json`: class, image and box of each prototype, for people to look at, and the same of the
+    objects of lowest robustness.
 
     Args:
-        session: the run at work; its data is read.
+        session: the running job; its data is read.
         distiller: gets the prototypes.
         choice: which boxes are pooled.
-        base: the progress to repeat meanwhile; its `run` and `epoch` name what is written.
+        base: progress that is reported meanwhile; its `run` and `epoch` name what is written.
         statistics: of the student's batch norms in a pass, see `Distiller.instance_pool`.
-        precision: in which a pass computes.
-        seed: decides, together with the epoch, for selections that draw.
+        precision: of a pass.
+        seed: of random selections, together with the epoch.
 
     Returns:
-        What to tell.
+        The event to report.
     """
     began = time.monotonic()
     if distiller.bank is None:
@@ -85,16 +85,16 @@ def renew_prototypes(
 def refresh_prototypes(
     session: Session, distiller: Distiller, base: Progress, *, precision: str = "float32"
 ) -> Generator[Event, None, float]:
-    """Refresh the student's features of the chosen objects: the choice may be old, they must not be.
+    """Recompute the student's features of the prototypes: the choice may be old, the features must not be.
 
-    From the bank, which training steps fill, at no cost; or by a pass of the student over the pictures that hold a
-    prototype, with the statistics of each batch.
+    From the bank, which training steps fill, at no cost; or by a pass of the student over the images that contain a
+    prototype, with batch norm statistics of each batch.
 
     Args:
-        session: the run at work; its data is read.
+        session: the running job; its data is read.
         distiller: its prototypes are replaced.
-        base: the progress to repeat meanwhile.
-        precision: in which a pass computes.
+        base: progress that is reported meanwhile.
+        precision: of a pass.
 
     Returns:
         The mean cosine of the features before and now.
@@ -108,7 +108,7 @@ def refresh_prototypes(
 
 
 def _objects(pooled: Pooled, chosen: Chosen) -> torch.Tensor:
-    """(P, 2) picture id and row of the objects that the prototypes of a level are."""
+    """Return (P, 2) image id and row of the objects that are the prototypes of a level."""
     at = chosen.indices.cpu()
     return torch.stack([pooled.image_ids[at], pooled.rows[at]], 1)
 
@@ -116,7 +116,10 @@ def _objects(pooled: Pooled, chosen: Chosen) -> torch.Tensor:
 def _pass(
     session: Session, distiller: Distiller, pool: InstancePool, choice: Choice, base: Progress
 ) -> Generator[Event, None, Pooled]:
-    """What is found in the pictures. With it the bank begins; without one, the teacher need not run again."""
+    """Pool the instances in a pass over the images.
+
+    The result starts the bank; without one, it is kept so that the teacher need not run again.
+    """
     wanted = distiller.config.prototypes
     yield from _fill(session, pool, choice, base)
     pooled = pool.finish(session.world)
@@ -128,7 +131,7 @@ def _pass(
 
 
 def _fill(session: Session, pool: InstancePool, choice: Choice, base: Progress) -> Iterator[Event]:
-    """Run the detectors over the chosen pictures; several processes share the work."""
+    """Run the detectors over the images with chosen boxes; several processes share the work."""
     positions = list(choice)
     share = session.world.deal(len(positions), session.batch_size)
     mine = [positions[at] for at in share.positions]
@@ -149,8 +152,11 @@ def _fill(session: Session, pool: InstancePool, choice: Choice, base: Progress) 
 def _choose(
     session: Session, distiller: Distiller, pooled: Pooled, generator: torch.Generator
 ) -> dict[str, Chosen]:
-    """The prototypes of every level, by its stride. Of several processes the first chooses, so that all have the same
-    bits; it does not stop half-way, since the others wait for it."""
+    """Choose the prototypes of every level, by its stride.
+
+    The first of several processes chooses, so that all have the same bits; it does not check for stop requests, since
+    the others wait for it.
+    """
     world = session.world
     if world.size == 1:
         levels = distiller.choose_prototypes(pooled, generator, session.stop_if_asked)
@@ -163,7 +169,7 @@ def _choose(
 
 
 def _origins(session: Session, pooled: Pooled, chosen: Chosen) -> list[dict[str, Any]]:
-    """Where prototypes come from, class, picture and box in its pixels, and what each adds to the others."""
+    """Return where prototypes come from: class, image, box in its pixels, and explained share."""
     records = _by_id(session.data.train.images)
     return [
         {**_origin(session, records, pooled, index), "share": share}
@@ -172,7 +178,7 @@ def _origins(session: Session, pooled: Pooled, chosen: Chosen) -> list[dict[str,
 
 
 def _outliers(session: Session, distiller: Distiller, pooled: Pooled) -> list[dict[str, Any]]:
-    """The objects that teacher and student see least alike, seen from the prototypes that were just chosen."""
+    """Return the objects of lowest robustness with respect to the prototypes that were just chosen."""
     records = _by_id(session.data.train.images)
     ids = pooled.image_ids.tolist()
     sizes = torch.tensor([max(records[number].width, records[number].height) for number in ids])
@@ -189,7 +195,7 @@ def _outliers(session: Session, distiller: Distiller, pooled: Pooled) -> list[di
 
 
 def _origin(session: Session, records: dict[int, ImageRecord], pooled: Pooled, index: int) -> dict[str, Any]:
-    """Where an instance comes from."""
+    """Return where an instance comes from."""
     image_id = int(pooled.image_ids[index])
     return {
         "class": session.classes[int(pooled.labels[index])],
@@ -204,5 +210,5 @@ def _by_id(images: Sequence[ImageRecord]) -> dict[int, ImageRecord]:
 
 
 def _by_class(classes: Sequence[str], counts: torch.Tensor) -> dict[str, int]:
-    """Counts by class name."""
+    """Return counts by class name."""
     return dict(zip(classes, counts.tolist(), strict=True))

@@ -1,8 +1,8 @@
-"""Kind `prototypes`: PGM alone. Prototypes of a teacher and a trained student are chosen, to look at and to use.
+"""Kind `prototypes`: PGM alone, which selects the prototypes of a teacher and a trained student.
 
-Read `select_prototypes` from top to bottom. Nothing is saved to go on from; a run that was interrupted starts anew.
+Read `select_prototypes` from top to bottom. Nothing is saved to resume from; a run that was interrupted starts again.
 
-`student-prototypes.json` says of each prototype which object it is, as in a distill job. The vectors themselves lie in
+`student-prototypes.json` records which object each prototype is, as in a distill job. The vectors themselves are in
 `student-prototypes.safetensors`: for each level, named by its stride, `8.teacher` (P, C_t), `8.student` (P, C_s) and
 `8.class_start` (classes + 1,), the prototypes of class c being rows class_start[c] up to class_start[c + 1].
 """
@@ -33,17 +33,17 @@ from gkd_core.runs.report import write_report
 from gkd_core.runs.session import Session, fields_under, find_device, open_part
 
 RUN = "student"
-"""Whose prototypes they are, as in a distill job."""
+"""Role that the prototypes belong to, as in a distill job."""
 START = Progress(run=RUN, activity="prototypes", epoch=0, epochs=0, step=0, steps=0, fraction=0)
 
 
 def select_prototypes(
     config: PrototypesRun, run_dir: Path, should_stop: Callable[[], bool]
 ) -> Iterator[Event]:
-    """Choose prototypes on the training split, write them down, and report.
+    """Select prototypes on the training split, write them, and report.
 
     Raises:
-        GkdError: with a class that says what to do about it.
+        GkdError: its class says how the failure is handled.
     """
     with gpu_arithmetic(config.prototypes, find_device(config.device)):
         job = _Selection(config, run_dir, should_stop)
@@ -56,7 +56,7 @@ def select_prototypes(
 
 
 class _Selection(Session):
-    """One such run."""
+    """A prototypes run."""
 
     passes_are_all = True
     decodes = ("train",)
@@ -72,7 +72,7 @@ class _Selection(Session):
         self.white = card.white
 
     def choose(self) -> Generator[Event, None, PrototypesSelected]:
-        """PGM, as in a distill job whose student is trained already."""
+        """Run PGM as in a distill job whose student is already trained."""
         with fields_under("teacher"):
             teacher = Teacher.load(self.config.teacher, self.classes, self.device)
         wanted = self.config.prototypes
@@ -90,7 +90,7 @@ class _Selection(Session):
         return (yield from renewal)
 
     def files(self) -> Iterator[Event]:
-        """Tell of what people look at, and write what programs use."""
+        """Report the figures and JSON for people, and write the vectors for programs."""
         yield self._told(f"{RUN}-prototypes.json", "which objects the prototypes are")
         path = self.folder / f"{RUN}-prototypes.safetensors"
         tensors = {
@@ -106,7 +106,7 @@ class _Selection(Session):
         return FileWritten(run=RUN, file=file, title=title, size=path.stat().st_size, sha256=sha256_of(path))
 
     def report(self, selected: PrototypesSelected, figures: tuple[str, ...]) -> Report:
-        """Write the report: no model is measured, what was found stands in its notes."""
+        """Write the report: no model is measured, the results are in its notes."""
         report = Report(time=time.time(), models={}, notes=_notes(selected), figures=figures)
         return write_report(report, self.folder)
 

@@ -35,21 +35,21 @@ NAMES: dict[SplitName, str] = {
 SCORED: tuple[SplitName, ...] = ("val", "test")
 """The splits that the models of a training are scored on."""
 ENOUGH_PICTURES = 30
-"""Under so many, a bootstrap interval is far narrower than the truth."""
+"""Fewest images for a bootstrap interval: with fewer it is far too narrow."""
 _TIMED, _WARM_UP = 20, 3
-"""Pictures timed per model, and pictures before that."""
+"""Images timed per model, and warm-up images before that."""
 
 
 class Entry(NamedTuple):
-    """A model that is reported."""
+    """A model in the report."""
 
     detector: Detector
     card: ModelCard
     score: Score
     path: Path | None
-    """Its published file, when this run wrote it."""
+    """Its published file, if this run wrote it."""
     test: Score | None = None
-    """On the test split, where there is one."""
+    """Score on the test split, if there is one."""
 
 
 def make_report(
@@ -62,17 +62,17 @@ def make_report(
     figures: Sequence[str] = (),
     stop_if_asked: Callable[[], None] = lambda: None,
 ) -> Report:
-    """Measure what is not measured yet, and write `report.json` into the folder.
+    """Measure latency and GFLOPs of the models, compute the gain, and write `report.json` into the folder.
 
     Args:
         config: the run.
         entries: by role: "model", or "teacher", "student" and perhaps "control".
-        data: what the models were scored on.
+        data: the data set that the models were scored on.
         folder: where the report goes.
         device: where latency is measured.
-        notes: what else a reader must know.
-        figures: files with pictures that were drawn.
-        stop_if_asked: called often in what takes long; raises when somebody wants the run to stop.
+        notes: further notes for the reader.
+        figures: files of the figures that were drawn.
+        stop_if_asked: called often in long computations; raises when the run was asked to stop.
     """
     models = report_models(entries, data.val.images, config.train.image_size, device)
     pictures = {name: len(data.splits[name].images) for name in SCORED if name in data.splits}
@@ -100,7 +100,7 @@ def make_report(
 
 
 def _student_and_control(entries: dict[str, Entry], split: SplitName) -> tuple[Score, Score] | None:
-    """Return what both reach on a split; None without a control."""
+    """Return the scores of both on a split; None without a control."""
     if "control" not in entries:
         return None
     student, control = entries["student"], entries["control"]
@@ -112,7 +112,7 @@ def _student_and_control(entries: dict[str, Entry], split: SplitName) -> tuple[S
 def headline(
     data: DataConfig, best_by: Metric = "AP", needs: Collection[SplitName] = TO_TRAIN
 ) -> tuple[str, ...]:
-    """The numbers that are shown first: those that people know from this kind of data, and what ranked the epochs."""
+    """Return the metrics to show first: those usual for this kind of data, and the one that ranked the epochs."""
     is_voc = find_layout(data, needs=needs).format == "voc"
     known = ("AP", "AP50", "VOC07", "VOC12") if is_voc else ("AP", "AP50", "AP75")
     return known if best_by in known else (*known, best_by)
@@ -121,7 +121,7 @@ def headline(
 def report_models(
     entries: dict[str, Entry], images: Sequence[ImageRecord], image_size: int, device: torch.device
 ) -> dict[str, ModelReport]:
-    """Each model as a report shows it, its latency measured in turn with the others'; arguments as `make_report`."""
+    """Return each model's report, its latency measured in turn with the others'; arguments as `make_report`."""
     detectors = [entry.detector for entry in entries.values()]
     latencies = measure_latencies(detectors, images[:_TIMED], image_size, device)
     return {
@@ -131,7 +131,7 @@ def report_models(
 
 
 def write_report(report: Report, folder: Path) -> Report:
-    """Write a report into the run directory; returns it."""
+    """Write a report into the run directory; return it."""
     write_atomically(folder / report.file, report.model_dump_json(indent=2).encode())
     return report
 
@@ -159,15 +159,15 @@ def _scores(score: Score) -> Scores:
 
 
 def _bytes(detector: Detector) -> int:
-    """What the weights take, in a file too: its header is small."""
+    """Return the size of the weights, which is nearly that of the file: its header is small."""
     return sum(tensor.numel() * tensor.element_size() for tensor in detector.state_dict().values())
 
 
 def count_gflops(detector: Detector, image_size: int, device: torch.device) -> float:
-    """Multiply-adds times two of one square picture, in units of 1e9; convolutions and matrix products.
+    """Return multiply-adds times two for one square image, in units of 1e9; convolutions and matrix products.
 
-    Faster R-CNN counts with as many proposals as it can have (1000 unless the picture is tiny): how many are left of
-    real ones depends on weights and picture.
+    Faster R-CNN counts with as many proposals as it can have (1000 unless the picture is tiny): how many real ones
+    pass NMS depends on weights and image.
     """
     with _every_proposal(detector), FlopCounterMode(display=False) as counter:
         detect(detector, [torch.zeros(3, image_size, image_size, device=device)])
@@ -192,9 +192,9 @@ def _every_proposal(detector: Detector) -> Iterator[None]:
 def measure_latencies(
     detectors: Sequence[Detector], images: Sequence[ImageRecord], image_size: int, device: torch.device
 ) -> list[Latency]:
-    """Time each detector on single pictures, in turn picture by picture, so that drift hits all alike.
+    """Time each detector on single images, in turn image by image, so that drift affects all alike.
 
-    Decoding and resizing are not counted; normalising, the network and the suppression of doubles are.
+    Decoding and resizing are not counted; normalisation, the network and NMS are.
     """
     pictures = pictures_on(device, [batch[0].image for batch in eval_batches(images, image_size, 1)])
     for detector in detectors:
@@ -239,7 +239,7 @@ def _gain(
 
 
 def verdict(ap: float, low: float, high: float, pictures: int, split: SplitName = "val") -> str:
-    """One honest sentence about a difference and its 95 % interval over that many pictures of a split."""
+    """Return one sentence that judges a difference by its 95 % interval over `pictures` images of a split."""
     kind = "test" if split == "test" else "validation"
     if pictures < ENOUGH_PICTURES:
         return f"{pictures} {kind} pictures are too few to tell what distillation gained: {ap:+.3f} AP; one seed."
@@ -275,7 +275,7 @@ def _notes(config: TrainRun | DistillRun, pictures: dict[SplitName, int], has_ga
 
 
 def _few_draws(entries: dict[str, Entry], splits: Collection[SplitName]) -> list[str]:
-    """Why the interval of a split is a little less sure than usual."""
+    """Return a note for each split whose interval has fewer resamples than usual."""
     return [
         f"The interval is of {draws} draws and not of {DRAWS}: {NAMES[name]} is large."
         for name in splits
@@ -284,7 +284,7 @@ def _few_draws(entries: dict[str, Entry], splits: Collection[SplitName]) -> list
 
 
 def _proposals(entries: dict[str, Entry]) -> list[str]:
-    """What GFLOPs of a Faster R-CNN mean."""
+    """Return a note on the meaning of a Faster R-CNN's GFLOPs."""
     if not any(entry.card.architecture == "faster_rcnn" for entry in entries.values()):
         return []
     return [
@@ -294,11 +294,11 @@ def _proposals(entries: dict[str, Entry]) -> list[str]:
 
 
 def training_notes(accounts: dict[str, Account], recipe: TrainConfig) -> list[str]:
-    """What a reader must know of how the trainings went.
+    """Return notes on how the trainings went.
 
     Args:
         accounts: by role: "model", or "student" and perhaps "control".
-        recipe: what they had in common.
+        recipe: their common training config.
     """
     stopped = [
         f"{early_stop(role, account, recipe)}."
@@ -309,7 +309,7 @@ def training_notes(accounts: dict[str, Account], recipe: TrainConfig) -> list[st
 
 
 def early_stop(role: str, account: Account, recipe: TrainConfig) -> str:
-    """Why a training ended before its last epoch."""
+    """Return why a training ended before its last epoch."""
     return (
         f"the {role} stopped after epoch {account.epochs} of {recipe.epochs}: {recipe.patience} evaluations in a row "
         f"brought no better {recipe.best_by} than epoch {account.best_epoch}"
@@ -317,7 +317,10 @@ def early_stop(role: str, account: Account, recipe: TrainConfig) -> str:
 
 
 def _micro_batches(accounts: dict[str, Account]) -> list[str]:
-    """After running out of memory a step is made in more parts, and batch norm sees fewer pictures at a time."""
+    """Return a note if a step was split into more micro-batches after running out of memory.
+
+    Batch norm then computes its statistics over fewer images.
+    """
     used = {role: " and then ".join(map(str, account.accumulated)) for role, account in accounts.items()}
     told = ", ".join(f"the {role} with {parts}" for role, parts in used.items())
     if len(set(used.values())) > 1:

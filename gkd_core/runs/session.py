@@ -1,4 +1,4 @@
-"""What every kind of run shares: the data, the device, the pictures, scoring, and being asked to stop.
+"""What every kind of run shares: the data, the device, passes over images, scoring, and stop requests.
 
 The kinds themselves are `train.py` (train and distil), `evaluate.py`, `prototypes.py` and `export.py`.
 """
@@ -30,20 +30,20 @@ from gkd_core.run_dir import write_atomically
 from gkd_core.training.progress_meter import ProgressMeter
 
 DECODED = "decoded.json"
-"""File of the run directory: that every picture was decoded, and which of them cannot be."""
+"""File of the run directory: records that every image was decoded, and which of them cannot be."""
 
 
 class Session:
-    """One run at work."""
+    """A running job of any kind."""
 
     passes_are_all: ClassVar[bool] = False
-    """Whether a pass over the pictures is the whole job; in training it stands still meanwhile."""
+    """Whether a pass over the images is the whole job; in training the progress does not move during a pass."""
 
     decodes: ClassVar[tuple[SplitName, ...]] = SPLITS
-    """The splits whose pictures are used; the annotations of the others are read all the same, for the classes."""
+    """The splits whose images are used; the annotations of the others are read too, for the classes."""
 
     white: int | None = None
-    """Which value means white in pictures of 16 or 32 bits, where a model that was trained on such says it."""
+    """Value of white in images of 16 or 32 bits, if a model that was trained on such images records it."""
 
     def __init__(
         self,
@@ -57,14 +57,14 @@ class Session:
         cache_mb: int = CACHE_MB,
         scores: SplitName | None = None,
     ) -> None:
-        """Take the device; nothing is read yet.
+        """Choose the device; nothing is read yet.
 
         Args:
             config: what to do.
             folder: the run directory, where files are written.
-            should_stop: asked often; see `stop_if_asked`.
+            should_stop: called often; see `stop_if_asked`.
             image_size: longer side of the resized pictures, in pixels.
-            batch_size: pictures at a time, where no gradient is needed.
+            batch_size: images at a time, where no gradient is needed.
             workers: threads that load pictures.
             cache_mb: memory for decoded pictures, in MiB.
             scores: the one split that the kind of run needs; None: those of a training.
@@ -83,7 +83,7 @@ class Session:
         self._decodes = (scores,) if scores else self.decodes
 
     def check_data(self) -> Iterator[Event]:
-        """Read the annotations and decode every picture once, so that broken files are known before the work."""
+        """Read the annotations and decode every image once, so that broken files are known before the work."""
         self.data = self.world.from_first(self._read_data)
         for problem in self.data.warnings:
             yield Warning(message=problem.message, hint=problem.hint)
@@ -95,7 +95,7 @@ class Session:
                 raise DataError([Problem(loc=("data", name, "annotations"), message=message, hint=hint)])
 
     def _read_data(self) -> DataSet:
-        """The data set without broken pictures; those that an earlier attempt has found are not looked for again."""
+        """Read the data set without broken images; those that an earlier attempt found are not searched again."""
         path, wanted = self.folder / DECODED, self._data.model_dump(mode="json")
         if path.exists() and (found := json.loads(path.read_bytes()))["data"] == wanted:
             return load(
@@ -112,7 +112,7 @@ class Session:
     def evaluate(
         self, detector: Detector, base: Progress, labels: np.ndarray | None = None, split: SplitName = "val"
     ) -> Generator[Event, None, Score]:
-        """Score a detector on a split, and tell; `base` is the progress to repeat meanwhile."""
+        """Score a detector on a split and report it; `base` is the progress that is reported meanwhile."""
         began = time.monotonic()
         result = yield from self.measure(detector, base, labels, split)
         yield Evaluation(
@@ -134,7 +134,7 @@ class Session:
     def detect(
         self, detector: Detector, base: Progress, labels: np.ndarray | None = None, split: SplitName = "val"
     ) -> Generator[Event, None, Detections]:
-        """What a detector finds on a split; several processes share the work."""
+        """Run a detector over a split; several processes share the work."""
         detections: Detections = {}
         of_split = self.data.splits[split].images
         share = self.world.deal(len(of_split), self.batch_size)
@@ -151,17 +151,17 @@ class Session:
         return {image.image_id: found[image.image_id] for image in of_split}
 
     def meanwhile(self, base: Progress, activity: str, share: float) -> Progress:
-        """What to tell in the midst of a pass over pictures of which a share, 0 to 1, is done."""
+        """Return the progress to report during a pass over images of which a share, 0 to 1, is done."""
         news: dict[str, object] = {"activity": activity}
         if self.passes_are_all:
             news |= {"fraction": share, "seconds_left": self.progress_meter.snapshot(share)[2]}
         return base.model_copy(update=news)
 
     def stop_if_asked(self) -> None:
-        """For work that needs no saving.
+        """Raise if the run was asked to stop, in work that needs no saving.
 
         Raises:
-            StoppedError: somebody wants the run to stop.
+            StoppedError: the run was asked to stop.
         """
         if self.should_stop():
             raise StoppedError("asked to stop")
@@ -170,7 +170,7 @@ class Session:
 def open_part(
     model: TeacherConfig, part: str, device: torch.device | str = "cpu"
 ) -> tuple[Detector, ModelCard]:
-    """The trained model that a part of the config names, in evaluation mode.
+    """Load the trained model that a part of the config names, in evaluation mode.
 
     Args:
         model: which one.
@@ -186,13 +186,13 @@ def open_part(
 
 @contextmanager
 def fields_under(part: str) -> Iterator[None]:
-    """Let errors about a detector name its fields under the part of the config that describes it.
+    """Prefix the fields of errors about a detector with the part of the config that describes it.
 
     Args:
         part: "model", "teacher" or "student".
 
     Raises:
-        SpecError: the block did; fields of other sections, such as `train`, keep their names.
+        SpecError: the block raised one; fields of other sections, such as `train`, keep their names.
     """
     try:
         yield
@@ -206,7 +206,7 @@ def _under(part: str, problem: Problem) -> Problem:
 
 
 def find_device(wanted: str) -> torch.device:
-    """The device of a run.
+    """Return the device of a run.
 
     Raises:
         SpecError: a GPU is asked for and there is none.

@@ -1,4 +1,4 @@
-"""Frames of videos, through PyAV: `pip install 'gkd[video]'`. Imported when a video is named, and never before."""
+"""Frames of videos, through PyAV: `pip install 'gkd[video]'`. PyAV is imported only when a video is named."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from gkd_core.errors import Problem, SpecError
 from gkd_core.process.named_files import open_named
 
 SUFFIXES = frozenset((".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".wmv", ".ts"))
-"""What is taken for a video."""
+"""Suffixes of video files."""
 
 
 def is_video(path: Path) -> bool:
-    """Whether a file is taken for a video, by its name."""
+    """Return whether a file is a video, by its name."""
     return path.suffix.lower() in SUFFIXES
 
 
@@ -39,11 +39,11 @@ def require_av() -> Any:
 
 
 def frames(video: Path, every: int = 1) -> Iterator[tuple[int, Image.Image]]:
-    """Yield the frames of a video as people see them, RGB, each with its number from 1.
+    """Yield the frames of a video, upright and RGB, each with its number from 1.
 
     Args:
         video: the file.
-        every: take one of so many, beginning with the first.
+        every: take every n-th frame, beginning with the first.
 
     Raises:
         SpecError: PyAV is not installed.
@@ -62,6 +62,6 @@ def frames(video: Path, every: int = 1) -> Iterator[tuple[int, Image.Image]]:
 
 
 def _upright(frame: Any) -> Image.Image:
-    """Return a frame turned as its container says; phones write how they were held."""
+    """Return a frame rotated as its container says; phones record their orientation."""
     image: Image.Image = frame.to_image()
     return image.rotate(frame.rotation, expand=True) if frame.rotation else image

@@ -1,1 +1,1 @@
-"""Training one detector: a step, its schedule, its state."""
+"""Training one detector: the step, the learning rate schedule, the training state."""

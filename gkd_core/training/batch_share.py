@@ -1,8 +1,8 @@
-"""One process's share of a micro-batch: computed so that the mean over all processes is the whole micro-batch's loss.
+"""One process's share of a micro-batch: the mean loss over processes is that of the whole micro-batch.
 
-Three things in a detector depend on which pictures come together: how far they are padded, which anchors and proposals
-are drawn, and what its losses are divided by. Here they are made to depend on the whole micro-batch. What distillation
-adds is divided in the distiller itself (`World.share`).
+Three things in a detector depend on the other images of a batch: padding, sampling of anchors and proposals, and the
+normalisation of its losses. Here they are made to depend on the whole micro-batch. Distillation losses are normalised
+in the distiller itself (`World.share`).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from gkd_core.training.sampling import key_samplers, seed_of
 
 
 def require_equal_shares(images: int, recipe: TrainConfig, processes: int) -> None:
-    """Several processes average their losses, so each must have as many pictures as the others.
+    """Raise unless processes, which average their losses, get equally many images each.
 
     Raises:
         SpecError: a micro-batch cannot be shared out evenly, or the split has too few pictures to fill a batch.
@@ -43,12 +43,12 @@ def require_equal_shares(images: int, recipe: TrainConfig, processes: int) -> No
 
 
 class BatchShare:
-    """What one process computes of each micro-batch.
+    """The part of each micro-batch that one process computes.
 
     Args:
         world: the processes.
         student: the detector that trains; its samplers are replaced.
-        teacher: sees the same pictures.
+        teacher: gets the same images.
         seed: of the recipe.
     """
 
@@ -61,7 +61,7 @@ class BatchShare:
 
     @contextmanager
     def of_step(self, step: int, start: int, pictures: Sequence[Tensor]) -> Iterator[None]:
-        """For the forward pass of a micro-batch.
+        """Set padding and random streams for the forward pass of a micro-batch while the block runs.
 
         Args:
             step: of the whole training, from 0.
@@ -73,28 +73,31 @@ class BatchShare:
         for sampler in self._samplers:
             sampler.keys = [(self._seed, step, place) for place in places]
         if world.size > 1:
-            # for whatever else draws, such as stochastic depth: apart by process, and alike after resuming
+            # for other random operations, such as stochastic depth: differs by process, same after resuming
             torch.manual_seed(seed_of(self._seed, step, start, world.rank))
         height, width = world.largest(*(max(picture.shape[side] for picture in pictures) for side in (1, 2)))
         with padded_to(height, width, *self._detectors):
             yield
 
     def scaled(self, losses: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The losses of the last forward pass, the detector's own scaled by what they are means over."""
+        """Return the losses of the last forward pass, the detector's own rescaled from local to global means."""
         if self._world.size == 1:
             return losses
         own = [name for name in losses if not name.startswith("distill_")]
         return losses | {name: losses[name] * factor for name, factor in self._factors(own).items()}
 
     def _factors(self, names: Sequence[str]) -> dict[str, Tensor]:
-        """RetinaNet's losses are means over pictures, of which all processes have the same number."""
+        """Return the factor of each loss.
+
+        RetinaNet's losses are means over images, of which all processes have the same number, and need none.
+        """
         match architecture_of(self._student):
-            case "fcos":  # over the summed quality of the batch; torchvision's own over its matched locations
+            case "fcos":  # divided by the summed quality; torchvision's own by its matched locations
                 head = self._student.head
                 aligned = isinstance(head, AlignedHead)
                 rows = head.quality if aligned else (torch.stack(head.matched) >= 0).sum()
                 return dict.fromkeys(names, self._world.share(rows))
-            case "faster_rcnn":  # over the drawn anchors, and over the drawn proposals
+            case "faster_rcnn":  # divided by the sampled anchors, and by the sampled proposals
                 rows = [sampler.rows.to(self._world.device) for sampler in self._samplers]
                 anchors, proposals = self._world.share(torch.stack(rows))
                 of_anchors = ("loss_objectness", "loss_rpn_box_reg")

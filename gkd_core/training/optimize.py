@@ -1,4 +1,4 @@
-"""How weights move: optimiser, learning rate, averaged weights. Nothing here knows a detector."""
+"""Optimiser, learning rate schedule and averaged weights (EMA). Independent of detectors."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ Tensors = tuple[Tensor, ...] | list[Tensor]
 
 
 def build_optimizer(parameters: Iterable[nn.Parameter], config: OptimizerConfig) -> Optimizer:
-    """AdamW or SGD; norms and biases (one dimension) are not decayed."""
+    """Build AdamW or SGD; norms and biases (one dimension) have no weight decay."""
     trainable = [parameter for parameter in parameters if parameter.requires_grad]
     groups = [
         {"params": [p for p in trainable if p.ndim > 1], "weight_decay": config.weight_decay},
         {"params": [p for p in trainable if p.ndim <= 1], "weight_decay": 0.0},
     ]
     if config.name == "adamw":
-        return AdamW(groups, lr=config.lr, fused=True)  # a third of the time, on a CPU too
+        return AdamW(groups, lr=config.lr, fused=True)  # takes a third of the time, on a CPU too
     return SGD(groups, lr=config.lr, momentum=config.momentum, fused=True)
 
 
 def learning_rate(
     step: int, steps: int, steps_per_epoch: int, peak: float, schedule: ScheduleConfig
 ) -> float:
-    """Rate of step `step` (from 0) of `steps`: linear warm-up to the peak, then as the schedule's form says.
+    """Return the rate of step `step` (from 0) of `steps`: linear warm-up to the peak, then the schedule's form.
 
     A function of the step alone, so that resuming needs no state.
     """
@@ -54,16 +54,17 @@ def set_learning_rate(optimizer: Optimizer, rate: float) -> None:
 
 
 def averaged(model: nn.Module, decay: float) -> AveragedModel:
-    """A copy of the model whose weights and statistics follow it as an exponential moving average.
+    """Return a copy of the model that follows its weights and statistics as an exponential moving average.
 
-    The decay of update n (from 1) is min(decay, (n + 1) / (n + 10)): a young average forgets its random start.
+    The decay of update n (from 1) is min(decay, (n + 1) / (n + 10)): a new average soon forgets its random initial
+    weights.
     """
 
     @torch.no_grad()
     def update(averages: Tensors, currents: Tensors, updates: Tensor | int) -> None:
         n = int(updates)
         share = 1 - min(decay, (n + 1) / (n + 10))
-        if averages[0].is_floating_point():  # each call has one type
+        if averages[0].is_floating_point():  # all tensors of a call have the same type
             torch._foreach_lerp_(averages, currents, share)
         else:
             torch._foreach_copy_(averages, currents)

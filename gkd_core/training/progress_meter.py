@@ -1,4 +1,4 @@
-"""When to tell and when to save, and what is averaged in between. Decides about events, never about weights."""
+"""When to report progress and when to save, and the averages in between. Affects events, never weights."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from collections.abc import Callable
 from torch import Tensor
 
 PROGRESS_SECONDS = 1.0
-"""Progress is told at most this often, except at the end of an epoch."""
+"""Shortest time between two progress reports, except at the end of an epoch."""
 SAVE_SECONDS = 300.0
-"""Long epochs are saved in between, so that a killed run loses five minutes at most."""
+"""Longest time between two saves within an epoch: a killed run loses five minutes at most."""
 
 
 class ProgressMeter:
-    """Decides when to tell and to save, and averages what is told.
+    """Decides when to report and to save, and averages losses and speed in between.
 
     Args:
-        now: seconds since whenever.
+        now: monotonic clock in seconds.
     """
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
@@ -35,14 +35,14 @@ class ProgressMeter:
         self._last_speed: float | None = None
 
     def count(self, losses: dict[str, Tensor], images: int) -> None:
-        """Add a step."""
+        """Count a step."""
         for name, value in losses.items():
             self._losses[name] = self._losses.get(name, 0) + value
         self._steps += 1
         self._images += images
 
     def progress_due(self) -> bool:
-        """Whether to tell now."""
+        """Return whether to report now."""
         now = self._now()
         due = now - self._told >= PROGRESS_SECONDS
         if due:
@@ -50,7 +50,7 @@ class ProgressMeter:
         return due
 
     def save_due(self) -> bool:
-        """Whether to save now."""
+        """Return whether to save now."""
         now = self._now()
         due = now - self._saved >= SAVE_SECONDS
         if due:
@@ -60,7 +60,7 @@ class ProgressMeter:
     def snapshot(
         self, done: float, later: float = 0.0
     ) -> tuple[dict[str, float], float | None, float | None]:
-        """Tell how it goes, and begin to average anew.
+        """Return the averages since the last call, and start new ones.
 
         Args:
             done: the share of this training, or pass, that is done, in 0..1.
@@ -68,7 +68,7 @@ class ProgressMeter:
 
         Returns:
             Mean losses and pictures a second since the last call (or of the one before, if nothing was counted), and
-            the seconds left of the whole job, None while nothing was measured.
+            the seconds left of the whole job, None until something was measured.
         """
         now = self._now()
         if self._steps:

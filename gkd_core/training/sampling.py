@@ -1,8 +1,8 @@
-"""Which anchors and proposals Faster R-CNN learns from: drawn by a key, not by what was drawn before.
+"""Sampling of Faster R-CNN's anchors and proposals, with a random stream of its own for each image.
 
-torchvision draws them from the global generator, picture after picture, so the draw of a picture depends on which
-pictures a process had before. Here it depends on the seed, the step and the place of the picture in the whole batch
-alone: two processes with half a batch each draw what one process with the whole batch draws, and a run that resumes
+torchvision draws them from the global generator, image after image, so the sample of an image depends on the images
+that a process had before. Here it depends only on the seed, the step and the position of the image in the whole
+batch: two processes with half a batch each draw what one process with the whole batch draws, and a run that resumes
 needs no random state for it.
 """
 
@@ -18,18 +18,18 @@ from torchvision.models.detection._utils import BalancedPositiveNegativeSampler
 from gkd_core.detectors.build import Detector
 
 _PROPOSALS, _REGIONS = 0, 1
-"""What a draw is for: the last word of its key."""
+"""What is sampled: the last number of the key."""
 
 Key = tuple[int, ...]
-"""Seed, step and place of a picture in the batch."""
+"""Seed, step and position of an image in the batch."""
 
 
 class KeyedSampler(BalancedPositiveNegativeSampler):
     """torchvision's sampler of positives and negatives, with a random stream of its own for each picture."""
 
     rows: Tensor
-    """Scalar int64: how many were drawn the last time, over all pictures; what the head's losses are means over. On
-    the device: reading it would wait, and only several processes need it."""
+    """Scalar int64: how many were sampled the last time, over all images; the head's losses are means over them. On
+    the device: reading it would synchronise, and only several processes need it."""
 
     def __init__(self, sampler: BalancedPositiveNegativeSampler, use: int) -> None:
         super().__init__(sampler.batch_size_per_image, sampler.positive_fraction)
@@ -38,7 +38,7 @@ class KeyedSampler(BalancedPositiveNegativeSampler):
         self._use = use
 
     def __call__(self, matched_idxs: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """As torchvision's; without keys from the global generator."""
+        """Sample as torchvision's sampler does; without keys from the global generator."""
         if self.keys is None:
             return super().__call__(matched_idxs)
         drawn = [self._draw(key, labels) for key, labels in zip(self.keys, matched_idxs, strict=True)]
@@ -48,19 +48,19 @@ class KeyedSampler(BalancedPositiveNegativeSampler):
 
     def _draw(self, key: Key, labels: Tensor) -> tuple[Tensor, Tensor]:
         devices = [labels.device] if labels.device.type == "cuda" else []
-        with torch.random.fork_rng(devices):  # nothing else notices
+        with torch.random.fork_rng(devices):  # the global generator is not affected
             torch.manual_seed(seed_of(*key, self._use))
             (positive,), (negative,) = super().__call__([labels])
         return positive, negative
 
 
 def seed_of(*words: int) -> int:
-    """One seed for a tuple of numbers of at least 0; tuples that differ give seeds that have nothing in common."""
+    """Return one seed for a tuple of numbers of at least 0; different tuples give unrelated seeds."""
     return int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 def key_samplers(detector: Detector) -> list[KeyedSampler]:
-    """Replace a detector's samplers; an empty list for a detector that draws nothing."""
+    """Replace a detector's samplers and return them; none for a detector without sampling."""
     if not hasattr(detector, "roi_heads"):
         return []
     samplers = []

@@ -1,4 +1,4 @@
-"""One detector in training: everything that changes from step to step, and how it is saved and restored."""
+"""Training of one detector: the step, all state that changes from step to step, saving and restoring it."""
 
 from __future__ import annotations
 
@@ -36,29 +36,29 @@ MakeDistiller = Callable[[Detector], Distiller]
 
 
 class Scored(NamedTuple):
-    """An evaluation of weights that were published."""
+    """The scores of published weights."""
 
     epoch: int
     metrics: dict[str, float]
 
 
 class Account(NamedTuple):
-    """How a training went, for those who read its figures."""
+    """Summary of a training, for the notes of the report."""
 
     epochs: int
     """Epochs done."""
     best_epoch: int
-    """The one that is published as the best."""
+    """Epoch whose weights are published as the best."""
     accumulated: list[int]
-    """Micro-batches per step; more than one number when the memory did not suffice and the training was resumed."""
+    """Micro-batches per step; more than one number if training was resumed with smaller ones after running out of
+    memory."""
 
 
 class Training:
-    """A detector, what moves its weights, and where it stands.
+    """A detector in training, with its optimiser, distiller and position in the data.
 
-    Two trainings with the same config start from the same bits and see the same pictures in the same order,
-    with or without a distiller. Building one leaves the global random generator as it was; `seed` begins it alike for
-    both.
+    Two trainings with the same config start from the same bits and get the same images in the same order, with or
+    without a distiller. The constructor leaves the global random generator unchanged; `seed` seeds it alike for both.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class Training:
         make_distiller: MakeDistiller | None = None,
         world: World | None = None,
     ) -> None:
-        """Build everything in its first state.
+        """Build detector, optimiser and distiller in their initial state.
 
         Args:
             name: "model", "student" or "control".
@@ -81,7 +81,7 @@ class Training:
             classes: the C names in label order, without background.
             steps_per_epoch: optimiser steps in an epoch.
             device: where to train.
-            make_distiller: turns the detector into a distiller; None, or one without a loss, trains it plainly.
+            make_distiller: builds a distiller for the detector; None, or one without a loss: plain training.
             world: the processes that train it together; None: this one alone.
         """
         self.world = world or World(device)
@@ -111,18 +111,21 @@ class Training:
         self.done = False
 
     def seed(self) -> None:
-        """Begin the global random generator, for whatever draws from it (dropout, stochastic depth), as the recipe
-        says: before the first step, so that trainings with and without adapters, which drew too, draw alike."""
+        """Seed the global random generator, which dropout and stochastic depth use, from the recipe.
+
+        Called before the first step, so that trainings with and without adapters, whose initialisation is random too,
+        draw alike.
+        """
         torch.manual_seed(self.config.seed)
 
     def _joined(self, make_distiller: MakeDistiller) -> Distiller | None:
-        """The distiller, unless it would only watch: then the teacher need not run."""
+        """Return the distiller; None if it has no loss, so that the teacher need not run."""
         distiller = make_distiller(self.detector).to(self.device)
         self.remarks += distiller.remarks
         return distiller if distiller.teaches else None
 
     def _share_batches(self) -> None:
-        """Begin alike in all processes, and make each one's part of a batch fit the others'."""
+        """Start from the same weights in all processes, and make each one's part of a batch fit the others'."""
         teacher = None
         if self.distiller is not None:
             self.distiller.world, teacher = self.world, self.distiller.teacher
@@ -131,30 +134,30 @@ class Training:
 
     def _compile(self) -> None:
         compile_backbone(self.detector.backbone, memory_format(self.config))
-        if self.distiller is not None:  # a teacher is loaded in this order, whatever the recipe
+        if self.distiller is not None:  # a teacher is loaded in this memory format, whatever the recipe
             compile_backbone(self.distiller.teacher.backbone, torch.channels_last)
 
-    # ---- where it stands ---------------------------------------------------------------------------------
+    # ---- position ----------------------------------------------------------------------------------------
 
     @property
     def steps(self) -> int:
-        """Optimiser steps of the whole run."""
+        """Return the optimiser steps of the whole run."""
         return self.steps_per_epoch * self.config.epochs
 
     @property
     def step(self) -> int:
-        """Optimiser steps done."""
+        """Return the optimiser steps done."""
         return self.epoch * self.steps_per_epoch + self.step_in_epoch
 
     @property
     def attenuation(self) -> float:
-        """Factor of global and local losses in this epoch."""
+        """Return the factor of global and local losses in this epoch."""
         form = self.distiller.config.attenuation if self.distiller is not None else "constant"
         return attenuation(form, self.epoch, self.config.epochs)
 
     @property
     def finished(self) -> bool:
-        """Whether all epochs are done, or `patience` evaluations in a row brought nothing better."""
+        """Return whether all epochs are done, or `patience` evaluations in a row brought no improvement."""
         patience = self.config.patience
         impatient = patience is not None and self._evaluations_without_gain >= patience
         return impatient or self.epoch == self.config.epochs
@@ -165,29 +168,29 @@ class Training:
         return self.epoch // every - best.epoch // every if best is not None else 0
 
     def is_best(self, metrics: dict[str, float]) -> bool:
-        """Whether an evaluation beats all before it, or is the first. -1, which is not known, beats nothing."""
+        """Return whether an evaluation beats all before it, or is the first. -1 (unknown) beats nothing."""
         best = self.published.get(self.files[0])
         return best is None or metrics[self.config.best_by] > best.metrics[self.config.best_by]
 
     @property
     def account(self) -> Account:
-        """How it went so far; there was an evaluation."""
+        """Return a summary of the training so far; needs at least one evaluation."""
         return Account(self.epoch, self.published[self.files[0]].epoch, self.accumulated)
 
     @property
     def files(self) -> tuple[str, str]:
-        """Names of the best and of the last model."""
+        """Return the names of the best and of the last model."""
         return f"{self.name}.safetensors", f"{self.name}-last.safetensors"
 
     @property
     def evaluated(self) -> Detector:
-        """The detector that is evaluated and published: the averaged one where there is one."""
+        """Return the detector to evaluate and publish: the averaged one if there is one."""
         return self.average.module if self.average is not None else self.detector
 
-    # ---- moving ------------------------------------------------------------------------------------------
+    # ---- steps -------------------------------------------------------------------------------------------
 
     def train_step(self, batch: Sequence[Sample]) -> dict[str, Tensor]:
-        """One optimiser step over `accumulate` micro-batches.
+        """Run one optimiser step over `accumulate` micro-batches.
 
         Args:
             batch: this process's pictures.
@@ -232,7 +235,7 @@ class Training:
         return {name: loss.detach() for name, loss in weighted.items()}
 
     def _on_device(self, part: Sequence[Sample]) -> tuple[list[Tensor], Targets]:
-        """Pictures in 0..1 and targets of a micro-batch, where they are needed."""
+        """Return images in 0..1 and targets of a micro-batch on the device."""
         pictures = pictures_on(self.device, [sample.image for sample in part])
         boxes = to_device([sample.target["boxes"] for sample in part], self.device)
         labels = to_device([sample.target["labels"] for sample in part], self.device)
@@ -240,10 +243,10 @@ class Training:
         return pictures, targets
 
     def _losses(self, pictures: list[Tensor], targets: Targets) -> dict[str, Tensor]:
-        """The named losses of a micro-batch.
+        """Compute the named losses of a micro-batch.
 
         Raises:
-            SpecError: batch norm has nothing to take a mean over.
+            SpecError: batch norm has only one value per channel.
         """
         self.detector.train()
         try:
@@ -251,17 +254,17 @@ class Training:
                 return self.distiller(pictures, targets, self.attenuation)
             return self.detector(pictures, targets)
         except ValueError as error:
-            if "more than 1 value per channel" not in str(error):  # torch's words for it
+            if "more than 1 value per channel" not in str(error):  # torch's message
                 raise
             raise _too_small_for_batch_norm(pictures) from error
 
     def _follow_gradients(self, losses: dict[str, Tensor]) -> None:
-        """One step of the optimiser and of the average.
+        """Run one step of the optimiser and of the weight average.
 
-        With float16 gradients that overflow cost the step, and the losses are scaled less from then on.
+        With float16, a step whose gradients overflow is skipped, and the loss scale is reduced.
 
         Raises:
-            DivergedError: gradients are NaN or infinite, and no scale is to blame.
+            DivergedError: gradients are NaN or infinite, and not because of the loss scale.
         """
         self.scaler.unscale_(self.optimizer)
         norm = self._clip_gradients()
@@ -274,8 +277,10 @@ class Training:
         self.scaler.update()
 
     def _clip_gradients(self) -> Tensor:
-        """Scale gradients down to `clip_norm`; their norm before. Adapters are scaled apart, or the student would move
-        less because they have far to go."""
+        """Scale gradients down to `clip_norm`; return their norm before.
+
+        Those of adapters are clipped separately: their large gradients would scale down the student's.
+        """
         clip = self.config.optimizer.clip_norm or math.inf
         norm = nn.utils.clip_grad_norm_(self.detector.parameters(), clip)
         if self.distiller is None:
@@ -309,7 +314,7 @@ class Training:
             save_state(folder, self.name, self.step, self._state())
 
     def restore(self, folder: Path, warn: Callable[[str], None]) -> bool:
-        """Go back to where a killed run stood; False when it left nothing."""
+        """Restore the newest state of a killed run; return False when there is none."""
         state = load_state(folder, self.name, warn)
         if state is None:
             return False
@@ -327,9 +332,7 @@ class Training:
             bank = state["bank"]
             self.distiller.bank = Bank.of_state(bank, self.device) if bank else None
         self.prototypes_epoch = state["prototypes_epoch"]
-        refresh = state.get(
-            "refresh"
-        )  # states of before there was such a thing have none until the next choice
+        refresh = state.get("refresh")  # missing in states of old versions
         self.refresh = RefreshInterval(**refresh) if refresh else None
         self.epoch, self.step_in_epoch = state["epoch"], state["step_in_epoch"]
         self.published = {file: Scored(**scored) for file, scored in state["published"].items()}
