@@ -1,4 +1,4 @@
-"""Published files, in a folder or on S3."""
+"""Artifacts: published files, in a folder or on S3."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from jobs.errors import ArtifactsRefused
 
 
 def open_artifacts(place: Path | str) -> Artifacts:
-    """The published files of a place.
+    """Return the artifacts at a place.
 
     Args:
         place: A folder, or `s3://BUCKET/PREFIX`; see `GKD_ARTIFACTS_URL`.

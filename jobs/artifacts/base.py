@@ -1,8 +1,9 @@
-"""Published files, kept by what they hold: the SHA-256 is the name, so a file never changes and is there once.
+"""Artifacts: content-addressed storage of published files.
 
-Names, sizes and metrics stand in the store; this is only where the bytes lie: in a folder (`folder.py`) or on
-S3 (`s3.py`). Files that the store no longer names are removed (`worker/tidying.py`). Several processes on
-several machines may do all of this at once.
+The name of a file is the SHA-256 of its content, so a file never changes and is stored once. The store has
+names, sizes and metrics; here are only the bytes: in a folder (`folder.py`) or on S3 (`s3.py`). Files that the
+store no longer names are removed (`worker/tidying.py`). All of this is safe from several processes on several
+machines at once.
 """
 
 from __future__ import annotations
@@ -31,11 +32,11 @@ __all__ = [
 
 BLOCK_BYTES = 1 << 20
 PUBLISHED = "the published file"
-"""What a kept file is called where its name is not known."""
+"""Name of a stored file in error messages if its name is not known."""
 
 
 class Blob(NamedTuple):
-    """A file that is kept."""
+    """A stored file: its hash and size."""
 
     sha256: str
     size: int
@@ -43,34 +44,38 @@ class Blob(NamedTuple):
 
 
 class Artifacts(ABC):
-    """Files named by their SHA-256. Every API and worker sees the same ones.
+    """Files named by their SHA-256. Every API process and worker sees the same ones.
 
     Any method may raise:
-        ArtifactsUnavailable: the place does not answer; what was asked may be asked again.
-        ArtifactsRefused: it answers that this is not to be; somebody has to change something first.
+        ArtifactsUnavailable: the storage does not answer; the call may be retried.
+        ArtifactsRefused: the storage refuses the request; an operator has to change something first.
     """
 
     place: str
-    """Where the files lie, for people; it holds no secret."""
+    """Where the files are stored, for people; it contains no secret."""
 
     @abstractmethod
     def put(self, path: Path, expected_sha256: str | None = None) -> Blob:
-        """Copy a file in. Harmless twice; whoever reads meanwhile sees the whole file or none.
+        """Copy a file into the storage. Idempotent; concurrent readers see the whole file or none.
 
-        A file that was there already counts as new: it stays for as long as one that came just now.
+        A file that was stored already counts as new: it is kept for as long as one that was stored just now.
 
         Args:
             path: The file; it may be replaced or deleted meanwhile and afterwards, but not changed in place.
-            expected_sha256: What it must hold; None takes whatever is there.
+            expected_sha256: The hash that it must have; None accepts any content.
+
+        Returns:
+            The stored file.
 
         Raises:
-            WrongContent: it holds something else; nothing was kept.
+            WrongContent: it has another hash; nothing was stored.
             FileNotFoundError: there is no such file.
         """
 
     def take(self, path: Path) -> Blob:
-        """The same of a file that nobody will ever write to again: a second copy is only made where there is no other
-        way. It may be deleted meanwhile and afterwards.
+        """Store a file that nobody will write to again, otherwise as `put`, without a second copy if possible.
+
+        It may be deleted meanwhile and afterwards.
 
         Raises:
             FileNotFoundError: there is no such file.
@@ -79,73 +84,76 @@ class Artifacts(ABC):
 
     @abstractmethod
     def size(self, sha256: str) -> int:
-        """Bytes of a kept file.
+        """Return the size of a stored file in bytes.
 
         Raises:
-            ContentGone: no such file is kept.
+            ContentGone: no such file is stored.
         """
 
     @abstractmethod
     def read(self, sha256: str, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
-        """A kept file, or a part of it, block by block; never whole in memory.
+        """Yield a stored file, or a part of it, block by block; it is never in memory as a whole.
 
         Args:
             sha256: The file.
             start: Its first byte, counted from 0.
-            stop: The byte behind its last; None: to the end.
+            stop: The byte after its last; None: to the end.
 
         Raises:
-            ContentGone: no such file is kept. Known with the first block, as is everything else, but for:
-            WrongContent: what is kept holds something else; known before the last block where the whole is read, and
-                on a disk mostly with the first.
+            ContentGone: no such file is stored. Raised with the first block, as is every other error except:
+            WrongContent: the stored content is damaged; raised before the last block if the whole file is read,
+                in a folder usually with the first block.
         """
 
     @abstractmethod
     def fetch(self, sha256: str, folder: Path, cancelled: threading.Event = NEVER) -> Path:
-        """A file on this machine with this content, for those who need a path; it must not be changed.
+        """Return the path of a local file with this content; it must not be changed.
 
         Args:
             sha256: The file.
-            folder: Where a copy may be made, with the hash as its name. One that was made before is used again.
-            cancelled: Set to break off.
+            folder: Where a copy may be made, with the hash as its name. An existing copy is reused.
+            cancelled: Set to cancel.
 
         Raises:
-            OperationCancelled: it was broken off; no copy was made.
-            ContentGone: no such file is kept.
-            WrongContent: what is kept holds something else; no copy was made.
+            OperationCancelled: it was cancelled; no copy was made.
+            ContentGone: no such file is stored.
+            WrongContent: the stored content is damaged; no copy was made.
         """
 
     @abstractmethod
     def ping(self) -> None:
-        """Find out whether files can be kept and read now."""
+        """Check that files can be stored and read now."""
 
-    # ---- what nobody needs any more ----------------------------------------------------------------------
+    # ---- garbage collection --------------------------------------------------------------------------------
 
     @abstractmethod
     def belongs_to(self, owner: str) -> bool:
-        """Whether these files are those of a database; the first one that asks gets them.
+        """Return whether the storage belongs to a database; the first one that asks becomes its owner.
 
-        Who removes what is not named must know all names, so a place that two databases use is left alone.
+        Removing unreferenced files needs all references, so a storage that two databases use is left alone.
 
         Args:
-            owner: What tells the database from others.
+            owner: The unique id of the database.
         """
 
     @abstractmethod
     def older_than(self, seconds: float) -> frozenset[str]:
-        """Hashes of the files that were last put longer ago than this, by the clock that dates them."""
+        """Return the hashes of files that were last put more than `seconds` ago, by the clock that dates them."""
 
     @abstractmethod
     def remove(self, sha256: str, older_than: float) -> None:
-        """Remove a file, unless it was put again within so many seconds. Harmless twice, and while it is being put."""
+        """Remove a file, unless it was put within the last `older_than` seconds.
+
+        Idempotent, and safe during a `put`.
+        """
 
     @abstractmethod
     def clear_remains(self, older_than: float) -> None:
-        """Clear away what processes left half done when they were killed, so many seconds ago."""
+        """Remove incomplete files that killed processes left more than `older_than` seconds ago."""
 
 
 def measure(source: Iterable[bytes]) -> Blob:
-    """What blocks hold together."""
+    """Return the hash and size of the concatenated blocks."""
     digest, size = hashlib.sha256(), 0
     for block in source:
         digest.update(block)
@@ -154,7 +162,7 @@ def measure(source: Iterable[bytes]) -> Blob:
 
 
 def check(name: str, expected_sha256: str | None, seen: Blob) -> None:
-    """Compare content with what was announced; None: nothing was.
+    """Compare content with the expected hash; None accepts any.
 
     Raises:
         WrongContent: they differ.
@@ -164,10 +172,10 @@ def check(name: str, expected_sha256: str | None, seen: Blob) -> None:
 
 
 def unchanged(sha256: str, source: Iterable[bytes]) -> Iterator[bytes]:
-    """A whole kept file, block by block; the last one only when all together are what was kept.
+    """Yield a whole stored file, block by block; the last block only if the hash of all is right.
 
     Raises:
-        WrongContent: they are not.
+        WrongContent: the content has another hash.
     """
     digest, held = hashlib.sha256(), b""
     for block in source:
@@ -180,11 +188,11 @@ def unchanged(sha256: str, source: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def blocks(source: BinaryIO, size: int | None = None) -> Iterator[bytes]:
-    """A file from where it stands, in blocks.
+    """Yield the blocks of a file from its current position.
 
     Args:
         source: The file.
-        size: Bytes to read at most; None: to its end.
+        size: Maximum number of bytes to read; None: to its end.
     """
     left = size
     while block := source.read(BLOCK_BYTES if left is None else min(BLOCK_BYTES, left)):
@@ -193,7 +201,7 @@ def blocks(source: BinaryIO, size: int | None = None) -> Iterator[bytes]:
 
 
 def written(source: Iterable[bytes], target: BinaryIO) -> Iterator[bytes]:
-    """The blocks, each written to a file before it is handed on."""
+    """Yield the blocks, each after it was written to a file."""
     for block in source:
         target.write(block)
         yield block

@@ -1,4 +1,4 @@
-"""Published files in a folder: on this machine's disk, or on one that all machines mount."""
+"""Artifacts in a folder: on the local disk, or on one that all machines mount."""
 
 from __future__ import annotations
 
@@ -19,14 +19,15 @@ from jobs.sync.cancellation import NEVER, cancellable
 
 _INCOMING, _REMOVING, _OWNER = ".incoming-", ".removing-", ".owner"
 _NO_LINKS = (errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.ENOSYS, errno.EOPNOTSUPP)
-"""A file gets no second name there: another disk, or one of a kind or with rules that know no such thing."""
+"""Error codes of hard links that are not possible: another disk, or a file system or rules without hard
+links."""
 
 
 class FolderArtifacts(Artifacts):
     """A folder of files named by their SHA-256.
 
     Args:
-        root: The folder; it is made when the first file comes.
+        root: The folder; it is created with the first file.
     """
 
     def __init__(self, root: Path) -> None:
@@ -35,7 +36,7 @@ class FolderArtifacts(Artifacts):
         self._found_whole: dict[str, tuple[int, int, int]] = {}
 
     def put(self, path: Path, expected_sha256: str | None = None) -> Blob:
-        """See `Artifacts.put`."""
+        """Implement `Artifacts.put`."""
         with path.open("rb") as source:
             self.root.mkdir(parents=True, exist_ok=True)
             descriptor, name = tempfile.mkstemp(prefix=_INCOMING, dir=self.root)
@@ -50,7 +51,7 @@ class FolderArtifacts(Artifacts):
         return blob
 
     def take(self, path: Path) -> Blob:
-        """See `Artifacts.take`. On one disk the file gets a second name."""
+        """Implement `Artifacts.take`, on one disk by a hard link."""
         with path.open("rb") as source:
             blob = measure(blocks(source))
             os.fsync(source.fileno())
@@ -63,25 +64,25 @@ class FolderArtifacts(Artifacts):
                 raise
             return self.put(path, blob.sha256)
         try:
-            os.utime(temporary)  # to measure it may have taken long
+            os.utime(temporary)  # measuring it may have taken long
             self._keep(temporary, blob)
         finally:
             temporary.unlink(missing_ok=True)
         return blob
 
     def path(self, sha256: str) -> Path:
-        """Where a kept file lies; nothing lies there for a hash that was never put."""
+        """Return the path of a stored file; it does not exist for a hash that was never put."""
         return self.root / sha256[:2] / sha256
 
     def size(self, sha256: str) -> int:
-        """See `Artifacts.size`."""
+        """Implement `Artifacts.size`."""
         try:
             return self.path(sha256).stat().st_size
         except FileNotFoundError as error:
             raise ContentGone(sha256) from error
 
     def read(self, sha256: str, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
-        """See `Artifacts.read`."""
+        """Implement `Artifacts.read`."""
         try:
             source = self.path(sha256).open("rb")
         except FileNotFoundError as error:
@@ -93,7 +94,7 @@ class FolderArtifacts(Artifacts):
             yield from unchanged(sha256, part) if start == 0 and stop is None else part
 
     def fetch(self, sha256: str, folder: Path, cancelled: threading.Event = NEVER) -> Path:
-        """See `Artifacts.fetch`. No copy is made: the kept file is on this machine."""
+        """Implement `Artifacts.fetch` without a copy: the stored file is local."""
         path = self.path(sha256)
         try:
             with path.open("rb") as source:
@@ -103,15 +104,15 @@ class FolderArtifacts(Artifacts):
         return path
 
     def ping(self) -> None:
-        """See `Artifacts.ping`. A folder that is not there yet will be made."""
+        """Implement `Artifacts.ping`. A folder that does not exist yet will be created."""
         if self.root.exists() and not os.access(self.root, os.R_OK | os.X_OK):
             hint = "Give it to the user that GKD runs as, or set GKD_ARTIFACTS_URL."
             raise ArtifactsRefused("the folder of the published files may not be read", hint)
 
-    # ---- what nobody needs any more ----------------------------------------------------------------------
+    # ---- garbage collection --------------------------------------------------------------------------------
 
     def belongs_to(self, owner: str) -> bool:
-        """See `Artifacts.belongs_to`."""
+        """Implement `Artifacts.belongs_to`."""
         self.root.mkdir(parents=True, exist_ok=True)
         mark = self.root / _OWNER
         with suppress(FileExistsError), mark.open("x") as file:
@@ -119,18 +120,18 @@ class FolderArtifacts(Artifacts):
         return mark.read_text() == owner
 
     def older_than(self, seconds: float) -> frozenset[str]:
-        """See `Artifacts.older_than`."""
+        """Implement `Artifacts.older_than`."""
         now = self._now()
         return frozenset(path.name for path in self.root.glob("??/*") if _age(path, now) > seconds)
 
     def remove(self, sha256: str, older_than: float) -> None:
-        """See `Artifacts.remove`.
+        """Implement `Artifacts.remove`.
 
-        It is moved aside first: whoever puts it from then on finds it gone and keeps a copy of its own, and what
-        was put a moment before shows by its age.
+        The file is renamed first: a `put` from then on does not find it and stores a copy of its own, and a
+        `put` just before shows in the file's age.
         """
         aside = self.root / f"{_REMOVING}{sha256}.{uuid.uuid4().hex}"
-        with suppress(FileNotFoundError):  # somebody else was faster
+        with suppress(FileNotFoundError):  # another process was faster
             self.path(sha256).rename(aside)
             if _age(aside, self._now()) > older_than:
                 aside.unlink()
@@ -138,7 +139,7 @@ class FolderArtifacts(Artifacts):
                 self._put_back(aside)
 
     def clear_remains(self, older_than: float) -> None:
-        """See `Artifacts.clear_remains`: put back what was moved aside, drop half copies."""
+        """Implement `Artifacts.clear_remains`: restore renamed files, delete incomplete copies."""
         for aside in self.root.glob(f"{_REMOVING}*"):
             self._put_back(aside)
         now = self._now()
@@ -147,15 +148,15 @@ class FolderArtifacts(Artifacts):
                 half.unlink(missing_ok=True)
 
     def _put_back(self, aside: Path) -> None:
-        with suppress(FileNotFoundError):  # whoever moved it aside is still there and has dealt with it
+        with suppress(FileNotFoundError):  # the process that renamed it is alive and has dealt with it
             os.utime(aside)  # it may replace one that was put since then, and must not look older
             aside.replace(self.path(aside.name.removeprefix(_REMOVING).partition(".")[0]))
 
     def _must_be_unchanged(self, sha256: str, source: BinaryIO) -> None:
-        """Read a file once, and again when size, time or inode say that it is another one.
+        """Check the hash of a file on its first read, and again if size, time or inode have changed.
 
         Raises:
-            WrongContent: it holds something else than was kept.
+            WrongContent: the content has another hash.
         """
         about = os.fstat(source.fileno())
         seen = (about.st_size, about.st_mtime_ns, about.st_ino)
@@ -172,19 +173,19 @@ class FolderArtifacts(Artifacts):
         except (
             OSError,
             WrongContent,
-        ):  # not there, damaged, or not ours to change: a new one takes its place
+        ):  # missing, damaged, or not ours to change: a new one replaces it
             final.parent.mkdir(exist_ok=True)
-            temporary.chmod(0o644)  # made for its owner alone; API and worker may be different users
+            temporary.chmod(0o644)  # created for its owner only; API and worker may be different users
             publish_file(temporary, final)
 
     def _now(self) -> float:
-        """The time by the clock that dates the files: a file server's may differ from ours."""
+        """Return the time by the clock that dates the files: a file server's may differ from the local one."""
         with tempfile.TemporaryFile(dir=self.root) as file:
             return os.fstat(file.fileno()).st_mtime
 
 
 def _age(path: Path, now: float) -> float:
-    """Seconds since a file was last put; 0 when it is gone."""
+    """Return the seconds since a file was last put; 0 if it is gone."""
     try:
         return now - path.stat().st_mtime
     except FileNotFoundError:
@@ -192,7 +193,7 @@ def _age(path: Path, now: float) -> float:
 
 
 def _copy(source: BinaryIO, target: BinaryIO) -> Blob:
-    """Copy to the disk itself, not only to its cache."""
+    """Copy a file and flush it to the disk itself, not only to its cache."""
     blob = measure(written(blocks(source), target))
     target.flush()
     os.fsync(target.fileno())

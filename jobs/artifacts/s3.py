@@ -1,11 +1,11 @@
-"""Published files on S3, or on any server that speaks like it.
+"""Artifacts on S3, or on any server with the same protocol.
 
-Endpoint, region and credentials are found as every AWS tool finds them: `AWS_ENDPOINT_URL_S3`, `AWS_DEFAULT_REGION`,
+Endpoint, region and credentials are found as in every AWS tool: `AWS_ENDPOINT_URL_S3`, `AWS_DEFAULT_REGION`,
 `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, a profile, or the machine's role.
 
-An object cannot be renamed, and removing one cannot be made to depend on its age. So each file lies under
-`SHA-256/GENERATION`, and no object is ever written twice: to make a file young again is to copy it to a new
-generation, which who removes an old one does not touch.
+An object cannot be renamed, and its deletion cannot depend on its age. So each file is stored under
+`SHA-256/GENERATION`, and no object is ever written twice: to renew a file is to copy it to a new generation,
+which a deletion of the old one does not affect.
 """
 
 from __future__ import annotations
@@ -30,22 +30,25 @@ from jobs.errors import ArtifactsRefused, ArtifactsUnavailable, ContentGone, Job
 from jobs.sync.cancellation import NEVER, cancellable
 
 PART_BYTES = 32 << 20
-"""What is sent and held in memory at once. S3 takes 10,000 parts, each but the last of 5 MiB or more."""
+"""Size of an upload part, which is held in memory. S3 accepts 10,000 parts, each but the last of 5 MiB or
+more."""
 _READ_BYTES = 8 * BLOCK_BYTES
-"""What is asked for at once: a request costs tens of milliseconds, and each download holds so much."""
+"""Bytes per request of a download: a request costs tens of milliseconds, and each download holds this much
+in memory."""
 _YOUNG_SECONDS = 600.0
-"""A generation that is younger need not be renewed: it is far from being removed, and its row is written in seconds."""
+"""A younger generation need not be renewed: it is far from being removed, and its row is written in seconds."""
 _LONGEST_SEND_SECONDS = 86_400.0
-"""One that is sent in parts counts from its beginning, and 20 GiB on a slow line take hours."""
+"""Age at which an unfinished multipart upload counts as abandoned; it dates from its beginning, and 20 GiB
+on a slow line take hours."""
 _PATIENCE = {
     "connect_timeout": 5,
     "read_timeout": 30,
     "retries": {"mode": "standard", "total_max_attempts": 2},
 }
-"""Short: callers try again, and meanwhile look after their engine."""
+"""Timeouts and retries. Short: callers retry, and monitor their engine meanwhile."""
 _OWNER, _OWNER_BYTES = ".owner", 100
 _BUSY = (408, 409, 429)
-"""Refusals that pass."""
+"""HTTP status codes of transient refusals."""
 
 
 class _Generation(NamedTuple):
@@ -62,7 +65,7 @@ class S3Artifacts(Artifacts):
 
     Args:
         url: `s3://BUCKET` or `s3://BUCKET/PREFIX`.
-        part_bytes: What is sent at once.
+        part_bytes: Bytes of an upload part.
     """
 
     def __init__(self, url: str, *, part_bytes: int = PART_BYTES) -> None:
@@ -77,23 +80,23 @@ class S3Artifacts(Artifacts):
         self._fs.retries = 2
 
     def put(self, path: Path, expected_sha256: str | None = None) -> Blob:
-        """See `Artifacts.put`."""
+        """Implement `Artifacts.put`."""
         with path.open("rb") as source:
             blob = measure(blocks(source))
             check(path.name, expected_sha256, blob)
             if not self._renew(blob.sha256):
                 source.seek(0)
                 self._send(self._new_key(blob.sha256), source, blob)
-                if blob.size > self._part_bytes:  # S3 dates what was sent in parts by when that was begun
+                if blob.size > self._part_bytes:  # S3 dates a multipart upload by its beginning
                     self._renew(blob.sha256)
         return blob
 
     def size(self, sha256: str) -> int:
-        """See `Artifacts.size`."""
+        """Implement `Artifacts.size`."""
         return self._newest(sha256).size
 
     def read(self, sha256: str, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
-        """See `Artifacts.read`."""
+        """Implement `Artifacts.read`."""
         whole = start == 0 and stop is None
         part = self._read(sha256, start, stop)
         return unchanged(sha256, part) if whole else part
@@ -104,14 +107,14 @@ class S3Artifacts(Artifacts):
         while start < stop:
             try:
                 block = self._get(newest.key, start, min(start + _READ_BYTES, stop))
-            except FileNotFoundError:  # a newer generation took its place
+            except FileNotFoundError:  # a newer generation replaced it
                 newest = self._newest(sha256)
                 continue
             start += len(block)
             yield block
 
     def fetch(self, sha256: str, folder: Path, cancelled: threading.Event = NEVER) -> Path:
-        """See `Artifacts.fetch`."""
+        """Implement `Artifacts.fetch`."""
         final = folder / sha256
         if _holds(final, sha256, cancelled):
             return final
@@ -129,22 +132,22 @@ class S3Artifacts(Artifacts):
         return final
 
     def ping(self) -> None:
-        """See `Artifacts.ping`."""
+        """Implement `Artifacts.ping`."""
         self._call("list_objects_v2", Prefix=self._prefix, MaxKeys=1)
 
-    # ---- what nobody needs any more ----------------------------------------------------------------------
+    # ---- garbage collection --------------------------------------------------------------------------------
 
     def belongs_to(self, owner: str) -> bool:
-        """See `Artifacts.belongs_to`."""
+        """Implement `Artifacts.belongs_to`."""
         key = self._prefix + _OWNER
         with suppress(FileNotFoundError):
             return self._get(key, 0, _OWNER_BYTES).decode() == owner
-        with suppress(FileExistsError):  # somebody else was faster
+        with suppress(FileExistsError):  # another process was faster
             self._call("put_object", Key=key, Body=owner.encode(), IfNoneMatch="*")
         return self._get(key, 0, _OWNER_BYTES).decode() == owner
 
     def older_than(self, seconds: float) -> frozenset[str]:
-        """See `Artifacts.older_than`."""
+        """Implement `Artifacts.older_than`."""
         youngest: dict[str, float] = {}
         for generation in self._list(self._prefix):
             sha256, _, name = generation.key.removeprefix(self._prefix).partition("/")
@@ -153,13 +156,16 @@ class S3Artifacts(Artifacts):
         return frozenset(sha256 for sha256, age in youngest.items() if age > seconds)
 
     def remove(self, sha256: str, older_than: float) -> None:
-        """See `Artifacts.remove`. Whoever puts it meanwhile finds it old, and makes a generation of their own."""
+        """Implement `Artifacts.remove`.
+
+        A concurrent `put` finds the file old, and makes a generation of its own.
+        """
         for generation in self._generations(sha256):
             if generation.age > older_than:
                 self._call("delete_object", Key=generation.key)
 
     def clear_remains(self, older_than: float) -> None:
-        """See `Artifacts.clear_remains`: half sent files can be seen by nobody, but they cost."""
+        """Implement `Artifacts.clear_remains`: unfinished multipart uploads are invisible, but cost storage."""
         answer = self._call("list_multipart_uploads", Prefix=self._prefix)
         now = _date(answer)
         for upload in answer.get("Uploads", ()):
@@ -169,7 +175,7 @@ class S3Artifacts(Artifacts):
     # ---- generations -------------------------------------------------------------------------------------
 
     def _renew(self, sha256: str) -> bool:
-        """Let a kept file be young, without sending it again. False: there is none."""
+        """Renew the age of a stored file without sending it again. Return False if there is none."""
         known = self._generations(sha256)
         if not known or known[0].age < _YOUNG_SECONDS:
             return bool(known)
@@ -177,12 +183,12 @@ class S3Artifacts(Artifacts):
             self._copy(known[0].key, self._new_key(sha256))
         except FileNotFoundError:  # removed just now
             return False
-        for generation in known:  # harms nobody: the new one is there, and will be for long
+        for generation in known:  # safe: the new generation exists, and will for long
             self._call("delete_object", Key=generation.key)
         return True
 
     def _generations(self, sha256: str) -> list[_Generation]:
-        """Youngest first."""
+        """Return the generations of a file, youngest first."""
         return sorted(self._list(f"{self._prefix}{sha256}/"), key=lambda generation: generation.age)
 
     def _newest(self, sha256: str) -> _Generation:
@@ -195,7 +201,7 @@ class S3Artifacts(Artifacts):
         return f"{self._prefix}{sha256}/{uuid.uuid4().hex}"
 
     def _list(self, prefix: str) -> Iterator[_Generation]:
-        """Every object below a prefix, page by page."""
+        """Yield every object below a prefix, page by page."""
         page: dict[str, str] = {}
         while True:
             answer = self._call("list_objects_v2", Prefix=prefix, **page)
@@ -209,7 +215,7 @@ class S3Artifacts(Artifacts):
     # ---- sending -----------------------------------------------------------------------------------------
 
     def _send(self, key: str, source: BinaryIO, blob: Blob) -> None:
-        """Make an object of a file, at once or never. S3 checks what arrives by a checksum that goes with each part.
+        """Upload a file as one object, atomically. S3 verifies a checksum that is sent with each part.
 
         Raises:
             WrongContent: the file was changed since it was measured.
@@ -231,7 +237,7 @@ class S3Artifacts(Artifacts):
                 "complete_multipart_upload", Key=key, UploadId=upload, MultipartUpload={"Parts": parts}
             )
         except BaseException:
-            with suppress(JobsError, FileNotFoundError):  # else it is cleared away with all that is left
+            with suppress(JobsError, FileNotFoundError):  # otherwise it is removed with all other remains
                 self._abort(key, upload)
             raise
 
@@ -250,7 +256,7 @@ class S3Artifacts(Artifacts):
             raise ArtifactsUnavailable(self.place, OSError(f"it kept {seen} of {blob.size} bytes"))
 
     def _abort(self, key: str, upload: str) -> None:
-        with suppress(FileNotFoundError):  # somebody else was faster
+        with suppress(FileNotFoundError):  # another process was faster
             self._call("abort_multipart_upload", Key=key, UploadId=upload)
 
     # ---- requests ----------------------------------------------------------------------------------------
@@ -259,27 +265,27 @@ class S3Artifacts(Artifacts):
         try:
             answer: dict[str, Any] = self._fs.call_s3(method, Bucket=self._bucket, **arguments)
         except (OSError, BotoCoreError) as error:
-            raise self._meaning(error) from error
+            raise self._translate(error) from error
         return answer
 
     def _get(self, key: str, start: int, stop: int) -> bytes:
         try:
             content: bytes = self._fs.cat_file(f"{self._bucket}/{key}", start=start, end=stop)
         except (OSError, BotoCoreError) as error:
-            raise self._meaning(error) from error
+            raise self._translate(error) from error
         return content
 
     def _copy(self, key: str, other: str) -> None:
         try:
             self._fs.cp_file(f"{self._bucket}/{key}", f"{self._bucket}/{other}")
         except (OSError, BotoCoreError) as error:
-            raise self._meaning(error) from error
+            raise self._translate(error) from error
 
-    def _meaning(self, error: Exception) -> Exception:
-        """What an error of the library means here; FileNotFoundError and FileExistsError are about an object."""
+    def _translate(self, error: Exception) -> Exception:
+        """Translate an error of the library; FileNotFoundError and FileExistsError are about an object."""
         if isinstance(error, NoCredentialsError | PartialCredentialsError):
             return ArtifactsRefused("there are no credentials for S3", _CREDENTIALS)
-        code, status, words = _said(error)
+        code, status, words = _error_details(error)
         if code == "NoSuchBucket":
             hint = "Make it, or mend GKD_ARTIFACTS_URL, or AWS_ENDPOINT_URL_S3 if it lies on another server."
             return ArtifactsRefused(f"S3 knows no bucket {self._bucket!r}", hint)
@@ -299,7 +305,7 @@ _CREDENTIALS = (
 
 
 def _holds(copy: Path, sha256: str, cancelled: threading.Event) -> bool:
-    """Whether a copy is there that is still what it is called; a damaged one will be replaced."""
+    """Return whether there is a copy with the right hash; a damaged one will be replaced."""
     try:
         with copy.open("rb") as source:
             return measure(cancellable(cancelled, blocks(source))).sha256 == sha256
@@ -307,8 +313,8 @@ def _holds(copy: Path, sha256: str, cancelled: threading.Event) -> bool:
         return False
 
 
-def _said(error: Exception) -> tuple[str, int, str]:
-    """What the server said: code, HTTP status (0: nothing) and message."""
+def _error_details(error: Exception) -> tuple[str, int, str]:
+    """Return the server's error code, HTTP status (0: no response) and message."""
     response = getattr(error.__cause__, "response", None) or {}
     said = response.get("Error", {})
     status = int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
@@ -316,6 +322,6 @@ def _said(error: Exception) -> tuple[str, int, str]:
 
 
 def _date(answer: dict[str, Any]) -> float:
-    """When the server answered, in unix seconds by the clock that dates the objects."""
+    """Return when the server answered, in Unix seconds by the clock that dates the objects."""
     date = answer["ResponseMetadata"]["HTTPHeaders"].get("date")
     return parsedate_to_datetime(date).timestamp() if date else time.time()

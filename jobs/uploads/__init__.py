@@ -1,1 +1,1 @@
-"""Files from strangers: received, unpacked and checked in a process of their own, kept once on each machine."""
+"""Untrusted files: received, unpacked and checked in a limited process, cached once on each machine."""

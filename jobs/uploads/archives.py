@@ -1,7 +1,10 @@
-"""Archives that strangers sent, unpacked: zip, tar and tar.gz. What is odd about one is a reason to refuse all of it.
+"""Safe unpacking of untrusted archives: zip, tar and tar.gz.
 
-Nothing is written outside the folder, nothing but plain files and folders is made, and how much is written is limited
-before it is written. Archives inside archives stay files. No name, mode, owner or link of an archive is believed.
+Anything unusual in one is a reason to refuse all of it.
+
+Nothing is written outside the folder, only plain files and folders are created, and the amount is limited
+before it is written. Archives inside archives stay files. No name, mode, owner or link of an archive is
+trusted.
 """
 
 from __future__ import annotations
@@ -26,63 +29,63 @@ from typing import IO, NamedTuple, Self
 from jobs.sync.cancellation import NEVER, cancellable
 
 DEEPEST = 32
-"""Folders inside each other."""
+"""Maximum depth of nested folders."""
 LONGEST_PART = 255
-"""Bytes of one name: what file systems take."""
+"""Maximum length of a file name in bytes: the limit of file systems."""
 FREE_OF_RATIO = 100 * 1024**2
-"""Bytes that any archive may become, however small it is: a blank bitmap packs a thousand to one."""
+"""Bytes that any archive may unpack to, whatever its compression ratio: a blank bitmap compresses 1000:1."""
 _CHUNK_BYTES = 1 << 20
-_LOOK_FOR_ROOM_BYTES = 64 << 20
+_CHECK_SPACE_EVERY_BYTES = 64 << 20
 _ENCRYPTED = 0x1
 _UTF8 = 0x800
 _JUNK_FOLDER, _JUNK_FILE = "__MACOSX", ".DS_Store"
-"""What macOS adds to every zip; its pictures are none."""
+"""Files that macOS adds to every zip; the pictures among them are none."""
 _DAMAGE = (
     *(zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError),
     *(struct.error, ValueError, OverflowError, NotImplementedError, RuntimeError),
 )
-"""What the libraries raise about a damaged archive."""
+"""Exceptions that the libraries raise about a damaged archive."""
 
 
 class BadArchive(Exception):
-    """Why an archive is refused; the message names the member where there is one."""
+    """Why an archive is refused; the message names the member if there is one."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """How much an archive may become."""
+    """Limits of what an archive may unpack to."""
 
     total_bytes: int
     files: int = 500_000
-    """Members, and folders that their names imply."""
+    """Maximum number of members, and folders that their names imply."""
     ratio: int = 200
-    """Of what comes out to the archive's own size. Pictures hardly pack, annotations 10 to 50 to one."""
+    """Maximum ratio of unpacked to packed size. Pictures hardly compress, annotations 10:1 to 50:1."""
     free_bytes: int = 0
-    """Room on the disk that is left to others."""
+    """Bytes on the disk that must stay free."""
 
 
 class _Member(NamedTuple):
-    """One thing in an archive."""
+    """One member of an archive."""
 
     name: str
     kind: str
-    """`file`, `folder`, or in words what is not allowed."""
+    """`file`, `folder`, or a description of what is not allowed."""
     open: Callable[[], IO[bytes]]
 
 
 def unpack(archive: Path, folder: Path, limits: Limits, cancelled: threading.Event = NEVER) -> None:
-    """Unpack an archive into an empty folder, all of it or with an error.
+    """Unpack an archive into an empty folder, completely or with an error.
 
     Args:
-        archive: The file; what it is shows in its first bytes, not in its name.
-        folder: Where to; what an error leaves there is of no use.
+        archive: The file; its format is detected by its first bytes, not by its name.
+        folder: The target; after an error its content is of no use.
         limits: How much may be written.
-        cancelled: Set to break off.
+        cancelled: Set to cancel.
 
     Raises:
         BadArchive: it is damaged, dangerous or too large.
-        OperationCancelled: it was broken off.
-        OSError: the disk is full or failing, which says nothing of the archive.
+        OperationCancelled: it was cancelled.
+        OSError: the disk is full or failing, whatever the archive.
     """
     target = _Target(folder, limits, archive.stat().st_size, cancelled)
     with archive.open("rb") as file, _worded(target):
@@ -92,20 +95,20 @@ def unpack(archive: Path, folder: Path, limits: Limits, cancelled: threading.Eve
 
 
 def top(folder: Path) -> Path:
-    """The folder that everything lies in: many archives hold one folder, and that the rest."""
+    """Return the innermost folder that contains everything: many archives hold one folder with the rest inside."""
     entries = list(folder.iterdir())
     return top(entries[0]) if len(entries) == 1 and entries[0].is_dir() else folder
 
 
 @contextmanager
 def _worded(target: _Target) -> Iterator[None]:
-    """What the libraries raise, in words that name the member."""
+    """Translate the libraries' exceptions to `BadArchive` with the member's name."""
     try:
         yield
     except _DAMAGE as error:
         if isinstance(error, OSError) and not isinstance(error, gzip.BadGzipFile):
             raise
-        where = f" at or after {_shown(target.current)}" if target.current else ""
+        where = f" at or after {_quoted(target.current)}" if target.current else ""
         why = " ".join(str(error).split()) or type(error).__name__
         raise BadArchive(f"the archive is cut short or damaged{where}: {why[:200]}") from None
 
@@ -136,7 +139,7 @@ def _zipped(file: IO[bytes], limits: Limits) -> Iterator[_Member]:
 
 
 def must_not_overlap(archive: zipfile.ZipFile) -> None:
-    """Refuse a zip whose members share bytes: so a small one holds the same large file a thousand times.
+    """Check that no members of a zip share bytes: a zip bomb holds the same large file a thousand times.
 
     Raises:
         BadArchive: some do.
@@ -144,19 +147,19 @@ def must_not_overlap(archive: zipfile.ZipFile) -> None:
     end = archive.start_dir
     for info in sorted(archive.infolist(), key=lambda info: info.header_offset, reverse=True):
         if info.header_offset + 30 + len(info.orig_filename) + info.compress_size > end:
-            raise BadArchive(f"{_shown(info.orig_filename)} shares its bytes with another member")
+            raise BadArchive(f"{_quoted(info.orig_filename)} shares its bytes with another member")
         end = info.header_offset
 
 
 def _name_in_zip(info: zipfile.ZipInfo) -> str:
-    """The name as UTF-8: tools that do not say so mostly mean it all the same."""
-    name = info.orig_filename  # the other one is cut off at a NUL
+    """Return the name decoded as UTF-8, which tools usually mean even if they do not set the flag."""
+    name = info.orig_filename  # `filename` is cut off at a NUL
     if info.flag_bits & _UTF8 or name.isascii():
         return name
     try:
         return name.encode("cp437").decode("utf-8")
     except UnicodeError:
-        raise BadArchive(f"the name of {_shown(name)} is not UTF-8") from None
+        raise BadArchive(f"the name of {_quoted(name)} is not UTF-8") from None
 
 
 def _kind_in_zip(info: zipfile.ZipInfo) -> str:
@@ -176,11 +179,11 @@ def _kind_in_zip(info: zipfile.ZipInfo) -> str:
 
 
 class _Header(tarfile.TarInfo):
-    """A header; a damaged one is an error, where the library takes it for the end of the archive."""
+    """A tar header; a damaged one is an error, where the library takes it for the end of the archive."""
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
-        """Read a header."""
+        """Parse a header."""
         try:
             return super().frombuf(buf, encoding, errors)
         except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
@@ -202,7 +205,7 @@ def _gzipped(file: IO[bytes]) -> Iterator[_Member]:
     with gzip.GzipFile(fileobj=file, mode="rb") as stream:
         yield from _tarred(stream)
         left = 0
-        while chunk := stream.read(_CHUNK_BYTES):  # to its end, where the checksum stands
+        while chunk := stream.read(_CHUNK_BYTES):  # to its end, where the checksum is
             left += len(chunk)
             if left > 2 * _CHUNK_BYTES:
                 raise BadArchive("more follows after the archive's end")
@@ -212,7 +215,7 @@ def _tarred(stream: IO[bytes] | gzip.GzipFile) -> Iterator[_Member]:
     with tarfile.open(fileobj=stream, mode="r|", tarinfo=_Header) as archive:
         for info in archive:
             yield _Member(info.name, _kind_in_tar(info), partial(_opened, archive, info))
-            archive.members = []  # type: ignore[attr-defined]  # it would remember them all
+            archive.members = []  # it would keep them all in memory
 
 
 def _opened(archive: tarfile.TarFile, info: tarfile.TarInfo) -> IO[bytes]:
@@ -229,11 +232,11 @@ def _kind_in_tar(info: tarfile.TarInfo) -> str:
     return _ODD_TYPES.get(info.type, "a special file")
 
 
-# ---- what is written -------------------------------------------------------------------------------------
+# ---- writing ---------------------------------------------------------------------------------------------
 
 
 class _Target:
-    """The folder that is filled, and what has been put there."""
+    """The target folder, and the members written to it."""
 
     def __init__(self, folder: Path, limits: Limits, packed_bytes: int, cancelled: threading.Event) -> None:
         self.current = ""
@@ -242,21 +245,25 @@ class _Target:
         self._limits = limits
         self._most_bytes = min(limits.total_bytes, max(FREE_OF_RATIO, limits.ratio * packed_bytes))
         self._bytes = 0
-        self._looked_at = -_LOOK_FOR_ROOM_BYTES
-        # By the name without case: as written, and whether a file.
+        self._space_checked_at = -_CHECK_SPACE_EVERY_BYTES
+        # By case-folded name: the name as written, and whether it is a file.
         self._there: dict[str, tuple[str, bool]] = {}
 
     def take(self, member: _Member) -> None:
-        """Make one file or folder."""
+        """Write one member.
+
+        Raises:
+            BadArchive: it is not allowed.
+        """
         self.current = member.name
         if member.kind not in ("file", "folder"):
-            raise BadArchive(f"{_shown(member.name)} is {member.kind}, which is not allowed")
+            raise BadArchive(f"{_quoted(member.name)} is {member.kind}, which is not allowed")
         parts = _parts(member.name)
         if not parts or parts[0] == _JUNK_FOLDER or parts[-1] == _JUNK_FILE:
             return
         for depth in range(1, len(parts)):
-            self._note(parts[:depth], is_file=False)
-        self._note(parts, is_file=member.kind == "file")
+            self._record(parts[:depth], is_file=False)
+        self._record(parts, is_file=member.kind == "file")
         path = self._folder.joinpath(*parts)
         if member.kind == "folder":
             path.mkdir(parents=True, exist_ok=True)
@@ -266,12 +273,20 @@ class _Target:
                 self._copy(source, file, member.name)
 
     def must_hold_something(self) -> None:
-        """Refuse an archive without files."""
+        """Check that the archive contained files.
+
+        Raises:
+            BadArchive: it contained none.
+        """
         if not any(is_file for _, is_file in self._there.values()):
             raise BadArchive("the archive holds no files")
 
-    def _note(self, parts: Sequence[str], *, is_file: bool) -> None:
-        """Remember a name; some machines take names for the same that differ in case or in how accents are written."""
+    def _record(self, parts: Sequence[str], *, is_file: bool) -> None:
+        """Record a name; some file systems treat names as equal that differ in case or Unicode normalisation.
+
+        Raises:
+            BadArchive: an equal name came before, or there are too many.
+        """
         name = "/".join(parts)
         key = unicodedata.normalize("NFC", name).casefold()
         earlier = self._there.get(key)
@@ -280,14 +295,14 @@ class _Target:
             if len(self._there) > self._limits.files:
                 raise _too_many(self._limits)
         elif earlier != (name, is_file) or is_file:
-            raise BadArchive(f"{_shown(name)} and {_shown(earlier[0])} would be one and the same")
+            raise BadArchive(f"{_quoted(name)} and {_quoted(earlier[0])} would be one and the same")
 
     def _copy(self, source: IO[bytes], file: IO[bytes], name: str) -> None:
         for chunk in cancellable(self._cancelled, iter(partial(source.read, _CHUNK_BYTES), b"")):
             self._bytes += len(chunk)
             if self._bytes > self._most_bytes:
-                raise BadArchive(f"with {_shown(name)} it becomes larger than {self._largest()}")
-            self._look_for_room()
+                raise BadArchive(f"with {_quoted(name)} it becomes larger than {self._largest()}")
+            self._check_free_space()
             file.write(chunk)
 
     def _largest(self) -> str:
@@ -295,20 +310,20 @@ class _Target:
             return f"{self._most_bytes} bytes, the most that may come out"
         return f"{self._most_bytes} bytes, {self._limits.ratio} times the archive's own size"
 
-    def _look_for_room(self) -> None:
-        if self._bytes - self._looked_at >= _LOOK_FOR_ROOM_BYTES:
-            self._looked_at = self._bytes
-            if shutil.disk_usage(self._folder).free < self._limits.free_bytes + _LOOK_FOR_ROOM_BYTES:
+    def _check_free_space(self) -> None:
+        if self._bytes - self._space_checked_at >= _CHECK_SPACE_EVERY_BYTES:
+            self._space_checked_at = self._bytes
+            if shutil.disk_usage(self._folder).free < self._limits.free_bytes + _CHECK_SPACE_EVERY_BYTES:
                 raise OSError(errno.ENOSPC, "too little room to unpack", str(self._folder))
 
 
 def _parts(name: str) -> list[str]:
-    """A name as folders and file.
+    """Return the parts of a member's path.
 
     Raises:
-        BadArchive: it leads somewhere else, or cannot be a name everywhere.
+        BadArchive: it points outside the folder, or is not a valid name on every file system.
     """
-    shown = _shown(name)
+    shown = _quoted(name)
     if any(unicodedata.category(letter) == "Cs" for letter in name):
         raise BadArchive(f"the name of {shown} is not UTF-8")
     if any(unicodedata.category(letter) == "Cc" for letter in name):
@@ -331,7 +346,7 @@ def _too_many(limits: Limits) -> BadArchive:
     return BadArchive(f"it holds more than {limits.files} files and folders")
 
 
-def _shown(name: str) -> str:
-    """A name for people: in quotes, harmless in a terminal, not too long."""
+def _quoted(name: str) -> str:
+    """Return a name for messages: quoted, escaped for terminals, shortened."""
     text = ascii(name)
     return text if len(text) <= 120 else text[:80] + "..." + text[-30:]

@@ -1,8 +1,8 @@
-"""The process that looks into a data set or a model that somebody registered or sent.
+"""The process that checks a registered or uploaded data set or model.
 
-Started as `python -m jobs.uploads.check_process`. It reads a request on its input, limits itself, and prints a verdict.
-What it reads is not to be trusted, so it knows no secret, may use so much memory and time and no more, and whatever
-becomes of it the service goes on (`check_runner.py`).
+Started as `python -m jobs.uploads.check_process`. It reads a request on stdin, limits itself, and prints a
+verdict. Its input is not to be trusted, so it knows no secret, its memory and CPU time are limited, and the
+service survives whatever happens to it (`check_runner.py`).
 """
 
 from __future__ import annotations
@@ -31,37 +31,38 @@ from jobs.uploads.model_files import BadModel, inspect
 from jobs.uploads.submission_check import Here, Looked, Submission
 
 SHOWN = 100
-"""Items of one oddity, pairs and groups of pictures that a report names: it is kept in the database."""
+"""Maximum number of items per oddity, and of pairs and groups of pictures, in a report: it is kept in the
+database."""
 _LONGEST_REASON = 2000
 
 
 class Request(BaseModel):
-    """What is to be looked into."""
+    """What is to be checked, and within which limits."""
 
     model_config = ConfigDict(frozen=True)
 
     kind: ResourceKind
     file: Path | None = None
-    """A model, or the archive of a data set that was uploaded."""
+    """A model, or the archive of an uploaded data set."""
     uploaded: bool = False
     folder: Path | None = None
     """Where the archive is unpacked."""
     data: DataConfig | None = None
-    """The data set; of an upload only its format counts."""
+    """The data set; of an upload only its format is used."""
     roots: tuple[Path, ...] = ()
-    """Folders that what lies under a root must not leave."""
+    """Data roots that a data set on this machine must stay within."""
     memory_bytes: int
     seconds: int
-    """Of computing, by all threads together."""
+    """CPU seconds of all threads together."""
     unpacked_bytes: int
     free_bytes: int = 0
-    """Room on the disk that is left to others."""
+    """Bytes on the disk that must stay free."""
 
 
 def main() -> None:
-    """Look into what the request names and print a verdict, or what a submission names and print what was found."""
+    """Check the resource in the request and print a verdict, or the submission's data and print what was found."""
     if sys.argv[1:] == ["submission"]:
-        return _look()
+        return _check_submission()
     request = Request.model_validate_json(sys.stdin.buffer.read())
     die_with_parent()
     _limit(request)
@@ -69,7 +70,7 @@ def main() -> None:
     print(verdict(request).model_dump_json())
 
 
-def _look() -> None:
+def _check_submission() -> None:
     submission = Submission.model_validate_json(sys.stdin.buffer.read())
     die_with_parent()
     _limit_to(submission.memory_bytes, submission.seconds, written=LONGEST_ANSWER)
@@ -77,7 +78,7 @@ def _look() -> None:
 
 
 def looked(submission: Submission) -> Looked:
-    """What is in the data set or the file of weights that a submission names."""
+    """Return what is in the data set or weights file that a submission names."""
     places = DataRoots(submission.roots, confined=submission.confined)
     try:
         if submission.data is not None:
@@ -94,7 +95,7 @@ def looked(submission: Submission) -> Looked:
 
 
 def _read_only_under(request: Request) -> None:
-    """Open nothing elsewhere than the data set may lie, in whatever thread."""
+    """Restrict reads to the folders where the data set may lie, in every thread."""
     if request.kind is ResourceKind.DATASET:
         roots = [request.folder] if request.folder else request.roots
         os.environ |= environment_of(roots)
@@ -107,7 +108,7 @@ def _limit(request: Request) -> None:
 def _limit_to(memory_bytes: int, seconds: int, *, written: int) -> None:
     limits = {
         resource.RLIMIT_AS: (memory_bytes, memory_bytes),
-        # At the first SIGXCPU, at the second SIGKILL.
+        # SIGXCPU at the soft limit, SIGKILL at the hard one.
         resource.RLIMIT_CPU: (seconds, seconds + 1),
         resource.RLIMIT_FSIZE: (written, written),
         resource.RLIMIT_CORE: (0, 0),
@@ -119,7 +120,7 @@ def _limit_to(memory_bytes: int, seconds: int, *, written: int) -> None:
 
 
 def verdict(request: Request) -> Verdict:
-    """What is to be said of a data set or a model."""
+    """Return the verdict on a data set or a model."""
     try:
         return _dataset(request) if request.kind is ResourceKind.DATASET else _model(request)
     except (BadArchive, BadModel, DataRootError) as error:
@@ -153,7 +154,7 @@ def _dataset(request: Request) -> Verdict:
     return Verdict(
         state=ResourceState.READY,
         reason=_summary(examination),
-        report=_told(request, examination.model_dump(mode="json")),
+        report=_with_archive_paths(request, examination.model_dump(mode="json")),
         size=None if request.uploaded else size_of(examination.resolved),
         fingerprint=None if request.uploaded else of_data_set(examination.resolved),
     )
@@ -164,21 +165,21 @@ def _unpacked(request: Request) -> DataConfig:
     assert request.folder is not None
     limits = Limits(request.unpacked_bytes, free_bytes=request.free_bytes)
     unpack(request.file, request.folder, limits)
-    os.sync()  # a folder that gets its name after a power failure must hold what it held
+    os.sync()  # a folder that is renamed before a power failure must have its content on disk
     wanted = request.data.format if request.data else "auto"
     return DataConfig(path=str(top(request.folder)), format=wanted)
 
 
 def _unusable(request: Request, error: DataError) -> Verdict:
-    """As `gkd data check --json` prints it."""
+    """Return the verdict on an unusable data set, with the report that `gkd data check --json` prints."""
     problems = [problem.model_dump(mode="json") for problem in error.problems[:SHOWN]]
-    report = _told(request, {"usable": False, "problems": problems})
+    report = _with_archive_paths(request, {"usable": False, "problems": problems})
     told = [Problem.model_validate(problem) for problem in report["problems"]]
     return _refused("; ".join(problem.message for problem in told), report)
 
 
-def _told(request: Request, report: dict[str, Any]) -> dict[str, Any]:
-    """A report that names what was uploaded by its names in the archive, wherever it lies just now."""
+def _with_archive_paths(request: Request, report: dict[str, Any]) -> dict[str, Any]:
+    """Return the report with the paths of an upload relative to its archive."""
     return report if request.folder is None else renamed(report, str(request.folder), "")
 
 

@@ -1,9 +1,9 @@
-"""Files that are being sent: they lie under `incoming/` until they are kept, and count among the bytes of their tenant.
+"""Uploads in progress: files under `incoming/` until they are stored, counted in the quota of their tenant.
 
-What counts is the size of the files themselves, so that nothing is left to be set right after a crash: a file counts
-while the process that receives it holds its lock. One whose size was announced has that size from the start, as a hole
-that takes no room. Every API that sees the folder counts the same; but that a file of another machine's is not held
-cannot be told everywhere, so there only its age ends it.
+What counts is the size of the files themselves, so that a crash leaves nothing to correct: a file counts while
+the process that receives it holds its lock. A file whose size was announced has that size from the start, as a
+sparse file. Every API process that sees the folder counts the same; but not every disk shows whether another
+machine holds a lock, so there only the file's age decides.
 """
 
 from __future__ import annotations
@@ -22,37 +22,37 @@ from jobs.sync.file_lock import alone, held, is_held
 
 _LOCK = ".lock"
 _PATIENCE_SECONDS = 10.0
-"""For others who reserve, which takes milliseconds. One that is frozen, or waits for its database, must not keep
-uploads and the threads in which they wait; what is counted without the lock is looked at again when the row is
-written."""
+"""Timeout for the lock around reservations, which take milliseconds. A process that is frozen, or waits for
+its database, must not block uploads and their threads; what is counted without the lock is checked again
+when the row is written."""
 SETTLED_SECONDS = 3600.0
-"""How old a file of another machine must be that nobody holds before it counts as left behind: some network disks show
-a lock only to the machine that has it."""
+"""Age at which an unlocked file of another machine counts as abandoned: some network file systems show a
+lock only to the machine that holds it."""
 _FRESH_SECONDS = 60.0
-"""How old one of this machine must be before it is removed: who made it is about to lock it."""
+"""Minimum age of this machine's files before they are removed: a new one is about to be locked."""
 ABANDONED_SECONDS = 86_400.0
-"""The same where the disk knows no locks at all. 20 GiB on a slow line take hours."""
+"""The same if the disk has no locks at all. 20 GiB on a slow line take hours."""
 
 
 class Incoming:
-    """The folder of uploads under way. Several processes may use it at once.
+    """The folder of uploads in progress. Safe for several processes at once.
 
     Args:
-        folder: It is made when the first one comes.
+        folder: It is created with the first upload.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def begin(self, tenant: str) -> Arriving:
-        """A new, empty file of a tenant's; call its `end` in any case."""
+        """Create a new, empty file of a tenant; call its `end` in any case."""
         self.folder.mkdir(parents=True, exist_ok=True)
         descriptor, name = tempfile.mkstemp(prefix=f"{tenant}.{_machine()}.", dir=self.folder)
         os.close(descriptor)
         return Arriving(Path(name), tenant, self)
 
     def bytes_of(self, tenant: str) -> int:
-        """What is on its way to a tenant, counted with what is announced."""
+        """Return the bytes of a tenant's uploads in progress, with announced sizes."""
         size = 0
         for path in self.folder.glob(f"{tenant}.*"):  # no tenant's name has a dot
             with suppress(FileNotFoundError):
@@ -60,7 +60,7 @@ class Incoming:
         return size
 
     def tidy(self) -> None:
-        """Remove what processes left that were killed."""
+        """Remove the files of killed processes."""
         for path in self.folder.glob("*"):
             with suppress(FileNotFoundError):
                 if path.name != _LOCK and _age(path) > _FRESH_SECONDS and _is_left_behind(path):
@@ -68,29 +68,32 @@ class Incoming:
 
 
 class Arriving:
-    """A file that is being sent.
+    """An upload in progress.
 
     Args:
-        path: Where it lies; while it is sent nobody takes it for left behind.
-        tenant: Whose it will be.
-        incoming: Where it is one of several.
+        path: Its file, locked while it is received so that it does not count as abandoned.
+        tenant: Its owner.
+        incoming: The folder it belongs to.
     """
 
     def __init__(self, path: Path, tenant: str, incoming: Incoming) -> None:
         self.path = path
         self.size = 0
-        """With which it counts: bytes."""
+        """Bytes that count in the quota."""
         self._tenant = tenant
         self._incoming = incoming
         self._held = held(path)
 
     def reserve(self, size: int, must_fit: Callable[[int], None]) -> None:
-        """Let the file count with so many bytes, before they come. Of several who ask at once each sees the others,
-        unless one of them takes very long.
+        """Reserve bytes of the quota before they are received.
+
+        Of several concurrent reservations each sees the others, unless one of them takes longer than the lock's
+        timeout.
 
         Args:
             size: Bytes, not fewer than were written.
-            must_fit: Raises what it likes if the tenant has no room for so many more bytes than are kept.
+            must_fit: Called with the bytes on top of what is stored; raises an error of its own if the tenant
+                has no room.
         """
         with ExitStack() as lock:
             with suppress(TimeoutError):
@@ -99,18 +102,18 @@ class Arriving:
             self.cut(size)
 
     def cut(self, size: int) -> None:
-        """Let the file have this size."""
+        """Truncate or extend the file to this size."""
         os.truncate(self.path, size)
         self.size = size
 
     def end(self) -> None:
-        """Remove it: it is kept elsewhere, or not at all."""
+        """Remove the file: it is stored elsewhere, or not at all."""
         self.path.unlink(missing_ok=True)
         self._held.release()
 
 
 def _is_left_behind(path: Path) -> bool:
-    """Whether the process that received a file has ended without removing it."""
+    """Return whether the process that received a file has ended without removing it."""
     try:
         is_ours = path.name.split(".")[1:2] == [_machine()]
         return (is_ours or _age(path) > SETTLED_SECONDS) and not is_held(path)
@@ -126,7 +129,7 @@ def _age(path: Path) -> float:
 
 @cache
 def _machine() -> str:
-    """Name those processes that see each other's locks on any disk: one start of one kernel, with its containers."""
+    """Return an id of the processes that see each other's locks on any disk: one boot of one kernel."""
     try:
         started = _BOOT_ID.read_text()
     except OSError:  # not Linux

@@ -1,4 +1,4 @@
-"""Starting the process that looks into what strangers named or sent (`check_process.py`), and ending it for sure."""
+"""Starting and killing the limited process that checks untrusted files (`check_process.py`)."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from gkd_core.process.interpreter import on_safe_path, python
 from gkd_core.run_dir import PARENT
 
 LONGEST_ANSWER = 32 * 1024**2
-"""Bytes. A report names a hundred items of everything at most."""
+"""Maximum size of an answer, in bytes. A report names at most a hundred items of everything."""
 _GIVEN = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "LANG", "LC_ALL", "TZ", "TMPDIR")
-"""Variables that such a process may see; others hold passwords."""
+"""Environment variables that such a process may see; others hold passwords."""
 _POLL_SECONDS = 0.1
 _SHORTEST_POLL_SECONDS = 0.01
 
@@ -27,13 +27,13 @@ _SHORTEST_POLL_SECONDS = 0.01
 def started(
     command: Sequence[str], request: BaseModel, output: IO[bytes], errors: IO[bytes]
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """The process, its request sent; it and all that it started are gone at the end.
+    """Start a process and send its request; at the end kill it and all its children.
 
     Args:
-        command: What Python is to run.
-        request: What it reads on its input; it holds no secret.
-        output: Where its answer goes.
-        errors: Where the rest goes.
+        command: Arguments for Python.
+        request: Sent on stdin; it contains no secret.
+        output: File for stdout, the answer.
+        errors: File for stderr.
     """
     own = {name: os.environ[name] for name in _GIVEN if name in os.environ}
     process = subprocess.Popen(
@@ -41,7 +41,7 @@ def started(
         stdin=subprocess.PIPE,
         stdout=output,
         stderr=errors,
-        # Each thread takes of the memory.
+        # Every thread takes memory.
         env=on_safe_path({**own, "OMP_NUM_THREADS": "1", PARENT: str(os.getpid())}),
         start_new_session=True,
     )
@@ -58,12 +58,15 @@ def started(
 def ended(
     process: subprocess.Popen[bytes], seconds: float, why_now: Callable[[], str | None] = lambda: None
 ) -> str | None:
-    """Wait for the end of a process; why it was ended, where it was.
+    """Wait for a process to exit, or kill it.
 
     Args:
         process: Of `started`.
-        seconds: How long it may take.
-        why_now: Says why it is to be ended now; None: it is not.
+        seconds: Timeout.
+        why_now: Returns the reason to kill it now; None: there is none.
+
+    Returns:
+        Why it was killed; None if it exited by itself.
     """
     begun, pause = time.monotonic(), _SHORTEST_POLL_SECONDS
     while process.poll() is None:
@@ -78,14 +81,14 @@ def ended(
 
 
 def killed(process: subprocess.Popen[bytes], why: str) -> str:
-    """End a process and all that it started; the reason again."""
-    os.killpg(process.pid, signal.SIGKILL)  # not reaped yet, so the group is its own
+    """Kill a process and all its children, and return the reason that was passed."""
+    os.killpg(process.pid, signal.SIGKILL)  # not reaped yet, so the process group is its own
     process.wait()
     return why
 
 
 def broke_off(code: int, seconds: float) -> str | None:
-    """Why there is no answer, by an exit code; None where there is one."""
+    """Return why an exit code means that there is no answer; None if there is one."""
     if code == -signal.SIGXCPU:
         return f"it took more than {seconds:g} s of computing"
     if code < 0:
@@ -94,12 +97,12 @@ def broke_off(code: int, seconds: float) -> str | None:
 
 
 def answer_in(output: IO[bytes]) -> bytes:
-    """What a process answered."""
+    """Return the answer of a process."""
     output.seek(0)
     return output.read(LONGEST_ANSWER + 1)
 
 
 def end_of(errors: IO[bytes]) -> bytes:
-    """Its last words; they name what strangers sent, so they are only logged, and quoted."""
+    """Return the end of its stderr; it quotes untrusted input, so it is only logged, escaped."""
     errors.seek(0)
     return errors.read(LONGEST_ANSWER)[-2000:]

@@ -1,7 +1,7 @@
-"""What a file of weights holds, found out without loading it and without torch: safetensors, or what torch.save wrote.
+"""Inspection of weights files without loading them and without torch: safetensors, or the format of torch.save.
 
-A `.pth` is a pickle, and a pickle is a program. Here it is run by an unpickler that knows only inert stand-ins for the
-few names that a state dict needs; whatever else it asks for is a reason to refuse the file.
+A `.pth` is a pickle, and a pickle is a program. Here an unpickler runs it that knows only inert stand-ins for
+the few names that a state dict needs; the file is refused if it asks for any other name.
 """
 
 from __future__ import annotations
@@ -24,43 +24,44 @@ from gkd_core.process.named_files import open_named
 from jobs.uploads.archives import BadArchive, must_not_overlap
 
 LARGEST_PICKLE = 64 * 1024**2
-"""Bytes of the pickle in a `.pth`; the tensors lie beside it. A thousand tensors take a tenth of a megabyte."""
+"""Maximum bytes of the pickle in a `.pth`; the tensors are separate. A thousand tensors take a tenth of a
+megabyte."""
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
-"""What `torch.save` began files with before it wrote zip archives."""
+"""Magic number of files of `torch.save` before it wrote zip archives."""
 _UNDER = ("model", "state_dict", "model_state_dict")
-"""Where training scripts put the state dict."""
+"""Keys under which training scripts store the state dict."""
 
 
 class BadModel(Exception):
-    """Why a file is no model that can be used."""
+    """Why a file is not a usable model."""
 
 
 class ModelFindings(BaseModel):
-    """What is in a file of weights."""
+    """What is in a weights file."""
 
     model_config = ConfigDict(frozen=True)
 
     format: Literal["safetensors", "pth"]
     tensors: int
     parameters: int
-    """Numbers in all tensors together."""
+    """Number of elements of all tensors together."""
     dtypes: dict[str, int]
-    """How many tensors there are of each type."""
+    """Number of tensors of each dtype."""
     card: ModelCard | None
-    """What a model of GKD says of itself. Null: a plain state dict, of which a spec must say architecture, backbone,
-    layout and classes."""
+    """The model card of a GKD model. Null: a plain state dict, for which a spec must give architecture,
+    backbone, layout and classes."""
 
 
 @dataclass(frozen=True)
 class _Tensor:
-    """A tensor as it is described; its numbers are not read."""
+    """The description of a tensor; its elements are not read."""
 
     dtype: str
     shape: tuple[int, ...]
 
 
 def inspect(path: Path) -> ModelFindings:
-    """Say what a file of weights holds.
+    """Return what a weights file contains.
 
     Raises:
         BadModel: it is damaged, no such file, or one that runs code when it is loaded.
@@ -136,7 +137,7 @@ def _header(text: bytes) -> dict[str, Any]:
 
 
 def _entry(name: str, entry: Any) -> tuple[int, int, _Tensor]:
-    """Where a tensor lies, from and to, and what it is."""
+    """Return the begin and end offset of a tensor in bytes, and its description."""
     match entry:
         case {"dtype": str(dtype), "shape": [*shape], "data_offsets": [int(begin), int(stop)]} if (
             dtype in _SAFE_BITS and all(_is_count(side) for side in shape) and _is_count(begin)
@@ -159,11 +160,11 @@ def _card(path: Path) -> ModelCard | None:
         raise BadModel("its model card is damaged, or of another version of GKD") from None
 
 
-# ---- what torch.save wrote -------------------------------------------------------------------------------
+# ---- torch.save ------------------------------------------------------------------------------------------
 
 
 def _read_zip(path: Path) -> Any:
-    """The value in a zip archive of torch's: a pickle, and each storage as a member."""
+    """Return the unpickled value of torch's zip format: a pickle, and each storage as a member."""
     try:
         with open_named(path) as whole, zipfile.ZipFile(whole) as archive:
             must_not_overlap(archive)
@@ -183,7 +184,7 @@ def _read_zip(path: Path) -> Any:
 
 
 def _read_legacy(path: Path) -> Any:
-    """The value in a file of torch before 1.6: several pickles, and the storages behind them."""
+    """Return the unpickled value of torch's format before 1.6: several pickles, followed by the storages."""
     with open_named(path) as file:
         if _unpickled(file) != _LEGACY_MAGIC:
             raise BadModel("it is a pickle that torch did not write; loading it would run code from it")
@@ -216,11 +217,11 @@ class _Storage:
 
 
 class _Inert(pickle.Unpickler):
-    """Unpickles into stand-ins: nothing that it can name does anything.
+    """An unpickler of inert stand-ins: nothing that a pickle can name has an effect.
 
     Args:
         file: The pickle.
-        size_of: Bytes of a storage by key, None where there is none; None: they are not looked for.
+        size_of: Returns the bytes of a storage by key, None if there is none; None: sizes are not checked.
     """
 
     def __init__(self, file: IO[bytes], size_of: Callable[[str], int | None] | None) -> None:
@@ -228,10 +229,10 @@ class _Inert(pickle.Unpickler):
         self._size_of = size_of
 
     def find_class(self, module: str, name: str) -> Any:
-        """A stand-in.
+        """Return the stand-in for a name.
 
         Raises:
-            BadModel: the file wants something else, which torch's loader would refuse to give it, too.
+            BadModel: the file asks for another name, which torch's loader would refuse, too.
         """
         if module == "torch" and name in _DTYPES:
             return name
@@ -244,10 +245,10 @@ class _Inert(pickle.Unpickler):
             ) from None
 
     def persistent_load(self, pid: Any) -> _Storage:
-        """What stands for a storage.
+        """Return the stand-in for a storage.
 
         Raises:
-            BadModel: it is not there, or smaller than it says.
+            BadModel: it is missing, or smaller than declared.
         """
         match pid:
             case ("storage", _StorageType(dtype, bytes_each), str(key), str(), int(count), *_) if _is_count(
@@ -261,7 +262,7 @@ class _Inert(pickle.Unpickler):
 
 
 def _rebuilt(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> _Tensor:
-    """Stands for torch's functions that put a tensor together."""
+    """Replace torch's functions that rebuild a tensor."""
     shape = tuple(size)
     counts = (offset, *shape, *stride)
     if not isinstance(storage, _Storage) or len(shape) != len(stride) or not all(map(_is_count, counts)):
@@ -273,12 +274,12 @@ def _rebuilt(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> _Ten
 
 
 def _same(value: Any, *_: Any) -> Any:
-    """Stands for what wraps a tensor."""
+    """Replace functions that wrap a tensor: return the tensor."""
     return value
 
 
 def _nothing(*_: Any) -> None:
-    """Stands for values that say nothing of a model."""
+    """Replace values that are irrelevant to a model: return None."""
 
 
 _STORAGES = {
@@ -308,11 +309,12 @@ _STAND_INS: Mapping[tuple[str, str], Any] = {
     ("__builtin__", "set"): set,
     ("builtins", "set"): set,
 }
-"""What a state dict and the usual things beside it are made of; all of it is also let through by torch's own loader."""
+"""Names that a state dict and its usual companions consist of; torch's own safe loader allows all of them,
+too."""
 
 
 def _state(found: Any) -> list[_Tensor]:
-    """The tensors of the state dict in what was saved, as `gkd_core.detectors.weights` looks for it."""
+    """Return the tensors of the state dict in a checkpoint, found as by `gkd_core.detectors.weights`."""
     for key in _UNDER:
         if isinstance(found, dict) and isinstance(found.get(key), dict):
             found = found[key]

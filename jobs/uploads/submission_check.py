@@ -1,7 +1,7 @@
-"""What is in the data set that a submission names: looked into here, or in a limited process where it is large.
+"""Inspection of the data set or weights of a submission: in this process, or in a limited one if they are large.
 
-Python parses JSON without letting any other thread on, so a file of a hundred megabytes would silence the API for
-seconds. A process costs about a second, which a small data set need not wait for.
+Python holds the GIL while it parses JSON, so a file of a hundred megabytes would block the API for seconds. A
+process costs about a second, which a small data set need not wait for.
 """
 
 from __future__ import annotations
@@ -25,15 +25,16 @@ from jobs.uploads.limited_process import answer_in, broke_off, end_of, ended, st
 from jobs.uploads.model_files import BadModel, inspect
 
 HEADERS = 2000
-"""Pictures whose header is read before a job is accepted: a second or two. The engine reads them all."""
+"""Number of pictures whose header is read before a job is accepted: a second or two. The engine reads them
+all."""
 LARGE_BYTES = 8 * 1024**2
-"""Of a file that is no picture: half a second of silence, if it is parsed here."""
+"""Size in bytes from which an annotation file counts as large: parsing it blocks the API for half a second."""
 MANY_FILES = 20_000
-"""Of a data set, from which on it is looked into apart: their labels take seconds."""
+"""Number of files from which a data set is inspected in another process: its labels take seconds."""
 LARGE_HEADER = 1024**2
-"""Bytes of the header of a file of weights, likewise: those of a thousand tensors take a tenth."""
+"""Bytes of the header of a weights file, likewise; the header of a thousand tensors has a tenth of that."""
 COMMAND = ("-m", "jobs.uploads.check_process", "submission")
-"""What Python is to run."""
+"""Arguments for Python that start the limited process."""
 
 
 class Wanted(BaseModel):
@@ -42,30 +43,30 @@ class Wanted(BaseModel):
     model_config = ConfigDict(frozen=True)
 
     scored: SplitName | None = None
-    """The one that a model is to be scored on; None: those of a training."""
+    """The split to evaluate a model on; None: the splits of a training."""
     certain: bool = False
-    """Whether that one was asked for in so many words; if not, the only one that there is will do."""
+    """Whether that split was named explicitly; if not, the only existing split will do."""
     recipe: TrainConfig | None = None
-    """How it is to be learnt from; objects that are too small for that are told."""
+    """The training recipe; objects that are too small for it cause warnings."""
 
     def of(self, data: DataConfig) -> Collection[SplitName]:
-        """The splits that are needed of a data set.
+        """Return the splits that are needed of a data set.
 
         Raises:
-            DataError: the one that is to be scored is not there.
+            DataError: the split to evaluate is missing.
         """
         return needed(data) if self.scored is None else _scored_split(self.scored, self.certain, data)
 
 
 class Submission(BaseModel):
-    """What a process is to look into."""
+    """The request to a limited process."""
 
     model_config = ConfigDict(frozen=True)
 
     data: DataConfig | None = None
     """A data set with absolute paths, or"""
     weights: Path | None = None
-    """a file of weights."""
+    """a weights file."""
     wanted: Wanted = Wanted()
     roots: tuple[Path, ...]
     confined: bool = True
@@ -74,7 +75,7 @@ class Submission(BaseModel):
 
 
 class Looked(BaseModel):
-    """What was found."""
+    """The result of an inspection."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -84,14 +85,14 @@ class Looked(BaseModel):
 
 
 class Here:
-    """Looks into what a submission names in this process."""
+    """Inspection in this process."""
 
     def data(self, placed: DataConfig, places: DataRoots, wanted: Wanted) -> Looked:
-        """What is in a data set whose paths are absolute, and which must not leave these places."""
+        """Return what is in a data set whose paths are absolute, and which must stay within these data roots."""
         try:
             with (
                 places.reading()
-            ):  # a data.yaml is read to find the rest, and a link may be put there any time
+            ):  # a data.yaml is read to find the rest, and a link may be created there at any time
                 needs = wanted.of(placed)
                 found = recognise(placed, needs=needs)
                 left = tuple(_problem(error.message, error.hint) for error in places.left_by(found.config))
@@ -110,10 +111,10 @@ class Here:
             return Looked(problems=(_problem(f"cannot be read now: {away}", hint),))
 
     def card(self, weights: Path) -> ModelCard | None:
-        """The card in a file of weights whose header is large; None: it has none.
+        """Return the card of a weights file whose header is large; None if it has none.
 
         Raises:
-            DataRootError: it is no file of weights.
+            DataRootError: it is no weights file.
         """
         try:
             return inspect(weights).card
@@ -126,21 +127,21 @@ HERE = Here()
 
 @dataclass(frozen=True)
 class Apart(Here):
-    """The same, but what is large in a process of its own, with limits: the others are answered meanwhile."""
+    """Inspection of large data in a limited process of its own, so that other requests are answered meanwhile."""
 
     memory_bytes: int
-    """Address space that a process may take."""
+    """Maximum address space of a process, in bytes."""
     seconds: float
-    """How long it may take."""
+    """Timeout of a process."""
 
     def data(self, placed: DataConfig, places: DataRoots, wanted: Wanted) -> Looked:
-        """See `Here.data`."""
+        """Return what is in a data set; see `Here.data`."""
         if not is_large(placed):
             return super().data(placed, places, wanted)
         return self._ask(self._submission(places, data=placed, wanted=wanted))
 
     def card(self, weights: Path) -> ModelCard | None:
-        """See `Here.card`."""
+        """Return the card of a weights file; see `Here.card`."""
         looked = self._ask(self._submission(DataRoots([weights.parent]), weights=weights))
         for problem in looked.problems:
             raise DataRootError(problem.message, problem.hint)
@@ -171,7 +172,7 @@ _SMALLER = "Split it, or give the service more of GKD_CHECK_MEMORY and GKD_LOOK_
 
 
 def is_large(data: DataConfig) -> bool:
-    """Whether a data set has a large file that is no picture, or very many files."""
+    """Return whether a data set has a large file that is no picture, or very many files."""
     splits = [path for split in data.splits.values() for path in (split.images, split.annotations) if path]
     files = 0
     for place in dict.fromkeys(filter(None, [data.path, *splits])):
@@ -183,12 +184,15 @@ def is_large(data: DataConfig) -> bool:
 
 
 def has_large_header(weights: Path) -> bool:
-    """Whether the header of a file of weights is too large to be parsed in passing."""
+    """Return whether the header of a weights file is too large to be parsed in the API's process."""
     return header_bytes(weights) > LARGE_HEADER
 
 
 def _files(place: Path) -> Iterator[Path]:
-    """The file, or what lies in a folder; links to other folders are not followed: this is a guess, not a check."""
+    """Yield the file, or the files of a folder.
+
+    Links to folders are not followed: this is an estimate, not a check.
+    """
     if place.is_file():
         yield place
     for folder, _, names in os.walk(place):
@@ -207,15 +211,15 @@ def _problem(message: str, hint: str) -> Problem:
 
 
 def _scored_split(split: SplitName, certain: bool, data: DataConfig) -> tuple[SplitName, ...]:
-    """Return the split that a model is to be scored on, if need be the only one that there is.
+    """Return the split that a model is to be evaluated on, if need be the only existing one.
 
     Args:
-        split: what was asked for.
-        certain: whether no other will do.
-        data: with absolute paths.
+        split: The split asked for.
+        certain: Whether no other one will do.
+        data: With absolute paths.
 
     Raises:
-        DataError: there is no such split, and no single other one or a certain one was asked for.
+        DataError: there is no such split, and either it was named explicitly or there is no single other one.
     """
     try:
         find_layout(data, needs=(split,))
