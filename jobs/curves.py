@@ -1,6 +1,6 @@
-"""How numbers went while a job ran: its events as curves, thinned so that what a picture of them shows stays.
+"""Metric curves of a job, computed from its events and downsampled so that a plot keeps its shape.
 
-A stretch of many points is shown by its lowest and its highest one. Spikes survive that, which means and every n-th
+Each bin of many points is reduced to its minimum and maximum. This keeps spikes, which means and every n-th
 point lose, and the curve has no value that was not measured.
 """
 
@@ -15,13 +15,13 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 KINDS = ("progress", "evaluation", "prototypes")
-"""The events that hold numbers over time."""
+"""The event kinds with values over time."""
 
 LEAST_POINTS, MOST_POINTS = 10, 10_000
 
 
 class Curve(BaseModel):
-    """One number over time: as many entries in `x` as in `y`, x rising."""
+    """One value over time: `x` and `y` have equal length, x is rising."""
 
     model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
 
@@ -31,7 +31,7 @@ class Curve(BaseModel):
 
 
 class RunCurves(BaseModel):
-    """The curves of one training: of "model", or of "student" or "control"; of "teacher", where it is evaluated."""
+    """The curves of one training: of "model", or of "student" or "control"; of "teacher" if it is evaluated."""
 
     model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
 
@@ -40,17 +40,17 @@ class RunCurves(BaseModel):
     lr: Curve | None = None
     """Learning rate over steps."""
     images_per_second: Curve | None = None
-    """Over steps."""
+    """Images per second over steps."""
     evaluation: dict[str, Curve] = {}
     """Each metric over epochs, AP first."""
     per_class: dict[str, Curve] = {}
     """AP of each class over epochs."""
     reconstruction_error: dict[str, Curve] = {}
-    """Of the prototypes, over epochs, by level (its stride)."""
+    """Reconstruction error of the prototypes over epochs, by level (its stride)."""
 
 
 class JobCurves(BaseModel):
-    """Everything about a job that changes while it runs."""
+    """All curves of a job."""
 
     model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
 
@@ -59,7 +59,10 @@ class JobCurves(BaseModel):
 
 
 class _Points:
-    """A curve as it comes in. What a later attempt did again takes the place of what the one before did."""
+    """A curve under construction.
+
+    Points of a later attempt replace those of an earlier one from the same step on.
+    """
 
     def __init__(self) -> None:
         self.x = array("q")
@@ -81,13 +84,13 @@ _Measured = dict[tuple[str, str], _Points]  # by field of RunCurves and name in 
 
 
 class Measurements:
-    """Collects the events of a job, in order."""
+    """Collector of curves from the events of a job, which are added in order."""
 
     def __init__(self) -> None:
         self._runs: dict[str, _Measured] = {}
 
     def add(self, kind: str, body: Mapping[str, Any]) -> None:
-        """One event of a kind in `KINDS`."""
+        """Add one event of a kind in `KINDS`."""
         run = self._runs.setdefault(body["run"], defaultdict(_Points))
         x = body["step" if kind == "progress" else "epoch"]
         for key, value in _VALUES[kind](body):
@@ -95,21 +98,21 @@ class Measurements:
                 run[key].add(x, value)
 
     def curves(self, points: int) -> JobCurves:
-        """All of them, none with more than so many points."""
+        """Return all curves, each of at most `points` points."""
         return JobCurves(
             runs={name: _run(measured, points) for name, measured in self._runs.items() if measured}
         )
 
 
 def thin(values: Sequence[float], points: int) -> list[int]:
-    """Which of many values to show: first and last, and of each stretch between them the lowest and the highest.
+    """Return the indices of the values to show: first and last, and of each bin between them minimum and maximum.
 
     Args:
-        values: In order.
-        points: How many at most, 4 or more.
+        values: The values, in order.
+        points: Maximum number of indices, 4 or more.
 
     Returns:
-        Indices in rising order, all of them where there are few enough.
+        Indices in rising order, all of them if there are few enough.
     """
     count = len(values)
     if count <= points:
@@ -134,7 +137,7 @@ def _run(measured: _Measured, points: int) -> RunCurves:
 _Value = tuple[tuple[str, str], float | None]
 
 
-def _of_progress(body: Mapping[str, Any]) -> Iterator[_Value]:
+def _progress_values(body: Mapping[str, Any]) -> Iterator[_Value]:
     if body["activity"] != "train":
         return
     for name, value in body["losses"].items():
@@ -143,15 +146,15 @@ def _of_progress(body: Mapping[str, Any]) -> Iterator[_Value]:
         yield (name, ""), body[name]
 
 
-def _of_evaluation(body: Mapping[str, Any]) -> Iterator[_Value]:
+def _evaluation_values(body: Mapping[str, Any]) -> Iterator[_Value]:
     for field, values in (("evaluation", body["metrics"]), ("per_class", body["per_class"])):
         for name, value in values.items():
             yield (field, name), None if value is not None and value < 0 else value  # -1: no such objects
 
 
-def _of_prototypes(body: Mapping[str, Any]) -> Iterator[_Value]:
+def _prototype_values(body: Mapping[str, Any]) -> Iterator[_Value]:
     for level, value in body["reconstruction_error"].items():
         yield ("reconstruction_error", level), value
 
 
-_VALUES = {"progress": _of_progress, "evaluation": _of_evaluation, "prototypes": _of_prototypes}
+_VALUES = {"progress": _progress_values, "evaluation": _evaluation_values, "prototypes": _prototype_values}

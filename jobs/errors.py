@@ -1,4 +1,4 @@
-"""What the store and the artifacts refuse, each in a sentence."""
+"""Errors of the store and the artifacts, each with a message for users."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from jobs.job import Ticket
 
 
 class JobsError(Exception):
-    """Root of the errors of `jobs`."""
+    """Base class of the errors of `jobs`."""
 
 
 class UnknownJob(JobsError):
@@ -18,7 +18,7 @@ class UnknownJob(JobsError):
 
 
 class UnknownCursor(JobsError):
-    """No page of this list has ended with this cursor."""
+    """The cursor does not belong to this list."""
 
     def __init__(self, cursor: str) -> None:
         super().__init__(
@@ -36,7 +36,7 @@ class UnknownArtifact(JobsError):
 
 
 class UnknownModelFile(UnknownArtifact):
-    """The service has no file of its own of this model."""
+    """The model is not an upload, so the service has no file of it to send."""
 
     def __init__(self, model_id: str) -> None:
         message = f"model {model_id} lies under a data root; only the files of uploaded models are sent"
@@ -44,7 +44,7 @@ class UnknownModelFile(UnknownArtifact):
 
 
 class NotAllowed(JobsError):
-    """The job's state does not allow this; `actions` are those that it does allow."""
+    """The job's state does not allow the action; `actions` are the allowed ones."""
 
     def __init__(self, job_id: str, action: str, state: str, actions: tuple[str, ...]) -> None:
         allowed = f"allowed now: {', '.join(actions)}" if actions else "nothing can be asked of it any more"
@@ -55,16 +55,16 @@ class NotAllowed(JobsError):
 
 
 class InUse(JobsError):
-    """The job's model is wanted by jobs that have not ended."""
+    """The job's model is needed by jobs that have not ended."""
 
     def __init__(self, job_id: str, users: tuple[str, ...]) -> None:
         super().__init__(
-            f"cannot delete job {job_id}: its model is wanted by job {' and '.join(users[:_SHOWN])}"
-            f"{' and others' if len(users) > _SHOWN else ''}; let them end, or cancel them first"
+            f"cannot delete job {job_id}: its model is wanted by job {' and '.join(users[:_NAMED_JOBS])}"
+            f"{' and others' if len(users) > _NAMED_JOBS else ''}; let them end, or cancel them first"
         )
 
 
-_SHOWN = 3
+_NAMED_JOBS = 3
 
 
 class UnknownResource(JobsError):
@@ -76,10 +76,10 @@ class UnknownResource(JobsError):
 
 
 class ResourceInUse(JobsError):
-    """A data set or model is needed by jobs that have not ended."""
+    """The data set or model is needed by jobs that have not ended."""
 
     def __init__(self, kind: str, resource_id: str, users: tuple[str, ...]) -> None:
-        shown = " and ".join(users[:_SHOWN]) + (" and others" if len(users) > _SHOWN else "")
+        shown = " and ".join(users[:_NAMED_JOBS]) + (" and others" if len(users) > _NAMED_JOBS else "")
         super().__init__(
             f"cannot delete {_KINDS[kind]} {resource_id}: job {shown} needs it; let them end, or cancel them first"
         )
@@ -90,7 +90,7 @@ _KINDS = {"dataset": "data set", "model": "model"}
 
 
 class IdempotencyConflict(JobsError):
-    """The same idempotency key came with another spec."""
+    """The idempotency key was sent with another spec before."""
 
     def __init__(self, key: str, job_id: str) -> None:
         super().__init__(
@@ -109,14 +109,14 @@ class UnknownKey(JobsError):
 
 
 class InvalidKeyName(JobsError):
-    """No API key can be called so."""
+    """The name of an API key is not valid."""
 
     def __init__(self, name: str) -> None:
         super().__init__(f"{name[:80]!r} is no name of a key: at most 200 characters, and not blanks alone")
 
 
 class InvalidTenant(JobsError):
-    """No tenant can be called so."""
+    """The name of a tenant is not valid."""
 
     def __init__(self, name: str) -> None:
         super().__init__(
@@ -125,13 +125,13 @@ class InvalidTenant(JobsError):
 
 
 class QuotaExceeded(JobsError):
-    """A tenant has as much of the service as it may.
+    """A tenant has reached one of its limits.
 
     Args:
         limit: The field of `Limits`.
         allowed: Its value.
-        used: How much of that the tenant has.
-        hint: What helps, where it is not what mostly does.
+        used: The tenant's usage.
+        hint: What to do, if it is not the usual remedy.
     """
 
     def __init__(self, limit: str, allowed: float, used: float, hint: str | None = None) -> None:
@@ -146,11 +146,11 @@ _MAKES_ROOM = {
     "what is being sent counts, too",
     "gpu_hours": "those of the last 30 days count; jobs without a GPU are still taken in",
 }
-"""What helps, by limit."""
+"""The usual remedy, by limit."""
 
 
 class StaleTicket(JobsError):
-    """The job is no longer this attempt's: whoever holds the ticket must stop and publish nothing."""
+    """The ticket is no longer valid: its holder must stop and publish nothing."""
 
     def __init__(self, ticket: Ticket) -> None:
         super().__init__(f"attempt {ticket.attempt} no longer holds job {ticket.job_id}")
@@ -158,16 +158,16 @@ class StaleTicket(JobsError):
 
 
 class StoreUnavailable(JobsError):
-    """The database does not answer; what was asked may be asked again later."""
+    """The database does not answer; the call may be retried later."""
 
     def __init__(self, cause: Exception) -> None:
         super().__init__(f"the database does not answer: {str(cause).splitlines()[0]}")
 
 
 class StoreRefuses(StoreUnavailable):
-    """The database answers but takes no writes; what was asked may be asked again once somebody has seen to it.
+    """The database answers but accepts no writes; the call may be retried once an operator has fixed that.
 
-    Whoever waits for a database that is away waits for this one, too.
+    It is a `StoreUnavailable`, so that callers retry it in the same way.
     """
 
     def __init__(self, why: str, cause: Exception) -> None:
@@ -176,7 +176,7 @@ class StoreRefuses(StoreUnavailable):
 
 
 class WrongRevision(JobsError):
-    """The database is not as this release needs it."""
+    """The revision of the database is not the one this release needs."""
 
     def __init__(self, message: str, hint: str) -> None:
         super().__init__(f"{message}. {hint}")
@@ -185,7 +185,7 @@ class WrongRevision(JobsError):
 
 
 class WrongContent(JobsError):
-    """A file is not the one that was announced: it was replaced or damaged since."""
+    """A file has another hash than announced: it was replaced or damaged."""
 
     def __init__(self, name: str, expected: str, seen: str) -> None:
         super().__init__(
@@ -194,14 +194,14 @@ class WrongContent(JobsError):
 
 
 class ContentGone(JobsError):
-    """A file that was published is not where published files lie."""
+    """A published file is missing from the artifacts."""
 
     def __init__(self, sha256: str) -> None:
         super().__init__(f"the file with the SHA-256 {sha256} is gone from where published files are kept")
 
 
 class StillUnpacking(JobsError):
-    """An uploaded data set is being unpacked on this machine for somebody else; soon it is there."""
+    """An uploaded data set is being unpacked on this machine by another caller and will be ready soon."""
 
     def __init__(self, sha256: str) -> None:
         super().__init__(
@@ -210,23 +210,23 @@ class StillUnpacking(JobsError):
 
 
 class OperationCancelled(JobsError):
-    """Somebody wants no more of what was being done, and it was broken off."""
+    """The operation was cancelled by its caller."""
 
     def __init__(self) -> None:
         super().__init__("it was broken off: nobody waits for it any more")
 
 
 class ArtifactsUnavailable(JobsError):
-    """Where published files lie does not answer; what was asked may be asked again later."""
+    """The storage of the artifacts does not answer; the call may be retried later."""
 
     def __init__(self, place: str, cause: Exception) -> None:
-        # A URL in the words goes on with what nobody wants to read.
+        # What follows the ? of a URL in the message is of no use to anybody.
         words = str(cause).partition("?")[0] or type(cause).__name__
         super().__init__(f"{place} does not answer: {words.splitlines()[0]}")
 
 
 class ArtifactsRefused(JobsError):
-    """Published files cannot be kept or read before somebody changes something; `hint` says what."""
+    """The storage of the artifacts refuses the request until somebody changes something; `hint` says what."""
 
     def __init__(self, message: str, hint: str) -> None:
         super().__init__(f"{message}. {hint}")

@@ -1,9 +1,9 @@
-"""What a job is: a frozen value, its states, and the one table of its moves.
+"""The job as a frozen value, its states, and the table of its transitions.
 
 queued -----> running -----> succeeded | failed | cancelled        (end states never change)
   ^  |           |
   |  |           +---------> paused  ---> queued  (resume)
-  |  |           +---------> queued       (worker lost, shutting down, or tried again)
+  |  |           +---------> queued       (worker lost, shutting down, or retried)
   |  +---------------------> cancelled
 paused --------------------> cancelled
 """
@@ -23,7 +23,7 @@ from gkd_core.events import events as engine_events
 
 
 class State(StrEnum):
-    """Where a job is."""
+    """The state of a job."""
 
     QUEUED = "queued"
     RUNNING = "running"
@@ -41,19 +41,19 @@ MOVES: dict[State, frozenset[State]] = {
     State.FAILED: frozenset(),
     State.CANCELLED: frozenset(),
 }
-"""Every allowed move. queued -> failed happens when the job that it waits for ended without a model."""
+"""Every allowed transition. queued -> failed happens when the job that it waits for ended without a model."""
 
 QUEUES = {"cpu": 0, "gpu": 1, "gpu2": 2, "gpu4": 4, "gpu8": 8}
-"""How many GPUs a worker must have to hear a queue, by name, fewest first."""
+"""Number of GPUs that a worker needs to listen to a queue, by name, fewest first."""
 
 
 def queue_for(gpus: int) -> str:
-    """The queue of a job that needs so many GPUs, 0 to 8: the first that has enough."""
+    """Return the queue of a job that needs 0 to 8 GPUs: the first one with enough."""
     return next(name for name, has in QUEUES.items() if has >= gpus)
 
 
 def queues_heard(gpus: int) -> list[str]:
-    """The queues whose jobs find enough GPUs on a worker that has so many."""
+    """Return the queues that a worker with so many GPUs can serve."""
     return [name for name, needed in QUEUES.items() if needed <= gpus]
 
 
@@ -61,7 +61,7 @@ END_STATES = frozenset(state for state, moves in MOVES.items() if not moves)
 
 
 class Desired(StrEnum):
-    """What somebody asked of a running job; a request, not a state."""
+    """What a user has requested of a running job; a request, not a state."""
 
     RUN = "run"
     PAUSE = "pause"
@@ -76,7 +76,7 @@ class Ticket(NamedTuple):
 
 
 class Notification(NamedTuple):
-    """What a notification for a queued job needs to know of it."""
+    """What a notification carries about a queued job."""
 
     id: str
     queue: str
@@ -84,7 +84,7 @@ class Notification(NamedTuple):
 
 
 class Attempt(BaseModel):
-    """One try at running a job."""
+    """One attempt to run a job."""
 
     model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
 
@@ -93,7 +93,7 @@ class Attempt(BaseModel):
     started_at: datetime
     ended_at: datetime | None = None
     outcome: str | None = None
-    """succeeded, failed, cancelled, paused, requeued, lost (its lease ran out), or None while it runs."""
+    """succeeded, failed, cancelled, paused, requeued, lost (its lease expired), or None while it runs."""
     message: str = ""
 
 
@@ -111,7 +111,7 @@ class Artifact(BaseModel):
 
 
 class _SomeEvent:
-    """Says in JSON schemas what the body of an engine's event looks like; any other body may be anything."""
+    """Annotation for JSON schemas: the body of an engine's event has that event's schema, any other body is free."""
 
     @staticmethod
     def __get_pydantic_json_schema__(schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
@@ -127,14 +127,15 @@ class StoredEvent(BaseModel):
     attempt: int
     time: datetime
     kind: str
-    """An engine event's kind; "state" for a move, with `state` and `reason` in its body, and in the first one of a job
-    `warnings`, where there are any; "request" when somebody asked a running job to pause or cancel or took that back,
-    with `desired` in its body; or "change" when somebody changed its name, tags or priority, with what they are now."""
+    """An engine event's kind; "state" for a transition, with `state` and `reason` in its body, and in the
+    first one of a job `warnings`, if there are any; "request" when a user asked a running job to pause or
+    cancel or withdrew that, with `desired` in its body; or "change" when a user changed its name, tags or
+    priority, with the new values."""
     body: Annotated[dict[str, Any], _SomeEvent]
 
 
 class Job(BaseModel):
-    """A job as everybody sees it."""
+    """A job as clients see it."""
 
     model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
 
@@ -144,11 +145,11 @@ class Job(BaseModel):
     state: State
     desired: Desired
     reason: str
-    """Why the job is where it is, in one sentence."""
+    """Why the job is in its state, in one sentence."""
     priority: int
     tags: dict[str, str]
     queue: str
-    """One of `QUEUES`: what a worker must have."""
+    """One of `QUEUES`: how many GPUs a worker must have."""
     attempt: int
     """0 before the first claim."""
     worker: str | None
@@ -159,31 +160,32 @@ class Job(BaseModel):
     waits_for: tuple[str, ...]
     """Jobs that must succeed first."""
     retry_of: str | None = None
-    """The job that this one does again; it goes on from where that one was, if anything of that was left."""
+    """The job that this one retries; it resumes from that one's checkpoint, if any is left."""
     spec: dict[str, Any]
-    """As it was sent, with name, tags and priority as they were changed since."""
+    """The spec as it was sent, with later changes of name, tags and priority."""
     resolved: dict[str, Any]
-    """The engine's config with every default filled in; `job:<id>` still stands for a teacher that is not there yet."""
+    """The engine's config with every default filled in; `job:<id>` stands for a teacher that does not exist
+    yet."""
     progress: dict[str, Any] | None
     """The latest progress event."""
     evaluation: dict[str, Any] | None
     """The latest evaluation event."""
     warnings: tuple[str, ...] = ()
-    """What was found when the job was checked before it was queued, and stops nothing; events say the same."""
+    """Warnings from the check before the job was queued; events have them, too."""
     failure: Failure | None
     log_tail: str = ""
-    """The end of the log of a job that failed."""
+    """The end of the log of a failed job."""
     attempts: tuple[Attempt, ...]
 
     @property
     def ticket(self) -> Ticket:
-        """The ticket of the current attempt."""
+        """Return the ticket of the current attempt."""
         return Ticket(self.id, self.attempt)
 
     @computed_field  # type: ignore[prop-decorator]
     @property
     def actions(self) -> tuple[str, ...]:
-        """What may be asked of the job now. Cloning it may always be asked for, and asks nothing of it."""
+        """Return the actions that the job's state allows now. Cloning is always allowed and not listed."""
         return {
             State.QUEUED: ("cancel",),
             State.RUNNING: _OF_RUNNING[self.desired],
@@ -196,19 +198,21 @@ class Job(BaseModel):
     @computed_field  # type: ignore[prop-decorator]
     @property
     def estimated_end(self) -> datetime | None:
-        """When a running job will probably be done, by its latest progress; None while nobody can say."""
+        """Return the estimated end of a running job by its latest progress; None while it is unknown."""
         if self.state is not State.RUNNING or not self.progress or not self.attempts:
             return None
         told, left = float(self.progress.get("time") or 0.0), self.progress.get("seconds_left")
-        if left is None or told < self.attempts[-1].started_at.timestamp():  # it is an earlier attempt's
+        if (
+            left is None or told < self.attempts[-1].started_at.timestamp()
+        ):  # it belongs to an earlier attempt
             return None
         return datetime.fromtimestamp(told, UTC) + timedelta(seconds=min(left, _LONGEST_SECONDS))
 
 
 _OF_RUNNING = {
     Desired.RUN: ("cancel", "pause"),
-    Desired.PAUSE: ("resume", "cancel"),  # to resume takes the request back
+    Desired.PAUSE: ("resume", "cancel"),  # resuming withdraws the request
     Desired.CANCEL: ("cancel",),
 }
 _LONGEST_SECONDS = 10 * 365 * 86_400.0
-"""What an estimate may come to; the first steps of a run can suggest anything, and dates end somewhere."""
+"""Maximum of an estimate; the first steps of a run can suggest anything, and `datetime` has a maximum."""

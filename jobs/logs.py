@@ -1,8 +1,8 @@
-"""One pipe for every word that the service logs, its own and its libraries': JSON lines, or lines for people.
+"""Logging of the service and its libraries: JSON lines, or lines for people.
 
-Modules log as everywhere (`logging.getLogger(__name__)`). What a line is about (request, job, attempt, worker, tenant)
-is said once where it begins, with `bound`, and stands in each line until its end. Whatever goes out has passed
-`_safe`: no secret is in it, and nothing that somebody chose to be called makes a line look like two.
+Modules log as usual (`logging.getLogger(__name__)`). The context of a line (request, job, attempt, worker,
+tenant) is set once where it begins, with `bound`, and is part of each line until its end. Every line passes
+`_Redactor`: it contains no secret, and no user-chosen name can forge a second line.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ log = logging.getLogger(__name__)
 MASK = "[secret]"
 
 _LEAST_SECRET = 6
-"""Characters. A shorter password (`gkd`) would blot out words that have nothing to do with it; in URLs it is masked
-all the same."""
+"""Minimum length of a secret to mask, in characters. A shorter password (`gkd`) would mask unrelated words;
+in URLs it is masked anyway."""
 
 _SECRET_NAME = re.compile(
     r"passw|secret|token|authorization|cookie|api_?key|admin_key|credential", re.IGNORECASE
@@ -47,41 +47,41 @@ _SECRETS = (
         rf"\1\2{MASK}",
     ),
 )
-"""What looks like a secret, wherever it stands, and what is left of it."""
+"""Patterns of secrets, and their replacements."""
 
 _OWN_LEVELS = {"alembic": logging.WARNING, "uvicorn": logging.WARNING}
-"""Libraries that say at INFO what GKD says itself."""
+"""Libraries that log at INFO what GKD logs itself."""
 
 
 def configure(settings: Settings, *, queue: int = logging.WARNING, stream: TextIO | None = None) -> None:
-    """Set up all logging of this process. Called where the service is put together, and nowhere else.
+    """Configure all logging of this process. Called only where the service is assembled.
 
     Args:
-        settings: The format, and the secrets that must not be seen.
-        queue: From which level on the queue's words are logged.
-        stream: Where to; by default the standard error.
+        settings: The format, and the secrets to mask.
+        queue: Minimum level of the queue's log records.
+        stream: The target; by default stderr.
     """
     stream = stream or sys.stderr
     form = settings.log_format or ("console" if stream.isatty() else "json")
-    if not logging.getLogger().handlers:  # who embeds us may have set up his own
+    if not logging.getLogger().handlers:  # a program that embeds GKD may have configured its own
         handler = logging.StreamHandler(stream)
         handler.setFormatter(
-            _formatter(form, stream.isatty(), _Safe(_secrets_of(settings), form == "console"))
+            _formatter(form, stream.isatty(), _Redactor(_secrets_of(settings), form == "console"))
         )
         logging.basicConfig(level=logging.INFO, handlers=[handler])
         logging.captureWarnings(True)
-        threading.excepthook = _tell_of_death
+        threading.excepthook = _log_thread_error
     for name, level in (_OWN_LEVELS | {"celery": queue, "kombu": queue}).items():
         logging.getLogger(name).setLevel(level)
 
 
 def carried(act: Callable[[], object]) -> Callable[[], object]:
-    """The same act, for another thread, where it knows what it is about here and now."""
+    """Return the function for use in another thread, bound to the current log context."""
     return partial(copy_context().run, act)
 
 
-def _tell_of_death(last: threading.ExceptHookArgs) -> None:
-    """What Python would print across many lines."""
+def _log_thread_error(last: threading.ExceptHookArgs) -> None:
+    """Log an uncaught exception of a thread, which Python would print across many lines."""
     if not isinstance(last.exc_value, SystemExit | None):
         log.error("a thread ended in an error", exc_info=last.exc_value)
 
@@ -113,18 +113,18 @@ def _formatter(form: Literal["json", "console"], colors: bool, safe: Processor) 
     )
 
 
-# ---- what must not be seen -------------------------------------------------------------------------------
+# ---- masking ---------------------------------------------------------------------------------------------
 
 
 _FIRST = ("time", "level", "logger", "message")
 
 
-class _Safe:
-    """A processor: takes out secrets, leaves out what is not known, and disarms what would break a line.
+class _Redactor:
+    """A log processor that masks secrets, omits unknown values, and escapes what would break a line.
 
     Args:
-        secrets: Texts that must not be seen wherever they stand.
-        lines: Whether what goes out is read as lines of text; JSON has its own way to write what is in a text.
+        secrets: Texts to mask wherever they occur.
+        lines: Whether the output is read as lines of text; JSON has its own escapes.
     """
 
     def __init__(self, secrets: frozenset[str], lines: bool) -> None:
@@ -134,10 +134,10 @@ class _Safe:
         self._lines = lines
 
     def __call__(self, logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
-        ordered = {name: event[name] for name in _FIRST} | dict(event)  # what people look for first
+        ordered = {name: event[name] for name in _FIRST} | dict(event)  # the most important fields first
         safe = {name: self._value(name, value) for name, value in ordered.items() if value is not None}
         if self._lines and "exception" in safe:
-            safe["exception"] = "\n".join(f"  | {_disarmed(line)}" for line in safe["exception"].split("\n"))
+            safe["exception"] = "\n".join(f"  | {_escaped(line)}" for line in safe["exception"].split("\n"))
         return safe
 
     def _value(self, name: str, value: Any) -> Any:
@@ -150,10 +150,10 @@ class _Safe:
         if isinstance(value, list | tuple | set | frozenset):
             return [self._value(name, each) for each in value]
         text = self.masked(str(value))
-        return _disarmed(text) if self._lines and name != "exception" else text
+        return _escaped(text) if self._lines and name != "exception" else text
 
     def masked(self, text: str) -> str:
-        """A text without secrets."""
+        """Return a text with its secrets masked."""
         if self._known:
             text = self._known.sub(MASK, text)
         for pattern, rest in _SECRETS:
@@ -161,8 +161,8 @@ class _Safe:
         return text
 
 
-def _disarmed(text: str) -> str:
-    """A text in which control characters, of terminals and of lines, are written out."""
+def _escaped(text: str) -> str:
+    """Return a text with its control characters (of terminals and lines) escaped."""
     if text.isprintable():
         return text
     return "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
@@ -171,14 +171,16 @@ def _disarmed(text: str) -> str:
 def _secrets_of(settings: Settings) -> frozenset[str]:
     admin = settings.admin_key.get_secret_value() if settings.admin_key else ""
     found = {admin, *_passwords(settings.database_url), *_passwords(settings.broker_url)}
-    found |= {value for name, value in os.environ.items() if _SECRET_NAME.search(name)}  # AWS', PostgreSQL's
+    found |= {
+        value for name, value in os.environ.items() if _SECRET_NAME.search(name)
+    }  # those of AWS and PostgreSQL
     return frozenset(each for each in found if len(each) >= _LEAST_SECRET)
 
 
 def _passwords(url: str) -> tuple[str, ...]:
-    """The password in a URL, as it is written and as it is meant."""
+    """Return the password in a URL, as written and percent-decoded."""
     try:
         written = urlsplit(url).password or ""
-    except ValueError:  # whoever uses it says what is wrong with it
+    except ValueError:  # the user of the URL reports what is wrong with it
         return ()
     return written, unquote(written)

@@ -1,7 +1,8 @@
-"""What is counted over the life of the service, for Prometheus. The rows are `store/counters.py`'s.
+"""Counters over the lifetime of the service, for Prometheus. Their rows belong to `store/counters.py`.
 
-Each is counted in the transaction in which it happens, so a count is as true as the jobs: it survives restarts, and
-several APIs tell the same. What can be read off the tables at any time is not counted here.
+Each is incremented in the transaction in which the counted thing happens, so it is as reliable as the jobs: it
+survives restarts, and several API processes report the same. What the tables can tell at any time has no
+counter.
 """
 
 from __future__ import annotations
@@ -13,17 +14,17 @@ _MINUTE, _HOUR, _DAY = 60.0, 3600.0, 86_400.0
 
 
 class Count(NamedTuple):
-    """Something that is counted, or measured and counted by size."""
+    """The definition of a counter or histogram."""
 
     name: str
-    """Prometheus' name; that of a plain count gets `_total` there."""
+    """Prometheus' name; a counter gets `_total` there."""
     help: str
     labels: tuple[str, ...] = ()
     bounds: tuple[float, ...] = ()
-    """Upper bounds of the sizes; none for what is only counted."""
+    """Upper bounds of the histogram's buckets; empty for a counter."""
 
     def bound(self, size: float) -> float | None:
-        """The smallest bound that is not below a size; None: it is larger than all."""
+        """Return the smallest upper bound that is not below a size; None: the size is above all."""
         return next((bound for bound in self.bounds if size <= bound), None)
 
 
@@ -56,31 +57,31 @@ COUNTS = (SUBMITTED, ENDED, EVENTS, QUEUE_SECONDS, ATTEMPT_SECONDS, LEASES_LOST,
 
 
 class Counted(NamedTuple):
-    """How much there is of a count for one set of labels."""
+    """The value of a counter or histogram for one set of labels."""
 
     by_bound: Mapping[float | None, int]
-    """By upper bound, each size counted once; None: larger than all, or what has no size."""
+    """Number per bucket (not cumulative), by upper bound; None: above all bounds, or the value of a counter."""
     total: float
-    """Of all sizes."""
+    """Sum of all sizes."""
 
     @property
     def number(self) -> int:
-        """How many, of all sizes."""
+        """Return the number of all observations."""
         return sum(self.by_bound.values())
 
     def upto(self, bound: float) -> int:
-        """How many were at most so large."""
+        """Return the number of observations that are at most `bound`."""
         return sum(number for each, number in self.by_bound.items() if each is not None and each <= bound)
 
 
 class Figures(NamedTuple):
-    """How the service does."""
+    """The service's current metrics."""
 
     jobs: Mapping[tuple[str, str], int]
-    """By state and queue."""
+    """Number of jobs by state and queue."""
     oldest_seconds: Mapping[str, float]
-    """By queue: since the one of its waiting jobs that waits longest was queued."""
+    """By queue: seconds since its oldest waiting job was queued."""
     workers: Mapping[str, int]
-    """By state."""
+    """Number of workers by state."""
     counts: Mapping[tuple[str, tuple[str, ...]], Counted]
     """By name and labels."""

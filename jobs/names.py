@@ -1,4 +1,4 @@
-"""What people may call things: jobs, tags, keys, data sets and models."""
+"""Validation of user-chosen names: of jobs, tags, keys, data sets and models."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field
 
 VISIBLE: dict[str, Any] = {"pattern": r"^$|\S"}
-"""What `not_blank` demands, in a JSON schema."""
+"""JSON schema of `not_blank`."""
 
 
 def printable(text: str) -> str:
-    """Return a name that tables can show: control characters have no place there.
+    """Return the name if it has no control characters, which would break tables.
 
     Raises:
-        ValueError: it holds some.
+        ValueError: it contains some.
     """
     if not text.isprintable():
         raise ValueError(f"{text!r} holds characters that cannot be printed")
@@ -22,7 +22,7 @@ def printable(text: str) -> str:
 
 
 def not_blank(text: str) -> str:
-    """Return a name that can be seen; whether it may be empty is for others to say.
+    """Return the name if it is not only blanks; an empty name is allowed here.
 
     Raises:
         ValueError: it consists of blanks.

@@ -1,4 +1,4 @@
-"""What a worker says of itself, and how others see it. The rows are `store/workers.py`'s."""
+"""What a worker reports about itself, and the worker as clients see it. The rows belong to `store/workers.py`."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Gpu(BaseModel):
-    """One GPU of a worker, as its driver tells. What the driver does not know is None."""
+    """One GPU of a worker, as reported by its driver. Values unknown to the driver are None."""
 
     model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
 
     index: int
-    """The driver's number of it, in the order of the PCI bus."""
+    """The driver's index, in the order of the PCI bus."""
     uuid: str
     name: str
     memory_total: int | None = None
     """Bytes."""
     memory_used: int | None = None
-    """Bytes, by whichever process."""
+    """Bytes, of all processes."""
     utilisation: int | None = None
-    """Percent of the last second or so in which it worked."""
+    """Percent of the last second or so in which it was busy."""
     temperature: int | None = None
     """Degrees Celsius."""
 
 
 class Presence(BaseModel):
-    """A worker's word about itself."""
+    """A worker's report about itself."""
 
     model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
 
@@ -36,29 +36,29 @@ class Presence(BaseModel):
     host: str
     version: str
     queues: tuple[str, ...]
-    """What it listens to, what it prefers first."""
+    """Queues it listens to, most preferred first."""
     gpus: tuple[Gpu, ...] = ()
     draining: bool = False
-    """It takes no job any more."""
+    """It claims no more jobs."""
 
 
 class WorkerState(StrEnum):
-    """What a worker does."""
+    """The state of a worker."""
 
     IDLE = "idle"
     BUSY = "busy"
     DRAINING = "draining"
-    """It takes no job any more; it may still be saving one."""
+    """It claims no more jobs; it may still be saving one."""
     LOST = "lost"
-    """No sign of life for as long as a lease: its job is somebody else's by now, or is about to be."""
+    """No heartbeat for as long as a lease: another worker has its job by now, or will soon."""
 
 
 class Worker(Presence):
-    """A worker as others see it."""
+    """A worker as clients see it."""
 
     state: WorkerState
     job_id: str | None = None
-    """What it runs. None: nothing, or another tenant's job."""
+    """The job it runs. None: none, or another tenant's."""
     started_at: datetime
     seen_at: datetime
-    """Its last sign of life."""
+    """Time of its last heartbeat."""

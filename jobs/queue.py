@@ -1,7 +1,7 @@
-"""The job queue: a Celery queue that carries job ids and nothing else.
+"""The job queue: Celery queues that carry job ids and nothing else.
 
-A notification may be lost or doubled. Lost, the next sweep notifies again; doubled, the second claim finds nothing to
-do.
+A notification may be lost or duplicated. If it is lost, the next sweep sends another one; if it is duplicated,
+the second claim fails.
 """
 
 from __future__ import annotations
@@ -21,21 +21,22 @@ from jobs.job import QUEUES, Job, Notification
 log = logging.getLogger(__name__)
 
 TASK = "gkd.run_job"
-"""Name of the one task; its argument is a job id. Known by name, so that who notifies need not import workers."""
+"""Name of the only task; its argument is a job id. The task is sent by name, so that senders need not import
+the worker."""
 
 _BROKER_SECONDS = 2.0
-"""Patience with a broker that is away or hangs, for a connection and for each answer: the job is safe in the database,
-the sender need not wait. Who listens for notifications is not limited by it: that takes no answer."""
+"""Timeout for connecting to a broker and for each of its answers: the job is safe in the database, the
+sender need not wait. Listening for notifications is not limited by it."""
 
 _FIRST = "cpu"
 """The queue of jobs that need no GPU."""
 
 _LOOK_UP_SECONDS = 0.2
-"""How long a worker within the process listens at a stretch; Celery would listen for 2 s."""
+"""Polling interval of a worker in the same process; Celery would wait for 2 s."""
 
 
 def make_app(broker_url: str) -> Celery:
-    """The Celery app, for those who notify and those who work.
+    """Return the Celery app, for senders and workers.
 
     Args:
         broker_url: `redis://...`, or `memory://` within one process.
@@ -50,12 +51,12 @@ def make_app(broker_url: str) -> Celery:
         task_acks_late=False,  # the store knows what runs; a late acknowledgement would only deliver twice
         worker_prefetch_multiplier=1,
         worker_disable_prefetch=not in_memory,  # a job that waits behind a long one is free for other workers
-        # Concerns late acknowledgement alone; but a worker that leaves it open warns at each lost connection.
+        # Applies to late acknowledgement only; but without it a worker warns at each lost connection.
         worker_cancel_long_running_tasks_on_connection_loss=True,
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
-        broker_channel_error_retry=True,  # a broker that answers with errors ends no worker, as one that is away
-        worker_enable_remote_control=False,  # nobody steers workers through the broker
+        broker_channel_error_retry=True,  # an error from the broker ends no worker, as an outage does not
+        worker_enable_remote_control=False,  # workers are not controlled through the broker
         task_queues={name: {} for name in QUEUES},
         task_default_queue=_FIRST,
         task_create_missing_queues=False,
@@ -67,20 +68,23 @@ def make_app(broker_url: str) -> Celery:
 
 _IN_MEMORY = {
     "polling_interval": 0.1
-}  # seconds until a notification within the process is heard; 1 by default
+}  # seconds until a notification within the process is received; 1 by default
 _ON_REDIS = {
     "priority_steps": list(range(10)),
     "queue_order_strategy": "priority",
     "socket_connect_timeout": _BROKER_SECONDS,
     "socket_timeout": _BROKER_SECONDS,
     "socket_keepalive": True,
-    "max_retries": 1,  # of a sender; workers go on trying for ever
+    "max_retries": 1,  # of a sender; workers retry for ever
     "interval_start": 0.1,
 }
 
 
 class _OrderedChannel(memory.Channel):
-    """Kombu's own knows no priorities; here 0 goes first, as on Redis, and equals in the order they came."""
+    """An in-memory channel with priorities, which Kombu's own lacks.
+
+    0 goes first, as on Redis, equals in order of arrival.
+    """
 
     queues: dict[str, PriorityQueue[Any]] = {}  # noqa: RUF012 - shared by all channels, as in Kombu's own
     _arrivals = count()
@@ -105,13 +109,13 @@ class OrderedMemory(memory.Transport):
     Channel = _OrderedChannel
 
     def drain_events(self, connection: Any, timeout: float | None = None, **_: Any) -> None:
-        """Wait for a notification, never for long: between two waits a worker looks whether it is to end."""
+        """Wait for a notification for a short time: between two waits a worker checks whether it is to stop."""
         stretch = None if timeout is None else min(timeout, _LOOK_UP_SECONDS)
         super().drain_events(connection, timeout=stretch)  # type: ignore[no-untyped-call]
 
 
 class BrokerRefuses(ConnectionError):
-    """The broker answers, but with an error: it has no memory left, is a read-only replica, still loads its data."""
+    """The broker answers with an error: it is out of memory, a read-only replica, or still loading its data."""
 
     def __init__(self, cause: Exception) -> None:
         self.message = f"the broker answers with an error: {cause}"
@@ -119,20 +123,20 @@ class BrokerRefuses(ConnectionError):
 
 
 class JobQueue:
-    """Notify workers of jobs.
+    """The job queue, which notifies workers of jobs.
 
     Args:
-        app: What `make_app` made.
+        app: Of `make_app`.
     """
 
     def __init__(self, app: Celery) -> None:
         self.app = app
 
     def notify(self, job: Job | Notification) -> bool:
-        """Tell the workers that a job is there. Never raises: the job is in the store already.
+        """Notify the workers of a job. Never raises: the job is in the store already.
 
         Returns:
-            False when the broker is away; a sweep notifies again later.
+            False if the broker is unavailable; a sweep notifies again later.
         """
         try:
             self.app.send_task(
@@ -143,13 +147,16 @@ class JobQueue:
                 retry=False,
                 ignore_result=True,
             )
-        except Exception as error:  # what a broker can raise has no common root
+        except Exception as error:  # the errors of brokers have no common base class
             log.warning("could not notify workers of job %s: %s; a sweep will", job.id, error)
             return False
         return True
 
     def silent(self) -> tuple[str, ...]:
-        """Queues in which no notification waits: each was heard, or they were lost. None while the broker is away."""
+        """Return the queues in which no notification waits: each was received, or lost.
+
+        Empty if the broker is unavailable.
+        """
         try:
             with self._channel() as channel:
                 return tuple(name for name in QUEUES if not channel.queue_declare(queue=name).message_count)
@@ -158,7 +165,7 @@ class JobQueue:
             return ()
 
     def ping(self) -> None:
-        """Find out whether the broker answers, and takes what notifying writes.
+        """Check that the broker answers, and accepts what a notification writes.
 
         Raises:
             BrokerRefuses: It answers with an error.
@@ -168,7 +175,7 @@ class JobQueue:
             with self._channel() as channel:
                 self.app.amqp.queues[_FIRST](
                     channel
-                ).declare()  # which each notification does before it is sent
+                ).declare()  # as every notification does before it is sent
         except self._refusals() as error:
             raise BrokerRefuses(error) from error
         except Exception as error:  # as above
@@ -176,7 +183,7 @@ class JobQueue:
 
     @contextmanager
     def _channel(self) -> Iterator[Any]:
-        """A connection of its own: one of the pool may be from before the broker went away, and stay broken."""
+        """Open a new connection: a pooled one may be from before the broker went away, and stay broken."""
         with self.app.connection_for_write(connect_timeout=_BROKER_SECONDS) as connection:
             connection.ensure_connection(max_retries=1, interval_start=0.1, timeout=_BROKER_SECONDS)
             yield connection.default_channel

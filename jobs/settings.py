@@ -1,4 +1,4 @@
-"""Where the service keeps things and how patient it is: `GKD_...` in the environment, read once, then frozen."""
+"""Settings of the service: `GKD_...` environment variables, read once, then frozen."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from jobs.job import QUEUES
 
 _GPU = re.compile(r"\d+|(GPU|MIG)-[\w/-]+")
-"""How `CUDA_VISIBLE_DEVICES` names a GPU, or a part of one."""
+"""A GPU, or a part of one, as in `CUDA_VISIBLE_DEVICES`."""
 
 _BUCKET = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[\w-][\w.-]*)*/?", re.ASCII)
-"""A bucket as S3 allows it, and a prefix that needs no quoting anywhere."""
+"""A bucket name that S3 allows, and a prefix that needs no quoting anywhere."""
 
 
 def _in_home(name: str) -> Any:
-    """A default that lies in the home folder, wherever that is."""
+    """Return a field that defaults to a path in the home folder."""
     return Field(default_factory=lambda fields: fields["home"] / name)
 
 
 def _scheme(url: str) -> str:
-    """As much of a URL as may be shown: what follows may hold a password."""
+    """Return the part of a URL that is safe to show: the rest may contain a password."""
     return url.split("://")[0][:40]
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches an address."""
+    """Return whether only the local machine reaches an address."""
     try:
         return ip_address(host).is_loopback
     except ValueError:
@@ -50,91 +50,92 @@ class Settings(BaseSettings):
     )
 
     home: Path = Path("~/.gkd")
-    """Everything that the service writes lies here, unless a setting below says otherwise."""
+    """Folder of everything that the service writes, unless a setting below says otherwise."""
     database_url: str = Field(
         default_factory=lambda fields: f"sqlite:///{fields['home'] / 'gkd.db'}", repr=False
     )
-    """`sqlite:///FILE`, or `postgresql://...` when several machines work together."""
+    """`sqlite:///FILE`, or `postgresql://...` if several machines work together."""
     broker_url: str = Field(default="memory://", repr=False)
-    """`memory://` when API and worker share one process, else `redis://...`."""
+    """`memory://` if API and worker share one process, else `redis://...`."""
     artifacts_url: Annotated[Path | str, NoDecode] = _in_home("artifacts")
-    """Where published files lie, the same for every API and worker: a folder (or `file://` URL), or
-    `s3://BUCKET/PREFIX`. Endpoint, region and credentials of S3 are set as for any AWS tool: `AWS_ENDPOINT_URL_S3`,
-    `AWS_DEFAULT_REGION`, `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, a profile, or the machine's role."""
+    """Where published files are stored, the same for every API process and worker: a folder (or `file://`
+    URL), or `s3://BUCKET/PREFIX`. Endpoint, region and credentials of S3 are set as for any AWS tool:
+    `AWS_ENDPOINT_URL_S3`, `AWS_DEFAULT_REGION`, `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, a profile, or
+    the machine's role."""
     data_roots: Annotated[tuple[Path, ...], NoDecode] = (Path(),)
     """Folders under which jobs may read, separated as in `PATH`."""
 
     lease_seconds: float = Field(default=60.0, gt=0)
-    """A worker that is silent for so long has lost its job."""
+    """Time without a heartbeat after which a worker loses its job."""
     renew_seconds: float = Field(default=10.0, gt=0)
-    """How often a worker gives a sign of life: six chances within a lease."""
+    """Interval of a worker's heartbeats: six chances within a lease."""
     sweep_seconds: float = Field(default=15.0, gt=0)
-    """How often lost jobs and lost notifications are looked for."""
+    """Interval of the sweeps for lost jobs and lost notifications."""
     stop_seconds: float = Field(default=20.0, gt=0)
-    """Grace of an engine that was asked to stop until SIGTERM, and once more until SIGKILL. Twice this and
-    `renew_seconds` pass at most until a cancelled job's process is gone: less than a minute."""
+    """Grace period of an engine that was asked to stop until SIGTERM, and once more until SIGKILL. At most
+    twice this and `renew_seconds` pass until a cancelled job's process is gone: less than a minute."""
     max_attempts: int = Field(default=3, ge=1)
-    """Attempts in a row that saved nothing, after which a job fails for good."""
+    """Attempts in a row without a saved checkpoint after which a job fails for good."""
     gpus: Annotated[int | tuple[str, ...] | None, NoDecode] = None
-    """GPUs that the worker has: so many, the first ones; or these, by index or UUID (`0,1`; a single one as `1,`).
-    None: all. One worker for each set: what one has, no other may have."""
+    """GPUs of the worker: the first so many; or these, by index or UUID (`0,1`; a single one as `1,`). None:
+    all. No two workers may share a GPU."""
     queues: Annotated[tuple[str, ...] | None, NoDecode] = None
-    """Queues that the worker listens to, what it prefers first. None: all for which it has the GPUs, those that need
-    most first, so that a GPU is not kept waiting by a job that needs none while one that needs it is there."""
+    """Queues that the worker listens to, most preferred first. None: all for which it has the GPUs, those
+    that need most first, so that no job without a GPU keeps a GPU from a job that needs it."""
     free_bytes: ByteSize = Field(default=ByteSize(2 * 1024**3), ge=0)
-    """Space that must be free where runs and published files lie; with less no job is begun, and a running one is
-    paused until there is room. `5GiB` can be written so."""
+    """Bytes that must stay free on the disks of run directories and published files; with less no job is
+    started, and a running one is paused until there is space. `5GiB` can be written so."""
     keep_states: Literal["never", "ended"] | float = "ended"
-    """How long the states from which an ended job could go on are kept: `never`; `ended`: until it has ended for good,
-    so that one which its machine failed can be tried again; or so many days after any end."""
+    """How long the checkpoints of an ended job are kept: `never`; `ended`: until it has ended for good, so
+    that a job can be retried that failed because of its machine; or a number of days after any end."""
     keep_runs_days: float | None = Field(default=None, ge=0)
-    """Days after its end for which a job's run directory (log, figures, raw events) is kept. None: for ever. Events,
-    report and published files are kept elsewhere and stay."""
+    """Days after its end for which a job's run directory (log, figures, raw events) is kept. None: for ever.
+    Events, report and published files are stored elsewhere and stay."""
     upload_bytes: ByteSize = Field(default=ByteSize(20 * 1024**3), ge=1)
-    """Largest file that can be uploaded. COCO with its pictures has 20 GiB; larger ones are better put under a root."""
+    """Maximum size of an upload. COCO with its pictures has 20 GiB; put larger ones under a data root."""
     unpacked_bytes: ByteSize = Field(default=ByteSize(100 * 1024**3), ge=1)
-    """Most that an uploaded archive may become."""
+    """Maximum unpacked size of an uploaded archive."""
     check_memory: ByteSize = Field(default=ByteSize(4 * 1024**3), ge=256 * 1024**2)
-    """Address space of a process that looks into something registered or uploaded. The annotations of COCO take two
-    GiB."""
+    """Maximum address space of a process that checks a registered or uploaded resource. The annotations of
+    COCO take two GiB."""
     check_seconds: float = Field(default=1800.0, ge=1)
-    """Time that it may take, and also the time of computing by all its threads together. A picture takes a millisecond
-    or a few."""
+    """Timeout of such a check, and also its limit of CPU time of all threads together. A picture takes a few
+    milliseconds."""
     look_seconds: float = Field(default=120.0, ge=1)
-    """How long the data and weights that a submission names may be looked into before it is refused with 503. COCO on a
-    local disk takes ten seconds; a file server that answers no more is not waited for."""
+    """Timeout for the inspection of a submission's data and weights; after it the submission is refused with
+    503. COCO on a local disk takes ten seconds; a file server that does not answer is not waited for."""
     host: str = "127.0.0.1"
     """Address to listen on."""
     port: int = Field(default=8000, ge=0, le=65535)
     """Port to listen on; 0 takes a free one."""
     connections: int = Field(default=1000, ge=1)
-    """Most connections to one API at once; each stream and each long poll is one. When there are more, the one that has
-    waited longest without a request is closed; when all are being answered, the newcomer gets 503. Fewer where the
+    """Maximum connections of one API process; each stream and each long poll is one. Beyond it the
+    connection that has been idle longest is closed; if all are active, the new one gets 503. Less if the
     system allows the process too few open files: two are needed for each, and 256 more."""
     header_seconds: float = Field(default=30.0, gt=0)
-    """How long a request may take to arrive, but for its body, from the connection or the last answer on."""
+    """Timeout for the headers of a request, from the connection or the previous answer on."""
     admin_key: SecretStr | None = Field(default=None, min_length=32)
-    """A key of the tenant `default` that allows everything, for where no command can make the first one, such as in
-    containers. At least 32 characters, drawn at random: it is as good as the machine. With it, or with a key in the
-    database, the API may listen beyond the loopback."""
+    """A key of the tenant `default` with every scope, for deployments where no command can create the first
+    one, such as containers. At least 32 random characters: whoever has it controls the service. With it, or
+    with a key in the database, the API may listen beyond the loopback."""
 
     log_format: Literal["json", "console"] | None = None
-    """How the service logs, on its standard error: `json`, a line of JSON for each thing, or `console`, for people.
-    None: for people on a terminal, JSON anywhere else."""
+    """Log format on stderr: `json`, one JSON object per line, or `console`, for people. None: `console` on a
+    terminal, otherwise `json`."""
 
     @property
     def on_loopback(self) -> bool:
-        """Whether only this machine reaches the API."""
+        """Return whether only the local machine reaches the API."""
         return is_loopback(self.host)
 
     @property
     def incoming(self) -> Path:
-        """Folder of uploads under way."""
+        """Return the folder of uploads in progress."""
         return self.home / "incoming"
 
     @property
     def runs(self) -> Path:
-        """Folder of the run directories, one per job."""
+        """Return the folder of the run directories, one per job."""
         return self.home / "runs"
 
     @field_validator("home")

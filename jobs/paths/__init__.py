@@ -1,1 +1,1 @@
-"""Files below the data roots: what jobs may read, and whether it has changed."""
+"""Paths below the data roots: which of them jobs may read, and whether files have changed."""

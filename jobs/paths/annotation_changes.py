@@ -1,7 +1,7 @@
-"""Whether annotations were edited since a job was submitted (told before its first step) or began (it cannot go on).
+"""Detection of edited annotations: since a job was submitted (a warning), or since its training began (an error).
 
-What was learnt from some annotations cannot be gone on with on others, and a person who edits them mostly does not mean
-to change a run that is under way.
+A training cannot be resumed with other annotations, and a user who edits them usually does not mean to change a
+run in progress.
 """
 
 from __future__ import annotations
@@ -14,10 +14,14 @@ from jobs.paths.fingerprint import of_annotations
 
 
 def fingerprint_now(config: AnyRun) -> str | None:
-    """What the annotations are now; None where nobody asked for it, or they are not there, which the engine tells.
+    """Return the current fingerprint of the annotations.
 
     Args:
-        config: With files of this machine.
+        config: With local paths.
+
+    Returns:
+        None if the config has no fingerprint to compare with, or if files are missing, which the engine
+        reports.
     """
     if config.data_fingerprint is None:
         return None
@@ -28,7 +32,7 @@ def fingerprint_now(config: AnyRun) -> str | None:
 
 
 def began_with(run_dir: RunDir) -> str | None:
-    """The annotations with which a run began; None where it has not, or nobody looked."""
+    """Return the fingerprint with which a run began; None if it has not, or had none."""
     if not (run_dir.has_begun() and run_dir.config.exists()):
         return None
     return run_dir.read_config().data_fingerprint
@@ -38,15 +42,15 @@ def compare(config: AnyRun, now: str | None, run_dir: RunDir) -> tuple[AnyRun, W
     """Compare the annotations with those of the run so far, or of the submission.
 
     Args:
-        config: What is to be done.
+        config: The engine's config.
         now: Of `fingerprint_now`.
-        run_dir: Of the run, not yet prepared for this attempt.
+        run_dir: The run directory, not yet prepared for this attempt.
 
     Returns:
-        The config with the annotations that the run is carried out with, and what to say before its first step.
+        The config with the current fingerprint, and a warning to log before the first step, if any.
 
     Raises:
-        DataError: The run has begun with others.
+        DataError: The run began with other annotations.
     """
     if now is None:
         return config, None

@@ -1,4 +1,4 @@
-"""Where jobs may read: under the data roots, whatever a path looks like on paper."""
+"""The data roots: the only folders that jobs may read, also if a path contains symbolic links."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _NEIGHBOURS = 1000
 """Names that a misspelt one is compared with: a folder of pictures may hold a million."""
 
 _NAMED = 3
-"""Links that a message names before it only counts."""
+"""Number of links that a message names before it only counts."""
 
 _LONGEST = 4096
-"""Characters of a path; Linux takes no more."""
+"""Maximum length of a path in characters, as on Linux."""
 
 
 class DataRootError(Exception):
-    """A path in a spec names nothing that a job may read."""
+    """A path in a spec that does not exist or that a job may not read."""
 
     def __init__(self, message: str, hint: str) -> None:
         super().__init__(message)
@@ -33,12 +33,12 @@ class DataRootError(Exception):
 
 
 class DataRoots:
-    """Finds files and folders under the roots.
+    """Lookup of files and folders under the data roots.
 
     Args:
         roots: Folders, tried in order for a relative path.
-        confined: Whether a path must lie under a root once symbolic links are followed. False for a person who
-            runs the engine on the own machine: then roots only say where relative paths start.
+        confined: Whether a path must be under a root after symbolic links are resolved. False for a user who
+            runs the engine on the local machine: then roots only resolve relative paths.
     """
 
     def __init__(self, roots: Sequence[Path], *, confined: bool = True) -> None:
@@ -46,12 +46,12 @@ class DataRoots:
         self.confined = confined
 
     def find(self, text: str) -> Path:
-        """The absolute path, symbolic links followed, of something that is there.
+        """Return the absolute path of an existing file or folder, symbolic links resolved.
 
         Raises:
-            DataRootError: the path leaves the roots, or nothing lies there.
+            DataRootError: the path leaves the roots, or does not exist.
         """
-        if len(text) > _LONGEST:  # to look for half a million folders one by one would take half a minute
+        if len(text) > _LONGEST:  # looking for half a million folders one by one would take half a minute
             raise DataRootError(f"{text[:200]!r} is no path: File name too long", self._hint())
         try:
             candidates = self._candidates(text)
@@ -64,16 +64,19 @@ class DataRoots:
             return found
         if candidates and reachable == candidates:
             raise DataRootError(
-                f"there is no {text!r} {self._under()}", self._meant(candidates) + self._hint()
+                f"there is no {text!r} {self._under()}", self._suggest(candidates) + self._hint()
             )
         raise DataRootError(f"{text!r} leaves the data roots; a job reads {self._under()} only", self._hint())
 
     def reading(self) -> AbstractContextManager[None]:
-        """Let this thread open nothing else meanwhile, whatever was put in the place of what was found."""
+        """Return a context in which this thread can open files under the roots only.
+
+        This holds even if a path is replaced by a link after it was checked.
+        """
         return reading_only(self.roots if self.confined else None)
 
     def must_allow(self, path: Path) -> None:
-        """Refuse a path that was found by looking into an allowed folder but leads out of it by a link.
+        """Check that a path found inside an allowed folder does not leave the roots by a link.
 
         Raises:
             DataRootError: it leaves the roots.
@@ -86,11 +89,10 @@ class DataRoots:
             raise DataRootError(f"{str(path)!r} leads out of the data roots by a link", self._hint())
 
     def left_by(self, data: DataConfig) -> Iterator[DataRootError]:
-        """Why a data set may not be read: what was found inside a given folder may be a link that leads out, at
-        whatever depth, and a data.yaml may name any folder.
+        """Yield why a data set may not be read: links at any depth, or a data.yaml, may lead out of the roots.
 
         Args:
-            data: With its splits spelt out.
+            data: With explicit splits.
 
         Raises:
             OSError: a folder cannot be read.
@@ -106,12 +108,12 @@ class DataRoots:
                 yield error
 
     def must_allow_all_in(self, folder: Path) -> None:
-        """Refuse a folder with a link in it, at whatever depth, that leads out of the roots.
+        """Check that no link in a folder, at any depth, leaves the roots.
 
-        A link that leads to itself is left to who reads the folder: nothing can be read through it.
+        A link to itself is left to the reader of the folder: nothing can be read through it.
 
         Raises:
-            DataRootError: there are some; they are named and counted.
+            DataRootError: some do; they are named and counted.
             OSError: the folder cannot be read.
         """
         seen: set[Path] = set()
@@ -126,9 +128,9 @@ class DataRoots:
             raise self._left(left)
 
     def _folders_in(self, folder: Path, left: list[Path]) -> Iterator[Path]:
-        """The folders in one, also those that links lead to; links out of the roots are added to `left`.
+        """Yield the subfolders, also behind links; links out of the roots are added to `left`.
 
-        Reading the folder tells links apart, which costs no look at each of a million pictures.
+        Reading the folder tells which entries are links, so that a million pictures need no `stat` each.
         """
         with os.scandir(folder) as entries:
             for entry in entries:
@@ -159,12 +161,12 @@ class DataRoots:
     def _allows(self, path: Path) -> bool:
         return not self.confined or any(path.is_relative_to(root) for root in self.roots)
 
-    def _meant(self, candidates: Sequence[Path]) -> str:
-        """The first neighbour of a missing path whose name is much like it."""
+    def _suggest(self, candidates: Sequence[Path]) -> str:
+        """Return the suggestion "Did you mean ...": the first similar name beside a missing path."""
         for path in candidates:
             try:
                 beside = [other.name for other in islice(path.parent.iterdir(), _NEIGHBOURS)]
-            except OSError:  # no folder, or one that may not be read
+            except OSError:  # no folder, or not readable
                 continue
             if close := get_close_matches(path.name, beside, n=1):
                 return f"Did you mean {close[0]!r}? "
@@ -180,12 +182,12 @@ class DataRoots:
 
 
 def renamed(value: Any, folder: str, name: str) -> Any:
-    """JSON values in which a folder goes by another name.
+    """Return JSON values in which a folder is replaced by another name.
 
     Args:
-        value: Texts, lists and objects.
+        value: Strings, lists and objects.
         folder: An absolute path.
-        name: What stands for it; empty: what lies in it is named relative to it.
+        name: The replacement; empty: paths become relative to the folder.
     """
     match value:
         case str():

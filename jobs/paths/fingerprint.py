@@ -1,8 +1,8 @@
-"""Whether files under a data root changed since somebody looked into them: told by their names, sizes and times.
+"""Fingerprints of files under a data root, which detect changes by names, sizes and times.
 
-Every job that names a registered data set asks, so of a hundred thousand pictures only some are looked at one by one.
-A picture that was added, removed or renamed is noticed in any case, and so is one that was replaced by a new file, as
-most tools do it; one of many that was written to in place may not be.
+Every job that names a registered data set compares them, so of a hundred thousand pictures only some are read
+with `stat`. An added, removed or renamed picture is always noticed, and so is one that was replaced by a new
+file, as most tools do; one of many that was overwritten in place may not be.
 """
 
 from __future__ import annotations
@@ -17,44 +17,44 @@ from gkd_core.data.folders import files_below, is_picture_name
 from gkd_core.process.named_files import open_named, read_named
 
 LOOKED_AT = 4000
-"""Pictures whose size and time are looked at; the check before a job reads the headers of as many. What
-is not called like a picture is looked at one by one, which is right, if slower."""
+"""Number of pictures whose size and time are read; the check before a job reads the headers of as many.
+Files without a picture's suffix are all read, which is right, if slower."""
 READ_BYTES = 2 * 1024**3
-"""Of annotations that are read for their fingerprint: two seconds. What is beyond counts by size and time."""
+"""Bytes of annotations that are read for their fingerprint: two seconds. Beyond that size and time are used."""
 
 
 def of_data_set(data: DataConfig) -> str:
-    """What tells whether the files changed that a data set names.
+    """Return the fingerprint of the files that a data set names.
 
-    It holds the names of all files, the times of the folders of pictures, size and time of all that is no picture, for
-    that is read before a job anyway, and of some pictures that are spread evenly.
+    It covers the names of all files, the times of the folders of pictures, size and time of all files that are
+    not pictures (they are read before a job anyway), and of an evenly spaced sample of pictures.
 
     Args:
-        data: With its splits spelt out.
+        data: With explicit splits.
 
     Raises:
-        OSError: one of them is not there.
+        OSError: a file is missing.
     """
     files = _named_by(data)
     pictures = [file for file in files if is_picture_name(file.name)]
     folders = sorted({file.parent for file in pictures})
     others = [file for file in files if not is_picture_name(file.name)]
     digest = hashlib.sha256("\0".join(map(str, files)).encode(errors="surrogateescape"))
-    for line in _about((*folders, *others, *_some(pictures))):
+    for line in _stat_lines((*folders, *others, *_sample(pictures))):
         digest.update(line)
     return digest.hexdigest()
 
 
 def of_annotations(data: DataConfig) -> str:
-    """What tells whether the annotations changed that a data set names, by what they hold: times do not count.
+    """Return the fingerprint of the annotations that a data set names, by their content: times do not matter.
 
-    Pictures count by their names alone, and only where a folder of them is the list of the split, as in YOLO.
+    Pictures count by their names only, and only if a folder of them is the list of the split, as in YOLO.
 
     Args:
-        data: With its splits spelt out.
+        data: With explicit splits.
 
     Raises:
-        OSError: one of them is not there.
+        OSError: a file is missing.
     """
     digest, left = hashlib.sha256(), READ_BYTES
     for name, split in data.splits.items():
@@ -70,7 +70,7 @@ def of_annotations(data: DataConfig) -> str:
 
 
 def _annotations(split: Split, format: str) -> list[Path]:
-    """The files that say what is on the pictures of a split."""
+    """Return the annotation files of a split, and lists of its pictures."""
     named = [Path(path) for path in (split.annotations, split.names, split.images) if path]
     files = {path for path in named if path.is_file()}
     folder = Path(split.annotations)
@@ -83,7 +83,7 @@ def _annotations(split: Split, format: str) -> list[Path]:
 
 
 def _listed(names: Path, folder: Path) -> Iterator[Path]:
-    """The XML files of the pictures in a list, each perhaps with a flag behind its name."""
+    """Yield the XML files of the pictures in a list, each perhaps followed by a flag."""
     for line in read_named(names).decode("utf-8-sig", errors="replace").splitlines():
         for stem in {line.strip(), line.strip().rpartition(" ")[0].strip()} - {""}:
             if (file := folder / f"{stem}.xml").is_file():
@@ -96,16 +96,16 @@ def _content(file: Path) -> str:
 
 
 def of_file(file: Path) -> str:
-    """The same of a single file.
+    """Return the fingerprint of a single file, by its path, size and time.
 
     Raises:
-        OSError: it is not there.
+        OSError: it is missing.
     """
-    return hashlib.sha256(b"".join(_about([file]))).hexdigest()
+    return hashlib.sha256(b"".join(_stat_lines([file]))).hexdigest()
 
 
 def size_of(data: DataConfig) -> int:
-    """Bytes of all files that a data set names; each is looked at."""
+    """Return the bytes of all files that a data set names, with a `stat` of each."""
     return sum(file.stat().st_size for file in _named_by(data))
 
 
@@ -119,19 +119,21 @@ def _named_by(data: DataConfig) -> list[Path]:
     return sorted({file for path in named for file in _below(Path(path))})
 
 
-def _some(files: Sequence[Path]) -> Sequence[Path]:
+def _sample(files: Sequence[Path]) -> Sequence[Path]:
     return files[:: len(files) // LOOKED_AT + 1]
 
 
-def _about(paths: Iterable[Path]) -> Iterator[bytes]:
+def _stat_lines(paths: Iterable[Path]) -> Iterator[bytes]:
     for path in paths:
         about = path.stat()
-        size = 0 if S_ISDIR(about.st_mode) else about.st_size  # of a folder it says how it is stored
+        size = (
+            0 if S_ISDIR(about.st_mode) else about.st_size
+        )  # the size of a folder depends on how it is stored
         yield f"{path}\0{size}\0{about.st_mtime_ns}\n".encode(errors="surrogateescape")
 
 
 def _below(path: Path) -> Iterator[Path]:
-    """The file, or all files in a folder, in the folders that links lead to as well."""
+    """Yield the file, or all files in a folder, also in folders behind links."""
     if not path.is_dir():
         yield path
         return

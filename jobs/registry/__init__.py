@@ -1,1 +1,1 @@
-"""Data sets and models that were registered or uploaded: checked, and unpacked once on each machine."""
+"""Registered and uploaded data sets and models: checked, and unpacked once on each machine."""

@@ -1,7 +1,8 @@
-"""Checks what was registered or uploaded, one after the other, each in a process of its own (`check_process.py`).
+"""Runs the checks of registered and uploaded resources, each in a process of its own (`check_process.py`).
 
-Every API does so in threads of its own. Which of them has a check says the store, by a lease as for jobs: what an API
-leaves undone another one takes up. Two checks of one thing at once would do no harm; their verdict is the same.
+Every API process does so in threads. A lease in the store assigns a check to one of them, as for jobs: another
+API process takes over what one leaves unfinished. Two concurrent checks of one resource are harmless; their
+verdict is the same.
 """
 
 from __future__ import annotations
@@ -40,25 +41,26 @@ from jobs.uploads.limited_process import answer_in, broke_off, end_of, ended, st
 log = logging.getLogger(__name__)
 
 THREADS = 2
-"""Checks at once: a small data set need not wait for the end of a large one."""
+"""Concurrent checks: a small data set need not wait for a large one."""
 LOOK_SECONDS = 15.0
-"""How often each thread looks for what others left undone; what comes in here is begun at once."""
+"""Interval at which each thread polls for checks that others left unfinished; those submitted here are
+started at once."""
 ENDING_SECONDS = 10.0
-"""How long who ends waits for checks to hear of it. One that does not, as in a request to S3 that hangs, is left
-behind: another service takes it up when its lease is over."""
+"""Timeout of a shutdown that waits for checks to stop. One that does not, as in a request to S3 that hangs,
+is abandoned: another API process takes it over when its lease expires."""
 TIDY_SECONDS = 600.0
 COMMAND = ("-m", "jobs.uploads.check_process")
-"""What Python is to run."""
+"""Arguments for Python that start the process."""
 _RETRY_SECONDS = 1.0
 
 
 class Checks:
-    """Carries checks out, while entered.
+    """Runner of checks, in threads while the context is entered.
 
     Args:
-        store: Where they are.
+        store: Where the resources are.
         dataset_cache: Where data sets are unpacked.
-        settings: How much memory and time one may take.
+        settings: Limits of memory and time.
     """
 
     def __init__(self, store: Store, dataset_cache: DatasetCache, settings: Settings) -> None:
@@ -88,15 +90,15 @@ class Checks:
             log.warning("a check does not hear that the service ends; it is left behind")
 
     def is_alive(self) -> bool:
-        """Whether a check is still under way; at the end only where one was left behind."""
+        """Return whether a check is still running; after the shutdown only if one was abandoned."""
         return any(thread.is_alive() for thread in self._threads)
 
     def hurry(self) -> None:
-        """Something has come in."""
+        """Wake a thread: a resource was submitted."""
         self._due.release()
 
     def check_next(self) -> bool:
-        """Check what has waited longest; whether there was anything."""
+        """Run the check of the resource that has waited longest. Return whether there was one."""
         check = self._store.resources.next_check()
         if check is None:
             return False
@@ -104,12 +106,12 @@ class Checks:
             verdict = self._look_into(check)
             if verdict is not None:
                 self._conclude(check, verdict)
-        if verdict is None:  # we are about to end; somebody else does it
+        if verdict is None:  # this process is about to end; another one does it
             self._store.resources.release_check(check)
         return True
 
     def tidy(self) -> None:
-        """Remove unpacked data sets that nobody names, and what broken uploads left."""
+        """Remove unpacked data sets that are no longer referenced, and what interrupted uploads left."""
         self.dataset_cache.tidy(self._store)
         Incoming(self._settings.incoming).tidy()
 
@@ -119,9 +121,12 @@ class Checks:
                 while not self._left.is_set() and self.check_next():
                     pass
                 self._tidy_now_and_then()
-            except (JobsError, OSError) as error:  # the database or a disk is away; next time finds the same
+            except (
+                JobsError,
+                OSError,
+            ) as error:  # the database or a disk is unavailable; the next try finds the same
                 log.warning("cannot check what was registered: %s", error)
-            except Exception:  # a defect of ours, which must not end all checks to come
+            except Exception:  # a bug, which must not end all later checks
                 log.exception("cannot check what was registered")
             self._due.acquire(timeout=LOOK_SECONDS)
 
@@ -134,7 +139,10 @@ class Checks:
 
     @contextmanager
     def _kept(self, check: Check) -> Iterator[None]:
-        """The check stays ours: fetching a large file, and removing what it became, can take longer than a lease."""
+        """Renew the check's lease meanwhile.
+
+        Fetching a large file, and removing what was unpacked, can take longer than a lease.
+        """
         over = threading.Event()
 
         def keep() -> None:
@@ -150,8 +158,11 @@ class Checks:
             thread.join()
 
     def _conclude(self, check: Check, verdict: Verdict) -> None:
-        """Write down what was found, again and again while the database is away: to find it took long, perhaps. Without
-        the database there is nothing else to be done, and one who has the check by then is not disturbed."""
+        """Write the verdict, retrying while the database is unavailable, since the check may have taken long.
+
+        Without the database there is nothing else to do, and a verdict is dropped if another process has the
+        check by then.
+        """
         log.info("%s %s is %s: %s", check.resource.kind, check.resource.id, verdict.state, verdict.reason)
         while True:
             try:
@@ -162,7 +173,7 @@ class Checks:
                 log.warning("cannot say what a check found: %s; trying again", error)
 
     def _look_into(self, check: Check) -> Verdict | None:
-        """What is to be said of it; None when we are about to end."""
+        """Return the verdict on a resource; None if the process is about to end."""
         resource = check.resource
         try:
             with ExitStack() as needed:
@@ -180,11 +191,11 @@ class Checks:
             OSError,
             ArtifactsUnavailable,
             ArtifactsRefused,
-        ) as error:  # later, or another worker, may do better
+        ) as error:  # later, or another worker, may succeed
             return _later(f"it cannot be checked now: {error}")
 
     def _of_archive(self, check: Check, archive: Path) -> Verdict | None:
-        """A data set that is good stays unpacked."""
+        """Return the verdict on an archive; if it is good, the data set stays unpacked."""
         with self.dataset_cache.staging() as staging:
             verdict = self._judged(check, self._request(check.resource, archive, staging))
             if verdict and verdict.state is ResourceState.READY:
@@ -206,7 +217,7 @@ class Checks:
         )
 
     def _judged(self, check: Check, request: Request) -> Verdict | None:
-        """What the process says; None when we are about to end."""
+        """Return the verdict of the process; None if this process is about to end."""
         with (
             tempfile.TemporaryFile() as output,
             tempfile.TemporaryFile() as errors,

@@ -1,8 +1,8 @@
-"""Data sets that were uploaded, unpacked on this machine: one folder each, named by the SHA-256 of the archive.
+"""The cache of unpacked data sets on this machine: one folder each, named by the SHA-256 of the archive.
 
-The archive among the artifacts is what counts; every machine that reads the data set unpacks its own copy of it, once.
-A folder has its name only when it is complete, so who finds it needs no lock. Those whose archive nobody names any more
-are removed. Unpacking and removing happen with the lock of the data set, which a killed process lets go.
+The archive in the artifacts is authoritative; every machine that reads the data set unpacks its own copy, once.
+A folder has its name only when it is complete, so readers need no lock. Folders whose archive is no longer
+referenced are removed. Unpacking and removing hold the lock of the data set, which ends with a killed process.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from jobs.uploads.archives import Limits, top, unpack
 
 _UNPACKING, _LOCK = ".unpacking-", ".lock-"
 ABANDONED_SECONDS = 86_400.0
-"""How old a folder without its name must be before it counts as left behind. Unpacking takes minutes."""
+"""Age at which a folder without its final name counts as abandoned. Unpacking takes minutes."""
 
 
 class DatasetCache:
-    """The folder of unpacked data sets. Several processes may use it at once.
+    """The folder of unpacked data sets. Safe for several processes at once.
 
     Args:
-        root: The folder; it is made when the first data set comes.
+        root: The folder; it is created with the first data set.
         artifacts: Where the archives are.
-        limits: How much one may become.
+        limits: Limits of what an archive may unpack to.
     """
 
     def __init__(self, root: Path, artifacts: Artifacts, limits: Limits) -> None:
@@ -51,18 +51,18 @@ class DatasetCache:
     def folder(
         self, sha256: str, *, patience: float | None = None, cancelled: threading.Event = NEVER
     ) -> Path:
-        """Where a data set lies; it is unpacked now if it is not there. Others who need it meanwhile wait for that.
+        """Return the folder of a data set, unpacked now if it is missing. Concurrent callers wait for that.
 
         Args:
-            sha256: Of its archive; somebody names it in the store, or it may go at any time.
-            patience: Seconds to wait while another one unpacks it; None: as long as it takes.
-            cancelled: Set to break off; what was unpacked by then is removed.
+            sha256: Of its archive; the store must reference it, or it may be removed at any time.
+            patience: Seconds to wait while another caller unpacks it; None: as long as it takes.
+            cancelled: Set to cancel; what was unpacked by then is removed.
 
         Raises:
-            StillUnpacking: another one takes longer.
-            OperationCancelled: it was broken off.
+            StillUnpacking: another caller takes longer.
+            OperationCancelled: it was cancelled.
             BadArchive: it cannot be unpacked, though it could when it was checked.
-            ContentGone: the archive is not kept any more.
+            ContentGone: the archive is no longer stored.
             OSError: the disk is full or failing.
         """
         place = self.root / sha256
@@ -72,7 +72,7 @@ class DatasetCache:
         return top(place)
 
     def _unpack_if_missing(self, sha256: str, cancelled: threading.Event) -> None:
-        if (self.root / sha256).is_dir():  # another one had the lock for that
+        if (self.root / sha256).is_dir():  # another caller held the lock for that
             return
         with self.staging() as staging, self.fetched(sha256, cancelled) as archive:
             unpack(archive, staging, self.limits, cancelled)
@@ -80,18 +80,18 @@ class DatasetCache:
 
     @contextmanager
     def fetched(self, sha256: str, cancelled: threading.Event = NEVER) -> Iterator[Path]:
-        """What was uploaded as a file of this machine; a copy that had to be made for that is removed at the end.
+        """Return an upload as a local file; a copy made for that is removed at the end.
 
         Raises:
-            OperationCancelled: it was broken off.
-            ContentGone: it is not kept any more.
+            OperationCancelled: it was cancelled.
+            ContentGone: it is no longer stored.
         """
         with self.staging() as folder:
             yield self._artifacts.fetch(sha256, folder, cancelled)
 
     @contextmanager
     def staging(self) -> Iterator[Path]:
-        """An empty folder to unpack into; what is still there at the end is removed."""
+        """Create an empty folder to unpack into; it is removed at the end unless it was renamed."""
         self.root.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(prefix=_UNPACKING, dir=self.root))
         try:
@@ -100,17 +100,17 @@ class DatasetCache:
             shutil.rmtree(folder, ignore_errors=True)
 
     def keep(self, staging: Path, sha256: str) -> None:
-        """Give a complete folder its name. Where another process was faster its copy stays."""
-        staging.chmod(0o755)  # it was made for its owner alone; API and worker may be different users
+        """Rename a complete folder to its final name. If another process was faster, its copy stays."""
+        staging.chmod(0o755)  # created for its owner only; API and worker may be different users
         with suppress(OSError):
             staging.rename(self.root / sha256)
         if not (self.root / sha256).is_dir():
             raise FileNotFoundError(f"{self.root / sha256} could not be kept")
 
     def tidy(self, store: Store) -> None:
-        """Remove what no data set names any more, and what killed processes left behind.
+        """Remove data sets that are no longer referenced, and what killed processes left.
 
-        What another database names is not known here, so a folder that two of them use is left alone.
+        References in another database are not known here, so a folder that two of them use is left alone.
 
         Raises:
             StoreUnavailable: the database does not answer.
@@ -130,8 +130,14 @@ class DatasetCache:
     def _alone_with(
         self, sha256: str, patience: float | None = None, cancelled: threading.Event = NEVER
     ) -> Iterator[None]:
-        """Nobody else unpacks or removes this data set meanwhile. A lock for every one would leave a file for every one
-        behind; with two that share one, the second waits, and no more."""
+        """Lock a data set against concurrent unpacking and removal.
+
+        A lock for each would leave a file for each; if two data sets share a lock, the second one only waits.
+
+        Raises:
+            StillUnpacking: another caller holds the lock for longer than `patience`.
+            OperationCancelled: it was cancelled.
+        """
         self.root.mkdir(parents=True, exist_ok=True)
         with ExitStack() as lock:
             try:
@@ -141,19 +147,21 @@ class DatasetCache:
             yield
 
     def _belongs_to(self, owner: str) -> bool:
-        """Whether the folder is that of a database; the first one that asks gets it."""
+        """Return whether the folder belongs to a database; the first one that asks becomes its owner."""
         mark = self.root / ".owner"
         with suppress(FileExistsError), mark.open("x") as file:
             file.write(owner)
         return mark.read_text() == owner
 
     def _remove_unless_named(self, path: Path, store: Store) -> None:
-        """First its name, so that nobody takes half a folder for a whole one.
+        """Remove an unreferenced data set: rename it first, so that no reader takes a partial folder for a whole one.
 
-        The store is asked again with the lock, and once more when the name is gone: who named it before that may have
-        found the folder and gets it back; who names it later does not find it, waits for the lock, and unpacks it anew.
+        The store is asked again with the lock held, and once more after the renaming: a caller that referenced
+        the data set before that may have found the folder and gets it back; a later one does not find it, waits
+        for the lock, and unpacks it anew.
         """
-        # Who has the lock needs this folder, or one that shares its lock: next time. It is removed without the lock.
+        # If the lock is held, this folder or one with the same lock is in use: next time. The removal happens
+        # without it.
         with (
             suppress(OSError, StillUnpacking),
             self.staging() as aside,

@@ -1,1 +1,1 @@
-"""What a person asks for: specs, whether they can be carried out, and what is wrong with them."""
+"""Job specs: their fields, their resolution against data and models, and error messages."""

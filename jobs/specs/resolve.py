@@ -1,7 +1,7 @@
-"""From a spec to something that can run: `resolve` finds out whether it can be carried out here and now.
+"""Resolution of a spec into an engine config: `resolve` checks whether it can be carried out here and now.
 
-It makes paths absolute, checks the data set, looks up the jobs and files that weights come from, settles what was
-left to be chosen, and names everything that is wrong at once.
+It makes paths absolute, checks the data set, looks up the jobs and files that weights come from, fills in what
+was left open, and reports all problems at once.
 """
 
 from __future__ import annotations
@@ -46,11 +46,15 @@ from jobs.uploads.submission_check import HERE, Here, Wanted
 
 
 def no_resource(kind: ResourceKind, resource_id: str) -> None:
-    """Where nothing is registered."""
+    """Return None: no resource is registered."""
 
 
 def no_folder(resource: CheckedResource) -> Path:
-    """Where nothing was uploaded."""
+    """Raise `FileNotFoundError`: nothing was uploaded.
+
+    Raises:
+        FileNotFoundError: always.
+    """
     raise FileNotFoundError(f"{resource.id} is not there")
 
 
@@ -64,28 +68,28 @@ def resolve(
     confined: bool = True,
     look: Here = HERE,
 ) -> Resolved:
-    """Find out whether a spec can be carried out here and now.
+    """Resolve a spec into the engine's config, or raise all its problems.
 
     Args:
         spec: A well-formed spec.
-        roots: Folders under which relative paths are looked up, in order.
-        find_job: Gives a job by id, None where there is none.
-        find_resource: The same of data sets and models.
-        unpacked: Gives the folder of a data set that was uploaded.
-        confined: Whether paths must stay under the roots; False only for a person on the own machine.
-        look: Looks into data and weights; what is large, perhaps, in another process.
+        roots: Folders against which relative paths are resolved, in order.
+        find_job: Returns a job by id, None if there is none.
+        find_resource: Returns a data set or model by kind and id, None if there is none.
+        unpacked: Returns the folder of an uploaded data set.
+        confined: Whether paths must stay under the roots; False only for a user of the local machine.
+        look: Inspects data and weights; large ones perhaps in another process.
 
     Raises:
-        SpecError: it cannot; `problems` names every field that is wrong, not only the first.
+        SpecError: it cannot be carried out; `problems` names every wrong field, not only the first.
     """
     places = DataRoots(roots, confined=confined)
     return _Resolving(places, find_job, find_resource, unpacked, look).resolve(spec)
 
 
 MOST_GPUS = {"train": 8, "distill": 8, "evaluate": 1, "prototypes": 1, "export": 0}
-"""By kind of job."""
+"""Maximum number of GPUs by kind of job."""
 DECLARED = ("architecture", "backbone", "layout", "classes")
-"""What a spec may say of a trained model."""
+"""Fields of a trained model that a spec may declare."""
 
 Loc = tuple[str | int, ...]
 T = TypeVar("T", bound=BaseModel)
@@ -93,7 +97,7 @@ Classes = Iterable[str] | None
 
 
 class _Resolving:
-    """One resolution: collects problems instead of stopping at the first."""
+    """One resolution, which collects problems instead of stopping at the first."""
 
     def __init__(
         self,
@@ -147,19 +151,19 @@ class _Resolving:
         )
 
     def _fingerprint(self, data: DataConfig) -> str | None:
-        """Of the annotations; what was uploaded never changes."""
+        """Return the fingerprint of the annotations; None for an upload, which never changes."""
         if any(split.annotations.startswith(DATASET) for split in data.splits.values()):
             return None
         try:
             with self.places.reading():
                 return of_annotations(data)
-        except OSError as away:  # a moment ago they were read
+        except OSError as away:  # they were readable a moment ago
             hint = "Look at that disk or network, then send the same again."
-            self._object(("data",), f"cannot be read now: {away}", hint)
+            self._add_problem(("data",), f"cannot be read now: {away}", hint)
             raise SpecError(self.problems) from None
 
     def _fields(self, spec: AnySpec, report: DataReport | None) -> dict[str, Any]:
-        """What the config of this kind has beside data and device."""
+        """Return the fields of this kind's config besides data and device."""
         classes = report.classes if report else None
         match spec:
             case TrainSpec():
@@ -183,20 +187,20 @@ class _Resolving:
         gpus, most = spec.resources.gpus, MOST_GPUS[spec.kind]
         if gpus > most:
             where = "on the CPU only" if most == 0 else "with one GPU at most"
-            self._object(("resources", "gpus"), f"`{spec.kind}` works {where}", f"Set it to {most}.")
+            self._add_problem(("resources", "gpus"), f"`{spec.kind}` works {where}", f"Set it to {most}.")
         elif isinstance(spec, TrainSpec | DistillSpec) and gpus > 1:
             self._check_shares(spec, gpus)
 
     def _check_shares(self, spec: TrainSpec | DistillSpec, gpus: int) -> None:
-        """Every GPU gets as many pictures as the others, or an average over them would not be that of the batch."""
+        """Check that the batch divides evenly among GPUs; otherwise the mean over GPUs is not that of the batch."""
         pictures = spec.train.batch_size // spec.train.accumulate
         if pictures % gpus:
             message = f"{pictures} pictures at a time cannot be shared out evenly to {gpus} GPUs"
             hint = f"Take a multiple of {gpus * spec.train.accumulate}, or another number of GPUs."
-            self._object(("train", "batch_size"), message, hint)
+            self._add_problem(("train", "batch_size"), message, hint)
 
     def _compare_batch(self, spec: AnySpec, report: DataReport) -> None:
-        """Say what becomes of steps that ask for more pictures than there are."""
+        """Warn if a batch is larger than the training split."""
         pictures = report.train.images if report.train else 0
         if not isinstance(spec, TrainSpec | DistillSpec) or spec.train.batch_size <= pictures:
             return
@@ -213,7 +217,7 @@ class _Resolving:
         before = len(self.problems)
         placed = data.model_copy(
             update={
-                "path": self._place(data.path, ("data", "path")),
+                "path": self._find_path(data.path, ("data", "path")),
                 "train": self._split(data.train, ("data", "train")),
                 "val": self._split(data.val, ("data", "val")),
                 "test": self._split(data.test, ("data", "test")),
@@ -222,24 +226,27 @@ class _Resolving:
         return self._checked(placed, self.places) if len(self.problems) == before else None
 
     def _checked(self, placed: DataConfig, places: DataRoots) -> DataReport | None:
-        """What is in a data set whose paths are absolute, and which must not leave these places."""
+        """Return the report on a data set whose paths are absolute, and which must stay within these data roots."""
         looked = self.look.data(placed, places, self.wanted)
         self.problems += looked.problems
         return looked.report
 
     def _known_data(self, data: DataConfig, dataset_id: str) -> DataReport | None:
-        """A data set that is named by its id: what the spec says of classes holds, the rest it knows itself."""
+        """Return the report on a data set named by id.
+
+        The spec decides about classes, the data set about everything else.
+        """
         kind = ResourceKind.DATASET
         try:
             dataset = ready(self.find_resource(kind, dataset_id), kind, dataset_id)
         except DataRootError as error:
-            self._refuse(("data", "path"), error)
+            self._add_error(("data", "path"), error)
             return None
         self.uses.append(dataset_id)
         return self._uploaded(data, dataset) if dataset.uploaded else self._registered(data, dataset)
 
     def _registered(self, data: DataConfig, dataset: CheckedResource) -> DataReport | None:
-        """One that lies under a root."""
+        """Return the report on a registered data set under a data root."""
         report = self._data(_as_known(data, dataset.data))
         remark = report and changed_since(dataset, lambda: of_data_set(_as_checked(report.resolved, dataset)))
         if remark:
@@ -247,11 +254,14 @@ class _Resolving:
         return report
 
     def _uploaded(self, data: DataConfig, dataset: CheckedResource) -> DataReport | None:
-        """One that was sent. Its files go by its name, since every machine has them in a folder of its own."""
+        """Return the report on an upload.
+
+        Its files are named relative to its id, since every machine has its own folder of them.
+        """
         try:
             folder = self.unpacked(dataset)
         except (OSError, ContentGone, WrongContent, BadArchive) as error:
-            self._object(("data", "path"), f"its files are not at hand: {error}", "Upload it again.")
+            self._add_problem(("data", "path"), f"its files are not at hand: {error}", "Upload it again.")
             return None
         before = len(self.problems)
         layout = dataset.layout or Layout()
@@ -267,24 +277,24 @@ class _Resolving:
             return None
         return split.model_copy(
             update={
-                field: self._place(getattr(split, field), (*loc, field))
+                field: self._find_path(getattr(split, field), (*loc, field))
                 for field in ("images", "annotations", "names")
             }
         )
 
-    def _place(self, text: str | None, loc: Loc) -> str | None:
+    def _find_path(self, text: str | None, loc: Loc) -> str | None:
         if text is None:
             return None
         try:
             return str(self.places.find(text))
         except DataRootError as error:
-            self._refuse(loc, error)
+            self._add_error(loc, error)
             return None
 
     # ---- models ----
 
     def _detector(self, model: DetectorConfig, role: str, classes: Classes) -> DetectorConfig:
-        """A detector to be trained, perhaps from weights."""
+        """Return a detector to train, with the weights it starts from, if any, looked up."""
         if model.weights is None:
             return model
         fields = DetectorConfig.model_fields.keys() - {"weights", "norm", "frozen_stages"}
@@ -297,13 +307,13 @@ class _Resolving:
     def _trained(
         self, model: TeacherConfig, role: str, classes: Classes
     ) -> tuple[TeacherConfig, Origin | None]:
-        """A trained model and where it comes from; `classes` it must know."""
+        """Return a trained model and its origin; it must know `classes`."""
         wanted = {field: getattr(model, field) for field in DECLARED}
         origin = self._origin(model.weights, role, wanted, classes)
         return (model.model_copy(update={"weights": origin.weights}), origin) if origin else (model, None)
 
     def _scored(self, model: TeacherConfig, classes: Classes) -> TeacherConfig:
-        """A model that may lack some of the classes, but not all."""
+        """Return a model to evaluate, which may lack some of the classes, but not all."""
         placed, origin = self._trained(model, "model", None)
         known = (origin.classes if origin else None) or model.classes
         wanted = tuple(classes or ())
@@ -312,7 +322,7 @@ class _Resolving:
         if len(missing) == len(wanted):
             message = f"the model knows none of the classes {', '.join(wanted)}; it knows {', '.join(known)}"
             hint = "Classes are matched by name; data.rename gives them other names."
-            self._object(("model", "weights"), message, hint)
+            self._add_problem(("model", "weights"), message, hint)
         else:
             self.remarks.append(f"the model does not know {', '.join(missing)}, whose AP counts as 0")
         return placed
@@ -324,9 +334,11 @@ class _Resolving:
         return {"teacher": teacher, "student": student, "distill": distill}
 
     def _settled(self, spec: DistillSpec, teacher: Origin | None) -> DistillConfig:
-        """What is distilled, with the weight of the response loss said: scores of unlike heads cannot be compared.
+        """Return the distillation config with the weight of the response loss set.
 
-        The engine would find out too, but only once the teacher is there.
+        It is 0 if the scores of the two heads are not comparable.
+
+        The engine would find that out too, but only once the teacher exists.
         """
         response = spec.distill.response
         problem = _incomparable(spec, teacher)
@@ -341,12 +353,15 @@ class _Resolving:
         return spec.distill.model_copy(update={"response": settled})
 
     def _origin(self, text: str, role: str, wanted: dict[str, object], classes: Classes) -> Origin | None:
-        """Where weights come from, as the engine (for `job:<id>`: the worker) will look them up."""
+        """Return the origin of weights, as the engine (for `job:<id>`: the worker) will look them up.
+
+        None with a problem.
+        """
         try:
             with self.places.reading():
                 origin = find_origin(text, self.places, self.find_job, self.find_resource, self.look.card)
         except DataRootError as error:
-            self._refuse((role, "weights"), error)
+            self._add_error((role, "weights"), error)
             return None
         if origin.job_id:
             self.waits_for.append(origin.job_id)
@@ -357,33 +372,33 @@ class _Resolving:
         self.problems += origin.differences(role, wanted, classes)
         return origin
 
-    def _refuse(self, loc: Loc, error: DataRootError) -> None:
-        self._object(loc, error.message, error.hint)
+    def _add_error(self, loc: Loc, error: DataRootError) -> None:
+        self._add_problem(loc, error.message, error.hint)
 
-    def _object(self, loc: Loc, message: str, hint: str) -> None:
+    def _add_problem(self, loc: Loc, message: str, hint: str) -> None:
         self.problems.append(Problem(loc=loc, message=message, hint=hint))
 
 
 def _with_split(evaluate: EvaluateConfig, report: DataReport | None) -> EvaluateConfig:
-    """Return the same with the split said, where the data have one alone."""
+    """Return the config with the split set to the only existing one, if the default is missing."""
     if report is None or evaluate.split in report.splits:
         return evaluate
     return evaluate.model_copy(update={"split": next(iter(report.splits))})
 
 
 def _as_checked(resolved: DataConfig, dataset: CheckedResource) -> DataConfig:
-    """Return the same without its test split where an older release checked the data set, which looked for none."""
+    """Return the data without its test split if an older release checked the data set, which ignored test splits."""
     return resolved if "test" in (dataset.report or {}) else resolved.model_copy(update={"test": None})
 
 
 def _as_known(data: DataConfig, known: DataConfig) -> DataConfig:
-    """A spec's data with the paths of a registered data set."""
+    """Return a spec's data with the paths of a registered data set."""
     paths = {"path": known.path, "train": known.train, "val": known.val, "test": known.test}
     return data.model_copy(update=paths | ({"format": known.format} if data.format == "auto" else {}))
 
 
 def _renamed(value: T, folder: Path, name: str) -> T:
-    """The same value with another name for a folder."""
+    """Return the value with another name for a folder."""
     return type(value).model_validate(renamed(value.model_dump(), str(folder), name))
 
 
@@ -392,7 +407,7 @@ def _training(spec: TrainSpec | DistillSpec) -> dict[str, Any]:
 
 
 def _incomparable(spec: DistillSpec, teacher: Origin | None) -> Problem | None:
-    """Why the scores of student and teacher cannot be compared, as far as is known before the teacher is there."""
+    """Return why the scores of student and teacher are not comparable, as far as is known before the teacher exists."""
     family: Architecture | None = spec.teacher.architecture
     anchors = None
     if teacher and teacher.detector:
@@ -404,7 +419,7 @@ def _incomparable(spec: DistillSpec, teacher: Origin | None) -> Problem | None:
 
 
 def _finest_anchors(spec: DistillSpec, layout: str, image_size: int | None) -> tuple[float, float] | None:
-    """Sides of student's and teacher's, in pixels; None where the teacher's are not known."""
+    """Return the smallest anchor sides of student and teacher in pixels; None if the teacher's are unknown."""
     if image_size is None and layout == "gkd":
         return None
     mine = finest_anchor(spec.student.layout, spec.train.image_size)

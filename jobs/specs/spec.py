@@ -1,7 +1,7 @@
-"""What a person asks for: one job spec a kind. `job_spec` says whether a spec is well formed.
+"""Job specs, one model per kind. `job_spec` checks whether a spec is well formed.
 
-Whether it can be carried out here and now is found out in `jobs.specs.resolve`; what comes out of that, a `Resolved`,
-goes into the store.
+Whether it can be carried out here and now is checked by `jobs.specs.resolve`; the result, a `Resolved`, goes
+into the store.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def _plain(key: str) -> str:
 
 
 MOST_TAGS = 32
-"""Of one job."""
+"""Maximum number of tags of one job."""
 
 TagKey = Annotated[
     str,
@@ -58,25 +58,25 @@ class Resources(Strict):
     """What a worker must have to run the job."""
 
     gpus: int = Field(default=0, ge=0, le=8)
-    """0 works on the CPU, which everybody has. More than 1: `train` and `distill` train on all of them at once; the
-    other kinds use one at most."""
+    """0 runs on the CPU, which every worker has. More than 1: `train` and `distill` train on all of them at
+    once; the other kinds use at most one."""
 
 
 class JobFields(Strict):
-    """What every kind of job has."""
+    """Fields of every kind of job."""
 
     name: Name = ""
-    """For people, need not be unique; empty: made from kind and id."""
+    """Name for people, need not be unique; empty: made from kind and id."""
     tags: dict[TagKey, TagValue] = Field(default={}, max_length=MOST_TAGS)
-    """Free labels such as `{"team": "lab"}`; jobs can be listed by them."""
+    """Free labels such as `{"team": "lab"}`; lists of jobs can be filtered by them."""
     priority: int = Field(default=5, ge=0, le=9)
-    """9 goes first, 0 last; equals run in the order they came."""
+    """9 runs first, 0 last; equal priorities run in order of arrival."""
     resources: Resources = Resources()
     """What a worker must have."""
 
 
 class JobChange(Strict):
-    """What can be changed of a job, as a JSON merge patch (RFC 7396): null takes away, what is not named stays."""
+    """Changes to a job, as a JSON merge patch (RFC 7396): null removes, absent fields stay as they are."""
 
     model_config = ConfigDict(
         json_schema_extra={"examples": [{"name": "cells-r18-again", "tags": {"team": "lab", "old": None}}]}
@@ -85,7 +85,7 @@ class JobChange(Strict):
     name: Name | None = None
     """Null or empty: made from kind and id."""
     tags: dict[TagKey, TagValue | None] | None = Field(default=None, max_length=64)
-    """Null takes a tag away; null instead of the object takes away all."""
+    """Null removes a tag; null instead of the object removes all."""
     priority: int | None = Field(default=None, ge=0, le=9)
     """Only while the job is queued."""
 
@@ -108,9 +108,9 @@ class TrainSpec(JobFields):
     )
 
     kind: Literal["train"]
-    """Tells the kinds of jobs apart."""
+    """The kind of the job."""
     data: DataConfig
-    """What to learn from: a folder, `dataset:<id>`, or its splits spelt out."""
+    """The training data: a folder, `dataset:<id>`, or its splits."""
     model: DetectorToTrain = DetectorConfig()
     """The detector to train."""
     train: TrainConfig = TrainConfig()
@@ -118,7 +118,7 @@ class TrainSpec(JobFields):
 
 
 class DistillSpec(JobFields):
-    """Distil a teacher into a student, with a control that says what it gained."""
+    """Distil a teacher into a student, with a control that measures the gain."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -137,17 +137,17 @@ class DistillSpec(JobFields):
     )
 
     kind: Literal["distill"]
-    """Tells the kinds of jobs apart."""
+    """The kind of the job."""
     data: DataConfig
-    """What to learn from: a folder, `dataset:<id>`, or its splits spelt out."""
+    """The training data: a folder, `dataset:<id>`, or its splits."""
     teacher: TeacherConfig
-    """Who teaches: weights are `job:<id>`, `model:<id>`, a path under a data root, or torchvision's name."""
+    """The teacher: weights are `job:<id>`, `model:<id>`, a path under a data root, or torchvision's name."""
     student: DetectorToTrain = DetectorConfig()
-    """The detector that people get."""
+    """The detector to train."""
     distill: DistillConfig = DistillConfig()
-    """What is distilled, and how strongly."""
+    """What is distilled, and with which weights."""
     train: TrainConfig = TrainConfig()
-    """The recipe, shared by student and control."""
+    """The training recipe of both student and control."""
 
     @model_validator(mode="after")
     def _distils_at_all(self) -> DistillSpec:
@@ -156,7 +156,7 @@ class DistillSpec(JobFields):
 
 
 class EvaluateSpec(JobFields):
-    """Score a model on one split: COCO's numbers, size and latency, in a report."""
+    """Evaluate a model on one split: COCO metrics, size and latency, in a report."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -173,18 +173,19 @@ class EvaluateSpec(JobFields):
     )
 
     kind: Literal["evaluate"]
-    """Tells the kinds of jobs apart."""
+    """The kind of the job."""
     data: DataConfig
-    """What to score on: a folder, `dataset:<id>`, or its splits spelt out, of which one is enough. Classes are matched
-    by name."""
+    """The evaluation data: a folder, `dataset:<id>`, or its splits, of which one is enough. Classes are
+    matched by name."""
     model: TeacherConfig
-    """What is scored: weights are `job:<id>`, `model:<id>`, a path under a data root, or torchvision's name."""
+    """The model to evaluate: weights are `job:<id>`, `model:<id>`, a path under a data root, or
+    torchvision's name."""
     evaluate: EvaluateConfig = EvaluateConfig()
-    """How."""
+    """How the model is evaluated."""
 
 
 class PrototypesSpec(JobFields):
-    """PGM alone: choose the prototypes of a teacher and a student, to look at them. Nothing is trained."""
+    """PGM alone: choose the prototypes of a teacher and a student, to inspect them. Nothing is trained."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -202,19 +203,20 @@ class PrototypesSpec(JobFields):
     )
 
     kind: Literal["prototypes"]
-    """Tells the kinds of jobs apart."""
+    """The kind of the job."""
     data: DataConfig
-    """Whose training split they are chosen from: a folder, `dataset:<id>`, or its splits spelt out."""
+    """The data whose training split they are chosen from: a folder, `dataset:<id>`, or its splits."""
     teacher: TeacherConfig
-    """One feature space: weights are `job:<id>`, `model:<id>`, a path under a data root, or torchvision's name."""
+    """The first feature space: weights are `job:<id>`, `model:<id>`, a path under a data root, or
+    torchvision's name."""
     student: TeacherConfig
-    """The other one: a trained model too, named in the same ways."""
+    """The second feature space: a trained model too, named in the same ways."""
     prototypes: PrototypesRunConfig = PrototypesRunConfig()
-    """How they are chosen."""
+    """How the prototypes are chosen."""
 
 
 class ExportSpec(JobFields):
-    """Turn a model into ONNX, and check the file against the model on pictures of the validation split."""
+    """Export a model to ONNX, and compare the file with the model on pictures of the validation split."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -231,25 +233,26 @@ class ExportSpec(JobFields):
     )
 
     kind: Literal["export"]
-    """Tells the kinds of jobs apart."""
+    """The kind of the job."""
     data: DataConfig
-    """Whose validation pictures the file is checked on: a folder, `dataset:<id>`, or its splits spelt out."""
+    """The data whose validation pictures the file is checked on: a folder, `dataset:<id>`, or its splits."""
     model: TeacherConfig
-    """What is exported: weights are `job:<id>`, `model:<id>`, a path under a data root, or torchvision's name."""
+    """The model to export: weights are `job:<id>`, `model:<id>`, a path under a data root, or torchvision's
+    name."""
     export: ExportConfig = ExportConfig()
-    """Into what, and how exactly."""
+    """Format and tolerance of the export."""
 
 
 Kind = Literal["train", "distill", "evaluate", "prototypes", "export"]
-"""Every kind of job that there is."""
+"""The kinds of jobs."""
 AnySpec = TrainSpec | DistillSpec | EvaluateSpec | PrototypesSpec | ExportSpec
 JobSpec = Annotated[AnySpec, Field(discriminator="kind")]
 job_spec: TypeAdapter[AnySpec] = TypeAdapter(JobSpec)
-"""Reads a spec: `job_spec.validate_json(text)`; its JSON Schema: `job_spec.json_schema()`."""
+"""Parses a spec: `job_spec.validate_json(text)`; its JSON Schema: `job_spec.json_schema()`."""
 
 
 def merged(value: Any, patch: Any) -> Any:
-    """A value changed by a JSON merge patch (RFC 7396)."""
+    """Return a value changed by a JSON merge patch (RFC 7396)."""
     if not isinstance(patch, dict):
         return patch
     result = dict(value) if isinstance(value, dict) else {}
@@ -267,13 +270,13 @@ class Resolved(BaseModel):
     model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
 
     config: AnyRun = Field(discriminator="kind")
-    """What the engine gets, except that `job:<id>`, `model:<id>` and `dataset:<id>/` still stand where a worker puts
-    the file or the folder."""
+    """The engine's config, except that `job:<id>`, `model:<id>` and `dataset:<id>/` stand for files and
+    folders that a worker fills in."""
     waits_for: tuple[str, ...] = ()
     """Jobs that must succeed first."""
     uses: tuple[str, ...] = ()
     """Registered data sets and models that it needs."""
     warnings: tuple[str, ...] = ()
-    """What a person should know and that stops nothing."""
+    """Warnings for users."""
     report: DataReport | None = None
     """What was found in the data set."""

@@ -1,7 +1,7 @@
-"""What is wrong with a spec, in words: pydantic's errors become problems that name the field as people wrote it.
+"""Validation errors of a spec, for users: pydantic's errors become problems that name the field as users wrote it.
 
-pydantic locates an error by the path through its own types, union branches included; a person wants the path
-through the spec, what was seen there, and the field that they probably meant.
+pydantic locates an error by the path through its own types, union branches included; a user needs the path
+through the spec, the value found there, and the field that was probably meant.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ from gkd_core.errors import Problem, SpecError
 from jobs.specs.spec import JobSpec, job_spec
 
 MOST = 100
-"""Mistakes that are named. A body of 1 MiB can hold half a million, and wording each of them takes time."""
+"""Maximum number of reported errors. A body of 1 MiB can contain half a million, and formatting each takes
+time."""
 _LONGEST = 80
-"""Characters of a text that is quoted."""
+"""Maximum length of a quoted text, in characters."""
 
 EXAMPLE = 'A job spec is a JSON object such as {"kind": "train", "data": "cells"}.'
 
@@ -29,10 +30,10 @@ Schema = dict[str, Any]
 
 
 def read_spec(value: object) -> JobSpec:
-    """A spec from parsed JSON.
+    """Return the spec in parsed JSON.
 
     Raises:
-        SpecError: it is no job spec; `problems` names every field that is wrong.
+        SpecError: it is not a job spec; `problems` names every wrong field.
     """
     try:
         return job_spec.validate_python(value)
@@ -41,10 +42,10 @@ def read_spec(value: object) -> JobSpec:
 
 
 def problems(errors: Iterable[Mapping[str, Any]]) -> list[Problem]:
-    """pydantic's errors about a spec, one problem for every field.
+    """Return pydantic's errors about a spec as problems, one per field.
 
     Args:
-        errors: As `ValidationError.errors()` gives them, `loc` starting at the spec.
+        errors: As of `ValidationError.errors()`, `loc` starting at the spec.
     """
     found: dict[Loc, Problem] = {}
     listed = list(errors)
@@ -54,15 +55,15 @@ def problems(errors: Iterable[Mapping[str, Any]]) -> list[Problem]:
         if earlier := found.get(loc):  # the branches of one union, e.g. an integer or "auto"
             problem = earlier.model_copy(update={"message": f"{earlier.message}; or: {problem.message}"})
         found[loc] = problem
-    return [*found.values(), *_more(listed)]
+    return [*found.values(), *_count_remaining(listed)]
 
 
 def first(found: Sequence[Problem]) -> list[Problem]:
-    """As many as people read, and how many more there are."""
-    return [*found[:MOST], *_more(found)]
+    """Return the first `MOST` problems, and one that counts the rest."""
+    return [*found[:MOST], *_count_remaining(found)]
 
 
-def _more(found: Sized) -> list[Problem]:
+def _count_remaining(found: Sized) -> list[Problem]:
     left = len(found) - MOST
     return [Problem(loc=(), message=f"and {left} more mistakes")] if left > 0 else []
 
@@ -70,53 +71,53 @@ def _more(found: Sized) -> list[Problem]:
 def _problem(error: Mapping[str, Any], loc: Loc, known: tuple[str, ...]) -> Problem:
     match error["type"]:
         case "extra_forbidden":
-            name, place = str(loc[-1]), _place(loc[:-1])
-            hint = _meant(name, known, elsewhere=_paths({"$ref": _kinds()[error["loc"][0]]}))
-            return Problem(loc=loc, message=f"`{_cut(name)}` is no field of {place}", hint=hint)
+            name, place = str(loc[-1]), _format_location(loc[:-1])
+            hint = _suggest(name, known, elsewhere=_paths({"$ref": _kinds()[error["loc"][0]]}))
+            return Problem(loc=loc, message=f"`{_truncate(name)}` is no field of {place}", hint=hint)
         case "model_type" | "model_attributes_type" | "dict_type":
-            message = f"{_place(loc)} is an object, {{...}}, got {_shown(error['input'])}"
-            return Problem(loc=loc, message=message, hint=_meant("", known) if loc else EXAMPLE)
+            message = f"{_format_location(loc)} is an object, {{...}}, got {_format_value(error['input'])}"
+            return Problem(loc=loc, message=message, hint=_suggest("", known) if loc else EXAMPLE)
         case "missing" if isinstance(loc[-1], int):
-            message = f"{_place(loc[:-1])} needs at least {loc[-1] + 1} values"
+            message = f"{_format_location(loc[:-1])} needs at least {loc[-1] + 1} values"
             return Problem(loc=loc[:-1], message=message)
         case "missing":
             return Problem(loc=loc, message=f"`{loc[-1]}` is missing", hint="It has no default: add it.")
         case "union_tag_not_found":
-            return Problem(loc=("kind",), message="`kind` is missing", hint=_meant("", tuple(_kinds())))
+            return Problem(loc=("kind",), message="`kind` is missing", hint=_suggest("", tuple(_kinds())))
         case "union_tag_invalid":
-            tag = _cut(error["ctx"]["tag"])
+            tag = _truncate(error["ctx"]["tag"])
             return Problem(
-                loc=("kind",), message=f"there is no kind of job {tag!r}", hint=_meant(tag, tuple(_kinds()))
+                loc=("kind",), message=f"there is no kind of job {tag!r}", hint=_suggest(tag, tuple(_kinds()))
             )
         case "literal_error":
             choices = tuple(re.findall(r"'([^']*)'", error["ctx"]["expected"]))
-            return Problem(loc=loc, message=_said(error), hint=_meant(str(error["input"]), choices))
-    return Problem(loc=loc, message=_said(error))
+            return Problem(loc=loc, message=_format_error(error), hint=_suggest(str(error["input"]), choices))
+    return Problem(loc=loc, message=_format_error(error))
 
 
-def _said(error: Mapping[str, Any]) -> str:
-    """pydantic's own sentence, with the value seen where it is short."""
+def _format_error(error: Mapping[str, Any]) -> str:
+    """Return pydantic's own message, with the value if it is short."""
     sentence: str = error["msg"].removeprefix("Value error, ")
     value = error.get("input")
     if isinstance(value, str | int | float | bool | None) and error["type"] != "value_error":
-        sentence += f", got {_shown(value)}"
+        sentence += f", got {_format_value(value)}"
     return sentence
 
 
-def _shown(value: object) -> str:
-    return _cut(repr(value))
+def _format_value(value: object) -> str:
+    return _truncate(repr(value))
 
 
-def _cut(text: str) -> str:
+def _truncate(text: str) -> str:
     return text if len(text) <= _LONGEST else text[: _LONGEST - 3] + "..."
 
 
-def _place(loc: Loc) -> str:
-    return f"`{'.'.join(_cut(str(part)) for part in loc)}`" if loc else "a job spec"
+def _format_location(loc: Loc) -> str:
+    return f"`{'.'.join(_truncate(str(part)) for part in loc)}`" if loc else "a job spec"
 
 
-def _meant(name: str, known: tuple[str, ...], elsewhere: Iterable[Loc] = ()) -> str:
-    """What was probably meant: a name known here, or else every path that ends with such a name."""
+def _suggest(name: str, known: tuple[str, ...], elsewhere: Iterable[Loc] = ()) -> str:
+    """Return the suggestion "Did you mean ...": a name known here, or else every path that ends with such a name."""
     name = name[:_LONGEST]
     close = difflib.get_close_matches(name, known, n=1)
     if not close:
@@ -128,7 +129,7 @@ def _meant(name: str, known: tuple[str, ...], elsewhere: Iterable[Loc] = ()) -> 
 
 
 def _walk(loc: Loc, error_type: str) -> tuple[Loc, tuple[str, ...]]:
-    """The path through the spec without pydantic's union branches, and the fields known at its end."""
+    """Return the path through the spec without pydantic's union branches, and the fields known at its end."""
     mapping = _kinds()
     if not loc or loc[0] not in mapping:
         return loc, ()
@@ -140,14 +141,14 @@ def _walk(loc: Loc, error_type: str) -> tuple[Loc, tuple[str, ...]]:
         if part in fields:
             here = fields[str(part)]
         elif part == "[key]" or (not isinstance(part, int) and not _is_open(here)):
-            continue  # pydantic's word for a mapping's key, or the name of a branch
+            continue  # pydantic's name of a mapping's key, or of a branch
         fields = _fields(here) if part in fields else {}
         path.append(part)
     return (*path, *unknown), tuple(fields)
 
 
 def _fields(schema: Schema) -> dict[str, Schema]:
-    """Every field that a value of this schema may have, over all the branches of a union."""
+    """Return every field that a value of this schema may have, over all branches of a union."""
     if reference := schema.get("$ref"):
         schema = _schema()["$defs"][reference.rsplit("/", 1)[-1]]
     fields: dict[str, Schema] = dict(schema.get("properties", {}))
@@ -157,19 +158,19 @@ def _fields(schema: Schema) -> dict[str, Schema]:
 
 
 def _is_open(schema: Schema) -> bool:
-    """Whether it is a mapping with keys of the writer's choice, such as `tags`."""
+    """Return whether the schema is a mapping with free keys, such as `tags`."""
     return isinstance(schema.get("additionalProperties") or schema.get("patternProperties"), dict)
 
 
 def _paths(schema: Schema, above: Loc = ()) -> Iterator[Loc]:
-    """The path of every field under a schema."""
+    """Yield the path of every field under a schema."""
     for name, field in _fields(schema).items():
         yield *above, name
         yield from _paths(field, (*above, name))
 
 
 def _kinds() -> dict[str, str]:
-    """Where the schema describes each kind of job."""
+    """Return the reference to the schema of each kind of job."""
     kinds: dict[str, str] = _schema()["discriminator"]["mapping"]
     return kinds
 

@@ -1,5 +1,4 @@
-"""Where weights come from: a file under a data root, a registered model, the model that another job makes, or
-torchvision."""
+"""Sources of weights: a file under a data root, a registered model, the model of another job, or torchvision."""
 
 from __future__ import annotations
 
@@ -20,19 +19,19 @@ from jobs.resources import MODEL, CheckedResource, ResourceKind, ResourceState
 from jobs.uploads.submission_check import HERE, has_large_header
 
 JOB = "job:"
-"""What the weights of a spec start with when they name a job."""
+"""Prefix of weights in a spec that name a job."""
 
 FindJob = Callable[[str], Job | None]
-"""Gives a job by id, None where there is none."""
+"""Returns a job by id, None if there is none."""
 FindResource = Callable[[ResourceKind, str], CheckedResource | None]
-"""Gives a data set or a model by id, None where there is none."""
+"""Returns a data set or model by id, None if there is none."""
 CardOf = Callable[[Path], ModelCard | None]
-"""Gives the card of a file of weights whose header is large, None where it has none."""
+"""Returns the card of a weights file with a large header, None if it has none."""
 
 PLAIN = (".pth", ".pt", ".safetensors")
-"""Files that may hold a plain state dict: only the engine can say whether it fits."""
+"""File types that may contain a plain state dict: only the engine can tell whether it fits."""
 _MODEL_FIELD = {"train": "model", "distill": "student"}
-"""Where the config of each kind of job describes the model that it makes."""
+"""The field of each kind's config that describes the model it creates."""
 
 
 @dataclass(frozen=True)
@@ -40,29 +39,29 @@ class Origin:
     """A model that weights come from."""
 
     weights: str
-    """An absolute path, `job:<id>`, `model:<id>` (where it was uploaded), or torchvision's name."""
+    """An absolute path, `job:<id>`, `model:<id>` (an upload), or torchvision's name."""
     detector: DetectorConfig | None = None
-    """None: nobody can say before the tensors are read, or the weights fill a backbone only."""
+    """None: unknown until the tensors are read, or the weights are those of a backbone only."""
     classes: tuple[str, ...] | None = None
-    """In label order; None: not known, or the weights know no classes."""
+    """In label order; None: unknown, or the weights have no classes."""
     job_id: str | None = None
-    """The job that makes the model; None for a file."""
+    """The job that creates the model; None for a file."""
     image_size: int | None = None
-    """Longer side of the pictures in training, in pixels; None: not known."""
+    """Longer side of the pictures in training, in pixels; None: unknown."""
     resource_id: str | None = None
-    """The registered model that it is."""
+    """Id of the registered model."""
     remark: str | None = None
-    """What a person should know of where it comes from."""
+    """A warning about the source for users."""
 
     def differences(
         self, role: str, wanted: Mapping[str, object], classes: Iterable[str] | None
     ) -> list[Problem]:
-        """Where the model is not what the spec says.
+        """Return the differences between the model and the spec.
 
         Args:
-            role: The field of the spec that asks for the model, e.g. "teacher".
-            wanted: What the spec says of the detector, by field; None leaves it open.
-            classes: Names that the model must know; None: whatever it knows will do.
+            role: The field of the spec that names the model, e.g. "teacher".
+            wanted: The detector's fields as in the spec; None: not specified.
+            classes: Classes that the model must know; None: any.
         """
         problems = self._missing_classes(role, classes or ())
         if self.detector is None:
@@ -70,7 +69,7 @@ class Origin:
         return problems + [
             Problem(
                 loc=(role, field),
-                message=f"{self.weights} has {field} {_shown(seen)}, the spec says {_shown(value)}",
+                message=f"{self.weights} has {field} {_format_value(seen)}, the spec says {_format_value(value)}",
                 hint="Make them equal, or name other weights.",
             )
             for field, value in wanted.items()
@@ -81,7 +80,7 @@ class Origin:
         return self.classes if field == "classes" else getattr(self.detector, field)
 
     def _undeclared(self, role: str, wanted: Mapping[str, object]) -> list[Problem]:
-        """What nobody says of a model whose file says nothing."""
+        """Return the problem of missing declarations for weights without a model card."""
         missing = [field for field, value in wanted.items() if value is None]
         if wanted.get("layout") == "gkd" and "classes" in wanted:  # a model that is used as it is
             message = f"{self.weights} carries no card, and layout 'gkd' leaves widths and anchors open"
@@ -94,7 +93,7 @@ class Origin:
         return [Problem(loc=(role, missing[0]), message=message, hint=hint)]
 
     def _missing_classes(self, role: str, classes: Iterable[str]) -> list[Problem]:
-        """What a model does not know of the classes of the data set, which it is to find or to teach."""
+        """Return the problem of classes of the data set that the model does not know."""
         missing = sorted(set(classes) - set(self.classes or classes))
         if not missing:
             return []
@@ -106,7 +105,7 @@ class Origin:
         return [Problem(loc=(role, "weights"), message=message, hint=hint)]
 
     def other_classes(self, classes: Iterable[str]) -> str | None:
-        """What a person should know of weights that a detector for these classes starts from."""
+        """Return a warning about weights whose classes differ from those of the detector that starts from them."""
         if self.classes is None or set(self.classes) == set(classes):
             return None
         known, needed = ", ".join(sorted(self.classes)), ", ".join(sorted(classes))
@@ -116,10 +115,10 @@ class Origin:
 def find_origin(
     text: str, places: DataRoots, find_job: FindJob, find_resource: FindResource, card_of: CardOf = HERE.card
 ) -> Origin:
-    """Look up what a spec names as weights.
+    """Return the origin of the weights that a spec names.
 
     Raises:
-        DataRootError: there is no such job, model or file, or it makes or holds no model.
+        DataRootError: there is no such job, model or file, or it contains no model.
     """
     if text.startswith(JOB):
         return _job(text.removeprefix(JOB), find_job)
@@ -190,10 +189,10 @@ def _model(model_id: str, places: DataRoots, find_resource: FindResource, card_o
 
 
 def ready(resource: CheckedResource | None, kind: ResourceKind, resource_id: str) -> CheckedResource:
-    """A data set or a model that a spec names, if a job may use it.
+    """Return a data set or a model that a spec names, if a job may use it.
 
     Raises:
-        DataRootError: there is none of this id, it was refused, or nobody has looked into it yet.
+        DataRootError: there is none of this id, it was refused, or its check has not finished.
     """
     called = {ResourceKind.DATASET: "data set", ResourceKind.MODEL: "model"}[kind]
     if resource is None:
@@ -210,10 +209,10 @@ def ready(resource: CheckedResource | None, kind: ResourceKind, resource_id: str
 
 
 def changed_since(resource: CheckedResource, look: Callable[[], str]) -> str | None:
-    """What to say where the files of something under a root are not as they were when it was checked."""
+    """Return a warning if files under a data root have changed since the resource was checked."""
     try:
         same = look() == resource.fingerprint
-    except OSError:  # what is missing is told in its place
+    except OSError:  # a missing file is reported elsewhere
         return None
     when = resource.checked_at.isoformat(timespec="seconds") if resource.checked_at else "earlier"
     return (
@@ -232,7 +231,7 @@ def _published(name: str) -> Origin:
     return Origin(name)
 
 
-def _shown(value: object) -> str:
+def _format_value(value: object) -> str:
     if isinstance(value, tuple):
         return ", ".join(map(str, value))
     return value.model_dump_json() if isinstance(value, BaseModel) else str(value)

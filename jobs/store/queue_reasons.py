@@ -111,16 +111,16 @@ class Reasons:
         if row.state != State.QUEUED.value:
             return str(row.reason)
         before = f" ({row.reason})" if row.reason else ""
-        return f"queued: {self._of_queued(row, waited)}{before}"
+        return f"queued: {self._reason_if_queued(row, waited)}{before}"
 
-    def _of_queued(self, row: Row[Any], waited: Mapping[str, str]) -> str:
+    def _reason_if_queued(self, row: Row[Any], waited: Mapping[str, str]) -> str:
         if unfinished := [job_id for job_id, state in waited.items() if state != State.SUCCEEDED.value]:
             return f"waits for job {' and '.join(unfinished)}"
         if held := self.held.get(row.tenant):
             return held
         if self.served is not None and row.queue not in self.served:
-            return f"{_place(row.ahead)}, but no worker serves queue {row.queue}"
-        return f"{_place(row.ahead)}, waiting for a worker{_with_gpus(QUEUES[row.queue])}"
+            return f"{_format_position(row.ahead)}, but no worker serves queue {row.queue}"
+        return f"{_format_position(row.ahead)}, waiting for a worker{_with_gpus(QUEUES[row.queue])}"
 
 
 def _served(connection: Connection) -> frozenset[str] | None:
@@ -139,7 +139,7 @@ def _listening() -> Select[str, bool]:
     return select(cast(workers.c.queues, Text).label("queues"), listening.label("listening")).distinct()
 
 
-def _place(ahead: int) -> str:
+def _format_position(ahead: int) -> str:
     if ahead > _COUNTED:
         return f"more than {_COUNTED} ahead"
     return f"{ahead} ahead" if ahead else "next"

@@ -1,1 +1,1 @@
-"""Locks between processes, cancellation of long work, and work in the background."""
+"""Locks between processes, cancellation of long work, and background threads."""

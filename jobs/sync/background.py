@@ -1,4 +1,4 @@
-"""Something that may take long, in a thread of its own: whoever waits for it can look after other things meanwhile."""
+"""Long-running functions in a thread of their own, so that the caller can monitor other things meanwhile."""
 
 from __future__ import annotations
 
@@ -13,24 +13,23 @@ T = TypeVar("T")
 
 
 def run_in_background(act: Callable[[], T], *, name: str = "aside") -> Future[T]:
-    """Do something aside.
+    """Run a function in a new daemon thread.
 
-    A thread pool would wait for it at its end, and Python for the pool: this thread keeps nobody, not even a process
-    that ends.
+    Unlike with a thread pool, neither the caller nor the exit of the process waits for it.
 
     Args:
-        act: What to do.
-        name: Of the thread.
+        act: The function.
+        name: Name of the thread.
 
     Returns:
-        What comes of it, or its error.
+        A future of its result or exception.
     """
     future: Future[T] = Future()
 
     def fulfil() -> None:
         try:
             future.set_result(act())
-        except BaseException as error:  # whatever it is, it is for who waits
+        except BaseException as error:  # any error is passed to the waiting caller
             future.set_exception(error)
 
     threading.Thread(target=carried(fulfil), name=name, daemon=True).start()

@@ -1,4 +1,4 @@
-"""Long work that nobody may want any more before it is done: it looks between two blocks whether that is so."""
+"""Cancellation of long work, checked between two blocks."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from jobs.errors import OperationCancelled
 T = TypeVar("T")
 
 NEVER = threading.Event()
-"""For work that is always done to its end: nobody sets it."""
+"""An event that is never set, for work that cannot be cancelled."""
 
 
 def cancellable(cancelled: threading.Event, source: Iterable[T]) -> Iterator[T]:
-    """What comes from a source, as long as it is wanted.
+    """Yield the items of a source until the work is cancelled.
 
     Args:
-        cancelled: Set by whoever wants no more of it.
-        source: Gives blocks, or other things between which it is safe to stop.
+        cancelled: Set by the caller to cancel.
+        source: Yields blocks, or other items between which it is safe to stop.
 
     Raises:
-        OperationCancelled: The event was set; seen before the next block is handed on.
+        OperationCancelled: The event was set; checked before each item.
     """
     for each in source:
         if cancelled.is_set():

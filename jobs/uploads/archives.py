@@ -215,7 +215,7 @@ def _tarred(stream: IO[bytes] | gzip.GzipFile) -> Iterator[_Member]:
     with tarfile.open(fileobj=stream, mode="r|", tarinfo=_Header) as archive:
         for info in archive:
             yield _Member(info.name, _kind_in_tar(info), partial(_opened, archive, info))
-            archive.members = []  # it would keep them all in memory
+            archive.members = []  # type: ignore[attr-defined]  # it would keep them all in memory
 
 
 def _opened(archive: tarfile.TarFile, info: tarfile.TarInfo) -> IO[bytes]:

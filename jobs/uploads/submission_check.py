@@ -138,11 +138,11 @@ class Apart(Here):
         """Return what is in a data set; see `Here.data`."""
         if not is_large(placed):
             return super().data(placed, places, wanted)
-        return self._ask(self._submission(places, data=placed, wanted=wanted))
+        return self._run_process(self._submission(places, data=placed, wanted=wanted))
 
     def card(self, weights: Path) -> ModelCard | None:
         """Return the card of a weights file; see `Here.card`."""
-        looked = self._ask(self._submission(DataRoots([weights.parent]), weights=weights))
+        looked = self._run_process(self._submission(DataRoots([weights.parent]), weights=weights))
         for problem in looked.problems:
             raise DataRootError(problem.message, problem.hint)
         return looked.card
@@ -153,7 +153,7 @@ class Apart(Here):
             {"roots": places.roots, "confined": places.confined, **limits, **about}
         )
 
-    def _ask(self, submission: Submission) -> Looked:
+    def _run_process(self, submission: Submission) -> Looked:
         with (
             tempfile.TemporaryFile() as output,
             tempfile.TemporaryFile() as errors,
