@@ -167,10 +167,9 @@ def did_you_mean(name: str, known: Sequence[str]) -> str:
 def _fields_at(model: type[BaseModel], loc: Sequence[str | int]) -> list[str]:
     """Return the names of the fields at a path below a model; none where there is no model."""
     for part in loc:
-        field = model.model_fields.get(str(part))
-        if field is None or not (
-            isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
-        ):
+        inner = {field.alias or name: field.annotation for name, field in model.model_fields.items()}
+        found = inner.get(str(part))
+        if not (isinstance(found, type) and issubclass(found, BaseModel)):
             return []
-        model = field.annotation
-    return list(model.model_fields)
+        model = found
+    return [field.alias or name for name, field in model.model_fields.items()]

@@ -162,6 +162,10 @@ class Gain(BaseModel):
     verdict: str
     """One sentence that says whether the gain is significant."""
 
+    def __str__(self) -> str:
+        """The difference in AP with its interval, for people."""
+        return f"{self.ap:+.3f} AP (95 % interval {self.ap_low:+.3f} to {self.ap_high:+.3f})"
+
 
 class ExportCheck(BaseModel):
     """An exported network against torch, on pictures of the validation split."""

@@ -29,7 +29,7 @@ from gkd_core.detectors.model_card import ModelCard
 from gkd_core.distill.distiller import Distiller
 from gkd_core.distill.freshness import first_interval
 from gkd_core.distill.instances import choose_instances
-from gkd_core.distill.teacher import Teacher, open_model
+from gkd_core.distill.teacher import OpenedModel, Teacher, open_model
 from gkd_core.errors import Problem, SpecError, StoppedError
 from gkd_core.evaluation.coco import score
 from gkd_core.events import Checkpoint, Event, Progress, Report, Warning
@@ -88,13 +88,19 @@ def _flow(config: AnyRun, run_dir: Path, should_stop: Callable[[], bool]) -> Ite
             return export(config, run_dir, should_stop)
 
 
-def train(config: Run, run_dir: Path, should_stop: Callable[[], bool] = lambda: False) -> Iterator[Event]:
+def train(
+    config: Run,
+    run_dir: Path,
+    should_stop: Callable[[], bool] = lambda: False,
+    teacher: OpenedModel | None = None,
+) -> Iterator[Event]:
     """Carry out a run, or resume one that was interrupted.
 
     Args:
         config: what to do; its paths are absolute.
         run_dir: where checkpoints, models and the report are written; files of an earlier attempt are used.
         should_stop: called at every step; once it returns true, a checkpoint is written and `StoppedError` raised.
+        teacher: a teacher in memory, on the device of the run; None: the config says which file it is.
 
     Yields:
         Events, in the order in which things happen.
@@ -103,7 +109,7 @@ def train(config: Run, run_dir: Path, should_stop: Callable[[], bool] = lambda: 
         GkdError: its class says how the failure is handled.
     """
     with gpu_arithmetic(config.train, find_device(config.device)):
-        job = _Job(config, run_dir, should_stop)
+        job = _Job(config, run_dir, should_stop, teacher)
         try:
             yield from job.check_data()
             yield from job.meet_teacher()
@@ -118,7 +124,13 @@ def train(config: Run, run_dir: Path, should_stop: Callable[[], bool] = lambda: 
 class _Job(Session):
     """A run that trains: student and control one after the other, or one model."""
 
-    def __init__(self, config: Run, run_dir: Path, should_stop: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        config: Run,
+        run_dir: Path,
+        should_stop: Callable[[], bool],
+        given_teacher: OpenedModel | None = None,
+    ) -> None:
         recipe = config.train
         super().__init__(
             config,
@@ -132,6 +144,7 @@ class _Job(Session):
         self.config = config
         self.states = run_dir / "checkpoints"
         self.states.mkdir(parents=True, exist_ok=True)
+        self.given_teacher = given_teacher
         self.teacher: Teacher | None = None
         self.accounts: dict[str, Account] = {}
         self.later = 0.0
@@ -156,7 +169,11 @@ class _Job(Session):
         if not isinstance(self.config, DistillRun):
             return
         with fields_under("teacher"):
-            self.teacher = Teacher.load(self.config.teacher, self.classes, self.device)
+            self.teacher = (
+                Teacher.of(self.given_teacher, self.classes)
+                if self.given_teacher
+                else Teacher.load(self.config.teacher, self.classes, self.device)
+            )
         if any(self.states.iterdir()):
             return
         start = Progress(run="teacher", epoch=0, epochs=0, step=0, steps=0, fraction=0)
@@ -370,7 +387,8 @@ class _Job(Session):
         """Evaluate the published files side by side and write the report."""
         entries = {}
         for role, model in self.published():
-            detector, card = open_model(model, self.device)
+            given = self.given_teacher if role == "teacher" else None
+            detector, card = given or open_model(model, self.device)
             epochs = self.config.train.epochs
             end = Progress(run=role, epoch=epochs, epochs=epochs, step=0, steps=0, fraction=1)
             labels = self.teacher.labels if self.teacher and role == "teacher" else None

@@ -30,7 +30,7 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops import MultiScaleRoIAlign
 from torchvision.ops.poolers import initLevelMapper
 
-from gkd_core.config import DetectorConfig
+from gkd_core.config import Architecture, DetectorConfig
 from gkd_core.detectors.fcos import FCOS, AlignedHead
 from gkd_core.detectors.fpn import Backbone, build_backbone, separable
 from gkd_core.detectors.norms import group_norm
@@ -73,20 +73,38 @@ def build_detector(config: DetectorConfig, num_classes: int, image_size: int) ->
         strides: tuple[int, ...] = STRIDES[config.architecture]
     else:
         detector, strides = build_as_torchvision(config, num_classes + 1)
-    return _finished(detector, config, strides)
+    if hasattr(detector, "roi_heads"):  # the coarsest level is the RPN's alone
+        detector.roi_heads.box_roi_pool.featmap_names = [str(level) for level in range(len(strides) - 1)]
+    return finish(detector, config.architecture, config.mean, config.std, strides)
 
 
-def _finished(detector: Detector, config: DetectorConfig, strides: tuple[int, ...]) -> Detector:
-    """What all layouts have in common, none of it seen in a state dict."""
-    detector.transform = _Normalize(0, 0, list(config.mean), list(config.std))
-    if hasattr(detector, "roi_heads"):
-        _fix_scales(detector.roi_heads.box_roi_pool, strides[:-1])
+def finish(
+    detector: Detector,
+    architecture: Architecture,
+    mean: Sequence[float],
+    std: Sequence[float],
+    strides: tuple[int, ...],
+) -> Detector:
+    """Add what all layouts have in common, none of it seen in a state dict.
+
+    Args:
+        detector: gains it, and stays the object that it is.
+        architecture: its family.
+        mean: of each channel, taken off pixels in 0..1.
+        std: of each channel, what they are divided by.
+        strides: pixels per cell of each level, finest first; its backbone calls the levels 0, 1, 2 and so on.
+    """
+    detector.transform = _Normalize(0, 0, list(mean), list(std))
+    pool = getattr(getattr(detector, "roi_heads", None), "box_roi_pool", None)
+    if isinstance(pool, MultiScaleRoIAlign):
+        _fix_scales(pool, strides)
     _remember(detector)
     train_without_waiting(detector)
     for predictor in _predictors(detector):
-        predictor.register_forward_hook(_in_float32)
-    detector.strides = strides
-    detector.cells_per_box = CELLS_PER_BOX[config.architecture]
+        if _in_float32 not in predictor._forward_hooks.values():
+            predictor.register_forward_hook(_in_float32)
+    detector.strides, detector.architecture = strides, architecture
+    detector.cells_per_box = CELLS_PER_BOX[architecture]
     return detector
 
 
@@ -140,13 +158,14 @@ def padded_to(height: int, width: int, *detectors: Detector) -> Iterator[None]:
 
 
 def _fix_scales(pool: MultiScaleRoIAlign, strides: Sequence[int]) -> None:
-    """Say on which strides boxes are pooled.
+    """Say on which strides boxes are pooled: those of the levels that the pool names by their numbers.
 
     Left alone the pool guesses them from the first batch, padded or not, and keeps the guess for good.
     """
-    pool.featmap_names = [str(level) for level in range(len(strides))]
-    pool.scales = [1 / stride for stride in strides]
-    pool.map_levels = initLevelMapper(k_min=int(math.log2(strides[0])), k_max=int(math.log2(strides[-1])))
+    used = [strides[int(name)] for name in pool.featmap_names]
+    pool.scales = [1 / stride for stride in used]
+    least, most = (int(math.log2(stride)) for stride in (used[0], used[-1]))
+    pool.map_levels = initLevelMapper(least, most, pool.canonical_scale, pool.canonical_level)
 
 
 def _predictors(detector: Detector) -> list[nn.Module]:

@@ -14,12 +14,13 @@ from torch import Tensor
 from torchvision.models import detection
 
 from gkd_core.detectors import fcos
+from gkd_core.detectors.predict import Predicts
 
 Images = list[Tensor]
 Targets = list[dict[str, Tensor]]
 
 
-class _DoesNotWait:
+class _DoesNotWait(Predicts):
     """Uses the forward of torchvision, unless it would synchronise."""
 
     training: bool

@@ -13,18 +13,21 @@ import copy
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Literal
+from itertools import islice
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from gkd_core.compute.world import World, keep_norms_apart
-from gkd_core.config import DistillConfig, incomparable_scores, response_weight
+from gkd_core.config import DistillConfig, Workers, incomparable_scores, response_weight
+from gkd_core.data.loading import eval_batches
+from gkd_core.data.records import ImageRecord
 from gkd_core.detectors.build import Detector, Targets, pyramid
 from gkd_core.distill import features
 from gkd_core.distill.bank import Bank, PooledPair, of_all_processes
-from gkd_core.distill.instances import InstancePool, Pooled, Pooling, pairs
+from gkd_core.distill.instances import InstancePool, Pooled, Pooling, choose_instances, pairs
 from gkd_core.distill.losses import Loss, LossContext, ResponseLoss, of_config
 from gkd_core.distill.positives import architecture_of, is_two_stage, outputs_of, scoring_head
 from gkd_core.distill.prototypes import (
@@ -117,6 +120,7 @@ class Distiller(nn.Module):
         self.world = World(columns.device)
         self.bank: Bank | None = None
         self.seen = None
+        self._seen_in: tuple[Sequence[ImageRecord], int, int] | None = None
         self._latest: PooledPair | None = None
 
     @property
@@ -179,6 +183,8 @@ class Distiller(nn.Module):
         """Run both models on a batch; return what losses may look at, and the student's own losses."""
         with torch.inference_mode():  # first: what it needs is gone before the student's maps pile up
             teacher_pyramid, sizes = pyramid(self.teacher, pictures)
+        if not self.student.training:  # after it was asked what is on a picture
+            self.student.train()
         with outputs_of(self.student.backbone) as maps, outputs_of(scoring_head(self.student)) as scores:
             losses = dict(self.student(pictures, targets))
         student_pyramid = list(maps[0].values())
@@ -282,6 +288,41 @@ class Distiller(nn.Module):
             self.bank.keep(*of_all_processes(self.world, levels, targets), epoch)
         self._latest = None
 
+    def update_prototypes(
+        self,
+        split: Split,
+        *,
+        image_size: int | None = None,
+        batch_size: int = 8,
+        workers: Workers = "auto",
+        seed: int = 0,
+    ) -> None:
+        """Choose prototypes anew, by a pass over the pictures of a split; the first time the teacher runs too.
+
+        Args:
+            split: with `images`, the training split.
+            image_size: longer side in pixels; None: the student's own.
+            batch_size: pictures at a time.
+            workers: threads that load pictures.
+            seed: decides which objects are pooled where a class has many, and for selections that draw.
+
+        Raises:
+            SpecError: nobody says how large pictures are.
+        """
+        size = image_size or getattr(self.student, "image_size", 0)
+        if not size:
+            message = "the student does not say how large its pictures are"
+            raise SpecError([Problem(loc=("image_size",), message=message, hint="Give image_size=.")])
+        if self._seen_in is None or self._seen_in[0] is not split.images or self._seen_in[1:] != (size, seed):
+            self.seen = None  # the teacher found it in other boxes
+        pooled = pool_split(self, split.images, size, batch_size, workers, seed)
+        self.remember(pooled)
+        self._seen_in = split.images, size, seed
+        levels = self.choose_prototypes(pooled, torch.Generator().manual_seed(seed))
+        self.prototypes = [chosen.prototypes for chosen in levels]
+        origins = torch.stack([pooled.image_ids, pooled.rows], 1)
+        self.chosen = [origins[chosen.indices.cpu()] for chosen in levels]
+
     def choose_prototypes(
         self,
         pooled: Pooled,
@@ -306,6 +347,34 @@ class Distiller(nn.Module):
             _selection(wanted.selection, generator or torch.Generator()),
             between,
         )
+
+
+class Split(Protocol):
+    """The pictures of a split."""
+
+    @property
+    def images(self) -> Sequence[ImageRecord]:
+        """With their boxes."""
+        ...
+
+
+def pool_split(
+    distiller: Distiller,
+    images: Sequence[ImageRecord],
+    image_size: int,
+    batch_size: int,
+    workers: Workers,
+    seed: int,
+) -> Pooled:
+    """Return the features of the objects of a split from which prototypes are chosen; see `update_prototypes`."""
+    classes = len(distiller.teacher_columns) - 1
+    choice = choose_instances(images, classes, image_size, distiller.config.prototypes, seed)
+    pool = distiller.instance_pool()
+    chosen = [(images[position], rows) for position, rows in choice.items()]
+    parts = iter(chosen)
+    for batch in eval_batches([image for image, _ in chosen], image_size, batch_size, workers):
+        pool.add(batch, list(islice(parts, len(batch))))
+    return pool.finish()
 
 
 def _with_batch_statistics(detector: Detector) -> Detector:

@@ -22,6 +22,14 @@ DECLARED = ("architecture", "backbone", "layout", "classes")
 """Fields that a spec may declare of a model, and must where its file does not record them."""
 
 
+class OpenedModel(NamedTuple):
+    """A trained detector in memory."""
+
+    detector: Detector
+    card: ModelCard
+    """Its classes, and what a report says of it."""
+
+
 class Teacher(NamedTuple):
     """A frozen detector that the student imitates."""
 
@@ -39,9 +47,18 @@ class Teacher(NamedTuple):
         Raises:
             SpecError: the file is no model, is not what the spec declares, or lacks a class of the data.
         """
-        detector, card = open_model(config, device)
-        columns = match_classes(card.classes, classes)
-        return cls(detector.requires_grad_(False), columns, labels_of(card.classes, classes))
+        return cls.of(OpenedModel(*open_model(config, device)), classes)
+
+    @classmethod
+    def of(cls, model: OpenedModel, classes: Sequence[str]) -> Teacher:
+        """Freeze a detector in memory.
+
+        Raises:
+            SpecError: it lacks a class of the data.
+        """
+        detector, known = model.detector, model.card.classes
+        columns = match_classes(known, classes)
+        return cls(detector.eval().requires_grad_(False), columns, labels_of(known, classes))
 
 
 def open_model(config: TeacherConfig, device: torch.device | str = "cpu") -> tuple[Detector, ModelCard]:

@@ -195,9 +195,13 @@ def read_config(run_dir: RunDir) -> AnyRun:
 
 
 class EventLog:
-    """events.jsonl, opened for appending: one line per event, with the time; a truncated last line is ended first."""
+    """events.jsonl, opened for appending: one line per event, with the time; a truncated last line is ended first.
 
-    def __init__(self, path: Path) -> None:
+    `echo` also prints what is no progress: an engine's stdout is log.txt.
+    """
+
+    def __init__(self, path: Path, *, echo: bool = True) -> None:
+        self._echo = echo
         self._file = path.open("a+b")
         if _ends_inside_a_line(path):
             self._file.write(b"\n")
@@ -213,8 +217,8 @@ class EventLog:
         stamped = event if event.time else event.model_copy(update={"time": time.time()})
         self._file.write(stamped.model_dump_json().encode() + b"\n")
         self._file.flush()
-        if not isinstance(stamped, Progress):
-            print(_log_line(stamped), flush=True)  # stdout is log.txt
+        if self._echo and not isinstance(stamped, Progress):
+            print(_log_line(stamped), flush=True)
 
 
 def _log_line(event: Event) -> str:

@@ -1,0 +1,170 @@
+"""What a detector finds on a picture, and what it has to know about itself for that: classes and picture size."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor, nn
+
+from gkd_core.config import Architecture, FpnConfig, HeadConfig
+from gkd_core.data.augment import Picture, resize
+from gkd_core.data.pictures import read_header, read_image
+from gkd_core.detectors.model_card import ModelCard
+from gkd_core.errors import Problem, SpecError
+
+SCORE = 0.3
+"""Detections below are left out if nobody says otherwise, as in `gkd predict`."""
+
+Shown = str | Path | NDArray[np.uint8] | Image.Image
+"""A picture: its file, (H, W, 3) RGB of 8 bits, or one of Pillow's."""
+
+
+@dataclass(frozen=True, eq=False)
+class Detections:
+    """What was found on a picture, best first; N boxes."""
+
+    boxes: NDArray[np.float32]
+    """(N, 4) x1, y1, x2, y2 in pixels of the picture."""
+    labels: NDArray[np.int64]
+    """(N,) from 1."""
+    scores: NDArray[np.float32]
+    """(N,) in 0..1."""
+    names: tuple[str, ...]
+    """(N,) the class of each."""
+
+    def __len__(self) -> int:
+        return len(self.boxes)
+
+
+class Predicts:
+    """A detector that knows its classes, and so can be asked what is on a picture."""
+
+    architecture: Architecture
+    """Its family."""
+    classes: tuple[str, ...] = ()
+    """Label 1 is the first."""
+    image_size: int = 0
+    """Longer side of the pictures that it wants, in pixels."""
+    white: int | None = None
+    """Which value means white in pictures of 16 or 32 bits; None: each picture tells."""
+    backbone_name: str = ""
+    """For reports."""
+    source: str | None = None
+    """The file that it was loaded from."""
+
+    @overload
+    def predict(self, pictures: Shown, *, score: float = SCORE) -> Detections: ...
+
+    @overload
+    def predict(
+        self, pictures: list[Shown] | tuple[Shown, ...], *, score: float = SCORE
+    ) -> list[Detections]: ...
+
+    def predict(self: Any, pictures: Any, *, score: float = SCORE) -> Detections | list[Detections]:
+        """Detect on a picture, or on each of a list; afterwards the detector is in the mode that it was in.
+
+        Args:
+            pictures: a file, an array (H, W, 3) of 8 bits in RGB, a Pillow image, or a list of such.
+            score: what a detection must reach.
+
+        Raises:
+            PictureError: a file cannot be decoded.
+            SpecError: what was given is no picture, or the detector does not know its classes.
+        """
+        if not self.classes:
+            message = f"this {type(self).__name__} does not know its classes and picture size"
+            hint = "Build, load or wrap it with `gkd`."
+            raise SpecError([Problem(loc=("classes",), message=message, hint=hint)])
+        several = isinstance(pictures, list | tuple)
+        with _evaluating(self):
+            found = [_look_at(self, each, score) for each in (pictures if several else [pictures])]
+        return found if several else found[0]
+
+
+def describe(
+    detector: Any,
+    classes: Sequence[str],
+    image_size: int,
+    white: int | None = None,
+    *,
+    backbone: str = "",
+    source: str | None = None,
+) -> Any:
+    """Tell a detector what it is for; see `Predicts`. None of it is part of its state."""
+    detector.classes, detector.image_size, detector.white = tuple(classes), image_size, white
+    detector.backbone_name, detector.source = backbone, source
+    return detector
+
+
+def card_of(detector: Any) -> ModelCard:
+    """Return what a report says of a detector in memory.
+
+    Widths and heads are left at their defaults, and the backbone may be one that no config knows, so it is not checked:
+    nothing is rebuilt from this card, and it is written to no file.
+    """
+    return ModelCard.model_construct(
+        architecture=detector.architecture,
+        backbone=detector.backbone_name,
+        fpn=FpnConfig(),
+        head=HeadConfig(),
+        norm="batch",
+        classes=detector.classes,
+        image_size=detector.image_size,
+        white=detector.white,
+    )
+
+
+@contextmanager
+def _evaluating(module: nn.Module) -> Iterator[None]:
+    """Put a module into evaluation mode, without gradients, while the block runs."""
+    was = module.training
+    module.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        module.train(was)
+
+
+def _look_at(detector: Any, shown: Shown, score: float) -> Detections:
+    """Detect on one picture, resized as in evaluation."""
+    image, (true_width, true_height) = _opened(shown, 2 * detector.image_size, detector.white)
+    none = np.zeros(0, np.int64)
+    pixels = resize(Picture(image, np.zeros((0, 4), np.float32), none, none), detector.image_size).pixels
+    height, width = pixels.shape[:2]
+    device = next(detector.parameters()).device
+    picture = torch.from_numpy(pixels.transpose(2, 0, 1).astype(np.float32) / np.float32(255)).to(device)
+    found = {name: _array(values) for name, values in detector([picture])[0].items()}
+    kept = np.flatnonzero((found["scores"] >= score) & (found["labels"] > 0))
+    labels = found["labels"][kept]
+    boxes = found["boxes"][kept] * np.array([true_width / width, true_height / height] * 2, np.float32)
+    names = tuple(detector.classes[label - 1] for label in labels)
+    return Detections(boxes.astype(np.float32), labels, found["scores"][kept], names)
+
+
+def _array(values: Tensor) -> NDArray[Any]:
+    found: NDArray[Any] = values.cpu().numpy()
+    return found
+
+
+def _opened(shown: Shown, at_least: int, white: int | None) -> tuple[Image.Image, tuple[int, int]]:
+    """Return a picture in RGB, perhaps reduced, and its true width and height."""
+    match shown:
+        case str() | Path():
+            return read_image(Path(shown), at_least, white), read_header(Path(shown))
+        case Image.Image():
+            return shown.convert("RGB"), shown.size
+        case np.ndarray() if shown.dtype == np.uint8 and shown.ndim == 3 and shown.shape[2] == 3:
+            image = Image.fromarray(shown)
+            return image, image.size
+    seen = f"{shown.dtype} {shown.shape}" if isinstance(shown, np.ndarray) else type(shown).__name__
+    message = f"a picture is a path, an array (height, width, 3) of uint8, or a Pillow image, got {seen}"
+    raise SpecError([Problem(loc=("pictures",), message=message)])
