@@ -1,8 +1,8 @@
-"""What goes into the engine: one frozen value, strict at the border. No torch here.
+"""The config of a run: the input of the engine as one frozen, strictly validated value. No torch here.
 
-A `RunConfig` is what `python -m gkd_core.train RUN_DIR` reads from `RUN_DIR/config.json`. Every field has a
-default, and the reason stands beside it; unknown fields are refused. In a config that reaches the engine all
-paths are absolute and nothing is left to be looked up (`jobs.specs.resolve` does that for the service).
+A `RunConfig` is what `python -m gkd_core.train RUN_DIR` reads from `RUN_DIR/config.json`. Fields have defaults, with
+the reason in their docstrings; unknown fields are errors. In a config that reaches the engine all paths are absolute
+and all references are resolved (`jobs.specs.resolve` does that for the service).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ TORCHVISION_BACKBONES = (
     *(f"efficientnet_b{size}" for size in range(8)),
     *("efficientnet_v2_s", "efficientnet_v2_m", "efficientnet_v2_l"),
 )
-"""What torchvision itself offers; any other comes from timm, as `timm:<name>`."""
+"""Backbones from torchvision; any other comes from timm, as `timm:<name>`."""
 
 
 def _known_backbone(name: str) -> str:
@@ -65,8 +65,11 @@ Workers = Annotated[int, Field(ge=0, le=256)] | Literal["auto"]
 
 
 class Strict(BaseModel):
-    """A frozen value that refuses unknown fields, NaN and infinity, and `true` where a number belongs, which Python
-    would take for 1. A field's docstring is its description."""
+    """A frozen value that refuses unknown fields, NaN and infinity.
+
+    It also refuses `true` where a number belongs, which Python would take for 1. A field's docstring is its
+    description.
+    """
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", allow_inf_nan=False, populate_by_name=True, use_attribute_docstrings=True
@@ -87,14 +90,17 @@ class Strict(BaseModel):
 
 
 def _is_number(annotation: Any) -> bool:
-    """Whether a type takes numbers and neither true nor false."""
+    """Return whether a type takes numbers and neither true nor false."""
     parts = [get_args(part)[0] if get_origin(part) is Annotated else part for part in get_args(annotation)]
     kinds = {annotation, *parts}
     return not kinds.isdisjoint((int, float)) and bool not in kinds
 
 
 def _wrong_at(**messages: str) -> ValidationError:
-    """What a validator raises to point at fields under its own: what is wrong, by field; `a__b` is `b` in `a`."""
+    """Return the error that a validator raises for fields of its model: messages by field.
+
+    `a__b` stands for `b` in `a`.
+    """
     details = [
         InitErrorDetails(
             type=PydanticCustomError("value_error", "{message}", {"message": message}),
@@ -130,7 +136,7 @@ TO_TRAIN: tuple[SplitName, ...] = ("train", "val")
 
 
 class DataConfig(Strict):
-    """A data set: either a folder whose layout is recognised (`path`), or its splits spelt out.
+    """A data set: either a folder whose layout is recognised (`path`), or its splits one by one.
 
     In JSON a plain string stands for `{"path": ...}`.
     """
@@ -140,12 +146,12 @@ class DataConfig(Strict):
     path: str | None = None
     """Folder of a data set whose layout is recognised (YOLO: also its `data.yaml`); instead of the splits."""
     train: Split | None = None
-    """The split that is learnt from; instead of `path`."""
+    """The split to train on; instead of `path`."""
     val: Split | None = None
-    """The split that every model is judged on."""
+    """The split that every model is evaluated on, and that chooses the best epoch."""
     test: Split | None = None
-    """Pictures that decide nothing, not even which epoch is the best: every model is scored on them once, at the end.
-    May be absent."""
+    """Held-out pictures that no choice depends on, not even that of the best epoch: every model is scored on them
+    once, at the end. May be absent."""
     val_share: float | None = Field(default=None, gt=0, lt=1)
     """For data without a validation split: the share of its pictures that is set aside as `val`, such as 0.2. With
     `path`, or with `train` alone. Which pictures those are depends on their names and `val_seed`, not their order."""
@@ -185,7 +191,7 @@ class DataConfig(Strict):
 
     @property
     def splits(self) -> dict[SplitName, Split]:
-        """The splits that are spelt out, by name."""
+        """Return the splits that are given, by name."""
         return {name: split for name in SPLITS if (split := getattr(self, name)) is not None}
 
 
@@ -212,7 +218,7 @@ class FpnConfig(Strict):
     depth: int = Field(default=1, ge=1, le=4)
     """3x3 convolutions on each level after the merge; 1 as in the paper."""
     depthwise: bool = False
-    """Depthwise-separable 3x3 convolutions instead of full ones, in all levels: about a ninth of the work, for really
+    """Depthwise-separable 3x3 convolutions instead of full ones, in all levels: about a ninth of the work, for very
     small students."""
 
 
@@ -235,8 +241,8 @@ class DetectorConfig(Strict):
     """FCOS has no anchors to fit, and trains quickly from scratch."""
     layout: Literal["gkd", "torchvision", "torchvision_v2"] = "gkd"
     """`gkd`: all widths are free, and everything trains from scratch. `torchvision` and `torchvision_v2`: exactly the
-    detector of torchvision's builders (`..._fpn` and `..._fpn_v2`), so that its published weights fit; then widths and
-    heads are torchvision's."""
+    detector of torchvision's builders (`..._fpn` and `..._fpn_v2`), so that its published weights fit; then widths
+    and heads are torchvision's."""
     backbone: Backbone = "resnet18"
     """resnet18 does less than half the work of resnet50, which suits a student."""
     backbone_width: float = Field(default=1.0, ge=0.125, le=2)
@@ -247,18 +253,18 @@ class DetectorConfig(Strict):
     head: HeadConfig = HeadConfig()
     """Heads that predict classes and boxes on every level."""
     norm: Literal["batch", "group", "frozen"] = "batch"
-    """Batch norms of backbone and FPN: `batch` and `group` learn from scratch; `frozen` keeps the statistics of loaded
-    weights. Layer norms stay what they are. Heads use group norm: their weights are shared over levels whose
+    """Batch norms of backbone and FPN: `batch` and `group` learn from scratch; `frozen` keeps the statistics of
+    loaded weights. Layer norms stay what they are. Heads use group norm: their weights are shared over levels whose
     statistics differ. Torchvision's layouts have no `group`; the weights of `torchvision` need `frozen`."""
     frozen_stages: int = Field(default=0, ge=0, le=5)
-    """How many stages of the backbone keep the weights and the statistics that they start with: 0 from scratch; 2 is
-    usual with published weights and little data. Stage n is what gives maps of stride 2**n, and the stem is stage 1:
+    """How many stages of the backbone keep their initial weights and statistics: 0 from scratch; 2 is
+    usual with published weights and little data. Stage n has feature maps of stride 2**n, and the stem is stage 1:
     in a ResNet the stem, layer1, layer2, layer3 and layer4."""
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    """Of each channel (RGB in 0..1), taken off the pixels; ImageNet's, as nearly all published weights expect. A few of
-    timm's were trained with 0.5 in all three."""
+    """Mean of each channel (RGB in 0..1), subtracted from the pixels; ImageNet's, as nearly all published weights
+    expect. A few of timm's were trained with 0.5 in all three."""
     std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = (0.229, 0.224, 0.225)
-    """Of each channel, what they are divided by; see `mean`. Teacher and student may differ."""
+    """Standard deviation of each channel, by which pixels are divided; see `mean`. Teacher and student may differ."""
     weights: str | None = None
     """Start from these weights instead of from scratch: a safetensors file of GKD, a plain state dict (`.pth` or
     `.safetensors`) of a backbone or of a whole detector, or torchvision's name of published weights such as
@@ -314,12 +320,15 @@ def _can_learn(detector: DetectorConfig) -> DetectorConfig:
 
 
 DetectorToTrain = Annotated[DetectorConfig, AfterValidator(_can_learn)]
-"""A detector that is about to be trained: what is frozen in it has weights to start with."""
+"""A detector that is about to be trained: its frozen parts have initial weights."""
 
 
 class TeacherConfig(Strict):
-    """A trained detector: a teacher, or what is evaluated or exported. A file of GKD knows its own architecture and
-    classes, and so does a name of torchvision's; of a plain state dict all four fields below must be said."""
+    """A trained detector: a teacher, or one to evaluate or export.
+
+    A file of GKD records its architecture and classes, and so does a name of torchvision's weights; for a plain state
+    dict all four fields below must be given.
+    """
 
     weights: str
     """Path of a safetensors file of GKD, a plain state dict of a torchvision detector (`.pth` or `.safetensors`), or
@@ -338,8 +347,8 @@ class TeacherConfig(Strict):
 
 
 STRONGEST_TIE = 1e6
-"""Largest `alpha`. Measured on instances at random, of rank 3 and with copies: choices are worth the same from 1e4 on,
-and the first factorisation fails at 1e9."""
+"""Largest `alpha`. Measured on random instances, of rank 3 and with copies: the error of the choices is constant from
+1e4 on, and the first factorisation fails at 1e9."""
 
 
 class PrototypeChoice(Strict):
@@ -347,12 +356,12 @@ class PrototypeChoice(Strict):
 
     selection: Literal["orthogonal", "reference", "kmeans", "random"] = "orthogonal"
     """`orthogonal`: distinct, jointly re-fitted, any class size. `reference`: the authors' pursuit, repeats and all.
-    `kmeans`: the instances nearest to cluster centres of the joint space. `random`: what any choice must beat."""
+    `kmeans`: the instances nearest to cluster centres of the joint space. `random`: a baseline."""
     per_class: int = Field(default=10, ge=1, le=100)
     """K of the paper."""
     alpha: float = Field(default=10.0, ge=0, le=STRONGEST_TIE)
-    """The paper's lambda: how strongly the coefficients in both spaces are tied. At most a million: they are equal then
-    in all digits that a choice depends on, and from a thousand million on float64 cannot solve for them any more."""
+    """The paper's lambda: how strongly the coefficients in both spaces are tied. At most 1e6: they are equal then in
+    all digits that a choice depends on, and from 1e9 on float64 cannot solve for them."""
     max_instances: int = Field(default=800, ge=1)
     """Instances pooled per class at most, the paper's number of images; a fixed random subset beyond that."""
     min_box_side: float = Field(default=8.0, ge=0)
@@ -364,16 +373,16 @@ class PrototypesConfig(PrototypeChoice):
     """PGM in a training: how prototypes are chosen, from what, and when."""
 
     source: Literal["pass", "bank"] = "pass"
-    """Where the features come from: `pass` runs teacher and student over the chosen pictures as they are, `bank` keeps
-    those that the training steps of the last epoch computed anyway, augmented pictures and all, at no cost."""
+    """Where the features come from: `pass` runs teacher and student over the chosen pictures as they are, `bank`
+    keeps those that the training steps of the last epoch computed anyway, augmented pictures and all, at no cost."""
     every: int = Field(default=1, ge=1)
-    """Epochs between two choices. Between them the student's features of the chosen objects are refreshed, see
+    """Epochs between two selections. Between them the student's features of the prototypes are refreshed, see
     `refresh`."""
     refresh: Annotated[int, Field(ge=1)] | Literal["auto"] | None = "auto"
-    """Steps between two refreshes of the student's features of the chosen objects, which turn away as it learns:
-    after two epochs from scratch the cosine of an object with itself was 0.2. `auto`: as often as they turn by a
-    cosine of 0.9, and at most so often that a refresh runs as many pictures as the steps before it trained on. None:
-    never."""
+    """Steps between two refreshes of the student's features of the prototypes, which change as it learns: after two
+    epochs from scratch the cosine of an object's features before and after was 0.2. `auto`: whenever that cosine
+    falls to about 0.9, but at most so often that a refresh runs as many pictures as the steps before it trained on.
+    None: never."""
 
 
 class GlobalConfig(Strict):
@@ -381,14 +390,14 @@ class GlobalConfig(Strict):
 
     weight: float = Field(default=0.5, ge=0)
     """Published `factor` 5, for detectors that start from converged weights. From scratch 5 sends four times the
-    gradient of the detection losses through a backbone that knows nothing yet (docs/decisions/0047)."""
+    gradient of the detection losses through a backbone that has learnt nothing yet (docs/decisions/0047)."""
     form: Literal["cosine", "projection"] = "cosine"
     """`cosine`: smooth-L1 of weighted cosines (published code). `projection`: squared distance (the paper)."""
     robust: bool = True
-    """Weigh each instance by its robustness; False: all alike."""
+    """Weight each instance by its robustness; False: all alike."""
     levels: Literal["own", "neighbours", "all"] = "own"
     """Where an object counts: on the pyramid level of its size, there and on the levels next to it, or on all, as
-    published (and always under `conventions` `reference`): most levels then hold no object and say nothing of it."""
+    published (and always under `conventions` `reference`): most levels then carry no information about the object."""
 
 
 class LocalConfig(Strict):
@@ -399,23 +408,23 @@ class LocalConfig(Strict):
     foreground: float = Field(default=1.0, ge=0)
     """Weight inside boxes, as published."""
     background: float = Field(default=0.3, ge=0)
-    """Weight outside boxes. Published 4: most of the gradient would then teach what is not there."""
+    """Weight outside boxes. Published 4: most of the gradient would then come from the background."""
     robust: bool = True
-    """Weigh each instance by its robustness; False: all alike."""
+    """Weight each instance by its robustness; False: all alike."""
 
 
 class ResponseConfig(Strict):
     """Response loss of RDM: the student's scores imitate the teacher's."""
 
     weight: Annotated[float, Field(ge=0)] | Literal["auto"] = "auto"
-    """`auto`: 10/3 where the scores of the two heads can be compared place by place (10 under `conventions`
+    """`auto`: 10/3 where the scores of the two heads can be compared location by location (10 under `conventions`
     `reference`, which takes the mean over classes instead of the sum), 0 where not; the resolved spec says which.
-    Published 1, for softmax heads. Of the three losses this one points where the detection losses point
-    (docs/decisions/0047)."""
+    Published 1, for softmax heads. Of the three losses this one has gradients in the direction of those of the
+    detection losses (docs/decisions/0047)."""
     temperature: float = Field(default=2.0, gt=0)
     """Published T."""
     robust: bool = True
-    """Weigh each place by the robustness of its instance; False: all alike."""
+    """Weight each location by the robustness of its instance; False: all alike."""
 
 
 class DistillConfig(Strict):
@@ -428,24 +437,24 @@ class DistillConfig(Strict):
     prototypes: PrototypesConfig = PrototypesConfig()
     """How prototypes are chosen (PGM)."""
     global_: GlobalConfig = Field(default=GlobalConfig(), alias="global")
-    """How an instance relates to the prototypes should agree."""
+    """Global loss: the relations of instances to the prototypes."""
     local: LocalConfig = LocalConfig()
-    """What the features are should agree."""
+    """Local loss: the features themselves."""
     response: ResponseConfig = ResponseConfig()
-    """What is predicted should agree."""
+    """Response loss: the class scores."""
     instances: Literal["truth", "positives"] = "truth"
     """What is pooled in the global loss: the ground-truth boxes, or the boxes of the student's positive proposals or
     matched anchors (published setting), which are many times more and overlap."""
     attenuation: Literal["linear", "cosine", "constant"] = "linear"
-    """Of the global and the local loss. `linear`: 1 - epoch / epochs, as published. `cosine`: half a cosine from 1
-    to 0."""
+    """Decay of the global and the local loss. `linear`: 1 - epoch / epochs, as published. `cosine`: half a cosine
+    from 1 to 0."""
     start_epoch: int = Field(default=0, ge=0)
     """Epochs of plain training before distillation begins."""
     stop_epoch: int | None = Field(default=None, ge=1)
     """Epoch (from 0) at which distillation ends; None: never."""
     control: bool = True
-    """Also train the same student, from the same start, in the same order, with distillation off. Without it
-    nobody can say what distillation gained."""
+    """Also train the same student, from the same start, in the same order, with distillation off. Without it the gain
+    of distillation is unknown."""
 
     @model_validator(mode="after")
     def _starts_before_it_stops(self) -> DistillConfig:
@@ -458,23 +467,23 @@ class DistillConfig(Strict):
 
 
 RESPONSE_WEIGHT = 10 / 3
-"""What `response.weight` "auto" comes to where the two heads can be compared: 10 for the mean over three classes, with
-which it was found, and so 10 / 3 for the sum over any number."""
+"""The value of `response.weight` "auto" where the two heads can be compared: 10 for the mean over three classes, for
+which it was tuned, and so 10 / 3 for the sum over any number."""
 RESPONSE_WEIGHT_OF_MEAN = 10.0
 """The same for the mean over classes, which `conventions` "reference" takes."""
 ANCHOR_TOLERANCE = 0.05
-"""Relative difference of sides up to which anchors are the same: torchvision rounds its own to whole pixels."""
+"""Relative difference of sides up to which anchors count as equal: torchvision rounds its own to whole pixels."""
 
 
 def incomparable_scores(
     student: Architecture, teacher: Architecture, finest_anchors: tuple[float, float] | None = None
 ) -> Problem | None:
-    """Why the class scores of student and teacher cannot be compared place by place; None where they can.
+    """Return why the class scores of two detectors cannot be compared location by location; None if they can.
 
     Args:
-        student: its family.
-        teacher: its family.
-        finest_anchors: sides in pixels, student's and teacher's; None where they are not known. Only those of two
+        student: its architecture.
+        teacher: its architecture.
+        finest_anchors: sides in pixels, student's and teacher's; None where they are unknown. Only those of two
             RetinaNets matter: Faster R-CNN's heads score the student's proposals, FCOS has no anchors.
     """
     if student != teacher:
@@ -492,10 +501,10 @@ def incomparable_scores(
 
 
 def response_weight(distill: DistillConfig, problem: Problem | None) -> float:
-    """Return what the wanted weight of the response loss comes to; `problem` is why the heads cannot be compared.
+    """Return the weight of the response loss; `problem` says why the heads cannot be compared.
 
     Raises:
-        SpecError: a loss was asked for that cannot be.
+        SpecError: the config gives a weight, but the heads cannot be compared.
     """
     wanted = distill.response.weight
     if wanted == "auto":
@@ -507,10 +516,12 @@ def response_weight(distill: DistillConfig, problem: Problem | None) -> float:
 
 
 def finest_anchor(layout: str, image_size: int) -> float:
-    """Side in pixels of the smallest anchor of a RetinaNet that is trained on pictures of that longer side.
+    """Return the side in pixels of the smallest anchor of a RetinaNet.
 
-    32 on 800 pixels as in the paper, in proportion on others, but never under two strides, where neighbouring
-    anchors would leave holes; torchvision's own detectors keep their 32.
+    `image_size` is the longer side of the pictures that it is trained on.
+
+    32 on 800 pixels as in the paper, in proportion on others, but never under two strides, where neighbouring anchors
+    would leave gaps; torchvision's own detectors keep their 32.
     """
     return max(32 * image_size / 800, 16.0) if layout == "gkd" else 32.0
 
@@ -524,13 +535,13 @@ class OptimizerConfig(Strict):
     name: Literal["adamw", "sgd"] = "adamw"
     """AdamW needs less tuning from scratch."""
     lr: float = Field(default=6e-4, gt=0)
-    """Peak, for the whole batch. For SGD 0.01 at batch 8 is usual."""
+    """Peak learning rate, for the whole batch. For SGD 0.01 at batch 8 is usual."""
     weight_decay: float = Field(default=0.05, ge=0)
     """Not applied to norms and biases."""
     momentum: float = Field(default=0.9, ge=0, lt=1)
     """SGD only."""
     clip_norm: float | None = Field(default=10.0, gt=0)
-    """Gradients are scaled down to this norm: early spikes from scratch cost epochs. None: never."""
+    """Gradients are clipped to this norm: spikes early in training from scratch cost epochs. None: never."""
 
 
 class ScheduleConfig(Strict):
@@ -540,7 +551,7 @@ class ScheduleConfig(Strict):
     """A cosine needs no milestones to be tuned."""
 
     warmup_epochs: float = Field(default=1.0, ge=0)
-    """From nearly 0 to the peak; networks that start from scratch diverge without."""
+    """From nearly 0 to the peak; networks that start from scratch diverge without it."""
     final: float = Field(default=0.01, ge=0, le=1)
     """`cosine`: share of the peak that is left at the end."""
     steps: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = (2 / 3, 11 / 12)
@@ -550,7 +561,7 @@ class ScheduleConfig(Strict):
 
 
 Scale = Annotated[float, Field(ge=0.1, le=10)]
-"""A factor on the size of a picture. Beyond these nothing of it would be left, or no memory."""
+"""A factor on the size of a picture. Beyond these limits nothing of it would be left, or memory would not suffice."""
 
 
 class AugmentConfig(Strict):
@@ -559,19 +570,19 @@ class AugmentConfig(Strict):
     flip: float = Field(default=0.5, ge=0, le=1)
     """Chance of a horizontal flip."""
     flip_vertical: float = Field(default=0.0, ge=0, le=1)
-    """Chance of a vertical flip; for pictures without an up and a down, such as those of microscopes."""
+    """Chance of a vertical flip; for pictures without an orientation, such as those of microscopes."""
     crop: float = Field(default=0.0, ge=0, le=1)
-    """Chance that a random part of the picture, which holds the middle of at least one box, stands for the whole."""
+    """Chance of a random crop that contains the centre of at least one box."""
     crop_least: float = Field(default=0.3, gt=0, le=1)
-    """Least share of each side that such a part keeps."""
+    """Least share of each side that a crop keeps."""
     colour: float = Field(default=0.0, ge=0, le=1)
     """Strength of random brightness, contrast, saturation and hue; 0: off, 1: up to half as much again."""
     scale: tuple[Scale, Scale] = (0.6, 1.4)
     """Range of scale jitter; enlarged pictures are cropped, reduced ones are not padded."""
     mosaic: float = Field(default=0.5, ge=0, le=1)
-    """Chance that four pictures are put together."""
+    """Chance of a mosaic of four pictures."""
     mosaic_until: float = Field(default=0.8, ge=0, le=1)
-    """Share of the epochs with mosaic; the last ones see pictures as they are."""
+    """Share of the epochs with mosaic; the last ones have none."""
 
     @model_validator(mode="after")
     def _a_range_ascends(self) -> AugmentConfig:
@@ -584,15 +595,16 @@ class AugmentConfig(Strict):
 
 
 class GpuArithmetic(Strict):
-    """How exactly a GPU computes, and whether twice the same. On a CPU neither changes anything."""
+    """Precision and determinism of a GPU. On a CPU neither changes anything."""
 
     deterministic: bool = False
-    """Let a GPU give the same bits in every run: no search for the quickest convolution, and of each operator the form
-    that adds in a fixed order, where torch has one; the log names those that have none. Slower, so it has to be asked
-    for. A CPU gives the same bits anyway."""
+    """Make a GPU give the same bits in every run: no search for the fastest convolution, and of each operator the
+    form that adds in a fixed order, where torch has one; the log names those that have none. Slower, so it has to be
+    asked for. A CPU gives the same bits anyway."""
     tf32: bool = True
-    """Let convolutions in `float32` round their inputs to 10 bits on GPUs since Ampere (TF32), several times faster and
-    what torch does by itself. Matrix products, on which prototypes and losses depend, stay in float32 either way."""
+    """Let convolutions in `float32` round their inputs to 10 bits on GPUs since Ampere (TF32), several times faster
+    and what torch does by itself. Matrix products, on which prototypes and losses depend, stay in float32 either
+    way."""
 
 
 class TrainConfig(GpuArithmetic):
@@ -603,38 +615,39 @@ class TrainConfig(GpuArithmetic):
     batch_size: int = Field(default=8, ge=1, le=4096)
     """Pictures per optimiser step."""
     accumulate: int = Field(default=1, ge=1)
-    """Micro-batches per step; divides `batch_size`. Raised by itself after running out of memory."""
+    """Micro-batches per step; divides `batch_size`. Raised automatically after running out of memory."""
     image_size: int = Field(default=640, ge=64, le=4096, multiple_of=32)
     """Longer side of the resized picture, in pixels."""
     seed: int = Field(default=0, ge=0, lt=2**63)
     """Decides initial weights, order and augmentation; the same seed gives the same run."""
     optimizer: OptimizerConfig = OptimizerConfig()
-    """What follows the gradients."""
+    """The optimiser."""
     schedule: ScheduleConfig = ScheduleConfig()
-    """How the learning rate changes."""
+    """The learning rate schedule."""
     augment: AugmentConfig = AugmentConfig()
-    """How pictures are varied."""
+    """Data augmentation."""
     ema: float | None = Field(default=0.998, ge=0, lt=1)
     """Decay of the averaged weights that are evaluated and published (it grows towards this at the start, so
     that short runs work); None: off."""
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     """What the networks compute in while training; heads, losses, prototypes and evaluation stay in float32.
     `bfloat16` is about twice as fast on processors that have it (AVX-512 BF16, AMX, GPUs since Ampere) and slower
-    on others, so it has to be asked for. `float16` scales the loss to keep small gradients; for older GPUs."""
+    on others, so it is off by default. `float16` scales the loss to keep small gradients; for older GPUs."""
     channels_last: bool = True
-    """Memory order of pictures and weights; a tenth faster, also on a CPU."""
+    """Memory format (channels last) of pictures and weights; a tenth faster, also on a CPU."""
     compile: bool = False
-    """Compile body and pyramid with `torch.compile`, for GPUs: minutes at the start, then faster steps. On a processor
-    steps were not faster (docs/decisions/0055). Needs a C++ compiler; a resumed run need not end with the same bits."""
+    """Compile body and pyramid with `torch.compile`, for GPUs: minutes at the start, then faster steps. On a
+    processor steps were not faster (docs/decisions/0055). Needs a C++ compiler; a resumed run need not end with the
+    same bits."""
     evaluate_every: int = Field(default=1, ge=1)
     """Epochs; the last epoch is always evaluated."""
     best_by: Metric = "AP"
     """The number on the validation split by which the best epoch is chosen and published."""
     patience: int | None = Field(default=None, ge=1)
     """Stop early after this many evaluations without a better `best_by`; None: train all epochs. Student and control
-    stop each by themselves."""
+    stop independently."""
     workers: Workers = "auto"
-    """Threads that load pictures, 0: none of its own; auto: one less than the cores, at most 4."""
+    """Threads that load pictures, 0: loading in the main thread; auto: one less than the cores, at most 4."""
     cache_mb: int = Field(default=1024, ge=0)
     """Memory for decoded pictures, in MiB; 1024 hold 850 of 640 x 480."""
 
@@ -646,7 +659,7 @@ class TrainConfig(GpuArithmetic):
 
 
 def require_beginning(distill: DistillConfig, train: TrainConfig) -> None:
-    """For validators of runs and specs that distil.
+    """Raise in validators of runs and specs that distil if distillation never starts.
 
     Raises:
         ValidationError: all epochs are over before distillation begins.
@@ -658,14 +671,14 @@ def require_beginning(distill: DistillConfig, train: TrainConfig) -> None:
         )
 
 
-# ---- the other kinds -------------------------------------------------------------------------------------
+# ---- other kinds of runs ---------------------------------------------------------------------------------
 
 
 class EvaluateConfig(GpuArithmetic):
-    """How a model is evaluated."""
+    """Settings of an evaluation."""
 
     split: SplitName = "val"
-    """The pictures that it is scored on. Where it is left out and the data have one split alone, that one."""
+    """The pictures that it is scored on. If it is left out and the data have only one split, that one."""
     image_size: Annotated[int, Field(ge=64, le=4096, multiple_of=32)] | None = None
     """Longer side of the resized picture, in pixels; None: that of the model's training."""
     batch_size: int = Field(default=8, ge=1, le=4096)
@@ -675,7 +688,7 @@ class EvaluateConfig(GpuArithmetic):
 
 
 class ExportConfig(Strict):
-    """What a model is turned into, and how the result is checked."""
+    """The format of an export, and how the exported file is checked."""
 
     format: Literal["onnx"] = "onnx"
     """ONNX runs nearly everywhere."""
@@ -703,17 +716,17 @@ class PrototypesRunConfig(PrototypeChoice, GpuArithmetic):
     """Decides which instances are pooled where a class has more than `max_instances`."""
 
 
-# ---- the whole -------------------------------------------------------------------------------------------
+# ---- run configs -----------------------------------------------------------------------------------------
 
 Device = Literal["auto", "cpu", "cuda"]
 
 
 class _DataRun(Strict):
-    """What every kind of run has."""
+    """Fields of every run on a data set."""
 
     data: DataConfig
     data_fingerprint: str | None = None
-    """What tells whether the annotations changed since this config was made. Null: nobody looked."""
+    """Fingerprint of the annotations when this config was made, to tell whether they changed. Null: unknown."""
 
 
 class TrainRun(_DataRun):
