@@ -1,4 +1,4 @@
-"""Turns `dataset:<id>/...` in a config into paths of this machine, where an uploaded data set is unpacked once."""
+"""Replaces `dataset:<id>/...` in a config by local paths; an uploaded data set is unpacked once on each machine."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from worker.weights import SECTIONS
 def find_data(
     config: AnyRun, store: Store, dataset_cache: DatasetCache, cancelled: threading.Event = NEVER
 ) -> AnyRun:
-    """The same config, with a folder wherever it named a data set that was uploaded.
+    """Return the config with local folders instead of uploaded data sets.
 
     Args:
-        config: What the engine is to do.
+        config: The engine's config.
         store: Knows the data sets.
         dataset_cache: Where they are unpacked.
-        cancelled: Set to break off.
+        cancelled: Set to cancel.
 
     Raises:
-        OperationCancelled: It was broken off.
-        SpecError: The data set is gone, or can no longer be unpacked.
+        OperationCancelled: It was cancelled.
+        SpecError: The data set was deleted, or can no longer be unpacked.
         ArtifactsUnavailable: The archive cannot be reached now.
         OSError: The disk is full or failing.
     """
@@ -55,15 +55,16 @@ def find_data(
 
 
 def must_lie_under(roots: Sequence[Path], config: AnyRun) -> None:
-    """Refuse data and weights that lie elsewhere than jobs may read: a link may have been put there since they were
-    checked. What goes by an id is the service's own.
+    """Check that data and weights lie under the data roots: a link may have been created since the submission.
+
+    Data and weights named by id belong to the service and are not checked.
 
     Args:
         roots: The data roots.
-        config: What the engine is to do, as it was resolved.
+        config: The resolved config.
 
     Raises:
-        DataError: Something leads out of the roots.
+        DataError: A path leads out of the roots.
     """
     places = DataRoots(roots)
     refused: list[tuple[tuple[str, ...], DataRootError]] = []
@@ -79,7 +80,7 @@ def must_lie_under(roots: Sequence[Path], config: AnyRun) -> None:
 
 
 def named_weights(config: AnyRun) -> Iterator[tuple[str, str]]:
-    """The section of each model that starts from a file of this machine, and the path of that file."""
+    """Yield the section and path of each model that starts from a local file."""
     for section in SECTIONS:
         weights = getattr(getattr(config, section, None), "weights", None)
         if weights and weights.startswith("/"):
@@ -87,7 +88,7 @@ def named_weights(config: AnyRun) -> Iterator[tuple[str, str]]:
 
 
 def _named_in(data: DataConfig) -> str | None:
-    """The data set whose files a resolved config names."""
+    """Return the id of the uploaded data set that a resolved config names; None if there is none."""
     first = next(iter(data.splits.values()), None)
     if first is None or not first.images.startswith(DATASET):
         return None

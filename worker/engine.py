@@ -1,9 +1,9 @@
-"""The engine process seen from outside: start it, follow its events, stop it for sure.
+"""The engine process, controlled from outside: start, follow its events, stop.
 
-The engine runs in a session of its own, so that a crash or a stuck loader cannot take the worker along and the
-whole group can be ended at once. It dies with the thread that started it (`gkd_core.process.engine`).
-One of several processes is started like any other: it starts the others itself, and they die with it
-(`gkd_core.process.launch`).
+The engine runs in a session of its own, so that a crash or a stuck data loader does not affect the worker and
+the whole process group can be killed at once. It dies with the thread that started it
+(`gkd_core.process.engine`). A distributed engine is started in the same way: it starts its other processes
+itself, and they die with it (`gkd_core.process.launch`).
 """
 
 from __future__ import annotations
@@ -30,19 +30,21 @@ SECRETS = (
     *("GKD_DATABASE_URL", "GKD_BROKER_URL", "GKD_ADMIN_KEY", "GKD_API_KEY"),
     *("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"),
 )
-"""What the engine has no business to know."""
+"""Environment variables that the engine must not see."""
 
 
 def engine_command() -> list[str]:
-    """The command that runs the engine; `GKD_ENGINE` names another one, such as `nice -n 19 python -m gkd_core.train`.
+    """Return the command that runs the engine.
 
-    It must become the engine, not start it: an engine whose parent is not its worker ends itself.
+    `GKD_ENGINE` replaces it, for example by `nice -n 19 python -m gkd_core.train`.
+
+    It must become the engine (`exec`), not start it as a child: an engine whose parent is not its worker exits.
     """
     return shlex.split(os.environ.get("GKD_ENGINE", "")) or python("-m", "gkd_core.train")
 
 
 class Engine:
-    """One engine process and the processes that it started.
+    """One engine process and its children.
 
     `poll` and `events` are for one thread; `stop` and `kill` may be called from any.
     """
@@ -69,12 +71,15 @@ class Engine:
         """Start the engine on a prepared run directory.
 
         Args:
-            run_dir: What `RunDir.prepare` made ready.
-            attempt: The attempt it was made ready for.
+            run_dir: Prepared by `RunDir.prepare`.
+            attempt: The attempt it was prepared for.
             device: "cpu" hides the GPUs from the engine.
             env: Variables to add to this process's own.
-            command: What to run instead of the engine; gets `RUN_DIR --attempt N` appended.
+            command: Command to run instead of the engine; gets `RUN_DIR --attempt N` appended.
             stop_seconds: From the request to stop until SIGTERM, and from there until SIGKILL.
+
+        Returns:
+            The running engine.
 
         Raises:
             OSError: The command cannot be started.
@@ -101,48 +106,50 @@ class Engine:
 
     @property
     def pid(self) -> int:
-        """Process id, also that of the group."""
+        """Return the process id, which is also that of the group."""
         return self._process.pid
 
     def poll(self) -> int | None:
-        """The exit code (negative: the signal that ended it), or None while it runs.
+        """Return the exit code (negative: the signal that ended it), or None while it runs.
 
-        Goes on with a `stop` that was asked for: SIGTERM when its time is over, then SIGKILL.
+        Escalates a `stop` in progress: SIGTERM after `stop_seconds`, then SIGKILL.
         """
         with self._alive:
             if self._process.returncode is None:
-                self._press()
+                self._escalate()
                 if os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
-                    # To what the engine left behind; its id is ours until we reap it.
+                    # To the engine's remaining children; the group's id is ours until it is reaped.
                     self._signal(signal.SIGKILL)
                     self._process.wait()
             return self._process.returncode
 
     def stop(self) -> None:
-        """Ask the engine to stop after a checkpoint; `poll` then makes sure of it. Asking twice changes nothing."""
+        """Ask the engine to stop after a checkpoint; `poll` then escalates. Idempotent."""
         if self._stopping_since is None:
             self._stopping_since = time.monotonic()
             try:
                 self._run_dir.ask(Control(attempt=self._attempt, wanted="stop"))
-            except OSError as error:  # a full disk must not keep a job running: `poll` presses on
+            except OSError as error:  # a full disk must not keep a job running: `poll` escalates
                 log.warning("cannot ask the engine in %s to stop: %s", self._run_dir.path, error)
 
     def kill(self) -> None:
-        """End the whole group at once. Nothing is torn by it: the engine renames finished files into place."""
+        """Kill the whole process group at once.
+
+        No file is damaged: the engine renames finished files into place.
+        """
         with self._alive:
             if self._process.returncode is None:
                 self._signal(signal.SIGKILL)
 
     def events(self, offset: int) -> Iterator[tuple[Event, int]]:
-        """Events that stand complete in the file, from a byte offset on.
+        """Yield the complete events in the file from a byte offset on.
 
         Yields:
-            The event, and the offset behind it. Lines that cannot be read are skipped, and told of in a
-            warning.
+            The event, and the offset after it. Unreadable lines are skipped and reported in a warning.
         """
         return read_events(self._run_dir.events, offset)
 
-    def _press(self) -> None:
+    def _escalate(self) -> None:
         if self._stopping_since is None:
             return
         waited = time.monotonic() - self._stopping_since
@@ -154,17 +161,17 @@ class Engine:
     def _signal(self, number: signal.Signals) -> None:
         try:
             os.killpg(self.pid, number)
-        except (ProcessLookupError, PermissionError):  # macOS says the latter of a group of zombies
+        except (ProcessLookupError, PermissionError):  # macOS raises the latter for a group of zombies
             log.debug("process group %d is gone already", self.pid)
 
 
 class UnreadableLines(Warning):
-    """What stands for lines of an events file that are no events, so that each is told once and then left behind."""
+    """A warning event in place of unreadable lines of an events file, so that each is reported once."""
 
 
 def read_events(path: Path, offset: int) -> Iterator[tuple[Event, int]]:
-    """Read the complete lines of an events file; see `Engine.events`."""
-    if not path.exists():  # the engine has not come that far
+    """Yield the complete lines of an events file; see `Engine.events`."""
+    if not path.exists():  # the engine has not got that far
         return
     unreadable: list[str] = []
     with path.open("rb") as file:
@@ -173,16 +180,19 @@ def read_events(path: Path, offset: int) -> Iterator[tuple[Event, int]]:
             event = _parse(line, unreadable)
             if event is not None:
                 if unreadable:
-                    yield _told(unreadable, offset), offset
+                    yield _warn_unreadable(unreadable, offset), offset
                     unreadable = []
                 yield event, offset + len(line)
             offset += len(line)
     if unreadable:
-        yield _told(unreadable, offset), offset
+        yield _warn_unreadable(unreadable, offset), offset
 
 
 def _parse(line: bytes, unreadable: list[str]) -> Event | None:
-    """The event of a line; why there is none is added to `unreadable`, unless the line is empty."""
+    """Return the event in a line.
+
+    The reason why there is none is added to `unreadable`, unless the line is empty.
+    """
     try:
         return events.validate_json(line) if line.strip() else None
     except ValidationError as error:
@@ -190,7 +200,7 @@ def _parse(line: bytes, unreadable: list[str]) -> Event | None:
         return None
 
 
-def _told(unreadable: list[str], offset: int) -> UnreadableLines:
+def _warn_unreadable(unreadable: list[str], offset: int) -> UnreadableLines:
     lines = "a line" if len(unreadable) == 1 else f"{len(unreadable)} lines"
     message = (
         f"the engine wrote {lines} before byte {offset} of its events that cannot be read: {unreadable[0]}"
@@ -203,6 +213,6 @@ def _told(unreadable: list[str], offset: int) -> UnreadableLines:
 def _environment(device: str, extra: Mapping[str, str]) -> dict[str, str]:
     own = {name: value for name, value in os.environ.items() if name not in SECRETS}
     hidden = {"CUDA_VISIBLE_DEVICES": ""} if device == "cpu" else {}
-    calm = {"OMP_WAIT_POLICY": "PASSIVE"}  # threads that spin while they wait make a shared CPU crawl
+    calm = {"OMP_WAIT_POLICY": "PASSIVE"}  # threads that busy-wait slow down a shared CPU
     ours = {PARENT: str(os.getpid()), "PYTHONUNBUFFERED": "1"}
     return on_safe_path({**calm, **own, **hidden, **extra, **ours})

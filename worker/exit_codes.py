@@ -1,6 +1,6 @@
-"""What the end of an engine means: an exit code becomes a failure, or none, and running out of memory a second try.
+"""Exit codes of the engine: each becomes a failure or none, and out of memory a retry with smaller batches.
 
-Pure but for one function that reads the end of a log.
+All functions are pure except `log_tail`.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from gkd_core.run_dir import COMPLETE, FAILED, STOPPED
 from jobs.job import Job
 
 BATCH_SIZE = EvaluateConfig().batch_size
-"""Pictures at a time in the kinds that do not train, unless the spec says otherwise."""
+"""Default batch size of the job kinds that do not train."""
 
 LOG_TAIL_BYTES = 8000
-"""How much of log.txt stays with a failed job: room for a long traceback."""
+"""Bytes of log.txt that are kept with a failed job: enough for a long traceback."""
 
 
 def failure_of_exit(code: int, word: Failure | None, *, asked_to_stop: bool) -> Failure | None:
-    """Why an engine ended; None when it is complete, or was ended by us.
+    """Return why an engine failed; None if it is complete, or was stopped by the worker.
 
     Args:
         code: Its exit code; negative: the signal that ended it.
-        word: What it left in failure.json.
-        asked_to_stop: Whether we wanted it to end, however it did.
+        word: The failure in failure.json, if any.
+        asked_to_stop: Whether the worker asked it to stop.
     """
     if code == FAILED:
         return word or infrastructure("the engine could not start; the end of its log says why")
@@ -44,14 +44,14 @@ _LOOK = "Look at the end of the job's log and at the machine: memory, disk, devi
 
 
 def infrastructure(message: str, hint: str = _LOOK) -> Failure:
-    """A failure that is tried again."""
+    """Return a failure that is retried."""
     return Failure(failure_class=FailureClass.INFRASTRUCTURE, message=message, hint=hint)
 
 
 def halve_micro_batch(job: Job) -> dict[str, Any] | None:
-    """The job's config with at most half as many pictures at a time; where it trains, the batch stays the same.
+    """Return the job's config with at most half the micro-batch; if it trains, the batch size stays the same.
 
-    None when that was done before (the config then differs from the spec), or when it cannot be done.
+    None if that was done before (the config then differs from the spec), or if it cannot be halved.
     """
     if "train" not in job.resolved:
         return _halve_batch(job)
@@ -61,14 +61,14 @@ def halve_micro_batch(job: Job) -> dict[str, Any] | None:
     if accumulate > job.spec.get("train", {}).get("accumulate", 1):
         return None
     for more in range(2 * accumulate, batch_size + 1):
-        if batch_size % (more * processes) == 0:  # every process gets as many as the others
+        if batch_size % (more * processes) == 0:  # every process gets equally many
             return {**job.resolved, "train": {**train, "accumulate": more}}
     return None
 
 
 def _halve_batch(job: Job) -> dict[str, Any] | None:
-    """Of a job that looks at pictures and trains nothing."""
-    config = job.resolved.get(job.kind, {})  # these kinds are called like their part of the config
+    """Return the config of a job that does not train with half its batch size; None if that was done before."""
+    config = job.resolved.get(job.kind, {})  # the config's section has the name of the kind
     size, wanted = config.get("batch_size", 1), job.spec.get(job.kind, {}).get("batch_size", BATCH_SIZE)
     if size < 2 or size < wanted:
         return None
@@ -76,14 +76,14 @@ def _halve_batch(job: Job) -> dict[str, Any] | None:
 
 
 def pictures_at_a_time(config: Mapping[str, Any], kind: str) -> int:
-    """How many pictures are on the device together."""
+    """Return the number of pictures that are on the device at once."""
     if train := config.get("train"):
         return int(train["batch_size"] // train["accumulate"])
     return int(config[kind]["batch_size"])
 
 
 def log_tail(path: Path) -> str:
-    """The end of a log, "" when there is none."""
+    """Return the end of a log, "" if there is none."""
     if not path.exists():
         return ""
     with path.open("rb") as file:

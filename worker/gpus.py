@@ -1,4 +1,7 @@
-"""Looks at GPUs through the driver's library. Asking CUDA itself would break the processes forked later."""
+"""GPU queries through the driver's library (NVML).
+
+CUDA itself must not be initialised: processes forked later would fail.
+"""
 
 from __future__ import annotations
 
@@ -13,26 +16,26 @@ import pynvml
 from jobs.presence import Gpu
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
-"""Environment variable that says which GPUs a process may use, by index or UUID."""
+"""Environment variable that selects the GPUs of a process, by index or UUID."""
 
 ORDER = "CUDA_DEVICE_ORDER"
-"""Environment variable that says what an index means; the driver's library counts along the PCI bus."""
+"""Environment variable that defines what an index means; the driver's library uses the order of the PCI bus."""
 
 
 def count_gpus() -> int:
-    """GPUs of this machine; 0 without a driver."""
+    """Return the number of GPUs of this machine; 0 without a driver."""
     with _driver() as there:
         return int(pynvml.nvmlDeviceGetCount()) if there else 0
 
 
 def own_gpus(setting: int | tuple[str, ...] | None) -> tuple[str, ...]:
-    """Which GPUs a worker has, as `CUDA_VISIBLE_DEVICES` names them.
+    """Return the GPUs of a worker, as in `CUDA_VISIBLE_DEVICES`.
 
     Args:
-        setting: `GKD_GPUS`: the first so many of those that are there, or these, or (None) all.
+        setting: `GKD_GPUS`: the first so many GPUs, or these, or (None) all.
 
     Returns:
-        Indices or UUIDs. Where the environment hides GPUs (a batch system does), only of those that it shows.
+        Indices or UUIDs. If the environment hides GPUs (as a batch system does), only visible ones.
     """
     if isinstance(setting, tuple):
         return setting
@@ -42,12 +45,12 @@ def own_gpus(setting: int | tuple[str, ...] | None) -> tuple[str, ...]:
 
 
 def visible_gpus(text: str) -> tuple[str, ...]:
-    """Read a value of `CUDA_VISIBLE_DEVICES` as CUDA does.
+    """Parse a value of `CUDA_VISIBLE_DEVICES` as CUDA does.
 
-    The first entry that names no GPU ends the list, so "" and "-1" show none; an entry that comes twice leaves none at
-    all. Of an entry that begins with digits the rest counts for nothing. A process sees one part of a GPU (MIG) at
-    most, however many are named. Whether there is a GPU of a name is not looked up: the driver's library may count
-    others than CUDA does, as it does under a batch system.
+    The first entry that names no GPU ends the list, so "" and "-1" select none; a duplicate entry selects none
+    at all. Of an entry that begins with digits the rest is ignored. A process sees at most one part of a GPU
+    (MIG), however many are named. The names are not looked up: the driver's library may number GPUs differently
+    than CUDA, as under a batch system.
 
     Returns:
         Indices or UUIDs, in the order of the list.
@@ -69,15 +72,18 @@ _ENTRY = re.compile(r"\s*(?:\+?(?P<index>[0-9]+)|(?P<uuid>(?:GPU|MIG)-\S+)\s*$)"
 
 
 def look_at(names: Sequence[str]) -> tuple[Gpu, ...]:
-    """The GPUs of these names as they are now; those that the driver does not know are left out."""
+    """Return the current state of these GPUs; those that the driver does not know are left out."""
     with _driver() as there:
-        found = [_look_at(name) for name in names] if there else []
+        found = [_query_gpu(name) for name in names] if there else []
     return tuple(gpu for gpu in found if gpu is not None)
 
 
 @contextmanager
 def _driver() -> Iterator[bool]:
-    """Opened for each look: a driver that was renewed or restarted meanwhile is then no trouble."""
+    """Open the driver's library and yield whether there is a driver.
+
+    It is opened for each query, so that a driver that was updated or restarted meanwhile causes no error.
+    """
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError:
@@ -89,7 +95,7 @@ def _driver() -> Iterator[bool]:
         pynvml.nvmlShutdown()
 
 
-def _look_at(name: str) -> Gpu | None:
+def _query_gpu(name: str) -> Gpu | None:
     try:
         by_index = name.isdecimal()
         handle = (
@@ -101,8 +107,8 @@ def _look_at(name: str) -> Gpu | None:
         called = pynvml.nvmlDeviceGetName(handle)
     except pynvml.NVMLError:
         return None
-    memory = _ask(pynvml.nvmlDeviceGetMemoryInfo, handle)
-    rates = _ask(pynvml.nvmlDeviceGetUtilizationRates, handle)
+    memory = _query(pynvml.nvmlDeviceGetMemoryInfo, handle)
+    rates = _query(pynvml.nvmlDeviceGetUtilizationRates, handle)
     return Gpu(
         index=int(index),
         uuid=str(uuid),
@@ -110,12 +116,12 @@ def _look_at(name: str) -> Gpu | None:
         memory_total=int(memory.total) if memory else None,
         memory_used=int(memory.used) if memory else None,
         utilisation=int(rates.gpu) if rates else None,
-        temperature=_ask(pynvml.nvmlDeviceGetTemperature, handle, pynvml.NVML_TEMPERATURE_GPU),
+        temperature=_query(pynvml.nvmlDeviceGetTemperature, handle, pynvml.NVML_TEMPERATURE_GPU),
     )
 
 
-def _ask(question: Callable[..., Any], *about: Any) -> Any:
-    """The driver's answer, None where it has none: a part of a GPU, for one, has no temperature."""
+def _query(question: Callable[..., Any], *about: Any) -> Any:
+    """Return the driver's answer, None if it has none: a part of a GPU, for example, has no temperature."""
     try:
         return question(*about)
     except pynvml.NVMLError:

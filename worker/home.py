@@ -1,4 +1,4 @@
-"""One `gkd serve` per home folder: two would take each other's jobs for their own."""
+"""The lock of a home folder for `gkd serve`: two servers would take each other's jobs for their own."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from filelock import FileLock, Timeout
 
 
 class HomeInUse(Exception):
-    """Another `gkd serve` has this home folder."""
+    """Another `gkd serve` uses this home folder."""
 
     def __init__(self, home: Path, owner: str) -> None:
         super().__init__(f"{home} is in use by another gkd serve (process {owner}); end it, or set GKD_HOME")
@@ -19,7 +19,7 @@ class HomeInUse(Exception):
 
 @contextmanager
 def hold(home: Path) -> Iterator[None]:
-    """Keep a home folder for this process.
+    """Lock a home folder for this process.
 
     Raises:
         HomeInUse: Another process has it.

@@ -1,7 +1,7 @@
-"""One attempt at one job, from the claim to the job's next state. The order of the lines is the order of events.
+"""One attempt at one job, from the claim to the job's next state, in chronological order.
 
-Whatever is done here is done under a ticket. When the store says that the ticket is stale, somebody else has the job:
-the engine ends, and nothing is written or published any more.
+Everything here is done under a ticket. If the store says that the ticket is stale, another worker has the job:
+the engine is killed, and nothing is written or published any more.
 """
 
 from __future__ import annotations
@@ -56,41 +56,41 @@ from worker.weights import find_weights
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.1
-"""How often the engine is looked at; a person who watches should not notice it."""
+"""Polling interval of the engine, short enough for a user not to notice."""
 
 AWAY_SECONDS = 1.0
-"""Between two tries to reach published files that cannot be reached."""
+"""Time between two tries to reach published files."""
 
 T = TypeVar("T")
-Rung = tuple[str, ...]
-"""Jobs that workers are to be notified of now."""
+Notified = tuple[str, ...]
+"""Jobs of which workers are to be notified now."""
 
 
 @dataclass(frozen=True)
 class Workplace:
-    """What a worker has for its jobs."""
+    """The resources of a worker that its jobs use."""
 
     store: Store
-    """Where jobs are."""
+    """The job store."""
     artifacts: Artifacts
-    """Where published files go."""
+    """Where files are published."""
     dataset_cache: DatasetCache
     """Where uploaded data sets are unpacked."""
     settings: Settings
-    """Folders and patience."""
+    """Folders and timeouts."""
     gpus: Sequence[str]
-    """What the engines may use, as `CUDA_VISIBLE_DEVICES` names them; each gets as many as its job asked for."""
+    """GPUs of the engines, as in `CUDA_VISIBLE_DEVICES`; each engine gets as many as its job asked for."""
     disk_space: DiskSpace
-    """The folders that jobs fill."""
+    """The folders that jobs write to."""
     stopping: threading.Event
-    """Set once the worker is to end: engines stop after a checkpoint, and their jobs are given back."""
+    """Set when the worker shuts down: engines stop after a checkpoint, and their jobs are requeued."""
 
 
 class JobRun:
     """One attempt at one job.
 
     Args:
-        place: Where it is carried out.
+        place: The resources of the worker.
         claim: The job, and the right to write about it.
     """
 
@@ -106,7 +106,7 @@ class JobRun:
         self._unreadable = False
         self._shortage: Shortage | None = None
         self._stopped_at: float | None = None
-        self._looked_for_room_at = time.monotonic()
+        self._disk_checked_at = time.monotonic()
         self._publish_at = 0.0
         self._refused: ArtifactsRefused | None = None
         self._lease = Lease(
@@ -116,8 +116,8 @@ class JobRun:
             lease_seconds=self._settings.lease_seconds,
         )
 
-    def carry_out(self) -> Rung:
-        """From a claim to the job's next state."""
+    def carry_out(self) -> Notified:
+        """Run the attempt, and return the jobs of which workers are to be notified."""
         with self._lease:
             try:
                 return self._attempt()
@@ -127,7 +127,7 @@ class JobRun:
                 log.error("job %s: %s; a sweep will take the job back", self._job.id, error)
         return ()
 
-    def _attempt(self) -> Rung:
+    def _attempt(self) -> Notified:
         try:
             with self._start() as engine:
                 code = self._follow(engine)
@@ -135,14 +135,14 @@ class JobRun:
             ArtifactsUnavailable,
             ArtifactsRefused,
             OperationCancelled,
-        ) as error:  # before there was an engine
+        ) as error:  # before the engine was started
             self._refused = error if isinstance(error, ArtifactsRefused) else None
             return self._conclude(STOPPED)
         except JobsError:
             raise
         except GkdError as error:
             return self._fail(error.failure())
-        except OSError as error:  # a disk of this machine; another one may do better
+        except OSError as error:  # a disk of this machine; another worker may succeed
             failure = infrastructure(f"the worker met {error!r}")
             return () if self._pause_for_room() else self._requeue(failure.message, failure=failure)
         except Exception as error:
@@ -156,7 +156,9 @@ class JobRun:
         resolved = run_config.validate_python(self._job.resolved)
         self._unless_stopped(lambda _: must_lie_under(self._settings.data_roots, resolved))
         config = self._find_files(resolved)
-        self._insist(self._store.commands.renew)  # a last look: the directory may be another attempt's by now
+        self._insist(
+            self._store.commands.renew
+        )  # a last check: the directory may belong to another attempt by now
         now = self._unless_stopped(lambda _: fingerprint_now(config))
         self._go_on_from_before(now)
         config, warning = compare(config, now, self._dir)
@@ -176,13 +178,16 @@ class JobRun:
         return engine
 
     def _readable(self, resolved: AnyRun, config: AnyRun) -> list[Path]:
-        """Where the engine may open what its config names, whatever is put in the place of it."""
+        """Return the paths that the engine may open, even if one of them is replaced by a link."""
         fetched = {*named_weights(config)} - {*named_weights(resolved)}
         ours = [self._place.dataset_cache.root, self._dir.path, *(Path(weights) for _, weights in fetched)]
         return [*self._settings.data_roots, *ours]
 
     def _find_files(self, config: AnyRun) -> AnyRun:
-        """The config with files for all that it names by id; waits while published files cannot be reached."""
+        """Return the config with files for everything that it names by id.
+
+        Wait while published files cannot be reached.
+        """
         while True:
             try:
                 return self._unless_stopped(partial(self._with_files, config))
@@ -200,25 +205,24 @@ class JobRun:
         return self._insist(lambda _: find_data(found, store, place.dataset_cache, cancelled))
 
     def _unless_stopped(self, act: Callable[[threading.Event], T]) -> T:
-        """Do what may take hours; whoever wants the job to stop does not wait for it.
+        """Run a function that may take hours, until it ends or the job is to stop.
 
         Raises:
-            OperationCancelled: It was broken off. What does not hear of that in time ends some time later, and
-                harms nobody: it writes only what is removed, or counts, when it is complete.
+            OperationCancelled: The job is to stop. A function that does not notice in time ends later and is
+                harmless: what it writes is removed, or is complete.
         """
         cancelled = threading.Event()
         future = run_in_background(partial(act, cancelled))
         while not wait([future], POLL_SECONDS).done:
             if self._wanted_to_stop():
-                self._stopped_at = time.monotonic()  # it stays, as in `_stop`
+                self._stopped_at = time.monotonic()  # it stays set, as in `_stop`
                 cancelled.set()
                 wait([future], self._settings.stop_seconds)
                 raise OperationCancelled
         return future.result()
 
     def _go_on_from_before(self, annotations: str | None) -> None:
-        """A job that does another one again begins with what that one saved, if it is the same to the last setting and
-        learnt from these annotations."""
+        """Take over the checkpoints of the retried job, if its config and annotations are the same."""
         if self._job.retry_of is None or self._offset:
             return
         try:
@@ -228,11 +232,11 @@ class JobRun:
                 self._offset = self._dir.take_states(theirs)
         except UnknownJob:
             log.info("job %s starts anew: job %s was deleted", self._job.id, self._job.retry_of)
-        except FileNotFoundError as error:  # tidied away at this moment, or never on this disk
+        except FileNotFoundError as error:  # removed by tidying at this moment, or never on this disk
             log.info("job %s starts anew: %s", self._job.id, error)
 
     def _own_gpus(self) -> dict[str, str]:
-        """The engine sees as many GPUs as its job asked for, of those that are this worker's."""
+        """Return the environment in which the engine sees as many of this worker's GPUs as its job asked for."""
         wanted = self._job.spec.get("resources", {}).get("gpus", 0)
         mine = self._place.gpus[:wanted]
         return {VISIBLE: ",".join(mine), ORDER: "PCI_BUS_ID"} if mine else {}
@@ -240,13 +244,13 @@ class JobRun:
     # ---- follow ------------------------------------------------------------------------------------------
 
     def _follow(self, engine: Engine) -> int:
-        """Carry events into the store until the engine has ended; its exit code."""
+        """Record events in the store until the engine has ended, and return its exit code."""
         while True:
-            code = engine.poll()  # looked at first: what was written before the end is read below
+            code = engine.poll()  # polled first: what was written before the end is read below
             recorded = self._record_news(engine)
             if code is not None and recorded:
                 return code
-            self._look_for_room()
+            self._check_disk_space()
             if self._wanted_to_stop():
                 if code is not None:
                     return STOPPED  # whatever it was: the rest of its events is for another attempt
@@ -254,35 +258,43 @@ class JobRun:
             time.sleep(POLL_SECONDS)
 
     def _stop(self, engine: Engine) -> None:
-        if self._stopped_at is None:  # it stays, also when nobody wants that any more before it has stopped
+        if (
+            self._stopped_at is None
+        ):  # it stays set, even if the request is withdrawn before the engine has stopped
             self._stopped_at = time.monotonic()
         engine.stop()
 
     def _stopped_for(self) -> float:
-        """Seconds since the attempt was asked to stop."""
+        """Return the seconds since the attempt was asked to stop."""
         return 0.0 if self._stopped_at is None else time.monotonic() - self._stopped_at
 
     def _wanted_to_stop(self) -> bool:
         asked = self._lease.desired is not Desired.RUN or self._place.stopping.is_set()
         return asked or self._lease.lost or self._shortage is not None or self._refused is not None
 
-    def _look_for_room(self) -> None:
-        """Now and then, while there still is room for a last state; see `disk_space.py`."""
-        if self._shortage or time.monotonic() < self._looked_for_room_at + self._settings.renew_seconds:
+    def _check_disk_space(self) -> None:
+        """Check the free disk space at intervals, while there still is space for a last checkpoint.
+
+        See `disk_space.py`.
+        """
+        if self._shortage or time.monotonic() < self._disk_checked_at + self._settings.renew_seconds:
             return
-        self._looked_for_room_at = time.monotonic()
+        self._disk_checked_at = time.monotonic()
         self._shortage = self._place.disk_space.shortage(self._dir)
         if self._shortage:
             log.warning("job %s is being paused: %s", self._job.id, self._shortage)
 
     def _record_news(self, engine: Engine) -> bool:
-        """Record what the engine has written since; False while files cannot be published, and the engine goes on."""
+        """Record what the engine has written since.
+
+        Return False while files cannot be published and the engine runs on.
+        """
         if time.monotonic() < self._publish_at:
             return False
         try:
             for event, offset in engine.events(self._offset):
                 if self._lease.lost:
-                    break  # the next attempt records the rest, from where the store knows
+                    break  # the next attempt records the rest, from the recorded offset
                 self._record(engine, event, offset)
         except (ArtifactsUnavailable, ArtifactsRefused, OperationCancelled) as error:
             log.warning("job %s: %s; trying again", self._job.id, error)
@@ -307,7 +319,10 @@ class JobRun:
             self._lease.desired, self._offset = answer, offset
 
     def _publish(self, engine: Engine, event: Checkpoint | FileWritten | Report) -> Artifact | None:
-        """Keep the file that an event names. None when the engine has replaced it: a later event names it again."""
+        """Publish the file that an event names.
+
+        None if the engine has replaced it: a later event names it again.
+        """
         expected = None if isinstance(event, Report) else event.sha256
         metrics = event.metrics if isinstance(event, Checkpoint) else {}
         try:
@@ -321,10 +336,13 @@ class JobRun:
         return Artifact(name=event.file, size=blob.size, sha256=blob.sha256, metrics=metrics, created_at=now)
 
     def _put(self, engine: Engine, path: Path, expected_sha256: str | None) -> Blob:
-        """Keep a file. A large one takes long; who wants the engine to stop does not wait for it.
+        """Store a file in the artifacts. A large one takes long.
+
+        A request to stop the engine does not wait for it.
 
         Raises:
-            OperationCancelled: The engine has ended, and its job was to stop by now. The next attempt keeps the file.
+            OperationCancelled: The engine has ended, and its job was to stop by now. The next attempt stores
+                the file.
         """
         kept = run_in_background(partial(self._place.artifacts.put, path, expected_sha256))
         while not wait([kept], POLL_SECONDS).done:
@@ -337,8 +355,8 @@ class JobRun:
 
     # ---- end ---------------------------------------------------------------------------------------------
 
-    def _conclude(self, code: int) -> Rung:
-        """From an exit code to a verb of the store."""
+    def _conclude(self, code: int) -> Notified:
+        """Move the job to the state that follows from an exit code."""
         failure = self._failure(code)
         log.info(
             "the engine ended with exit code %d: %s", code, failure.message if failure else "nothing is wrong"
@@ -364,7 +382,10 @@ class JobRun:
         return self._requeue("what its engine was stopped for has passed")
 
     def _pause_for_room(self, *, looked: bool = False) -> bool:
-        """Whether the job was put aside because there is too little room; a sweep lets it go on."""
+        """Pause the job if there is too little disk space. Return whether it was paused.
+
+        A sweep lets it continue.
+        """
         shortage = self._shortage if looked else self._shortage or self._place.disk_space.shortage(self._dir)
         if shortage is None:
             return False
@@ -387,7 +408,7 @@ class JobRun:
         asked_to_stop = self._stopped_at is not None or self._wanted_to_stop()
         return failure_of_exit(code, self._dir.read_failure(), asked_to_stop=asked_to_stop)
 
-    def _with_smaller_batches(self, failure: Failure) -> Rung:
+    def _with_smaller_batches(self, failure: Failure) -> Notified:
         smaller = halve_micro_batch(self._job)
         if smaller is None:
             return self._fail(failure)
@@ -396,7 +417,7 @@ class JobRun:
 
     def _requeue(
         self, reason: str, *, failure: Failure | None = None, config: dict[str, Any] | None = None
-    ) -> Rung:
+    ) -> Notified:
         tail = log_tail(self._dir.log)
         requeue = partial(
             self._store.commands.requeue, reason=reason, failure=failure, config=config, log_tail=tail
@@ -404,7 +425,7 @@ class JobRun:
         state = self._insist(requeue)
         return (self._job.id,) if state is State.QUEUED else ()
 
-    def _fail(self, failure: Failure) -> Rung:
+    def _fail(self, failure: Failure) -> Notified:
         return self._insist(
             lambda ticket: self._store.commands.fail(ticket, failure, log_tail(self._dir.log))
         )

@@ -1,7 +1,7 @@
-"""The lease of a running job: renewed by a thread of its own, however long the job is silent.
+"""The lease of a running job, renewed by a thread of its own, however long the job is silent.
 
-A second thread watches the time and acts on the engine itself, because everybody else may be waiting for a database
-that has stopped answering.
+A second thread watches the expiry and stops the engine itself, because all other threads may be waiting for a
+database that has stopped answering.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ T = TypeVar("T")
 
 
 class Lease:
-    """Keeps a claim alive while entered, and says what became of it.
+    """A lease that is renewed while the context is entered.
 
     Args:
-        store: Where the lease is kept.
+        store: Where the lease is stored.
         ticket: The claim.
-        renew_seconds: Between two renewals.
-        lease_seconds: How long the claim outlives its last renewal.
+        renew_seconds: Time between two renewals.
+        lease_seconds: Time after its last renewal for which the claim stays valid.
     """
 
     def __init__(self, store: Store, ticket: Ticket, *, renew_seconds: float, lease_seconds: float) -> None:
         self.ticket = ticket
         self.desired = Desired.RUN
-        """What was last heard to be asked of the job."""
+        """The latest known request about the job."""
         self.lost = False
-        """It ran out unrenewed, or the ticket is stale: somebody else may have the job. It stays lost, because the
-        engine was stopped."""
+        """The lease has expired, or the ticket is stale: another worker may have the job. It stays lost,
+        because the engine was stopped."""
         self._store = store
         self._renew_seconds = renew_seconds
         self._retry_seconds = min(1.0, renew_seconds)
@@ -59,20 +59,20 @@ class Lease:
     def __exit__(self, *_: object) -> None:
         self._left.set()
         for thread in self._threads:
-            thread.join(1.0)  # one that hangs in the database may hang; its ticket is stale before long
+            thread.join(1.0)  # a thread that hangs in the database may hang; its ticket is stale before long
 
     def guard(self, engine: Engine) -> None:
-        """Stop this engine when the lease runs out, and end it at once when the ticket is stale."""
+        """Stop this engine when the lease expires, and kill it when the ticket is stale."""
         self._engine = engine
-        if self._stale:  # since before there was an engine to end
+        if self._stale:  # since before the engine was started
             engine.kill()
 
     def insist(self, write: Callable[[], T]) -> T:
-        """Write to the store, again and again while it is away, until it answers or the lease is lost.
+        """Write to the store, retrying while it is unavailable, until it answers or the lease is lost.
 
         Raises:
-            StoreUnavailable: The store was away until the lease was lost.
-            StaleTicket: Somebody else has the job, or it has ended.
+            StoreUnavailable: The store was unavailable until the lease was lost.
+            StaleTicket: Another worker has the job, or it has ended.
         """
         while True:
             try:
@@ -87,12 +87,12 @@ class Lease:
         pause = self._renew_seconds
         while not self._left.wait(pause):
             try:
-                asked_at = time.monotonic()  # the store counts from when it answers: never earlier
+                asked_at = time.monotonic()  # the store counts from its answer: never earlier
                 self.desired = self._store.commands.renew(self.ticket)
                 self._renewed_at, pause = asked_at, self._renew_seconds
             except StaleTicket:
                 return self._end_engine()
-            except Exception as error:  # whatever the reason, what counts is the time that is left
+            except Exception as error:  # whatever the reason, only the remaining time matters
                 log.warning("cannot renew the lease of job %s: %s", self.ticket.job_id, error)
                 pause = self._retry_seconds
 

@@ -1,8 +1,7 @@
-"""What a worker does beside its jobs, each in a thread of its own: sweeping for lost jobs and notifications, tidying
-the disk, and giving signs of life.
+"""Periodic tasks of a worker, each in a thread: sweeping for lost jobs and notifications, tidying the disk, heartbeats.
 
-Each worker does all three, at its start and then again and again. That several do so at once harms nobody: the
-store's transactions see to that, and `tidying.py` to the files.
+Each worker runs all three, from its start on at intervals. Several at once are safe: the store's transactions
+ensure that, and `tidying.py` for files.
 """
 
 from __future__ import annotations
@@ -16,16 +15,18 @@ from jobs.logs import carried
 log = logging.getLogger(__name__)
 
 ENDING_SECONDS = 10.0
-"""How long who ends waits for what is being done. Tidying a large bucket, or a request to S3 that hangs, takes longer:
-it is left behind, as if the process had been killed meanwhile."""
+"""Timeout of a shutdown that waits for a running task. Tidying a large bucket, or a request to S3 that
+hangs, takes longer: it is abandoned, as if the process had been killed."""
 
 
 class PeriodicTask:
-    """Does something at once and then every so many seconds, while entered. One that fails is told and done again.
+    """A function called at once and then at intervals, while the context is entered.
+
+    Errors are logged and retried.
 
     Args:
-        act: What to do; its name is that of the thread.
-        seconds: From the end of one to the start of the next.
+        act: The function; its name becomes that of the thread.
+        seconds: From the end of one call to the start of the next.
     """
 
     def __init__(self, act: Callable[[], None], seconds: float) -> None:
@@ -48,14 +49,16 @@ class PeriodicTask:
             log.warning("cannot wait until the worker has done its %s", self._name)
 
     def hurry(self) -> None:
-        """Do it now instead of later."""
+        """Call the function now instead of later."""
         self._woken.set()
 
     def _keep(self) -> None:
         while not self._left.is_set():
             try:
                 self._act()
-            except Exception as error:  # the database may be away for a while; the next time finds the same
+            except (
+                Exception
+            ) as error:  # the database may be unavailable for a while; the next call finds the same
                 log.warning("cannot %s: %s", self._name, error)
             self._woken.wait(self._seconds)
             self._woken.clear()

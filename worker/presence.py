@@ -1,4 +1,4 @@
-"""A worker's signs of life: its row in the store, renewed again and again, gone when it ends as it should."""
+"""A worker's heartbeats: its row in the store, updated at intervals, deleted at a proper shutdown."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ log = logging.getLogger(__name__)
 
 
 class SignsOfLife:
-    """What one worker tells of itself.
+    """The heartbeats of one worker.
 
     Args:
-        store: Where it is told.
+        store: Where they are stored.
         name: The worker's.
-        queues: What it listens to.
-        gpus: What it has, as `CUDA_VISIBLE_DEVICES` names them.
-        draining: Set once it takes no job any more.
+        queues: Queues that it listens to.
+        gpus: Its GPUs, as in `CUDA_VISIBLE_DEVICES`.
+        draining: Set when it claims no more jobs.
     """
 
     def __init__(
@@ -39,22 +39,22 @@ class SignsOfLife:
         self._store = store
         self._gpus = gpus
         self._draining = draining
-        self._told = Presence(
+        self._presence = Presence(
             name=name, host=socket.gethostname(), version=version("gkd"), queues=tuple(queues)
         )
 
     def appear(self) -> None:
-        """Tell how things are now.
+        """Report the current state.
 
         Raises:
             StoreUnavailable: the database does not answer.
         """
         now = {"gpus": look_at(self._gpus), "draining": self._draining.is_set()}
-        self._store.workers.appear(self._told.model_copy(update=now))
+        self._store.workers.appear(self._presence.model_copy(update=now))
 
     def vanish(self) -> None:
-        """Tell that the worker has ended; where that cannot be told, it is shown as lost before long."""
+        """Report that the worker has ended; if that fails, it is shown as lost before long."""
         try:
-            self._store.workers.vanish(self._told.name)
+            self._store.workers.vanish(self._presence.name)
         except JobsError as error:
-            log.warning("cannot take %s off the list of workers: %s", self._told.name, error)
+            log.warning("cannot take %s off the list of workers: %s", self._presence.name, error)

@@ -1,7 +1,8 @@
-"""Places of the workers of one machine: `HOME/workers/HOST-0`, `HOST-1`, ... A worker that starts takes the first that
-nobody holds, learns who had it before (and so who is dead for sure), and leaves signs of life there.
+"""Slots of the workers of one machine: lock files `HOME/workers/HOST-0`, `HOST-1`, ...
 
-The lock on the file is what counts; it ends with the process, however that ends. The signs are for `gkd health worker`.
+A worker that starts takes the first free slot, learns which worker had it before (which is dead for sure), and
+writes its heartbeats there. The lock on the file is authoritative; it ends with the process, however that ends.
+The heartbeats are for `gkd health worker`.
 """
 
 from __future__ import annotations
@@ -22,17 +23,17 @@ from filelock import lock_descriptor
 log = logging.getLogger(__name__)
 
 STALE_SECONDS = 30.0
-"""A worker gives a sign every second; one that has given none for so long is stuck or dead."""
+"""A worker writes a heartbeat every second; without one for this long it is stuck or dead."""
 
-_SIGN = "{:020.3f}\n"  # always as long, and so written in place: a full disk does not silence a worker
+_SIGN = "{:020.3f}\n"  # constant length, written in place: a full disk does not stop heartbeats
 
 
 class Slot:
-    """A worker's place, while it is held.
+    """A worker's slot, while it is held.
 
     Attributes:
-        name: What the worker is to be called; no other one ever was or will be.
-        earlier: The worker that had this place before and did not leave it; it lives no more. None: there was none.
+        name: The worker's name, which no other one ever had or will have.
+        earlier: The dead worker that had this slot before and did not shut down properly. None: there was none.
     """
 
     def __init__(self, number: int, file: int | None, earlier: str | None) -> None:
@@ -41,14 +42,14 @@ class Slot:
         self._file = file
 
     def sign(self) -> None:
-        """Leave a sign of life."""
+        """Write a heartbeat."""
         if self._file is not None:
             os.pwrite(self._file, _SIGN.format(time.monotonic()).encode(), 0)
 
 
 @contextmanager
 def take_slot(home: Path) -> Iterator[Slot]:
-    """Hold a place for this process."""
+    """Hold a slot for this process."""
     folder = home / "workers"
     folder.mkdir(parents=True, exist_ok=True)
     for number in count():
@@ -56,14 +57,14 @@ def take_slot(home: Path) -> Iterator[Slot]:
         try:
             if (slot := _lock(number, file)) is not None:
                 yield slot
-                os.truncate(file, 0)  # left as it should be: there is nobody to be missed
+                os.truncate(file, 0)  # shut down properly: no worker is missing
                 return
         finally:
             os.close(file)
 
 
 def missing(home: Path) -> str | None:
-    """Which worker of this machine gives no signs of life although it should; None: all do, and there is one."""
+    """Return which worker of this machine is missing heartbeats, or that there is none; None if all is well."""
     places = sorted((home / "workers").glob(f"{socket.gethostname()}-*"))
     own = re.compile(re.escape(socket.gethostname()) + r"-\d+")  # not those of a host `NAME-b`
     told = {path.name: path.read_text() for path in places if own.fullmatch(path.name)}
@@ -80,11 +81,11 @@ def missing(home: Path) -> str | None:
 
 
 def _lock(number: int, file: int) -> Slot | None:
-    """Return the place, or None when another worker holds it."""
+    """Return the slot, or None if another worker holds it."""
     try:
         if not lock_descriptor(file, blocking=False):
             return None
-    except OSError as error:  # a file system without locks: nobody can be known to be dead
+    except OSError as error:  # a file system without locks: no worker can be known to be dead
         log.warning(
             "no locks in GKD_HOME (%s): what a killed worker held is free once its lease has ended", error
         )

@@ -1,7 +1,7 @@
-"""Celery's side of the worker: the task that a notification starts, and the worker that listens for notifications.
+"""Celery in the worker: the task that a notification starts, and the worker that listens for notifications.
 
-Nothing of a job is here; see `runner.py`. The worker always runs in a thread (`WorkerThread`), in `gkd serve`
-beside the API and in `gkd worker` alone, so that there is one way in which it starts and stops.
+Nothing about a job is here; see `runner.py`. The worker always runs in a thread (`WorkerThread`), in `gkd
+serve` beside the API and in `gkd worker` alone, so that there is one way in which it starts and stops.
 """
 
 from __future__ import annotations
@@ -35,27 +35,32 @@ from worker.tidying import TIDY_SECONDS
 log = logging.getLogger(__name__)
 
 _IDLE_CONNECTIONS = 1
-"""To the database. A worker needs one every few seconds, and PostgreSQL has a hundred for everybody."""
+"""Idle database connections. A worker needs one every few seconds, and PostgreSQL has a hundred for
+everybody."""
 _ASK_SECONDS = 10.0
-"""A loop that goes round every second and has not for so long makes one ask whether the broker is there."""
+"""Time without an iteration of Celery's loop (usually one per second) after which the broker is pinged."""
 _STUCK_SECONDS = 60.0
-"""Longer than Celery waits between two tries to reach a broker that comes back (30 s)."""
+"""Longer than Celery waits between two tries to reach a broker (30 s)."""
 _REFUSED_SECONDS = 1.0
-"""Between two looks whether a broker that answered with an error is well again."""
+"""Interval of pings to a broker that answered with an error."""
 
 
 def work(settings: Settings) -> None:
-    """Take jobs until SIGTERM or SIGINT; the running one is then saved and given back. A second signal ends at once.
+    """Run jobs until SIGTERM or SIGINT; the running one is then saved and requeued.
 
-    Needs the main thread, and a broker that other processes reach.
+    A second signal ends at once.
+
+    Needs the main thread, and a broker that other processes can reach.
 
     Raises:
-        SystemExit: Celery gave up, which it says in the log; whoever watches over this process should start it anew.
+        SystemExit: Celery gave up, as the log says; a supervisor should restart this process.
     """
     asked_to_end = threading.Event()
 
     def end(number: int, frame: object) -> None:
-        signal.signal(number, signal.SIG_DFL)  # the engine would die with us, and a sweep give the job back
+        signal.signal(
+            number, signal.SIG_DFL
+        )  # the engine would die with this process, and a sweep requeue the job
         asked_to_end.set()
 
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -71,16 +76,18 @@ def work(settings: Settings) -> None:
 
 
 class WorkerThread:
-    """A worker with one slot, while entered. One per process: Celery's switch for stopping is a global.
+    """A worker with one slot, while the context is entered.
+
+    One per process: Celery's switch for stopping is a global.
 
     Args:
-        settings: Where everything is; the tables are brought up to date at the start.
-        app: What `jobs.queue.make_app` made.
-        slot: The worker's place among others of this machine. None: it is the home's own worker, of which there is
-            never a second. Either way what the one before it held is taken back at once.
+        settings: The settings; the tables are migrated at the start.
+        app: Of `jobs.queue.make_app`.
+        slot: The worker's slot on this machine. None: it is the home's own worker, of which there is never a
+            second. Either way the jobs of its dead predecessor are taken back at once.
 
     Raises:
-        HomeInUse: On entering, when another process is this home's own worker.
+        HomeInUse: On entering, if another process is this home's own worker.
     """
 
     def __init__(self, settings: Settings, app: Celery, *, slot: Slot | None = None) -> None:
@@ -95,17 +102,17 @@ class WorkerThread:
         self._open = ExitStack()
 
     def __enter__(self) -> WorkerThread:
-        # What was opened is closed again when a later step fails.
+        # What was opened is closed again if a later step fails.
         with bound(worker=self.name), ExitStack() as opening:
             if self._owns_home:
                 opening.enter_context(hold(self._settings.home))
             runner = self._make_runner(opening)
-            # Before the first sweep notifies: Celery loses a task that is added while another thread first uses the
-            # app.
+            # Before the first sweep notifies: Celery loses a task that is added while another thread first uses
+            # the app.
             listening = _Listening(self._app, runner, self.queues)
             opening.enter_context(PeriodicTask(runner.sweep, self._settings.sweep_seconds))
             opening.enter_context(PeriodicTask(runner.tidy, TIDY_SECONDS))
-            opening.enter_context(self._seen(runner))
+            opening.enter_context(self._sending_heartbeats(runner))
             self._listening = opening.enter_context(listening)
             self._open = opening.pop_all()
             log.info("worker %s takes jobs from %s", self.name, ", ".join(self.queues))
@@ -114,12 +121,12 @@ class WorkerThread:
     def __exit__(self, *_: object) -> None:
         with bound(worker=self.name):
             self._draining.set()
-            self._signs.hurry()  # that it is draining is to be seen before the job is saved
+            self._signs.hurry()  # draining must be visible before the job is saved
             self._open.close()
             log.info("worker %s has ended", self.name)
 
     def is_listening(self) -> bool:
-        """Whether notifications are still heard, or will be once the broker is back."""
+        """Return whether notifications are still received, or will be once the broker is back."""
         return self._listening.is_alive()
 
     def _make_runner(self, opening: ExitStack) -> Runner:
@@ -132,8 +139,8 @@ class WorkerThread:
         return Runner(store, artifacts, JobQueue(self._app), settings, self.name, self.gpus)
 
     @contextmanager
-    def _seen(self, runner: Runner) -> Iterator[None]:
-        """Give signs of life, and take this worker off the list at the end."""
+    def _sending_heartbeats(self, runner: Runner) -> Iterator[None]:
+        """Send heartbeats, and remove this worker from the list at the end."""
         life = SignsOfLife(
             runner.store, self.name, queues=self.queues, gpus=self.gpus, draining=self._draining
         )
@@ -145,14 +152,14 @@ class WorkerThread:
 
 
 class _Listening:
-    """A thread that waits for notifications, while entered; leaving it stops what runs."""
+    """A thread that waits for notifications while the context is entered; leaving it stops running jobs."""
 
     def __init__(self, app: Celery, runner: Runner, queues: list[str]) -> None:
         self._runner = runner
         self._app = app
         app.task(name=TASK, shared=False)(runner.run)
         app.set_default()  # the pool's threads look the task up there
-        self._pulse = pulse = _Pulse(JobQueue(app))
+        self._watchdog = watchdog = _Watchdog(JobQueue(app))
 
         class Beat(bootsteps.StartStopStep):  # type: ignore[misc]  # a step: Celery drops timers when it connects again
             requires = ("celery.worker.consumer.tasks:Tasks",)
@@ -160,12 +167,14 @@ class _Listening:
             def __init__(self, consumer: Any, **options: Any) -> None:
                 super().__init__(consumer, **options)
                 make = consumer.create_task_handler
-                consumer.create_task_handler = lambda *args, **kwargs: _unharmed(make(*args, **kwargs))
+                consumer.create_task_handler = lambda *args, **kwargs: _rejecting_invalid(
+                    make(*args, **kwargs)
+                )
 
             def start(self, consumer: Any) -> None:
-                consumer.timer.call_repeatedly(1.0, pulse.beat)
+                consumer.timer.call_repeatedly(1.0, watchdog.beat)
                 readers = getattr(consumer.task_consumer.channel, "handlers", {})  # Redis has them
-                readers.update({name: _unharmed(read) for name, read in readers.items()})
+                readers.update({name: _rejecting_invalid(read) for name, read in readers.items()})
 
         app.steps["consumer"] = {Beat}
         self._controller = WorkController(
@@ -187,7 +196,7 @@ class _Listening:
         return self
 
     def __exit__(self, *_: object) -> None:
-        state.should_stop = 0  # first, so that no notification is taken that nobody would answer
+        state.should_stop = 0  # first, so that no notification is received that would not be answered
         if not self._runner.stop_all():
             log.error("a job could not be stopped in time; a sweep will take it back")
         self._thread.join()
@@ -195,28 +204,28 @@ class _Listening:
         state.should_stop = None
 
     def is_alive(self) -> bool:
-        return self._thread.is_alive() and self._pulse.is_felt()
+        return self._thread.is_alive() and self._watchdog.is_fine()
 
 
 class _PatientConsumer(Consumer):  # type: ignore[misc]
-    """Celery's, but it waits for a broker that answers with errors as it waits for one that is away.
+    """A Celery consumer that waits for a broker that answers with errors, as Celery does for an unavailable one.
 
     Without the wait Celery would connect, meet the same error and connect again, as fast as it can.
     """
 
     def on_connection_error_before_connected(self, exc: Exception) -> None:
-        """Say what is wrong with the broker, and wait until it is well again."""
+        """Log the broker's error, and wait until the broker works again."""
         super().on_connection_error_before_connected(exc)
         self._wait_for_broker(exc)
 
     def on_connection_error_after_connected(self, exc: Exception) -> None:
-        """Leave the connection, say what is wrong with the broker, and wait until it is well again."""
+        """Close the connection, log the broker's error, and wait until the broker works again."""
         super().on_connection_error_after_connected(exc)
         self._wait_for_broker(exc)
 
     def _wait_for_broker(self, exc: Exception) -> None:
         if not isinstance(exc, self.channel_errors):
-            return  # it is away: Celery waits by itself
+            return  # it is unavailable: Celery waits by itself
         log.error("the broker refuses to work, so no job is taken until it is well again: %s", exc)
         while not _works(JobQueue(self.app)) and state.should_stop is None:
             time.sleep(_REFUSED_SECONDS)
@@ -232,34 +241,37 @@ def _works(job_queue: JobQueue) -> bool:
     return True
 
 
-def _unharmed(hear: Callable[..., Any]) -> Callable[..., Any]:
-    """What hears messages, but one that is none does not end the worker, as it would in Celery and Kombu."""
+def _rejecting_invalid(hear: Callable[..., Any]) -> Callable[..., Any]:
+    """Return the message handler, except that an invalid message is rejected.
+
+    In Celery and Kombu it would end the worker.
+    """
 
     def heard(*message: Any) -> Any:
         try:
             return hear(*message)
         except (TypeError, ValueError, AttributeError, LookupError, RecursionError) as error:
             log.warning("threw a message away that is no notification: %r", error)
-            for each in message:  # none where it was not even an envelope
+            for each in message:  # none if it was not even an envelope
                 each.reject_log_error(log, ())
             return None
 
     return heard
 
 
-class _Pulse:
-    """Whether Celery's loop still goes round. While the broker is away it does not, and need not."""
+class _Watchdog:
+    """A watchdog of Celery's loop. While the broker is unavailable the loop stands still, and may."""
 
     def __init__(self, job_queue: JobQueue) -> None:
         self._job_queue = job_queue
         self._beat_at = self._fine_at = self._asked_at = time.monotonic()
 
     def beat(self) -> None:
-        """The loop went round."""
+        """Record an iteration of the loop."""
         self._beat_at = time.monotonic()
 
-    def is_felt(self) -> bool:
-        """False once it has not gone round for `_STUCK_SECONDS` during which the broker always answered."""
+    def is_fine(self) -> bool:
+        """Return False once the loop has stood still for `_STUCK_SECONDS` while the broker always answered."""
         now = time.monotonic()
         if now - self._beat_at < _ASK_SECONDS:
             self._fine_at = now

@@ -1,7 +1,7 @@
-"""Gives disk space back: what resuming needed of jobs that have ended, and published files that no job names.
+"""Frees disk space: checkpoints and run directories of ended jobs, and published files that no job names.
 
-Every worker tidies now and then, so it must be harmless that several do so at once in the same folders. The store
-says what is still needed; whatever it does not answer for stays.
+Every worker tidies at intervals, so it must be safe for several to do so at once in the same folders. The store
+says what is still needed; files that it does not know stay.
 """
 
 from __future__ import annotations
@@ -22,17 +22,18 @@ from jobs.store.store import Store
 log = logging.getLogger(__name__)
 
 TIDY_SECONDS = 600.0
-"""Between two times that a worker tidies."""
+"""Interval of tidying."""
 DAY_SECONDS = 86_400.0
 UNNAMED_SECONDS = 3600.0
-"""How old a file without a job must be. Between a file and its row in the store lie seconds."""
+"""Minimum age of a file without a job before it is removed. There are seconds between storing a file and its
+row in the store."""
 
 _AT_ONCE = 500
-"""Folders that are looked up in one query."""
+"""Number of folders that are looked up in one query."""
 
 
 class Keep(NamedTuple):
-    """How long what may still be of use is kept; see `GKD_KEEP_STATES` and `GKD_KEEP_RUNS_DAYS`."""
+    """Retention of checkpoints and run directories; see `GKD_KEEP_STATES` and `GKD_KEEP_RUNS_DAYS`."""
 
     states: str | float = "ended"
     runs_days: float | None = None
@@ -42,16 +43,16 @@ AS_LONG_AS_USEFUL = Keep()
 
 
 def tidy_runs(store: Store, runs: Path, keep: Keep = AS_LONG_AS_USEFUL) -> None:
-    """Remove what nobody needs any more of run directories.
+    """Remove parts of run directories that are no longer needed.
 
     Args:
         store: Says what is needed.
         runs: Folder of the run directories.
-        keep: What is kept beyond its end.
+        keep: The retention.
 
     Raises:
-        StoreUnavailable: The database does not answer; the next time finds the same.
-        OSError: The disk does not, or something may not be removed.
+        StoreUnavailable: The database does not answer; the next call does the rest.
+        OSError: The disk fails, or a file may not be removed.
     """
     for path in runs.glob("*/"):
         if RunDir(path).has_states():
@@ -62,23 +63,24 @@ def tidy_runs(store: Store, runs: Path, keep: Keep = AS_LONG_AS_USEFUL) -> None:
 
 
 def drop_states(store: Store, runs: Path, job_id: str, keep: Keep = AS_LONG_AS_USEFUL) -> None:
-    """Remove the resume states of a job that nothing can go on from any more. Events, log, report and models stay.
+    """Remove the checkpoints of a job that no attempt or retry can resume. Events, log, report and models stay.
 
     Raises:
         StoreUnavailable: The database does not answer.
-        OSError: The disk does not.
+        OSError: The disk fails.
     """
     try:
         job = store.reading.get(job_id)
-    except UnknownJob:  # the folder of another database, or of somebody's own
+    except UnknownJob:  # the folder of another database, or of a user
         return
     if _is_over(job, keep.states) and not store.recovery.is_being_retried(job_id):
         RunDir(runs / job_id).drop_states()
 
 
 def drop_deleted(store: Store, runs: Path) -> None:
-    """Remove the run directories of jobs that were deleted. Folders of another database's jobs, or of somebody's own,
-    are not among them: the store remembers which jobs it had.
+    """Remove the run directories of deleted jobs.
+
+    Folders of another database's jobs, or of a user, are not among them: the store remembers which jobs it had.
 
     Raises:
         StoreUnavailable: The database does not answer.
@@ -86,24 +88,26 @@ def drop_deleted(store: Store, runs: Path) -> None:
     names = [path.name for path in runs.glob("*/")]
     for first in range(0, len(names), _AT_ONCE):
         for job_id in store.recovery.deleted(names[first : first + _AT_ONCE]):
-            shutil.rmtree(runs / job_id, ignore_errors=True)  # what is still being written goes next time
+            shutil.rmtree(
+                runs / job_id, ignore_errors=True
+            )  # what is still being written is removed next time
 
 
 def drop_runs(store: Store, runs: Path, days: float) -> None:
-    """Remove the run directories of jobs that ended so many days ago. What they published is kept elsewhere.
+    """Remove the run directories of jobs that ended more than `days` ago. Published files are stored elsewhere.
 
     Raises:
         StoreUnavailable: The database does not answer.
-        OSError: The disk does not.
+        OSError: The disk fails.
     """
     for job_id in store.recovery.ended(days * DAY_SECONDS):
         path = runs / job_id
         if path.is_dir() and not store.recovery.is_being_retried(job_id):
-            shutil.rmtree(path, ignore_errors=True)  # others may be at it too; what stays goes next time
+            shutil.rmtree(path, ignore_errors=True)  # others may do the same; what stays is removed next time
 
 
 def drop_states_if_possible(store: Store, runs: Path, job_id: str, keep: Keep = AS_LONG_AS_USEFUL) -> None:
-    """As `drop_states`; what fails is told in the log and left to the next `tidy`."""
+    """Call `drop_states`; log an error and leave the rest to the next `tidy`."""
     try:
         drop_states(store, runs, job_id, keep)
     except (JobsError, OSError) as error:
@@ -111,12 +115,12 @@ def drop_states_if_possible(store: Store, runs: Path, job_id: str, keep: Keep = 
 
 
 def remove_unnamed(store: Store, artifacts: Artifacts) -> None:
-    """Remove published files that have had no job for long. The order of the lines is what makes it safe.
+    """Remove published files that no job has named for long. The order of the statements makes it safe.
 
-    They may be many, and all workers share them: one looks through them for all.
+    They may be many, and all workers share them: one worker tidies them for all.
 
-    Whoever publishes puts the file first, which makes it young again, and names it in the store then. So one that
-    was old before we asked for the names, and is not among them, is in nobody's hands.
+    A publisher stores the file first, which renews its age, and names it in the store then. So a file that was
+    old before the names were read, and is not among them, is not in use.
     """
     if not artifacts.belongs_to(store.reading.origin()):
         log.warning("nothing is removed from %s: another database names its files", artifacts.place)
@@ -128,7 +132,10 @@ def remove_unnamed(store: Store, artifacts: Artifacts) -> None:
 
 
 def _is_over(job: Job, keep: str | float) -> bool:
-    """Whether the policy lets the job's states go. One that its machine failed may be tried again from there."""
+    """Return whether the policy allows removing the job's checkpoints.
+
+    A job that failed because of its machine may be retried.
+    """
     if job.state not in END_STATES or job.finished_at is None:
         return False
     if isinstance(keep, float | int):

@@ -1,6 +1,6 @@
-"""Turns `job:<id>` in a config into the file that this job published, and `model:<id>` into the one that was uploaded.
+"""Replaces `job:<id>` in a config by the file that this job published, and `model:<id>` by the uploaded one.
 
-A job has succeeded by then (the store does not hand out jobs that wait), so its report names the model.
+The job has succeeded by then (the store does not hand out jobs that wait), so its report names the model.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from jobs.store.store import Store
 from jobs.sync.cancellation import NEVER
 
 SECTIONS = ("teacher", "student", "model")
-"""Parts of a config that may name weights."""
+"""Sections of a config that may name weights."""
 PREFIX = "job:"
 _NO_MODEL = (UnknownJob, UnknownArtifact, UnknownResource, ContentGone, LookupError)
-"""What keeps a model from being found."""
+"""Errors that mean that there is no model."""
 MAKE_MODELS = ("train", "distill")
-"""Kinds of jobs that make a model."""
+"""Kinds of jobs that create a model."""
 
 
 def find_weights(
@@ -33,19 +33,19 @@ def find_weights(
     folder: Path,
     cancelled: threading.Event = NEVER,
 ) -> AnyRun:
-    """The same config, with a file wherever it named a job or an uploaded model.
+    """Return the config with local files instead of jobs and uploaded models.
 
     Args:
-        config: What the engine is to do.
+        config: The engine's config.
         store: Knows what the jobs have published.
         artifacts: Has the files.
-        folder: Where copies are made of those that lie elsewhere.
-        cancelled: Set to break off.
+        folder: Where remote files are copied to.
+        cancelled: Set to cancel.
 
     Raises:
-        OperationCancelled: It was broken off.
+        OperationCancelled: It was cancelled.
         SpecError: A job published no model, a model was deleted, or its file is gone.
-        DataError: The file is damaged: to try again would find the same.
+        DataError: The file is damaged: a retry would find the same.
         ArtifactsUnavailable: The files cannot be reached now.
     """
     found: dict[str, Any] = {}
@@ -64,14 +64,14 @@ def find_weights(
 
 
 def _content_of(weights: str, store: Store) -> str:
-    """SHA-256 of the file that a name stands for."""
+    """Return the SHA-256 of the file that a name stands for."""
     if weights.startswith(PREFIX):
         return _model_of(weights.removeprefix(PREFIX), store)
     return str(store.resources.get_resource(ResourceKind.MODEL, weights.removeprefix(MODEL)).sha256)
 
 
 def _model_of(job_id: str, store: Store) -> str:
-    """SHA-256 of the model that a job is for: the student of a distill job, the model of a train job."""
+    """Return the SHA-256 of the model that a job creates: the student of a distill job, the model of a train job."""
     kind = store.reading.get(job_id).kind
     if kind not in MAKE_MODELS:
         raise LookupError(f"it is of kind {kind}, which makes none")

@@ -87,7 +87,7 @@ def test_a_running_job_is_paused_before_the_disk_is_full_and_goes_on_when_there_
 def test_a_disk_that_fills_between_two_looks_costs_no_attempt(service, plan, free, monkeypatch):
     plan(epochs=3, seconds=1.5, fail_for_room=2)
     job_id = service.submit()
-    monkeypatch.setattr("worker.job_run.JobRun._look_for_room", lambda self: None)
+    monkeypatch.setattr("worker.job_run.JobRun._check_disk_space", lambda self: None)
     with service.running(job_id):
         free(NONE)
     job = service.job(job_id)
