@@ -226,7 +226,7 @@ class _Job(Session):
                 yield Warning(message=early_stop(name, training.account, recipe))
         self.accounts[name] = training.account
         if resumed:  # events that a killed attempt did not send, or sent for files that were replaced
-            yield from (self.told(training, file) for file in training.published)
+            yield from (self.checkpoint_event(training, file) for file in training.published)
 
     def train_epoch(self, training: Training) -> Iterator[Event]:
         """Train the rest of the current epoch."""
@@ -272,9 +272,9 @@ class _Job(Session):
         if self.world.first:
             publish_model(self.folder / file, training.evaluated.state_dict(), card)
         training.published[file] = Scored(training.epoch, metrics)
-        return self.told(training, file)
+        return self.checkpoint_event(training, file)
 
-    def told(self, training: Training, file: str) -> Checkpoint:
+    def checkpoint_event(self, training: Training, file: str) -> Checkpoint:
         """Return the event of a published file as it is."""
         path, scored = self.folder / file, training.published[file]
         size, sha256 = self.world.from_first(lambda: (path.stat().st_size, sha256_of(path)))

@@ -18,13 +18,13 @@ def to_device(tensors: Sequence[Tensor], device: torch.device) -> list[Tensor]:
     if device.type == "cpu":
         return list(tensors)
     if len(tensors) == 1:
-        return [_sent(tensors[0], device)]
-    moved = _sent(torch.cat([tensor.flatten() for tensor in tensors]), device)
+        return [_copy_async(tensors[0], device)]
+    moved = _copy_async(torch.cat([tensor.flatten() for tensor in tensors]), device)
     sizes = [tensor.numel() for tensor in tensors]
     return [part.view(tensor.shape) for part, tensor in zip(moved.split(sizes), tensors, strict=True)]
 
 
-def _sent(tensor: Tensor, device: torch.device) -> Tensor:
+def _copy_async(tensor: Tensor, device: torch.device) -> Tensor:
     return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)
 
 

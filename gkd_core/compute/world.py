@@ -73,7 +73,7 @@ class World:
             _require_gpus(processes)
             device = torch.device("cuda", rank)
             torch.cuda.set_device(device)
-        _meet(rank, processes, device)
+        _init_process_group(rank, processes, device)
         return cls(device, rank, processes)
 
     def leave(self) -> World:
@@ -203,7 +203,7 @@ class World:
         flat /= self.size
         sizes = [parameter.numel() for parameter in trained]
         *gradients, present, values = flat.split([*sizes, len(trained), len(losses)])
-        _put_back(trained, gradients, present)
+        _write_gradients(trained, gradients, present)
         return dict(zip(sorted(losses), values, strict=True))
 
 
@@ -259,7 +259,7 @@ def _require_gpus(processes: int) -> None:
         raise SpecError([Problem(loc=("processes",), message=message, hint=hint)])
 
 
-def _meet(rank: int, size: int, device: torch.device) -> None:
+def _init_process_group(rank: int, size: int, device: torch.device) -> None:
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     file = os.environ.get(RENDEZVOUS)
     where = f"file://{file}" if file else "env://"  # a file has no port that others could talk to
@@ -273,7 +273,7 @@ def _gradient(parameter: nn.Parameter) -> Tensor:
     return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
 
 
-def _put_back(trained: Sequence[nn.Parameter], gradients: Sequence[Tensor], present: Tensor) -> None:
+def _write_gradients(trained: Sequence[nn.Parameter], gradients: Sequence[Tensor], present: Tensor) -> None:
     """Write averaged gradients where any process has one."""
     somewhere = [True] * len(trained)
     if any(parameter.grad is None for parameter in trained):  # asked first: reading `present` waits for a GPU

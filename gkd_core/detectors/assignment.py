@@ -59,10 +59,10 @@ def assign_aligned(
         return Assignment(
             points.new_full((len(points),), -1, dtype=torch.int64), points.new_zeros(len(points))
         )
-    inside = _inside(points, objects, reach)
+    inside = _is_inside(points, objects, reach)
     overlap = box_iou(objects, boxes) * inside  # (N, A)
     alignment = scores[:, labels].T ** SCORE_POWER * overlap**OVERLAP_POWER
-    chosen = _best(alignment, inside, count)
+    chosen = _best_aligned(alignment, inside, count)
     # a location that several objects would take goes to the one that its box overlaps most
     wanted, matched = torch.where(chosen, overlap, -1.0).max(0)
     own = chosen & (torch.arange(len(objects), device=matched.device)[:, None] == matched)
@@ -72,13 +72,13 @@ def assign_aligned(
     return Assignment(torch.where(wanted >= 0, matched, -1), quality.amax(0))
 
 
-def _inside(points: Tensor, objects: Tensor, reach: float | Tensor) -> Tensor:
+def _is_inside(points: Tensor, objects: Tensor, reach: float | Tensor) -> Tensor:
     """Return (N, A) which locations lie within each object."""
     middles, sides = (objects[:, :2] + objects[:, 2:]) / 2, objects[:, 2:] - objects[:, :2]
     return ((points - middles[:, None]).abs() < (sides / 2).clamp(min=reach)[:, None]).all(-1)
 
 
-def _best(alignment: Tensor, inside: Tensor, count: int) -> Tensor:
+def _best_aligned(alignment: Tensor, inside: Tensor, count: int) -> Tensor:
     """Return (N, A) the `count` best aligned locations of each object; those inside it come before any other."""
     ranked = torch.where(inside, alignment, -1.0)
     best = ranked.topk(min(count, ranked.shape[1]), dim=1).indices

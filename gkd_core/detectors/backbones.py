@@ -86,7 +86,7 @@ def measure(network: nn.Module, units: Sequence[str]) -> dict[str, Unit]:
         for unit in units
     ]
     try:
-        _look(network, _PROBE, _PROBE)
+        _run_on_black_image(network, _PROBE, _PROBE)
     finally:
         for handle in handles:
             handle.remove()
@@ -94,7 +94,7 @@ def measure(network: nn.Module, units: Sequence[str]) -> dict[str, Unit]:
 
 
 @torch.no_grad()
-def _look(network: nn.Module, height: int, width: int) -> Any:
+def _run_on_black_image(network: nn.Module, height: int, width: int) -> Any:
     """Return a network's output for a black image; the statistics of its norms stay unchanged."""
     trained = network.training
     try:
@@ -233,7 +233,9 @@ def _timm_body(name: str, strides: Sequence[int]) -> Body:
     last = {stride: index for index, stride in enumerate(reductions)}
     if not set(strides) <= last.keys():
         found = ", ".join(map(str, reductions))
-        raise _unfit(name, f"gives maps at strides {found}, and {', '.join(map(str, strides))} are needed")
+        raise _backbone_error(
+            name, f"gives maps at strides {found}, and {', '.join(map(str, strides))} are needed"
+        )
     body = TimmBody(net, [last[stride] for stride in strides])
     return Body(body, _channels(name, body, strides))
 
@@ -254,7 +256,7 @@ def _timm_features(name: str) -> Any:
         TypeError,
         ValueError,
     ) as error:
-        raise _unfit(name, f"gives no features: {error}") from None
+        raise _backbone_error(name, f"gives no features: {error}") from None
 
 
 def _timm() -> Any:
@@ -270,16 +272,16 @@ def _channels(name: str, body: TimmBody, strides: Sequence[int]) -> tuple[int, .
     """Return the channels of the maps that a body really returns; some models take only square images or one size."""
     height, width = 64, 96
     try:
-        maps = list(_look(body, height, width).values())
+        maps = list(_run_on_black_image(body, height, width).values())
     except (AssertionError, RuntimeError, ValueError) as error:
-        raise _unfit(name, f"does not take pictures of any size: {error}") from None
+        raise _backbone_error(name, f"does not take pictures of any size: {error}") from None
     sizes = [tuple(level.shape[2:]) for level in maps]
     if sizes != [(height // stride, width // stride) for stride in strides]:
-        raise _unfit(name, f"gives maps of sizes {sizes} for a picture of {height} x {width}")
+        raise _backbone_error(name, f"gives maps of sizes {sizes} for a picture of {height} x {width}")
     return tuple(level.shape[1] for level in maps)
 
 
-def _unfit(name: str, why: str) -> SpecError:
+def _backbone_error(name: str, why: str) -> SpecError:
     hint = "Convolutional models with stages fit: resnets, convnexts, efficientnets, regnets, mobilenets."
     return SpecError([Problem(loc=("backbone",), message=f"{name} {why}", hint=hint)])
 

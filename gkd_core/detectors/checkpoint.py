@@ -29,7 +29,7 @@ from gkd_core.process.engine import failure_of
 from gkd_core.run_dir import publish_file
 
 _STATES_KEPT = 2
-_TORN = (None, errno.EINVAL)
+_TRUNCATED = (None, errno.EINVAL)
 """`errno` of an `OSError` from a truncated file: its zip directory points to before its start."""
 
 
@@ -42,7 +42,7 @@ def publish_tensors(path: Path, tensors: dict[str, torch.Tensor], metadata: dict
     With at most one entry of metadata, equal tensors give equal bytes.
     """
     kept = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    with _appearing(path) as temporary:
+    with _atomic_file(path) as temporary:
         save_file(kept, temporary, metadata=metadata)
 
 
@@ -75,7 +75,7 @@ def sha256_of(path: Path) -> str:
 def save_state(folder: Path, run: str, step: int, state: dict[str, Any]) -> None:
     """Write a resume state atomically and drop all but the last two of this run."""
     path = folder / f"{run}-{step:09d}.pt"
-    with _appearing(path) as temporary:
+    with _atomic_file(path) as temporary:
         torch.save(state, temporary)
     for old in _states(folder, run)[_STATES_KEPT:]:
         old.unlink(missing_ok=True)
@@ -92,12 +92,12 @@ def load_state(folder: Path, run: str, warn: Callable[[str], None]) -> dict[str,
     """
     for path in _states(folder, run):
         try:
-            _require_whole(path)
+            _require_checksums(path)
             state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         except FileNotFoundError:
             continue  # truncated, and another of several processes has removed it
         except Exception as error:  # torch has a class for every way in which a file is truncated
-            _raise_if_not_torn(path, error)
+            _raise_unless_truncated(path, error)
             warn(f"{path.name} cannot be read ({type(error).__name__}); going back to the one before it")
             path.unlink(missing_ok=True)
         else:
@@ -105,7 +105,7 @@ def load_state(folder: Path, run: str, warn: Callable[[str], None]) -> dict[str,
     return None
 
 
-def _require_whole(path: Path) -> None:
+def _require_checksums(path: Path) -> None:
     """Compare a state with the checksums that were written with it.
 
     torch does not check them, and would load zeros where a disk lost a block.
@@ -118,10 +118,10 @@ def _require_whole(path: Path) -> None:
             raise zipfile.BadZipFile(f"{part} is not what was written")
 
 
-def _raise_if_not_torn(path: Path, error: Exception) -> None:
+def _raise_unless_truncated(path: Path, error: Exception) -> None:
     """Raise errors that concern the machine and not the file: the state on disk may be intact, and is kept."""
-    if isinstance(error, OSError) and error.errno not in _TORN:
-        raise _not_now(path, error) from error
+    if isinstance(error, OSError) and error.errno not in _TRUNCATED:
+        raise _unreadable_state_error(path, error) from error
     if failure_of(error).failure_class != FailureClass.BUG:
         raise error
 
@@ -131,11 +131,11 @@ def _states(folder: Path, run: str) -> list[Path]:
     try:
         names = os.listdir(folder)  # `Path.glob` returns nothing for a folder that it cannot read
     except OSError as error:
-        raise _not_now(folder, error) from error
+        raise _unreadable_state_error(folder, error) from error
     return [folder / name for name in sorted(names, reverse=True) if fnmatch(name, f"{run}-*.pt")]
 
 
-def _not_now(path: Path, error: OSError) -> InfrastructureError:
+def _unreadable_state_error(path: Path, error: OSError) -> InfrastructureError:
     hint = "The run goes on once it can be read; look at the disk and at who may read it."
     return InfrastructureError(f"{path} cannot be read now: {error.strerror}", hint)
 
@@ -144,7 +144,7 @@ def _not_now(path: Path, error: OSError) -> InfrastructureError:
 
 
 @contextmanager
-def _appearing(path: Path) -> Iterator[Path]:
+def _atomic_file(path: Path) -> Iterator[Path]:
     """Yield a temporary file to write, which is then synced and renamed to `path`.
 
     Raises:

@@ -84,7 +84,7 @@ class FCOS(detection.FCOS):
     ) -> dict[str, Tensor]:
         """Assign objects to locations and compute the losses, all divided by the summed quality of the batch."""
         logits, sides = head_outputs["cls_logits"], head_outputs["bbox_regression"]
-        points, strides = _places(anchors[0])
+        points, strides = _locations(anchors[0])
         boxes = decode(sides, points, strides)
         found = self._assign(logits.detach().sigmoid(), boxes.detach(), points, strides.min(), targets)
         quality = torch.stack([assignment.quality for assignment in found])  # (B, A)
@@ -92,7 +92,7 @@ class FCOS(detection.FCOS):
         self.head.quality = quality.sum()
         matched = torch.stack(self.head.matched)  # (B, A)
         picture, place = (matched >= 0).nonzero(as_tuple=True)  # the only synchronisation with the device
-        owner = _starts(targets, matched.device)[picture] + matched[picture, place]
+        owner = _object_offsets(targets, matched.device)[picture] + matched[picture, place]
         objects = torch.cat([target["boxes"] for target in targets])[owner]
         labels = torch.cat([target["labels"] for target in targets])[owner]
         wanted_scores = torch.zeros_like(logits)
@@ -125,7 +125,7 @@ class FCOS(detection.FCOS):
     ) -> list[dict[str, Tensor]]:
         """Return the best candidates of all levels together after class-wise NMS."""
         scores = torch.cat(head_outputs["cls_logits"], dim=1).sigmoid()
-        boxes = decode(torch.cat(head_outputs["bbox_regression"], dim=1), *_places(torch.cat(anchors[0])))
+        boxes = decode(torch.cat(head_outputs["bbox_regression"], dim=1), *_locations(torch.cat(anchors[0])))
         return [self._detections(scores[i], boxes[i], shape) for i, shape in enumerate(image_shapes)]
 
     def _detections(self, scores: Tensor, boxes: Tensor, shape: tuple[int, int]) -> dict[str, Tensor]:
@@ -143,12 +143,12 @@ class FCOS(detection.FCOS):
 # ---- locations and sides ---------------------------------------------------------------------------------
 
 
-def _places(anchors: Tensor) -> tuple[Tensor, Tensor]:
+def _locations(anchors: Tensor) -> tuple[Tensor, Tensor]:
     """Return the centres (A, 2) and strides (A,) of FCOS's anchors (A, 4), squares as wide as their stride."""
     return (anchors[:, :2] + anchors[:, 2:]) / 2, anchors[:, 2] - anchors[:, 0]
 
 
-def _starts(targets: Targets, device: torch.device) -> Tensor:
+def _object_offsets(targets: Targets, device: torch.device) -> Tensor:
     """Return (B,) int64, how many objects the images before each one have together."""
     numbers = [len(target["labels"]) for target in targets]
     return to_device([torch.tensor([0, *accumulate(numbers[:-1])])], device)[0]

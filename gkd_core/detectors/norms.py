@@ -39,19 +39,19 @@ def exchange_norms(network: nn.Module, norm: Norm) -> None:
             network.set_submodule(name, _EXCHANGES[norm](module))
 
 
-def _batch(norm: nn.BatchNorm2d) -> nn.Module:
+def _to_batch_norm(norm: nn.BatchNorm2d) -> nn.Module:
     norm.momentum = 0.1  # MobileNet's momentum of 0.01 keeps a third of the initial statistics for 100 steps
     return norm
 
 
-def _group(norm: nn.BatchNorm2d) -> nn.Module:
+def _to_group_norm(norm: nn.BatchNorm2d) -> nn.Module:
     make = _ActivatedGroupNorm if hasattr(norm, "act") else nn.GroupNorm
-    return _dressed(make(_groups(norm.num_features), norm.num_features, eps=norm.eps), norm)
+    return _copy_state(make(_groups(norm.num_features), norm.num_features, eps=norm.eps), norm)
 
 
-def _frozen(norm: nn.BatchNorm2d) -> nn.Module:
+def _to_frozen_norm(norm: nn.BatchNorm2d) -> nn.Module:
     make = _ActivatedFrozenBatchNorm if hasattr(norm, "act") else FrozenNorm
-    return _dressed(make(norm.num_features, eps=norm.eps), norm)
+    return _copy_state(make(norm.num_features, eps=norm.eps), norm)
 
 
 class FrozenNorm(FrozenBatchNorm2d):
@@ -70,14 +70,14 @@ class FrozenNorm(FrozenBatchNorm2d):
 
 
 _EXCHANGES: dict[Norm, Callable[[nn.BatchNorm2d], nn.Module]] = {
-    "batch": _batch,
-    "group": _group,
-    "frozen": _frozen,
+    "batch": _to_batch_norm,
+    "group": _to_group_norm,
+    "frozen": _to_frozen_norm,
 }
 
 
 @torch.no_grad()
-def _dressed(new: nn.Module, old: Any) -> nn.Module:
+def _copy_state(new: nn.Module, old: Any) -> nn.Module:
     """Copy parameters, buffers and timm's activation of the old norm into the new one; return the new one."""
     mine, theirs = new.state_dict(), old.state_dict()
     for name in mine.keys() & theirs.keys():

@@ -85,9 +85,11 @@ def backbone_of(name: str) -> str | None:
 
     `ResNet50_Weights.IMAGENET1K_V2` fit resnet50.
     """
-    wanted = _plain(name.partition("_Weights.")[0])
-    return next((backbone for backbone in TORCHVISION_BACKBONES if _plain(backbone) == wanted), None)
+    wanted = _normalised_name(name.partition("_Weights.")[0])
+    return next(
+        (backbone for backbone in TORCHVISION_BACKBONES if _normalised_name(backbone) == wanted), None
+    )
 
 
-def _plain(name: str) -> str:
+def _normalised_name(name: str) -> str:
     return name.lower().replace("_", "")

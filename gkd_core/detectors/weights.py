@@ -56,11 +56,11 @@ def load_weights(detector: Detector, weights: str, classes: tuple[str, ...] | No
     if classes is not None and known is not None:
         _require_same_order(known, classes)
     if not any(name.startswith("backbone.") for name in state):
-        return _fill_body(detector, state, weights)
+        return _load_backbone(detector, state, weights)
     renewed = _class_tensors(detector, state, known) if classes not in (None, known) else []
-    _fill(detector, state, weights, renewed)
+    _load_state(detector, state, weights, renewed)
     if weights in WITHOUT_EPSILON or Path(weights).name in WITHOUT_EPSILON.values():
-        _take_epsilon_out(detector)
+        _subtract_epsilon(detector)
     if not renewed:
         return []
     return [f"{weights} was made for other classes: {len(renewed)} tensors of the heads start from scratch"]
@@ -91,76 +91,82 @@ def read_state(weights: str) -> State:
         found = torch.load(weights, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         hint = "Save a plain state dict, torch.save(model.state_dict(), ...), or a safetensors file."
-        raise _refused(
+        raise _weights_error(
             weights, "holds more than tensors, and loading it would run code from it", hint
         ) from None
     except (SafetensorError, OSError, RuntimeError, ValueError, EOFError, KeyError) as error:
-        raise _refused(weights, f"cannot be read: {_first_line(error)}") from None
-    return _plain(found, weights)
+        raise _weights_error(weights, f"cannot be read: {_first_line(error)}") from None
+    return _state_dict_in(found, weights)
 
 
 def _published(name: str) -> State:
     try:
         return OrderedDict(get_weight(name).get_state_dict(progress=False, check_hash=True))
     except (ValueError, AttributeError, KeyError) as error:
-        raise _refused(name, f"is no name of torchvision's: {_first_line(error)}") from None
+        raise _weights_error(name, f"is no name of torchvision's: {_first_line(error)}") from None
     except (URLError, OSError) as error:
         where = Path(torch.hub.get_dir(), "checkpoints")
         hint = f"Put the file from {get_weight(name).url} into {where}, or name a file."
-        raise _refused(name, f"cannot be downloaded: {_first_line(error)}", hint) from None
+        raise _weights_error(name, f"cannot be downloaded: {_first_line(error)}", hint) from None
 
 
-def _plain(found: Any, weights: str) -> State:
+def _state_dict_in(found: Any, weights: str) -> State:
     """Return the state dict in what was saved: scripts put it under `model` or `state_dict`, DDP adds `module.`."""
     for key in ("model", "state_dict", "model_state_dict"):
         if isinstance(found, dict) and isinstance(found.get(key), dict):
             found = found[key]
     if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):
-        raise _refused(weights, "holds no state dict: tensors by name")
+        raise _weights_error(weights, "holds no state dict: tensors by name")
     return OrderedDict((str(name).removeprefix("module."), tensor) for name, tensor in found.items())
 
 
 # ---- loading into a detector -----------------------------------------------------------------------------
 
 
-def _fill_body(detector: Detector, state: State, weights: str) -> list[str]:
+def _load_backbone(detector: Detector, state: State, weights: str) -> list[str]:
     """Load a classifier into the backbone; its last layers, for which a detector has no place, are left out."""
     body = detector.backbone.body
     sources = {name: source for name in body.state_dict() if (source := published_name(name, state))}
     if not sources:
-        raise _refused(weights, f"fills neither the detector nor its backbone: it has {_few(state)}")
+        raise _weights_error(
+            weights, f"fills neither the detector nor its backbone: it has {_first_names(state)}"
+        )
     used = set(sources.values())
-    parts = {_part(source) for source in used}
+    parts = {_classifier_part(source) for source in used}
     known = State((name, state[source]) for name, source in sources.items())
     known.update(
-        (name, tensor) for name, tensor in state.items() if name not in used and _part(name) in parts
+        (name, tensor)
+        for name, tensor in state.items()
+        if name not in used and _classifier_part(name) in parts
     )
-    _fill(body, known, weights, [])
+    _load_state(body, known, weights, [])
     return []
 
 
-def _part(name: str) -> str:
+def _classifier_part(name: str) -> str:
     """Return the part of a classifier that a tensor belongs to: a body uses a part as a whole or not at all."""
     first, *rest = name.split(".")
     return f"{first}.{rest[0]}" if first == "features" and rest else first
 
 
-def _fill(module: nn.Module, state: State, weights: str, renewed: Iterable[str]) -> None:
+def _load_state(module: nn.Module, state: State, weights: str, renewed: Iterable[str]) -> None:
     """Load a state dict whose tensors must all exist with their shapes, except those that are reinitialised."""
     own = module.state_dict()
-    given = State((name, tensor) for name, tensor in state.items() if name in own or not _counts(name))
+    given = State(
+        (name, tensor) for name, tensor in state.items() if name in own or not _is_batch_counter(name)
+    )
     kept = own.keys() - set(renewed)
-    missing = sorted(name for name in kept - given.keys() if not _counts(name))
+    missing = sorted(name for name in kept - given.keys() if not _is_batch_counter(name))
     surplus = sorted(given.keys() - own.keys())
     misshapen = sorted(name for name in kept & given.keys() if own[name].shape != given[name].shape)
     if missing or surplus or misshapen:
-        raise _unfit(weights, missing, surplus, misshapen)
+        raise _mismatch_error(weights, missing, surplus, misshapen)
     merged = State((name, given.get(name, own[name]) if name in kept else own[name]) for name in own)
     merged._metadata = own._metadata  # type: ignore[attr-defined]  # else torchvision takes the names for old ones
     module.load_state_dict(merged)
 
 
-def _counts(name: str) -> bool:
+def _is_batch_counter(name: str) -> bool:
     """Return whether a tensor is a batch norm's `num_batches_tracked`, which is not used.
 
     Frozen norms and old files lack it.
@@ -183,7 +189,7 @@ def _class_tensors(detector: Detector, state: State, known: tuple[str, ...] | No
     ]
 
 
-def _take_epsilon_out(detector: Detector) -> None:
+def _subtract_epsilon(detector: Detector) -> None:
     """Subtract epsilon from the variances, so that the sum of both is the variance of training."""
     for module in detector.modules():
         if isinstance(module, FrozenBatchNorm2d):
@@ -201,9 +207,9 @@ def _require_same_order(known: tuple[str, ...], classes: tuple[str, ...]) -> Non
         raise SpecError([Problem(loc=("weights",), message=message, hint=hint)])
 
 
-def _unfit(weights: str, missing: list[str], surplus: list[str], misshapen: list[str]) -> SpecError:
+def _mismatch_error(weights: str, missing: list[str], surplus: list[str], misshapen: list[str]) -> SpecError:
     parts = [
-        f"{len(names)} tensors {what}: {_few(names)}"
+        f"{len(names)} tensors {what}: {_first_names(names)}"
         for names, what in (
             (missing, "are missing"),
             (surplus, "have no place"),
@@ -212,10 +218,10 @@ def _unfit(weights: str, missing: list[str], surplus: list[str], misshapen: list
         if names
     ]
     hint = "Use weights of the same architecture, backbone, layout, widths and norm."
-    return _refused(weights, f"does not fit the detector; {'; '.join(parts)}", hint)
+    return _weights_error(weights, f"does not fit the detector; {'; '.join(parts)}", hint)
 
 
-def _few(names: Iterable[str]) -> str:
+def _first_names(names: Iterable[str]) -> str:
     listed = list(names)
     return ", ".join(listed[:SHOWN]) + (" ..." if len(listed) > SHOWN else "")
 
@@ -224,5 +230,5 @@ def _first_line(error: BaseException) -> str:
     return (str(error) or type(error).__name__).splitlines()[0]
 
 
-def _refused(weights: str, why: str, hint: str = "") -> SpecError:
+def _weights_error(weights: str, why: str, hint: str = "") -> SpecError:
     return SpecError([Problem(loc=("weights",), message=f"{weights} {why}", hint=hint)])

@@ -108,8 +108,10 @@ class JointSpace(NamedTuple):
         product, response = torch.diag_embed(self.own_product.mT), self.own_response.permute(0, 3, 1, 2)
         if chosen.shape[1]:
             inverse, inner = self.normal(chosen, atoms)
-            fit = _spread(inverse, atoms.columns)  # (G, 2, 2, m, N): space of the instance, of the atom
-            double = _spread(inverse @ inner @ inverse, atoms.columns)
+            fit = _blocks_times_columns(
+                inverse, atoms.columns
+            )  # (G, 2, 2, m, N): space of the instance, of the atom
+            double = _blocks_times_columns(inverse @ inner @ inverse, atoms.columns)
             columns = atoms.columns[:, None]
             crossed = (fit[:, :, None] * atoms.responses[:, None]).sum((3, 4)).permute(0, 3, 1, 2)
             product = product - (fit * columns).sum(3).permute(0, 3, 1, 2)
@@ -129,12 +131,12 @@ class JointSpace(NamedTuple):
         classes, m = chosen.shape
         there = (chosen >= 0).double()
         at = chosen.clamp_min(0)
-        products = _at(atoms.columns, at) * there[:, None, None]  # (G, 2, m, m)
+        products = _at_chosen(atoms.columns, at) * there[:, None, None]  # (G, 2, m, m)
         normal = products.new_zeros(classes, 2, m, 2, m)
         for space in (0, 1):
             normal[:, space, :, space] = products[:, space]
-        normal += _tie(self.alpha).to(normal)[:, None, :, None] * torch.eye(m).to(normal)[:, None]
-        inner = (_at(atoms.responses, at) * there[:, None, None, None]).permute(0, 1, 4, 2, 3)
+        normal += _tie_matrix(self.alpha).to(normal)[:, None, :, None] * torch.eye(m).to(normal)[:, None]
+        inner = (_at_chosen(atoms.responses, at) * there[:, None, None, None]).permute(0, 1, 4, 2, 3)
         flat = classes, 2 * m, 2 * m
         return _inverse(normal.view(flat)), inner.reshape(flat)
 
@@ -143,7 +145,7 @@ def _classes(chosen: Tensor) -> Tensor:
     return torch.arange(len(chosen), device=chosen.device)[:, None]
 
 
-def _at(values: Tensor, chosen: Tensor) -> Tensor:
+def _at_chosen(values: Tensor, chosen: Tensor) -> Tensor:
     """Return (G, ..., m, m), of values (G, ..., m, N) those at the chosen instances."""
     between = [1] * (values.dim() - 2)
     index = chosen.view(len(chosen), *between, -1)
@@ -160,14 +162,14 @@ def _inverse(normal: Tensor) -> Tensor:
     return torch.cholesky_inverse(torch.linalg.cholesky_ex(normal).L)
 
 
-def _spread(matrix: Tensor, columns: Tensor) -> Tensor:
+def _blocks_times_columns(matrix: Tensor, columns: Tensor) -> Tensor:
     """Return (G, 2, 2, m, N), blocks (2m, m) of a (G, 2m, 2m) matrix times the columns of their space."""
     m = columns.shape[2]
     blocks = matrix.unflatten(2, (2, m)).transpose(1, 2)  # (G, 2, 2m, m)
     return (blocks @ columns).unflatten(2, (2, m))
 
 
-def _tie(alpha: float) -> Tensor:
+def _tie_matrix(alpha: float) -> Tensor:
     """Return (2, 2) what alpha and the ridge add to an atom's own products."""
     ones = torch.tensor([[1.0, -1.0], [-1.0, 1.0]], dtype=torch.float64)
     return alpha * ones + RIDGE * torch.eye(2, dtype=torch.float64)
@@ -244,7 +246,7 @@ def _normal_by_atom(picked: list[Tensor], alpha: float) -> Tensor:
     normal = picked[0].new_zeros(classes, m, 2, m, 2)
     for space, atoms in enumerate(picked):
         normal[:, :, space, :, space] = atoms @ atoms.mT
-    normal += torch.eye(m).to(normal)[:, None, :, None] * _tie(alpha).to(normal)[:, None, :]
+    normal += torch.eye(m).to(normal)[:, None, :, None] * _tie_matrix(alpha).to(normal)[:, None, :]
     return normal.view(classes, 2 * m, 2 * m)
 
 

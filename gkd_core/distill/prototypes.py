@@ -126,7 +126,7 @@ def generate(
         ):
             choices[label] = choice
     return [
-        _together(rows, choices[level * num_classes :][:num_classes], level * count, count)
+        _combine_classes(rows, choices[level * num_classes :][:num_classes], level * count, count)
         for level in range(levels)
     ]
 
@@ -208,7 +208,9 @@ def _chosen_from(
         yield _Choice(chosen[at, :length], shares[at, :length], totals[at])
 
 
-def _together(rows: tuple[Tensor, Tensor], choices: Sequence[_Choice], first: int, count: int) -> Chosen:
+def _combine_classes(
+    rows: tuple[Tensor, Tensor], choices: Sequence[_Choice], first: int, count: int
+) -> Chosen:
     """Combine the choices of a level's classes to the choice of the level.
 
     Args:
@@ -350,8 +352,8 @@ class _Pursuit:
         self.squares[0] += g * (g * (w_t @ w_t) - 2 * self._products(0, w_t))
         self.squares[1] += h * (h * (w_s @ w_s) - 2 * self._products(1, w_s))
         self.product += g * h * (w_t @ w_s) - h * self._products(0, w_s) - g * self._products(1, w_t)
-        self.cosines = [_and_row(*pair) for pair in zip(self.cosines, (g, h), strict=True)]
-        self.coefficients = [_and_row(*pair) for pair in zip(self.coefficients, (w_t, w_s), strict=True)]
+        self.cosines = [_append_row(*pair) for pair in zip(self.cosines, (g, h), strict=True)]
+        self.coefficients = [_append_row(*pair) for pair in zip(self.coefficients, (w_t, w_s), strict=True)]
 
     def _correlations(self, space: int, k: Tensor) -> Tensor:
         """Return (N,) the correlations of a candidate with the residuals."""
@@ -364,7 +366,7 @@ class _Pursuit:
         return self.atoms[space] @ (weights @ self.spaces[space]) - subtracted
 
 
-def _and_row(rows: Tensor, row: Tensor) -> Tensor:
+def _append_row(rows: Tensor, row: Tensor) -> Tensor:
     return torch.cat([rows, row[None]])
 
 

@@ -70,7 +70,7 @@ def open_model(config: TeacherConfig, device: torch.device | str = "cpu") -> tup
     if carries_card(config.weights) or (not Path(config.weights).is_file() and not is_name(config.weights)):
         detector, card = load_model(config.weights, device)
     else:
-        card = _card_of_others(config)
+        card = _card_from_config(config)
         detector = build_detector(card.detector(), len(card.classes), card.image_size)
         load_weights(detector, config.weights)
         detector = detector.to(device, memory_format=torch.channels_last).eval()
@@ -78,7 +78,7 @@ def open_model(config: TeacherConfig, device: torch.device | str = "cpu") -> tup
     return detector, card
 
 
-def _card_of_others(config: TeacherConfig) -> ModelCard:
+def _card_from_config(config: TeacherConfig) -> ModelCard:
     """Return the card of a detector whose file contains none."""
     if config.weights in DETECTORS:
         return ModelCard.of(DETECTORS[config.weights], COCO_CLASSES, image_size(config.weights))
@@ -128,9 +128,9 @@ def _require_as_declared(config: TeacherConfig, card: ModelCard) -> None:
     for field in DECLARED:
         declared, found = getattr(config, field), getattr(card, field)
         if declared not in (None, found):
-            message = f"the spec says {_shown(declared)}, the file says {_shown(found)}"
+            message = f"the spec says {_quoted(declared)}, the file says {_quoted(found)}"
             raise SpecError([Problem(loc=("teacher", field), message=message, hint="Leave the field out.")])
 
 
-def _shown(value: object) -> str:
+def _quoted(value: object) -> str:
     return ", ".join(value) if isinstance(value, tuple) else str(value)

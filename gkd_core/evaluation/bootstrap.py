@@ -185,7 +185,7 @@ def _class_of(evaluation: COCOeval_faster, number: int, pictures: int, threshold
     first = number * len(evaluation.params.areaRng) * pictures
     kept = [found.__getstate__() for found in evaluation._evalImgs_cpp[first : first + pictures]]
     matched, _, scores, crowd, ignored, *_ = ([state[part] for state in kept] for part in range(6))
-    order = np.argsort(-_joined(scores, np.float64), kind="stable")
+    order = np.argsort(-_concatenate(scores, np.float64), kind="stable")
     neither = _by_threshold(ignored, thresholds)[:, order].astype(np.bool_)
     return _Class(
         objects=np.repeat(np.arange(pictures), [len(flags) - sum(flags) for flags in crowd]),
@@ -224,5 +224,5 @@ def _sums(values: Ints) -> Ints:
     return np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(values)])
 
 
-def _joined(parts: list[Any], kind: type) -> np.ndarray:
+def _concatenate(parts: list[Any], kind: type) -> np.ndarray:
     return np.concatenate([np.asarray(part, dtype=kind) for part in parts])

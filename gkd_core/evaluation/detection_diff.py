@@ -101,13 +101,13 @@ def compare(first: Found, second: Found, limits: Limits, tolerance: Tolerance) -
         result = result.and_(Agreement(1, box, score, 0, ()))
     for left, own, other in ((rows, first, second), (columns, second, first)):
         for index in sorted(left):
-            result = result.and_(_excuse(own, index, other, limits, tolerance))
+            result = result.and_(_explain_unpaired(own, index, other, limits, tolerance))
     return result
 
 
 def _partners(first: Found, second: Found, tolerance: Tolerance) -> Iterator[tuple[int, int]]:
     """Yield pairs of one class, the most similar first; each detection in one pair at most."""
-    alike = _likeness(first, second, tolerance)
+    alike = _similarity(first, second, tolerance)
     rows, columns = (alike >= SAME_OBJECT).nonzero(as_tuple=True)
     order = alike[rows, columns].argsort(descending=True, stable=True)
     taken: set[int] = set()
@@ -119,7 +119,7 @@ def _partners(first: Found, second: Found, tolerance: Tolerance) -> Iterator[tup
             yield row, column
 
 
-def _likeness(first: Found, second: Found, tolerance: Tolerance) -> Tensor:
+def _similarity(first: Found, second: Found, tolerance: Tolerance) -> Tensor:
     """Return (N, M) the similarity of detections: their overlap, over 1 for boxes equal within the tolerance.
 
     Equal boxes have an overlap of 0 if they are empty; the nearer box and score, the higher the similarity.
@@ -144,7 +144,9 @@ def _rivals(own: Found, index: int, other: Found, limits: Limits, tolerance: Tol
     return (_overlaps(one, other)[0] >= limits.overlap - OVERLAP_EDGE) & close
 
 
-def _excuse(own: Found, index: int, other: Found, limits: Limits, tolerance: Tolerance) -> Agreement:
+def _explain_unpaired(
+    own: Found, index: int, other: Found, limits: Limits, tolerance: Tolerance
+) -> Agreement:
     """Return the result for a detection without a partner: explained by rounding, or a difference."""
     score = float(own["scores"][index])
     full = len(own["scores"]) >= limits.most
@@ -152,14 +154,14 @@ def _excuse(own: Found, index: int, other: Found, limits: Limits, tolerance: Tol
     if (
         min(abs(score - line) for line in lines) <= tolerance.score
         or _rivals(own, index, other, limits, tolerance).any()
-        or _just_kept(own, index, limits)
+        or _near_nms_threshold(own, index, limits)
     ):
         return NOTHING._replace(decided_otherwise=1)
     box = ", ".join(f"{value:.1f}" for value in own["boxes"][index].tolist())
     return NOTHING._replace(alone=(f"label {int(own['labels'][index])} at {box} with score {score:.4f}",))
 
 
-def _just_kept(own: Found, index: int, limits: Limits) -> bool:
+def _near_nms_threshold(own: Found, index: int, limits: Limits) -> bool:
     """Return whether another box of its list overlaps it by nearly the NMS threshold."""
     overlap = _overlaps(own, own)[index]
     overlap[index] = -1

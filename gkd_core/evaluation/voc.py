@@ -59,20 +59,20 @@ class Matches(NamedTuple):
 
 def match(images: Sequence[ImageRecord], num_classes: int, detections: Detections) -> Matches:
     """Match every detection of a split with the objects. Label 0 (the output for background) is no detection."""
-    looked = [_look(image, detections.get(image.image_id)) for image in images]
-    row, labels, truth = (_joined([part[at] for part in looked], np.int64) for at in range(3))
-    scores = _joined([part[3] for part in looked], np.float64)
+    looked = [_best_overlaps(image, detections.get(image.image_id)) for image in images]
+    row, labels, truth = (_concatenate([part[at] for part in looked], np.int64) for at in range(3))
+    scores = _concatenate([part[3] for part in looked], np.float64)
     picture = np.repeat(np.arange(len(images)), [len(part[0]) for part in looked])
     order = np.argsort(-scores, kind="stable")
-    hit, ignored = _judge(images, picture[order], truth[order])
-    wanted = _joined([image.labels[~image.crowd] for image in images], np.int64)
+    hit, ignored = _hits_and_ignored(images, picture[order], truth[order])
+    wanted = _concatenate([image.labels[~image.crowd] for image in images], np.int64)
     objects = np.bincount(wanted, minlength=num_classes + 1)[1:]
     return Matches(
         picture[order], row[order], labels[order], scores[order], truth[order], hit, ignored, objects
     )
 
 
-def _look(image: ImageRecord, found: dict[str, np.ndarray] | None) -> tuple[np.ndarray, ...]:
+def _best_overlaps(image: ImageRecord, found: dict[str, np.ndarray] | None) -> tuple[np.ndarray, ...]:
     """Return row, label, best object (of equal ones the first) and score of each detection of an image."""
     if found is None:
         return (np.zeros(0),) * 4
@@ -86,12 +86,12 @@ def _look(image: ImageRecord, found: dict[str, np.ndarray] | None) -> tuple[np.n
     return row, labels, truth, scores
 
 
-def _judge(
+def _hits_and_ignored(
     images: Sequence[ImageRecord], picture: np.ndarray, truth: np.ndarray
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Return which detections, highest score first, are hits, and which are ignored."""
     start = np.cumsum([0, *(len(image.labels) for image in images)])
-    crowd = _joined([image.crowd for image in images], np.bool_)
+    crowd = _concatenate([image.crowd for image in images], np.bool_)
     found = np.flatnonzero(truth >= 0)
     target = start[picture[found]] + truth[found]  # row among all objects of the split
     hit, ignored = np.zeros((2, len(truth)), dtype=np.bool_)
@@ -100,7 +100,7 @@ def _judge(
     return hit & ~ignored, ignored
 
 
-def _joined(parts: Sequence[np.ndarray], kind: type[_Kind]) -> NDArray[_Kind]:
+def _concatenate(parts: Sequence[np.ndarray], kind: type[_Kind]) -> NDArray[_Kind]:
     return np.concatenate([np.zeros(0, dtype=kind), *parts]).astype(kind)
 
 

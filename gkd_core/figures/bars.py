@@ -57,7 +57,7 @@ def draw_class_bars(
         for position, part in enumerate(columns):
             axes = figure.add_subplot(1, len(columns), position + 1)
             _draw_part(axes, part, rows, roles, per_class, classes, objects, end=end, written=written)
-        said = _said(len(order), sum(count > 0 for count in objects), len(classes))
+        said = _explanation(len(order), sum(count > 0 for count in objects), len(classes))
         head(figure, figure.axes[:1], "AP of each class", said)
         return rendered(figure)
 
@@ -120,7 +120,7 @@ def _draw_part(
     axes.grid(visible=False, axis="y")
 
 
-def _said(count: int, known: int, classes: int) -> str:
+def _explanation(count: int, known: int, classes: int) -> str:
     told = "in brackets: objects in the validation split"
     if count < known:
         told += f"; the {count} of {known} classes on which the models differ most"

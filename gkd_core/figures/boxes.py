@@ -87,7 +87,7 @@ def _write_name(
     x = min(max(box[0], 0), max(size[0] - width, 0))
     for y in (box[1] - height - 1, box[1] + 2, box[3] + 2):
         place = (x, y, x + width, y + height)
-        if 0 <= y <= size[1] - height and not any(_touch(place, other) for other in placed):
+        if 0 <= y <= size[1] - height and not any(_overlap(place, other) for other in placed):
             placed.append(place)
             draw.rectangle(place, fill=drawn.colour)
             draw.text(
@@ -99,5 +99,5 @@ def _write_name(
             return
 
 
-def _touch(one: Box, other: Box) -> bool:
+def _overlap(one: Box, other: Box) -> bool:
     return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]

@@ -46,7 +46,7 @@ def draw_losses(history: Mapping[str, RunHistory]) -> Image.Image | None:
             _set_loss_scale(axes)
             axes.set_xlabel(_step_label(runs))
             axes.set_ylabel("loss, weighted")
-        head(figure, panels, "Losses in training", _average_said(runs))
+        head(figure, panels, "Losses in training", _average_text(runs))
         return rendered(figure)
 
 
@@ -67,7 +67,7 @@ def _draw_loss(axes: Axes, role: str, run: RunHistory, name: str) -> None:
 
 def _thinned(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return at most `POINTS` points, each the mean of a few consecutive ones."""
-    together = _together(len(steps))
+    together = _points_per_mean(len(steps))
     starts = range(0, len(steps), together)
 
     def means(of: np.ndarray) -> np.ndarray:
@@ -76,7 +76,7 @@ def _thinned(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndar
     return means(steps), means(values)
 
 
-def _together(points: int) -> int:
+def _points_per_mean(points: int) -> int:
     """Return how many points are averaged to one."""
     return -(-points // POINTS)
 
@@ -105,8 +105,8 @@ def _step_label(runs: Mapping[str, RunHistory]) -> str:
     return f"optimiser step{each}"
 
 
-def _average_said(runs: Mapping[str, RunHistory]) -> str:
-    together = _together(max(len(run.losses) for run in runs.values()))
+def _average_text(runs: Mapping[str, RunHistory]) -> str:
+    together = _points_per_mean(max(len(run.losses) for run in runs.values()))
     each = "each point is the mean over the steps since the one before"
     return each if together == 1 else f"each point is the mean of {together} that were told of"
 

@@ -46,14 +46,14 @@ def draw_boxes(
     for index in np.argsort(scores, kind="stable"):
         label = int(labels[index])
         colour = COLOURS[(label - 1) % len(COLOURS)]
-        left, top, right, bottom = _ordered(boxes[index], image.size)
+        left, top, right, bottom = _clipped(boxes[index], image.size)
         draw.rectangle((left - 1, top - 1, right + 1, bottom + 1), outline=INK, width=width + 2)
         draw.rectangle((left, top, right, bottom), outline=colour, width=width)
     taken: list[Box] = []
     for index in np.argsort(-scores, kind="stable"):
         label = int(labels[index])
         name, file = lettering(classes[label - 1], label)
-        box = _ordered(boxes[index], image.size)
+        box = _clipped(boxes[index], image.size)
         text, font = f"{name} {scores[index]:.2f}", _font(file, letters)
         if plate := free_plate(box, plate_size(draw, text, font), image.size, taken):
             taken.append(plate)
@@ -61,7 +61,7 @@ def draw_boxes(
     return drawn
 
 
-def _ordered(box: np.ndarray, size: tuple[int, int]) -> Box:
+def _clipped(box: np.ndarray, size: tuple[int, int]) -> Box:
     """Clip a box to whole pixels inside the image; it may be thinner than one pixel."""
     x1, y1, x2, y2 = (round(float(value)) for value in box)
     left, top = min(max(x1, 0), size[0] - 1), min(max(y1, 0), size[1] - 1)
@@ -83,15 +83,19 @@ def free_plate(box: Box, size: tuple[int, int], picture: tuple[int, int], taken:
         picture: width and height of the picture.
         taken: the plates that are there already.
     """
-    for left, top in _places(box, size):
+    for left, top in _candidate_corners(box, size):
         left = max(0, min(left, picture[0] - size[0] - 1))
         plate = (left, top, left + size[0], top + size[1])
-        if top >= 0 and plate[3] < max(picture[1], size[1] + 1) and not any(_touch(plate, t) for t in taken):
+        if (
+            top >= 0
+            and plate[3] < max(picture[1], size[1] + 1)
+            and not any(_overlap(plate, t) for t in taken)
+        ):
             return plate
     return None
 
 
-def _places(box: Box, size: tuple[int, int]) -> Iterator[tuple[int, int]]:
+def _candidate_corners(box: Box, size: tuple[int, int]) -> Iterator[tuple[int, int]]:
     """Yield upper left corners for a plate in order of preference.
 
     Above, inside, below, beside, and further down inside.
@@ -108,7 +112,7 @@ def _places(box: Box, size: tuple[int, int]) -> Iterator[tuple[int, int]]:
     yield from ((left, lower) for lower in range(top + height + 1, bottom - height, height + 1))
 
 
-def _touch(first: Box, second: Box) -> bool:
+def _overlap(first: Box, second: Box) -> bool:
     """Return whether two plates share a pixel."""
     beside = first[2] < second[0] or second[2] < first[0]
     return not (beside or first[3] < second[1] or second[3] < first[1])
@@ -140,10 +144,10 @@ def lettering(name: str, label: int) -> tuple[str, Path | None]:
     """
     text = at_most(" ".join(name.split()), NAME_LETTERS)
     for file in _fonts():
-        if text and all(_has(file, letter) for letter in text):
+        if text and all(_has_glyph(file, letter) for letter in text):
             return text, file
     first = next(_fonts())
-    return f"#{label} {''.join(letter for letter in text if _has(first, letter))}".strip(), first
+    return f"#{label} {''.join(letter for letter in text if _has_glyph(first, letter))}".strip(), first
 
 
 def _fonts() -> Iterator[Path | None]:
@@ -158,16 +162,16 @@ def _fonts() -> Iterator[Path | None]:
 
 
 @cache
-def _has(file: Path | None, letter: str) -> bool:
+def _has_glyph(file: Path | None, letter: str) -> bool:
     """Return whether a font has a letter: its glyph differs from that of a missing letter."""
     try:
-        return letter.isprintable() and (letter == " " or _drawn(file, letter) != _drawn(file, "\U0010ffff"))
+        return letter.isprintable() and (letter == " " or _glyph(file, letter) != _glyph(file, "\U0010ffff"))
     except OSError:  # a font that Pillow cannot read
         return False
 
 
 @cache
-def _drawn(file: Path | None, letter: str) -> bytes:
+def _glyph(file: Path | None, letter: str) -> bytes:
     mask = _font(file, 16).getmask(letter)
     return repr(mask.size).encode() + bytes(mask)
 

@@ -82,7 +82,7 @@ def draw_prototypes(
         "Cut out of training pictures. Below each: the share of what teacher and student see in its class",
         f"that no other prototype explains. {said}",
     ]
-    title = f"Prototypes{_after(told)}"
+    title = f"Prototypes{_epoch_text(told)}"
     sheet = Sheet(width, len(chosen) * (SIDE + CAPTION + GAP) + MARGIN, title, lines)
     for position, row in enumerate(chosen):
         begins = position == 0 or chosen[position - 1].name != row.name
@@ -91,7 +91,7 @@ def draw_prototypes(
     return sheet.image
 
 
-def _after(told: Mapping[str, Any]) -> str:
+def _epoch_text(told: Mapping[str, Any]) -> str:
     """Return when the prototypes were selected; empty without training, or before it."""
     return f", after epoch {told['epoch']}" if told["epoch"] else ""
 
@@ -165,7 +165,7 @@ def draw_outliers(told: Mapping[str, Any], classes: Sequence[str], cuttings: Cut
         "Training objects of the lowest robustness: 1 - |likeness to a prototype in the student - in the teacher|.",
         "Distillation leans on these least. A wrong box, blur, or an object that is hardly to be seen?",
     ]
-    title = f"What teacher and student see least alike{_after(told)}"
+    title = f"What teacher and student see least alike{_epoch_text(told)}"
     sheet = Sheet(width, rows * (OUTLIER_SIDE + OUTLIER_CAPTION) + MARGIN, title, lines)
     for position, entry in enumerate(entries):
         x = MARGIN + position % columns * (OUTLIER_SIDE + GAP)

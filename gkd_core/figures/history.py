@@ -35,7 +35,7 @@ def read_history(path: Path) -> dict[str, RunHistory]:
     for event in _events(path):
         name = event.get("run")
         if isinstance(name, str):
-            _note(history.setdefault(name, RunHistory()), event)
+            _apply_event(history.setdefault(name, RunHistory()), event)
     return {name: run for name, run in history.items() if run.losses or run.evaluations}
 
 
@@ -52,12 +52,12 @@ def _events(path: Path) -> Iterator[dict[str, Any]]:
                 yield event
 
 
-def _note(run: RunHistory, event: dict[str, Any]) -> None:
+def _apply_event(run: RunHistory, event: dict[str, Any]) -> None:
     match event.get("kind"):
         case "progress":
             run.epochs, run.steps = event["epochs"] or run.epochs, event["steps"] or run.steps
             if event["activity"] == "train":
-                _note_losses(run, event["step"], event["losses"])
+                _add_losses(run, event["step"], event["losses"])
         case "evaluation":
             run.evaluations[event["epoch"]] = event["metrics"]
         case "prototypes":
@@ -66,7 +66,7 @@ def _note(run: RunHistory, event: dict[str, Any]) -> None:
             run.best = event["epoch"]
 
 
-def _note_losses(run: RunHistory, step: int, losses: dict[str, float]) -> None:
+def _add_losses(run: RunHistory, step: int, losses: dict[str, float]) -> None:
     """Add an entry and drop those of later steps, which are of an attempt that was killed."""
     while run.losses and next(reversed(run.losses)) > step:
         run.losses.popitem()

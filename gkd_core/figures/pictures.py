@@ -80,7 +80,7 @@ def draw_pictures(
     for row, (at, why) in enumerate(chosen):
         y = sheet.top + HEADER + row * height
         sheet.write(MARGIN, y + 5, f"{shown(images[at].path.name)}: {why}", colour=DIM)
-        seen = _seen(opened(images[at].path, images[at].white), at, images[at], models, classes)
+        seen = _panels(opened(images[at].path, images[at].white), at, images[at], models, classes)
         for column, picture in enumerate(seen):
             sheet.paste(picture, MARGIN + column * width, y + CAPTION)
     return sheet.image
@@ -154,7 +154,7 @@ def _scale(image: ImageRecord) -> float:
     return min(WIDEST / image.width, TALLEST / image.height)
 
 
-def _seen(
+def _panels(
     picture: Image.Image, at: int, image: ImageRecord, models: Sequence[Found], classes: Sequence[str]
 ) -> Iterator[Image.Image]:
     """Yield an image with its objects, and then with the detections of each model."""
@@ -167,7 +167,7 @@ def _seen(
 def objects_of(image: ImageRecord, classes: Sequence[str]) -> list[Drawn]:
     """Return the annotated boxes."""
     return [
-        Drawn(_corners(box), IGNORED if crowd else TRUTH, _name(classes, label))
+        Drawn(_corners(box), IGNORED if crowd else TRUTH, _class_name(classes, label))
         for box, label, crowd in zip(image.boxes, image.labels, image.crowd, strict=True)
     ]
 
@@ -184,7 +184,7 @@ def found_on(model: Found, at: int, image: ImageRecord, classes: Sequence[str]) 
         Drawn(
             _corners(boxes[matches.row[d]]),
             _colour(matches, int(d)),
-            f"{_name(classes, matches.labels[d])} {matches.scores[d]:.2f}",
+            f"{_class_name(classes, matches.labels[d])} {matches.scores[d]:.2f}",
         )
         for d in own
     ]
@@ -199,7 +199,7 @@ def _colour(matches: Matches, detection: int) -> str:
     return HIT if matches.hit[detection] else FALSE_ALARM
 
 
-def _name(classes: Sequence[str], label: int) -> str:
+def _class_name(classes: Sequence[str], label: int) -> str:
     return at_most(shown(classes[label - 1], int(label)), NAME_LETTERS)
 
 

@@ -72,7 +72,7 @@ def serve_run(run_dir: RunDir, attempt: int, run: Run, *, lock_seconds: float = 
     except StoppedError:
         return STOPPED
     except BaseException as error:
-        _leave_word(run_dir, error)
+        _record_failure(run_dir, error)
         return FAILED
     return COMPLETE
 
@@ -92,12 +92,12 @@ def follow_run(run_dir: RunDir, run: Run) -> int:
     except StoppedError:
         return COMPLETE
     except BaseException as error:
-        _leave_word(run_dir, error)
+        _record_failure(run_dir, error)
         return FAILED
     return COMPLETE
 
 
-def _leave_word(run_dir: RunDir, error: BaseException) -> None:
+def _record_failure(run_dir: RunDir, error: BaseException) -> None:
     """Write why the run failed, if no process did so before: later ones fail only because the first one ended."""
     traceback.print_exc()  # the traceback goes to log.txt; users see the failure
     if LAUNCHED in os.environ and run_dir.failure.exists():

@@ -82,10 +82,10 @@ def launch(run_dir: RunDir, attempt: int, processes: int, command: Sequence[str]
             name="gkd",
             entrypoint=program,
             args=dict.fromkeys(range(processes), tuple(line)),
-            envs={rank: {**environment, **_place(rank)} for rank in range(processes)},
+            envs={rank: {**environment, **_rank_environment(rank)} for rank in range(processes)},
             logs_specs=DefaultLogsSpecs(folder),
         )
-        _listen(run_dir, attempt)
+        _handle_signals(run_dir, attempt)
         try:
             result = context.wait(period=POLL_SECONDS)
         finally:
@@ -146,7 +146,7 @@ def _environment(processes: int, rendezvous: Path) -> dict[str, str]:
     return on_safe_path({**os.environ, **wanted, **ours, **world})
 
 
-def _place(rank: int) -> dict[str, str]:
+def _rank_environment(rank: int) -> dict[str, str]:
     return {"RANK": str(rank), "LOCAL_RANK": str(rank)}
 
 
@@ -171,7 +171,7 @@ def _ended_by_signals() -> Iterator[None]:
         os.kill(os.getpid(), ended.number)
 
 
-def _listen(run_dir: RunDir, attempt: int) -> None:
+def _handle_signals(run_dir: RunDir, attempt: int) -> None:
     """Handle Ctrl-C: the first asks to stop after a checkpoint, the second ends at once, as SIGTERM does."""
 
     def ask(_number: int, _frame: FrameType | None) -> None:

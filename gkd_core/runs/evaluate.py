@@ -66,10 +66,10 @@ class _Evaluation(Session):
         self.labels = labels_of(self.card.classes, self.classes)
         self.missing = [name for name in self.classes if name not in self.card.classes]
         if len(self.missing) == len(self.classes):
-            raise _strange(self.card.classes, self.classes)
+            raise _no_known_class_error(self.card.classes, self.classes)
         if self.missing:
             hint = "Take a model that knows them, or leave them out with data.only."
-            yield Warning(message=_lacking(self.missing), hint=hint)
+            yield Warning(message=_missing_classes_text(self.missing), hint=hint)
         self.progress_meter.start(0.0)
 
     def report(self, found: Score) -> Report:
@@ -95,14 +95,14 @@ class _Evaluation(Session):
             f"{self.image_size} pixels (in the model's training: {self.card.image_size}); latency is of single "
             "pictures of that size, on a machine that may have had other work."
         )
-        return (figures, f"{_lacking(self.missing)}.") if self.missing else (figures,)
+        return (figures, f"{_missing_classes_text(self.missing)}.") if self.missing else (figures,)
 
 
-def _lacking(missing: Sequence[str]) -> str:
+def _missing_classes_text(missing: Sequence[str]) -> str:
     return f"the model does not know {', '.join(missing)}, whose AP counts as 0"
 
 
-def _strange(known: Sequence[str], wanted: Sequence[str]) -> SpecError:
+def _no_known_class_error(known: Sequence[str], wanted: Sequence[str]) -> SpecError:
     message = f"the model knows none of the classes {', '.join(wanted)}; it knows {', '.join(known)}"
     hint = "Classes are matched by name; data.rename gives them other names."
     return SpecError([Problem(loc=(RUN, "weights"), message=message, hint=hint)])

@@ -67,7 +67,7 @@ def export(config: ExportRun, run_dir: Path, should_stop: Callable[[], bool]) ->
     yield from job.compare(OnnxDetector(content, torch.get_num_threads()))
     yield from job.verdict()
     write_atomically(run_dir / FILE, content)
-    yield job.told()
+    yield job.file_event()
     yield job.report()
 
 
@@ -115,7 +115,7 @@ class _Export(Session):
             message = f"the model finds nothing on the {len(self.pictures)} pictures, so no box was compared"
             yield Warning(message=message, hint="Train it longer, or check on more pictures.")
 
-    def told(self) -> FileWritten:
+    def file_event(self) -> FileWritten:
         """Return the event of the written file."""
         path = self.folder / FILE
         title = f"the {self.card.architecture} on {self.card.backbone} as ONNX, opset {self.wanted.opset}"
@@ -178,7 +178,7 @@ def to_onnx(detector: Detector, card: ModelCard, opset: int) -> bytes:
     generator = torch.Generator().manual_seed(0)
     example = torch.rand(1, 3, card.image_size * 3 // 4, card.image_size, generator=generator)
     try:
-        with _quiet(), TemporaryDirectory() as folder:
+        with _silence_export_warnings(), TemporaryDirectory() as folder:
             path = Path(folder, FILE)
             torch.onnx.export(
                 _OnePicture(detector).eval(),  # training mode is restored at the end, also of the submodules
@@ -229,7 +229,7 @@ def _properties(detector: Detector, card: ModelCard) -> dict[str, str]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def _silence_export_warnings() -> Iterator[None]:
     """Silence torch's warnings about its own exporter, and about constants in torchvision that are constants."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", torch.jit.TracerWarning)

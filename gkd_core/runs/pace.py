@@ -46,15 +46,17 @@ def measure(runs: Sequence[TrainRun], threads: Sequence[int]) -> dict[str, Any]:
     """
     start = time.monotonic() - BEGAN
     data = load(runs[0].data)
-    best, number = min((_step(runs[0], data, number), number) for number in _while_there_is_time(threads))
+    best, number = min(
+        (_time_step(runs[0], data, number), number) for number in _while_there_is_time(threads)
+    )
     torch.set_num_threads(number)
-    steps = [best, *(_step(run, data, number) for run in runs[1:])]
+    steps = [best, *(_time_step(run, data, number) for run in runs[1:])]
     return {
         "threads": number,
         "start": start,
         "pictures": [len(data.train.images), len(data.val.images)],
         "runs": [
-            {"step": step, "picture": _look(run, data), "steps": _steps(run, data)}
+            {"step": step, "picture": _time_prediction(run, data), "steps": _steps(run, data)}
             for run, step in zip(runs, steps, strict=True)
         ],
     }
@@ -70,7 +72,7 @@ def _steps(run: TrainRun, data: DataSet) -> int:
     return steps_per_epoch(len(data.train.images), run.train)
 
 
-def _step(run: TrainRun, data: DataSet, threads: int) -> float:
+def _time_step(run: TrainRun, data: DataSet, threads: int) -> float:
     """Return the seconds of a step with `threads` threads, loading included."""
     torch.set_num_threads(threads)
     training = _training(run, data)
@@ -96,7 +98,7 @@ def _batches(run: TrainRun, data: DataSet) -> Iterator[list[Sample]]:
         yield from loader.epoch(epoch)
 
 
-def _look(run: TrainRun, data: DataSet) -> float:
+def _time_prediction(run: TrainRun, data: DataSet) -> float:
     """Return the seconds of a prediction on one image."""
     detector = _training(run, data).detector.eval()
     batch = next(eval_batches(data.val.images, run.train.image_size, run.train.batch_size))

@@ -214,7 +214,7 @@ def find_pictures(
         found = _in_folder(path, recursive, out) if path.is_dir() else [path]
         files += found
         if not found:
-            wrong.append(f"{path}: a folder without pictures{_deeper(path, recursive, out)}")
+            wrong.append(f"{path}: a folder without pictures{_subfolder_hint(path, recursive, out)}")
     files = list(dict.fromkeys(files))
     if any(file.parent.resolve() == out.resolve() for file in files):
         hint = "Name another folder with --out."
@@ -231,7 +231,7 @@ def _in_folder(folder: Path, recursive: bool, out: Path) -> list[Path]:
     return sorted(path for path in found if path.parent == folder or drawn not in path.resolve().parents)
 
 
-def _deeper(folder: Path, recursive: bool, out: Path) -> str:
+def _subfolder_hint(folder: Path, recursive: bool, out: Path) -> str:
     """Return a hint if only subfolders have images."""
     has_some = not recursive and _in_folder(folder, True, out)
     return "; its subfolders have some, see --recursive" if has_some else ""
@@ -372,12 +372,12 @@ def _about_ids(ids: CocoIds | None, files: Sequence[Path], classes: Sequence[str
         return
     yield f"ids of pictures and categories are those of {', '.join(map(str, ids.files))}"
     if missing := [str(file) for file in files if not is_video(file) and ids.of(file) is None]:
-        yield f"{len(missing)} pictures are not listed there and get numbers above: {_few(missing)}"
+        yield f"{len(missing)} pictures are not listed there and get numbers above: {_first_names(missing)}"
     if missing := [name for name in classes if name not in ids.categories]:
-        yield f"classes that are not listed there get numbers above: {_few(missing)}"
+        yield f"classes that are not listed there get numbers above: {_first_names(missing)}"
 
 
-def _few(names: Sequence[str]) -> str:
+def _first_names(names: Sequence[str]) -> str:
     return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 

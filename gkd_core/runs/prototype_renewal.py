@@ -56,14 +56,14 @@ def renew_prototypes(
     began = time.monotonic()
     if distiller.bank is None:
         pool = distiller.instance_pool(statistics=statistics, precision=precision)
-        source, pooled = "pass", (yield from _pass(session, distiller, pool, choice, base))
+        source, pooled = "pass", (yield from _pool_in_pass(session, distiller, pool, choice, base))
     else:
         source, pooled = "bank", distiller.bank.pooled(at_least=distiller.config.prototypes.per_class)
     generator = torch.Generator().manual_seed(int(np.random.default_rng([seed, base.epoch]).integers(2**62)))
     session.stop_if_asked()
     levels = _choose(session, distiller, pooled, generator)
     distiller.prototypes = [chosen.prototypes for chosen in levels.values()]
-    distiller.chosen = [_objects(pooled, chosen) for chosen in levels.values()]
+    distiller.chosen = [_object_keys(pooled, chosen) for chosen in levels.values()]
     if session.world.first:
         told = {
             "epoch": base.epoch,
@@ -103,17 +103,17 @@ def refresh_prototypes(
         return distiller.refresh(distiller.bank.latest(), both=True)
     pool = distiller.instance_pool(precision=precision, again=True)
     choice = instances_again(session.data.train.images, distiller.chosen)
-    yield from _fill(session, pool, choice, base)
+    yield from _run_over_images(session, pool, choice, base)
     return distiller.refresh(pool.finish(session.world))
 
 
-def _objects(pooled: Pooled, chosen: Chosen) -> torch.Tensor:
+def _object_keys(pooled: Pooled, chosen: Chosen) -> torch.Tensor:
     """Return (P, 2) image id and row of the objects that are the prototypes of a level."""
     at = chosen.indices.cpu()
     return torch.stack([pooled.image_ids[at], pooled.rows[at]], 1)
 
 
-def _pass(
+def _pool_in_pass(
     session: Session, distiller: Distiller, pool: InstancePool, choice: Choice, base: Progress
 ) -> Generator[Event, None, Pooled]:
     """Pool the instances in a pass over the images.
@@ -121,7 +121,7 @@ def _pass(
     The result starts the bank; without one, it is kept so that the teacher need not run again.
     """
     wanted = distiller.config.prototypes
-    yield from _fill(session, pool, choice, base)
+    yield from _run_over_images(session, pool, choice, base)
     pooled = pool.finish(session.world)
     if wanted.source == "bank":
         distiller.bank = Bank(pooled, wanted.min_box_side, base.epoch - 1)
@@ -130,7 +130,7 @@ def _pass(
     return pooled
 
 
-def _fill(session: Session, pool: InstancePool, choice: Choice, base: Progress) -> Iterator[Event]:
+def _run_over_images(session: Session, pool: InstancePool, choice: Choice, base: Progress) -> Iterator[Event]:
     """Run the detectors over the images with chosen boxes; several processes share the work."""
     positions = list(choice)
     share = session.world.deal(len(positions), session.batch_size)

@@ -91,7 +91,7 @@ class _Selection(Session):
 
     def files(self) -> Iterator[Event]:
         """Report the figures and JSON for people, and write the vectors for programs."""
-        yield self._told(f"{RUN}-prototypes.json", "which objects the prototypes are")
+        yield self._file_event(f"{RUN}-prototypes.json", "which objects the prototypes are")
         path = self.folder / f"{RUN}-prototypes.safetensors"
         tensors = {
             f"{stride}.{name}": tensor
@@ -99,9 +99,9 @@ class _Selection(Session):
             for name, tensor in prototypes._asdict().items()
         }
         publish_tensors(path, tensors, {"classes": json.dumps(self.classes, ensure_ascii=False)})
-        yield self._told(path.name, "the prototypes' features in teacher and student, level by level")
+        yield self._file_event(path.name, "the prototypes' features in teacher and student, level by level")
 
-    def _told(self, file: str, title: str) -> FileWritten:
+    def _file_event(self, file: str, title: str) -> FileWritten:
         path = self.folder / file
         return FileWritten(run=RUN, file=file, title=title, size=path.stat().st_size, sha256=sha256_of(path))
 

@@ -28,7 +28,7 @@ class ProgressMeter:
         """Begin timing a training, or a pass, of which a share of 0 to 1 is done already."""
         now = self._now()
         self._began, self._began_at = now, done
-        self._told = self._saved = self._counted_since = now
+        self._reported = self._saved = self._counted_since = now
         self._losses: dict[str, Tensor] = {}
         self._steps = self._images = 0
         self._last_losses: dict[str, float] = {}
@@ -44,9 +44,9 @@ class ProgressMeter:
     def progress_due(self) -> bool:
         """Return whether to report now."""
         now = self._now()
-        due = now - self._told >= PROGRESS_SECONDS
+        due = now - self._reported >= PROGRESS_SECONDS
         if due:
-            self._told = now
+            self._reported = now
         return due
 
     def save_due(self) -> bool:

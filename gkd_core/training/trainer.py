@@ -95,7 +95,7 @@ class Training:
             self.detector.to(device, memory_format=memory_format(config))
             self.remarks = load_weights(self.detector, detector.weights, classes) if detector.weights else []
             self.detector = synchronise_norms(self.detector, self.world)
-            self.distiller = self._joined(make_distiller) if make_distiller else None
+            self.distiller = self._make_distiller(make_distiller) if make_distiller else None
         self._share_batches()
         self.average = averaged(self.detector, config.ema) if config.ema is not None else None
         self.optimizer = build_optimizer(self._trained.parameters(), config.optimizer)
@@ -118,7 +118,7 @@ class Training:
         """
         torch.manual_seed(self.config.seed)
 
-    def _joined(self, make_distiller: MakeDistiller) -> Distiller | None:
+    def _make_distiller(self, make_distiller: MakeDistiller) -> Distiller | None:
         """Return the distiller; None if it has no loss, so that the teacher need not run."""
         distiller = make_distiller(self.detector).to(self.device)
         self.remarks += distiller.remarks

@@ -14,7 +14,7 @@ from gkd_core.figures.drawing import COLOURS, draw_boxes, free_plate, lettering,
 
 @pytest.fixture(autouse=True)
 def fresh() -> None:
-    for cached in (drawing.lettering, drawing._has, drawing._drawn, drawing._font):
+    for cached in (drawing.lettering, drawing._has_glyph, drawing._glyph, drawing._font):
         cached.cache_clear()
 
 

@@ -33,7 +33,7 @@ def _same_threads_afterwards():
 
 def test_the_better_number_of_threads_is_taken(run: TrainRun, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(pace, "BEGAN", pace.time.monotonic())
-    monkeypatch.setattr(pace, "_step", lambda run, data, threads: {1: 0.2, 2: 0.3}[threads])
+    monkeypatch.setattr(pace, "_time_step", lambda run, data, threads: {1: 0.2, 2: 0.3}[threads])
     found = pace.measure([run, run], [2, 1])
     assert found["threads"] == torch.get_num_threads() == 1
     assert [each["step"] for each in found["runs"]] == [0.2, 0.2]
