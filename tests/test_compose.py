@@ -1,4 +1,4 @@
-"""What the files for containers promise. That containers keep it is tried by `docker/verify.sh`, which needs Docker."""
+"""What the files for containers promise. `docker/verify.sh`, which needs Docker, checks that containers keep it."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def test_make_up_says_what_it_needs(up: Path, data: str, told: str):
 
 @pytest.fixture
 def up(tmp_path: Path) -> Path:
-    """A checkout in which `docker` only repeats what it was asked for, on a machine without GPUs."""
+    """Return a checkout in which `docker` only prints its arguments, on a machine without GPUs."""
     checkout = tmp_path / "checkout"
     (checkout / "docker").mkdir(parents=True)
     for name in ("up.sh", "example.env"):
@@ -141,11 +141,11 @@ DOCKER = """#!/bin/sh
 echo "$*" >> "$CALLS"
 case "$*" in *"progress plain build"*) exit 1;; esac
 """
-"""Stands for a Docker that can do everything but build."""
+"""Replaces Docker: everything succeeds but the build."""
 
 
 def verify(folder: Path) -> tuple[str, list[str]]:
-    """What docker/verify.sh says, and what it asks of Docker, up to the build."""
+    """Return the output of docker/verify.sh, and its calls of Docker, up to the build."""
     (folder / "bin").mkdir(parents=True, exist_ok=True)
     docker = folder / "bin" / "docker"
     docker.write_text(DOCKER)

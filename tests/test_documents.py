@@ -1,4 +1,4 @@
-"""What the documents say is held against the tree, so that they cannot fall behind it unnoticed."""
+"""The documents are compared with the tree, so that no outdated statement goes unnoticed."""
 
 from __future__ import annotations
 
@@ -128,6 +128,6 @@ def _architecture() -> str:
 
 
 def _anchors(document: Path) -> set[str]:
-    """Return what GitHub makes of a page's headings."""
+    """Return the anchors that GitHub makes of a page's headings."""
     headings = re.findall(r"^#+ (.+)$", document.read_text(), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}

@@ -98,9 +98,8 @@ def test_a_damaged_download_is_not_kept(client: Client, spec, home: Path, tmp_pa
     content = kept.read_bytes()
     kept.write_bytes(content[::-1])
     try:
-        with pytest.raises(
-            ApiError, match=report.sha256
-        ) as caught:  # the service checks for news before it sends
+        # the service compares the file with its hash before it sends it
+        with pytest.raises(ApiError, match=report.sha256) as caught:
             client.download(job.id, "report.json", tmp_path / "report.json")
     finally:
         kept.write_bytes(content)

@@ -29,9 +29,8 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fake_engine: None) ->
     """Return a demo of a few pictures in a folder of its own."""
     monkeypatch.setattr(demo, "HOME", tmp_path / ".demo")
     monkeypatch.setattr(demo_specs, "DRAWING", {"train": 4, "val": 2, "size": 64, "seed": 1})
-    monkeypatch.setattr(
-        demo, "measure", lambda *_: FAST
-    )  # tests/gkd_core/runs/test_pace.py measures real steps
+    # tests/gkd_core/runs/test_pace.py measures real steps
+    monkeypatch.setattr(demo, "measure", lambda *_: FAST)
     return tmp_path / ".demo"
 
 

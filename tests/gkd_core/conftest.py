@@ -31,14 +31,14 @@ def shapes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def teacher(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A teacher that was trained by the engine itself."""
+    """Return a teacher that was trained by the engine itself."""
     folder = tmp_path_factory.mktemp("teacher")
     list(train(config(shapes, train={**RECIPE, "epochs": 1}), folder))
     return folder / "model.safetensors"
 
 
 def config(shapes: Path, **changes: Any) -> TrainRun | DistillRun:
-    """A train run over the drawn pictures, or a distill run when a teacher is given."""
+    """Return a train run over the drawn pictures, or a distill run when a teacher is given."""
     kind = {"kind": "distill"} if "teacher" in changes else {"kind": "train", "model": TINY}
     spec = {"data": str(shapes), "train": RECIPE, "device": "cpu", **kind, **changes}
     return run_config.validate_python(spec)
@@ -46,7 +46,10 @@ def config(shapes: Path, **changes: Any) -> TrainRun | DistillRun:
 
 @pytest.fixture(scope="session")
 def distill(shapes: Path, teacher: Path) -> Make:
-    """Makes a distill run: `distill(epochs=3, distill={...})`; unknown names belong to the recipe."""
+    """Return a function that makes a distill run: `distill(epochs=3, distill={...})`.
+
+    Other names belong to the recipe.
+    """
 
     def make(**changes: Any) -> TrainRun | DistillRun:
         parts = {name: changes.pop(name) for name in ("distill", "student") if name in changes}
@@ -58,7 +61,10 @@ def distill(shapes: Path, teacher: Path) -> Make:
 
 @pytest.fixture(scope="session")
 def plain(shapes: Path) -> Make:
-    """Makes a train run: `plain(epochs=3, model={...})`; other names belong to the recipe."""
+    """Return a function that makes a train run: `plain(epochs=3, model={...})`.
+
+    Other names belong to the recipe.
+    """
 
     def make(**changes: Any) -> TrainRun | DistillRun:
         model = {**TINY, **changes.pop("model", {})}

@@ -1,7 +1,7 @@
-"""A GPU that is not there: what a step would ask of it, operator by operator, without one number computed.
+"""A pretended GPU: records what a step would ask of it, operator by operator, without computing a number.
 
-Tensors are torch's fake ones: they know shape, type and device. Where the program asks for a number, it is told one,
-and the question is kept, because on a real GPU it waits until everything before it is computed.
+Tensors are torch's fake ones: they have shape, type and device. Where the program reads a number, it gets a made-up
+one, and the read is recorded, because on a real GPU it waits until everything before it is computed.
 """
 
 from __future__ import annotations
@@ -19,35 +19,35 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 GPU = torch.device("cuda", 0)
 FOUND = 16
-"""How many there are, in each row, of whatever is looked for."""
+"""Number of elements that `nonzero` and the like find in each row."""
 
 
 QUESTIONS = (torch.ops.prim.device.default, torch.ops.aten.is_pinned.default)
-"""What fake tensors ask each other; real ones know it, and nothing is computed."""
+"""Operators with which fake tensors query each other; with real ones, nothing is computed."""
 
 
 PACKAGES = ("/tests/", "/gkd_core/", "/torchvision/")
-"""Whose lines are named."""
+"""Packages whose lines are named."""
 
 
 def _below_package(file: str) -> str:
-    """Return `gkd_core/distill/bank.py` of a whole path."""
+    """Return the path below the folder of packages, such as `gkd_core/distill/bank.py`."""
     start = max(file.rfind(part) for part in PACKAGES)
     return file[start + 1 :]
 
 
 class Wait(NamedTuple):
-    """A call that returns only when the GPU has come so far."""
+    """A call that returns only when the GPU has finished the work before it."""
 
     operator: str
     part: str
-    """What was at work, see `Watch.part`."""
+    """The part that ran, see `Watch.part`."""
     places: tuple[str, ...]
-    """Files and lines on the way, the innermost first."""
+    """Files and lines of the call stack, the innermost first."""
 
 
 class Operators(TorchDispatchMode):
-    """Counts operators, and sees how large their results are."""
+    """Counts operators and the sizes of their results."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -67,7 +67,7 @@ class Operators(TorchDispatchMode):
             self.part = before
 
     def apart(self, module: nn.Module, part: str) -> None:
-        """Count what a module does under a name of its own."""
+        """Count the operators of a module under a name of its own."""
         before: list[str] = []
 
         def enter(*_: Any) -> None:
@@ -93,7 +93,7 @@ class Operators(TorchDispatchMode):
 
 
 class Watch(Operators):
-    """Keeps what waits; to be entered within a `FakeTensorMode`."""
+    """Records the calls that wait; must be entered within a `FakeTensorMode`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -129,7 +129,7 @@ class Watch(Operators):
         return out
 
     def _found(self, index: Tensor | None) -> Tensor | None:
-        """A mask as the places where it is true, as torch itself looks for them."""
+        """Return the indices where a mask is true, as torch itself computes them."""
         if index is None or index.dtype not in (torch.bool, torch.uint8):
             return index
         if index.dim() != 1:
@@ -161,6 +161,6 @@ class Watch(Operators):
 
 @contextmanager
 def pretended_gpu() -> Iterator[Watch]:
-    """Tensors made while the block runs are fake, those on `GPU` too."""
+    """Make tensors fake while the block runs, those on `GPU` too."""
     with FakeTensorMode(allow_non_fake_inputs=True):
         yield Watch()

@@ -1,4 +1,4 @@
-"""What a config is refused for before any work, and the field that is named."""
+"""Configs that are refused before any work, with the field that is named."""
 
 from __future__ import annotations
 

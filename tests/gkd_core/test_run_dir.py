@@ -1,4 +1,4 @@
-"""What a run directory takes over from another one."""
+"""The files that a run directory takes over from another one."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
-"""The same spec gives the same student: whoever moves code without meaning to change numbers is told here.
+"""The same spec gives the same student: a change of code that should not change numbers is checked here.
 
-Two claims. The losses of the first step agree with recorded ones on any machine. The bits of the trained student do
-where a probe says that this machine computes as the one did on which they were recorded: kernels differ between kinds
+Two claims. The losses of the first step agree with recorded ones on any machine. The bits of the trained student agree
+where a probe shows that this machine computes like the one on which they were recorded: kernels differ between kinds
 of processors and releases of torch, and so do their last bits.
 
-After a change that is meant: `python -m tests.gkd_core.test_same_bits` in the root of the checkout prints what to
-record.
+After an intended change of numbers, `python -m tests.gkd_core.test_same_bits` in the root of the checkout prints what
+to record.
 """
 
 import hashlib
@@ -40,21 +40,21 @@ CASES: dict[str, dict[str, Any]] = {
     },
     "retinanet-bank": {"prototypes": {"source": "bank", "selection": "kmeans"}, "local": {"robust": False}},
 }
-"""What is distilled, by family and by what differs from the defaults."""
+"""The distillations, by family and by what differs from the defaults."""
 LOSSES_AGREE = 1e-3
-"""Relative. Without AVX2 and AVX-512 the kernels of one processor differed by a tenth of that."""
+"""Relative tolerance. Without AVX2 and AVX-512 the kernels of one processor differed by a tenth of that."""
 CHOICES_AGREE = 0.1
-"""The same where rounding decides which cells a box has or which objects prototypes are: 0.04 was the most."""
+"""Relative tolerance where rounding decides the cells of a box or the choice of prototypes: 0.04 was the most."""
 ROUNDING_DECIDES = ("fcos-reference", "retinanet-bank")
 
 
 class Trained(NamedTuple):
-    """What a tiny distillation gave."""
+    """The results of a tiny distillation."""
 
     losses: dict[str, float]
-    """Of its first step."""
+    """Losses of its first step."""
     sha256: str
-    """Of the student's file."""
+    """Hash of the student's file."""
 
 
 # ---- what is computed ------------------------------------------------------------------------------------
@@ -88,7 +88,7 @@ def trained(data: Path, name: str, folder: Path) -> Trained:
 
 
 def untrained(config: DetectorConfig, path: Path) -> Path:
-    """A teacher that knows nothing: what it would have learnt, another processor learns a little differently."""
+    """Publish an untrained teacher: a trained one would differ a little between processors."""
     torch.manual_seed(1)
     path.parent.mkdir(exist_ok=True)
     detector = build_detector(config, len(CLASSES), 64)
@@ -118,7 +118,7 @@ def _draw_nothing(*_: Any) -> Any:
 
 
 def probe(data: Path) -> str:
-    """What this machine makes of a little of everything that a training computes, in none of GKD's own code."""
+    """Return a hash of all kinds of computations of a training, without any of GKD's own code."""
     torch.manual_seed(0)
     found = [torch.randn(2, 3, 64, 64), torch.rand(40), torch.randperm(40)]
     maps = found[0].contiguous(memory_format=torch.channels_last).requires_grad_()
@@ -170,7 +170,7 @@ def test_the_same_machine_computes_the_same_twice(data: Path) -> None:
 
 
 def record(folder: Path) -> dict[str, Any]:
-    """Return what belongs beside this file."""
+    """Return the content of the recorded file beside this one."""
     torch.set_num_threads(1)
     data = drawn(folder / "data")
     students = {name: trained(data, name, folder / name)._asdict() for name in CASES}

@@ -1,4 +1,4 @@
-"""The main flow on drawn pictures: what comes out, what stops it, and that interruptions leave no trace."""
+"""The main flow on drawn pictures: its results, what stops it, and that interruptions do not change them."""
 
 import json
 import random
@@ -43,7 +43,7 @@ def hashes(folder: Path) -> dict[str, str]:
 
 
 class Whole(NamedTuple):
-    """A run that nobody disturbed."""
+    """An uninterrupted run."""
 
     folder: Path
     events: list[Event]
@@ -57,7 +57,7 @@ def carried_out(run: TrainRun | DistillRun, folder: Path) -> Whole:
 
 @pytest.fixture(scope="module", autouse=True)
 def nothing_drawn() -> Iterator[None]:
-    """Figures take a third of such a run; test_figures.py looks at them."""
+    """Switch figures off, which take a third of such a run; test_figures.py tests them."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("gkd_core.train.draw_training", lambda *_: _nothing())
         yield
@@ -299,13 +299,13 @@ def test_a_response_loss_that_is_left_out_is_told(distill: Make, tmp_path: Path)
 
 
 def stop_after(questions: int) -> Callable[[], bool]:
-    """Says yes from that question on."""
+    """Return a `should_stop` that answers yes after that many questions."""
     asked = iter(range(questions + 1000))
     return lambda: next(asked) >= questions
 
 
 def go_on_until_done(run: TrainRun | DistillRun, folder: Path, patience: Iterator[int]) -> int:
-    """Run again and again, stopped after as many questions as `patience` says; counts the attempts."""
+    """Run again and again, stopped after as many questions as `patience` gives; return the number of attempts."""
     attempts = 0
     while True:
         attempts += 1
@@ -424,7 +424,7 @@ def test_passes_run_the_teacher_once_a_job_in_the_precision_of_the_training(
 def test_a_stop_while_evaluating_costs_no_step(plain: Make, tmp_path: Path) -> None:
     run = plain(epochs=1)
     with pytest.raises(StoppedError):
-        list(train(run, tmp_path, stop_after(3)))  # asked once a step, three of them, then while evaluating
+        list(train(run, tmp_path, stop_after(3)))  # asked once in each of three steps, then while evaluating
     again = list(train(run, tmp_path))
     assert (
         min(event.step for event in of_kind(again, "progress") if event.run == "model" and event.steps) == 3
@@ -436,7 +436,7 @@ def test_a_stop_while_evaluating_costs_no_step(plain: Make, tmp_path: Path) -> N
 
 @pytest.fixture
 def scores(monkeypatch: pytest.MonkeyPatch) -> dict[tuple[str, int], float]:
-    """The AP of an evaluation by run and epoch, for those that a test cares about; the others are real."""
+    """Return the AP of evaluations by run and epoch; a test may set some, the others are real."""
     planned: dict[tuple[str, int], float] = {}
     evaluate = Session.evaluate
 
@@ -633,7 +633,7 @@ def test_scores_of_unlike_heads_are_not_compared(distill: Make, tmp_path: Path) 
 def test_what_is_left_of_a_distillation_counts_each_training_by_its_own_pace(
     distill: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A step of the student takes 10 s, one of the control, which has no teacher, 4."""
+    """Time the rest: a step of the student takes 10 s, one of the control, which has no teacher, 4."""
 
     class Paced(ProgressMeter):
         def __init__(self) -> None:

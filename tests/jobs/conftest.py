@@ -1,4 +1,4 @@
-"""Jobs to test with: a resolved spec that needs no pictures, and jobs brought into any state."""
+"""Jobs for tests: a resolved spec that needs no pictures, and jobs brought into any state."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ DATA = DataConfig(format="coco", train=SPLIT, val=SPLIT, classes=("cat", "dog"))
 
 @dataclass(frozen=True)
 class Asker:
-    """Submits jobs as people do, and takes them as workers do."""
+    """Submits jobs as people do, and claims them as workers do."""
 
     store: Store
 
@@ -40,7 +40,7 @@ class Asker:
         return self.store.submission.submit(spec, resolved, idempotency_key=key, tenant=tenant)[0]
 
     def submit_student(self, teacher: Job, **fields: Any) -> Job:
-        """A job that waits for its teacher."""
+        """Submit a job that waits for its teacher."""
         weights = TeacherConfig(weights=f"job:{teacher.id}")
         spec = {"kind": "distill", "data": "cells", "teacher": {"weights": weights.weights}} | fields
         resolved = Resolved(config=DistillRun(data=DATA, teacher=weights), waits_for=(teacher.id,))
@@ -52,11 +52,11 @@ class Asker:
         return claim.ticket
 
     def running(self, worker: str = "ada") -> Ticket:
-        """The ticket of a job that runs."""
+        """Return the ticket of a running job."""
         return self.claim(self.submit(), worker)
 
     def job_in(self, state: State) -> Job:
-        """A job that came into this state the usual way."""
+        """Return a job that was brought into this state in the usual way."""
         job = self.submit()
         if state is not State.QUEUED:
             self._drive(self.claim(job), state)
@@ -85,31 +85,31 @@ def broken(message: str = "disk full", cls: FailureClass = FailureClass.INFRASTR
 
 @pytest.fixture
 def ask(store: Store) -> Asker:
-    """Brings jobs into the store, on SQLite and on PostgreSQL."""
+    """Return an asker on the store, on SQLite and on PostgreSQL."""
     return Asker(store)
 
 
 @pytest.fixture
 def make_progress() -> Callable[..., Progress]:
-    """Makes progress events."""
+    """Return a function that makes progress events."""
     return progress
 
 
 @pytest.fixture
 def make_failure() -> Callable[..., Failure]:
-    """Makes failures, of infrastructure unless told otherwise."""
+    """Return a function that makes failures, of infrastructure by default."""
     return broken
 
 
 @pytest.fixture
 def asker() -> type[Asker]:
-    """For tests that bring a store of their own."""
+    """Return the class of askers, for tests with a store of their own."""
     return Asker
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def empty_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """A database without tables."""
+    """Return the URL of a database without tables."""
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path / 'empty.db'}"
     return str(request.getfixturevalue("new_postgres_url"))

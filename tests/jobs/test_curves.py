@@ -1,4 +1,4 @@
-"""Events as curves, and what thinning must not lose."""
+"""Events as curves, and the points that thinning must keep."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One pipe for every word that is logged."""
+"""All logging goes through one handler."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from jobs.settings import Settings
 
 log = logging.getLogger("somewhere")
 
-PASSWORD = "pass word/7"  # in a URL it is written otherwise
+PASSWORD = "pass word/7"  # it is encoded in a URL
 WRITTEN = "pass%20word%2F7"
 
 
 class Logged(io.StringIO):
-    """Where it all goes."""
+    """The stream that all logs are written to."""
 
     def lines(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in self.getvalue().splitlines()]
@@ -37,7 +37,7 @@ class Logged(io.StringIO):
 
 @pytest.fixture
 def root() -> Iterator[logging.Logger]:
-    """The root of all loggers, put back afterwards."""
+    """Yield the root logger, restored afterwards."""
     root, hook = logging.getLogger(), threading.excepthook
     handlers, level = list(root.handlers), root.level
     yield root

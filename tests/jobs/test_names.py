@@ -1,4 +1,4 @@
-"""What people may call things, wherever they say it."""
+"""The names that people may give, in every place."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The job queue over a real Redis and in memory, and with nobody there."""
+"""The job queue over a real Redis, in memory, and without a broker."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def app(broker_url: str) -> Iterator[Any]:
 
 
 def heard(app: Any, queue: str) -> list[dict[str, Any]]:
-    """Messages in a queue, in the order in which a worker gets them."""
+    """Return the messages in a queue, in the order in which a worker gets them."""
     with app.connection_for_read() as connection:
         waiting = SimpleQueue(connection, app.amqp.queues[queue], no_ack=True)
         messages = []

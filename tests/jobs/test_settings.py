@@ -1,4 +1,4 @@
-"""Settings come from the environment and say what is wrong with it."""
+"""Settings are read from the environment, and errors in it are named."""
 
 from __future__ import annotations
 

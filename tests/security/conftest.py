@@ -1,4 +1,4 @@
-"""Attacks on a real server over a real store; what it is built from is what the tests of the API use."""
+"""Attacks on a real server over a real store, with the parts of the tests of the API."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ JSON = {"Content-Type": "application/json"}
 
 @contextmanager
 def within(seconds: float) -> Iterator[None]:
-    """What is inside takes at most so much of the processor, server and all, however busy the machine is."""
+    """Check that the block takes at most so many seconds of the processor, server included, on a busy machine too."""
     begun = time.process_time()
     yield
     assert time.process_time() - begun < seconds
@@ -40,7 +40,7 @@ def within(seconds: float) -> Iterator[None]:
 
 @pytest.fixture
 def send(service: Service) -> Callable[..., Any]:  # noqa: F811
-    """Posts bytes as JSON and gives the answer."""
+    """Return a function that posts bytes as JSON and returns the answer."""
 
     def post(path: str, body: bytes | Any, **headers: str) -> Any:
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
@@ -51,7 +51,7 @@ def send(service: Service) -> Callable[..., Any]:  # noqa: F811
 
 @pytest.fixture
 def publish() -> Callable[..., str]:
-    """Publishes a file of a running job, whatever its name, as an engine gone bad could if nobody looked."""
+    """Return a function that publishes a file of a running job under any name, as a hostile engine might try to."""
 
     def put(service: Service, ticket: Ticket, name: str, content: bytes) -> str:  # noqa: F811
         sha256 = hashlib.sha256(content).hexdigest()
@@ -68,7 +68,7 @@ def publish() -> Callable[..., str]:
 
 @pytest.fixture
 def secret_file(tmp_path: Path) -> Path:
-    """A file beside the data root, which no job may read."""
+    """Return a file beside the data root, which no job may read."""
     path = tmp_path / "secret.txt"
     path.write_text("the-secret-itself")
     return path

@@ -1,4 +1,4 @@
-"""Bodies that are large, deep, slow, many-headed or no numbers: an answer in time, and nothing queued.
+"""Bodies that are large, deep, slow, in several parts or with wrong numbers: an answer in time, nothing queued.
 
 Single hostile bodies are in tests/api/test_errors.py.
 """
@@ -86,7 +86,7 @@ def test_how_many_mistakes_are_left_is_said():
 
 
 def numbers(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    """Where a schema has numbers."""
+    """Yield the paths of numbers in a schema."""
     for name, field in value.get("properties", {}).items():
         if any(kind in json.dumps(field) for kind in ('"number"', '"integer"')) and "$ref" not in json.dumps(
             field
@@ -95,7 +95,7 @@ def numbers(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]
 
 
 def every_number(service) -> list[tuple[str, str]]:
-    """Definition and field of every number in a spec."""
+    """Return definition and field of every number in a spec."""
     definitions = service.http.get("/schema/job").json()["$defs"]
     return [(name, path[0]) for name, each in definitions.items() for path in numbers(each)]
 
@@ -132,7 +132,7 @@ def test_what_is_no_finite_number_is_none_in_any_field(service, send, text: str)
 
 
 def test_of_two_equal_fields_the_last_is_checked_and_kept(service, send, train_spec):
-    """One reader reads a body once, so that nobody sees another value than was checked."""
+    """Send a field twice: one parser reads a body once, so that the checked value is the used one."""
     body = json.dumps(train_spec | {"priority": 1})[:-1] + ', "priority": 99}'
     assert send("/jobs", body.encode()).status_code == 422
     body = json.dumps(train_spec | {"priority": 99})[:-1] + ', "priority": 3}'
@@ -156,7 +156,7 @@ def test_of_two_equal_fields_the_last_is_checked_and_kept(service, send, train_s
 def test_what_does_not_say_that_it_is_json_is_not_read_as_json(
     service, train_spec, route: str, media_type: str
 ):
-    """A form of another site can send these types without asking the browser for leave."""
+    """Send the types that a form of another site can send without asking the browser for permission."""
     method, path = route.split()
     answer = service.http.request(
         method, path, content=json.dumps(train_spec), headers={"Content-Type": media_type}
@@ -207,7 +207,7 @@ def test_a_body_that_drips_is_given_up_too(service, monkeypatch: pytest.MonkeyPa
 
 
 def test_others_are_answered_while_many_bodies_do_not_come(service, train_spec):
-    """A body that is waited for costs a connection, no thread."""
+    """Leave bodies unsent: each costs a connection, no thread."""
     url = service.http.base_url
     head = f"POST /jobs HTTP/1.1\r\nHost: {url.host}\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n"
     held = [socket.create_connection((url.host, url.port), timeout=30) for _ in range(100)]

@@ -1,4 +1,4 @@
-"""Small files that want to be large: pictures, models, YAML and XML. Each is refused at once, in words."""
+"""Small files that would expand to large ones: pictures, models, YAML and XML. Each is refused at once."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def chunk(kind: bytes, body: bytes) -> bytes:
 
 
 def png(width: int, height: int, *more: bytes, pixels: bytes = b"") -> bytes:
-    """A PNG that says how large it is, whatever it holds."""
+    """Return a PNG that declares a size, whatever it holds."""
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
     return (
         b"\x89PNG\r\n\x1a\n"
@@ -32,7 +32,7 @@ def png(width: int, height: int, *more: bytes, pixels: bytes = b"") -> bytes:
 
 
 def zeros(megabytes: int) -> bytes:
-    """Zeros, a thousand times as small."""
+    """Return zeros, compressed a thousandfold."""
     packer = zlib.compressobj(9)
     return b"".join([packer.compress(bytes(1 << 20)) for _ in range(megabytes)] + [packer.flush()])
 
@@ -62,7 +62,7 @@ def test_a_picture_that_unpacks_without_end_is_refused_before_it_is(
 
 
 def test_more_pixels_than_the_header_says_are_not_unpacked(tmp_path: Path):
-    """100 MB behind a header of 64 x 48: what it says is what is made."""
+    """Hide 100 MB behind a header of 64 x 48: memory is allocated by the header."""
     path = tmp_path / "long.png"
     path.write_bytes(png(64, 48).replace(chunk(b"IDAT", zlib.compress(b"", 9)), chunk(b"IDAT", zeros(100))))
     with within(5):

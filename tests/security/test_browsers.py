@@ -68,7 +68,7 @@ def test_no_header_makes_a_stranger_of_this_machine_or_the_other_way(service, na
     "path", ["/jobs/", "//evil.example/", "/jobs/x/events/", "/docs/", "/%2f/evil.example"]
 )
 def test_nothing_is_redirected(service, path: str):
-    """A redirect would quote the host that was asked for."""
+    """Request paths that might redirect: a redirect would repeat the Host header of the request."""
     answer = service.http.get(path)
     assert answer.status_code == 404
     assert "Location" not in answer.headers

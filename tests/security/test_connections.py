@@ -1,4 +1,4 @@
-"""Connections that send half a request, nothing, or one byte now and then, and those that read no answer."""
+"""Connections that send half a request, nothing, or a byte now and then, and those that do not read the answer."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FOREVER_SECONDS = 60.0
 HALF = b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Half: "
 WHOLE = b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
 UNREAD = b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 1000000\r\n\r\n"
-"""A request with a body for which nobody asks: the answer comes before the body."""
+"""A request with an unexpected body: the answer comes before the body."""
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def port() -> int:
 
 @pytest.fixture(scope="module")
 def api(port: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
-    """A real server with few files, few connections and little patience."""
+    """Yield a real server with few files, few connections and short time limits."""
     folder: Path = tmp_path_factory.mktemp("connections")
     env = {"GKD_HOME": str(folder / "home"), "GKD_DATA_ROOTS": str(folder), "GKD_PORT": str(port)}
     env |= {"GKD_HEADER_SECONDS": "2", "GKD_CONNECTIONS": "100"}
@@ -47,7 +47,7 @@ def listens(port: int) -> bool:
 
 @contextmanager
 def connected(port: int, *sent: bytes) -> Iterator[list[socket.socket]]:
-    """Connections of which each has sent something."""
+    """Open connections that each have sent something."""
     with ExitStack() as stack:
         yield [stack.enter_context(connection(port, each)) for each in sent]
 
@@ -60,12 +60,12 @@ def connection(port: int, sent: bytes) -> Iterator[socket.socket]:
 
 
 def answers(port: int) -> bool:
-    """Whether somebody who comes now gets an answer."""
+    """Return whether a new client gets an answer."""
     return httpx.get(f"http://127.0.0.1:{port}/healthz", timeout=FOREVER_SECONDS).status_code == 200
 
 
 def is_ended(made: socket.socket) -> bool:
-    """Whether the server closes a connection; what it says before that is thrown away."""
+    """Return whether the server closes a connection; what it sends before is discarded."""
     try:
         while made.recv(65536):
             pass

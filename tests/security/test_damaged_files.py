@@ -1,4 +1,4 @@
-"""A published file of which a bit has flipped: it is neither handed out nor trained from, and a new copy mends it."""
+"""A published file with a flipped bit: it is neither served nor trained from, and a new copy repairs it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SHA256 = hashlib.sha256(BYTES).hexdigest()
 
 
 def flip_a_bit(artifacts: Artifacts, sha256: str = SHA256, at: int = 1000) -> None:
-    """As a disk or a controller gone bad does, but for the time of the file."""
+    """Flip a bit as a failing disk or controller does, except that the time of the file changes."""
     if isinstance(artifacts, S3Artifacts):
         [key] = [generation.key for generation in artifacts._generations(sha256)]
         content = bytearray(artifacts._get(key, 0, 1 << 30))
@@ -100,7 +100,7 @@ def test_wrong_bytes_are_not_served_under_the_old_tag(
 def test_a_sound_file_is_read_for_its_hash_once(
     service, train_spec, publish, monkeypatch: pytest.MonkeyPatch
 ):
-    """A part of a file of gigabytes does not cost a look at the whole each time."""
+    """Read ranges of a file of gigabytes: they must not hash the whole each time."""
     job_id = service.submit(train_spec)["id"]
     url = publish(service, service.claim(job_id), "model.safetensors", BYTES) + "/model.safetensors"
     looks: list[object] = []
@@ -114,7 +114,7 @@ def test_a_sound_file_is_read_for_its_hash_once(
 
 
 def test_a_teacher_with_a_flipped_bit_fails_the_job(service, model: Path, tmp_path: Path):
-    """Class `data`, which is not tried again: the next attempt would read the same."""
+    """Fail with class `data`, which is not retried: the next attempt would read the same."""
     service.artifacts.put(model)
     new = NewResource(ResourceKind.MODEL, "mine", size=len(BYTES), sha256=SHA256)
     resource = service.store.resources.add_resource(new, tenant="default")[0]

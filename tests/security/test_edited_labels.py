@@ -1,4 +1,4 @@
-"""Annotations that somebody edits after a job was submitted, or while it runs, do not go unnoticed."""
+"""Annotations that are edited after a job was submitted, or while it runs, are noticed."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Run = Callable[..., Job]
 
 @pytest.fixture
 def run(service, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Carries a job out with an engine that trains nothing, but saves what it has done."""
+    """Return a function that runs a job with an engine that trains nothing, but saves its progress."""
     monkeypatch.setenv("GKD_ENGINE", f"{sys.executable} {FAKE_ENGINE}")
     settings = service.settings.model_copy(update={"free_bytes": 0})
     runner = Runner(service.store, service.artifacts, JobQueue(make_app("memory://")), settings, "one")

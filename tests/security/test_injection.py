@@ -1,4 +1,4 @@
-"""Text that others wrote is text, wherever it is shown: in headers, in logs, in a terminal, on a page."""
+"""Text from others stays text, wherever it is shown: in headers, in logs, in a terminal, on a page."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ LINES = [
     "\u202egnp.exe",
     "\x9b2J",
 ]
-"""What ends a line for somebody, and what a terminal obeys."""
+"""Characters that end a line for some program, or that a terminal interprets."""
 
 
 # ---- headers ----
@@ -72,7 +72,7 @@ def test_no_path_ends_up_in_a_header(service, sent: str):
 
 
 def test_every_answer_says_what_it_is_and_that_it_is_nothing_else(service, train_spec):
-    """A job may be called <script>; no browser takes JSON for a page that is said to be JSON and not to be guessed."""
+    """Name a job <script>: browsers do not render JSON that is declared as JSON with `nosniff`."""
     job = service.submit(train_spec | {"name": SCRIPT, "tags": {"team": SCRIPT}})
     paths = [
         "/jobs",
@@ -121,7 +121,7 @@ def test_a_published_page_is_saved_and_not_shown(service, train_spec, publish, n
 
 @pytest.fixture
 def logged(service) -> Iterator[Callable[[str], io.StringIO]]:
-    """Sets up logging as a process of the service does, and gives where it goes."""
+    """Yield a function that sets up logging as a process of the service does, and returns its stream."""
     root, hook = logging.getLogger(), threading.excepthook
     handlers, level = root.handlers[:], root.level
 
@@ -163,7 +163,7 @@ def test_no_request_forges_a_line_of_the_log(
 
 @pytest.fixture
 def screen(monkeypatch: pytest.MonkeyPatch) -> Callable[[], Callable[[], str]]:
-    """Puts a terminal in the place of the output, and gives what it gets from then on."""
+    """Return a function that replaces the output by a terminal, and returns what is written from then on."""
 
     def watch() -> Callable[[], str]:
         written = io.StringIO()
@@ -179,7 +179,7 @@ ATTACK = "\x1b]0;title\x07\x1b[2J\x1b[1;1Hok\x9b2J\r\x08\u202eevil [red]no[/red]
 
 
 def obeyed(text: str) -> str:
-    """The characters a terminal obeys, but for what rich itself writes: colours, and what moves a bar."""
+    """Return the characters that a terminal interprets, without those of rich itself (colours, moves of a bar)."""
     import re
 
     own = re.sub(r"\x1b\[[0-9;]*m|\x1b\[\?25[lh]|\x1b\[[0-9]*[AK]|\r", "", text)

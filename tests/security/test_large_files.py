@@ -1,4 +1,4 @@
-"""Large files that a submission names are parsed in a limited process; the API answers others meanwhile."""
+"""Large files that a submission names are parsed in a limited process; other requests are answered meanwhile."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MIB = 1024**2
 
 @pytest.fixture
 def large(root: Path) -> Path:
-    """The data set's annotations, grown to more than is parsed in passing."""
+    """Return the data set's annotations, enlarged beyond the size that is parsed in the API's process."""
     file = root / "discs" / "annotations" / "instances_train.json"
     content = json.loads(file.read_text())
     content["info"] = {"history": ["drawn"] * (submission_check.LARGE_BYTES // 8)}
@@ -53,7 +53,7 @@ def test_it_finds_the_same_as_this_process(service, send, train_spec, root: Path
 def test_others_are_answered_while_a_large_file_is_looked_into(
     service, send, train_spec, large: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    """The process is held up until another request has its answer."""
+    """Hold the process until another request has its answer."""
     go_on = tmp_path / "go-on"
     wait = f"while not os.path.exists({str(go_on)!r}): time.sleep(.05)"
     code = f"import os, time, jobs.uploads.check_process\n{wait}\njobs.uploads.check_process.main()"
@@ -68,7 +68,7 @@ def test_others_are_answered_while_a_large_file_is_looked_into(
 
 
 def test_an_honest_large_file_silences_nobody(service, send, train_spec, root: Path):
-    """A hundred thousand boxes: the interpreter would parse them in one go."""
+    """Send a hundred thousand boxes, which the interpreter would parse in one go."""
     file = root / "discs" / "annotations" / "instances_train.json"
     content = json.loads(file.read_text())
     box = content["annotations"][0]

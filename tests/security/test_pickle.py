@@ -1,6 +1,6 @@
-"""A pickle runs code when it is read; so none is read, neither as a model nor off the queue.
+"""A pickle runs code when it is read; so none is read, neither as a model nor from the queue.
 
-What the engine does with one is in tests/gkd_core/detectors/test_weights.py.
+The engine's handling is tested in tests/gkd_core/detectors/test_weights.py.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Evil:
 
 @pytest.fixture
 def done(tmp_path: Path) -> Path:
-    """What is there once somebody has unpickled."""
+    """Return the file that unpickling makes."""
     path = tmp_path / "done"
     pickle.loads(pickle.dumps(Evil(path))).close()
     assert path.exists(), "or the tests below would show nothing"
@@ -52,7 +52,7 @@ def bare(done: Path) -> bytes:
 
 
 def zipped(done: Path) -> bytes:
-    """As `torch.save` packs it."""
+    """Return the pickle in a zip file, as `torch.save` writes it."""
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         archive.writestr("archive/data.pkl", bare(done))
@@ -63,7 +63,7 @@ def zipped(done: Path) -> bytes:
 @pytest.mark.parametrize("pack", [bare, zipped])
 @pytest.mark.parametrize("name", ["m.pth", "m.pt", "m.safetensors", "m.onnx"])
 def test_asking_for_a_job_from_a_pickle_runs_nothing_of_it(tmp_path: Path, draw, done: Path, pack, name: str):
-    """The check of a spec only looks how the file begins; the engine then refuses it."""
+    """Submit a pickle: the check of a spec only reads its first bytes; the engine then refuses it."""
     draw(tmp_path / "data" / "discs")
     (tmp_path / "data" / name).write_bytes(pack(done))
     model = {"architecture": "fcos", "backbone": "resnet18", "weights": name}
@@ -79,7 +79,7 @@ def test_asking_for_a_job_from_a_pickle_runs_nothing_of_it(tmp_path: Path, draw,
 
 
 def message(body: bytes, content_type: str, encoding: str) -> str:
-    """A message of a queue as kombu writes it to Redis."""
+    """Return a message of a queue as kombu writes it to Redis."""
     properties = {
         "correlation_id": "x",
         "delivery_mode": 2,
@@ -127,7 +127,7 @@ def poisons(done: Path) -> dict[str, str]:
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_what_is_no_notification_is_refused_and_the_worker_goes_on(service, plan, redis_url: str, done: Path):  # noqa: F811
-    """Who can write to the broker can notify of jobs, and do no more."""
+    """Write to the broker as an attacker: only notifications of jobs have an effect."""
     plan(epochs=1)
     quiet = service.settings.model_copy(update={"sweep_seconds": 3600.0})
     with closing(make_app(redis_url)) as app, closing(redis.Redis.from_url(redis_url)) as broker:

@@ -1,4 +1,4 @@
-"""Range headers that ask for a thousand pieces: one answer, no larger than the file and a little."""
+"""Range headers with a thousand ranges: one answer, hardly larger than the file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A key that was revoked or has expired reads nothing more, not even by a connection that it opened before."""
+"""A key that was revoked or has expired reads nothing more, not even through a connection that it opened before."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from jobs.resources import ResourceKind
 from jobs.specs.spec import JobChange
 
 ENDS_WITHIN = 20.0
-"""Seconds: a few, and much for a busy machine; every connection here would last twice as long by itself."""
+"""Seconds: a few, and more for a busy machine; every connection here would last twice as long otherwise."""
 LASTS = 2 * ENDS_WITHIN
 
 
 @pytest.fixture
 def job_id(service, train_spec: dict[str, Any]) -> str:
-    """A job of the tenant that the keys here are of."""
+    """Return a job of the tenant of the keys here."""
     id_: str = service.submit(train_spec)["id"]
     return id_
 
 
 def key(service, seconds: float | None = None) -> tuple[str, dict[str, str]]:
-    """Id and header of a key that reads and writes."""
+    """Return id and header of a key that reads and writes."""
     made, secret = service.store.keys.create_key("default", "k", {Scope.READ, Scope.WRITE}, seconds=seconds)
     return made.id, {"Authorization": f"Bearer {secret.text}"}
 
 
 def listened(service, job_id: str, headers: dict[str, str]) -> Iterator[str]:
-    """Lines of a stream."""
+    """Yield the lines of a stream."""
     url, wait = f"/jobs/{job_id}/stream", {"wait": int(LASTS)}
     with service.http.stream("GET", url, params=wait, headers=headers) as answer:
         assert answer.status_code == 200
@@ -61,7 +61,7 @@ def test_a_stream_ends_soon_after_its_key_has_expired(service, job_id: str):
 
 
 def test_a_busy_stream_ends_too(service, job_id: str):
-    """One that always has something to tell never comes to wait."""
+    """Record events all the time, so that the stream never waits."""
     key_id, headers = key(service)
     lines = listened(service, job_id, headers)
     next(line for line in lines if line.startswith("id:"))
@@ -107,7 +107,7 @@ def test_an_upload_is_not_kept_when_its_key_was_revoked_meanwhile(service):
     def archive() -> Iterator[bytes]:
         yield b"PK"
         service.store.keys.revoke_key(key_id)
-        time.sleep(5.0)  # longer than a key is remembered
+        time.sleep(5.0)  # longer than a key is cached
         yield b"\3\4"
 
     sent = headers | {"Content-Type": "application/zip"}

@@ -1,4 +1,4 @@
-"""Where a file should be lies a FIFO, a socket or a folder: nobody waits for it, and the answer names it."""
+"""A FIFO, a socket or a folder in the place of a file: nothing waits for it, and the answer names it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from jobs.settings import Settings
 from jobs.specs.resolve import resolve
 
 SECONDS = 60.0
-"""Until an answer counts as one that never comes."""
+"""Time after which an answer counts as missing."""
 
 Spec = dict[str, Any]
 
@@ -131,7 +131,7 @@ def _fifo(path: Path) -> None:
 
 def _socket(path: Path) -> None:
     here = os.open(path.parent, os.O_RDONLY)
-    with socket.socket(socket.AF_UNIX) as listener:  # its path may be short only
+    with socket.socket(socket.AF_UNIX) as listener:  # paths of sockets are limited in length
         listener.bind(f"/proc/self/fd/{here}/{path.name}")
     os.close(here)
 
@@ -141,7 +141,7 @@ KINDS: dict[str, Callable[[Path], None]] = {"fifo": _fifo, "socket": _socket, "f
 
 @pytest.fixture
 def put_in_place() -> Iterator[Callable[[Path, str], None]]:
-    """Puts a special file in the place of another; who still waits at the end is let go."""
+    """Yield a function that puts a special file in the place of another; readers that still wait are released."""
     placed: list[Path] = []
 
     def put(path: Path, kind: str) -> None:
@@ -205,7 +205,7 @@ def test_what_is_opened_must_lie_where_reading_is_allowed(tmp_path: Path):
 
 
 def test_readers_of_data_open_nothing_in_another_way():
-    """Nor does a reader that comes later."""
+    """Search the source, so that later readers are checked, too."""
     package = Path(__file__).parents[2] / "gkd_core"
     opening = re.compile(r"read_bytes\(|read_text\(|\.open\(['\"]r|(?<![\w.])open\(|Image\.open\((?!file\b)")
     files = [*(package / "data").glob("*.py"), package / "detectors" / "model_card.py"]
@@ -217,14 +217,14 @@ def test_readers_of_data_open_nothing_in_another_way():
 
 @pytest.fixture
 def settings(settings: Settings) -> Settings:
-    """A second to look into a submission."""
+    """Return settings with one second for the check of a submission."""
     return settings.model_copy(update={"look_seconds": 1.0})
 
 
 def test_a_disk_that_hangs_holds_no_place_in_the_line(
     service, send, train_spec, monkeypatch: pytest.MonkeyPatch
 ):
-    """More submissions than there are places hang; the next one is looked into all the same, and none is queued."""
+    """Hang more submissions than there are slots; the next one is still checked, and none is queued."""
     answers, read = threading.Event(), resolve
     slow = {"name": "slow"}
 
@@ -240,7 +240,7 @@ def test_a_disk_that_hangs_holds_no_place_in_the_line(
     assert {(each.status_code, each.json()["code"]) for each in told} == {(503, "look_timed_out")}
     assert "Retry-After" in told[0].headers
     assert send("/jobs", train_spec | {"name": "quick"}).status_code == 201
-    answers.set()  # the disk is back: what was given up is not queued after all
+    answers.set()  # the disk is back: abandoned submissions are not queued after all
     left = [each for each in threading.enumerate() if each.name == "aside"]
     for thread in left:
         thread.join(30)
@@ -259,7 +259,7 @@ def test_too_many_hanging_submissions_are_refused_at_once(
 
 
 def test_what_is_being_written_is_waited_for(service, send, train_spec, monkeypatch: pytest.MonkeyPatch):
-    """A sender is never told that nothing was queued when it was."""
+    """Wait for the write, so that the answer says what was queued."""
     submit = service.store.submission.submit
 
     def slowly(*given, **named):

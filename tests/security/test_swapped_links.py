@@ -1,4 +1,4 @@
-"""Links put in the place of something that was checked: nothing outside the data roots is read or shown."""
+"""Links put in the place of something that was checked: nothing outside the data roots is read or served."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def _swap(inside: Path, outside: Path) -> None:
 
 @pytest.fixture
 def run(service, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Job]:
-    """Carries a job out with an engine that trains nothing."""
+    """Return a function that runs a job with an engine that trains nothing."""
     monkeypatch.setenv("GKD_ENGINE", f"{sys.executable} {FAKE_ENGINE}")
     settings = service.settings.model_copy(update={"free_bytes": 0})
     runner = Runner(service.store, service.artifacts, JobQueue(make_app("memory://")), settings, "one")
@@ -83,7 +83,7 @@ def test_a_job_whose_data_stayed_runs_at_every_attempt(service, train_spec, run)
 def test_an_engine_opens_nothing_that_leads_out_after_the_check(
     service, train_spec, root: Path, tmp_path: Path
 ):
-    """The worker has looked; now the link is swapped in, and then the engine reads."""
+    """Swap the link in between the worker's check and the engine's read."""
     resolved = service.store.reading.get(service.submit(train_spec)["id"]).resolved
     (tmp_path / "secret.json").write_text(json.dumps({"categories": [{"id": SECRET}], "images": []}))
     file = root / "discs" / "annotations" / "instances_train.json"

@@ -1,6 +1,6 @@
-"""No name leads out: not of an artifact, not in a spec, not in a data set, not of a file that an engine names.
+"""No name leaves its folder: of an artifact, in a spec, in a data set, or of a file that an engine names.
 
-Archives are taken apart elsewhere, and tested there.
+Archives are tested in tests/jobs/uploads/test_archives.py.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ WAYS_OUT = [
 
 @pytest.fixture
 def links(root: Path, secret_file: Path) -> None:
-    """Links in the data root that lead to the secret and to its folder."""
+    """Make links in the data root that lead to the secret and to its folder."""
     (root / "link").symlink_to(secret_file)
     (root / "folder").symlink_to(secret_file.parent)
 
@@ -90,14 +90,14 @@ def test_no_name_of_an_artifact_leads_to_another_file(
     place = spelt(way, tmp_path).replace("\0", "%00")
     answer = service.http.get(f"{url}/{place}")
     assert answer.status_code in (404, 200)
-    if answer.status_code == 200:  # what httpx and every browser take dots in a path to mean
+    if answer.status_code == 200:  # httpx and every browser resolve dots in a path
         assert place in ("", ".", "/"), place
     assert SECRET not in answer.text
 
 
 @pytest.mark.parametrize("way", ["../secret.txt", "%2e%2e%2fsecret.txt", "/etc/passwd", "..\\secret.txt"])
 def test_a_published_name_is_looked_up_and_never_opened(service, train_spec, publish, way: str):
-    """Even if such a name were in the database, it names the bytes that were published under it."""
+    """Put such a name into the database: it still names the bytes that were published under it."""
     job_id = service.submit(train_spec)["id"]
     url = publish(service, service.claim(job_id), way, b"published")
     names = [each["name"] for each in service.http.get(url).json()]
@@ -110,7 +110,7 @@ def test_a_published_name_is_looked_up_and_never_opened(service, train_spec, pub
     "name", ["../state.db", "/etc/passwd", "a/b", "a\\b", "..", ".", "", "a\0b", "a\nb", "\x1b[2J", "x" * 256]
 )
 def test_a_worker_takes_no_file_from_outside_the_run_directory(name: str):
-    """An engine that was taken over writes events; a name that is none is an event that is none."""
+    """Write the events of a hostile engine: one with such a name is invalid."""
     known = {"run": "model", "size": 1, "sha256": "0" * 64}
     with pytest.raises(ValidationError):
         FileWritten(file=name, title="x", **known)
@@ -208,7 +208,7 @@ def test_no_link_in_a_data_set_leads_out(service, send, train_spec, root: Path, 
 
 
 def test_links_inside_the_roots_are_followed(service, send, train_spec, root: Path):
-    """Many a collection is one folder of links to another."""
+    """Follow links inside the roots: many collections are a folder of links to another."""
     pictures = root / "discs" / "images"
     (root / "store").mkdir()
     os.replace(pictures / "train1.png", root / "store" / "1.png")

@@ -1,4 +1,4 @@
-"""Whatever lies in the working directory, where data lies by default: none of it is run, by any of our processes."""
+"""Files in the working directory, where data lies by default, are not run by any of our processes."""
 
 from __future__ import annotations
 
@@ -44,7 +44,10 @@ Ran = Callable[[], list[str]]
 
 @pytest.fixture
 def ran(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, draw: Callable[..., Path]) -> Ran:
-    """Names of modules of the working directory that were run; it has one of every name that could be imported."""
+    """Return a function that names the modules of the working directory that were run.
+
+    The directory has one of every name that could be imported.
+    """
     folder, mark = tmp_path / "here", tmp_path / "ran"
     draw(folder / "discs")
     code = f"import sys; open({str(mark)!r}, 'a').write(__name__ + '\\n'); raise ImportError('planted')"
@@ -60,7 +63,7 @@ def ran(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, draw: Callable[..., Pat
 
 @pytest.fixture
 def empty_entry(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A search path as `$PYTHONPATH:/opt/more` makes it where the variable was not set."""
+    """Set a search path as `$PYTHONPATH:/opt/more` makes it where the variable was not set."""
     monkeypatch.setenv("PYTHONPATH", os.pathsep + str(ROOT))
 
 
@@ -103,7 +106,7 @@ def test_an_engine_runs_nothing(
 
 
 def test_an_engine_of_two_processes_that_trains_to_its_end_runs_nothing(ran: Ran, tmp_path: Path) -> None:
-    """With everything that is imported late: reading, training, scoring, drawing."""
+    """Run all late imports: of reading, training, scoring, drawing."""
     model = {"backbone": "resnet18", "norm": "group"}
     train = {"epochs": 1, "batch_size": 2, "image_size": 64, "workers": 0}
     config = TrainRun.model_validate(
@@ -202,7 +205,7 @@ STARTING = {
     "jobs/uploads/limited_process.py": "a check of what was registered",
     "worker/engine.py": "an engine runs nothing",
 }
-"""Who starts processes, and which test above looks at it."""
+"""The functions that start processes, and the test above of each."""
 
 
 def _sources() -> Iterator[tuple[str, str]]:

@@ -1,4 +1,4 @@
-"""An engine that trains nothing: the real process around it, the real files and events, and faults on demand.
+"""An engine that trains nothing: the real process around it, real files and events, and faults on demand.
 
 `FAKE_ENGINE` holds JSON: `epochs`, `seconds` (per epoch), and the faults, each by the epoch in which it strikes:
 `die` (SIGKILL to itself), `fail` (a bug), `fail_for_room` (ENOSPC), `oom` (while accumulate is below `oom_until`, by
@@ -32,7 +32,7 @@ PLAN = {"epochs": 3, "seconds": 0.1, **json.loads(os.environ.get("FAKE_ENGINE", 
 
 
 def strike(epoch: int, attempt: int, config: AnyRun, run_dir: Path) -> None:
-    """Do the faults of this epoch."""
+    """Cause the faults of this epoch."""
     if PLAN.get("only_attempt", attempt) != attempt:
         return
     if PLAN.get("oom") == epoch and config.train.accumulate < PLAN.get("oom_until", 2):
@@ -56,7 +56,7 @@ def write_garbage(run_dir: Path) -> None:
 
 
 def train_by_attempt(attempt: int) -> Callable[..., Iterator[Event]]:
-    """The `run` for `serve_run`."""
+    """Return the `run` for `serve_run`."""
 
     def train(config: AnyRun, run_dir: Path, should_stop: Callable[[], bool]) -> Iterator[Event]:
         trains = isinstance(config, TrainRun | DistillRun)

@@ -1,6 +1,6 @@
-"""A fake engine of two processes, started as the real one is; they meet in files, so that nobody needs torch.
+"""A fake engine of two processes, started as the real one is; they synchronise through files, without torch.
 
-`FAKE_RANKS` holds JSON: `epochs`, `seconds` (per epoch), and the rank that meets with a fault in the first epoch:
+`FAKE_RANKS` holds JSON: `epochs`, `seconds` (per epoch), and the rank that has a fault in the first epoch:
 `fail` (an exception), `die` (SIGKILL to itself). Each process writes its id to `rank-<n>.pid` first.
 """
 
@@ -35,7 +35,7 @@ def run(_config: AnyRun, run_dir: Path, should_stop: Callable[[], bool]) -> Iter
             (run_dir / "stopped").touch()
         if (run_dir / "stopped").exists():
             raise StoppedError("asked to stop")
-        if (run_dir / "failure.json").exists():  # as a real one would notice
+        if (run_dir / "failure.json").exists():  # as a real one would
             raise RuntimeError("Connection closed by peer")
         yield Progress(run="model", epoch=epoch, epochs=PLAN["epochs"], step=0, steps=0, fraction=0)
 

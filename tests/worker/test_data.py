@@ -1,4 +1,4 @@
-"""`dataset:<id>` and `model:<id>` become folders and files of this machine, wherever uploads are kept."""
+"""`dataset:<id>` and `model:<id>` become folders and files of this machine, for every store of uploads."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def test_the_only_split_of_an_upload_is_divided_as_in_a_folder(
         there = load(DataConfig(path=str(folder), **share))
         assert (names(read, "train"), names(read, "val")) == (names(there, "train"), names(there, "val"))
         set_aside |= set(names(read, "val"))
-    assert len(set_aside) > 1  # the seed got there, too
+    assert len(set_aside) > 1  # the seed is passed on, too
 
 
 def names(data: DataSet, split: SplitName) -> list[str]:

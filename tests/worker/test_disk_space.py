@@ -1,4 +1,4 @@
-"""Whether there is room on the disk; what a runner does about it see tests/faults/test_disk.py."""
+"""Whether there is room on the disk; tests/faults/test_disk.py shows what a runner does about it."""
 
 import os
 import shutil
@@ -21,7 +21,7 @@ def run_dir(tmp_path):
 
 @pytest.fixture
 def free(monkeypatch):
-    """Say how many bytes are free."""
+    """Set how many bytes are free."""
 
     def set_free(size):
         monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(10**12, 0, size))

@@ -149,7 +149,7 @@ def test_an_old_attempts_request_to_stop_does_not_reach_the_new_one(run_dir):
         run_dir.prepare(CONFIG, attempt=2)
         assert wait_for_end(old) == STOPPED
         with start(run_dir, attempt=2, epochs=3, seconds=0.4) as new:
-            old.stop()  # late: its worker had slept
+            old.stop()  # late: its worker had been suspended
             assert wait_for_end(new) == COMPLETE
 
 
@@ -224,19 +224,22 @@ RANKS = [sys.executable, str(Path(__file__).with_name("fake_ranks.py"))]
 
 @pytest.fixture
 def shared_run(tmp_path: Path) -> RunDir:
-    """A run whose config wants two processes."""
+    """Return a run whose config wants two processes."""
     run_dir = RunDir(tmp_path / "run")
     run_dir.prepare(CONFIG.model_copy(update={"processes": 2}), attempt=1)
     return run_dir
 
 
 def start_two(run_dir: RunDir, *, stop_seconds: float = 5.0, **plan: object) -> Engine:
-    env = {"FAKE_RANKS": json.dumps(plan), "TMPDIR": str(run_dir.path.parent)}  # who is killed cannot tidy
+    env = {
+        "FAKE_RANKS": json.dumps(plan),
+        "TMPDIR": str(run_dir.path.parent),
+    }  # a killed process cannot clean up
     return Engine.start(run_dir, 1, env=env, command=RANKS, stop_seconds=stop_seconds)
 
 
 def ids_of_ranks(run_dir: RunDir) -> list[int]:
-    """The process ids of both, once both have started."""
+    """Return the process ids of both, once both have started."""
     files = [run_dir.path / f"rank-{rank}.pid" for rank in (0, 1)]
     wait_until(lambda: all(file.exists() and file.read_text() for file in files), 30)
     return [int(file.read_text()) for file in files]

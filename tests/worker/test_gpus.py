@@ -19,7 +19,7 @@ def test_a_machine_without_a_driver_has_none(monkeypatch):
 
 @pytest.fixture
 def driver(monkeypatch):
-    """A driver with two GPUs, of which the second knows no temperature."""
+    """Replace the driver by one with two GPUs, the second without a temperature."""
 
     def no_temperature(handle, sensor):
         if handle == 1:

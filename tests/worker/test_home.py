@@ -21,7 +21,7 @@ def test_a_home_is_held_by_one_process_and_the_other_is_told_by_which(tmp_path):
         with pytest.raises(HomeInUse, match=f"process {other.pid}"), hold(tmp_path):
             pass
         other.kill()
-    with hold(tmp_path):  # whoever held it is dead: there is nothing to clean up
+    with hold(tmp_path):  # its holder is dead: there is nothing to clean up
         pass
 
 

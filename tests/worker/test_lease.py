@@ -1,4 +1,4 @@
-"""The lease alone; with a runner and faults around it see tests/faults."""
+"""The lease alone; tests/faults tests it with a runner and faults."""
 
 import time
 

@@ -72,7 +72,7 @@ def test_it_can_be_hurried():
 
 
 class FakeStore:
-    """Gives a turn to who asks first, and notes sweeps."""
+    """Gives a turn to the first caller, and records sweeps."""
 
     def __init__(self):
         self.taken, self.sweeps, self.folds = set(), [], 0
@@ -99,7 +99,7 @@ class FakeStore:
 
 @pytest.fixture
 def start(tmp_path, monkeypatch):
-    """Starts a worker: the function says whether its first sweep notified of all in front."""
+    """Return a function that starts a worker, and returns whether its first sweep notified of all jobs in front."""
     settings = Settings(home=tmp_path, data_roots=(tmp_path,), free_bytes=0)
     job_queue, artifacts = JobQueue(make_app("memory://")), open_artifacts(settings.artifacts_url)
 

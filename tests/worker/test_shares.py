@@ -18,7 +18,7 @@ from worker.runner import Runner
 
 
 class RecordingQueue:
-    """Notes for whom it notifications."""
+    """Records the jobs of notifications."""
 
     def __init__(self) -> None:
         self.notified: list[str] = []

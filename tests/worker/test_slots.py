@@ -1,4 +1,4 @@
-"""The places of a machine's workers: who had one before, and whether who has it is alive."""
+"""The slots of a machine's workers: who had one before, and whether its holder is alive."""
 
 import os
 import signal
@@ -24,7 +24,7 @@ with take_slot(Path(sys.argv[1])) as slot:
 
 @pytest.fixture
 def other(tmp_path):
-    """Another process that holds a place, and its name."""
+    """Yield another process that holds a slot, and its name."""
     process = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE, text=True)
     yield process, process.stdout.readline().strip()
     process.kill()

@@ -1,4 +1,4 @@
-"""What is given back of the disk, and above all what is not."""
+"""What is removed from the disk, and above all what is kept."""
 
 import os
 import time
@@ -37,12 +37,12 @@ def runs(tmp_path):
 
 @pytest.fixture
 def ticket(store, runs):
-    """A job that runs and has saved a resume state."""
+    """Return the ticket of a running job that has saved a resume state."""
     return start(store, runs)
 
 
 def tidy(store, artifacts, runs, keep=AS_LONG_AS_USEFUL):
-    """What one worker does for all, and each for itself."""
+    """Do what one worker does for all, and each for itself."""
     tidy_runs(store, runs, keep)
     remove_unnamed(store, artifacts)
 
@@ -73,7 +73,7 @@ def states(runs, ticket):
 
 
 def publish(store, artifacts, ticket, folder, text, number):
-    """Publish a model of the job; each under the same name, as the best so far."""
+    """Publish a model of the job, under the same name each time, as the best so far."""
     path = folder / "model.safetensors"
     path.write_text(text)
     blob = artifacts.put(path)
@@ -209,7 +209,7 @@ def test_run_directories_go_some_days_after_the_end_and_published_files_stay(
 
 
 def ended_ago(store, days):
-    """Let the jobs that have ended have done so so many days ago."""
+    """Make the jobs that have ended end so many days earlier."""
     ended = jobs.c.finished_at.is_not(None)
     with store.database.write() as connection:
         connection.execute(update(jobs).where(ended).values(finished_at=jobs.c.finished_at - days * 86_400))
@@ -327,7 +327,7 @@ def test_what_lies_on_the_disk_of_a_deleted_job_goes_and_nothing_else(
     store, artifacts, runs, ticket, tmp_path
 ):
     kept = start(store, runs)
-    for folder in ("0123456789ab", "somebody-s-own"):  # of another database, or of nobody here
+    for folder in ("0123456789ab", "somebody-s-own"):  # of another database, or of none
         RunDir(runs / folder).prepare(RUN, attempt=1)
     file = publish(store, artifacts, ticket, tmp_path, "weights", 1)
     make_old(file)
@@ -365,7 +365,7 @@ def test_deleting_the_first_job_does_not_make_the_folder_somebody_elses(
     store, artifacts, runs, ticket, tmp_path
 ):
     store.commands.fail(ticket, broken(FailureClass.BUG))
-    tidy(store, artifacts, runs)  # the folder is this database's from now on
+    tidy(store, artifacts, runs)  # the folder belongs to this database from now on
     store.editing.delete(ticket.job_id)
     later = start(store, runs)
     first = publish(store, artifacts, later, tmp_path, "first", 1)

@@ -25,12 +25,12 @@ pytestmark = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 @pytest.fixture
 def find(store, artifacts, tmp_path):
-    """Finds the weights of a config."""
+    """Return a function that finds the weights of a config."""
     return lambda config: find_weights(config, store, artifacts, tmp_path / "fetched")
 
 
 def finished_job(store, artifacts, folder, role="model", *, publish=True) -> str:
-    """A job that has published one model."""
+    """Return a job that has published one model."""
     spec = job_spec.validate_python({"kind": "train", "data": "/data"})
     job, _ = store.submission.submit(spec, Resolved(config=TrainRun(data=DATA)))
     ticket = store.commands.claim(job.id, "worker").ticket

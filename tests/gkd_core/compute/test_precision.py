@@ -1,4 +1,4 @@
-"""Half precision and autocast never reach the mathematics."""
+"""Half precision and autocast never change the computations of the losses."""
 
 import torch
 from hypothesis import given

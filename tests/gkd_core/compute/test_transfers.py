@@ -1,4 +1,4 @@
-"""Nothing is copied to a GPU in a way that waits for what the GPU is doing; shown on one that is pretended."""
+"""No copy to a GPU waits for the work of the GPU; shown on a pretended one."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def sample(image_id: int) -> EvalSample:
 
 
 class Sighted:
-    """Has boxes and labels as pictures have records."""
+    """Boxes and labels of a picture, as records have them."""
 
     boxes = np.array([[4.0, 4, 30, 30], [8, 8, 60, 60]], dtype=np.float32)
     labels = np.array([1, 2])

@@ -1,7 +1,7 @@
-"""Two processes with half a batch each against one with the whole: on a CPU, by gloo, on drawn pictures.
+"""Two processes with half a batch each against one with the whole batch: on a CPU, by gloo, on drawn pictures.
 
-This file is also the program of the two: `python test_distributed.py DATA FOLDER`, with RANK, WORLD_SIZE in the
-environment. The first of them leaves what it found in FOLDER/found.pt.
+This file is also the program of the two: `python test_world.py DATA FOLDER`, with RANK, WORLD_SIZE in the
+environment. The first of them saves its results in FOLDER/found.pt.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ DETECTOR: dict[str, Any] = {
 }
 STEPS = 5
 RUNS = (*FAMILIES, "bank")
-"""What is compared: every family, and a run whose prototypes come from a bank."""
+"""The runs that are compared: every family, and one whose prototypes come from a bank."""
 RECIPE: dict[str, Any] = {
     "epochs": 3,  # of two steps
     "batch_size": 8,
@@ -61,7 +61,7 @@ RECIPE: dict[str, Any] = {
     "image_size": 64,  # pictures come padded to 32 or 64
     "workers": 0,
     "ema": None,
-    "optimizer": {"name": "sgd", "lr": 0.01},  # AdamW makes whole steps of gradients that are rounding errors
+    "optimizer": {"name": "sgd", "lr": 0.01},  # AdamW makes full steps of gradients that are rounding errors
     "augment": {"mosaic": 0.2, "scale": (0.4, 1.0)},
 }
 
@@ -87,7 +87,7 @@ def distill_run(family: str, data: Path, teacher: Path, processes: int, **change
 
 
 def first_steps(run: DistillRun, folder: Path) -> dict[str, Any]:
-    """The first steps of a student, the same resumed after the third, and what the student then detects."""
+    """Return the first steps of a student, the same resumed after the third, and the student's detections then."""
     job = _Job(run, folder, lambda: False)
     list(job.check_data())
     list(job.meet_teacher())
@@ -122,7 +122,7 @@ def new_training(job: _Job) -> Training:
 
 
 def walk(job: _Job, training: Training, until: int) -> tuple[list[dict[str, float]], list[list[Tensor]]]:
-    """Train; the losses of each step, and the teacher's side of all prototypes each time that they were renewed."""
+    """Train; return the losses of each step, and the teacher's side of all prototypes after each renewal."""
     losses, prototypes = [], []
     place = {"rank": job.world.rank, "world": job.world.size}
     loader = TrainLoader(job.data.train.images, job.config.train, **place)
@@ -138,12 +138,12 @@ def walk(job: _Job, training: Training, until: int) -> tuple[list[dict[str, floa
 
 
 def weights_of(training: Training) -> dict[str, Tensor]:
-    """Student and adapters."""
+    """Return the weights of student and adapters."""
     return {name: tensor.clone() for name, tensor in training.distiller.state_dict().items()}
 
 
 def detections_of(job: _Job, training: Training) -> dict[int, Any]:
-    """How many objects the student finds on each validation picture, in the order of the split."""
+    """Return how many objects the student finds on each validation picture, in the order of the split."""
     finding = job.detect(training.detector, job.progress(training))
     while True:
         try:
@@ -152,7 +152,7 @@ def detections_of(job: _Job, training: Training) -> dict[int, Any]:
             return {image_id: len(found["labels"]) for image_id, found in end.value.items()}
 
 
-# Faster R-CNN draws from its best proposals and FCOS gives objects their best places. Of a detector that knows nothing
+# Faster R-CNN samples its best proposals and FCOS assigns objects their best places. Of an untrained detector,
 # all are nearly as good; which are the best is then a matter of rounding, and differs between one thread and two as
 # well. So here all of them count, in both.
 
@@ -178,7 +178,7 @@ TEACHER = {"backbone_width": 0.25, "fpn": {"channels": 24}, "head": {"depth": 1}
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> tuple[Found, Found]:
-    """What one process found, and what the first of two did."""
+    """Return the results of one process, and of the first of two."""
     folder = tmp_path_factory.mktemp("two")
     data = folder / "data"
     draw_shapes(data, train=17, val=11, size=96, seed=0)
@@ -194,7 +194,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> tuple[Found, Found]:
 
 
 def make_teacher(family: str, classes: tuple[str, ...], path: Path) -> None:
-    """A teacher that knows nothing, which is no matter here."""
+    """Publish an untrained teacher, which suffices here."""
     torch.manual_seed(1)
     config = DetectorConfig.model_validate({"architecture": family, **TEACHER})
     detector = build_detector(config, len(classes), RECIPE["image_size"])
@@ -260,7 +260,7 @@ def test_every_picture_is_evaluated_once_and_in_order(found: tuple[Found, Found]
 
 @pytest.fixture(scope="module")
 def whole_runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunDir, RunDir]:
-    """The run directories of one process, and of two that the worker's engine started."""
+    """Return the run directories of one process, and of two that the worker's engine started."""
     folder = tmp_path_factory.mktemp("whole")
     data, teacher = folder / "data", folder / "teacher.safetensors"
     draw_shapes(data, train=8, val=3, size=96, seed=0)

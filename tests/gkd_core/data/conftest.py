@@ -1,4 +1,4 @@
-"""A small, sound data set that a test can spoil in one place."""
+"""A small, sound data set that a test can damage in one place."""
 
 import json
 import os

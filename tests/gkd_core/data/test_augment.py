@@ -32,7 +32,7 @@ BOXES = np.array([[20, 30, 100, 90], [130, 10, 190, 60]], dtype=np.float32)
 
 
 def white_on_black(width: int = 200, height: int = 120) -> Picture:
-    """Box 1 is pure red, box 2 pure green."""
+    """Return a picture on black whose box 1 is pure red, and box 2 pure green."""
     pixels = np.zeros((height, width, 3), dtype=np.uint8)
     for channel, (x1, y1, x2, y2) in enumerate(BOXES.astype(int)):
         pixels[y1:y2, x1:x2, channel] = 255
@@ -41,7 +41,7 @@ def white_on_black(width: int = 200, height: int = 120) -> Picture:
 
 @pytest.fixture(autouse=True)
 def _every_remnant_keeps_its_box(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that colour without a box is a mistake; the dropping has tests of its own."""
+    """Keep every clipped box, so that colour without a box is a mistake; dropping has tests of its own."""
     if not {"dropped", "bit"} & set(request.node.name.partition("[")[0].split("_")):
         monkeypatch.setattr(augment, "MIN_VISIBLE", 0.0)
 
@@ -51,7 +51,7 @@ def as_it_is(part: Pixels) -> Pixels:
 
 
 def assert_boxes_fit(sample: Pixels) -> None:
-    """Boxes hold nothing but their colour, hardly any of a colour lies outside its boxes, origins went along."""
+    """Check that boxes hold their colour alone, that hardly any lies outside, and that origins match."""
     assert sample.origins.tolist() == [[7, 2 * (label - 1)] for label in sample.labels]
     for label in (1, 2):
         colour = sample.pixels[..., label - 1].astype(int) - sample.pixels[..., 2 - label] > 127
@@ -108,7 +108,7 @@ def test_the_pictures_of_a_mosaic_meet_at_one_point() -> None:
     sample = mosaic([white_on_black()] * 4, 160, (0.4, 0.4), as_it_is, np.random.default_rng(0))
     shown = (sample.pixels != GREY).any(axis=2)
     rows, columns = np.flatnonzero(shown.any(axis=1)), np.flatnonzero(shown.any(axis=0))
-    assert (len(rows), len(columns)) == (2 * 29, 2 * 48)  # 160 x 0.75 x 0.4 = 48 wide, 0.6 of that high
+    assert (len(rows), len(columns)) == (2 * 29, 2 * 48)  # 160 x 0.75 x 0.4 = 48 wide, 0.6 x 48 high
     assert shown[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].all()
 
 
@@ -237,7 +237,7 @@ def test_options_that_are_off_leave_every_bit_of_a_recipe_as_it_was(tmp_path: Pa
         for sample in (sample for batch in train_batches(records, recipe, epoch) for sample in batch):
             for tensor in (sample.image, sample.target["boxes"], sample.target["labels"]):
                 seen.update(tensor.numpy().tobytes())
-    # of version 0.1, before crops, colours and vertical flips: a run that is resumed must not change its pictures
+    # hashes of version 0.1, before crops, colours and vertical flips: a resumed run must keep its pictures
     assert seen.hexdigest() == "4938388cd864a3dc8372b2d85560a5cd6312036f2273d40b4c83b822d56e89b3"
 
 

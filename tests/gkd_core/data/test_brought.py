@@ -1,6 +1,6 @@
 """Data sets as people bring them: exports of other tools, wrong types, folders that are nearly right.
 
-Each input is made here after what CVAT, Label Studio, Roboflow, FiftyOne, pandas and people write.
+Each input is made here in the form that CVAT, Label Studio, Roboflow, FiftyOne, pandas and people write.
 """
 
 import json
@@ -131,7 +131,7 @@ def test_a_layout_of_another_exporter_is_recognised(tmp_path: Path, layout: str,
 
 def test_pictures_of_another_split_are_never_taken(tmp_path: Path) -> None:
     make(tmp_path, ("train/_annotations.coco.json", "train"), ("valid/_annotations.coco.json", "valid"), True)
-    (tmp_path / "train" / "f1.png").unlink()  # which is in valid/, too
+    (tmp_path / "train" / "f1.png").unlink()  # which also occurs in valid/
     assert "1 of 3 pictures (f1.png)" in message_of(tmp_path)
 
 

@@ -1,4 +1,4 @@
-"""The check before a job: quick, without torch, and in words that lead to the field."""
+"""The check before a job: quick, without torch, with messages that name the field."""
 
 import subprocess
 import sys
@@ -88,4 +88,4 @@ def test_voc_and_coco_of_the_same_set_give_the_same_boxes(shared_data: Any) -> N
 def test_a_thousand_pictures_take_a_second_or_two(shared_data: Any) -> None:
     start = time.perf_counter()
     assert check(DataConfig(path=str(shared_data / "pcb"))).train.images == 857
-    assert time.perf_counter() - start < 5  # 0.3 on an idle machine
+    assert time.perf_counter() - start < 5  # 0.3 s on an idle machine

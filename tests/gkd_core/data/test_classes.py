@@ -62,7 +62,7 @@ def _yolo(folder: Path) -> None:
 
 @pytest.fixture(params=["coco", "voc", "yolo"])
 def data(request: pytest.FixtureRequest, tmp_path: Path, picture: Callable[..., None]) -> Any:
-    """Makes a config of the same data set in one of the formats."""
+    """Return a function that makes a config of the same data set in one of the formats."""
     for stem in OBJECTS:
         picture(tmp_path / f"{stem}.png", 96, 64)
     {"coco": _coco, "voc": _voc, "yolo": _yolo}[request.param](tmp_path)
@@ -72,7 +72,7 @@ def data(request: pytest.FixtureRequest, tmp_path: Path, picture: Callable[..., 
 
 
 def named(config: DataConfig) -> list[list[str]]:
-    """The class names of the objects of each picture of train, in order."""
+    """Return the class names of the objects of each picture of train, in order."""
     data = load(config)
     return [[data.classes[label - 1] for label in record.labels] for record in data.train.images]
 
@@ -154,7 +154,7 @@ def test_names_that_do_not_exist_are_refused(
     assert caught.value.problems[0].loc == ("data", field)
 
 
-@pytest.mark.parametrize("data", ["voc"], indirect=True)  # which has its classes from the objects alone
+@pytest.mark.parametrize("data", ["voc"], indirect=True)  # whose classes come from the objects alone
 def test_a_class_that_only_val_has_may_be_left_out_or_joined(data: Any, tmp_path: Path) -> None:
     xml = tmp_path / "Annotations" / "v1.xml"
     xml.write_text(xml.read_text().replace("dog", "hound"))

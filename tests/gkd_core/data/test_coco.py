@@ -1,4 +1,4 @@
-"""Reading COCO: labels by category id, one flawed box costs one box, ambiguity stops the reading."""
+"""Reading COCO: labels by category id, a flawed box is left out alone, ambiguity stops the reading."""
 
 import itertools
 import json
@@ -203,7 +203,7 @@ ODD: list[Any] = [
 
 
 def _slots(value: Any) -> list[tuple[Any, Any]]:
-    """Every place in a JSON value that can be overwritten."""
+    """Return every place in a JSON value that can be overwritten."""
     if not isinstance(value, dict | list):
         return []
     keys = list(value) if isinstance(value, dict) else range(len(value))

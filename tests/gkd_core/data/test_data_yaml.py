@@ -1,4 +1,4 @@
-"""`data.yaml` is read as text, within limits, and wrong ones are told by line and key."""
+"""`data.yaml` is read as text, within limits, and errors name line and key."""
 
 import time
 from pathlib import Path
@@ -100,7 +100,7 @@ def test_a_bomb_goes_off_at_once(file: Path, text: str) -> None:
     start = time.perf_counter()
     with pytest.raises(NamesError):
         read_names(file)
-    assert time.perf_counter() - start < 5  # hundredths of a second
+    assert time.perf_counter() - start < 5  # it takes hundredths of a second
 
 
 def test_a_file_that_is_no_text_is_told(file: Path) -> None:

@@ -1,4 +1,4 @@
-"""Pictures of 16 and 32 bits: one value means white in a whole data set, in grey as in colour."""
+"""Pictures of 16 and 32 bits: one white value for a whole data set, in grey as in colour."""
 
 import struct
 import zlib
@@ -18,11 +18,11 @@ from gkd_core.data.records import DataSet
 from gkd_core.detectors.model_card import ModelCard
 
 RAMP = np.linspace(0.1, 0.9, 96 * 64).reshape(64, 96)
-"""A grey ramp in shares of white."""
+"""A grey ramp, as shares of white."""
 
 
 def write_png16(path: Path, values: np.ndarray) -> None:
-    """A PNG of 16 bits: (H, W) grey, or (H, W, 2 to 4); Pillow writes grey only."""
+    """Write a PNG of 16 bits: (H, W) grey, or (H, W, 2 to 4); Pillow writes grey only."""
     values = values.reshape(*values.shape[:2], -1)
     height, width, channels = values.shape
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
@@ -40,12 +40,12 @@ def grey(white: float, dtype: type = np.uint16) -> np.ndarray:
 
 
 def colour(white: float) -> np.ndarray:
-    """The ramp in three channels, each as bright as the others."""
+    """Return the ramp in three channels of equal brightness."""
     return np.repeat(grey(white)[..., None], 3, axis=2)
 
 
 def means(data: DataSet) -> list[float]:
-    """Mean brightness of every picture as a model sees it."""
+    """Return the mean brightness of every picture as a model gets it."""
     return [
         float(sample.image.float().mean())
         for split in (data.train, data.val)
@@ -107,7 +107,7 @@ def test_colour_and_grey_in_one_data_set_are_alike(coco: Any) -> None:
 
 @pytest.mark.parametrize("order", ["<", ">"])
 def test_colour_of_16_bits_in_tiff_keeps_both_bytes(tmp_path: Path, order: str) -> None:
-    """A plain TIFF, written by hand: Pillow writes no colour of 16 bits."""
+    """Write a plain TIFF by hand: Pillow writes no colour of 16 bits."""
     pixels = colour(4095).astype(f"{order}u2").tobytes()
     tags = [(256, 3, 96), (257, 3, 64), (258, 3, 16), (259, 3, 1), (262, 3, 2), (273, 4, 8)]
     tags += [(277, 3, 3), (278, 3, 64), (279, 4, len(pixels)), (284, 3, 1)]

@@ -1,4 +1,4 @@
-"""Everything about a data set: sizes, every oddity by name, and pictures that both splits share."""
+"""The full report of a data set: sizes, every oddity by name, and pictures that are in both splits."""
 
 import shutil
 import subprocess

@@ -1,4 +1,4 @@
-"""Layouts of folders: what people have is recognised, and what is no data set is told so."""
+"""Layouts of folders: usual ones are recognised, and others are refused with a reason."""
 
 import json
 from collections.abc import Callable

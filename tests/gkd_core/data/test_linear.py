@@ -15,7 +15,7 @@ from gkd_core.errors import DataError
 
 FEW = 100
 MANY = 4 * FEW
-"""Names: over so few a square would already be 16 times as much."""
+"""Number of names: quadratic work would be 16 times as much, even with so few."""
 
 
 class Name(str):

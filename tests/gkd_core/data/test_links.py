@@ -1,4 +1,4 @@
-"""Links in folders of pictures and labels: followed, each folder once, and never passed over without a word."""
+"""Links in folders of pictures and labels: followed, each folder once, and reported when skipped."""
 
 import os
 from collections.abc import Callable
@@ -86,7 +86,7 @@ def test_links_through_links_are_followed(linked: Linked) -> None:
 def test_a_link_back_ends_and_is_named_and_counted(linked: Linked, target: str) -> None:
     (linked.train / "own/back").symlink_to(os.path.normpath(linked.train / target))
     data = linked.load()
-    if target == "../val":  # no circle: another folder, whose pictures have no labels here
+    if target == "../val":  # not circular: another folder, whose pictures have no labels here
         assert found(data) == [("a.png", 1), ("v.png", 0)]
     else:
         assert found(data) == [("a.png", 1)]

@@ -1,4 +1,4 @@
-"""Batches: the same for the same seed, epoch and position, whoever makes them and wherever they begin."""
+"""Batches: the same for the same seed, epoch and position, for any worker and any first step."""
 
 import threading
 from collections.abc import Iterable

@@ -1,6 +1,6 @@
 """Every broken or unusual input of the shared collection gets what its manifest asks for, and never a traceback.
 
-`bench/nasty.py` reads them, each in a process with 1 GiB and 10 seconds; here is what came of it.
+`bench/nasty.py` reads them, each in a process with 1 GiB and 10 seconds; the outcomes are checked here.
 """
 
 import json
@@ -44,7 +44,7 @@ def test_no_case_takes_much_memory_or_time() -> None:
 
 @pytest.fixture
 def one_case(tmp_path: Path) -> Path:
-    """A collection of one sound file."""
+    """Write a collection of one sound file."""
     for folder in ("images", "coco"):
         (tmp_path / folder).symlink_to(NASTY / folder)
     [case] = [case for case in CASES if case["file"] == "coco/ok.json"]

@@ -1,4 +1,4 @@
-"""Copies between splits are found through saving, scaling and brightness; other pictures are left in peace."""
+"""Copies between splits are found when saved again, scaled or brightened; different pictures are not reported."""
 
 import shutil
 from collections.abc import Callable
@@ -16,7 +16,7 @@ Change = Callable[[Image.Image], Image.Image]
 
 
 def drawn(path: Path, seed: int, size: int = 160) -> Path:
-    """A drawn scene."""
+    """Return a drawn scene."""
     draw_picture(size, np.random.default_rng(seed))[0].save(path)
     return path
 
@@ -65,7 +65,7 @@ def test_other_scenes_are_not_the_same(train: list[Path], tmp_path: Path) -> Non
 
 
 def test_a_picture_is_told_once_with_the_one_it_is_most_like(train: list[Path], tmp_path: Path) -> None:
-    """Frames of one camera are all alike; every pair of them would be no news, and fill the memory."""
+    """Compare frames of one camera, which are all alike: listing every pair would fill the memory."""
     with Image.open(train[3]) as image:
         for number, pixels in enumerate((2, 1, 3)):
             _shifted(image, pixels).save(tmp_path / f"t{number}.png")
@@ -98,7 +98,7 @@ def test_nearly_black_pictures_are_like_nothing(tmp_path: Path) -> None:
     corner = np.linspace(0, 4, 64)[None, :, None] + np.zeros((64, 1, 3))  # the same dim light on all
     for name, place in (("a", 10), ("b", 40)):
         pixels = corner.copy()
-        pixels[place, place] += 30  # a single star, elsewhere in each
+        pixels[place, place] += 30  # a single star, in another place in each
         Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / f"{name}.png")
     assert pairs([tmp_path / "a.png"], [tmp_path / "b.png"]) == []
 

@@ -1,6 +1,6 @@
-"""Every folder of the shared collection of data sets as people bring them gets what its CASES.md says.
+"""Every folder of the shared collection of data sets as people bring them has the outcome that CASES.md names.
 
-`bench/outside.py` runs the commands; here is what came of those that do not train.
+`bench/outside.py` runs the commands; the outcomes of those that do not train are checked here.
 """
 
 import json

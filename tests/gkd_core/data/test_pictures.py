@@ -1,4 +1,4 @@
-"""Decoding: any ordinary picture becomes (H, W, 3) uint8 as people see it; anything else an error with its name."""
+"""Decoding: any ordinary picture becomes (H, W, 3) uint8 as displayed; anything else an error with its name."""
 
 import errno
 import os

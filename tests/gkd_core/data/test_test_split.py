@@ -14,13 +14,13 @@ from gkd_core.errors import DataError
 
 
 def by_layout(coco: Any) -> DataConfig:
-    """The same folder, its splits found by their names."""
+    """Return the config of the same folder, its splits found by their names."""
     coco.config()
     return DataConfig(path=str(coco.folder))
 
 
 def remark_on_test(coco: Any) -> str:
-    """What is said of a test split that is left out of an otherwise sound data set."""
+    """Return the remark on a test split that is left out of an otherwise sound data set."""
     report = check(by_layout(coco))
     assert report.test is None
     assert report.resolved.test is None

@@ -1,4 +1,4 @@
-"""Annotations against pictures: what is missing or broken is named at once, and boxes follow EXIF."""
+"""Annotations against pictures: all missing and broken files are named at once, and boxes follow EXIF."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -48,9 +48,9 @@ FRAME = "nothing tells in which frame their boxes were drawn"
         (3, (96, 64), None, True),  # upside down
         (3, (96, 64), (96, 64), False),  # both frames have the declared size
         (6, (64, 64), (64, 64), True),  # a square
-        (6, (96, 64), (50, 50), True),  # neither frame's
+        (6, (96, 64), (50, 50), True),  # the size of neither frame
         (6, (96, 64), (96, 64), False),  # the stored frame
-        (6, (96, 64), (64, 96), False),  # the turned one
+        (6, (96, 64), (64, 96), False),  # the rotated frame
         (1, (96, 64), None, False),
     ],
 )

@@ -20,7 +20,7 @@ PLAIN = {"scale": (1.0, 1.0), "mosaic": 0.0}
 def split(
     *sides: tuple[float, float], labels: tuple[int, ...] = (), crowd: tuple[bool, ...] = (), width: int = 1600
 ) -> Split:
-    """One picture of that width with boxes of these sides."""
+    """Return one picture of that width with boxes of these sides."""
     boxes = np.array([(10, 20, 10 + w, 20 + h) for w, h in sides], dtype=np.float32).reshape(-1, 4)
     record = ImageRecord(
         image_id=1,
@@ -101,7 +101,7 @@ def test_how_far_a_recipe_enlarges(augment: dict[str, Any], factor: float) -> No
 
 @pytest.mark.parametrize("side", [3.0, 3.8, 8.0, 12.0])
 def test_the_loader_agrees(side: float) -> None:
-    """Whatever is counted as gone is never drawn by the loader's own functions, and what is not is drawn."""
+    """Compare with the loader's own functions: they never draw what is counted as vanished, and draw the rest."""
     picture = Picture(
         Image.new("RGB", (160, 120)),
         np.array([[70, 50, 70 + side, 50 + side]], dtype=np.float32),

@@ -1,4 +1,4 @@
-"""Reading VOC: one XML a picture, nothing executed or fetched, one broken file costs one picture."""
+"""Reading VOC: one XML a picture, nothing executed or fetched, a broken file costs its picture alone."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -169,14 +169,14 @@ def test_val_may_lack_a_class_but_not_add_one(voc: VocFolder) -> None:
 
 
 def filename(voc: VocFolder, stem: str, name: str | None) -> None:
-    """Have the XML of a picture give another name, or none."""
+    """Set the file name in the XML of a picture, or remove it."""
     file = voc.folder / "Annotations" / f"{stem}.xml"
     given = "" if name is None else f"<filename>{name}</filename>"
     file.write_text(file.read_text().replace(f"<filename>{stem}.jpg</filename>", given))
 
 
 def read(voc: VocFolder) -> tuple[list[str], str]:
-    """Pictures of train, and everything that is said."""
+    """Return the pictures of train, and all remarks."""
     data = load(voc.config())
     return [record.path.name for record in data.train.images], " | ".join(w.message for w in data.warnings)
 

@@ -1,4 +1,4 @@
-"""Reading YOLO: fractions become pixels, a flawed line costs one line, a list reads nothing outside its folder."""
+"""Reading YOLO: fractions become pixels, a flawed line is left out alone, a list reads nothing outside its folder."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +14,7 @@ from gkd_core.data.reading import load
 from gkd_core.errors import DataError
 
 SQUARE, DISC = "0 0.229167 0.406250 0.250000 0.437500", "1 0.6875 0.5625 0.333333 0.5"
-"""(10, 12, 34, 40) and (50, 20, 82, 52) of a picture of 96 x 64."""
+"""Lines of boxes (10, 12, 34, 40) and (50, 20, 82, 52) in a picture of 96 x 64."""
 
 
 class YoloFolder:
@@ -29,7 +29,7 @@ class YoloFolder:
         self.yaml("path: .\ntrain: images/train\nval: images/val\nnames: [square, disc]\n")
 
     def add(self, name: str, lines: str | None = "") -> Path:
-        """A picture, and its labels where they belong."""
+        """Add a picture, and its labels in their place."""
         file = self.folder / name
         file.parent.mkdir(parents=True, exist_ok=True)
         self.picture(file, 96, 64)
@@ -188,7 +188,7 @@ def test_a_box_that_sticks_out_is_clipped_and_said(yolo: YoloFolder) -> None:
 @pytest.mark.parametrize(
     ("line", "box", "most"),
     [
-        ("0 0.50 -0.06 0.70 0.20 0.50 0.46 0.30 0.20", [28.8, 0, 67.2, 29.44], 640),  # turned box
+        ("0 0.50 -0.06 0.70 0.20 0.50 0.46 0.30 0.20", [28.8, 0, 67.2, 29.44], 640),  # rotated box
         ("0 0.5 0.6 0.7 0.8 0.5 1.04 0.3 0.8", [28.8, 38.4, 67.2, 64], 640),
         ("0 -0.2 0.5 1.2 0.5 0.5 1.5", [0, 32, 96, 64], 96 * 32),  # outline over three borders
         ("0 -0.05 0.25 0.3 0.25 0.1 0.5", [0, 16, 28.8, 32], 28.8 * 16),
@@ -269,7 +269,7 @@ def test_a_split_that_is_spelt_out_needs_names(yolo: YoloFolder) -> None:
 
 
 def listed(yolo: YoloFolder, text: str) -> list[str]:
-    """The pictures of train, as a list names them."""
+    """Return the pictures of train, named by a list."""
     (yolo.folder / "train.txt").write_text(text)
     yolo.yaml("train: train.txt\nval: images/val\nnames: [square, disc]")
     return [record.path.name for record in load(yolo.config()).train.images]
@@ -344,7 +344,7 @@ def test_a_folder_that_is_one_of_several_must_lie_in_the_data_set(yolo: YoloFold
 def test_the_folder_may_be_called_by_another_name(yolo: YoloFolder, tmp_path: Path, train: str) -> None:
     alias = (
         tmp_path / "alias"
-    )  # such as a root that is a link, and paths that were written before it was followed
+    )  # such as a root that is a link, and paths that were written before it was resolved
     alias.symlink_to(yolo.folder)
     (yolo.folder / "list.txt").write_text(f"{alias}/images/train/a.png")
     yolo.yaml(f"train: {train.format(alias=alias)}\nval: images/val\nnames: [square, disc]")

@@ -1,4 +1,4 @@
-"""Bodies of every family: cut at the strides that were asked for, with names that published weights have."""
+"""Backbones of every family: cut at the requested strides, with the names of published weights."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_width_one_is_the_network_that_torchvision_builds() -> None:
 
 
 def test_an_efficientnet_is_scaled_from_its_own_size() -> None:
-    ours = build_classifier("efficientnet_b2", 1.0001).state_dict()  # so little that every layer rounds back
+    ours = build_classifier("efficientnet_b2", 1.0001).state_dict()  # every layer rounds this width to 1
     theirs = efficientnet_b2(weights=None).state_dict()
     assert {name: value.shape for name, value in ours.items()} == {
         name: value.shape for name, value in theirs.items()

@@ -66,7 +66,7 @@ def test_the_forward_that_does_not_wait_gives_the_losses_of_torchvisions(archite
         )
     found = []
     for forward in (detector.train().forward, detector._losses):
-        torch.manual_seed(0)  # Faster R-CNN draws
+        torch.manual_seed(0)  # Faster R-CNN samples at random
         found.append(forward(PICTURES, TARGETS))
     one, two = found
     assert list(one) == list(two)
@@ -157,7 +157,7 @@ LIGHT = {
 
 
 def train_step(detector: nn.Module, precision: torch.dtype = torch.float32) -> dict[str, torch.Tensor]:
-    """The losses of one step, after which every weight has a finite gradient."""
+    """Return the losses of one step, after which every weight has a finite gradient."""
     detector.to(memory_format=torch.channels_last).train()
     with torch.autocast("cpu", precision, enabled=precision is not torch.float32):
         losses = detector(PICTURES, TARGETS)

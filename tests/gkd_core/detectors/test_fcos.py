@@ -15,7 +15,7 @@ BOXES = torch.tensor([[20.3, 30.7, 70.1, 41.9], [0.0, 40.6, 100.7, 160.2]])
 
 
 def exactly(wanted: Tensor) -> Tensor:
-    """Logits (M, 4 x bins) of distributions on the two bins next to each distance (M, 4)."""
+    """Return logits (M, 4 x bins) of distributions on the two bins next to each distance (M, 4)."""
     lower = wanted.long()
     share = F.one_hot(lower, BINS) * (1 - wanted + lower)[..., None]
     share = share + F.one_hot(lower + 1, BINS) * (wanted - lower)[..., None]

@@ -1,4 +1,4 @@
-"""The pyramid: as deep and as light as wanted, and bodies whose first stages stand still."""
+"""The pyramid: any depth and width, and backbones whose first stages are frozen."""
 
 from __future__ import annotations
 

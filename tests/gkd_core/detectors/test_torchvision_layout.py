@@ -1,4 +1,4 @@
-"""Torchvision's own detectors: to the last tensor, and to the last box."""
+"""Torchvision's own detectors are reproduced: every tensor, and every box."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ def ours(which: Which, **fields: object) -> nn.Module:
 
 @pytest.fixture(scope="module", params=BUILDERS, ids="-".join)
 def which(request: pytest.FixtureRequest) -> Which:
-    """Layout, architecture, backbone; one at a time is in memory."""
+    """Return layout, architecture and backbone; one at a time is in memory."""
     return request.param
 
 
 @pytest.fixture(scope="module")
 def built(which: Which) -> nn.Module:
-    """Torchvision's, for pictures of 96 x 128, with statistics and scores that differ from place to place."""
+    """Return torchvision's detector for pictures of 96 x 128, with statistics and scores that vary by place."""
     torch.manual_seed(1)
     weights = {"weights": None, "weights_backbone": None, "num_classes": 4}
     detector: nn.Module = BUILDERS[which](**weights, min_size=96, max_size=128)
@@ -62,7 +62,7 @@ def built(which: Which) -> nn.Module:
 
 @pytest.fixture(scope="module")
 def mine(which: Which, built: nn.Module) -> nn.Module:
-    """Ours with torchvision's weights."""
+    """Return our detector with torchvision's weights."""
     detector = ours(which).eval()
     detector.load_state_dict(built.state_dict())
     return detector
@@ -97,7 +97,7 @@ def test_frozen_norms_are_those_that_torchvision_gives_its_published_weights(
     which: Which, built: nn.Module
 ) -> None:
     frozen, expected = ours(which, norm="frozen").eval(), copy.deepcopy(built)
-    frozen.load_state_dict(built.state_dict())  # frozen norms drop the count of batches by themselves
+    frozen.load_state_dict(built.state_dict())  # frozen norms drop the count of batches themselves
     exchange_norms(expected.backbone, "frozen")
     require_same_boxes(frozen, expected)
     assert {module.eps for module in frozen.modules() if isinstance(module, FrozenBatchNorm2d)} == {1e-5}

@@ -32,7 +32,7 @@ def small(classes: tuple[str, ...] = CLASSES, **fields: object) -> Detector:
 
 
 def classifier(path: Path, **changes: Tensor | None) -> Path:
-    """A file as torchvision publishes it: a classifier's state dict."""
+    """Write a file as torchvision publishes it: a classifier's state dict."""
     state = get_model("resnet18", weights=None).state_dict() | changes
     torch.save({name: tensor for name, tensor in state.items() if tensor is not None}, path)
     return path
@@ -243,7 +243,7 @@ def test_a_published_detector_teaches_as_torchvision_would_detect(
     assert len(card.classes) == 90
     for norm in original.backbone.body.modules():
         if isinstance(norm, BatchNorm2d) and name.startswith("Faster"):
-            norm.eps = 1e-30  # torchvision computes COCO_V1 of this one without an epsilon
+            norm.eps = 1e-30  # torchvision runs COCO_V1 of this model without an epsilon
     picture = torch.rand(3, 96, 128)
     expected, found = original.eval()([picture])[0], detect(detector, [picture])[0]
     assert torch.allclose(found["boxes"], expected["boxes"], atol=0.05)

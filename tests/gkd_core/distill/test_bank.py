@@ -1,4 +1,4 @@
-"""The bank: what training steps pooled anyway becomes what prototypes are chosen from."""
+"""The bank: features that training steps pool anyway become the candidates for prototypes."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ SMALL, LARGE = [0.0, 0, 4, 50], [0.0, 0, 50, 50]
 
 
 def pooled(labels: list[int], sides: list[float] | None = None) -> Pooled:
-    """Instance i is row i of picture 100 + i, its features are 0 and 0.5."""
+    """Return instances: i is row i of picture 100 + i, with features 0 and 0.5."""
     count = len(labels)
     return Pooled(
         teacher=[torch.full((count, 3), 0.5)],
@@ -26,7 +26,7 @@ def pooled(labels: list[int], sides: list[float] | None = None) -> Pooled:
 
 
 def target(instances: list[int], boxes: list[list[float]] | None = None) -> dict[str, Tensor]:
-    """A picture that shows these instances, as a mosaic does."""
+    """Return a picture that shows these instances, as a mosaic does."""
     origins = torch.tensor([[100 + i, i] for i in instances]).reshape(-1, 2)
     return {"boxes": torch.tensor(boxes or [LARGE] * len(instances)).reshape(-1, 4), "origins": origins}
 
@@ -37,7 +37,7 @@ def features(*values: float) -> list[tuple[Tensor, Tensor]]:
 
 
 def values(found: Pooled) -> dict[int, float]:
-    """The student's feature by instance."""
+    """Return the student's feature by instance."""
     assert torch.equal(found.teacher[0][:, 0], found.student[0][:, 0] + 0.5)
     return dict(zip(found.rows.tolist(), found.student[0][:, 0].tolist(), strict=True))
 
@@ -106,7 +106,7 @@ def test_a_bank_that_was_saved_goes_on_where_it_stood() -> None:
 
 
 def test_keeping_never_waits_for_the_gpu() -> None:
-    # A tensor without values answers every question about shapes and refuses to be read: no `.item()` anywhere.
+    # A meta tensor has shapes and no values, so that `.item()` fails anywhere.
     bank = Bank(pooled([0, 1]).to(torch.device("meta")), min_box_side=8, epoch=-1)
     bank.keep([(s.to("meta"), t.to("meta")) for s, t in features(1.0, 2.0)], [target([1, 0])], epoch=0)
     assert bank.state()["epochs"].tolist() == [0, 0]

@@ -36,7 +36,7 @@ def overlap(low, high, cell):
 
 
 def mean_by_loop(feature_map, box):
-    """The definition, cell by cell: (C, H, W) and one box to (C,)."""
+    """Compute the definition, cell by cell: (C, H, W) and one box to (C,)."""
     x1, y1, x2, y2 = box.tolist()
     total, area = torch.zeros(len(feature_map)), 0.0
     for row in range(feature_map.shape[1]):
@@ -141,7 +141,7 @@ def test_shares_are_a_distribution(low, length, stride, cells):
     assert shares.shape == (2, 1, 2, max(cells, 7))
     assert shares.min() >= 0
     assert shares.sum(3).flatten().tolist() == pytest.approx([1] * 4, abs=1e-5)
-    assert shares[0, 0, 0, 7:].sum() == shares[1, 0, 1, 3:].sum() == 0  # nothing behind the end of a level
+    assert shares[0, 0, 0, 7:].sum() == shares[1, 0, 1, 3:].sum() == 0  # nothing beyond the end of a level
 
 
 @pytest.mark.parametrize(
@@ -165,7 +165,7 @@ def test_all_levels_of_two_pyramids_are_pooled_as_each_alone(one, many):
 @pytest.mark.parametrize("pool", [pool_boxes, pool_reference])
 def test_pooling_follows_the_order_of_boxes(pool):
     features, boxes, image_index = batch()
-    order = torch.tensor([6, 0, 3, 1, 5, 2, 4])  # images mixed
+    order = torch.tensor([6, 0, 3, 1, 5, 2, 4])  # the images are mixed
 
     pooled = pool(features, boxes, image_index, STRIDE)
 
@@ -197,7 +197,7 @@ def test_boxes_pooled_some_at_a_time_are_pooled_alike(monkeypatch, pool, most):
 
 
 class Largest(TorchDispatchMode):
-    """Remembers the most bytes that one operation gave."""
+    """Records the most bytes that one operation returned."""
 
     most = 0
 

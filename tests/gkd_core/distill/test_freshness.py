@@ -1,4 +1,4 @@
-"""How often the student's features of the chosen objects are refreshed."""
+"""How often the student's features of the prototypes are refreshed."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Which boxes are pooled for prototypes, and that each picture is run once."""
+"""Which boxes are pooled for prototypes; each picture is run once."""
 
 from collections.abc import Sequence
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""What a step of distillation asks of a GPU beyond both detectors: how many operators, how much memory, which waits."""
+"""The cost of a step of distillation on a GPU beyond both detectors: operators, memory, synchronisations."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def detector(architecture: str, channels: int) -> Any:
 
 
 def a_distiller(architecture: str, **config: Any) -> Distiller:
-    """A distiller in training, on the default device."""
+    """Return a distiller in training, on the default device."""
     pair = detector(architecture, 16), detector(architecture, 24)
     plan = DistillConfig.model_validate(config)
     distiller = Distiller(*pair, plan, torch.arange(1, CLASSES + 1))
@@ -50,7 +50,7 @@ def boxes_of(picture: int) -> torch.Tensor:
 
 
 def parts_of(watch: Operators, distiller: Distiller) -> None:
-    """Let a watch tell the detectors from what is ours."""
+    """Name the parts of the detectors, so that the counts separate them from our own operators."""
     teacher = distiller.teacher
     heads = (
         [teacher.roi_heads.box_roi_pool, teacher.roi_heads.box_head, teacher.roi_heads.box_predictor]
@@ -84,7 +84,7 @@ def test_a_step_has_at_most_four_hundred_operators_of_our_own(
 
 
 def second_step(architecture: str, **config: Any) -> Watch:
-    """The second step of a training on a GPU; the first one moves anchors and the like."""
+    """Run the second step of a training on a GPU; the first one moves anchors and the like."""
     with pretended_gpu() as watch:
         torch.set_default_device(GPU)
         try:
@@ -115,7 +115,7 @@ def test_on_a_gpu_they_are_as_few_with_all_that_is_sent(architecture: str) -> No
 @pytest.mark.parametrize("config", [{}, {"instances": "positives"}])
 def test_nothing_waits_but_where_positives_are_counted(architecture: str, config: dict[str, Any]) -> None:
     ours = [wait for wait in second_step(architecture, **config).waits if wait.part == "own"]
-    # how many places learnt an object: the student's own losses have just asked, so the answer is there
+    # the number of assigned places: the student's own losses have just read it, so it is known
     assert [wait.operator for wait in ours] == ["aten.nonzero.default"]
     assert "_of_places" in ours[0].places[0]
 
@@ -126,7 +126,7 @@ def test_nothing_waits_before_the_student_has_run(architecture: str) -> None:
     assert [wait for wait in waits if wait.part in ("teacher", "student")] == []
     assert not any("retinanet.py" in wait.places[0] and "forward" in wait.places[0] for wait in waits)
     assert not any("fcos.py" in wait.places[0] and "forward" in wait.places[0] for wait in waits)
-    if architecture == "fcos":  # our own losses look once, to know how many places learn an object
+    if architecture == "fcos":  # our own losses synchronise once, to read the number of assigned places
         ours = [
             wait
             for wait in waits

@@ -1,4 +1,4 @@
-"""Which objects teacher and student see least alike."""
+"""The objects on which teacher and student agree least."""
 
 import torch
 
@@ -9,7 +9,7 @@ from gkd_core.distill.prototypes import Prototypes
 
 
 def pooled(seed: int = 0, count: int = 30) -> Pooled:
-    """Two levels, three classes, the last without prototypes."""
+    """Return two levels, three classes, the last without prototypes."""
     random = torch.Generator().manual_seed(seed)
     return Pooled(
         teacher=[torch.randn(count, 8, generator=random) for _ in range(2)],

@@ -1,4 +1,4 @@
-"""Any teacher for any student: what every distilling loss does for every pair, as a table.
+"""Any teacher for any student: the values of every distilling loss for every pair, as a table.
 
 The table is printed (`pytest -s`), and written to the file that GKD_PAIRS_TABLE names.
 """
@@ -36,7 +36,7 @@ PAIRS = [
     (("retinanet", "resnet18"), ("fcos", "mobilenet_v3_small")),
     (("faster_rcnn", "resnet34"), ("faster_rcnn", "efficientnet_b0")),
 ]
-"""Architecture and backbone, teacher's and student's."""
+"""Architecture and backbone of the teacher, then of the student."""
 VARIANTS: dict[str, dict[str, Any]] = {
     "default": {},
     "reference": {"conventions": "reference"},
@@ -63,7 +63,7 @@ def header() -> list[list[str]]:
 
 @functools.cache
 def built(architecture: str, backbone: str, channels: int, seed: int) -> Any:
-    """A small detector whose batch norms have seen pictures."""
+    """Return a small detector whose batch norms have seen pictures."""
     torch.manual_seed(seed)
     width = 0.25 if backbone.startswith("resnet") else 1
     parts = {"fpn": {"channels": channels}, "head": {"depth": 1}, "backbone_width": width}
@@ -74,7 +74,7 @@ def built(architecture: str, backbone: str, channels: int, seed: int) -> Any:
 
 
 def joined(student: Any, teacher: Any, columns: Tensor, **changes: Any) -> Distiller:
-    """With five prototypes drawn at random, of which the class in the middle has none."""
+    """Return a distiller with five prototypes drawn at random, none of the class in the middle."""
     distiller = Distiller(student, teacher, DistillConfig.model_validate(changes), columns)
     generator = torch.Generator().manual_seed(0)
 
@@ -87,13 +87,13 @@ def joined(student: Any, teacher: Any, columns: Tensor, **changes: Any) -> Disti
 
 
 def distilling(distiller: Distiller) -> dict[str, Tensor]:
-    torch.manual_seed(0)  # Faster R-CNN draws its proposals
+    torch.manual_seed(0)  # Faster R-CNN samples its proposals at random
     losses = distiller(PICTURES, TARGETS, 1.0)
     return {name[8:]: loss for name, loss in losses.items() if name.startswith("distill_")}
 
 
 def gradient(loss: Tensor, detector: Any) -> float:
-    """Length of what reaches the first layer of the backbone."""
+    """Return the norm of the gradient at the first layer of the backbone."""
     first = next(detector.backbone.body.parameters())
     (found,) = torch.autograd.grad(loss, first, retain_graph=True)
     return float(found.norm())
@@ -128,7 +128,10 @@ def test_every_loss_of_every_pair_reaches_the_students_backbone_and_spares_the_t
 
 
 def as_its_own_student(teacher: Any, columns: Tensor, variant: str) -> Distiller:
-    """A copy of the teacher, with its statistics, behind adapters that change nothing."""
+    """Return a distiller whose student is a copy of the teacher, behind identity adapters.
+
+    Its batch norms use the teacher's statistics.
+    """
     distiller = joined(copy.deepcopy(teacher), teacher, columns, **VARIANTS[variant])
     distiller.prototypes = [level._replace(student=level.teacher) for level in distiller.prototypes]
     for adapter in distiller.adapters:

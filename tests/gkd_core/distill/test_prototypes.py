@@ -32,13 +32,13 @@ from gkd_core.errors import DivergedError, StoppedError
 
 GOLDEN_FILES = [f"pgm_{number:02}" for number in range(7)]
 SKETCHED = dict(zip(GOLDEN_FILES, (0.514, 0.226, 0.538, 0.587, 0.417, 0.413, 0.042), strict=True))
-"""Errors that a first sketch of orthogonal pursuit reached; the selection must not be worse."""
+"""Errors of a first sketch of orthogonal pursuit; the selection must not be worse."""
 OF_ONE_CLASS = torch.zeros(60, dtype=torch.int64)
 
 
 @pytest.fixture(autouse=True, scope="module")
 def one_thread():
-    """The matrices are small: on a busy machine threads would only wait for each other."""
+    """Use one thread: the matrices are small, and threads would wait for each other on a busy machine."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -54,7 +54,7 @@ def golden(name):
 
 
 def clustered(seed, instances=60, teacher_dim=24, student_dim=16, groups=6):
-    """Instances around a few common directions, as objects of one class are."""
+    """Return instances around a few common directions, as objects of one class are."""
     generator = torch.Generator().manual_seed(seed)
     group = torch.randint(groups, (instances,), generator=generator)
 
@@ -70,7 +70,7 @@ def unit(vectors):
 
 
 def error_by_least_squares(teacher, student, indices, alpha):
-    """The definition, solved as one plain least-squares problem."""
+    """Compute the definition as one plain least-squares problem."""
     t, s, k = unit(teacher), unit(student), len(indices)
     tie = alpha**0.5 * torch.eye(k, dtype=torch.float64)
     top = torch.cat([t[indices].T, torch.zeros(t.shape[1], k)], 1)
@@ -86,12 +86,12 @@ def seeded(seed=0):
 
 
 def drawn(select, seed=0):
-    """A selection that draws, with its generator bound as the distiller does."""
+    """Return a random selection with its generator bound, as the distiller does."""
     return lambda *args: select(*args, generator=seeded(seed))
 
 
 def rivals_of(teacher, student, k, alpha, draws=20, runs=5):
-    """The best of several random draws and of several runs of k-means are among these."""
+    """Return the choices of several random draws and of several runs of k-means."""
     by_lot = [select_random(teacher, student, k, alpha, seeded(seed)) for seed in range(draws)]
     return [*by_lot, *(select_kmeans(teacher, student, k, alpha, seeded(seed)) for seed in range(runs))]
 
@@ -340,7 +340,7 @@ def test_more_prototypes_never_reconstruct_worse():
 
 def test_a_full_class_takes_well_below_a_second():
     teacher, student = clustered(seed=0, instances=800, teacher_dim=256, student_dim=256, groups=20)
-    select_orthogonal(teacher[:20], student[:20], 2, 10.0)  # torch's own start is not ours to measure
+    select_orthogonal(teacher[:20], student[:20], 2, 10.0)  # torch's own start is not measured
 
     begin = time.process_time()
     select_orthogonal(teacher, student, 10, 10.0)
@@ -547,7 +547,7 @@ def test_a_diverged_student_is_named():
 
 
 def test_the_steps_of_a_choice_neither_wait_for_a_gpu_nor_mix_devices():
-    # Tensors without values, of a GPU that need not be there: to read one, or to mix it with others, is an error.
+    # Fake tensors of a pretended GPU: to read one, or to mix it with others, is an error.
     with FakeTensorMode():
         teacher, student = (torch.empty(4, 50, dim, dtype=torch.float64, device="cuda") for dim in (16, 12))
         chosen = torch.empty(4, 3, dtype=torch.int64, device="cuda")

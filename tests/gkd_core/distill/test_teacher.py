@@ -1,4 +1,4 @@
-"""The teacher's classes and those of the data."""
+"""The classes of the teacher and of the data."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The numbers of COCO and VOC, against published implementations too, and the bootstrap of a difference."""
+"""The metrics of COCO and VOC, compared with published implementations too, and the bootstrap of a difference."""
 
 import contextlib
 import copy
@@ -57,7 +57,7 @@ def found(boxes: list[list[float]], labels: list[int], scores: list[float]) -> d
 
 
 def as_found(image: ImageRecord, moved: float = 0.0) -> dict[str, np.ndarray]:
-    """The truth as detections, moved to the right by a share of each box's width."""
+    """Return the ground truth as detections, moved to the right by a share of each box's width."""
     boxes = image.boxes.copy()
     boxes[:, [0, 2]] += moved * (boxes[:, 2:3] - boxes[:, 0:1])
     return {"boxes": boxes, "labels": image.labels, "scores": np.full(len(image.labels), 0.9)}
@@ -110,7 +110,7 @@ def test_ids_of_a_data_set_change_nothing_from_reading_to_scoring(
 
 
 def _two_pictures(folder: Path, ids: list[int | str]) -> DataSet:
-    """A COCO data set of two pictures with a box each, read."""
+    """Return a COCO data set of two pictures with a box each, read."""
     folder.mkdir()
     content = {
         "images": [{"id": key, "file_name": f"{at}.png"} for at, key in enumerate(ids)],
@@ -201,7 +201,7 @@ def test_detections_lie_in_the_original_and_bear_the_labels_of_the_data() -> Non
 
 
 def drawn(seed: int, *, crowds: float = 0.0) -> tuple[list[ImageRecord], Detections]:
-    """Random pictures of three classes, and detections of every quality: moved, twice, misnamed, of nothing."""
+    """Return random pictures of three classes, and detections: exact, moved, doubled, mislabelled, of nothing."""
     random = np.random.default_rng(seed)
     images = [drawn_record(number, random, crowds) for number in range(60)]
     return images, {image.image_id: perturbed(image, random, 3) for image in images if random.random() < 0.95}
@@ -235,7 +235,7 @@ def perturbed(image: ImageRecord, random: np.random.Generator, classes: int) -> 
 def by_pycocotools(
     images: Sequence[ImageRecord], classes: Sequence[str], detections: Detections
 ) -> tuple[dict[str, float], dict[str, float]]:
-    """The twelve numbers and AP by class."""
+    """Return the twelve metrics and AP by class."""
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
@@ -291,7 +291,7 @@ def test_the_twelve_numbers_on_blood_cells_are_those_of_pycocotools() -> None:
 def by_mean_average_precision(
     images: Sequence[ImageRecord], classes: Sequence[str], detections: Detections
 ) -> dict[str, list[float]]:
-    """VOC's numbers by class, from a package that has no idea of difficult objects: it counts them as objects."""
+    """Return VOC's metrics by class from a package that counts difficult objects as objects."""
     from mean_average_precision import MetricBuilder
 
     metric = MetricBuilder.build_evaluation_metric("map_2d", num_classes=len(classes))
@@ -315,7 +315,7 @@ def test_the_numbers_of_voc_are_those_of_a_published_package(seed: int) -> None:
     images, detections = drawn(seed)
     result = score(images, THREE, detections)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # its pandas is of another time
+        warnings.simplefilter("ignore")  # the package was written for another version of pandas
         theirs = by_mean_average_precision(images, THREE, detections)
     for name in ("VOC07", "VOC12"):
         ours = result.per_class_voc[name]
@@ -327,7 +327,7 @@ def test_the_numbers_of_voc_are_those_of_a_published_package(seed: int) -> None:
 def by_the_development_kit(
     images: Sequence[ImageRecord], label: int, detections: Detections
 ) -> tuple[float, float]:
-    """AP50 of a class, written after VOCevaldet.m and VOCap.m line by line, for 2007 and for 2012."""
+    """Return AP50 of a class for 2007 and 2012, written after VOCevaldet.m and VOCap.m line by line."""
     taken = {image.image_id: np.zeros(len(image.labels), dtype=bool) for image in images}
     objects = sum(int((~image.crowd & (image.labels == label)).sum()) for image in images)
     found = [
@@ -435,7 +435,7 @@ def test_the_best_threshold_keeps_the_hits_and_leaves_the_false_alarms_out() -> 
 
 
 def some(share: float, seed: int) -> Detections:
-    """Of 40 pictures with one object, the share that is found."""
+    """Return detections of a share of 40 pictures with one object."""
     random = np.random.default_rng(seed)
     return {image.image_id: as_found(image) for image in MANY if random.random() < share}
 
@@ -462,7 +462,7 @@ def resampled(result: Score, drawn: Sequence[int]) -> float:
 
 
 def accumulated_by_coco(evaluation: COCOeval_faster, drawn: np.ndarray) -> float:
-    """AP of the library itself, given the pictures again and again."""
+    """Return the AP that the library itself computes from the drawn pictures."""
     params = copy.copy(evaluation.params)
     count, kept = len(params.imgIds), evaluation._evalImgs_cpp  # class by area by picture, flat
     params.imgIds = [params.imgIds[index] for index in drawn]

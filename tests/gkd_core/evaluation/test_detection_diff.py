@@ -1,4 +1,4 @@
-"""When two runs of one detector agree."""
+"""When the detections of two runs of one detector agree."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def moved(by: float) -> tuple[float, ...]:
 
 
 def compared(first: Found, second: Found) -> Agreement:
-    """Whichever comes first, the answer is the same but for words."""
+    """Compare in both orders, check that the results agree but for words, and return one."""
     answer, turned = compare(first, second, LIMITS, TOLERANCE), compare(second, first, LIMITS, TOLERANCE)
     assert answer._replace(alone=()) == turned._replace(alone=())
     assert len(answer.alone) == len(turned.alone)
@@ -48,7 +48,7 @@ def test_empty_boxes_have_partners_too() -> None:
 
 
 def test_two_boxes_near_each_other_keep_their_own_partners() -> None:
-    """Before suppression two boxes of a class may overlap by up to the threshold, so the nearest must win."""
+    """Match each box with the nearest: before suppression, two of a class may overlap by up to the threshold."""
     near = (10.0, 10.0, 50.0, 32.0)  # overlaps BOX by 0.55
     answer = compare(
         found((BOX, 1, 0.9), (near, 1, 0.7)), found((near, 1, 0.7), (BOX, 1, 0.9)), LIMITS, TOLERANCE
@@ -84,7 +84,7 @@ def test_rounding_decides_between_boxes_that_suppress_each_other() -> None:
     rival = (10.0, 10.0, 50.0, 36.0)  # overlaps BOX by 0.65
     answer = compared(found((BOX, 1, 0.7)), found((rival, 1, 0.7001)))
     assert (answer.pairs, answer.decided_otherwise, answer.alone) == (0, 2, ())
-    sure = compared(found((BOX, 1, 0.7)), found((rival, 1, 0.75)))  # the score said which was better
+    sure = compared(found((BOX, 1, 0.7)), found((rival, 1, 0.75)))  # the score decided which was better
     assert (sure.pairs, sure.box) == (1, 14)
 
 

@@ -1,4 +1,4 @@
-"""Boxes on pictures, for every eye and with every name."""
+"""Boxes drawn on pictures: visible on any background, with any name."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def drawn(
 
 
 def contrast(one: str, other: str) -> float:
-    """WCAG 2.2, of colours whose luminance is known."""
+    """Return the contrast of WCAG 2.2, of colours of known luminance."""
     shares = [np.array(ImageColor.getrgb(colour)) / 255 for colour in (one, other)]
     linear = [np.where(s <= 0.04045, s / 12.92, ((s + 0.055) / 1.055) ** 2.4) for s in shares]
     bright, dark = sorted((float(values @ [0.2126, 0.7152, 0.0722]) for values in linear), reverse=True)
@@ -35,7 +35,7 @@ def contrast(one: str, other: str) -> float:
 
 @pytest.mark.parametrize("background", ["white", "black", "gray", *COLOURS])
 def test_a_box_is_seen_on_any_background(background: str) -> None:
-    """Its colour may be that of the background, its dark edge too, but never both."""
+    """Check both colours: that of the box or its dark edge may be the background's, but never both."""
     image = drawn(background, (50, 60, 150, 140))
     around = {image.getpixel((x, 100)) for x in range(40, 60)}
     seen = [f"rgb({','.join(map(str, pixel))})" for pixel in around]

@@ -1,4 +1,4 @@
-"""What people look at: right after any history, readable whatever a class is called, and never the end of a job."""
+"""The figures of a run: right after any history, readable with any class names; an error in one never ends a job."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ STRANGE = (
     " ",
 )
 TALLEST = 3000
-"""Pixels that nobody minds scrolling through."""
+"""Largest height in pixels."""
 
 Make = Callable[..., TrainRun | DistillRun]
 
@@ -54,7 +54,7 @@ Make = Callable[..., TrainRun | DistillRun]
 
 
 def carried_out(run: TrainRun | DistillRun, folder: Path) -> list[Event]:
-    """The events of a run, written down as the engine process does."""
+    """Return the events of a run, written to a file as the engine process does."""
     told = []
     folder.mkdir(exist_ok=True)
     with EventLog(folder / "events.jsonl") as log:
@@ -89,7 +89,7 @@ def test_a_distill_job_draws_all_and_again_the_same_bytes_when_it_was_killed_at_
             assert image.format == "PNG"
             assert 400 < image.width < 2000
             assert 200 < image.height < TALLEST
-            assert not image.info  # no software, no time: the same picture gives the same bytes
+            assert not image.info  # no software, no time of writing: the same picture gives the same bytes
     assert isinstance(events[-1], Report)
     assert set(events[-1].figures) == set(told)
     assert not [event for event in events if isinstance(event, Warning) and "drawn" in event.message]
@@ -98,17 +98,17 @@ def test_a_distill_job_draws_all_and_again_the_same_bytes_when_it_was_killed_at_
 
 
 class Nobody:
-    """As much of a run as drawing needs."""
+    """The attributes of a run that drawing needs."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def stop_if_asked(self) -> None:
-        """Nobody asks."""
+        """Do nothing: there is no request to stop."""
 
 
 def drawn_in(folder: Path, *figures: Figure) -> tuple[list[Event], tuple[str, ...]]:
-    """Events and files of some figures."""
+    """Return the events and files of some figures."""
     base = Progress(run="student", epoch=1, epochs=1, step=3, steps=3, fraction=1)
     events, drawing = [], draw(cast(Session, Nobody(folder)), figures, base)
     while True:
@@ -142,7 +142,7 @@ def test_a_figure_that_fails_is_a_warning_and_the_others_are_drawn(
 def test_without_matplotlib_there_is_one_warning_that_says_how_to_get_figures(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "matplotlib", None)  # an import of it fails
+    monkeypatch.setitem(sys.modules, "matplotlib", None)  # importing it fails
     white = a_figure("white.png", lambda: Image.new("RGB", (9, 9), "white"))
     events, files = drawn_in(tmp_path, white, white)
     assert files == ()
@@ -280,7 +280,10 @@ COLOURS = [(200, 30, 30), (30, 200, 30), (30, 30, 200)]
 
 @pytest.fixture
 def cuttings(tmp_path: Path) -> Cuttings:
-    """Three grey pictures, each with a square of its own colour at (40, 20) to (60, 40); the last is stored smaller."""
+    """Return three grey pictures, each with a square of its own colour at (40, 20) to (60, 40).
+
+    The last is stored smaller.
+    """
 
     def opened(path: Path, white: int | None) -> Image.Image:
         number = int(path.stem)
@@ -337,7 +340,7 @@ def test_boxes_at_and_over_the_border_are_cut_out_too(cuttings: Cuttings, box: l
 
 
 def row_colours(image: Image.Image, y: int) -> list[tuple[int, ...]]:
-    """The colours of the objects along a row of pixels, in order."""
+    """Return the colours of the objects along a row of pixels, in order."""
     seen = [tuple(pixel) for pixel in np.asarray(image)[y].tolist()]
     found = [pixel for pixel in seen if pixel in COLOURS]
     return [pixel for at, pixel in enumerate(found) if at == 0 or found[at - 1] != pixel]

@@ -1,8 +1,8 @@
-"""Engine processes without the seconds that importing torch takes: `python forked_engine.py`.
+"""Engine processes that start without the seconds of importing torch: `python forked_engine.py`.
 
-Each line on stdin names a run directory. A fork then is what `python -m gkd_core.train` is after its imports; stdout
-tells its process id, and its exit status once it has ended. Nothing of torch may have run before a fork, since threads
-do not survive one; with OMP_NUM_THREADS=1 and OPENBLAS_NUM_THREADS=1 importing starts none.
+Each line on stdin names a run directory. A fork then does what `python -m gkd_core.train` does after its imports; its
+process id is written to stdout, and its exit status once it has ended. Nothing of torch may have run before a fork,
+since threads do not survive one; with OMP_NUM_THREADS=1 and OPENBLAS_NUM_THREADS=1 importing starts none.
 """
 
 import os
@@ -13,7 +13,7 @@ from gkd_core.train import main
 
 
 def carry_out(folder: str) -> None:
-    """What the fork does; it never comes back."""
+    """Run the engine in the fork; never returns."""
     log = os.open(Path(folder) / "log.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 1)
     os.dup2(log, 2)

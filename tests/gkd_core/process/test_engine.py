@@ -93,7 +93,7 @@ def test_a_config_of_another_version_is_a_failure_of_the_spec(run_dir):
 
 
 class AcceleratorOutOfMemoryError(RuntimeError):
-    """As torch names and words it, without torch."""
+    """An error with torch's name and message, without torch."""
 
 
 @pytest.mark.parametrize(
@@ -205,7 +205,7 @@ DEVICE_MESSAGES = [
     ("CUDA error: CUBLAS_STATUS_INVALID_VALUE when calling `cublasSgemm( handle, opa, opb, m, n, k)`", "bug"),
     ("Expected all tensors to be on the same device, but found at least two devices, cuda:0 and cpu!", "bug"),
 ]
-"""Texts of torch 2.11, CUDA 13 and NCCL 2.28, and what they mean for a job."""
+"""Error messages of torch 2.11, CUDA 13 and NCCL 2.28, and what they mean for a job."""
 
 
 @pytest.mark.parametrize(("text", "expected"), DEVICE_MESSAGES)
@@ -309,7 +309,7 @@ def test_a_loader_that_outlives_its_engine_does_not_keep_the_lock(run_dir):
         engine.wait()
         try:
             assert serve_run(run_dir, 1, one_event, lock_seconds=5) == COMPLETE
-            os.kill(loader, 0)  # it lives
+            os.kill(loader, 0)  # it is alive
         finally:
             os.kill(loader, signal.SIGKILL)
 

@@ -1,6 +1,6 @@
-"""Engines killed at the worst moments, again and again, end with the bits of an undisturbed one.
+"""Engines killed at the worst moments, again and again, end with the same bits as an undisturbed one.
 
-`GKD_KILLS` says how often, 12 by default; docs/decisions/0060 says why it is forks that are killed.
+`GKD_KILLS` sets how often, 12 by default; docs/decisions/0060 says why it is forks that are killed.
 """
 
 import json
@@ -22,7 +22,7 @@ from gkd_core.run_dir import RunDir
 KILLS = int(os.environ.get("GKD_KILLS", "12"))
 ENGINE = Path(__file__).with_name("forked_engine.py")
 FEW = 4
-"""How often in the case that is there for other state: one kill at each moment."""
+"""Kills in the case with other state: one at each moment."""
 STEPS = 2
 """Optimiser steps of an epoch."""
 
@@ -43,13 +43,13 @@ class Engines:
         self._running = 0
 
     def start(self, folder: Path) -> int:
-        """The process id."""
+        """Start an engine and return its process id."""
         self._forks.stdin.write(f"{folder}\n")
         self._running = self._answer()
         return self._running
 
     def wait(self) -> int:
-        """The exit status."""
+        """Wait for the engine and return its exit status."""
         status = self._answer()
         self._running = 0
         return status
@@ -81,7 +81,7 @@ def engines() -> Iterator[Engines]:
 
 
 class Run:
-    """A run directory, and what happened in it since somebody looked last."""
+    """A run directory, and the events since the last call of `news`."""
 
     def __init__(self, folder: Path, config: TrainRun | DistillRun) -> None:
         self.folder = folder
@@ -101,24 +101,24 @@ class Run:
         return [json.loads(line) for line in whole]
 
     def in_selection(self) -> bool:
-        """An epoch was saved and prototypes are renewed at the start of the next."""
+        """Return whether an epoch was saved and prototypes are renewed at the start of the next."""
         told = [event for event in self.news() if event["kind"] in ("progress", "prototypes")]
         return bool(told) and told[-1].get("saved", False)
 
     def in_evaluation(self) -> bool:
-        """The epoch's last step is saved, and its evaluation is not told."""
+        """Return whether the epoch's last step is saved, and its evaluation is not reported."""
         new = {path.name for path in self.states.glob("student-*.pt")} - self._states_seen
         steps = [int(name[len("student-") : -len(".pt")]) for name in new]
         evaluated = [event["epoch"] for event in self.news() if event["kind"] == "evaluation"]
         return bool(steps) and max(steps) // STEPS > max(evaluated, default=0)
 
     def is_writing(self) -> bool:
-        """A checkpoint is being written."""
+        """Return whether a checkpoint is being written."""
         return any(self.states.glob(".*.tmp"))
 
     @property
     def torn(self) -> int:
-        """How often an engine told that its newest state is torn."""
+        """Return how often an engine reported that its newest state is damaged."""
         return self._events.read_text().count("cannot be read")
 
     def tear_newest(self) -> None:
@@ -127,7 +127,7 @@ class Run:
 
 
 def kill_when(moment: Callable[[], bool], engines: Engines, process: int) -> bool:
-    """Kill the process while `moment` holds: it is stopped to make sure. False when it ended before."""
+    """Kill the process while `moment` holds, stopped first to make sure; return False if it ended before."""
     while not ended(process):
         if not moment():
             time.sleep(0.0005)
@@ -143,7 +143,7 @@ def kill_when(moment: Callable[[], bool], engines: Engines, process: int) -> boo
 
 
 def state_of(process: int) -> str:
-    """`R`, `S`, `T` (stopped), `Z` (ended); `Z` too once nothing is left of it."""
+    """Return `R`, `S`, `T` (stopped) or `Z` (ended); `Z` also once the process is gone."""
     try:
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
     except FileNotFoundError:
@@ -198,12 +198,13 @@ def assert_killing_changes_no_bit(config: DistillRun, kills: int, folder: Path, 
             killed.tear_newest()
     killed.remember()
     assert engines.run(killed.folder) == 0
-    assert killed.torn >= len(range(3, kills, 5)) > 0  # again by an engine that was killed before it had told
+    # more often where an engine was killed before it had reported it
+    assert killed.torn >= len(range(3, kills, 5)) > 0
     assert published(killed) == published(undisturbed)
 
 
 def within(seconds: float, run: Run) -> Callable[[], bool]:
-    """Once so many seconds are over since the first sign of life."""
+    """Return a condition that holds so many seconds after the first event."""
     first: list[float] = []
 
     def due() -> bool:

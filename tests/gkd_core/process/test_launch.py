@@ -1,4 +1,4 @@
-"""How several processes end as one. That they start, stop and die together is in tests/worker/test_engine.py."""
+"""How several processes end as one. That they start, stop and die together is tested in tests/worker/test_engine.py."""
 
 import signal
 from pathlib import Path
@@ -12,7 +12,7 @@ from gkd_core.process.launch import conclude
 from gkd_core.run_dir import COMPLETE, FAILED, LAUNCHED, STOPPED, RunDir
 
 KILLED, ENDED = -signal.SIGKILL, -signal.SIGTERM
-"""By something else, and by us because another one failed."""
+"""Killed by something else, and ended by us because another process failed."""
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Kind `evaluate`: the numbers of a model that is there already."""
+"""Runs of kind `evaluate`: the metrics of an existing model."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def evaluate(model: Path, drawn: Path, folder: Path, stop: bool = False, **field
 
 
 def renamed(model: Path, folder: Path, *classes: str) -> Path:
-    """The same model for other classes."""
+    """Publish the same model for other classes."""
     detector, card = load_model(model)
     path = folder / "renamed.safetensors"
     publish_model(path, detector.state_dict(), card.model_copy(update={"classes": classes}))
@@ -48,7 +48,7 @@ NAMES = ("circle", "square", "triangle", "cross")
 
 @pytest.fixture(scope="module")
 def outspoken(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model that finds so many things that some are there."""
+    """Publish a model that detects so many objects that some match."""
     config = DetectorConfig.model_validate(
         {"architecture": "retinanet", "fpn": {"channels": 16}, "head": {"depth": 1}}
     )
@@ -71,7 +71,7 @@ def test_a_model_has_the_numbers_that_its_detections_deserve(
     for found in detect_batches(detector, eval_batches(data.val.images, 64, 4), torch.device("cpu")):
         detections |= found
     wanted = score(data.val.images, data.classes, detections)
-    assert wanted.metrics["AR100"] > 0  # or nothing would be compared
+    assert wanted.metrics["AR100"] > 0  # else nothing would be compared
     events = evaluate(outspoken, shapes, tmp_path)
     report = events[-1]
     assert isinstance(report, Report)
@@ -99,7 +99,7 @@ def test_classes_are_matched_by_name_and_not_by_number(outspoken: Path, shapes: 
     assert isinstance(one, Report)
     assert isinstance(other, Report)
     assert one.models["model"].per_class == other.models["model"].per_class
-    assert len(set(one.models["model"].per_class.values())) > 1  # or they could be exchanged unnoticed
+    assert len(set(one.models["model"].per_class.values())) > 1  # else they could be exchanged unnoticed
 
 
 def test_classes_that_the_model_lacks_are_named_and_count_as_0(
@@ -134,7 +134,7 @@ def test_pictures_may_be_of_another_size_than_in_training(
 
 
 def held_out(shapes: Path, folder: Path, pictures: int) -> dict[str, Any]:
-    """A split of the first validation pictures."""
+    """Write a split of the first validation pictures."""
     file = next((shapes / "annotations").glob("instances_val*.json"))
     content = json.loads(file.read_text())
     content["images"] = content["images"][:pictures]

@@ -1,4 +1,4 @@
-"""Models as ONNX: what the file does is what torch does, and it is not published where it is not."""
+"""Export as ONNX: the file must compute what torch does, and is not published otherwise."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ SMALL: dict[str, Any] = {"backbone_width": 0.25, "fpn": {"channels": 32}, "head"
 def outspoken(
     architecture: str, classes: int, image_size: int, **fields: Any
 ) -> tuple[Detector, DetectorConfig]:
-    """A detector that finds many things, with scores all over the range, though it has learnt nothing."""
+    """Return an untrained detector that detects many objects, with scores all over the range."""
     config = DetectorConfig.model_validate({"architecture": architecture, **SMALL, **fields})
     torch.manual_seed(0)
     detector = build_detector(config, classes, image_size).eval()
@@ -53,7 +53,7 @@ Publish = Callable[..., Path]
 
 @pytest.fixture
 def publish(tmp_path: Path) -> Publish:
-    """Writes the file of an outspoken model, and makes the run's folder."""
+    """Return a function that writes the model file of such a detector into the run's folder."""
 
     def write(
         architecture: str, classes: tuple[str, ...] = CLASSES, image_size: int = 64, **fields: Any
@@ -67,7 +67,7 @@ def publish(tmp_path: Path) -> Publish:
 
 
 def export(model: Path, data: Path, stop: bool = False, **settings: Any) -> list[Event]:
-    """An export job in the folder of the model."""
+    """Run an export job in the folder of the model."""
     spec = {"kind": "export", "data": str(data), "model": {"weights": str(model)}, "export": settings}
     return list(carry_out(run_config.validate_python(spec), model.parent, lambda: stop))
 
@@ -125,7 +125,7 @@ def test_pictures_may_have_any_size(architecture: str, fields: dict[str, Any], o
 def test_where_nothing_is_found_the_lists_are_empty(architecture: str) -> None:
     detector, config = outspoken(architecture, 4, 64)
     scoring = detector.roi_heads if architecture == "faster_rcnn" else detector
-    scoring.score_thresh = 1.1  # while it is traced, too
+    scoring.score_thresh = 1.1  # also while it is traced
     found = OnnxDetector(to_onnx(detector, ModelCard.of(config, CLASSES, 64), 17))(
         np.ones((3, 64, 64), np.float32)
     )

@@ -1,4 +1,4 @@
-"""How fast a machine trains, by real steps."""
+"""The training speed of a machine, measured by real steps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`gkd predict`, as the process that it is."""
+"""`gkd predict`, run as a process."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ FORM = {"backbone_width": 0.25, "fpn": {"channels": 16}, "head": {"depth": 1}}
 
 @pytest.fixture(scope="session")
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """One detector that finds many things, as both kinds of files."""
+    """Return one detector that detects many objects, in both kinds of files."""
     folder = tmp_path_factory.mktemp("models")
     config = DetectorConfig.model_validate(FORM)
     torch.manual_seed(0)
@@ -61,7 +61,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture
 def pictures(tmp_path: Path) -> Path:
-    """A folder of three pictures, one of them broken, and a file that is none."""
+    """Return a folder of three pictures, one of them broken, and a file that is none."""
     folder = tmp_path / "pictures"
     folder.mkdir()
     noise = np.random.default_rng(0).integers(0, 256, (2, 90, 120, 3), dtype=np.uint8)
@@ -77,7 +77,7 @@ Run = Callable[..., tuple[int, str, str]]
 
 @pytest.fixture
 def run(capfd: pytest.CaptureFixture[str]) -> Run:
-    """Runs the command; its exit code and what it said."""
+    """Return a function that runs the command and returns its exit code and output."""
 
     def call(*arguments: object) -> tuple[int, str, str]:
         code = main([str(argument) for argument in arguments])
@@ -249,7 +249,7 @@ def test_the_background_is_no_class(pictures: Path) -> None:
 
 @pytest.fixture
 def own_ids(tmp_path: Path) -> Path:
-    """A COCO data set whose pictures and categories have ids of their own, and names that say nothing of them."""
+    """Return a COCO data set whose ids of pictures and categories do not follow from their names."""
     noise = np.random.default_rng(1).integers(0, 256, (90, 120, 3), dtype=np.uint8)
     for split, first in (("train", 7000), ("val", 1007)):
         folder = tmp_path / "ds" / "images" / split / "deep"
@@ -280,7 +280,7 @@ def own_ids(tmp_path: Path) -> Path:
 
 
 def compared(own: Path, results: Path) -> dict[int, set[int]]:
-    """What COCO's own tools make of results: category ids by image id. They refuse pictures that they do not know."""
+    """Return the category ids by image id as COCO's own tools read results; they refuse unknown pictures."""
     from pycocotools.coco import COCO
 
     truth = COCO(str(own))
@@ -412,7 +412,7 @@ def test_subfolders_are_taken_if_asked_for_and_what_was_drawn_is_not(
 
 @pytest.fixture
 def video(tmp_path: Path) -> Path:
-    """Ten frames, each brighter than the one before."""
+    """Write ten frames, each brighter than the one before."""
     av = pytest.importorskip("av")
     path = tmp_path / "clip.mp4"
     with av.open(str(path), "w") as container:

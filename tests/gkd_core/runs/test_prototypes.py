@@ -1,4 +1,4 @@
-"""Kind `prototypes`: PGM alone."""
+"""Runs of kind `prototypes`: PGM alone."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def select(
 
 @pytest.fixture
 def student(teacher: Path, tmp_path: Path) -> Path:
-    """The teacher with other weights."""
+    """Publish a model with the teacher's form and other weights."""
     detector, card = load_model(teacher)
     generator = torch.Generator().manual_seed(1)
     noisy = {

@@ -1,4 +1,4 @@
-"""What a report says in words, and what it measures."""
+"""The text of a report, and what it measures."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""What every kind of run shares: pictures are decoded once before the work, those that are used."""
+"""What every kind of run shares: the pictures that are used are decoded once before the work."""
 
 import shutil
 from collections.abc import Callable
@@ -21,7 +21,7 @@ Decoded = list[Path]
 
 @pytest.fixture
 def decoded(monkeypatch: pytest.MonkeyPatch) -> Decoded:
-    """The pictures that were decoded, as they are."""
+    """Return the list of pictures that are decoded from now on."""
     seen: Decoded = []
     look_into = validate.look_into
 
@@ -35,7 +35,10 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> Decoded:
 
 @pytest.fixture
 def checked(shapes: Path, tmp_path: Path) -> Callable[..., tuple[Session, list[Event]]]:
-    """Another attempt of one run: its session once the data are checked, and what it told."""
+    """Return a function that begins an attempt of one run and checks its data.
+
+    It returns the session and the events.
+    """
     data, folder = tmp_path / "shapes", tmp_path / "run"
     shutil.copytree(shapes, data)
     folder.mkdir()

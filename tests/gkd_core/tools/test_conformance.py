@@ -1,4 +1,4 @@
-"""The conformance command: golden vectors pass, a changed number does not, a wrong folder is told so."""
+"""The conformance command: golden vectors pass, a changed number fails, a wrong folder is refused with a reason."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""What is told of the time that is left, with a meter in the hand of the test."""
+"""The estimate of the time that is left, with a clock that the test sets."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from gkd_core.training.progress_meter import ProgressMeter
 
 
 class Hand:
-    """A meter that stands still until it is moved."""
+    """A meter whose clock stands still until it is moved."""
 
     def __init__(self) -> None:
         self.seconds = 1000.0

@@ -1,4 +1,4 @@
-"""One detector in training: what a step does, what it survives, when it is over, and what resuming brings back."""
+"""One detector in training: what a step does, which errors it survives, when it ends, and what resuming restores."""
 
 import os
 from collections.abc import Callable
@@ -268,7 +268,7 @@ def test_without_float16_one_overflow_has_diverged() -> None:
 
 @pytest.fixture
 def _compile_quickly(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Trace and guard as `torch.compile` does, but run what was traced without making C++ of it: that takes minutes."""
+    """Trace and guard as `torch.compile` does, but run the trace without compiling it to C++, which takes minutes."""
     monkeypatch.setattr(
         "gkd_core.training.trainer.compile_backbone", partial(compile_backbone, backend="eager")
     )
@@ -315,7 +315,7 @@ def test_compiling_without_a_compiler_is_a_mistake_of_the_spec(monkeypatch: pyte
 
 
 def evaluated(training: Training, epoch: int, score: float, metric: str = "AP") -> None:
-    """What an evaluation at the end of that epoch leaves."""
+    """Record the result of an evaluation at the end of that epoch."""
     training.epoch = epoch
     if training.is_best({metric: score}):
         training.published["model.safetensors"] = Scored(epoch, {metric: score})
@@ -336,7 +336,7 @@ def test_a_better_evaluation_renews_patience() -> None:
     for epoch, score in enumerate((0.3, 0.2, 0.4, 0.1), start=1):
         evaluated(training, epoch, score)
         assert not training.finished
-    evaluated(training, 5, 0.4)  # as good is not better
+    evaluated(training, 5, 0.4)  # an equal score is not better
     assert training.finished
 
 
@@ -381,7 +381,7 @@ def test_a_step_after_resuming_is_the_step_without(tmp_path: Path, optimizer: st
 
 
 def test_frozen_stages_stay_as_they_are_through_decay_averaging_and_resuming(tmp_path: Path) -> None:
-    """resnet: the stem is stage 1, layer1 stage 2."""
+    """Freeze stages of a ResNet: the stem is stage 1, layer1 stage 2."""
     model = TINY.model_copy(update={"frozen_stages": 2})
     recipe = {"optimizer": {"lr": 1e-2, "weight_decay": 0.5}, "ema": 0.5}
     training = make(model, **recipe)

@@ -1,4 +1,4 @@
-"""Files are kept whole, once, and under what they hold: in a folder and on S3."""
+"""Published files are stored whole, once, and by their hash: in a folder and on S3."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def content(artifacts: Artifacts, sha256: str) -> bytes:
 
 
 def kept(artifacts: Artifacts) -> frozenset[str]:
-    """Hashes of all files, however young."""
+    """Return the hashes of all files, however young."""
     return artifacts.older_than(-HOUR)
 
 

@@ -1,4 +1,4 @@
-"""What can happen to files on a disk."""
+"""Faults of a disk with published files."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def kept(artifacts: FolderArtifacts) -> list[Path]:
 
 
 def aged(path: Path, seconds: float) -> Path:
-    """The file, as if it had been put so long ago."""
+    """Make the file as old as if it had been put so many seconds ago, and return it."""
     then = time.time() - seconds
     os.utime(path, (then, then))
     return path

@@ -1,4 +1,4 @@
-"""What can happen to files on S3: a real server on the loopback, which is stopped, lies, or lets nobody in."""
+"""Faults of S3: a real server on the loopback, which is stopped, returns wrong bytes, or refuses."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from jobs.errors import ArtifactsRefused, ArtifactsUnavailable, OperationCancell
 MIB = 1 << 20
 HOUR = 3600.0
 BYTES = bytes(range(256)) * (11 * MIB // 256)
-"""Two parts of the least size that S3 allows, and a bit."""
+"""Two parts of the least size that S3 allows, and a little more."""
 SHA256 = hashlib.sha256(BYTES).hexdigest()
 
 
@@ -39,7 +39,7 @@ def model(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def calls(artifacts: S3Artifacts, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What was asked of S3, by name; a test may put something in between."""
+    """Return the list of S3 calls from now on, by name; a test may act between them."""
     asked: list[str] = []
     call = artifacts._call
 
@@ -107,7 +107,7 @@ def test_uploads_of_killed_processes_go_and_those_under_way_stay(
     monkeypatch.setattr(artifacts, "_call", begun_today)
     artifacts.clear_remains(HOUR)
     assert len(s3.uploads()) == 1
-    monkeypatch.setattr(artifacts, "_call", call)  # this server says of every upload that it began in 2010
+    monkeypatch.setattr(artifacts, "_call", call)  # this server reports that every upload began in 2010
     artifacts.clear_remains(HOUR)
     assert s3.uploads() == []
 
@@ -263,7 +263,7 @@ def test_without_credentials_one_is_told_what_to_set(s3: Any, monkeypatch: pytes
 
 @pytest.fixture
 def closed(s3: Any) -> Iterator[None]:
-    """The server lets in only whom it knows: nobody."""
+    """Make the server refuse all credentials."""
     set_open_requests(s3, "0")
     yield
     set_open_requests(s3, "Infinity")

@@ -1,4 +1,4 @@
-"""Paths stay under the roots, whatever they look like."""
+"""Paths stay under the roots, in any spelling."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from jobs.paths.data_roots import DataRootError, DataRoots
 
 @pytest.fixture
 def roots(tmp_path: Path) -> list[Path]:
-    """Two roots with a file each, and a secret beside them."""
+    """Return two roots with a file each, and a secret beside them."""
     for name in ("first", "second", "secret"):
         (tmp_path / name).mkdir()
         (tmp_path / name / f"{name}.txt").touch()

@@ -1,4 +1,4 @@
-"""What tells that files under a data root changed, and how few of them are looked at for that."""
+"""The fingerprint that shows that files under a data root changed, and how few of them are read for it."""
 
 from __future__ import annotations
 

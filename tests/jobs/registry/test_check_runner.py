@@ -1,4 +1,4 @@
-"""Checks in a process of their own: with limits, and harmless whatever becomes of that process."""
+"""Checks in a process of their own: with limits, and without harm however that process ends."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ DATASET, MODEL = ResourceKind.DATASET, ResourceKind.MODEL
 
 
 class Service:
-    """A store with what is checked, and how."""
+    """A store with resources to check, and their checker."""
 
     def __init__(self, folder: Path, url: str, **settings: Any) -> None:
         about = {"home": folder / "home", "data_roots": (folder,), "database_url": url, "free_bytes": 0}
@@ -115,7 +115,7 @@ def test_too_much_memory_is_refused(
 
 @pytest.fixture
 def hanging(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Checks that never end, and ignore being asked to."""
+    """Make checks hang and ignore SIGTERM."""
     code = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
     monkeypatch.setattr(check_runner, "COMMAND", ("-c", code))
 
@@ -259,7 +259,7 @@ def test_a_shelf_of_another_database_is_left_alone(service: Service, archive: Pa
 
 @pytest.fixture
 def unpacked(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    """What was unpacked outside of checks; it is not done at once."""
+    """Return the list of archives that are unpacked outside of checks, each slowly."""
     seen: list[Path] = []
 
     def slowly(archive: Path, *about: Any) -> None:
@@ -304,7 +304,7 @@ def test_what_is_unpacked_is_there_while_another_one_is_being_unpacked(
 ) -> None:
     sha256 = service.artifacts.put(archive).sha256
     folder = service.dataset_cache.folder(sha256)
-    with service.dataset_cache._alone_with(sha256):  # as for any whose name begins like this one's
+    with service.dataset_cache._alone_with(sha256):  # as for any whose name begins like this one
         assert service.dataset_cache.folder(sha256, patience=0.0) == folder
 
 

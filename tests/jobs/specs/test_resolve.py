@@ -1,4 +1,4 @@
-"""From a spec to something that can run, or to every reason why it cannot."""
+"""From a spec to a config that can run, or to all reasons why it cannot."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ CLASSES = ("cat", "dog")
 
 
 def draw_cells(folder: Path, classes: tuple[str, ...] = CLASSES) -> None:
-    """A COCO data set of four pictures."""
+    """Write a COCO data set of four pictures."""
     (folder / "images").mkdir(parents=True)
     categories = [{"id": number, "name": name} for number, name in enumerate(classes, 1)]
     for split, numbers in {"train": (1, 2), "val": (3, 4)}.items():
@@ -54,7 +54,7 @@ def draw_cells(folder: Path, classes: tuple[str, ...] = CLASSES) -> None:
 
 
 def write_model(path: Path, config: DetectorConfig, classes: tuple[str, ...] = CLASSES) -> None:
-    """A model file without weights: what is looked at is its card."""
+    """Write a model file without weights: only its card is read."""
     card = ModelCard.of(config, classes, image_size=64)
     header = json.dumps({"__metadata__": {"gkd": card.model_dump_json()}}).encode()
     path.write_bytes(struct.pack("<Q", len(header)) + header)
@@ -62,7 +62,7 @@ def write_model(path: Path, config: DetectorConfig, classes: tuple[str, ...] = C
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    """A data root with a data set `cells` and a model `teacher.safetensors` of its classes."""
+    """Return a data root with a data set `cells` and a model `teacher.safetensors` of its classes."""
     root = tmp_path / "root"
     draw_cells(root / "cells")
     write_model(root / "teacher.safetensors", DetectorConfig(backbone="resnet50"))
@@ -79,7 +79,7 @@ def resolved(root: Path, find_job: Any = no_jobs, **fields: Any) -> Resolved:
 
 
 def problems(root: Path, find_job: Any = no_jobs, **fields: Any) -> dict[str, Problem]:
-    """What is wrong, by field."""
+    """Return the problems of a spec, by field."""
     with pytest.raises(SpecError) as error:
         resolved(root, find_job, **fields)
     return {".".join(map(str, problem.loc)): problem for problem in error.value.problems}
@@ -508,7 +508,7 @@ class TestWeightsOfAJob:
 
     @pytest.fixture
     def teacher(self, store: Store, root: Path) -> Job:
-        """A queued job that trains a ResNet-50."""
+        """Return a queued job that trains a ResNet-50."""
         spec = {"kind": "train", "data": "cells", "model": {"backbone": "resnet50"}}
         answer = resolved(root, **spec)
         return store.submission.submit(job_spec.validate_python(spec), answer)[0]

@@ -1,4 +1,4 @@
-"""What is a well-formed spec, and what names the field that is wrong."""
+"""Which specs are well-formed, and the field that is named where one is not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What people are told about a wrong spec, without HTTP."""
+"""The messages for people about a wrong spec, without HTTP."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def test_what_fits_together_badly_is_told_at_one_field(change: dict, field: tupl
         read_spec({"kind": "distill", "data": "cells", "teacher": {"weights": "x"}, **change})
     (problem,) = caught.value.problems
     assert problem.loc == field
-    assert f"`{field[-1]}`" in problem.message  # what to do with it
+    assert f"`{field[-1]}`" in problem.message  # the message says what to do with it
 
 
 def test_a_long_value_is_not_repeated_in_full():

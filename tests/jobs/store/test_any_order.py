@@ -1,4 +1,4 @@
-"""Whatever order the verbs come in, and however old the tickets, the story of a job stays true."""
+"""In any order of commands, and with tickets of any age, the record of a job stays consistent."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ PEOPLE_SAY = ["cancel_requested", "pause_requested", "resume"]
 
 
 class Story(RuleBasedStateMachine):
-    """People, workers and sweeps act on a teacher and a student that waits for it."""
+    """Commands of people, workers and sweeps on a teacher and a student that waits for it."""
 
     def __init__(self, fresh: Callable[[], Store], asker: Any) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Where a page of a list ends, as text that nobody can make up."""
+"""Cursors of pages, as text that nobody can forge."""
 
 from __future__ import annotations
 

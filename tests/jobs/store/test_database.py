@@ -1,4 +1,4 @@
-"""Migrations, and a database that goes away."""
+"""Migrations, and a database that is lost."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_migrations_lead_to_the_tables(empty_url: str) -> None:
 
 
 def _comparable(connection: Connection):
-    """All but the one index with a direction, which SQLite cannot tell; that one is looked at as text."""
+    """Return a filter of what SQLite reflects: all but the one index with a direction, which is compared as text."""
     if connection.dialect.name != "sqlite":
         return lambda *_: True
     made = connection.scalar(text("SELECT sql FROM sqlite_master WHERE name = 'jobs_by_state'"))
@@ -84,7 +84,7 @@ def test_a_database_that_a_later_release_has_upgraded_is_left_alone(store: Store
         for ask in (store.migrate, store.ping):
             with pytest.raises(WrongRevision, match=r"later release .* 0099, .* Upgrade GKD here too"):
                 ask()
-    finally:  # other tests use it after this one
+    finally:  # other tests use this database afterwards
         with store.database.write() as connection:
             connection.execute(text(f"UPDATE alembic_version SET version_num = '{NEWEST}'"))
 
@@ -147,7 +147,7 @@ def sqlite(tmp_path: Path) -> Iterator[Database]:
 def test_threads_that_write_to_sqlite_never_find_another_one_at_work(
     sqlite: Database, tmp_path: Path
 ) -> None:
-    """An API and a worker in one process each open the database for themselves."""
+    """Open the database twice, as an API and a worker in one process do."""
     with closing(Database(f"sqlite:///{tmp_path}/gkd.db")) as other:
         for each in (sqlite, other):
             impatient(each)
@@ -163,7 +163,7 @@ def test_threads_that_write_to_sqlite_never_find_another_one_at_work(
 
 
 def impatient(database: Database) -> None:
-    """From here on who finds a writer at work fails, rather than sleep and look again."""
+    """Make every later connection fail at once where another one writes, rather than wait."""
     event.listen(
         database.engine, "connect", lambda connection, _: connection.execute("PRAGMA busy_timeout = 0")
     )
@@ -180,7 +180,7 @@ def test_who_never_gets_a_turn_is_told_that_the_database_is_away(
         pytest.raises(StoreUnavailable, match="others have been writing"),
     ):
         pool.submit(sqlite.write().__enter__).result()
-    with sqlite.write() as connection:  # and nothing is left held
+    with sqlite.write() as connection:  # and no lock is left
         connection.execute(text("SELECT 1"))
 
 

@@ -1,4 +1,4 @@
-"""Changing what jobs are called, and taking them away."""
+"""Renaming and deleting jobs."""
 
 from __future__ import annotations
 

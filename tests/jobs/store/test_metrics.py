@@ -1,4 +1,4 @@
-"""Counts over the life of the service, and how it does now."""
+"""Counts over the life of the service, and its present state."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How much of the service a tenant may have."""
+"""Quotas of tenants."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from jobs.store.store import Store, UnknownJob
 
 
 def backdate(store: Store, **seconds: float) -> None:
-    """Make every attempt look as if it had begun so long ago, and perhaps ended."""
+    """Make every attempt begin, and perhaps end, so many seconds earlier."""
     changes = ", ".join(f"{name} = started_at - {age}" for name, age in seconds.items())
     with store.database.write() as connection:
         connection.execute(text(f"UPDATE attempts SET {changes}"))
@@ -65,7 +65,7 @@ def test_a_queue_that_is_full_takes_no_more_and_says_what_is_full(store: Store, 
     with pytest.raises(QuotaExceeded, match="queued_jobs 2 and has 2"):
         ask.submit(tenant="lab")
     assert ask.submit(tenant="lab", key="k") == first, "what was taken in stays taken in"
-    ask.submit()  # others have room
+    ask.submit()  # other tenants have room
     ask.claim(first)
     ask.submit(tenant="lab")
 

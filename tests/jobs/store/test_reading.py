@@ -1,4 +1,4 @@
-"""Lists, reasons, events and artifacts as people see them."""
+"""Lists, reasons, events and artifacts as people get them."""
 
 from __future__ import annotations
 

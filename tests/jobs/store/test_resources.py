@@ -1,4 +1,4 @@
-"""Data sets and models in the store: taken in, listed, checked by one at a time, kept while jobs need them."""
+"""Data sets and models in the store: added, listed, checked by one at a time, kept while jobs need them."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ def test_odd_ids_are_unknown(store: Store, odd: str) -> None:
 def test_uploads_count_among_the_bytes_until_they_are_refused(store: Store) -> None:
     store.keys.set_limits("lab", {"stored_bytes": 150})
     upload(store)
-    register(store)  # what lies under a root is not the service's
+    register(store)  # files under a root do not belong to the service
     with pytest.raises(QuotaExceeded, match="stored_bytes"):
         upload(store, sha256="b" * 64)
     store.resources.conclude_check(claimed(store), REFUSED)
@@ -180,7 +180,7 @@ def test_what_was_refused_or_deleted_counts_beside_until_it_is_off_the_disk(stor
         connection.execute(text("UPDATE leaving SET until = until - 5401"))
     store.keys.must_store("lab", 150)
     store.resources.delete_resource(DATASET, upload(store).id, tenant="lab")
-    with store.database.read() as connection:  # old ones went meanwhile
+    with store.database.read() as connection:  # old ones were removed meanwhile
         assert connection.scalar(text("SELECT count(*) FROM leaving")) == 1
 
 
@@ -367,7 +367,7 @@ def test_files_of_uploads_are_named_until_they_are_refused_or_deleted(store: Sto
 
 
 def together(calls: list[Callable[[], None]]) -> None:
-    """All at the same moment, as far as threads go."""
+    """Call all at the same moment, as far as threads can."""
     gate = threading.Barrier(len(calls))
     errors: list[BaseException] = []
 

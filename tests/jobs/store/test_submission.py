@@ -1,4 +1,4 @@
-"""Submitting, and what may be asked of a job afterwards."""
+"""Submitting jobs, and the requests that are allowed afterwards."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every verb in every state: it makes its move, or refuses and leaves no trace."""
+"""Every command in every state: it makes its transition, or refuses and changes nothing."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ LEADS_TO = {
     (State.PAUSED, "cancel_requested"): State.CANCELLED,
     (State.PAUSED, "resume"): State.QUEUED,
 }
-"""Where each allowed pair ends; every other pair is refused."""
+"""The state after each allowed pair of command and state; every other pair is refused."""
 
 REFUSED = [(state, verb) for state in State for verb in VERBS if (state, verb) not in LEADS_TO]
 ASKED = {"cancel_requested": "cancel", "pause_requested": "pause", "resume": "resume"}
@@ -85,7 +85,7 @@ def test_a_refused_verb_leaves_no_trace(store: Store, ask: Any, state: State, ve
 
 def test_the_verbs_make_exactly_the_moves_of_the_table() -> None:
     made = {(state, to) for (state, _), to in LEADS_TO.items() if to is not state}
-    made.add((State.QUEUED, State.FAILED))  # by the failure of a job that it waited for
+    made.add((State.QUEUED, State.FAILED))  # through the failure of a job that it waited for
     assert made == {(state, to) for state, targets in MOVES.items() for to in targets}
 
 

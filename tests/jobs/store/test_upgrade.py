@@ -1,4 +1,4 @@
-"""A database of the release before, with jobs in every state, is upgraded, and every job goes on.
+"""A database of the release before, with jobs in every state, is upgraded, and every job continues.
 
 `rows_of_0001.json` holds rows that the release before wrote itself, one job for each state, named after it.
 """
@@ -30,7 +30,7 @@ STATES = {row["name"]: State(row["state"]) for row in ROWS["jobs"]}
 
 @pytest.fixture
 def old_url(empty_url: str) -> str:
-    """A database that the release before has left."""
+    """Return the URL of a database of the release before."""
     with closing(Database(empty_url)) as database, database.write() as connection:
         config = _alembic()
         config.attributes["connection"] = connection
@@ -47,7 +47,7 @@ def old_url(empty_url: str) -> str:
 
 @pytest.fixture
 def store(old_url: str) -> Iterator[Store]:
-    """The same, upgraded."""
+    """Yield a store on the same database, upgraded."""
     with closing(Store(old_url)) as store:
         store.migrate()
         yield store

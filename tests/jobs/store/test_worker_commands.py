@@ -22,7 +22,7 @@ FILE = Artifact(name="student-best.safetensors", size=3, sha256="a" * 64, create
 
 @pytest.fixture
 def hasty(database_url: str) -> Iterator[Store]:
-    """A store whose leases run out at once."""
+    """Yield a store whose leases end at once."""
     with closing(Store(database_url, lease_seconds=0.02)) as store:
         yield store
 

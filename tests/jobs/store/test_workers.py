@@ -1,4 +1,4 @@
-"""Which workers there are, and what of it another tenant may know."""
+"""The list of workers, and the part of it that another tenant may see."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is done in a thread of its own, while whoever wants it looks after other things."""
+"""Work in a thread of its own, while its caller does other things."""
 
 import threading
 

@@ -1,4 +1,4 @@
-"""Locks that are files."""
+"""Locks as files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Archives of strangers: what is plain is unpacked, and whatever is odd is refused with the name of the member."""
+"""Archives of strangers: plain ones are unpacked, all others are refused with the name of the member."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def pack(request: pytest.FixtureRequest) -> Pack:
 
 
 class Place(NamedTuple):
-    """Where archives lie and where they are unpacked."""
+    """Folders of archives and of what is unpacked."""
 
     file: Path
     folder: Path
@@ -118,7 +118,7 @@ def test_an_archive_in_an_archive_stays_a_file(place: Place, tmp_path: Path) -> 
 def test_a_zip_whose_names_are_utf8_without_saying_so_is_read(place: Place) -> None:
     pack_zip(place.file, {"größe.txt": b""})
     raw = bytearray(place.file.read_bytes())
-    for mark, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):  # take away the flag that says UTF-8
+    for mark, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):  # remove the flag that declares UTF-8
         at = raw.index(mark) + offset
         raw[at : at + 2] = struct.pack("<H", struct.unpack("<H", raw[at : at + 2])[0] & ~0x800)
     place.file.write_bytes(raw)
@@ -265,7 +265,7 @@ def test_members_that_share_their_bytes_are_refused(place: Place) -> None:
     pack_zip(place.file, {"one": b"x" * 500, "two": b"y" * 500})
     raw = bytearray(place.file.read_bytes())
     second = raw.rindex(b"PK\x01\x02")
-    raw[second + 42 : second + 46] = struct.pack("<I", 0)  # it, too, begins where the first one does
+    raw[second + 42 : second + 46] = struct.pack("<I", 0)  # it, too, begins at the offset of the first one
     place.file.write_bytes(raw)
     place.refuses("shares its bytes with another member")
 
@@ -308,7 +308,7 @@ def test_who_gives_up_does_not_wait_for_the_next_block(pack: Pack, place: Place)
 
 
 class Impatient(threading.Event):
-    """Is set once it was looked at so many times."""
+    """An event that is set once it was read so many times."""
 
     def __init__(self, looks: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What is said of a data set or a model, in this process; that it has one of its own is shown in `test_checks`."""
+"""The checks of a data set or a model, in this process; `test_check_runner` shows that they run in one of their own."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_a_data_set_to_score_on_needs_no_train_split(tmp_path: Path, draw: Draw)
 
 
 def leave_one_split(folder: Path, name: str) -> Path:
-    """Leave the annotations of train alone, under that name."""
+    """Leave only the annotations of train, under that name."""
     (folder / "annotations" / "instances_val.json").unlink()
     (folder / "annotations" / "instances_train.json").rename(folder / "annotations" / name)
     return folder
@@ -134,7 +134,7 @@ def test_an_archive_is_unpacked_and_looked_into(
     found = of_archive(pack(draw(tmp_path / "discs")), tmp_path / "out")
     assert found.state is ResourceState.READY
     assert found.report is not None
-    assert found.report["resolved"]["train"]["images"] == "discs/images"  # not where it lies on this machine
+    assert found.report["resolved"]["train"]["images"] == "discs/images"  # not its path on this machine
     assert str(tmp_path) not in json.dumps(found.report)
 
 
@@ -213,7 +213,7 @@ def test_a_full_disk_is_no_reason_to_refuse(tmp_path: Path, draw: Draw, pack: Ca
 
 @pytest.fixture
 def pack(tmp_path: Path) -> Callable[[Path], Path]:
-    """Packs a folder as people do."""
+    """Return a function that packs a folder as people do."""
     import tarfile
 
     def packed(folder: Path) -> Path:

@@ -1,4 +1,4 @@
-"""Files that are being sent: what counts of them, and what becomes of those whose process was killed."""
+"""Files being uploaded: what counts of them, and what becomes of those whose process was killed."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def uploads(tmp_path: Path) -> Incoming:
 
 
 def fits(size: int) -> None:
-    """There is room for whatever it is."""
+    """Accept any size."""
 
 
 def make_old(path: Path, seconds: float) -> None:

@@ -1,4 +1,4 @@
-"""Files of weights, looked into without torch; what torch itself wrote stands beside as what must be understood."""
+"""Files of weights, read without torch; files that torch itself wrote show what must be understood."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def test_what_is_let_through_torch_lets_through_too(tmp_path: Path, torch: Any) 
     torch.save({"a": torch.ones(2), "dtype": torch.float16, "size": torch.Size([2])}, tmp_path / "model.pth")
     with pytest.raises(
         BadModel, match="holds no state dict"
-    ):  # read without complaint, but not all are tensors
+    ):  # read without an error, but not all are tensors
         inspect(tmp_path / "model.pth")
     torch.load(tmp_path / "model.pth", weights_only=True)
 
@@ -167,7 +167,7 @@ def write_pth(path: Path, pickled: bytes, **members: bytes) -> Path:
 
 
 def call(module: str, name: str, *args: str) -> bytes:
-    """A pickle that calls a function of a module with texts."""
+    """Return a pickle that calls a function of a module with texts."""
     texts = b"".join(b"X" + struct.pack("<I", len(text)) + text.encode() for text in args)
     return b"\x80\x02c" + f"{module}\n{name}\n".encode() + b"(" + texts + b"tR."
 

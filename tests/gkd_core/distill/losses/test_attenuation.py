@@ -1,4 +1,4 @@
-"""How global and local losses fade."""
+"""How global and local losses decrease over a training."""
 
 from itertools import pairwise
 

@@ -1,4 +1,4 @@
-"""The protocol of losses: a fourth is one value, nothing is computed that nobody asks for, and mistakes are named."""
+"""The protocol of losses: a fourth is one value, unused inputs are not computed, and mistakes are named."""
 
 from typing import Any
 

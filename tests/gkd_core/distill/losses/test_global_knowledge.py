@@ -1,4 +1,4 @@
-"""Both global losses measure where instances stand among the prototypes, and nothing else."""
+"""Both global losses compare the positions of instances among the prototypes, and nothing else."""
 
 import pytest
 import torch

@@ -197,7 +197,7 @@ def test_the_order_of_images_does_not_matter(losses):
 
 @pytest.mark.parametrize("losses", LOSSES)
 def test_half_precision_maps_are_compared_in_float32(losses):
-    student, teacher = (1000 * each.half() for each in maps())  # squares overflow in half precision
+    student, teacher = (1000 * each.half() for each in maps())  # their squares overflow in half precision
     mask = paint(foreground_mask, [[0, 0, 24, 24]], [0.9])
 
     assert all(part.isfinite() and part.dtype is torch.float32 for part in losses(student, teacher, mask))

@@ -1,4 +1,4 @@
-"""A training step's losses never wait for the GPU and say the same as on the CPU."""
+"""The losses of a training step never wait for the GPU and have the same values as on the CPU."""
 
 import pytest
 import torch
@@ -50,7 +50,7 @@ def step(parts, student, teacher, boxes, image_index, labels, rows_t, rows_s, cl
 
 @pytest.mark.parametrize("parts", [DEFAULT, REFERENCE], ids=["default", "reference"])
 def test_a_step_on_the_meta_device_needs_no_value(parts):
-    # A tensor without values answers every question about shapes and refuses to be read: no `.item()` anywhere.
+    # A meta tensor has shapes and no values, so that `.item()` fails anywhere.
     student, *others = (tensor.to("meta") for tensor in inputs())
 
     loss = step(parts, student.requires_grad_(), *others)

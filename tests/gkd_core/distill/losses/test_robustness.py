@@ -9,7 +9,7 @@ from gkd_core.distill.prototypes import Prototypes
 
 
 def omega_of(student, teacher, labels, known):
-    """From features instead of positions."""
+    """Return omega from features instead of positions."""
     return robustness(positions(student, teacher, known), labels, known)
 
 
@@ -51,7 +51,7 @@ def test_the_same_model_twice_is_fully_robust():
 
 def test_nothing_is_known_against_a_class_without_prototypes():
     student, teacher = instances()
-    labels = torch.tensor([1, 0, 1, 0, 1, 0, 1, 0])  # class 1 owns no rows
+    labels = torch.tensor([1, 0, 1, 0, 1, 0, 1, 0])  # class 1 has no rows
 
     weights = omega_of(student, teacher, labels, prototypes())
 
