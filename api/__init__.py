@@ -1,7 +1,7 @@
-"""HTTP in front of the job store: thin routes that check, ask the store, and answer.
+"""The HTTP API of the job store: thin routes that validate, call the store, and answer.
 
-Not here: what a job is and how it moves (`jobs`), running one (`worker`), torch. No route owns a transaction
-or a rule; `errors.py` is the only place where an error of the other packages meets a status code.
+Not here: the job and its states (`jobs`), running one (`worker`), torch. No route owns a transaction or a rule;
+`errors.py` is the only place that maps errors of the other packages to status codes.
 
-Read first: `app.py` (how it is put together), `routes/jobs.py` (asking for a job), `errors.py`.
+Read first: `app.py` (assembly), `routes/jobs.py` (submitting a job), `errors.py`.
 """

@@ -1,4 +1,4 @@
-"""The app: parts in, a FastAPI application out.
+"""The FastAPI application, assembled from the store, the artifacts, the job queue and the settings.
 
 uvicorn starts it with `uvicorn --factory api.app:from_environment`; `gkd api` and `gkd serve` do it for you.
 """
@@ -46,7 +46,7 @@ _OF_JOBS = (jobs, events, stream, metrics, artifact_routes)
 
 
 def create_app(store: Store, artifacts: Artifacts, job_queue: JobQueue, settings: Settings) -> FastAPI:
-    """The HTTP service over a store. The caller migrates and closes the store."""
+    """Return the HTTP service over a store. The caller migrates and closes the store."""
     dataset_cache = DatasetCache.of(settings, artifacts)
     checks = Checks(store, dataset_cache, settings)
     app = described(version("gkd"), lifespan=lambda _: _while_served(checks))
@@ -67,18 +67,18 @@ def create_app(store: Store, artifacts: Artifacts, job_queue: JobQueue, settings
 
 @asynccontextmanager
 async def _while_served(checks: Checks) -> AsyncIterator[None]:
-    """What goes on beside the answers for as long as a server stands in front of the app."""
+    """Run the background checks while a server serves the app."""
     with checks:
         yield
 
 
 def end_streams(app: FastAPI) -> None:
-    """End what would go on for ever: a server that waits for its answers to end calls this first, in its loop."""
+    """End all streams, which would never end by themselves. A server calls this in its loop when it shuts down."""
     app.state.feeds.close()
 
 
 def from_environment() -> FastAPI:
-    """The app as `GKD_*` variables describe it, its database migrated."""
+    """Return the app as `GKD_*` variables configure it, its database migrated."""
     settings = Settings()
     artifacts, job_queue = open_artifacts(settings.artifacts_url), JobQueue(make_app(settings.broker_url))
     return create_app(Store.of(settings), artifacts, job_queue, settings)

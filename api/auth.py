@@ -1,11 +1,13 @@
-"""Who asks? Everything but health and the description of the API needs a key, once there is one.
+"""Authentication and authorisation by API keys, and rate limits.
 
-While there is none and the service listens on the loopback, everybody on this machine may do everything. Any page
-open in a browser on it could then talk to the service, so the name that it was looked up by (`Host`) must be this
-machine's; with keys any name will do, since no page of another site knows one.
+Every path except health and the description of the API needs a key, once there is one. While there is none and
+the service listens on the loopback, everybody on this machine may do everything. Any page open in a browser on
+it could then talk to the service, so the `Host` header must name this machine; with keys any name will do,
+since no page of another site knows a key.
 
-Keys are remembered for `REMEMBERED_SECONDS`, so that asking with one costs no query; a revoked key works for so
-long, too, and so does the open door after the first key was made. Streams, long polls and uploads look again.
+Keys are cached for `REMEMBERED_SECONDS`, so that a request costs no query; a revoked key works for that long,
+too, and so does access without a key after the first key was created. Streams, long polls and uploads check
+again.
 """
 
 from __future__ import annotations
@@ -39,28 +41,29 @@ OPEN = frozenset(
         *("/docs", "/docs/swagger-ui-bundle.js", "/docs/swagger-ui.css"),
     }
 )
-"""Paths for everybody. What is not listed needs a key: a new route cannot be forgotten."""
+"""Paths without authentication. Every other path needs a key: a new route cannot be forgotten."""
 
 FIGURES = "/metrics"
-"""Numbers about all tenants' jobs. Whoever collects them needs to see nothing else."""
+"""Metrics about all tenants' jobs. Their collector needs no other access."""
 
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "[::1]"})
 
 REMEMBERED_SECONDS = 3.0
 
 _MOST_REMEMBERED = 4096
-"""Keys and wrong keys; then the oldest are forgotten."""
+"""Maximum number of cached keys, wrong ones included; then the oldest are dropped."""
 
 _READS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 class AuthMiddleware:
-    """ASGI middleware: lets a request through with its principal in `scope["state"]`, or answers 401, 403, 429.
+    """ASGI middleware: passes a request on with its principal in `scope["state"]`, or answers 401, 403 or 429.
 
-    What takes long asks again now and then: `scope["state"]["still_admitted"]` raises once the key is good no more.
+    Long requests check again at intervals: `scope["state"]["still_admitted"]` raises once the key is no longer
+    valid.
 
     Args:
-        app: What lies behind it.
+        app: The next ASGI app.
         store: Where the keys are.
         settings: The address listened on, and the key of the environment.
     """
@@ -71,7 +74,7 @@ class AuthMiddleware:
         self._rates: dict[str, _Rate] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let a request through, or say why not."""
+        """Pass a request on, or answer with the reason why not."""
         if scope["type"] != "http" or scope["path"] in OPEN:
             await self.app(scope, receive, send)
             return
@@ -93,7 +96,11 @@ class AuthMiddleware:
                 await self.app(scope, receive, send)
 
     def _rated(self, admitted: Admitted, send: Send) -> Send:
-        """`send`, which also tells how much may still be asked; raises where that is nothing."""
+        """Return `send` with rate-limit headers added.
+
+        Raises:
+            ApiError: the limit is reached.
+        """
         if (limit := admitted.limits.requests_per_minute) is None:
             return send
         headers = self._rate(admitted.principal, limit).take()
@@ -119,7 +126,7 @@ class _Remembered(NamedTuple):
 
 
 class _Authenticator:
-    """Finds out who asks, and remembers it for a short time."""
+    """Authenticates requests, with a short cache."""
 
     def __init__(self, store: Store, settings: Settings) -> None:
         self._store = store
@@ -129,18 +136,18 @@ class _Authenticator:
         self._remembered: dict[str, _Remembered] = {}
 
     async def admit(self, headers: Headers, server: tuple[str, int | None] | None) -> Admitted:
-        """Who asks, and what his tenant may.
+        """Return the principal of a request and the limits of its tenant.
 
         Args:
             headers: Of the request.
-            server: The address of this machine at which it arrived.
+            server: The local address at which it arrived.
 
         Raises:
-            ApiError: nobody may ask like this.
-            StoreUnavailable: the database, which knows the keys, does not answer.
+            ApiError: the request has no valid key and needs one.
+            StoreUnavailable: the database, which has the keys, does not answer.
         """
         sent = headers.getlist("authorization")
-        if len(sent) > 1:  # a proxy may have looked at the other one
+        if len(sent) > 1:  # a proxy may have checked the other one
             raise _unknown(f"send one Authorization header, not {len(sent)}")
         if sent:
             return await self._holder(sent[0])
@@ -151,12 +158,13 @@ class _Authenticator:
         return anybody
 
     async def must_still_admit(self, headers: Headers, server: tuple[str, int | None] | None) -> None:
-        """Make sure that who was let in would be let in now.
+        """Check that an authenticated caller would be admitted now.
 
-        While the database does not answer nobody is sent away: who comes anew is not let in meanwhile.
+        While the database does not answer callers stay admitted; new requests are not admitted meanwhile.
 
         Raises:
-            ApiError: the key was revoked or has expired since, or the first key was made and this asker has none.
+            ApiError: the key was revoked or has expired since, or the first key was created and this caller has
+                none.
         """
         try:
             await self.admit(headers, server)
@@ -186,12 +194,12 @@ class _Authenticator:
         return Admitted(ANYBODY, self._store.keys.limits(DEFAULT_TENANT))
 
     async def _once(self, name: str, find: Callable[[], Admitted | None]) -> Admitted | None:
-        """What `find` found a short time ago, or finds now."""
+        """Return a cached result of `find`, or call it now."""
         known = self._remembered.get(name)
         if known is None or known.until < time.monotonic():
             found = await run_in_threadpool(find)
             known = _Remembered(time.monotonic() + REMEMBERED_SECONDS, found)
-            self._remembered.pop(name, None)  # so that the dictionary's first is the one found longest ago
+            self._remembered.pop(name, None)  # so that the first item of the dictionary is the oldest
             self._remembered[name] = known
             if len(self._remembered) > _MOST_REMEMBERED:
                 del self._remembered[next(iter(self._remembered))]
@@ -199,7 +207,7 @@ class _Authenticator:
 
 
 class _Rate:
-    """A bucket that holds a minute's requests and fills evenly."""
+    """A token bucket that holds a minute's requests and is refilled evenly."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
@@ -207,10 +215,10 @@ class _Rate:
         self._at = time.monotonic()
 
     def take(self) -> dict[str, str]:
-        """Take one request out.
+        """Take one request out of the bucket.
 
         Returns:
-            Headers that say how many are left, and in how many seconds the bucket is full again.
+            Headers with the remaining requests, and the seconds until the bucket is full again.
 
         Raises:
             ApiError: it is empty.
@@ -222,12 +230,12 @@ class _Rate:
             seconds = int((1 - self._left) * 60 / self.limit) + 1
             detail = f"this key may send {self.limit} requests a minute; the next one in {seconds} s"
             raise ApiError(
-                429, "too_many_requests", detail, headers={"Retry-After": str(seconds), **self._told()}
+                429, "too_many_requests", detail, headers={"Retry-After": str(seconds), **self._headers()}
             )
         self._left -= 1
-        return self._told()
+        return self._headers()
 
-    def _told(self) -> dict[str, str]:
+    def _headers(self) -> dict[str, str]:
         full = int((self.limit - self._left) * 60 / self.limit) + 1
         left = f'"minute";r={int(self._left)};t={full}'
         return {"RateLimit-Policy": f'"minute";q={self.limit};w=60', "RateLimit": left}
@@ -252,5 +260,5 @@ def _must_be_this_machine(host: str) -> None:
 
 
 def _arrived_here(server: tuple[str, int | None] | None) -> bool:
-    """Whether a request came in by the loopback: who starts the app may listen elsewhere than the settings say."""
+    """Return whether a request arrived on the loopback: the server may listen elsewhere than the settings say."""
     return server is None or server[1] is None or is_loopback(server[0])

@@ -1,7 +1,7 @@
-"""How long a connection may take to ask, how many there may be, and which one goes when there are too many.
+"""Limits on connections: timeouts, their maximum number, and which one is closed beyond it.
 
-uvicorn limits none of it: half a request would hold a connection for ever, and a thousand of them every file that the
-process may open. How long a body may take is said in `border.py`.
+uvicorn has none of these limits: half a request would hold a connection for ever, and a thousand of them every
+file that the process may open. The timeout of a body is in `request_guard.py`.
 """
 
 from __future__ import annotations
@@ -25,34 +25,34 @@ from jobs.settings import Settings
 log = logging.getLogger(__name__)
 
 KEEP_ALIVE_SECONDS = 5
-"""How long a connection may be silent between an answer and the next request."""
+"""Maximum idle time between an answer and the next request."""
 STALL_SECONDS = 60.0
-"""How long what was written waits for who does not read it."""
+"""Time for which written data waits for a client that does not read."""
 
 _BACKLOG = 128
-"""Connections that are taken at a stretch before any of them is looked at: so many may be open beyond the limit."""
+"""Connections accepted at a stretch before any of them is checked: this many may be open beyond the limit."""
 _OTHER_FILES = 128
-"""Files open beside connections and what is sent over them: of the database, the broker, Python, a worker."""
+"""Open files besides connections and what is sent over them: of the database, the broker, Python, a worker."""
 _FEWEST = 16
-"""Connections that there may be, however few files the system allows."""
-_TELL_SECONDS = 60.0
-"""Between two lines in the log about too many connections."""
+"""Minimum limit of connections, however few files the system allows."""
+_LOG_SECONDS = 60.0
+"""Minimum time between two log lines about too many connections."""
 
 
 def server_config(http: FastAPI, settings: Settings, *, grace_seconds: int) -> uvicorn.Config:
-    """Return how uvicorn is to serve the app: with limits on connections, and without a log of its own.
+    """Return the uvicorn config of the app: with limits on connections, and without a log of its own.
 
     Args:
         http: The app.
-        settings: How long a request may take to arrive, and how many connections there may be.
-        grace_seconds: For requests under way once the server is asked to stop.
+        settings: Timeout of a request's headers, and the limit of connections.
+        grace_seconds: For requests in progress once the server is asked to stop.
     """
     crowd = Crowd(settings.header_seconds, affordable(settings.connections))
     protocol: Any = partial(BoundedConnection, crowd)  # uvicorn calls it for each connection
     return uvicorn.Config(
         http,
         http=protocol,
-        ws="none",  # nothing here speaks it, and such a connection would know no limit
+        ws="none",  # websockets are not used, and such a connection would have no limit
         log_config=None,
         access_log=False,
         backlog=_BACKLOG,
@@ -62,10 +62,10 @@ def server_config(http: FastAPI, settings: Settings, *, grace_seconds: int) -> u
 
 
 def affordable(wanted: int) -> int:
-    """Return how many connections there may be: those wanted, or as many as the process may open files for.
+    """Return the limit of connections: as wanted, or as many as the process may open files for.
 
-    A file may be sent over each, so one connection takes two. Where the system allows more files than the process was
-    started with, more are asked for.
+    A file may be sent over each, so one connection takes two. The soft limit of open files is raised if the
+    system allows.
     """
     needed = 2 * wanted + _BACKLOG + _OTHER_FILES
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -83,42 +83,45 @@ class Crowd:
     """The connections of one server.
 
     Args:
-        header_seconds: How long a whole request may take to arrive.
-        most: Connections that there may be.
+        header_seconds: Timeout of a whole request.
+        most: Maximum number of connections.
     """
 
     def __init__(self, header_seconds: float, most: int) -> None:
         self.header_seconds = header_seconds
         self.waiting: dict[BoundedConnection, None] = {}
-        """Those on which nothing is being answered, who waited longest first."""
+        """Idle connections, the longest idle first."""
         self._most = most
-        self._told_at = -_TELL_SECONDS
+        self._logged_at = -_LOG_SECONDS
 
     def has_room(self, newcomer: BoundedConnection) -> bool:
-        """Return whether a connection may stay; when there are too many, the one that waited longest has to go."""
+        """Return whether a connection may stay.
+
+        If there are too many, the one that has been idle longest is closed.
+        """
         if len(newcomer.connections) <= self._most:
             return True
-        self._tell()
+        self._log_crowded()
         oldest = next(iter(self.waiting), None)
         if oldest is not None:
             oldest.end()
         return oldest is not None
 
-    def _tell(self) -> None:
-        if time.monotonic() - self._told_at >= _TELL_SECONDS:
-            self._told_at = time.monotonic()
+    def _log_crowded(self) -> None:
+        if time.monotonic() - self._logged_at >= _LOG_SECONDS:
+            self._logged_at = time.monotonic()
             log.warning("more than %d connections: those that send no request are closed first", self._most)
 
 
 class BoundedConnection(H11Protocol):
-    """uvicorn's, but a whole request must arrive in time after the connection, or the last answer, was made.
+    """uvicorn's connection, with a timeout for a whole request from the connection or the last answer on.
 
-    What comes meanwhile makes the time no longer: half a request, an empty line, a body for which nobody asked. And
-    what is not read in time is not kept: the connection ends.
+    Received data does not extend it: half a request, an empty line, a body that was not asked for. What the
+    client does not read in time is dropped: the connection is closed.
 
     Args:
         crowd: All connections of the server.
-        made: What uvicorn says of the server.
+        made: uvicorn's arguments.
     """
 
     def __init__(self, crowd: Crowd, **made: Any) -> None:
@@ -128,12 +131,12 @@ class BoundedConnection(H11Protocol):
         self._stall: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
-        """Begin to wait for a request, or refuse one connection too many."""
+        """Start the timeout of a request, or refuse one connection too many."""
         super().connection_made(transport)
         if not self._crowd.has_room(self):
             self.transport.write(_refusal())
             self.transport.close()
-        self._look()
+        self._update_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the connection."""
@@ -142,37 +145,37 @@ class BoundedConnection(H11Protocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Take what came, and go on waiting unless it made a request whole."""
+        """Process received data, and keep the timeout unless it completed a request."""
         super().data_received(data)
-        self._look()
+        self._update_timer()
 
     def on_response_complete(self) -> None:
         """Wait for the next request."""
         super().on_response_complete()
-        self._look()
+        self._update_timer()
 
     def timeout_keep_alive_handler(self) -> None:
-        """End the connection: no request came in time."""
+        """Close the connection: no request arrived in time."""
         super().timeout_keep_alive_handler()
-        self._look()
+        self._update_timer()
 
     def pause_writing(self) -> None:
-        """Wait for the other side to read, but not for ever."""
+        """Start the timeout for a client that does not read."""
         super().pause_writing()
         self._stall = self.loop.call_later(STALL_SECONDS, self.transport.abort)
 
     def resume_writing(self) -> None:
-        """Go on: the other side reads."""
+        """Stop that timeout: the client reads."""
         super().resume_writing()
         self._resumed()
 
     def end(self) -> None:
-        """End the connection at once."""
+        """Close the connection at once."""
         self._stop_timer()
         self.transport.abort()
 
-    def _look(self) -> None:
-        """Look what is waited for now: the end, the app, or a request."""
+    def _update_timer(self) -> None:
+        """Start or stop the timeout that fits the connection's state: closing, answering, or idle."""
         if self.transport.is_closing():
             self._stop_timer()
             self._start_timer(STALL_SECONDS, self.transport.abort)
@@ -198,7 +201,7 @@ class BoundedConnection(H11Protocol):
 
 
 def _refusal() -> bytes:
-    """Return the answer to a connection too many. No request was read, so nothing of the app has been passed."""
+    """Return the answer to one connection too many. No request was read, so no part of the app was run."""
     request_id = uuid.uuid4().hex
     body = ProblemDetails(
         title="Service Unavailable",

@@ -1,4 +1,4 @@
-"""What a route may ask for: the parts that the app was built from."""
+"""Dependencies of the routes: the services that the app was assembled from, and the caller."""
 
 from __future__ import annotations
 
@@ -29,27 +29,27 @@ from jobs.store.store import Store
 from jobs.uploads.submission_check import Apart
 
 _PATIENCE_SECONDS = 10.0
-"""For a data set that another request has unpacked: a small one is there by then, and for a large one a request must
-not keep one of the few threads."""
+"""Timeout for a data set that another request is unpacking: a small one is ready by then, and for a large
+one a request must not hold one of the few threads."""
 
-RINGS_AT_ONCE = 4
-"""Notifications under way at a time; more would only wait in other threads for the same broker."""
+NOTIFICATIONS_AT_ONCE = 4
+"""Concurrent notifications; more would only wait in other threads for the same broker."""
 NOTIFY_SECONDS = 1.0
-"""How long an answer waits until a notification was taken. A broker that hangs takes longer, and its sweep makes that
-good."""
+"""Time for which an answer waits for a notification to be sent. If a broker hangs, the next sweep notifies
+instead."""
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 StillAdmitted = Callable[[], Awaitable[None]]
-"""Raises `ApiError` (401) once who asks would not be let in any more."""
+"""Raises `ApiError` (401) once the caller would not be admitted any more."""
 
 ADMITTED_SECONDS = 3.0
-"""Between two looks whether somebody who reads on may still do so, at most."""
+"""Maximum time between two checks whether the caller of a long request is still admitted."""
 
 
 @dataclass(frozen=True)
 class Services:
-    """The parts, put together once in `create_app`."""
+    """The services, assembled once in `create_app`."""
 
     store: Store
     artifacts: Artifacts
@@ -58,32 +58,34 @@ class Services:
     dataset_cache: DatasetCache
     checks: Checks
     line: Line
-    _rings: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(RINGS_AT_ONCE))
+    _notifying: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(NOTIFICATIONS_AT_ONCE))
 
     async def in_line(self, verb: Callable[[], T]) -> T:
-        """What a verb gives that looks into a submission, once it is its turn; in a thread."""
+        """Run a function that inspects a submission in a thread, once it is its turn, and return its result."""
         return await self.line.take(verb)
 
     async def notify(self, job: Job) -> None:
-        """Notify workers of a job, for so long at most. Never fails: a sweep notifies again of what was lost."""
+        """Notify workers of a job, with a timeout. Never fails: if it is lost, a sweep notifies again."""
         with move_on_after(NOTIFY_SECONDS) as waited:
-            await to_thread.run_sync(self.job_queue.notify, job, limiter=self._rings, abandon_on_cancel=True)
+            await to_thread.run_sync(
+                self.job_queue.notify, job, limiter=self._notifying, abandon_on_cancel=True
+            )
         if waited.cancelled_caught:
             log.warning(
                 "could not notify workers of job %s within %g s; a sweep will", job.id, NOTIFY_SECONDS
             )
 
     def resolve(self, spec: JobSpec, tenant: str) -> Resolved:
-        """A spec with nothing left to be looked up, its data set checked.
+        """Resolve a spec, with its data set checked.
 
         Args:
             spec: A well-formed spec.
-            tenant: Whose it is: what it names of another tenant's is unknown.
+            tenant: Its owner: resources of other tenants count as unknown.
 
         Raises:
-            SpecError: it cannot be carried out; `problems` says all that is wrong.
+            SpecError: it cannot be carried out; `problems` has all reasons.
             StillUnpacking: the data set that it names is being unpacked for another request.
-            OperationCancelled: it took so long that nobody waits for it any more.
+            OperationCancelled: it took so long that the request was answered already.
         """
         resolved = resolve(
             spec,
@@ -148,10 +150,10 @@ async def _admin(principal: Annotated[Principal, Depends(_principal)]) -> Princi
 ServicesDep = Annotated[Services, Depends(_services)]
 FeedsDep = Annotated[Feeds, Depends(_feeds)]
 PrincipalDep = Annotated[Principal, Depends(_principal)]
-"""Who asks, and what he may."""
+"""The authenticated caller."""
 AdminDep = Annotated[Principal, Depends(_admin)]
-"""Who asks for what concerns the whole service, and may."""
+"""The caller, who must have the scope `admin`."""
 StillAdmittedDep = Annotated[StillAdmitted, Depends(_still_admitted)]
-"""For what takes long: await it every `ADMITTED_SECONDS`."""
+"""For long requests: await it every `ADMITTED_SECONDS`."""
 TenantDep = Annotated[str, Depends(_tenant)]
-"""Whose things may be seen and changed; pass it to every verb of the store."""
+"""The caller's tenant; pass it to every method of the store."""

@@ -1,7 +1,8 @@
-"""The description at /openapi.json: what FastAPI derives from the routes, and what holds for all of them.
+"""The OpenAPI description at /openapi.json: FastAPI's own, completed by what holds for all routes.
 
-A route says what is its own: `responses={409: {"description": ...}}`. What follows from the border, the entrance and
-the shape of a route is filled in here, so that a new route is never described too little.
+A route declares what is specific to it: `responses={409: {"description": ...}}`. What follows from the
+middleware, authentication and the shape of a route is filled in here, so that a new route is always described
+completely.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from jobs.resources import NewDataset, NewModel
 _PROBLEM = {"$ref": "#/components/schemas/ProblemDetails"}
 
 _FRAMEWORKS_OWN = ("HTTPValidationError", "ValidationError")
-"""Shapes of errors that FastAPI would send; ours look otherwise."""
+"""Schemas of errors that FastAPI would send; ours differ."""
 
 ABOUT = """Distils object detectors, and proves what that gained against a control.
 
@@ -55,7 +56,7 @@ _MEANS = {
     503: "the database does not answer (`database_away`) or takes no writes (`database_refuses`), or a data set is "
     "being unpacked (`still_unpacking`); come back after `Retry-After` seconds",
 }
-"""What a status says wherever nothing more exact is known of the route."""
+"""Description of a status unless the route gives a more precise one."""
 
 _IN_PATHS = {
     "job_id": ("Id of a job, as `POST /jobs` gives it.", "4f1c0a9be27d"),
@@ -66,10 +67,10 @@ _IN_PATHS = {
 
 
 class Described(FastAPI):
-    """FastAPI, but its description says all that may be answered, and how each route is called in a sentence."""
+    """A FastAPI app whose description lists all possible answers and has a summary of one sentence for each route."""
 
     def openapi(self) -> dict[str, Any]:
-        """The description; made once."""
+        """Return the OpenAPI description; computed once."""
         if self.openapi_schema is None:
             description = super().openapi()
             description["components"]["schemas"] |= _bodies_beside_files()
@@ -83,11 +84,11 @@ class Described(FastAPI):
 
 
 def described(version: str, lifespan: Lifespan[FastAPI]) -> Described:
-    """An app without routes.
+    """Return an app without routes.
 
     Args:
         version: Of GKD.
-        lifespan: What goes on for as long as a server stands in front of the app.
+        lifespan: Context that is entered while a server serves the app.
     """
     refusal: dict[str, Any] = {"model": errors.ProblemDetails}
     return Described(
@@ -99,14 +100,14 @@ def described(version: str, lifespan: Lifespan[FastAPI]) -> Described:
         openapi_tags=[{"name": name, "description": text} for name, text in TAGS.items()],
         generate_unique_id_function=_name,
         responses={422: refusal, 500: refusal},
-        redirect_slashes=False,  # /jobs/ is no route; a redirect would quote the Host that somebody sent
+        redirect_slashes=False,  # /jobs/ is no route; a redirect would quote the client's Host
         docs_url=None,
         redoc_url=None,
     )
 
 
 def _bodies_beside_files() -> dict[str, Any]:
-    """Shapes of JSON that may be sent where a file may be sent, too: such routes read their bodies themselves."""
+    """Return the schemas of JSON bodies of routes that also accept a file and so parse their bodies themselves."""
     shapes: dict[str, Any] = {}
     for model in (NewDataset, NewModel):
         schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
@@ -134,8 +135,7 @@ def _first_sentence(text: str) -> str:
 
 
 def _explain(parameter: dict[str, Any]) -> None:
-    """Say of an id in a path what it is, once for all routes; and what may be left out is not sent as null, which
-    neither a query nor a header can say."""
+    """Describe an id in a path, once for all routes, and remove null from optional parameters, which cannot be sent."""
     schema = parameter["schema"]
     branches = [branch for branch in schema.pop("anyOf", ()) if branch != {"type": "null"}]
     schema |= branches[0] if len(branches) == 1 else {"anyOf": branches} if branches else {}
@@ -146,7 +146,7 @@ def _explain(parameter: dict[str, Any]) -> None:
 
 
 def _examples(schema: dict[str, Any], schemas: dict[str, Any]) -> dict[str, Any]:
-    """Bodies that work, by name: those of the model, or of each model that it may be."""
+    """Return example bodies by name: those of the model, or of each model in a union."""
     if "$ref" in schema:
         schema = schemas[schema["$ref"].rpartition("/")[-1]]
     found = {
@@ -159,7 +159,7 @@ def _examples(schema: dict[str, Any], schemas: dict[str, Any]) -> dict[str, Any]
 
 
 def _refuse(path: str, method: str, operation: dict[str, Any]) -> None:
-    """List what the route may be refused for, each as a problem."""
+    """List the errors that the route may answer, each as problem details."""
     responses = operation["responses"]
     possible = _possible(path, operation)
     if 422 not in possible:

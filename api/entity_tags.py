@@ -1,4 +1,4 @@
-"""Entity tags (RFC 9110, section 8.8): how they are made, and the one comparison with what `If-None-Match` says."""
+"""Entity tags (RFC 9110, section 8.8): making them, and comparing them with `If-None-Match`."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from typing import Annotated, NamedTuple
 from fastapi import Depends, Header, Request
 
 _ELEMENT = re.compile(r'[ \t,]*(?:W/)?"(?P<opaque>[^"]*)"[ \t]*(?:,[ \t,]*|$)')
-"""One tag of a list, to behind the comma that follows it. A comma inside the quotes belongs to the tag, and a
-space, which no tag should have, does no harm."""
+"""One tag of a list, up to and including the comma after it. A comma inside the quotes belongs to the tag; a
+space, which no tag should have, is tolerated."""
 
 
 class KnownTags(NamedTuple):
-    """The representations that a client has, as it says in `If-None-Match`."""
+    """The representations that a client has, according to `If-None-Match`."""
 
     opaque: frozenset[str] = frozenset()
-    """Tags without quotes and without the mark of weakness, which this comparison does not look at."""
+    """Tags without quotes and without the weakness mark, which the comparison ignores."""
     every: bool = False
-    """`*`: whatever there is."""
+    """`*`: any representation."""
 
     def __bool__(self) -> bool:
         return self.every or bool(self.opaque)
@@ -35,12 +35,14 @@ class KnownTags(NamedTuple):
 
 
 def weak_tag(body: bytes) -> str:
-    """Return the entity tag of a representation that is compared by what it means."""
+    """Return the weak entity tag of a representation."""
     return f'W/"{hashlib.sha256(body).hexdigest()[:32]}"'
 
 
 def read_tags(values: Sequence[str]) -> KnownTags:
-    """Read the values of every `If-None-Match` of a request; a header that is no list of tags counts as not sent.
+    """Parse the values of all `If-None-Match` headers of a request.
+
+    One that is no list of tags counts as not sent.
 
     Args:
         values: One for each header line.
@@ -69,4 +71,4 @@ async def _known(
 
 
 KnownTagsDep = Annotated[KnownTags, Depends(_known)]
-"""What the client has already: answer 304 where it holds the tag of what would be sent."""
+"""The representations that the client has: answer 304 if they contain the current tag."""

@@ -1,4 +1,4 @@
-"""Errors as HTTP: the one place that knows which error is which status. RFC 9457, never a traceback."""
+"""Errors as HTTP answers: the only mapping of errors to status codes. Problem details (RFC 9457), never a traceback."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ _REFUSALS: dict[type[JobsError], tuple[int, str]] = {
     InvalidTenant: (422, "invalid_request"),
     InvalidKeyName: (422, "invalid_request"),
 }
-"""Status and code of what the store refuses; the sentence is the error's own."""
+"""Status and code of the store's errors; the detail is the error's message."""
 
 _CODES = {
     400: "invalid_json",
@@ -68,14 +68,14 @@ _CODES = {
     408: "too_slow",
     413: "too_large",
 }
-"""Of the errors that the framework raises by itself."""
+"""Codes of the errors that the framework raises."""
 
 _TAKE_SPECS = ("/jobs", "/jobs/validate")
-"""Routes whose body is a job spec; mistakes in one are worded with more care."""
+"""Routes whose body is a job spec; errors in it are explained in more detail."""
 
 
 class ProblemDetails(BaseModel):
-    """What every answer of status 400 and above holds."""
+    """The body of every answer of status 400 and above."""
 
     model_config = ConfigDict(
         frozen=True,
@@ -97,24 +97,24 @@ class ProblemDetails(BaseModel):
     )
 
     type: str = "about:blank"
-    """Always about:blank: `code` tells the problems apart."""
+    """Always about:blank: `code` distinguishes the problems."""
     title: str
-    """The status in words."""
+    """The phrase of the status."""
     status: int
     detail: str
-    """What was seen and which rule it breaks."""
+    """What was found and which rule it breaks."""
     code: str
     """For programs: invalid_spec, unknown_job, not_allowed, ..."""
     request_id: str
     """The same as in the header X-Request-ID and in the server's log."""
     errors: tuple[Problem, ...] = ()
-    """Every single thing that is wrong; `loc` is the path of the field in the spec."""
+    """Every single error; `loc` is the path of the field in the spec."""
     actions: tuple[str, ...] | None = None
-    """With not_allowed: what may be asked of the job now."""
+    """With not_allowed: the actions that the job's state allows now."""
 
 
 class ApiError(Exception):
-    """An error that only HTTP knows, such as a report that is not there yet."""
+    """An error that only HTTP knows, such as a report that does not exist yet."""
 
     def __init__(self, status: int, code: str, detail: str, *, headers: dict[str, str] | None = None) -> None:
         super().__init__(detail)
@@ -125,7 +125,7 @@ class ApiError(Exception):
 
 
 def lacks(scope: str) -> ApiError:
-    """The refusal for who has a good key that does not allow this."""
+    """Return the error for a valid key without this scope."""
     return ApiError(403, "missing_scope", f"this key lacks the scope {scope}, which this request needs")
 
 
@@ -138,12 +138,12 @@ def problem(
     headers: dict[str, str] | None = None,
     **more: Any,
 ) -> Response:
-    """An answer that says what is wrong.
+    """Return an answer of problem details.
 
     Args:
-        request: The request that it answers; its id is named.
+        request: The request, whose id is included.
         status: HTTP status, 400 or above.
-        code: What programs tell problems apart by.
+        code: Identifies the problem for programs.
         detail: One sentence for people.
         headers: Headers of the answer.
         more: `errors` or `actions`.
@@ -158,17 +158,17 @@ def problem(
         **more,
     )
     content = body.model_dump(mode="json", exclude_none=True)
-    text = json.dumps(content)  # in ASCII: what is quoted may hold halves of characters, which UTF-8 refuses
+    text = json.dumps(content)  # in ASCII: a quotation may contain lone surrogates, which UTF-8 refuses
     return Response(text, status, headers=headers, media_type=MEDIA_TYPE)
 
 
 def no_cursor(error: UnknownCursor) -> RequestValidationError:
-    """What is raised for an `after` that no page has given."""
+    """Return the error for an `after` that no page has returned."""
     return RequestValidationError([{"type": "value_error", "loc": ("query", "after"), "msg": str(error)}])
 
 
 def away(request: Request, error: StoreUnavailable) -> Response:
-    """The answer while the database is away, or takes no writes."""
+    """Return the answer while the database is unavailable, or accepts no writes."""
     log.warning("%s", error)
     if isinstance(error, StoreRefuses):
         detail = f"{error.message}; what is there can be read. Try again once the operator has seen to it"
@@ -178,14 +178,14 @@ def away(request: Request, error: StoreUnavailable) -> Response:
 
 
 def defect(request: Request, error: Exception) -> Response:
-    """The answer to what nobody foresaw; what that was stands in the log alone."""
+    """Return the answer to an unexpected error, whose details are in the log only."""
     log.error("%s %s failed", request.method, request.url.path, exc_info=error)
     detail = "a defect of GKD; the server's log has the details under this request id"
     return problem(request, 500, "internal_error", detail)
 
 
 def install(app: FastAPI) -> None:
-    """Teach an app what each error means in HTTP."""
+    """Register a handler for each error."""
     app.exception_handler(RequestValidationError)(_invalid)
     for wrong_spec in (SpecError, DataError):
         app.exception_handler(wrong_spec)(_impossible)
@@ -212,7 +212,7 @@ async def _invalid(request: Request, error: RequestValidationError) -> Response:
 
 
 def _no_spec(request: Request, error: RequestValidationError) -> Response:
-    """A body that should have been a spec and is none."""
+    """Return the answer to a body that should have been a spec and is none."""
     if isinstance(error.body, bytes) or "json" not in request.headers.get("content-type", ""):
         detail = "a job spec is sent as JSON with the header Content-Type: application/json"
         return problem(request, 415, "unsupported_media_type", detail)
@@ -259,8 +259,10 @@ async def _http(request: Request, error: HTTPException) -> Response:
 
 
 def _allowed(request: Request) -> str:
-    """Every method that the path understands; the framework names those of its first route alone. A path that is a
-    route's word for word is that route's, though it may also look like an id."""
+    """Return every method that the path supports; the framework names those of its first route only.
+
+    A path that equals a route literally belongs to that route, though it may also match an id.
+    """
     matching = [route for route in _routes(request.app) if route.matches(request.scope)[0] is not Match.NONE]
     literal = [route for route in matching if getattr(route, "path", None) == request.url.path]
     return ", ".join(
@@ -275,7 +277,7 @@ def _routes(app: FastAPI) -> Iterator[BaseRoute]:
 
 
 def _detail(request: Request, error: HTTPException, headers: dict[str, str]) -> str:
-    """In words what the framework says in a number."""
+    """Return an explanation of the framework's status code."""
     match error.status_code:
         case 400:
             return "the body cannot be read as JSON: not UTF-8, nested too deeply, or a number with too many digits"
@@ -296,7 +298,7 @@ def _not_understood(request: Request, errors: Sequence[Problem]) -> Response:
 
 
 def _joined(errors: Sequence[Problem], whole: str = "") -> str:
-    """All that is wrong, in one line; `whole` stands before what concerns no single field."""
+    """Return all errors in one line; `whole` precedes those that concern no single field."""
     return "; ".join(
         f"{'.'.join(map(str, e.loc))}: {e.message}" if e.loc else whole + e.message for e in errors
     )

@@ -1,8 +1,8 @@
-"""Submissions stand in line: few are looked into at a time, and each for so long and no longer.
+"""A waiting line for submissions: few are inspected at a time, each with a timeout.
 
-To look into one is to read files, perhaps of a file server that answers no more, and nothing can break that off. A
-thread that does not come back is left behind, and its place goes to the next. What it finds in the end is forgotten:
-nothing is written for a submission whose sender was told that it took too long.
+To inspect one is to read files, perhaps of a file server that does not answer, which cannot be interrupted. A
+thread that does not return is abandoned, and its place goes to the next submission. Its result is discarded:
+nothing is written for a submission that was answered with a timeout.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from jobs.errors import OperationCancelled
 from jobs.sync.background import run_in_background
 
 AT_ONCE = 8
-"""Submissions that are looked into at a time. They compute, and Python computes one thing at a time: a flood of them in
-forty threads takes longer than one after the other, and all else would wait."""
+"""Submissions inspected at a time. They are CPU-bound and hold the GIL: forty threads take longer than one
+after the other, and all other requests would wait."""
 MOST_LEFT_BEHIND = 32
-"""Threads that may hang before no further submission is looked into."""
+"""Number of hanging threads from which on no further submission is inspected."""
 
 T = TypeVar("T")
 
 
 class Line:
-    """Where submissions wait for their turn.
+    """The waiting line.
 
     Args:
-        seconds: How long one may be looked into.
+        seconds: Timeout of one inspection.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -42,10 +42,13 @@ class Line:
         self._hanging: set[_Turn[object]] = set()
 
     async def take(self, verb: Callable[[], T]) -> T:
-        """What a verb gives that looks into a submission and then writes, once it is its turn; in a thread.
+        """Run a function that inspects a submission and then writes, in a thread, once it is its turn.
+
+        Returns:
+            Its result.
 
         Raises:
-            ApiError: it took too long, or too many others still do; nothing was written.
+            ApiError: it took too long, or too many others still hang; nothing was written.
         """
         async with self._places:
             self._hanging = {turn for turn in self._hanging if not turn.outcome.done()}
@@ -56,22 +59,22 @@ class Line:
             done, _ = await asyncio.wait([outcome], timeout=self._seconds)
             if not done and turn.give_up():
                 outcome.add_done_callback(_forget)
-                self._hanging.add(turn)  # type: ignore[arg-type]  # whatever it gives
+                self._hanging.add(turn)  # type: ignore[arg-type]  # whatever it returns
                 raise _too_slow(f"it took longer than {self._seconds:g} s")
             return await outcome
 
 
 def _forget(outcome: asyncio.Future[T]) -> None:
-    """Take what came too late, so that nobody complains that it was not taken."""
+    """Retrieve a late exception, so that asyncio does not log that it was never retrieved."""
     if not outcome.cancelled():
         outcome.exception()
 
 
 def begin_to_write() -> None:
-    """Say that what a submission names was looked into, and is written down from here on.
+    """Mark the current submission as inspected, before it is written.
 
     Raises:
-        OperationCancelled: its sender has been told that it took too long.
+        OperationCancelled: it was answered with a timeout already.
     """
     turn = _turn.get()
     if turn is not None:
@@ -79,7 +82,7 @@ def begin_to_write() -> None:
 
 
 class _Turn(Generic[T]):
-    """One submission that is being looked into, in a thread that keeps nobody, not even a process that ends."""
+    """One submission under inspection, in a daemon thread that delays no shutdown."""
 
     def __init__(self, verb: Callable[[], T]) -> None:
         self._verb = verb
@@ -88,7 +91,7 @@ class _Turn(Generic[T]):
         self.outcome: Future[T] = run_in_background(self._run)
 
     def give_up(self) -> bool:
-        """Whether it is given up; no, where it has begun to write."""
+        """Cancel the submission. Return False if it has begun to write."""
         with self._lock:
             self._cancelled = not self._writes
             return self._cancelled
@@ -100,7 +103,7 @@ class _Turn(Generic[T]):
             self._writes = True
 
     def _run(self) -> T:
-        _turn.set(self)  # type: ignore[arg-type]  # whatever it gives
+        _turn.set(self)  # type: ignore[arg-type]  # whatever it returns
         return self._verb()
 
 

@@ -1,6 +1,7 @@
-"""Numbers about this service for Prometheus: what this process answered, and what stands in the database.
+"""Prometheus metrics of the service: what this process answered, and what the database counts.
 
-Numbers about jobs come from the database alone, so they are true after every restart and the same from every API.
+Metrics about jobs come from the database only, so they are right after every restart and the same from every
+API process.
 """
 
 from __future__ import annotations
@@ -25,24 +26,24 @@ from jobs.store.store import Store
 __all__ = ["CONTENT_TYPE", "Told"]
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-"""Anybody can send any word as a method; each new one would be a new row for ever."""
+"""Clients can send any word as a method; each new one would be a new time series for ever."""
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0)
 
 FRESH_SECONDS = 5.0
-"""Between two looks at the database, however often and by however many we are asked."""
+"""Minimum time between two queries of the database, however often and by however many the metrics are read."""
 _BYTES_FRESH_SECONDS = 60.0
-"""The same for the published bytes, for which all published files are gone through."""
+"""The same for the bytes of published files, which takes a scan of all of them."""
 
 T = TypeVar("T")
 
 
 class Told:
-    """What Prometheus is told.
+    """The metrics of this process and of the store.
 
     Args:
-        store: Where jobs are.
-        feeds: Who follows jobs now.
+        store: The job store.
+        feeds: The followers of jobs.
     """
 
     def __init__(self, store: Store, feeds: Feeds) -> None:
@@ -67,8 +68,8 @@ class Told:
 
         Args:
             method: As it was sent.
-            route: Its template; None: there is no such route, or it was refused before it was looked for.
-            status: None: nobody waited for the answer.
+            route: Its template; None: there is no such route, or it was refused before routing.
+            status: None: the client disconnected before the answer.
             seconds: Until its first byte.
         """
         known = method if method in _METHODS else "other"
@@ -77,7 +78,7 @@ class Told:
             self._seconds.labels(known, route or "none").observe(seconds)
 
     def text(self) -> bytes:
-        """All of it, in Prometheus' format.
+        """Return all metrics in Prometheus' format.
 
         Raises:
             StoreUnavailable: the database does not answer.
@@ -86,14 +87,14 @@ class Told:
 
 
 class _OfTheStore(Collector):
-    """What stands in the database."""
+    """Collector of the metrics from the database."""
 
     def __init__(self, store: Store) -> None:
         self._figures = _Fresh(store.metrics.figures, FRESH_SECONDS)
         self._bytes = _Fresh(store.metrics.published_bytes, _BYTES_FRESH_SECONDS)
 
     def collect(self) -> Iterator[Metric]:
-        """Every number.
+        """Yield every metric.
 
         Raises:
             StoreUnavailable: the database does not answer.
@@ -106,7 +107,7 @@ class _OfTheStore(Collector):
 
 
 def _gauges(figures: Figures) -> Iterator[Metric]:
-    """What is so now; with a 0 for what is not, so that nothing vanishes from a chart."""
+    """Yield the gauges, with explicit zeros, so that no series disappears from a chart."""
     jobs = GaugeMetricFamily("gkd_jobs", "Jobs, by state and queue.", labels=("state", "queue"))
     oldest = GaugeMetricFamily(
         "gkd_queue_oldest_seconds", "Since the job that waits longest was queued.", labels=("queue",)
@@ -143,7 +144,7 @@ def _histogram(count: Count, found: dict[tuple[str, ...], Counted]) -> Metric:
 
 
 class _Fresh(Generic[T]):
-    """What was found a short time ago, or is found now; by one thread at a time."""
+    """A cached function; one thread at a time calls it."""
 
     def __init__(self, find: Callable[[], T], seconds: float) -> None:
         self._find = find

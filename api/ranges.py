@@ -1,4 +1,4 @@
-"""The part of a file that a request asks for (RFC 9110, section 14)."""
+"""The part of a file that a request asks for by `Range` (RFC 9110, section 14)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _SEVERAL = re.compile(r"bytes=[\s\d-]*,[\s\d,-]*", re.ASCII)
 
 
 def asked_part(headers: Mapping[str, str], size: int, etag: str) -> tuple[int, int] | None:
-    """Which bytes a download is to send.
+    """Return the bytes that a download is to send.
 
     Args:
         headers: Of the request.
@@ -20,9 +20,9 @@ def asked_part(headers: Mapping[str, str], size: int, etag: str) -> tuple[int, i
         etag: Its entity tag, with quotes.
 
     Returns:
-        The first byte and the one behind the last; None: the whole file, because that is asked for, because the
-        part asked for is one of another file, or because several are asked for. They may be ignored by the rules, and
-        who wants many parts of a file is quicker with the file.
+        The first byte and the one after the last; None: the whole file, because no part is asked for, or a part
+        of another version, or several parts. The RFC allows to ignore several, and for a client the whole file
+        is faster.
 
     Raises:
         ApiError: 400, it is no range of bytes; 416, it lies beyond the end.

@@ -1,8 +1,8 @@
-"""What every request passes before anybody asks whose it is: a limit on its size, a look at where it comes from.
+"""Checks of every request before authentication: the size and duration of its body, and the site it comes from.
 
-The last matters where the service listens on the loopback without keys: any page open in a browser on the same
-machine could talk to it. A browser says where a request comes from: `Sec-Fetch-Site`, older ones `Origin`. Who asks
-is `auth.py`'s.
+The latter matters if the service listens on the loopback without keys: any page open in a browser on the same
+machine could talk to it. A browser says where a request comes from: `Sec-Fetch-Site`, older ones `Origin`.
+Authentication is in `auth.py`.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from api.errors import problem
 
 BODY_LIMIT = 1024 * 1024
-"""Bytes. A job spec has a few thousand."""
+"""Maximum bytes of a body. A job spec has a few thousand."""
 
 UPLOADS = frozenset({("POST", "/datasets"), ("POST", "/models")})
-"""Requests whose body, unless it is JSON, is a file: written to the disk as it comes, and limited by a setting."""
+"""Requests whose body, unless it is JSON, is a file: streamed to disk, and limited by a setting."""
 
 BODY_SECONDS = 30.0
-"""Until a body has come whole; larger ones have as much longer as they take at `SLOWEST_BYTES_A_SECOND`."""
+"""Timeout of a body; larger ones have as much longer as they take at `SLOWEST_BYTES_A_SECOND`."""
 SLOWEST_BYTES_A_SECOND = 16 * 1024
-"""Who sends slower than any real line holds a connection on purpose."""
+"""A client slower than any real network holds a connection on purpose."""
 
 
 class RequestGuard:
-    """ASGI middleware.
+    """ASGI middleware that limits bodies and refuses changes from other sites.
 
     Args:
-        app: What lies behind it.
-        upload_bytes: What an upload may have; other bodies have `BODY_LIMIT` at most.
+        app: The next ASGI app.
+        upload_bytes: Maximum bytes of an upload; other bodies have at most `BODY_LIMIT`.
     """
 
     def __init__(self, app: ASGIApp, upload_bytes: int) -> None:
@@ -42,7 +42,7 @@ class RequestGuard:
         self._upload_bytes = upload_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let a request through, or answer 403, 408 or 413."""
+        """Pass a request on, or answer 403, 408 or 413."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
@@ -59,14 +59,14 @@ def _from_another_site(headers: Headers) -> bool:
     if site := headers.get("sec-fetch-site"):
         return site not in ("none", "same-origin")
     origin = headers.get("origin")
-    return origin is not None and _place(origin) != headers.get("host", "").lower()
+    return origin is not None and _host_and_port(origin) != headers.get("host", "").lower()
 
 
-def _place(origin: str) -> str | None:
-    """Host and port of an origin; None for `null`, which pages in sandboxes and files send."""
+def _host_and_port(origin: str) -> str | None:
+    """Return host and port of an origin; None for `null`, which pages in sandboxes and files send."""
     try:
         return urlsplit(origin).netloc.lower() or None
-    except ValueError:  # brackets that hold no address
+    except ValueError:  # brackets without an address
         return None
 
 
@@ -75,18 +75,18 @@ def _is_upload(scope: Scope, headers: Headers) -> bool:
 
 
 def is_json(headers: Headers) -> bool:
-    """Whether a body says that it is JSON."""
+    """Return whether the content type of a body is JSON."""
     return headers.get("content-type", "").partition(";")[0].strip().lower() == "application/json"
 
 
 def _limited(receive: Receive, limit: int) -> Receive:
-    """`receive`, but a body beyond the limit is a 413 as soon as that shows, and one that does not come a 408."""
+    """Return `receive` with limits: 413 as soon as a body exceeds the limit, 408 if it takes too long."""
     read, whole = 0, False
     begun = asyncio.get_running_loop().time()
 
     async def limited() -> Message:
         nonlocal read, whole
-        if whole:  # what comes now is the end of the connection
+        if whole:  # the next message is the end of the connection
             return await receive()
         try:
             async with asyncio.timeout_at(begun + BODY_SECONDS + read / SLOWEST_BYTES_A_SECOND):

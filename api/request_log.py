@@ -1,7 +1,6 @@
-"""What is passed first on the way in and last on the way out: every request gets an id, every answer what keeps it
-from harm in a browser, and of both one line is logged and one number counted.
+"""The outermost middleware: request ids, security headers, one log line and one count for each request.
 
-A defect of ours ends here as a problem, too, so that its answer carries all of that.
+An unexpected error becomes problem details here, so that its answer has all of these.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ log = logging.getLogger(__name__)
 _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 _ASKED_ALL_THE_TIME = frozenset({"/healthz", "/readyz", "/metrics"})
-"""Routes that machines ask every few seconds; as long as all is well with them they are no news."""
+"""Routes that monitoring reads every few seconds; while they succeed they are logged at DEBUG."""
 
 _ON_EVERY_ANSWER = (
     (b"x-content-type-options", b"nosniff"),
@@ -34,23 +33,24 @@ _ON_EVERY_ANSWER = (
     (b"cross-origin-resource-policy", b"same-origin"),
     (b"cache-control", b"no-store"),
 )
-"""Unless a route says otherwise. Nothing that we answer is to be run, framed, guessed at or kept by a browser."""
+"""Headers of every answer, unless a route sets them. No answer is to be run, framed, sniffed or cached by a
+browser."""
 
 
 class RequestLog:
-    """ASGI middleware.
+    """ASGI middleware that logs and counts requests.
 
     Args:
-        app: What lies behind it.
+        app: The next ASGI app.
         told: Where requests are counted.
     """
 
     def __init__(self, app: ASGIApp, told: Told) -> None:
         self.app = app
-        self._told = told
+        self._metrics = told
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Let a request through, and tell what became of it."""
+        """Pass a request on, then log and count its answer."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
@@ -61,15 +61,15 @@ class RequestLog:
             try:
                 await self.app(scope, receive, answer.send)
             except Exception as error:
-                if answer.status is not None:  # half of it is out: the server cuts the connection
+                if answer.status is not None:  # half of it is sent: the server closes the connection
                     raise
                 await defect(Request(scope), error)(scope, receive, answer.send)
             finally:
-                self._tell(scope, answer)
+                self._log_and_count(scope, answer)
 
-    def _tell(self, scope: Scope, answer: _Answer) -> None:
+    def _log_and_count(self, scope: Scope, answer: _Answer) -> None:
         route = getattr(scope.get("route"), "path", None)
-        self._told.answered(scope["method"], route, answer.status, answer.first_seconds)
+        self._metrics.answered(scope["method"], route, answer.status, answer.first_seconds)
         who = scope["state"].get("principal")
         quiet = route in _ASKED_ALL_THE_TIME and answer.status == 200
         log.log(
@@ -91,7 +91,7 @@ class RequestLog:
 
 
 class _Answer:
-    """An answer on its way out."""
+    """An answer while it is sent."""
 
     def __init__(self, send: Send, request_id: str) -> None:
         self._send = send
@@ -100,11 +100,11 @@ class _Answer:
         self.status: int | None = None
         """None until its first byte."""
         self.first_seconds: float | None = None
-        """From the request to the first byte: what a stream takes after that says nothing about the service."""
+        """From the request to the first byte: the duration of a stream says nothing about the service."""
 
     @property
     def seconds(self) -> float:
-        """Since the request."""
+        """Return the seconds since the request."""
         return time.perf_counter() - self._begun
 
     async def send(self, message: Message) -> None:
@@ -120,6 +120,6 @@ class _Answer:
 
 
 def _request_id(headers: Headers) -> str:
-    """The sender's, where it is fit to be logged; otherwise a new one."""
+    """Return the client's request id if it is safe to log, otherwise a new one."""
     sent = headers.get("x-request-id", "")
     return sent if _ID.fullmatch(sent) else uuid.uuid4().hex

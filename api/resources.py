@@ -1,4 +1,4 @@
-"""What the routes of data sets and of models have in common."""
+"""Shared parts of the routes of data sets and models."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ADDED: dict[int | str, dict[str, Any]] = {
     415: {"description": "the body is of another type (`unsupported_media_type`)"},
     507: {"description": "the disk of the service is nearly full (`no_room`)"},
 }
-"""What may be answered to whoever adds one."""
+"""Possible answers to an upload or registration."""
 SEEN: dict[int | str, dict[str, Any]] = {304: {"description": "still as If-None-Match says"}}
 IN_USE: dict[int | str, dict[str, Any]] = {
     409: {"description": "jobs that have not ended need it (`in_use`)"}
@@ -35,7 +35,7 @@ IN_USE: dict[int | str, dict[str, Any]] = {
 
 
 class ResourcePage(BaseModel):
-    """Data sets or models, newest first; `next` is the `after` of the following page, null on the last."""
+    """Data sets or models, newest first; `next` is the `after` of the next page, null on the last."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -46,7 +46,7 @@ class ResourcePage(BaseModel):
 def listed(
     services: Services, kind: ResourceKind, tenant: str, state: str | None, after: str | None, limit: int
 ) -> ResourcePage:
-    """A page of them."""
+    """Return a page of data sets or models."""
     try:
         page = services.store.resources.list_resources(
             kind, tenant=tenant, state=state, after=after, limit=limit
@@ -59,7 +59,7 @@ def listed(
 def shown(
     services: Services, kind: ResourceKind, resource_id: str, tenant: str, known: KnownTags
 ) -> Response:
-    """One of them, with its report and an ETag."""
+    """Return a data set or model, with its report and an ETag."""
     body = services.store.resources.get_resource(kind, resource_id, tenant=tenant).model_dump_json().encode()
     headers = {"ETag": weak_tag(body), "Cache-Control": "no-cache"}
     if known.hold(headers["ETag"]):
@@ -68,10 +68,10 @@ def shown(
 
 
 def placed(services: Services, text: str, *loc: str) -> str:
-    """The absolute path of something that a job may read.
+    """Return the absolute path of a file or folder that jobs may read.
 
     Raises:
-        SpecError: there is no such thing under the data roots; `loc` is the field that named it.
+        SpecError: there is none under the data roots; `loc` is the field that named it.
     """
     try:
         return str(DataRoots(services.settings.data_roots).find(text))
@@ -80,10 +80,10 @@ def placed(services: Services, text: str, *loc: str) -> str:
 
 
 def named(name: str | None) -> str:
-    """The name of an upload.
+    """Return the name of an upload.
 
     Raises:
-        SpecError: it has none.
+        SpecError: it is missing.
     """
     if name is None:
         problem = Problem(loc=("query", "name"), message="an upload needs a name", hint="Add ?name=...")

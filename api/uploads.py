@@ -1,4 +1,4 @@
-"""Files that are sent as the body of a request: written to the disk as they come, never whole in memory."""
+"""Uploads: request bodies that are streamed to disk, never whole in memory."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ from jobs.resources import NewResource, Resource
 from jobs.uploads.incoming import Arriving, Incoming
 
 SILENCE_SECONDS = 60.0
-"""After which a sender that sends nothing has gone."""
+"""Timeout for a client that sends nothing."""
 _WRITTEN_BYTES = 4 << 20
-"""Gathered before they are written: each time takes a thread."""
-_LOOK_FOR_ROOM_BYTES = _AHEAD_BYTES = 64 << 20
+"""Bytes that are buffered before a write: each write takes a thread."""
+_CHECK_SPACE_EVERY_BYTES = _AHEAD_BYTES = 64 << 20
 
 
 def requested(new: type[Strict], media_types: Collection[str]) -> dict[str, Any]:
-    """The body in the description of the API: JSON that names a path, or a file.
+    """Return the OpenAPI request body of a route that accepts JSON with a path, or a file.
 
     Args:
-        new: What the JSON holds.
-        media_types: What the file may be said to be.
+        new: The model of the JSON.
+        media_types: Accepted content types of the file.
     """
     content: dict[str, Any] = {
         "application/json": {"schema": {"$ref": f"#/components/schemas/{new.__name__}"}}
@@ -48,10 +48,10 @@ def requested(new: type[Strict], media_types: Collection[str]) -> dict[str, Any]
 
 
 async def read_json(request: Request, new: type[Strict]) -> Any:
-    """The body as a value.
+    """Return the parsed and validated JSON body.
 
     Raises:
-        RequestValidationError: it is none.
+        RequestValidationError: it is not valid.
         ApiError: it is no JSON.
     """
     try:
@@ -64,10 +64,10 @@ async def read_json(request: Request, new: type[Strict]) -> Any:
 
 
 def must_be_one_of(request: Request, media_types: Collection[str]) -> None:
-    """Refuse a body of another type.
+    """Check the content type of an upload.
 
     Raises:
-        ApiError: it is.
+        ApiError: it is not an accepted one.
     """
     sent = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if sent not in media_types:
@@ -78,29 +78,29 @@ def must_be_one_of(request: Request, media_types: Collection[str]) -> None:
 
 @asynccontextmanager
 async def received(request: Request, services: Services, tenant: str) -> AsyncIterator[Path]:
-    """The body as a file, which is gone at the end. As long as it is there it counts among the tenant's bytes.
+    """Receive the body as a file, which is removed at the end. While it exists it counts in the tenant's quota.
 
     Raises:
-        ApiError: it is too large, the disk too full, or it never came to its end.
-        QuotaExceeded: the tenant has no room for it.
+        ApiError: it is too large, the disk too full, or the body incomplete.
+        QuotaExceeded: it exceeds the tenant's quota.
     """
     announced = _announced(request)
     if announced > services.settings.upload_bytes:
         raise ApiError(413, "too_large", f"an upload has at most {services.settings.upload_bytes} bytes")
     must_fit = partial(services.store.keys.must_store, tenant)
-    with _full_disks_told():
+    with _reporting_full_disk():
         arriving = await run_in_threadpool(Incoming(services.settings.incoming).begin, tenant)
         try:
             await run_in_threadpool(arriving.reserve, max(1, announced), must_fit)
             await _fill(arriving, request, services.settings.free_bytes, must_fit)
             yield arriving.path
         finally:
-            # To remove a large file takes long; it goes on if nobody waits for it any more.
+            # Removing a large file takes long; it continues if the client disconnects.
             await asyncio.shield(run_in_threadpool(arriving.end))
 
 
 @contextmanager
-def _full_disks_told() -> Iterator[None]:
+def _reporting_full_disk() -> Iterator[None]:
     try:
         yield
     except OSError as error:
@@ -117,16 +117,16 @@ async def taken_in(
     new: NewResource,
     still_admitted: StillAdmitted,
 ) -> Resource:
-    """Keep the body's file, then name it in the store: a crash between the two leaves a file that is tidied away."""
+    """Store the uploaded file, then register it: a crash between the two leaves a file that tidying removes."""
     async with received(request, services, tenant) as path:
-        await still_admitted()  # it may have come for hours
+        await still_admitted()  # the upload may have taken hours
         blob = await run_in_threadpool(_kept, services, path)
         sent = new._replace(size=blob.size, sha256=blob.sha256)
         return await added(response, services, tenant, sent)
 
 
 def _kept(services: Services, path: Path) -> Blob:
-    """What was received, among the published files. On another disk that is a copy, for which there must be room."""
+    """Move the received file to the artifacts. On another disk that is a copy, which needs space."""
     place = services.settings.artifacts_url
     if isinstance(place, Path):
         place.mkdir(parents=True, exist_ok=True)
@@ -137,7 +137,7 @@ def _kept(services: Services, path: Path) -> Blob:
 
 
 async def added(response: Response, services: Services, tenant: str, new: NewResource) -> Resource:
-    """Name something in the store, and have it checked soon. What was sent before is answered with 200."""
+    """Register a resource and start its check. If it was uploaded before, the answer is 200."""
     resource, made = await run_in_threadpool(services.store.resources.add_resource, new, tenant=tenant)
     if made:
         services.checks.hurry()
@@ -148,7 +148,7 @@ async def added(response: Response, services: Services, tenant: str, new: NewRes
 
 
 def _announced(request: Request) -> int:
-    """Bytes that the sender says will come; 0 where it does not."""
+    """Return the announced bytes of a body; 0 if the client announces none."""
     length = request.headers.get("content-length", "")
     return int(length) if length.isdecimal() and len(length) < 20 else 0
 
@@ -156,17 +156,17 @@ def _announced(request: Request) -> int:
 async def _fill(
     arriving: Arriving, request: Request, free_bytes: int, must_fit: Callable[[int], None]
 ) -> None:
-    """Write the body as it comes."""
-    size = looked_at = 0
+    """Write the body to disk as it arrives."""
+    size = checked_at = 0
     await run_in_threadpool(_must_have_room, arriving.path.parent, free_bytes + arriving.size)
-    async with _opened(arriving.path) as file:
+    async with _open(arriving.path) as file:
         async for block in _blocks(request):
             size += len(block)
             if size > arriving.size:
                 await run_in_threadpool(_reserve_more, arriving, size, must_fit)
             await run_in_threadpool(file.write, block)
-            if size - looked_at > _LOOK_FOR_ROOM_BYTES:
-                looked_at = size
+            if size - checked_at > _CHECK_SPACE_EVERY_BYTES:
+                checked_at = size
                 await run_in_threadpool(_must_have_room, arriving.path.parent, free_bytes)
     if size == 0:
         raise ApiError(422, "invalid_request", "the body is empty: send the file as the body")
@@ -174,8 +174,8 @@ async def _fill(
 
 
 @asynccontextmanager
-async def _opened(path: Path) -> AsyncIterator[BinaryIO]:
-    """The file, to be written. A network disk writes when it is closed, so that happens in a thread, too."""
+async def _open(path: Path) -> AsyncIterator[BinaryIO]:
+    """Open the file for writing. A network file system writes on closing, so that happens in a thread, too."""
     file = await run_in_threadpool(path.open, "r+b")
     try:
         yield file
@@ -184,7 +184,7 @@ async def _opened(path: Path) -> AsyncIterator[BinaryIO]:
 
 
 def _reserve_more(arriving: Arriving, size: int, must_fit: Callable[[int], None]) -> None:
-    """For who does not announce how much will come: some ahead, for each time asks the database."""
+    """Reserve more of the quota for a body of unknown size, some of it ahead: each reservation is a query."""
     try:
         arriving.reserve(size + _AHEAD_BYTES, must_fit)
     except QuotaExceeded:
@@ -192,7 +192,7 @@ def _reserve_more(arriving: Arriving, size: int, must_fit: Callable[[int], None]
 
 
 async def _blocks(request: Request) -> AsyncIterator[bytes]:
-    """The body in larger pieces than the network's."""
+    """Yield the body in larger blocks than the network's."""
     gathered = bytearray()
     pieces = aiter(request.stream())
     try:

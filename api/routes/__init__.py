@@ -1,1 +1,1 @@
-"""The routes, one module a noun. Each is thin: it calls one verb of the store and returns what that gives."""
+"""The routes, one module per resource. Each is thin: it calls one method of the store and returns the result."""

@@ -1,4 +1,4 @@
-"""Published files: listed while the job still runs, downloaded with Range and ETag."""
+"""Artifacts: listed while the job is still running, downloaded with Range and ETag."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ from jobs.job import Artifact
 router = APIRouter(prefix="/jobs/{job_id}/artifacts", tags=["artifacts"])
 
 
-_FILE = {"content": {"*/*": {"schema": {"type": "string", "format": "binary"}}}}  # as its name says
+_FILE = {
+    "content": {"*/*": {"schema": {"type": "string", "format": "binary"}}}
+}  # the media type depends on the name
 DOWNLOADS: dict[int | str, dict[str, Any]] = {
     200: {**_FILE, "description": "the file"},
     206: {**_FILE, "description": "the part of it that Range asks for"},
@@ -31,7 +33,7 @@ DOWNLOADS: dict[int | str, dict[str, Any]] = {
     416: {"description": "Range lies beyond the end of the file (`range_not_satisfiable`)"},
     503: {"description": "the database, or the place of published files, does not answer (`artifacts_away`)"},
 }
-PARTS: dict[str, Any] = {  # read from the request itself, by `asked_part`
+PARTS: dict[str, Any] = {  # parsed from the request by `asked_part`
     "parameters": [
         {
             "name": "Range",
@@ -51,7 +53,7 @@ PARTS: dict[str, Any] = {  # read from the request itself, by `asked_part`
 
 @router.get("")
 def artifacts(job_id: str, services: ServicesDep, tenant: TenantDep) -> tuple[Artifact, ...]:
-    """What a job has published so far, with sizes, SHA-256 and metrics."""
+    """List the files that a job has published so far, with sizes, SHA-256 and metrics."""
     return services.store.reading.artifacts(job_id, tenant=tenant)
 
 
@@ -65,12 +67,12 @@ def download(
     tenant: TenantDep,
     known: KnownTagsDep,
 ) -> Response:
-    """One file. Its ETag is its SHA-256; Range (one part), If-Range and If-None-Match are understood."""
+    """Download one file. Its ETag is its SHA-256; Range (one part), If-Range and If-None-Match are supported."""
     return sent(services.store.reading.artifact(job_id, name, tenant=tenant), request, services, known)
 
 
 def sent(artifact: Artifact, request: Request, services: ServicesDep, known: KnownTagsDep) -> Response:
-    """Answer with a published file, or the part of it that was asked for."""
+    """Return the answer with a published file, or with the requested part of it."""
     headers = _headers(artifact)
     if known.hold(headers["ETag"]):
         return Response(status_code=304, headers=headers)
@@ -80,7 +82,7 @@ def sent(artifact: Artifact, request: Request, services: ServicesDep, known: Kno
     part = asked_part(request.headers, artifact.size, headers["ETag"])
     start, stop = part or (0, artifact.size)
     content = services.artifacts.read(artifact.sha256, *(part or ()))
-    first = next(content, b"")  # now, while there still is a status to tell with that a place does not answer
+    first = next(content, b"")  # now, while the status can still report that the storage does not answer
     if part:
         headers["Content-Range"] = f"bytes {start}-{stop - 1}/{artifact.size}"
     headers["Content-Length"] = str(stop - start)
@@ -92,14 +94,14 @@ def sent(artifact: Artifact, request: Request, services: ServicesDep, known: Kno
 def _headers(artifact: Artifact) -> dict[str, str]:
     return {
         "ETag": f'"{artifact.sha256}"',
-        "Cache-Control": "no-cache",  # a name may be published anew ("best"), so it is asked for again each time
+        "Cache-Control": "no-cache",  # a name may be published anew ("best"), so clients must revalidate
         "X-Content-Type-Options": "nosniff",
         "Accept-Ranges": "bytes",
     }
 
 
 def _described(artifact: Artifact) -> dict[str, str]:
-    """What is sent, and under which name it is to be saved, not shown."""
+    """Return the headers for the file's type, and for saving it under its name instead of showing it."""
     return {
         "Content-Type": mimetypes.guess_type(artifact.name)[0] or "application/octet-stream",
         "Content-Disposition": f"attachment; filename*=utf-8''{quote(artifact.name, safe='')}",

@@ -1,4 +1,4 @@
-"""Data sets: registered where they lie, or uploaded; checked before jobs may use them."""
+"""Data sets: registered under a data root, or uploaded; checked before jobs may use them."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ ARCHIVES = (
     *("application/zip", "application/x-tar", "application/gzip", "application/x-gzip"),
     "application/octet-stream",
 )
-"""What an archive may be said to be; which it is shows in its bytes."""
+"""Accepted content types of an archive; its format is detected by its bytes."""
 
 FormatOfUpload = Annotated[
     Format, Query(description="of an upload: its layout; `auto` recognises it", examples=["coco"])
@@ -60,7 +60,7 @@ async def add_dataset(
 ) -> Resource:
     """Register a data set under a data root (JSON), or upload one (zip, tar or tar.gz as the body).
 
-    The answer comes before it is checked: look again until `state` is `ready` or `refused`. A spec then names it as
+    The answer comes before it is checked: poll until `state` is `ready` or `refused`. A spec then names it as
     `dataset:<id>`.
     """
     if is_json(request.headers):
@@ -82,7 +82,7 @@ def list_datasets(
     ] = None,
     limit: Limit = 50,
 ) -> ResourcePage:
-    """Data sets, newest first, without their reports."""
+    """List data sets, newest first, without their reports."""
     return listed(services, ResourceKind.DATASET, tenant, state, after, limit)
 
 
@@ -93,21 +93,21 @@ def get_dataset(
     tenant: TenantDep,
     known: KnownTagsDep,
 ) -> Response:
-    """One data set, with what was found in it: the same as `gkd data check --json` prints."""
+    """Return one data set with its report: the same as `gkd data check --json` prints."""
     return shown(services, ResourceKind.DATASET, dataset_id, tenant, known)
 
 
 @router.delete("/{dataset_id}", status_code=204, responses=IN_USE)
 def delete_dataset(dataset_id: str, services: ServicesDep, tenant: TenantDep) -> None:
-    """Delete a data set that no job needs which has not ended. What lies under a data root stays there."""
+    """Delete a data set that no unfinished job needs. Files under a data root stay there."""
     services.store.resources.delete_resource(ResourceKind.DATASET, dataset_id, tenant=tenant)
 
 
 def _placed(services: Services, new: NewDataset) -> NewResource:
-    """A data set with absolute paths.
+    """Return a data set with absolute paths.
 
     Raises:
-        SpecError: there is no such path, or no job may read there.
+        SpecError: a path does not exist, or jobs may not read it.
     """
     splits = {
         name: split.model_copy(

@@ -17,17 +17,18 @@ from jobs.job import StoredEvent
 router = APIRouter(prefix="/jobs/{job_id}", tags=["following"])
 
 LOG_BYTES = 256 * 1024
-"""Of the log in one answer, at most."""
+"""Maximum bytes of the log in one answer."""
 
 LONGEST_CHARACTER = 4
-"""Bytes of UTF-8. Pieces that are shorter might hold nothing, and reading on would stand still."""
+"""Bytes of the longest UTF-8 character. A shorter answer might be empty, and the client would make no
+progress."""
 
 MOST_EVENTS = 2**31 - 1
-"""The largest number that the database's column of event numbers holds."""
+"""Maximum of the database's column of event numbers."""
 
 
 class EventPage(BaseModel):
-    """Events in order; `next` is the `after` that continues them."""
+    """Events in order; `next` is the `after` of the next page."""
 
     model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
 
@@ -45,7 +46,7 @@ def events(
     ] = 0,
     limit: Annotated[int, Query(ge=1, le=10_000, description="events in one answer", examples=[100])] = 1000,
 ) -> EventPage:
-    """What happened to a job since event number `after`."""
+    """Return the events of a job with numbers above `after`."""
     items = services.store.reading.events(job_id, after=after, limit=limit, tenant=tenant)
     return EventPage(items=items, next=items[-1].number if items else after)
 
@@ -62,14 +63,16 @@ def log(
         int, Query(ge=LONGEST_CHARACTER, le=LOG_BYTES, description="bytes in one answer", examples=[4096])
     ] = LOG_BYTES,
 ) -> PlainTextResponse:
-    """The engine's log from `offset` on; the header X-Next-Offset says where the next piece starts."""
-    job = services.store.reading.get(job_id, tenant=tenant)  # an id that the store knows leaves no folder
+    """Return the engine's log from `offset` on; the header X-Next-Offset is the offset of the next part."""
+    job = services.store.reading.get(
+        job_id, tenant=tenant
+    )  # an id that the store knows cannot leave the folder
     text, following = _read(RunDir(services.settings.runs / job.id).log, offset, limit)
     return PlainTextResponse(text, headers={"X-Next-Offset": str(following), "Cache-Control": "no-cache"})
 
 
 def _read(path: Path, offset: int, limit: int) -> tuple[str, int]:
-    """Text from a place in a growing file, and the place to go on from: never in the middle of a character."""
+    """Return text from an offset in a growing file, and the next offset: never in the middle of a character."""
     try:
         with path.open("rb") as file:
             size = file.seek(0, os.SEEK_END)
@@ -82,7 +85,7 @@ def _read(path: Path, offset: int, limit: int) -> tuple[str, int]:
 
 
 def _torn(data: bytes) -> int:
-    """How many bytes at the end begin a UTF-8 character without finishing it."""
+    """Return the number of bytes at the end that begin a UTF-8 character without completing it."""
     for back in range(1, min(3, len(data)) + 1):
         byte = data[-back]
         if byte >= 0xC0:

@@ -1,4 +1,4 @@
-"""Is it alive, and is it ready?"""
+"""Liveness and readiness."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ router = APIRouter(tags=["health"])
 log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 2.5
-"""After which a part that says nothing is not ready. Whoever watches over containers waits for 4 s (`gkd health`)."""
+"""Timeout after which a part counts as not ready. Container health checks wait for 4 s (`gkd health`)."""
 WRITE_SECONDS = 5.0
-"""Between two tries to write to the database, of all APIs together."""
+"""Minimum time between two test writes to the database, of all API processes together."""
 REFUSED_SECONDS = 10.0
-"""How long the database is not ready after it refused a write to anybody who asked this API."""
+"""Time for which the database counts as not ready after it refused any write of this API process."""
 
 
 class Alive(BaseModel):
@@ -43,20 +43,20 @@ class Readiness(BaseModel):
     model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
 
     status: Literal["ready", "not ready"]
-    """Ready once every part is."""
+    """Ready if every part is."""
     parts: dict[str, str]
-    """By name: `ready`, or `not ready:` and what kind of error was met; the log says more."""
+    """By name: `ready`, or `not ready:` and the kind of error; details are in the log."""
 
 
 @router.get("/healthz")
 async def healthz() -> Alive:
-    """Say that the process answers. Nothing about the parts that it needs; a restart would not help those."""
+    """Report that the process answers. The parts that it needs are not checked; a restart would not help those."""
     return Alive()
 
 
 @router.get("/readyz", responses={503: {"model": Readiness, "description": "some part is not ready"}})
 def readyz(request: Request, response: Response) -> Readiness:
-    """Say whether jobs can be taken in and found: database, broker, published files and data roots."""
+    """Report whether jobs can be submitted and read: database, broker, artifacts and data roots."""
     readiness: ReadinessProbe = request.app.state.readiness
     found = readiness.check()
     if found.status != "ready":
@@ -65,10 +65,10 @@ def readyz(request: Request, response: Response) -> Readiness:
 
 
 class ReadinessProbe:
-    """Looks at the parts, all at once and for one who asks at a time.
+    """Checks the parts, all at once, for one caller at a time.
 
-    Each is looked at in a thread of its own, one thread a part: one that hangs holds that and no more, however many ask
-    and however long it hangs.
+    Each is checked in a thread of its own, one thread per part: one that hangs blocks no other, however many
+    callers there are and however long it hangs.
 
     Args:
         services: The parts.
@@ -81,44 +81,44 @@ class ReadinessProbe:
             "artifacts": lambda: services.artifacts.ping(),
             "data_roots": lambda: _roots_exist(services),
         }
-        self._looks: dict[str, Future[str]] = {}
+        self._running: dict[str, Future[str]] = {}
         self._latest = Readiness(
             status="not ready", parts=dict.fromkeys(self._checks, "not ready: not looked at yet")
         )
         self._looking = threading.Lock()
 
     def check(self) -> Readiness:
-        """Look now; while somebody else does, what was found the last time."""
+        """Check all parts now; while another caller does, return the latest result."""
         if not self._looking.acquire(blocking=False):
             return self._latest
         try:
-            parts = self._look_at_all()
+            parts = self._check_all()
             ready = set(parts.values()) == {"ready"}
             self._latest = Readiness(status="ready" if ready else "not ready", parts=parts)
             return self._latest
         finally:
             self._looking.release()
 
-    def _look_at_all(self) -> dict[str, str]:
+    def _check_all(self) -> dict[str, str]:
         for name, check in self._checks.items():
-            if name not in self._looks or self._looks[name].done():
-                self._looks[name] = run_in_background(partial(_state, name, check), name=f"look at {name}")
-        wait(self._looks.values(), LOOK_SECONDS)
-        return {name: look.result() if look.done() else _silent(name) for name, look in self._looks.items()}
+            if name not in self._running or self._running[name].done():
+                self._running[name] = run_in_background(partial(_state, name, check), name=f"look at {name}")
+        wait(self._running.values(), LOOK_SECONDS)
+        return {name: look.result() if look.done() else _silent(name) for name, look in self._running.items()}
 
 
 class _Database:
-    """Looks at the database; whether it takes writes is not tried each time."""
+    """The check of the database, which does not try a write each time."""
 
     def __init__(self, services: Services) -> None:
         self._store = services.store
         self._written_at = -math.inf
 
     def look(self) -> None:
-        """Find out whether it answers, is as this release needs it, and takes writes.
+        """Check that the database answers, has the right revision, and accepts writes.
 
         Raises:
-            JobsError: It does not, or is not.
+            JobsError: One of these fails.
         """
         self._store.ping()
         if self._store.database.refusal(REFUSED_SECONDS) or self._is_due():
@@ -140,7 +140,7 @@ def _state(name: str, check: Callable[[], None]) -> str:
     except (ArtifactsRefused, BrokerRefuses, StoreRefuses, WrongRevision) as error:
         log.warning("%s is not ready: %s", name, error)
         return f"not ready: {error.message}"
-    except Exception as error:  # whatever a driver throws: it is not ready
+    except Exception as error:  # whatever a driver raises: it is not ready
         log.warning("%s is not ready: %s", name, error)
         return f"not ready: {type(error).__name__}"
     return "ready"

@@ -1,4 +1,4 @@
-"""Asking for jobs: submit, look, list, cancel, pause, resume, retry, clone, change, delete."""
+"""Jobs: submit, get, list, cancel, pause, resume, retry, clone, change, delete."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from jobs.specs.spec import AnySpec, JobChange, JobSpec, Kind, Resolved, job_spe
 router = APIRouter(tags=["jobs"])
 
 LOOK_SECONDS = 1.0
-"""Between two looks at a job while a long poll waits and no event comes: its place in the queue changes without."""
+"""Polling interval of a long poll while no event arrives: the position in the queue changes without events."""
 
 
 IdempotencyKey = Annotated[
@@ -44,7 +44,7 @@ _NOT_JSON: dict[int | str, dict[str, Any]] = {
 
 
 class JobPage(BaseModel):
-    """Jobs, newest first; `next` is the `after` of the following page, null on the last."""
+    """Jobs, newest first; `next` is the `after` of the next page, null on the last."""
 
     model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
 
@@ -60,28 +60,30 @@ async def submit(
     tenant: TenantDep,
     idempotency_key: IdempotencyKey = None,
 ) -> Job:
-    """Check a spec and queue it. The same Idempotency-Key and spec give the same job again."""
+    """Check a spec and queue it. The same Idempotency-Key and spec return the same job again."""
     job = await services.in_line(partial(_submit, spec, services, tenant, idempotency_key))
     return await _notified(job, services, response)
 
 
 def _submit(spec: AnySpec, services: Services, tenant: str, key: str | None) -> Job:
     job = services.store.submission.find_by_idempotency_key(spec, key, tenant=tenant)
-    if job is None:  # asked first: the answer stays, even if the data has gone since
+    if job is None:  # looked up first: the answer stays the same, even if the data are gone since
         resolved = services.resolve(spec, tenant)
         job, _ = services.store.submission.submit(spec, resolved, idempotency_key=key, tenant=tenant)
     return job
 
 
 async def _notified(job: Job, services: Services, response: Response) -> Job:
-    await services.notify(job)  # after the commit; where the broker is away, a worker's sweep notifies again
+    await services.notify(
+        job
+    )  # after the commit; if the broker is unavailable, a worker's sweep notifies again
     response.headers["Location"] = f"/jobs/{job.id}"
     return job
 
 
 @router.post("/jobs/validate", responses=_NOT_JSON)
 async def validate(spec: JobSpec, services: ServicesDep, tenant: TenantDep) -> Resolved:
-    """What a spec comes to and what was found in its data set, or what is wrong with it. Nothing is queued."""
+    """Return what a spec resolves to and the report on its data set, or all its errors. Nothing is queued."""
     return await services.in_line(partial(services.resolve, spec, tenant))
 
 
@@ -104,7 +106,7 @@ def list_jobs(
     ] = None,
     limit: Annotated[int, Query(ge=1, le=500, description="jobs in one answer", examples=[20])] = 50,
 ) -> JobPage:
-    """Jobs, newest first."""
+    """List jobs, newest first."""
     try:
         page = services.store.reading.list_jobs(
             state=state, kind=kind, tags=tag or (), after=after, limit=limit, tenant=tenant
@@ -127,12 +129,12 @@ async def get_job(
     still_admitted: StillAdmittedDep,
     wait: Annotated[float, Query(ge=0, le=60, description="seconds", examples=[0.5])] = 0,
 ) -> Response:
-    """One job.
+    """Return one job.
 
-    With `wait` the answer comes as soon as the job is no longer as If-None-Match says, or, without that header,
-    as soon as it has ended; after `wait` seconds at the latest.
+    With `wait` the answer comes as soon as the job no longer matches If-None-Match, or, without that header, as
+    soon as it has ended; after `wait` seconds at the latest.
     """
-    seen = await _look(services, job_id, tenant)
+    seen = await _read_job(services, job_id, tenant)
 
     def arrived() -> bool:
         return not known.hold(seen.tag) if known else seen.ended
@@ -141,9 +143,9 @@ async def get_job(
     if wait and not arrived():
         with feeds.follow(job_id) as feed:
             while True:
-                news = feed.news  # taken first: what changes while we look is not slept through
+                news = feed.news  # taken first: a change during the read is not missed
                 if known or feed.ended:
-                    seen = await _look(services, job_id, tenant)
+                    seen = await _read_job(services, job_id, tenant)
                 left = deadline - time.monotonic()
                 if arrived() or left <= 0 or feeds.closed or await request.is_disconnected():
                     break
@@ -156,14 +158,14 @@ async def get_job(
 
 
 class _Seen(NamedTuple):
-    """A job as it was a moment ago."""
+    """A job at the time of the read."""
 
     ended: bool
     body: bytes
     tag: str
 
 
-async def _look(services: Services, job_id: str, tenant: str) -> _Seen:
+async def _read_job(services: Services, job_id: str, tenant: str) -> _Seen:
     job = await run_in_threadpool(services.store.reading.get, job_id, tenant=tenant)
     body = job.model_dump_json().encode()
     return _Seen(job.state in END_STATES, body, weak_tag(body))
@@ -171,7 +173,7 @@ async def _look(services: Services, job_id: str, tenant: str) -> _Seen:
 
 @router.post("/jobs/{job_id}/cancel", status_code=202, responses=_NOT_NOW)
 def cancel(job_id: str, services: ServicesDep, tenant: TenantDep) -> Job:
-    """End a job: at once where it does not run, otherwise as soon as its worker hears of it."""
+    """Cancel a job: at once if it is not running, otherwise as soon as its worker is informed."""
     return services.store.submission.cancel_requested(job_id, tenant=tenant)
 
 
@@ -183,7 +185,7 @@ def pause(job_id: str, services: ServicesDep, tenant: TenantDep) -> Job:
 
 @router.post("/jobs/{job_id}/resume", status_code=202, responses=_NOT_NOW)
 async def resume(job_id: str, services: ServicesDep, tenant: TenantDep) -> Job:
-    """Queue a paused job again; it goes on from its checkpoint."""
+    """Queue a paused job again; it resumes from its checkpoint."""
     job = await run_in_threadpool(services.store.submission.resume, job_id, tenant=tenant)
     await services.notify(job)
     return job
@@ -197,7 +199,7 @@ async def retry(
     tenant: TenantDep,
     idempotency_key: IdempotencyKey = None,
 ) -> Job:
-    """Do a failed or cancelled job again: a new job of the same spec, which goes on from the last state kept."""
+    """Retry a failed or cancelled job: a new job of the same spec, which resumes from the last checkpoint kept."""
     job = await services.in_line(partial(_retry, job_id, services, tenant, idempotency_key))
     return await _notified(job, services, response)
 
@@ -223,8 +225,7 @@ async def clone(
     changes: Annotated[dict[str, Any] | None, Body(examples=[{"train": {"epochs": 24}}])] = None,
     idempotency_key: IdempotencyKey = None,
 ) -> Job:
-    """A new job of this one's spec, changed by a JSON merge patch (RFC 7396) where one is sent."""
-
+    """Queue a new job of this one's spec, changed by a JSON merge patch (RFC 7396) if one is sent."""
     try:
         job = await services.in_line(
             partial(_clone, job_id, changes or {}, services, tenant, idempotency_key)
@@ -248,10 +249,10 @@ def _clone(job_id: str, changes: dict[str, Any], services: Services, tenant: str
 
 @router.patch("/jobs/{job_id}", responses=_NOT_NOW)
 async def change(job_id: str, wanted: JobChange, services: ServicesDep, tenant: TenantDep) -> Job:
-    """Change name, tags or, while it is queued, priority: what is named takes its new value, null takes away."""
+    """Change name, tags or, while it is queued, priority: fields that are sent are set, null removes."""
     job = await run_in_threadpool(services.store.editing.change, job_id, wanted, tenant=tenant)
     if "priority" in wanted.model_fields_set and job.state is State.QUEUED:
-        await services.notify(job)  # the old notification stands where the old priority put it
+        await services.notify(job)  # the old notification has the old priority
     return job
 
 
@@ -263,13 +264,13 @@ async def change(job_id: str, wanted: JobChange, services: ServicesDep, tenant: 
     },
 )
 def delete(job_id: str, services: ServicesDep, tenant: TenantDep) -> None:
-    """Take a job that has ended away, with its events, its log and the files that no other job names."""
+    """Delete a job that has ended, with its events, its log and the files that no other job names."""
     services.store.editing.delete(job_id, tenant=tenant)
 
 
 @router.get("/jobs/{job_id}/report")
 def get_report(job_id: str, services: ServicesDep, tenant: TenantDep) -> dict[str, Any]:
-    """Teacher, control and student side by side, and what distillation gained."""
+    """Return the report: teacher, control and student side by side, and the gain of distillation."""
     report = services.store.reading.report(job_id, tenant=tenant)
     if report is None:
         raise ApiError(404, "no_report", _why_no_report(services, job_id, tenant))
@@ -283,5 +284,5 @@ def _why_no_report(services: Services, job_id: str, tenant: str) -> str:
 
 @router.get("/schema/job")
 def schema() -> dict[str, Any]:
-    """The JSON schema of a job spec."""
+    """Return the JSON schema of a job spec."""
     return job_spec.json_schema()

@@ -1,4 +1,4 @@
-"""Keys, tenants and their limits; everything but the first route is for who administrates the service."""
+"""Keys, tenants and their limits; all routes but the first are for administrators."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _DAY = 86400.0
 
 
 class NewKey(Strict):
-    """A key to be made."""
+    """A key to be created."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -28,13 +28,13 @@ class NewKey(Strict):
     )
 
     name: KeyName
-    """What people call it."""
+    """Name for people."""
     tenant: str = Field(default=DEFAULT_TENANT, pattern=f"^{TENANT}$")
-    """Whose things it opens; made if it is new."""
+    """The tenant that the key gives access to; created if it is new."""
     scopes: frozenset[Scope] = Field(
         default=frozenset({Scope.READ, Scope.WRITE}), min_length=1, json_schema_extra={"uniqueItems": False}
     )
-    """What it allows."""
+    """What the key allows."""
     expires_in_days: float | None = Field(default=90, gt=0, le=36_500)
     """Null: never."""
 
@@ -46,25 +46,25 @@ class MadeKey(BaseModel):
 
     key: Key
     secret: str
-    """What is sent as `Authorization: Bearer ...`. It is shown here and never again."""
+    """Sent as `Authorization: Bearer ...`. It is shown here and never again."""
 
 
 @router.get("/whoami")
 def whoami(services: ServicesDep, principal: PrincipalDep) -> Asker:
-    """Who the service takes you for, what you may have and what you have."""
+    """Return the authenticated caller with its tenant's limits and usage."""
     tenant = services.store.keys.tenant(principal.tenant)
     return Asker(key_id=principal.key_id, scopes=tuple(sorted(principal.scopes)), tenant=tenant)
 
 
 @router.get("/keys")
 def list_keys(services: ServicesDep, _: AdminDep) -> tuple[Key, ...]:
-    """Every key there ever was, without its secret."""
+    """List all keys ever created, without their secrets."""
     return services.store.keys.list_keys()
 
 
 @router.post("/keys", status_code=201)
 def create_key(new: NewKey, services: ServicesDep, _: AdminDep) -> MadeKey:
-    """Make a key. Its secret is in the answer and never again."""
+    """Create a key. Its secret is in this answer and never shown again."""
     seconds = None if new.expires_in_days is None else new.expires_in_days * _DAY
     key, secret = services.store.keys.create_key(new.tenant, new.name, new.scopes, seconds=seconds)
     return MadeKey(key=key, secret=secret.text)
@@ -72,17 +72,17 @@ def create_key(new: NewKey, services: ServicesDep, _: AdminDep) -> MadeKey:
 
 @router.delete("/keys/{key_id}")
 def revoke_key(key_id: str, services: ServicesDep, _: AdminDep) -> Key:
-    """End a key; within a few seconds it opens nothing any more."""
+    """Revoke a key; it is refused after a few seconds at most."""
     return services.store.keys.revoke_key(key_id)
 
 
 @router.get("/tenants")
 def list_tenants(services: ServicesDep, _: AdminDep) -> tuple[Tenant, ...]:
-    """Everybody, with limits and use."""
+    """List all tenants, with limits and usage."""
     return services.store.keys.tenants()
 
 
 @router.put("/tenants/{name}/limits")
 def set_limits(name: TenantName, limits: Limits, services: ServicesDep, _: AdminDep) -> Tenant:
-    """Say what a tenant may have; what is left out has no limit."""
+    """Set the limits of a tenant; an absent field means no limit."""
     return services.store.keys.set_limits(name, limits.model_dump())

@@ -1,4 +1,4 @@
-"""How losses and scores went: curves for people to look at."""
+"""Metric curves of a job."""
 
 from __future__ import annotations
 
@@ -18,5 +18,5 @@ Points = Annotated[
 
 @router.get("/metrics")
 def metrics(job_id: str, services: ServicesDep, tenant: TenantDep, points: Points = 500) -> JobCurves:
-    """Losses, learning rate and speed over steps, scores over epochs, thinned so that every spike stays."""
+    """Return losses, learning rate and speed over steps, metrics over epochs, downsampled so that every spike stays."""
     return services.store.following.curves(job_id, points=points, tenant=tenant)

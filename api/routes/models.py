@@ -1,4 +1,4 @@
-"""Models: registered where they lie, or uploaded; checked before jobs may use them."""
+"""Models: registered under a data root, or uploaded; checked before jobs may use them."""
 
 from __future__ import annotations
 
@@ -46,8 +46,8 @@ async def add_model(
 ) -> Resource:
     """Register a model under a data root (JSON), or upload one (`.safetensors` or `.pth` as the body).
 
-    The answer comes before it is checked: look again until `state` is `ready` or `refused`. A spec then names it as
-    `model:<id>`. Nothing in the file is run, neither now nor later.
+    The answer comes before it is checked: poll until `state` is `ready` or `refused`. A spec then names it as
+    `model:<id>`. No code in the file is run, neither now nor later.
     """
     if is_json(request.headers):
         new: NewModel = await read_json(request, NewModel)
@@ -69,7 +69,7 @@ def list_models(
     ] = None,
     limit: Limit = 50,
 ) -> ResourcePage:
-    """Models, newest first, without their reports."""
+    """List models, newest first, without their reports."""
     return listed(services, ResourceKind.MODEL, tenant, state, after, limit)
 
 
@@ -80,7 +80,7 @@ def get_model(
     tenant: TenantDep,
     known: KnownTagsDep,
 ) -> Response:
-    """One model, with what was found in it: format, tensors, parameters, and the card of a model of GKD."""
+    """Return one model with its report: format, tensors, parameters, and the card of a GKD model."""
     return shown(services, ResourceKind.MODEL, model_id, tenant, known)
 
 
@@ -89,9 +89,9 @@ def get_model(
 def model_file(
     model_id: str, request: Request, services: ServicesDep, tenant: TenantDep, known: KnownTagsDep
 ) -> Response:
-    """The file of a model that was uploaded. Its ETag is its SHA-256; Range, If-Range and If-None-Match are understood.
+    """Download an uploaded model. Its ETag is its SHA-256; Range, If-Range and If-None-Match are supported.
 
-    What lies under a data root is not sent (404): whoever may read there has it.
+    A model under a data root is not sent (404): whoever may read that folder has it.
     """
     found = services.store.resources.get_resource(ResourceKind.MODEL, model_id, tenant=tenant)
     if not found.uploaded or found.sha256 is None:
@@ -103,5 +103,5 @@ def model_file(
 
 @router.delete("/{model_id}", status_code=204, responses=IN_USE)
 def delete_model(model_id: str, services: ServicesDep, tenant: TenantDep) -> None:
-    """Delete a model that no job needs which has not ended. What lies under a data root stays there."""
+    """Delete a model that no unfinished job needs. Files under a data root stay there."""
     services.store.resources.delete_resource(ResourceKind.MODEL, model_id, tenant=tenant)

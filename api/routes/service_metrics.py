@@ -1,4 +1,4 @@
-"""How the service does, for Prometheus."""
+"""Metrics of the service, for Prometheus."""
 
 from __future__ import annotations
 
@@ -17,5 +17,5 @@ _ANSWERS: dict[int | str, dict[str, Any]] = {
 
 @router.get("/metrics", response_class=Response, responses=_ANSWERS)
 def service_metrics(request: Request) -> Response:
-    """Tell how the service does, in Prometheus' format. Needs a key with the scope `metrics` or `admin`."""
+    """Return the service's metrics in Prometheus' format. Needs a key with the scope `metrics` or `admin`."""
     return Response(request.app.state.told.text(), headers={"Content-Type": CONTENT_TYPE})

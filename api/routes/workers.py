@@ -1,4 +1,4 @@
-"""What works for the service."""
+"""Workers."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ router = APIRouter(tags=["workers"])
 
 @router.get("/workers")
 def list_workers(services: ServicesDep, principal: PrincipalDep) -> tuple[Worker, ...]:
-    """Every worker, by name: what it listens to, what it does, and how its GPUs are.
+    """List all workers, by name: their queues, their state, and the state of their GPUs.
 
-    Of another tenant's job only that it keeps the worker busy; who may administrate sees its id.
+    Of another tenant's job only that it keeps the worker busy; administrators see its id.
     """
     return services.store.workers.list_workers(
         tenant=None if principal.may(Scope.ADMIN) else principal.tenant

@@ -218,7 +218,7 @@ def test_a_long_poll_hears_of_a_change_that_comes_while_it_looks(service, train_
     """End the job between a reader's query and its wait for news: all followers must still be notified."""
     job_id = service.submit(train_spec)["id"]
     tag = service.http.get(f"/jobs/{job_id}").headers["ETag"]
-    look, looks = jobs_routes._look, []
+    look, looks = jobs_routes._read_job, []
 
     async def slow_look(*what: Any) -> Any:
         seen = await look(*what)
@@ -228,7 +228,7 @@ def test_a_long_poll_hears_of_a_change_that_comes_while_it_looks(service, train_
             await asyncio.sleep(4 * feeds.LOOK_SECONDS)
         return seen
 
-    monkeypatch.setattr(jobs_routes, "_look", slow_look)
+    monkeypatch.setattr(jobs_routes, "_read_job", slow_look)
     monkeypatch.setattr(jobs_routes, "LOOK_SECONDS", 60)
     started = time.monotonic()
     answer = service.http.get(f"/jobs/{job_id}", params={"wait": 30}, headers={"If-None-Match": tag})
