@@ -17,7 +17,7 @@ from api.deps import Services
 from api.description import described
 from api.feeds import Feeds
 from api.line import Line
-from api.metrics import Told
+from api.metrics import ServiceMetrics
 from api.request_guard import RequestGuard
 from api.request_log import RequestLog
 from api.routes import artifacts as artifact_routes
@@ -55,10 +55,10 @@ def create_app(store: Store, artifacts: Artifacts, job_queue: JobQueue, settings
     )
     app.state.readiness = health.ReadinessProbe(services)
     app.state.feeds = feeds = Feeds(store)
-    app.state.told = told = Told(store, feeds)
+    app.state.metrics = metrics = ServiceMetrics(store, feeds)
     app.add_middleware(AuthMiddleware, store=store, settings=settings)
     app.add_middleware(RequestGuard, upload_bytes=settings.upload_bytes)
-    app.add_middleware(RequestLog, told=told)  # added last, passed first
+    app.add_middleware(RequestLog, metrics=metrics)  # added last, passed first
     errors.install(app)
     for routes in (*_OF_JOBS, datasets, models, keys, workers, health, service_metrics, reference):
         app.include_router(routes.router)

@@ -30,17 +30,17 @@ MEMORY = 1000
 """Events of a job that are kept in memory; also how many are read at once."""
 
 
-class Told(NamedTuple):
+class SseEvent(NamedTuple):
     """An event as it goes over the wire; made once for all who follow."""
 
     number: int
     block: bytes
 
 
-def tell(event: StoredEvent) -> Told:
+def format_sse(event: StoredEvent) -> SseEvent:
     """Return an event as Server-Sent Events write it, in ASCII: to many a reader U+2028 ends a line, too."""
     data = json.dumps(event.model_dump(mode="json"))
-    return Told(event.number, format_sse_event(id=str(event.number), event=event.kind, data_str=data))
+    return SseEvent(event.number, format_sse_event(id=str(event.number), event=event.kind, data_str=data))
 
 
 class Feed:
@@ -54,9 +54,9 @@ class Feed:
         """No event comes after `last`: the job is in an end state, or there is no such job any more."""
         self.news = asyncio.Event()
         """Set once something has changed, and replaced by a new one: take it before looking, then wait for it."""
-        self._recent: deque[Told] = deque(maxlen=MEMORY)
+        self._recent: deque[SseEvent] = deque(maxlen=MEMORY)
 
-    def since(self, after: int) -> list[Told] | None:
+    def since(self, after: int) -> list[SseEvent] | None:
         """Events with numbers above `after`; None where memory does not reach back so far."""
         if self.last is None or after >= self.last:
             return []
@@ -73,7 +73,7 @@ class Feed:
 
     def add(self, events: tuple[StoredEvent, ...], head: Head) -> None:
         """Another look."""
-        self._recent.extend(map(tell, events))
+        self._recent.extend(map(format_sse, events))
         if events:
             self.last = events[-1].number
         self.ended = head.state in END_STATES and self.last == head.last
@@ -125,7 +125,7 @@ class Feeds:
             if feed.followers == 0:
                 del self._feeds[job_id]
 
-    async def since(self, job_id: str, feed: Feed, after: int) -> list[Told]:
+    async def since(self, job_id: str, feed: Feed, after: int) -> list[SseEvent]:
         """The next events of a job, out of memory or the database; none when there is nothing new.
 
         Raises:
@@ -134,7 +134,7 @@ class Feeds:
         """
         told = feed.since(after)
         if told is None:
-            told = list(map(tell, await self._events(job_id, after)))
+            told = list(map(format_sse, await self._events(job_id, after)))
         return told
 
     def close(self) -> None:
@@ -151,7 +151,7 @@ class Feeds:
                 await self._look()
             except Exception as error:  # the database may be away; followers get heartbeats meanwhile
                 log.warning("cannot look for events: %s", error)
-            await happened(self._joined, LOOK_SECONDS)
+            await wait_for(self._joined, LOOK_SECONDS)
         self._looking = None
 
     async def _look(self) -> None:
@@ -176,7 +176,7 @@ class Feeds:
         return await run_in_threadpool(self._store.reading.events, job_id, after=after, limit=MEMORY)
 
 
-async def happened(event: asyncio.Event, seconds: float) -> bool:
+async def wait_for(event: asyncio.Event, seconds: float) -> bool:
     """Whether an event was set within so many seconds."""
     with suppress(TimeoutError):
         async with asyncio.timeout(seconds):

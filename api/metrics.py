@@ -23,7 +23,7 @@ from jobs.metrics import COUNTS, Count, Counted, Figures
 from jobs.presence import WorkerState
 from jobs.store.store import Store
 
-__all__ = ["CONTENT_TYPE", "Told"]
+__all__ = ["CONTENT_TYPE", "ServiceMetrics"]
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 """Clients can send any word as a method; each new one would be a new time series for ever."""
@@ -38,7 +38,7 @@ _BYTES_FRESH_SECONDS = 60.0
 T = TypeVar("T")
 
 
-class Told:
+class ServiceMetrics:
     """The metrics of this process and of the store.
 
     Args:

@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.errors import defect
-from api.metrics import Told
+from api.metrics import ServiceMetrics
 from jobs.logs import bound
 
 log = logging.getLogger(__name__)
@@ -42,12 +42,12 @@ class RequestLog:
 
     Args:
         app: The next ASGI app.
-        told: Where requests are counted.
+        metrics: Where requests are counted.
     """
 
-    def __init__(self, app: ASGIApp, told: Told) -> None:
+    def __init__(self, app: ASGIApp, metrics: ServiceMetrics) -> None:
         self.app = app
-        self._metrics = told
+        self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, then log and count its answer."""

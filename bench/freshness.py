@@ -74,11 +74,11 @@ class Recorder:
         self.steps += 1
         return losses
 
-    def harvest(self, distiller: Distiller, targets: list[dict[str, Tensor]], epoch: int) -> None:
-        """Replace `Distiller.harvest`; record what the step pooled."""
+    def update_bank(self, distiller: Distiller, targets: list[dict[str, Tensor]], epoch: int) -> None:
+        """Replace `Distiller.update_bank`; record what the step pooled."""
         if distiller._latest is not None and sum(len(target["boxes"]) for target in targets):
             self._record(distiller, targets, epoch)
-        HARVEST(distiller, targets, epoch)
+        UPDATE_BANK(distiller, targets, epoch)
 
     def _record(self, distiller: Distiller, targets: list[dict[str, Tensor]], epoch: int) -> None:
         objects = Instances.of(targets)
@@ -108,7 +108,7 @@ class Recorder:
         }
 
 
-CHOOSE, FORWARD, HARVEST = Distiller.choose_prototypes, Distiller.forward, Distiller.harvest
+CHOOSE, FORWARD, UPDATE_BANK = Distiller.choose_prototypes, Distiller.forward, Distiller.update_bank
 
 
 def _gradients(distiller: Distiller, losses: dict[str, Tensor]) -> dict[str, float]:
@@ -129,7 +129,11 @@ def main() -> None:
     options = _options()
     recorder = Recorder()
     metrics: dict[str, dict[str, tuple[float, float]]] = {}
-    names = {"choose_prototypes": recorder.choose, "forward": recorder.forward, "harvest": recorder.harvest}
+    names = {
+        "choose_prototypes": recorder.choose,
+        "forward": recorder.forward,
+        "update_bank": recorder.update_bank,
+    }
     replaced = {name: _method(function) for name, function in names.items()}
     with tempfile.TemporaryDirectory() as folder, mock.patch.multiple(Distiller, **replaced):
         for event in train(run_config.validate_python(_spec(options)), Path(folder)):

@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict
 from api.deps import FeedsDep, Services, ServicesDep, StillAdmittedDep, TenantDep
 from api.entity_tags import KnownTagsDep, weak_tag
 from api.errors import ApiError, no_cursor
-from api.feeds import happened
+from api.feeds import wait_for
 from jobs.errors import NotAllowed, UnknownCursor
 from jobs.job import END_STATES, Job, State
 from jobs.specs import spec_errors
@@ -149,7 +149,7 @@ async def get_job(
                 left = deadline - time.monotonic()
                 if arrived() or left <= 0 or feeds.closed or await request.is_disconnected():
                     break
-                await happened(news, min(LOOK_SECONDS, left))
+                await wait_for(news, min(LOOK_SECONDS, left))
                 await still_admitted()
     headers = {"ETag": seen.tag, "Cache-Control": "no-cache"}
     if known.hold(seen.tag):

@@ -18,4 +18,4 @@ _ANSWERS: dict[int | str, dict[str, Any]] = {
 @router.get("/metrics", response_class=Response, responses=_ANSWERS)
 def service_metrics(request: Request) -> Response:
     """Return the service's metrics in Prometheus' format. Needs a key with the scope `metrics` or `admin`."""
-    return Response(request.app.state.told.text(), headers={"Content-Type": CONTENT_TYPE})
+    return Response(request.app.state.metrics.text(), headers={"Content-Type": CONTENT_TYPE})

@@ -23,7 +23,7 @@ from api.deps import (
     TenantDep,
 )
 from api.errors import ApiError
-from api.feeds import Feeds, happened
+from api.feeds import Feeds, wait_for
 from api.routes.events import MOST_EVENTS
 from jobs.errors import StoreUnavailable, UnknownJob
 from jobs.job import END_STATES
@@ -126,7 +126,7 @@ async def _blocks(feeds: Feeds, job_id: str, after: int, deadline: float) -> Asy
     yield format_sse_event(retry=RETRY_MILLISECONDS)
     with feeds.follow(job_id) as feed:
         if feed.last is None:
-            await happened(feed.news, HEARTBEAT_SECONDS)  # the first look
+            await wait_for(feed.news, HEARTBEAT_SECONDS)  # the first look
         said = time.monotonic()
         while True:
             news = feed.news  # taken first: what changes while we look is not slept through
@@ -143,7 +143,7 @@ async def _blocks(feeds: Feeds, job_id: str, after: int, deadline: float) -> Asy
             left = deadline - time.monotonic()
             if feeds.closed or left <= 0 or (feed.ended and after >= (feed.last or 0)):
                 return
-            if not told and not await happened(news, min(ADMITTED_SECONDS, HEARTBEAT_SECONDS, left)):
+            if not told and not await wait_for(news, min(ADMITTED_SECONDS, HEARTBEAT_SECONDS, left)):
                 silent = time.monotonic() - said >= HEARTBEAT_SECONDS
                 yield _STILL_THERE if silent else b""
                 said = time.monotonic() if silent else said

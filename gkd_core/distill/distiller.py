@@ -61,7 +61,7 @@ class Distiller(nn.Module):
     """What is distilled, in the order in which a step computes it; `auto` resolved."""
     remarks: list[str]
     """What a person should know of this pair and that stops nothing."""
-    seen: Pooled | None
+    cached: Pooled | None
     """What the last pass found, without the student's features; None before the first."""
     world: World
     """The processes that share a batch; losses are scaled so that their mean over all is that of the whole batch."""
@@ -103,7 +103,7 @@ class Distiller(nn.Module):
         wanted = of_config(self.config) if losses is None else losses
         settled = [_settled(loss, self.config, incomparable) for loss in wanted]
         self.losses = tuple(loss for loss in settled if getattr(loss, "active", True))
-        self.remarks = _remarks(wanted, incomparable) + ([] if self.teaches else [NOTHING_TAUGHT])
+        self.remarks = _remarks(wanted, incomparable) + ([] if self.has_losses else [NOTHING_TAUGHT])
         if teacher_columns is None:
             teacher_columns = match_classes(_classes_of(teacher), _classes_of(student))
         columns = torch.cat([torch.zeros(1, dtype=torch.int64), teacher_columns])  # background stays first
@@ -119,7 +119,7 @@ class Distiller(nn.Module):
         self.chosen = []
         self.world = World(columns.device)
         self.bank: Bank | None = None
-        self.seen = None
+        self.cached = None
         self._seen_in: tuple[Sequence[ImageRecord], int, int] | None = None
         self._latest: PooledPair | None = None
 
@@ -136,7 +136,7 @@ class Distiller(nn.Module):
         return self
 
     @property
-    def teaches(self) -> bool:
+    def has_losses(self) -> bool:
         """Whether any loss of distillation has a weight; without one a student trains exactly as in kind `train`."""
         return bool(self.losses)
 
@@ -247,12 +247,12 @@ class Distiller(nn.Module):
             pooling=self.pooling,
             device=self.teacher_columns.device,
             precision=precision,
-            known=None if again else self.seen,
+            known=None if again else self.cached,
         )
 
-    def remember(self, pooled: Pooled) -> None:
+    def cache_teacher_features(self, pooled: Pooled) -> None:
         """What a pass found: the next one over the same boxes need not run the teacher. Kept in main memory."""
-        self.seen = replace(pooled, student=[]).to(torch.device("cpu"))
+        self.cached = replace(pooled, student=[]).to(torch.device("cpu"))
 
     @torch.no_grad()
     def refresh(self, pooled: Pooled, *, both: bool = False) -> float:
@@ -276,7 +276,7 @@ class Distiller(nn.Module):
             cosines.append(functional.cosine_similarity(old.student, student))
         return float(torch.cat(cosines).mean()) if sum(map(len, cosines)) else 1.0
 
-    def harvest(self, targets: Sequence[dict[str, Tensor]], epoch: int) -> None:
+    def update_bank(self, targets: Sequence[dict[str, Tensor]], epoch: int) -> None:
         """Give the bank, if there is one, what the last forward pooled; afterwards it is forgotten.
 
         Args:
@@ -314,9 +314,9 @@ class Distiller(nn.Module):
             message = "the student does not say how large its pictures are"
             raise SpecError([Problem(loc=("image_size",), message=message, hint="Give image_size=.")])
         if self._seen_in is None or self._seen_in[0] is not split.images or self._seen_in[1:] != (size, seed):
-            self.seen = None  # the teacher found it in other boxes
+            self.cached = None  # the teacher found it in other boxes
         pooled = pool_split(self, split.images, size, batch_size, workers, seed)
-        self.remember(pooled)
+        self.cache_teacher_features(pooled)
         self._seen_in = split.images, size, seed
         levels = self.choose_prototypes(pooled, torch.Generator().manual_seed(seed))
         self.prototypes = [chosen.prototypes for chosen in levels]

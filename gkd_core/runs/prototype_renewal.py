@@ -126,7 +126,7 @@ def _pool_in_pass(
     if wanted.source == "bank":
         distiller.bank = Bank(pooled, wanted.min_box_side, base.epoch - 1)
     else:
-        distiller.remember(pooled)
+        distiller.cache_teacher_features(pooled)
     return pooled
 
 

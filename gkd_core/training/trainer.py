@@ -122,7 +122,7 @@ class Training:
         """Return the distiller; None if it has no loss, so that the teacher need not run."""
         distiller = make_distiller(self.detector).to(self.device)
         self.remarks += distiller.remarks
-        return distiller if distiller.teaches else None
+        return distiller if distiller.has_losses else None
 
     def _share_batches(self) -> None:
         """Start from the same weights in all processes, and make each one's part of a batch fit the others'."""
@@ -231,7 +231,7 @@ class Training:
             raise self._diverged(losses)
         self.scaler.scale(total).backward()
         if self.distiller is not None:
-            self.distiller.harvest([sample.target for sample in part], self.epoch)
+            self.distiller.update_bank([sample.target for sample in part], self.epoch)
         return {name: loss.detach() for name, loss in weighted.items()}
 
     def _on_device(self, part: Sequence[Sample]) -> tuple[list[Tensor], Targets]:

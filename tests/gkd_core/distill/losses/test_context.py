@@ -134,4 +134,4 @@ def test_one_stage_heads_of_other_levels_are_not_compared() -> None:
 
 def test_a_weight_of_zero_takes_no_part() -> None:
     distiller = a_distiller("fcos", [GlobalLoss(0), LocalLoss(foreground=0, background=0), ResponseLoss(0)])
-    assert not distiller.teaches
+    assert not distiller.has_losses
