@@ -1,7 +1,7 @@
-"""The `gkd` command. Everything heavy is imported by the command that needs it, so that `gkd --help` is quick.
+"""The `gkd` command. Heavy imports are left to the commands that need them, so that `gkd --help` is quick.
 
-Exit codes: 0 done; 1 it went wrong, or the job that was followed failed or was cancelled; 2 the command line is
-wrong; 75 `gkd run` was stopped and can go on; 130 interrupted.
+Exit codes: 0 done; 1 an error, or the followed job failed or was cancelled; 2 wrong command line; 75 `gkd run`
+was stopped and can be resumed; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ err = console(stderr=True)
 
 
 class Commands(TyperGroup):
-    """The group of all commands: turns what goes wrong in one into a message and an exit code."""
+    """The group of all commands, which turns errors into a message and an exit code."""
 
     def invoke(self, ctx: Any) -> Any:
         """Run a command."""
         try:
             return super().invoke(ctx)
-        except (typer.Exit, typer.Abort, BrokenPipeError):  # of the last typer makes a quiet end
+        except (typer.Exit, typer.Abort, BrokenPipeError):  # typer exits quietly after a BrokenPipeError
             raise
         except KeyboardInterrupt:
             raise typer.Exit(130) from None
@@ -43,7 +43,7 @@ class Commands(TyperGroup):
 
 
 def _explained(error: Exception) -> str | None:
-    """An error in words for people; None for those that the command line library words itself."""
+    """Return an error's message for users; None for errors that the command line library reports itself."""
     from pydantic import ValidationError
 
     from client.client import ClientError

@@ -1,4 +1,4 @@
-"""`gkd run`, `predict`, `data check`, ...: what needs no service."""
+"""`gkd run`, `predict`, `data check`, ...: commands that need no service."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def run(
         bool, typer.Option("--json", help="Print events as lines of JSON; words go to the standard error.")
     ] = False,
 ) -> None:
-    """Run a spec here, without the service. Ctrl-C stops after a checkpoint; the same command goes on."""
+    """Run a spec here, without the service. Ctrl-C stops after a checkpoint; the same command resumes."""
     from client import show
     from client.run import resolve_here, run
     from client.spec_file import read
@@ -84,7 +84,7 @@ def predict(
     url: Url = HERE,
     as_json: AsJson = False,
 ) -> None:
-    """Draw what a model finds on pictures. Exits with 1 if one of them cannot be read; the others are drawn."""
+    """Draw what a model detects on pictures. Exits with 1 if one of them cannot be read; the others are drawn."""
     command = python(
         "-m", "gkd_core.runs.predict", "--out", str(target), "--score", str(score), "--format", form
     )
@@ -95,7 +95,7 @@ def predict(
 
 
 def _file_of(model: str, url: str) -> str:
-    """The file of a model, which may have to be fetched from the service."""
+    """Return the file of a model, which may have to be fetched from the service."""
     from client.fetched import fetch_model, is_fetched
 
     if not is_fetched(model):
@@ -105,7 +105,7 @@ def _file_of(model: str, url: str) -> str:
 
 
 def _code_of(command: list[str]) -> int:
-    """The exit code of a process that shares our terminal."""
+    """Return the exit code of a process that shares the terminal."""
     return subprocess.run(command, env=on_safe_path(os.environ)).returncode
 
 
@@ -128,7 +128,7 @@ def check(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Say what a data set holds, and what is odd or wrong with it. Exits with 1 if it cannot be used."""
+    """Report what a data set contains, and what is odd or wrong with it. Exits with 1 if it cannot be used."""
     from client import show
     from gkd_core.config import DataConfig
     from gkd_core.data.examine import examine

@@ -1,4 +1,4 @@
-"""`gkd submit`, `jobs`, `watch`, ...: asking for jobs, following them, and fetching what they made."""
+"""`gkd submit`, `jobs`, `watch`, ...: submitting jobs, following them, and fetching their files."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def schema(url: Url = HERE) -> None:
 
 @commands.command(name="show")
 def show_job(job_id: JobId, url: Url = HERE, as_json: AsJson = False) -> None:
-    """Show one job: state, why it is there, progress, failure, files."""
+    """Show one job: state, reason, progress, failure, files."""
     from client import show
 
     with asked_about(url, job_id) as (client, job_id):
@@ -101,7 +101,7 @@ def watch(job_id: JobId, url: Url = HERE, as_json: AsJson = False) -> None:
 
 @commands.command()
 def cancel(job_id: JobId, url: Url = HERE, as_json: AsJson = False) -> None:
-    """End a job for good."""
+    """Cancel a job for good."""
     _ask("cancel", job_id, url, as_json)
 
 
@@ -113,7 +113,7 @@ def pause(job_id: JobId, url: Url = HERE, as_json: AsJson = False) -> None:
 
 @commands.command()
 def resume(job_id: JobId, url: Url = HERE, as_json: AsJson = False) -> None:
-    """Let a paused job go on, or take back that a running one was asked to pause."""
+    """Resume a paused job, or withdraw the request to pause a running one."""
     _ask("resume", job_id, url, as_json)
 
 
@@ -121,7 +121,7 @@ def resume(job_id: JobId, url: Url = HERE, as_json: AsJson = False) -> None:
 def retry(
     job_id: JobId, key: Key = None, follow: Follow = False, url: Url = HERE, as_json: AsJson = False
 ) -> None:
-    """Do a failed or cancelled job again, from its last state if one is left. It gets a new id."""
+    """Retry a failed or cancelled job, from its last checkpoint if one is left. It gets a new id."""
     with asked_about(url, job_id) as (client, job_id):
         _print_new(client, client.retry(job_id, idempotency_key=key), follow, as_json)
 
@@ -140,7 +140,7 @@ def clone(
     url: Url = HERE,
     as_json: AsJson = False,
 ) -> None:
-    """Queue a job of another one's spec. Values are JSON, or text; null takes a field away."""
+    """Queue a job of another one's spec. Values are JSON, or text; null removes a field."""
     from client.spec_file import changed
 
     with asked_about(url, job_id) as (client, job_id):
@@ -180,7 +180,7 @@ def _tags(written: list[str]) -> dict[str, str | None]:
 
 @commands.command()
 def delete(job_id: JobId, url: Url = HERE, as_json: AsJson = False) -> None:
-    """Take a job that has ended away for good, with its files."""
+    """Delete a job that has ended, with its files."""
     with asked_about(url, job_id) as (client, job_id):
         client.delete(job_id)
     if as_json:
@@ -198,7 +198,7 @@ def metrics(
     url: Url = HERE,
     as_json: AsJson = False,
 ) -> None:
-    """Say how losses and scores of a job went (with --json the curves), or, without a job, how the service does."""
+    """Summarise losses and scores of a job (with --json the curves), or, without a job, print the service's metrics."""
     from client import show
     from client.names import find_job
 
@@ -214,7 +214,7 @@ def metrics(
 
 
 def _print_service_metrics(text: str, as_json: bool) -> None:
-    """As Prometheus gets them; or one object a number."""
+    """Print them in Prometheus' format, or as JSON with one object per sample."""
     if not as_json:
         print_text(text)
         return
@@ -262,7 +262,7 @@ def download(
     url: Url = HERE,
     as_json: AsJson = False,
 ) -> None:
-    """Fetch a job's files and check their SHA-256."""
+    """Download a job's files and check their SHA-256."""
     target.mkdir(parents=True, exist_ok=True)
     with asked_about(url, job_id) as (client, job_id):
         names = [name] if name else [artifact.name for artifact in client.artifacts(job_id)]

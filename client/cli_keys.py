@@ -1,4 +1,4 @@
-"""`gkd keys`: keys, and what tenants may have. Works on the database directly, so that the first key can be made."""
+"""`gkd keys`: API keys and limits of tenants. Uses the database directly, so that the first key can be created."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def create(
     expires: Annotated[str, typer.Option(help="Such as 12h or 90d, or never.")] = "90d",
     as_json: AsJson = False,
 ) -> None:
-    """Make a key and print it: once, since only its SHA-256 is kept."""
+    """Create a key and print it: once, since only its SHA-256 is stored."""
     from jobs.keys import Scope
 
     wanted = [each.strip() for each in scopes.split(",")]
@@ -76,7 +76,7 @@ def list_keys(
 def revoke(
     key_id: Annotated[str, typer.Argument(metavar="ID", help="The key's id.")], as_json: AsJson = False
 ) -> None:
-    """End a key. A running service hears of it within a few seconds."""
+    """Revoke a key. A running service refuses it after a few seconds at most."""
     with _store() as store:
         key = store.keys.revoke_key(key_id)
     if as_json:
@@ -95,7 +95,7 @@ def limits(
     gpu_hours: Annotated[str | None, Limit] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show or change what a tenant may have."""
+    """Show or change the limits of a tenant."""
     given = {
         "requests_per_minute": requests_per_minute,
         "running_jobs": running_jobs,
@@ -153,11 +153,11 @@ def _number(name: str, text: str) -> float | None:
 
 
 PLAIN: dict[str, Any] = {"box": None, "pad_edge": False, "padding": (0, 1, 0, 0)}
-"""Tables for 80 columns."""
+"""Options of tables for 80 columns."""
 
 
 def key_table(found: tuple[Key, ...]) -> Table:
-    """Keys, one line each."""
+    """Return a table of keys, one line each."""
     table = Table("id", "tenant", "name", "scopes", "made", "expires", "last used", "revoked", **PLAIN)
     table.columns[0].no_wrap = True  # ids are there to be copied
     for key in found:
@@ -167,7 +167,7 @@ def key_table(found: tuple[Key, ...]) -> Table:
 
 
 def limit_table(found: tuple[Tenant, ...]) -> Table:
-    """What tenants have, of what they may have."""
+    """Return a table of tenants with their usage and limits."""
     table = Table(
         "tenant", "running jobs", "queued jobs", "stored bytes", "GPU hours", "requests per minute", **PLAIN
     )
@@ -175,12 +175,12 @@ def limit_table(found: tuple[Tenant, ...]) -> Table:
         use: dict[str, Any] = tenant.use.model_dump()
         allowed = tenant.limits.model_dump()
         names = ("running_jobs", "queued_jobs", "stored_bytes", "gpu_hours")
-        cells = [f"{use[name]:,} of {_shown(allowed[name])}" for name in names]
-        table.add_row(tenant.name, *cells, _shown(allowed["requests_per_minute"]))
+        cells = [f"{use[name]:,} of {_format_limit(allowed[name])}" for name in names]
+        table.add_row(tenant.name, *cells, _format_limit(allowed["requests_per_minute"]))
     return table
 
 
-def _shown(limit: float | None) -> str:
+def _format_limit(limit: float | None) -> str:
     return "any" if limit is None else f"{limit:,}"
 
 

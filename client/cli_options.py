@@ -1,4 +1,4 @@
-"""What the commands of `gkd` have in common: options, and the service that they ask."""
+"""Shared options of the `gkd` commands, and the client of the service."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ SpecFile = Annotated[
 Key = Annotated[str | None, typer.Option(help="Idempotency key: sent twice, queued once.")]
 Follow = Annotated[bool, typer.Option("--watch", help="Then follow the job.")]
 HERE = "http://127.0.0.1:8000"
-"""Where the service is unless somebody says otherwise."""
+"""The default address of the service."""
 
 
 def connected(url: str) -> Client:
-    """A client of the service; imported here, since `gkd --help` needs none."""
+    """Return a client of the service; imported here, since `gkd --help` needs none."""
     from client.client import Client
 
     return Client(url)
@@ -40,7 +40,7 @@ def connected(url: str) -> Client:
 
 @contextmanager
 def asked_about(url: str, written: str) -> Iterator[tuple[Client, str]]:
-    """A client of the service, and the id of the job that somebody means."""
+    """Open a client of the service, and yield it with the id of the job that the user means."""
     from client.names import find_job
 
     with connected(url) as client:

@@ -1,4 +1,7 @@
-"""`gkd datasets` and `gkd models`: what jobs may name by an id. Both are `dataset` or `model` to the functions here."""
+"""`gkd datasets` and `gkd models`: registered data sets and models.
+
+The functions here take the kind as an argument.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +52,7 @@ def add_dataset(
     url: Url = HERE,
     as_json: AsJson = False,
 ) -> None:
-    """Register a data set, or send one. Waits for its check, and exits with 1 if it is refused."""
+    """Register a data set, or upload one. Waits for its check, and exits with 1 if it is refused."""
     with connected(url) as client:
         made = _add(client, "dataset", path, name, upload, {"format": layout})
         _follow(client, made, no_wait, as_json)
@@ -65,13 +68,13 @@ def list_datasets(
 
 @datasets.command(name="show")
 def show_dataset(dataset_id: Id, url: Url = HERE, as_json: AsJson = False) -> None:
-    """Show a data set, with what was found in it."""
+    """Show a data set with its report."""
     _show("dataset", dataset_id, url, as_json)
 
 
 @datasets.command(name="delete")
 def delete_dataset(dataset_id: Id, url: Url = HERE, as_json: AsJson = False) -> None:
-    """Take a data set away that no open job needs. What lies under a data root stays there."""
+    """Delete a data set that no open job needs. Files under a data root stay there."""
     _delete("dataset", dataset_id, url, as_json)
 
 
@@ -89,7 +92,7 @@ def add_model(
     url: Url = HERE,
     as_json: AsJson = False,
 ) -> None:
-    """Register a model, or send one. Waits for its check, and exits with 1 if it is refused."""
+    """Register a model, or upload one. Waits for its check, and exits with 1 if it is refused."""
     with connected(url) as client:
         made = _add(client, "model", path, name, upload, {})
         _follow(client, made, no_wait, as_json)
@@ -105,13 +108,13 @@ def list_models(
 
 @models.command(name="show")
 def show_model(model_id: Id, url: Url = HERE, as_json: AsJson = False) -> None:
-    """Show a model, with what was found in it."""
+    """Show a model with its report."""
     _show("model", model_id, url, as_json)
 
 
 @models.command(name="delete")
 def delete_model(model_id: Id, url: Url = HERE, as_json: AsJson = False) -> None:
-    """Take a model away that no open job needs. What lies under a data root stays there."""
+    """Delete a model that no open job needs. Files under a data root stay there."""
     _delete("model", model_id, url, as_json)
 
 
@@ -182,7 +185,7 @@ def _delete(kind: Kind, resource_id: str, url: str, as_json: bool) -> None:
 
 @contextmanager
 def _progress(file: Path) -> Iterator[Callable[[int], None]]:
-    """A bar that fills while a file is sent."""
+    """Show a progress bar while a file is uploaded."""
     from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn
 
     columns = ("sending", BarColumn(), DownloadColumn(), TransferSpeedColumn())

@@ -1,4 +1,4 @@
-"""`gkd serve`, `api`, `worker`, ...: the parts of the service, and how they are."""
+"""`gkd serve`, `api`, `worker`, ...: the parts of the service, and their state."""
 
 from __future__ import annotations
 
@@ -31,7 +31,10 @@ def serve(host: Host = None, port: Port = None) -> None:
 
 @commands.command()
 def api(host: Host = None, port: Port = None) -> None:
-    """Run the API alone; needs GKD_BROKER_URL. Listens beyond the loopback only once there are keys: see `gkd keys`."""
+    """Run the API alone; needs GKD_BROKER_URL.
+
+    Listens beyond the loopback only once there are keys: see `gkd keys`.
+    """
     from client import serve
 
     serve.api(_settings(host, port), out)
@@ -47,7 +50,7 @@ def worker() -> None:
 
 @commands.command()
 def migrate() -> None:
-    """Bring the database up to date. Every other part does so at its start; this does nothing else."""
+    """Migrate the database. Every other part does so at its start; this does nothing else."""
     from jobs.store.store import Store
 
     Store.of(_settings(None, None)).close()
@@ -55,7 +58,7 @@ def migrate() -> None:
 
 @health.command(name="worker")
 def health_of_worker() -> None:
-    """Exit with 0 while each `gkd worker` of this machine (on this GKD_HOME) gives signs of life, with 1 otherwise."""
+    """Exit with 0 if each `gkd worker` of this machine (on this GKD_HOME) sends heartbeats, with 1 otherwise."""
     from client.health import trouble_with_worker
 
     _end_if(trouble_with_worker(_settings(None, None)))
@@ -63,7 +66,7 @@ def health_of_worker() -> None:
 
 @health.command(name="api")
 def health_of_api(port: Port = None) -> None:
-    """Exit with 0 when this machine's API can take jobs in, with 1 otherwise."""
+    """Exit with 0 if this machine's API can accept jobs, with 1 otherwise."""
     from client.health import trouble_with_api
 
     _end_if(trouble_with_api(_settings(None, port)))
@@ -77,7 +80,7 @@ def _end_if(trouble: str | None) -> None:
 
 @commands.command()
 def workers(url: Url = HERE, as_json: AsJson = False) -> None:
-    """List workers: what each listens to, what it does, how its GPUs are."""
+    """List workers: their queues, their state, their GPUs."""
     from client import show
 
     with connected(url) as client:
@@ -90,7 +93,7 @@ def workers(url: Url = HERE, as_json: AsJson = False) -> None:
 
 @commands.command()
 def whoami(url: Url = HERE, as_json: AsJson = False) -> None:
-    """Say who the service takes you for, what you may have and what you have."""
+    """Print the authenticated caller with its tenant's limits and usage."""
     with connected(url) as client:
         asker = client.whoami()
     if as_json:

@@ -1,4 +1,4 @@
-"""Talking to the service from Python: `Client(url)` has a method for everything that can be asked."""
+"""The Python client of the service: `Client(url)` has a method for every route."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ DEFAULT_URL = "http://127.0.0.1:8000"
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 PATIENCE_SECONDS = 60.0
-"""How long one who follows a job waits for a service that has gone away: long enough to start it anew."""
+"""Time for which following a job outlasts an outage of the service: long enough to restart it."""
 
 WAIT_SECONDS = 20.0
-"""One long poll; shorter than what proxies usually cut off."""
+"""Duration of one long poll; shorter than the usual timeout of proxies."""
 
 
 class ClientError(Exception):
-    """Root of this module's errors; `hint` says what to do."""
+    """Base class of this module's errors; `hint` says what to do."""
 
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)
@@ -44,11 +44,11 @@ class ClientError(Exception):
 
 
 class Unreachable(ClientError):
-    """Nobody answers under the service's address, or the connection broke."""
+    """The service does not answer, or the connection broke."""
 
 
 class ApiError(ClientError):
-    """The service refused; the message is its own."""
+    """The service answered with an error; the message is its own."""
 
     def __init__(
         self, status: int, code: str, message: str, problems: tuple[Problem, ...], request_id: str
@@ -69,8 +69,8 @@ class Client(Resources):
 
     Args:
         url: Address of the service.
-        timeout: Seconds that an answer may take, beyond the time that was asked to wait.
-        api_key: Sent with every request; None: that in `GKD_API_KEY`, where there is one.
+        timeout: Seconds for an answer, in addition to the duration of a long poll.
+        api_key: Sent with every request; None: `GKD_API_KEY`, if set.
     """
 
     def __init__(self, url: str = DEFAULT_URL, *, timeout: float = 60.0, api_key: str | None = None) -> None:
@@ -98,7 +98,7 @@ class Client(Resources):
 
         Args:
             spec: The job spec as JSON values.
-            idempotency_key: Sending the same key and spec again gives the same job.
+            idempotency_key: Sending the same key and spec again returns the same job.
 
         Raises:
             ApiError: the spec is wrong; `problems` names every field.
@@ -106,15 +106,18 @@ class Client(Resources):
         return self._new("/jobs", spec, idempotency_key)
 
     def validate(self, spec: Mapping[str, Any]) -> dict[str, Any]:
-        """What a spec comes to: `config`, `waits_for`, `warnings`, `report` on the data. Nothing is queued."""
+        """Return what a spec resolves to: `config`, `waits_for`, `warnings`, `report` on the data.
+
+        Nothing is queued.
+        """
         return self._json("POST", "/jobs/validate", json=spec)
 
     def schema(self) -> dict[str, Any]:
-        """The JSON schema of a job spec."""
+        """Return the JSON schema of a job spec."""
         return self._json("GET", "/schema/job")
 
     def job(self, job_id: str) -> Job:
-        """A job as it is now."""
+        """Return a job as it is now."""
         return Job.model_validate_json(self._ask("GET", _path(job_id)).content)
 
     def jobs(
@@ -125,7 +128,10 @@ class Client(Resources):
         tag: str | Sequence[str] | None = None,
         limit: int = 50,
     ) -> tuple[Job, ...]:
-        """The newest jobs, at most `limit`; `tag` is `key` or `key:value`, of several each must be there."""
+        """Return the newest jobs, at most `limit`; `tag` is `key` or `key:value`.
+
+        Jobs must have all of several tags.
+        """
         wanted = {"state": state, "kind": kind, "tag": tag}
         params: dict[str, Any] = {name: value for name, value in wanted.items() if value is not None}
         found: list[Job] = []
@@ -140,20 +146,20 @@ class Client(Resources):
     def events(
         self, job_id: str, *, after: int = 0, follow: bool = True, every: float = 0.5
     ) -> Iterator[StoredEvent]:
-        """The events of a job, from number `after` + 1 on; with `follow` until the job has ended.
+        """Yield the events of a job from number `after` + 1 on; with `follow` until the job has ended.
 
-        Following outlasts a service that is started anew, and proxies that cut or swallow streams: what was heard is
-        not asked for again.
+        Following outlasts a restart of the service, and proxies that cut or buffer streams: no event is yielded
+        twice.
 
         Args:
             job_id: The job.
-            after: Number of the last event that is known.
-            follow: Wait for what is still to come.
-            every: Seconds before it is asked again: where nothing streams, or after a break.
+            after: Number of the last known event.
+            follow: Wait for further events.
+            every: Polling interval in seconds: if streaming is not possible, or after a lost connection.
 
         Raises:
-            Unreachable: nobody answers, or has not for a minute.
-            ApiError: the service refused.
+            Unreachable: the service does not answer, or has not for a minute.
+            ApiError: the service answered with an error.
         """
         if not follow:
             yield from self._pages(job_id, after)
@@ -188,9 +194,9 @@ class Client(Resources):
             raise self._unreachable(error) from error
 
     def _polled(self, job_id: str, after: int, every: float) -> Iterator[StoredEvent]:
-        """As `events`, by asking again and again."""
+        """Yield the same events as `events`, by polling."""
         while True:
-            ended = self.job(job_id).state in END_STATES  # asked first: an end has no later events
+            ended = self.job(job_id).state in END_STATES  # read first: no events come after the end
             for event in self._pages(job_id, after):
                 after = event.number
                 yield event
@@ -199,13 +205,13 @@ class Client(Resources):
             time.sleep(every)
 
     def _pages(self, job_id: str, after: int) -> Iterator[StoredEvent]:
-        """What is there now."""
+        """Yield the events that exist now."""
         while (page := self._json("GET", _path(job_id, "events"), params={"after": after}))["items"]:
             yield from map(StoredEvent.model_validate, page["items"])
             after = page["next"]
 
     def wait(self, job_id: str, *, timeout: float | None = None) -> Job:
-        """The job once it has ended, or as it is after `timeout` seconds."""
+        """Return the job once it has ended, or as it is after `timeout` seconds."""
         deadline = time.monotonic() + timeout if timeout is not None else float("inf")
         while True:
             seconds = max(0.0, min(WAIT_SECONDS, deadline - time.monotonic()))
@@ -217,18 +223,18 @@ class Client(Resources):
                 return job
 
     def retry(self, job_id: str, *, idempotency_key: str | None = None) -> Job:
-        """Do a failed or cancelled job again; the new job."""
+        """Retry a failed or cancelled job, and return the new job."""
         return self._new(_path(job_id, "retry"), None, idempotency_key)
 
     def clone(
         self, job_id: str, changes: Mapping[str, Any] | None = None, *, idempotency_key: str | None = None
     ) -> Job:
-        """A new job of an old one's spec.
+        """Queue a new job of an old one's spec.
 
         Args:
-            job_id: The old one.
-            changes: What is different, as a JSON merge patch: None takes a field away.
-            idempotency_key: Sending the same key and changes again gives the same job.
+            job_id: The old job.
+            changes: Changes as a JSON merge patch: None removes a field.
+            idempotency_key: Sending the same key and changes again returns the same job.
 
         Raises:
             ApiError: the changed spec is wrong; `problems` names every field.
@@ -236,20 +242,20 @@ class Client(Resources):
         return self._new(_path(job_id, "clone"), dict(changes or {}), idempotency_key)
 
     def change(self, job_id: str, **changes: Any) -> Job:
-        """Change `name`, `tags` (a tag that is None goes) or, while it is queued, `priority`."""
+        """Change `name`, `tags` (a tag that is None is removed) or, while it is queued, `priority`."""
         return Job.model_validate_json(self._ask("PATCH", _path(job_id), json=changes).content)
 
     def delete(self, job_id: str) -> None:
-        """Take a job that has ended away for good."""
+        """Delete a job that has ended."""
         self._ask("DELETE", _path(job_id))
 
     def metrics(self, job_id: str, *, points: int = 500) -> JobCurves:
-        """How losses and scores went; no curve has more than so many points."""
+        """Return the metric curves of a job, each of at most `points` points."""
         answer = self._ask("GET", _path(job_id, "metrics"), params={"points": points})
         return JobCurves.model_validate_json(answer.content)
 
     def cancel(self, job_id: str) -> Job:
-        """Ask for the end of a job."""
+        """Cancel a job."""
         return self._verb(job_id, "cancel")
 
     def pause(self, job_id: str) -> Job:
@@ -257,11 +263,11 @@ class Client(Resources):
         return self._verb(job_id, "pause")
 
     def resume(self, job_id: str) -> Job:
-        """Queue a paused job again, or take back that it was asked to pause."""
+        """Requeue a paused job, or withdraw the request to pause it."""
         return self._verb(job_id, "resume")
 
     def report(self, job_id: str) -> Report:
-        """The report of a job.
+        """Return the report of a job.
 
         Raises:
             ApiError: code `no_report`; the message says why there is none.
@@ -269,12 +275,12 @@ class Client(Resources):
         return Report.model_validate_json(self._ask("GET", _path(job_id, "report")).content)
 
     def artifacts(self, job_id: str) -> tuple[Artifact, ...]:
-        """What a job has published so far."""
+        """Return the files that a job has published so far."""
         items = self._ask("GET", _path(job_id, "artifacts")).json()
         return tuple(map(Artifact.model_validate, items))
 
     def download(self, job_id: str, name: str, target: Path) -> str:
-        """Fetch an artifact; the target appears whole or not at all.
+        """Download an artifact; the target appears complete or not at all.
 
         Args:
             job_id: The job.
@@ -282,15 +288,15 @@ class Client(Resources):
             target: The file to write.
 
         Returns:
-            The SHA-256 of what was written.
+            The SHA-256 of the written file.
 
         Raises:
-            DamagedDownload: what arrived is not what the service announced.
+            DamagedDownload: the received file has another hash than announced.
         """
         return self._fetched(_path(job_id, "artifacts", name), name, target)
 
     def download_model(self, model_id: str, target: Path) -> str:
-        """Fetch the file of an uploaded model; as `download`."""
+        """Download an uploaded model, otherwise as `download`."""
         return self._fetched(_route("models", model_id, "file"), f"model {model_id}", target)
 
     def _fetched(self, path: str, name: str, target: Path) -> str:
@@ -306,21 +312,21 @@ class Client(Resources):
         return seen
 
     def log(self, job_id: str, *, offset: int = 0, limit: int | None = None) -> tuple[str, int]:
-        """A piece of the log from byte `offset` (negative: from the end), and where the next piece starts."""
+        """Return a part of the log from byte `offset` (negative: from the end), and the offset of the next part."""
         params = {"offset": offset} if limit is None else {"offset": offset, "limit": limit}
         answer = self._ask("GET", _path(job_id, "log"), params=params)
         return answer.text, int(answer.headers["X-Next-Offset"])
 
     def service_metrics(self) -> str:
-        """How the service does, in Prometheus' text format; needs the scope metrics or admin."""
+        """Return the service's metrics in Prometheus' text format; needs the scope `metrics` or `admin`."""
         return self._ask("GET", "/metrics").text
 
     def whoami(self) -> Asker:
-        """Who the service takes you for, what your tenant may have and has."""
+        """Return the authenticated caller with its tenant's limits and usage."""
         return Asker.model_validate_json(self._ask("GET", "/whoami").content)
 
     def list_keys(self) -> tuple[Key, ...]:
-        """Every key there ever was; needs the scope admin."""
+        """Return all keys ever created; needs the scope `admin`."""
         return tuple(map(Key.model_validate, self._ask("GET", "/keys").json()))
 
     def create_key(
@@ -331,30 +337,30 @@ class Client(Resources):
         scopes: Iterable[Scope | str] = (Scope.READ, Scope.WRITE),
         expires_in_days: float | None = 90,
     ) -> tuple[Key, str]:
-        """Make a key; needs the scope admin. The key, and its secret, which cannot be read again."""
+        """Create a key, and return it with its secret, which cannot be read again; needs the scope `admin`."""
         wanted = {"name": name, "tenant": tenant, "scopes": list(scopes), "expires_in_days": expires_in_days}
         made = self._json("POST", "/keys", json=wanted)
         return Key.model_validate(made["key"]), made["secret"]
 
     def revoke_key(self, key_id: str) -> Key:
-        """End a key; needs the scope admin."""
+        """Revoke a key; needs the scope `admin`."""
         return Key.model_validate(self._json("DELETE", f"/keys/{quote(key_id, safe='')}"))
 
     def tenants(self) -> tuple[Tenant, ...]:
-        """Everybody, with limits and use; needs the scope admin."""
+        """Return all tenants, with limits and usage; needs the scope `admin`."""
         return tuple(map(Tenant.model_validate, self._ask("GET", "/tenants").json()))
 
     def set_limits(self, tenant: str, limits: Limits) -> Tenant:
-        """Say what a tenant may have, in place of what it might before; needs the scope admin."""
+        """Replace the limits of a tenant; needs the scope `admin`."""
         path = f"/tenants/{quote(tenant, safe='')}/limits"
         return Tenant.model_validate(self._json("PUT", path, json=limits.model_dump()))
 
     def workers(self) -> tuple[Worker, ...]:
-        """Every worker of the service, by name."""
+        """Return every worker of the service, by name."""
         return tuple(map(Worker.model_validate, self._ask("GET", "/workers").json()))
 
     def ready(self) -> bool:
-        """Whether the service answers and all its parts do."""
+        """Return whether the service answers and all its parts are ready."""
         try:
             return self._http.get("/readyz").status_code == 200
         except httpx.TransportError:
@@ -384,7 +390,7 @@ class Client(Resources):
         return answer
 
     def _stream(self, path: str, target: Path) -> tuple[str, str]:
-        """Write a file as it arrives; the SHA-256 announced (the ETag) and the one seen."""
+        """Write a file as it arrives, and return the announced SHA-256 (the ETag) and the actual one."""
         digest = hashlib.sha256()
         try:
             with self._http.stream("GET", path) as answer, target.open("wb") as file:
@@ -410,17 +416,17 @@ def _is_last(event: StoredEvent) -> bool:
 
 
 def _is_final(error: ClientError) -> bool:
-    """Whether asking again would be answered alike."""
+    """Return whether a retry would get the same answer."""
     return isinstance(error, ApiError) and error.status not in (429, 502, 503, 504)
 
 
 def _path(job_id: str, *parts: str) -> str:
-    """A route of a job; what people typed stays one segment, whatever characters it has."""
+    """Return a route of a job; user input stays one segment, whatever characters it has."""
     return _route("jobs", job_id, *parts)
 
 
 def _route(collection: str, name: str, *parts: str) -> str:
-    """A route of one thing of a collection, such as the jobs."""
+    """Return the route of one item of a collection, such as the jobs."""
     if name.strip(".") == "":  # a URL without it, or without the segment before it, is another route
         single = collection.removesuffix("s")
         hint = f"See which there are: gkd {collection}{'' if collection == 'jobs' else ' list'}."
@@ -429,7 +435,7 @@ def _route(collection: str, name: str, *parts: str) -> str:
 
 
 def _refusal(answer: httpx.Response) -> ApiError:
-    """The service's problem as an error; an answer that is no problem came from something in between."""
+    """Return the problem details of an answer as an error; other answers come from a proxy."""
     try:
         body = answer.json()
         problems = tuple(map(Problem.model_validate, body.get("errors", ())))

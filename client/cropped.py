@@ -1,4 +1,4 @@
-"""Text in a cell of a table that takes a few lines at most, however narrow the terminal is."""
+"""Table cells of at most a few lines, however narrow the terminal is."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from rich.measure import Measurement
 from rich.text import Text
 
 LEAST_COLUMNS = 8
-"""A cell that is cropped is not made narrower than this."""
+"""Minimum width of a cropped cell."""
 
 
 class Cropped:
-    """Text that ends with an ellipsis where it does not fit.
+    """Text that ends with an ellipsis if it does not fit.
 
     Args:
-        text: what is shown.
-        lines: how many lines it may take.
+        text: The text.
+        lines: Maximum number of lines.
     """
 
     def __init__(self, text: str, lines: int = 1) -> None:
@@ -23,12 +23,12 @@ class Cropped:
         self.lines = lines
 
     def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
-        """Say how wide it wants to be, and that it can live with less."""
+        """Return the minimum and the preferred width."""
         wanted = self.text.cell_len
         return Measurement(min(wanted, LEAST_COLUMNS), wanted)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """Break the text into lines, and crop the last one that there is room for."""
+        """Wrap the text, and crop the last line that fits."""
         width = options.max_width
         lines = list(self.text.wrap(console, width)) if self.lines > 1 else [self.text.copy()]
         shown, cut = lines[: self.lines], lines[self.lines :]

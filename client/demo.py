@@ -1,10 +1,10 @@
-"""What `make demo` runs: the whole service once, from drawn pictures to a student and the proof of its gain.
+"""The program of `make demo`: a run of the whole service, from drawn pictures to a student and its measured gain.
 
     python -m client.demo [--data FOLDER] [--epochs N] [--minutes N]
 
-It measures a few steps first, and takes as many epochs as there is time for (`demo_budget.py`). Then it uses the
-service as anybody else would: starts `gkd serve` on a free port, sends two specs, follows the jobs, prints the report.
-Everything lies in `.demo/` until the next demo.
+It first measures a few steps, and chooses the number of epochs for the available time (`demo_budget.py`). Then
+it uses the service like any client: starts `gkd serve` on a free port, submits two specs, follows the jobs,
+prints the report. Its files are in `.demo/` until the next demo.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ from jobs.specs.spec_errors import read_spec
 
 HOME = Path(".demo")
 START_SECONDS = 60.0
-"""Until the server has to answer; the first start compiles Python files."""
+"""Timeout of the server's start; the first start compiles Python files."""
 STOP_SECONDS = 75.0
-"""Until the server has to be gone: its engine gets 30 s to write a checkpoint, and 30 s after SIGTERM."""
+"""Timeout of the server's shutdown: its engine gets 30 s to write a checkpoint, and 30 s after SIGTERM."""
 MINUTES = 5
-"""What all of it takes on pictures that it draws, however slow the machine is."""
+"""Duration of the whole demo on drawn pictures, however slow the machine is."""
 CLOSING_SECONDS = 15.0
-"""Kept for what comes after the jobs, and for what nobody foresaw."""
+"""Reserved for what follows the jobs, and for the unforeseen."""
 LOG_LINES = 20
 
 
@@ -53,7 +53,7 @@ class DemoFailed(GkdError):
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the demo; the exit code."""
+    """Run the demo and return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m client.demo", description=__doc__)
     parser.add_argument("--data", type=Path, help="a folder of your own pictures instead of drawn ones")
     parser.add_argument(
@@ -65,7 +65,7 @@ def main(arguments: list[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     wanted = Wanted(given.data, given.epochs, given.minutes)
     console = terminal.console()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: the server must not stay behind
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # like Ctrl-C: the server must not stay behind
     try:
         demo(wanted, console)
     except KeyboardInterrupt:
@@ -87,33 +87,33 @@ def _positive(text: str) -> int:
 
 
 class Wanted(NamedTuple):
-    """What the command line asks for."""
+    """The command line options."""
 
     data: Path | None
     """The user's pictures; None: drawn ones."""
     epochs: int | None
     """Of all trainings; None: the recipe's, or as many as fit."""
     minutes: int | None
-    """What epochs are fitted to; None: `MINUTES` for drawn pictures, no limit for a user's own."""
+    """Time that the epochs are fitted to; None: `MINUTES` for drawn pictures, no limit for a user's own."""
 
     @property
     def recipe(self) -> str:
-        """Which of the recipes."""
+        """Return the name of the recipe."""
         return "own" if self.data else "shapes"
 
     @property
     def seconds(self) -> float | None:
-        """What everything may take; None: as long as it takes."""
+        """Return the time for everything; None: no limit."""
         minutes = self.minutes or (None if self.data else MINUTES)
         return None if minutes is None or self.epochs else 60.0 * minutes
 
 
 def demo(wanted: Wanted, console: Console) -> None:
-    """A teacher, a control and a student, through the service.
+    """Train a teacher, a control and a student through the service.
 
     Raises:
         DemoFailed: the server does not start, or a job fails.
-        ClientError: the service refuses a spec, or goes away.
+        ClientError: the service refuses a spec, or stops answering.
     """
     began = time.monotonic()
     if wanted.data and not wanted.data.is_dir():
@@ -127,28 +127,28 @@ def demo(wanted: Wanted, console: Console) -> None:
     end = None if wanted.seconds is None else began + wanted.seconds - CLOSING_SECONDS
     plan = whole if end is None or pace is None else fit(pace, whole, end - time.monotonic())
     if pace:
-        _tell_plan(plan, whole, pace, console)
+        _print_plan(plan, whole, pace, console)
     with _server(home, Path(folder), console, threads=pace.threads if pace else None) as client:
         started = time.monotonic()
         teacher = client.submit(demo_specs.teacher(folder, wanted.recipe, plan.teacher))
-        _see_through(client, teacher, console)
+        _follow_to_success(client, teacher, console)
         if pace and end is not None:
             epochs = _fit_again(pace, plan, started, end)
-            plan = plan._replace(student=_told(epochs, plan.student, console))
+            plan = plan._replace(student=_report_change(epochs, plan.student, console))
         student = client.submit(demo_specs.distillation(folder, wanted.recipe, teacher.id, plan.student))
-        _see_through(client, student, console)
+        _follow_to_success(client, student, console)
         _conclude(client, student, home, console)
     console.print(f"all of it took {show.duration(time.monotonic() - began)}")
 
 
-# ---- how much there is time for ------------------------------------------------------------------------------
+# ---- time budget ---------------------------------------------------------------------------------------------
 
 
 def measure(folder: str, recipe: str, console: Console) -> Pace:
-    """Time a few steps on this machine, in a process of its own, with one thread and with as many as there are cores.
+    """Time a few steps on this machine, in a process of its own, with several numbers of threads.
 
     Raises:
-        DemoFailed: the data cannot be trained on, or steps cannot be taken.
+        DemoFailed: the data cannot be trained on, or the steps fail.
     """
     console.print("measuring a few steps")
     configs = [_resolved(spec(folder, recipe)) for spec in (demo_specs.teacher, demo_specs.control)]
@@ -165,7 +165,7 @@ def measure(folder: str, recipe: str, console: Console) -> Pace:
 
 
 def threads_to_try() -> list[int]:
-    """As many as there are cores, then one; only what OMP_NUM_THREADS says where somebody has set it."""
+    """Return the thread counts to try, largest first: all cores, 2 and 1; only OMP_NUM_THREADS if it is set."""
     if (said := os.environ.get("OMP_NUM_THREADS", "")).isdecimal() and int(said):
         return [int(said)]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -173,13 +173,13 @@ def threads_to_try() -> list[int]:
 
 
 def _resolved(spec: dict[str, Any]) -> dict[str, Any]:
-    """The engine's config of a spec, as `gkd run` makes it."""
+    """Return the engine's config of a spec, as `gkd run` makes it."""
     config = resolve_here(read_spec(spec)).config
     return config.model_dump(mode="json", by_alias=True)
 
 
-def _tell_plan(plan: Plan, whole: Plan, pace: Pace, console: Console) -> None:
-    """Say how many epochs there will be, and how long that takes."""
+def _print_plan(plan: Plan, whole: Plan, pace: Pace, console: Console) -> None:
+    """Print how many epochs there will be, and how long they take."""
     threads = f"{pace.threads} thread{'s' if pace.threads > 1 else ''}"
     speed = f"with {threads}, the fastest, a step takes {pace.teacher_step:.2f} s (teacher)"
     fitted = f", of {whole.teacher} and {whole.student}, to be done in time" if plan != whole else ""
@@ -192,12 +192,12 @@ def _tell_plan(plan: Plan, whole: Plan, pace: Pace, console: Console) -> None:
 
 
 def _fit_again(pace: Pace, plan: Plan, started: float, end: float) -> int:
-    """Epochs of the student, now that it is known how long the teacher really took."""
+    """Return the epochs of the student, now that the actual duration of the teacher is known."""
     slower = (time.monotonic() - started) / teacher_seconds(pace, plan.teacher)
     return fit_student(pace.times(slower), plan.student, end - time.monotonic())
 
 
-def _told(epochs: int, planned: int, console: Console) -> int:
+def _report_change(epochs: int, planned: int, console: Console) -> int:
     if epochs != planned:
         console.print(
             f"the teacher took longer than forecast: {epochs} epochs of the student instead of {planned}"
@@ -206,7 +206,7 @@ def _told(epochs: int, planned: int, console: Console) -> int:
 
 
 def _draw(folder: Path, console: Console) -> Path:
-    """Draw the pictures, in a process of its own: this one stays without the engine's libraries."""
+    """Draw the pictures in a process of its own, so that this one does not import the engine's libraries."""
     console.print(f"drawing {demo_specs.DRAWING['train'] + demo_specs.DRAWING['val']} pictures in {folder}")
     code = "import sys; from pathlib import Path; from gkd_core.data.shapes import draw_shapes; "
     code += f"draw_shapes(Path(sys.argv[1]), **{demo_specs.DRAWING!r})"
@@ -220,7 +220,7 @@ def _draw(folder: Path, console: Console) -> Path:
 
 @contextmanager
 def _server(home: Path, data: Path, console: Console, *, threads: int | None = None) -> Iterator[Client]:
-    """`gkd serve` for the time of the demo, and a client of it; its engines compute with so many threads."""
+    """Run `gkd serve` during the demo, and yield a client of it; its engines use this many threads."""
     port, log = _free_port(), home / "serve.log"
     with log.open("wb") as output:
         server = subprocess.Popen(
@@ -241,7 +241,7 @@ def _server(home: Path, data: Path, console: Console, *, threads: int | None = N
 
 
 def _environment(home: Path, data: Path, port: int, threads: int | None = None) -> dict[str, str]:
-    """What the server sees: none of the settings of this shell, but for the engine, which a test may replace."""
+    """Return the server's environment: no GKD settings of this shell but the engine, which a test may replace."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("GKD_")}
     engine = {name: os.environ[name] for name in ("GKD_ENGINE",) if name in os.environ}
     ours = {"GKD_HOME": str(home), "GKD_DATA_ROOTS": str(data), "GKD_PORT": str(port)}
@@ -273,8 +273,8 @@ def _stop(server: subprocess.Popen[bytes]) -> None:
         server.wait()
 
 
-def _see_through(client: Client, job: Job, console: Console) -> None:
-    """Follow a job to its end, which has to be a good one."""
+def _follow_to_success(client: Client, job: Job, console: Console) -> None:
+    """Follow a job to its end, and raise an error unless it succeeds."""
     console.print(Text(f"\n{job.name}", style="bold"))
     follow(client.events(job.id), console)
     ended = client.job(job.id)

@@ -1,4 +1,4 @@
-"""What `make demo` trains: two job specs for pictures that GKD draws, two for a user's own."""
+"""The specs of `make demo`: two jobs for pictures that GKD draws, two for a user's own."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from typing import Any
 from client.demo_budget import Plan, every
 
 DRAWING = {"train": 320, "val": 80, "size": 128, "seed": 7}
-"""How many pictures `gkd_core.data.shapes` draws, how large (pixels), and from which seed."""
+"""Number of pictures that `gkd_core.data.shapes` draws, their size in pixels, and the seed."""
 
 _SHORT = {"augment": {"mosaic": 0, "scale": [0.8, 1.2]}, "ema": 0.99, "optimizer": {"lr": 1e-3}}
-"""For a few hundred steps: no mosaic, which needs longer than that to pay, and an average that forgets sooner."""
+"""For a few hundred steps: no mosaic, which needs longer than that to help, and an average with a shorter
+memory."""
 
 _OWN = {"batch_size": 4, "precision": "auto"}
-"""Few pictures: smaller batches are more steps, which is what a network that starts from scratch needs."""
+"""Few pictures: smaller batches mean more steps, which a network trained from scratch needs."""
 
 _RECIPES: dict[str, dict[str, Any]] = {
     "shapes": {
@@ -30,8 +31,8 @@ _RECIPES: dict[str, dict[str, Any]] = {
         "prototypes": {"every": 6},
     },
 }
-"""Minutes on two CPU cores for the drawn pictures; for a user's own it depends on how many there are. Evaluations and
-passes for prototypes are rarer than by default, because each takes as long as half an epoch here."""
+"""Minutes on two CPU cores for the drawn pictures; for a user's own it depends on their number. Evaluations
+and passes for prototypes are rarer than by default, because each takes as long as half an epoch here."""
 
 _STUDENT = {
     "architecture": "fcos",
@@ -44,13 +45,13 @@ _STUDENT = {
 
 
 def usual(recipe: str) -> Plan:
-    """The epochs of a recipe where there is time for all of them."""
+    """Return the epochs of a recipe if time allows all of them."""
     chosen = _RECIPES[recipe]
     return Plan(chosen["teacher"]["epochs"], chosen["student"]["epochs"])
 
 
 def teacher(data: str, recipe: str, epochs: int | None = None) -> dict[str, Any]:
-    """The job that makes the teacher; `recipe` is "shapes" or "own", and `epochs` None its own number of them."""
+    """Return the job that trains the teacher; `recipe` is "shapes" or "own", `epochs` None the recipe's number."""
     chosen = _RECIPES[recipe]
     model = {"architecture": "fcos", **chosen["model"]}
     train = _for_epochs(_with_precision(chosen["teacher"]), epochs)
@@ -58,13 +59,13 @@ def teacher(data: str, recipe: str, epochs: int | None = None) -> dict[str, Any]
 
 
 def control(data: str, recipe: str) -> dict[str, Any]:
-    """A job that trains what the control is; never sent, but steps of it are timed."""
+    """Return a job that trains the control; never submitted, but steps of it are timed."""
     train = _with_precision(_RECIPES[recipe]["student"])
     return {"kind": "train", "name": f"{recipe}-control", "data": data, "model": _STUDENT, "train": train}
 
 
 def distillation(data: str, recipe: str, teacher_id: str, epochs: int | None = None) -> dict[str, Any]:
-    """The job that distils the teacher that another job makes, with a control."""
+    """Return the job that distils the teacher of another job, with a control."""
     chosen = _RECIPES[recipe]
     train = _for_epochs(_with_precision(chosen["student"]), epochs)
     prototypes = {"every": every(chosen["prototypes"]["every"], train["epochs"])}
@@ -85,11 +86,14 @@ def _for_epochs(train: dict[str, Any], epochs: int | None) -> dict[str, Any]:
 
 
 def _with_precision(train: dict[str, Any]) -> dict[str, Any]:
-    """The recipe with "auto" decided. Small pictures stay in float32: their bfloat16 gradients are slower."""
+    """Return the recipe with "auto" resolved.
+
+    Small pictures stay in float32: their bfloat16 gradients are slower.
+    """
     return train | {"precision": precision()} if train.get("precision") == "auto" else train
 
 
 def precision(cpu_info: Path = Path("/proc/cpuinfo")) -> str:
-    """bfloat16 where the processor computes in it, which halves the time; float32 elsewhere."""
+    """Return bfloat16 if the processor computes in it, which halves the time; float32 otherwise."""
     flags = cpu_info.read_text() if cpu_info.exists() else ""
     return "bfloat16" if "avx512_bf16" in flags or "amx_bf16" in flags else "float32"

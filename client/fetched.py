@@ -1,6 +1,6 @@
-"""Models that `job:<id>` and `model:<id>` stand for, fetched from the service and kept on this machine.
+"""A cache of models named `job:<id>` and `model:<id>`, fetched from the service.
 
-A file is kept under its SHA-256, and hashed again each time that it is used: what a disk has changed since is fetched
+A file is stored under its SHA-256, and hashed again at each use: if the disk has damaged it, it is fetched
 anew.
 """
 
@@ -16,24 +16,24 @@ from jobs.resources import ResourceKind
 
 PREFIXES = ("job:", "model:")
 ROLES = ("student", "model")
-"""The models that jobs are for, in the report's words."""
+"""The models that a job creates, as named in its report."""
 
 
 def is_fetched(written: str) -> bool:
-    """Whether somebody named a model of the service instead of a file."""
+    """Return whether the text names a model of the service instead of a file."""
     return written.startswith(PREFIXES)
 
 
 def fetch_model(client: Client, written: str, folder: Path | None = None) -> Path:
-    """Return the file of a model, fetched unless it is here already.
+    """Return the file of a model, fetched unless it is cached.
 
     Args:
-        client: Asks the service.
+        client: A client of the service.
         written: `job:<id>` or `model:<id>`; the beginning of an id, or a name, will do.
-        folder: Where fetched models are kept; None: the user's cache.
+        folder: The cache; None: the user's.
 
     Raises:
-        ClientError: there is no such job or model, it has no file, or what arrived is not what was announced.
+        ClientError: there is no such job or model, it has no file, or the received file has the wrong hash.
     """
     folder = folder or cache()
     if written.startswith("job:"):
@@ -48,7 +48,10 @@ def cache() -> Path:
 
 
 def _of_job(client: Client, job_id: str, folder: Path) -> Path:
-    """The student of a distill job, the model of a train job, the network of an export job; the best so far."""
+    """Return the student of a distill job, the model of a train job, the network of an export job.
+
+    The best so far.
+    """
     files = {file.name: file.sha256 for file in client.artifacts(job_id)}
     names = [*(f"{role}.safetensors" for role in ROLES), "model.onnx"]
     name = next((name for name in names if name in files), None)
@@ -64,7 +67,7 @@ def _of_job(client: Client, job_id: str, folder: Path) -> Path:
 
 
 def _of_model(client: Client, model_id: str, folder: Path) -> Path:
-    """An uploaded model; of one that lies under a data root, the file itself where this machine has it."""
+    """Return an uploaded model; of one under a data root, the file itself if this machine has it."""
     found = client.resource(ResourceKind.MODEL, model_id)
     if not found.sha256:
         raise ClientError(f"model {model_id} is {found.state}: {found.reason}")
@@ -81,7 +84,7 @@ def _of_model(client: Client, model_id: str, folder: Path) -> Path:
 
 
 def _holds(file: Path, sha256: str) -> bool:
-    """Whether a file is there and whole."""
+    """Return whether a file exists and has this hash."""
     try:
         with file.open("rb") as content:
             return hashlib.file_digest(content, "sha256").hexdigest() == sha256

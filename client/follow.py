@@ -1,4 +1,4 @@
-"""Following a stream of events: a bar with a terminal, a line every few seconds without one."""
+"""Display of a stream of events: a progress bar on a terminal, a line every few seconds elsewhere."""
 
 from __future__ import annotations
 
@@ -18,30 +18,30 @@ from gkd_core.events import Event, Progress
 from jobs.job import StoredEvent
 
 LINE_SECONDS = 5.0
-"""Between two lines of progress in a log file."""
+"""Time between two lines of progress in a log file."""
 
 
 class Board(Protocol):
-    """Where events are shown."""
+    """A display of events."""
 
     def progress(self, event: Progress) -> None:
-        """Show where the job stands now."""
+        """Show the current progress."""
 
     def say(self, line: str) -> None:
-        """Show something that stays."""
+        """Show a permanent line."""
 
 
 class ProgressLine:
-    """One line as wide as its terminal: bar, percent, time left, and then as much of the rest as there is room for.
+    """One line as wide as the terminal: bar, percent, time left, and as much of the rest as fits.
 
-    What comes first never gives way to what comes after it.
+    Earlier parts are never shortened in favour of later ones.
     """
 
     def __init__(self, event: Progress | None = None) -> None:
         self.event = event
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """Lay the line out for the width that there is now."""
+        """Lay the line out for the current width."""
         width, event = options.max_width, self.event
         bar = ProgressBar(
             total=1.0, completed=event.fraction if event else 0.0, width=min(24, max(8, width // 6))
@@ -59,7 +59,7 @@ class ProgressLine:
 
 
 class Bars:
-    """One bar that moves, and lines above it."""
+    """A moving progress bar with lines above it."""
 
     def __init__(self, live: Live) -> None:
         self._live = live
@@ -74,14 +74,14 @@ class Bars:
 
 
 class Lines:
-    """Plain lines, for logs: progress now and then, everything else at once."""
+    """Plain lines, for logs: progress at intervals, everything else at once."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
         self._spoke = float("-inf")
 
     def progress(self, event: Progress) -> None:
-        """Print where the job stands, if that is due."""
+        """Print the progress, if it is due."""
         if time.monotonic() - self._spoke >= LINE_SECONDS:
             self.say(f"{100 * event.fraction:3.0f} %  {show.line(event)}")
             self._spoke = time.monotonic()
@@ -93,7 +93,7 @@ class Lines:
 
 @contextmanager
 def board(console: Console) -> Iterator[Board]:
-    """The board that suits where the output goes."""
+    """Open the display that suits the console."""
     if not console.is_terminal:
         yield Lines(console)
         return
@@ -102,7 +102,7 @@ def board(console: Console) -> Iterator[Board]:
 
 
 def follow(stream: Iterable[StoredEvent | Event], console: Console) -> None:
-    """Show events as they come, until the stream ends."""
+    """Show events as they arrive, until the stream ends."""
     with board(console) as shown:
         for item in stream:
             event = show.event_of(item) if isinstance(item, StoredEvent) else item

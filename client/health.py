@@ -1,5 +1,7 @@
-"""`gkd health`: whether what runs in this container is alive, for those who watch over containers. Quick: it is asked
-every few seconds."""
+"""`gkd health`: liveness of this container's processes, for container health checks.
+
+Quick: it is run every few seconds.
+"""
 
 from __future__ import annotations
 
@@ -10,19 +12,19 @@ from jobs.settings import Settings
 from worker.slots import missing
 
 SECONDS = 4.0
-"""An API that takes longer is not there for people either."""
+"""Timeout of the API; a slower one is of no use to clients either."""
 
 EVERYWHERE = ("0.0.0.0", "::", "")
-"""Addresses to listen on that are none to connect to."""
+"""Addresses to listen on that are not addresses to connect to."""
 
 
 def trouble_with_worker(settings: Settings) -> str | None:
-    """What is wrong with this machine's workers on this home; None: nothing."""
+    """Return what is wrong with this machine's workers on this home; None: nothing."""
     return missing(settings.home)
 
 
 def trouble_with_api(settings: Settings) -> str | None:
-    """What is wrong with the API of this machine; None: it can take jobs in."""
+    """Return what is wrong with this machine's API; None: it can accept jobs."""
     host = "127.0.0.1" if settings.host in EVERYWHERE else settings.host
     connection = http.client.HTTPConnection(host, settings.port, timeout=SECONDS)
     try:
@@ -37,7 +39,7 @@ def trouble_with_api(settings: Settings) -> str | None:
 
 
 def _not_ready(status: int, body: bytes) -> str:
-    """Which parts are not ready, where the answer says so."""
+    """Return which parts are not ready, if the answer says so."""
     try:
         parts = json.loads(body)["parts"]
         return "; ".join(f"{name} is {state}" for name, state in parts.items() if state != "ready")

@@ -1,7 +1,7 @@
-"""What people write for an id: the id, the beginning of one, or a name.
+"""Resolution of what users type for an id: the id, the beginning of one, or a name.
 
-The service knows whole ids only; this is the one place where something shorter becomes one. An id that is there is
-taken as it is, without asking for a list.
+The service knows whole ids only; this is the only place that completes shorter ones. An existing id is used as
+it is, without requesting a list.
 """
 
 from __future__ import annotations
@@ -16,39 +16,39 @@ from jobs.job import Job
 from jobs.resources import Resource, ResourceKind
 
 NEWEST = 2000
-"""How many jobs, or data sets, or models, a name is looked for among."""
+"""Number of the newest jobs, data sets or models among which a name is searched."""
 SHOWN = 8
-"""Candidates that are listed where several fit."""
+"""Maximum number of candidates listed if several match."""
 
 
 class NotOne(ClientError):
-    """What was written fits nothing, or more than one thing."""
+    """The text matches nothing, or more than one item."""
 
 
 class Named(Protocol):
-    """What has an id and a name."""
+    """An item with an id and a name."""
 
     @property
     def id(self) -> str:
-        """The id; nothing else has it."""
+        """Return the id, which is unique."""
 
     @property
     def name(self) -> str:
-        """The name; others may have it, too."""
+        """Return the name, which need not be unique."""
 
 
 N = TypeVar("N", bound=Named)
 
 
 def find_job(client: Client, written: str) -> str:
-    """Return the id of the job that somebody means.
+    """Return the id of the job that the user means.
 
     Args:
-        client: Asks the service.
-        written: An id, its beginning, or a name; `job:` in front of it is left away.
+        client: A client of the service.
+        written: An id, its beginning, or a name; a leading `job:` is ignored.
 
     Raises:
-        NotOne: it fits no job, or several; the message lists those, or what may have been meant.
+        NotOne: it matches no job, or several; the message lists those, or suggestions.
         ClientError: the service does not answer, or refuses.
     """
     written = written.removeprefix("job:")
@@ -61,7 +61,7 @@ def find_job(client: Client, written: str) -> str:
 
 
 def find_resource(client: Client, kind: ResourceKind, written: str) -> str:
-    """Return the id of the data set or model that somebody means; as `find_job`."""
+    """Return the id of the data set or model that the user means, otherwise as `find_job`."""
     written = written.removeprefix(f"{kind}:")
     return _find(
         written,
@@ -93,7 +93,7 @@ def _find(
 
 
 def fitting(written: str, things: Sequence[N]) -> list[N]:
-    """Return those whose name this is, or whose id begins so, in their order."""
+    """Return the items with this name, or with an id that begins so, in their order."""
     return [thing for thing in things if thing.name == written or thing.id.startswith(written)]
 
 
@@ -110,7 +110,7 @@ def _none(refusal: ApiError, written: str, everything: Sequence[N]) -> NotOne:
 
 
 def likely(written: str, things: Sequence[N]) -> list[str]:
-    """Return names and ids that look like what was written, at most three, each once."""
+    """Return up to three names and ids similar to the text, each once."""
     wanted = written.casefold()
     known = {word.casefold(): word for thing in reversed(things) for word in (thing.id, thing.name) if word}
     parts = [word for word in known if wanted in word]

@@ -1,4 +1,4 @@
-"""Data sets and models, asked for from Python: the methods of `Client` about them."""
+"""The methods of `Client` about data sets and models."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ from jobs.resources import CheckedResource, Resource, ResourceKind, ResourceStat
 
 _BLOCK_BYTES = 1 << 20
 _KEEPING_SECONDS = 3600.0
-"""How long the service may take to keep an upload once all of it was sent."""
+"""Timeout for the service to store an upload after all of it was sent."""
 _LOOK_SECONDS = 0.5
 
 
 class Resources(ABC):
-    """What `Client` can do about data sets and models; `kind` is one or the other."""
+    """Methods of `Client` about data sets and models; `kind` selects which."""
 
     @abstractmethod
     def _ask(self, method: str, path: str, **how: Any) -> httpx.Response:
-        """Send a request; an answer that refuses is an error."""
+        """Send a request; raise an error if the answer is one."""
 
     @abstractmethod
     def _route(self, *parts: str) -> str:
-        """A path whose parts people may have typed."""
+        """Return a path whose parts may be user input."""
 
     def register(self, kind: ResourceKind, name: str, path: str | None = None, **layout: Any) -> Resource:
-        """Register something that lies under a data root of the service.
+        """Register a data set or model under a data root of the service.
 
         Args:
             kind: A data set or a model.
-            name: What people call it.
-            path: Where it lies, as the service sees it.
+            name: Name for people.
+            path: Its path, as the service sees it.
             layout: Of a data set: `format`, and `train` and `val` instead of a path.
         """
         body = {"name": name, "path": path, **layout}
@@ -51,14 +51,14 @@ class Resources(ABC):
         layout: Mapping[str, str] | None = None,
         told: Callable[[int], None] = lambda _: None,
     ) -> Resource:
-        """Send a file: an archive of a data set (zip, tar, tar.gz), or a model (`.safetensors`, `.pth`).
+        """Upload a file: an archive of a data set (zip, tar, tar.gz), or a model (`.safetensors`, `.pth`).
 
         Args:
             kind: A data set or a model.
-            file: What is sent.
-            name: What people call it; None: as the file is called.
+            file: The file.
+            name: Name for people; None: the file's name.
             layout: Of a data set: `format`.
-            told: Called with the bytes that were sent so far.
+            told: Called with the number of bytes sent so far.
         """
         headers = {"Content-Type": "application/octet-stream", "Content-Length": str(file.stat().st_size)}
         answer = self._ask(
@@ -74,7 +74,7 @@ class Resources(ABC):
     def resources(
         self, kind: ResourceKind, *, state: ResourceState | str | None = None, limit: int = 50
     ) -> tuple[Resource, ...]:
-        """The newest data sets or models, at most `limit`."""
+        """Return the newest data sets or models, at most `limit`."""
         params: dict[str, Any] = {} if state is None else {"state": state}
         found: list[Resource] = []
         while len(found) < limit:
@@ -87,14 +87,14 @@ class Resources(ABC):
         return tuple(found)
 
     def resource(self, kind: ResourceKind, resource_id: str) -> CheckedResource:
-        """A data set or a model as it is now, with its report."""
+        """Return a data set or model as it is now, with its report."""
         answer = self._ask("GET", self._route(f"{kind}s", resource_id))
         return CheckedResource.model_validate_json(answer.content)
 
     def wait_for_check(
         self, kind: ResourceKind, resource_id: str, *, timeout: float | None = None
     ) -> CheckedResource:
-        """The same once it was checked, or as it is after `timeout` seconds."""
+        """Return a data set or model once it was checked, or as it is after `timeout` seconds."""
         deadline = time.monotonic() + timeout if timeout is not None else float("inf")
         while True:
             found = self.resource(kind, resource_id)
@@ -103,7 +103,7 @@ class Resources(ABC):
             time.sleep(_LOOK_SECONDS)
 
     def delete_resource(self, kind: ResourceKind, resource_id: str) -> None:
-        """Take a data set or a model away; what lies under a root of the service stays there."""
+        """Delete a data set or model; files under a data root of the service stay there."""
         self._ask("DELETE", self._route(f"{kind}s", resource_id))
 
 

@@ -1,4 +1,4 @@
-"""The engine without the service: a spec and a folder in, events on the terminal, the report at the end."""
+"""The engine without the service: runs a spec in a folder, with events on the terminal and the report at the end."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from jobs.specs.spec_errors import read_spec
 from worker.engine import Engine
 
 ATTEMPT = 1
-"""There is one owner of the folder, and its lock keeps a second engine out."""
+"""The only attempt: the folder has one owner, and its lock keeps a second engine out."""
 
 POLL_SECONDS = 0.2
 LOG_LINES = 15
@@ -39,7 +39,7 @@ class RunFailed(GkdError):
 
 
 def run(spec: Path, out: Path, console: Console, *, as_json: bool = False) -> int:
-    """Run a spec to its end, or go on with a run that was stopped.
+    """Run a spec to its end, or resume a run that was stopped.
 
     Args:
         spec: The spec's file; relative paths in it start at the current folder.
@@ -48,7 +48,7 @@ def run(spec: Path, out: Path, console: Console, *, as_json: bool = False) -> in
         as_json: Print events as lines of JSON instead of showing progress.
 
     Returns:
-        0 when the run is complete, 75 when it was stopped after a checkpoint.
+        0 if the run is complete, 75 if it was stopped after a checkpoint.
 
     Raises:
         GkdError: the spec is wrong, the folder holds another run, or the engine failed.
@@ -67,13 +67,13 @@ def run(spec: Path, out: Path, console: Console, *, as_json: bool = False) -> in
         Engine.start(run_dir, ATTEMPT, device=resolved.config.device) as engine,
         _interruptible(engine, console),
     ):
-        _tell(_tail(engine, seen), console, as_json)
+        _show_events(_tail(engine, seen), console, as_json)
         code = engine.poll()
     return _conclude(run_dir, code, f"gkd run {spec} --out {out}", console)
 
 
 def resolve_here(spec: AnySpec) -> Resolved:
-    """Return what a spec comes to on this machine, without the service; relative paths start at the current folder.
+    """Resolve a spec on this machine, without the service; relative paths start at the current folder.
 
     Raises:
         GkdError: it cannot be carried out here.
@@ -87,7 +87,7 @@ def resolve_here(spec: AnySpec) -> Resolved:
     )
 
 
-def _tell(events: Iterator[Event], console: Console, as_json: bool) -> None:
+def _show_events(events: Iterator[Event], console: Console, as_json: bool) -> None:
     if not as_json:
         follow(events, console)
     for event in events:
@@ -112,14 +112,14 @@ def _refuse_another_run(run_dir: RunDir, config: AnyRun) -> None:
 
 
 def _without_fingerprint(config: AnyRun) -> AnyRun:
-    """A spec is the same, whatever became of the annotations that it names."""
+    """Return the config without the fingerprint of the annotations, to compare the spec only."""
     return config.model_copy(update={"data_fingerprint": None})
 
 
 def _tail(engine: Engine, offset: int) -> Iterator[Event]:
     ended = False
     while not ended:
-        ended = engine.poll() is not None  # asked first: an end has no later events
+        ended = engine.poll() is not None  # polled first: no events come after the end
         for event, following in engine.events(offset):
             offset = following
             yield event
@@ -128,7 +128,7 @@ def _tail(engine: Engine, offset: int) -> Iterator[Event]:
 
 @contextmanager
 def _interruptible(engine: Engine, console: Console) -> Iterator[None]:
-    """Ctrl-C and SIGTERM ask the engine to stop after a checkpoint; the second time they end it."""
+    """Let Ctrl-C and SIGTERM ask the engine to stop after a checkpoint; the second time they kill it."""
     asked = False
 
     def stop() -> None:

@@ -1,4 +1,4 @@
-"""Where the service is put together: `gkd serve` (all in one process), `gkd api` and `gkd worker`."""
+"""Assembly of the service: `gkd serve` (all in one process), `gkd api` and `gkd worker`."""
 
 from __future__ import annotations
 
@@ -26,18 +26,19 @@ from worker.tasks import WorkerThread, work
 log = logging.getLogger(__name__)
 
 GRACE_SECONDS = 3
-"""For requests under way once the server is asked to stop; streams and long polls end at once."""
+"""Grace period of requests in progress once the server is asked to stop; streams and long polls end at once."""
 
 
 class NotServed(GkdError):
-    """The service cannot be started as asked."""
+    """The service cannot be started as configured."""
 
 
 def serve(settings: Settings, console: Console) -> None:
-    """API, worker, queue and database in one process, until SIGINT or SIGTERM.
+    """Run API, worker, queue and database in one process, until SIGINT or SIGTERM.
 
     Raises:
-        NotServed: the address is taken or open to other machines, workers need a real queue, or the worker ended.
+        NotServed: the address is taken or open to other machines, workers need a real queue, or the worker
+            ended.
     """
     if settings.broker_url != "memory://":
         hint = "Unset GKD_BROKER_URL, or start `gkd api` and `gkd worker`."
@@ -45,7 +46,7 @@ def serve(settings: Settings, console: Console) -> None:
             f"`gkd serve` brings its own queue, but GKD_BROKER_URL names {settings.broker_url.split('://')[0]}://",
             hint,
         )
-    logs.configure(settings, queue=logging.ERROR)  # they remark that memory:// has no host and no prefetch
+    logs.configure(settings, queue=logging.ERROR)  # they warn that memory:// has no host and no prefetch
     _remark_on_roots(settings)
     with _listening(settings) as listener, closing(Store.of(settings)) as store:
         job_queue = JobQueue(make_app(settings.broker_url))
@@ -58,7 +59,7 @@ def serve(settings: Settings, console: Console) -> None:
 
 
 def api(settings: Settings, console: Console) -> None:
-    """The API alone, until SIGINT or SIGTERM; workers are other processes.
+    """Run the API alone, until SIGINT or SIGTERM; workers are other processes.
 
     Raises:
         NotServed: the address is taken or open to other machines, or there is no queue to reach workers by.
@@ -75,7 +76,7 @@ def api(settings: Settings, console: Console) -> None:
 
 
 def worker(settings: Settings) -> None:
-    """A worker, until SIGINT or SIGTERM.
+    """Run a worker, until SIGINT or SIGTERM.
 
     Raises:
         NotServed: there is no queue to be reached by.
@@ -104,10 +105,11 @@ def _need_broker(settings: Settings, command: str) -> None:
 
 @contextmanager
 def _listening(settings: Settings) -> Iterator[socket.socket]:
-    """The bound socket; bound before anything else starts, so that a taken port costs nothing."""
+    """Open the listening socket; bound before anything else starts, so that a taken port fails early."""
     _must_be_guarded(settings)
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    # With its protocol named asyncio switches off Nagle, which would hold the second part of an answer back for 40 ms.
+    # With an explicit protocol asyncio disables Nagle's algorithm, which would delay the second part of an
+    # answer by 40 ms.
     with socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -134,10 +136,9 @@ def _must_be_guarded(settings: Settings) -> None:
 
 @contextmanager
 def _ended_by_signals() -> Iterator[None]:
-    """SIGTERM unwinds the stack like Ctrl-C does, so that a worker can save its job and give it back.
+    """Let SIGTERM unwind the stack as Ctrl-C does, so that a worker can save its job and requeue it.
 
-    uvicorn sends itself the signal again once it has stopped; with the default handler that would end the
-    process on the spot.
+    uvicorn raises the signal again once it has stopped; the default handler would then end the process at once.
     """
 
     def unwind() -> None:
@@ -148,7 +149,7 @@ def _ended_by_signals() -> Iterator[None]:
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's, but it also ends when what it stands in front of has ended."""
+    """A uvicorn server that also stops when the worker beside it has ended."""
 
     def __init__(self, http: FastAPI, config: uvicorn.Config, while_: Callable[[], bool]) -> None:
         super().__init__(config)
@@ -156,11 +157,11 @@ class _Server(uvicorn.Server):
         self._while = while_
 
     async def on_tick(self, counter: int) -> bool:
-        """Whether to end now; asked ten times a second."""
+        """Return whether to stop now; called ten times a second."""
         return await super().on_tick(counter) or not self._while()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Stop; streams and long polls have to end first, they would be waited for."""
+        """Stop; streams and long polls are ended first, otherwise they would be waited for."""
         end_streams(self._http)
         await super().shutdown(sockets)
 
@@ -173,7 +174,7 @@ def _run(
 
 
 def _remark_on_roots(settings: Settings) -> None:
-    """Warn of data roots that are not there. They may come (a disk that is mounted later), so the service starts."""
+    """Warn of missing data roots. They may appear later (a disk that is not mounted yet), so the service starts."""
     missing = [root for root in settings.data_roots if not root.is_dir()]
     for root in missing:
         log.warning("the data root %s is no folder on this machine; it stands in GKD_DATA_ROOTS", root)

@@ -1,4 +1,4 @@
-"""How things look in a terminal: jobs, reports, data sets, and one line for every event."""
+"""Terminal output: jobs, reports, data sets, and one line for every event."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ ACTIVITIES = {
     "export": "exporting and checking",
     "draw": "drawing",
 }
-"""What a job does when it does not train."""
+"""Descriptions of a job's activities besides training."""
 
 COLOURS = {
     State.RUNNING: "cyan",
@@ -57,7 +57,7 @@ COLOURS = {
 
 
 def event_of(stored: StoredEvent) -> Event | None:
-    """The engine's event in a stored one; None where it tells of a move or a request."""
+    """Return the engine's event in a stored one; None if it is about a transition, request or change."""
     return (
         None
         if stored.kind in ("state", "request", "change")
@@ -66,7 +66,7 @@ def event_of(stored: StoredEvent) -> Event | None:
 
 
 def stored_line(stored: StoredEvent) -> str:
-    """A stored event in one line."""
+    """Return a stored event in one line."""
     if event := event_of(stored):
         return line(event)
     if stored.kind == "request":
@@ -84,20 +84,20 @@ def stored_line(stored: StoredEvent) -> str:
 
 
 def told(state: str, reason: str) -> str:
-    """Where a job is and why, without saying the same twice."""
+    """Return state and reason of a job, without repetition."""
     return reason if reason.startswith(state) else f"{state}: {reason}"
 
 
 def line(event: Event) -> str:
-    """An event in one line."""
+    """Return an event in one line."""
     match event:
         case Progress():
             return _progress(event)
         case Evaluation():
-            return f"{_place(event)}: {_metrics(event.metrics)}"
+            return f"{_format_run(event)}: {_metrics(event.metrics)}"
         case PrototypesSelected():
             chosen, pooled = sum(event.prototypes.values()), sum(event.instances.values())
-            return f"{_place(event)}: {chosen} prototypes out of {pooled} objects"
+            return f"{_format_run(event)}: {chosen} prototypes out of {pooled} objects"
         case Checkpoint():
             best = ", the best so far" if event.best else ""
             return f"{event.run}, epoch {event.epoch}: published {event.file} ({size(event.size)}){best}"
@@ -109,13 +109,13 @@ def line(event: Event) -> str:
             return f"warning: {event.message}" + (f" ({event.hint})" if event.hint else "")
 
 
-def _place(event: Evaluation | PrototypesSelected) -> str:
-    """What an event is about; what has not trained yet, or never will, is in no epoch."""
+def _format_run(event: Evaluation | PrototypesSelected) -> str:
+    """Return the run of an event, with its epoch if it has one."""
     return f"{event.run}, epoch {event.epoch}" if event.epoch else event.run
 
 
 def _progress(event: Progress) -> str:
-    """All that is known of where a job stands."""
+    """Return everything known about a job's progress."""
     activity = (
         (f"step {event.step}/{event.steps}", _losses(event.losses)) if _trains(event) else (_doing(event),)
     )
@@ -123,12 +123,12 @@ def _progress(event: Progress) -> str:
 
 
 def standing(event: Progress, width: int) -> str:
-    """What a job does, in at most so many columns; losses are shortened first, then steps go, then the epoch."""
+    """Return a job's progress in at most `width` columns: losses are shortened first, then steps go, then the epoch."""
     return next((told for told in _standings(event) if len(told) <= width), "")
 
 
 def _standings(event: Progress) -> Iterator[str]:
-    """The same again and again, each time shorter."""
+    """Yield the progress in ever shorter forms."""
     if not _trains(event):
         yield from (f"{_run(event)}, {_doing(event)}", f"{event.run}, {_doing(event)}", _doing(event))
     else:
@@ -140,7 +140,7 @@ def _standings(event: Progress) -> Iterator[str]:
 
 
 def time_left(event: Progress) -> str:
-    """How long a job will still take; empty where nobody knows."""
+    """Return the remaining time of a job; empty if it is unknown."""
     return "" if event.seconds_left is None else f"{duration(event.seconds_left)} left"
 
 
@@ -161,7 +161,7 @@ def _epoch(event: Progress) -> str:
 
 
 def _losses(losses: dict[str, float], shown: int | None = None) -> str:
-    """The sum, and its first `shown` parts (None: all)."""
+    """Return the sum of the losses, and its first `shown` parts (None: all)."""
     if not losses:
         return ""
     parts = [f"{name.removeprefix('loss_')} {value:.3g}" for name, value in losses.items()]
@@ -175,30 +175,30 @@ def _metrics(metrics: dict[str, float]) -> str:
 
 
 def number(value: float | None) -> str:
-    """A COCO number; -1 stands for "there is no such object"."""
+    """Return a COCO metric as text; -1 means that there is no such object."""
     return "-" if value is None or value < 0 else f"{value:.3f}"
 
 
 def size(count: int) -> str:
-    """Bytes as people read them."""
+    """Return a number of bytes as text."""
     return f"{count / 1e6:.1f} MB" if count >= 1e6 else f"{count / 1e3:.1f} kB"
 
 
 def duration(seconds: float) -> str:
-    """Seconds as people read them."""
+    """Return a duration in seconds as text."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def age(moment: datetime) -> str:
-    """How long ago something was."""
+    """Return how long ago a moment was, as text."""
     passed: timedelta = datetime.now(moment.tzinfo) - moment
     return f"{duration(max(passed.total_seconds(), 0))} ago"
 
 
 def jobs_table(jobs: tuple[Job, ...]) -> Table:
-    """Many jobs, a line or two each; `gkd show` has the whole reason."""
+    """Return a table of jobs, a line or two each; `gkd show` has the whole reason."""
     table = _compact("id", "name", "kind", "state", "why", "created")
     for job in jobs:
         state = Text.assemble(_state(job), _done(job))
@@ -209,11 +209,11 @@ def jobs_table(jobs: tuple[Job, ...]) -> Table:
 
 
 FLEXIBLE = ("name", "why", "where", "worker", "listens to", "SHA-256")
-"""Columns that give way where a terminal is narrow."""
+"""Columns that shrink if the terminal is narrow."""
 
 
 def _compact(*names: str) -> Table:
-    """A table for 80 columns: what is short stays whole, `Cropped` cells share what is left."""
+    """Return a table for 80 columns: short cells stay whole, `Cropped` cells share the remaining width."""
     table = Table(*names, box=None, pad_edge=False, padding=(0, 1, 0, 0))
     for column in table.columns:
         column.no_wrap = column.header not in FLEXIBLE
@@ -221,14 +221,14 @@ def _compact(*names: str) -> Table:
 
 
 def _done(job: Job) -> str:
-    """How much of an open job is done."""
+    """Return the progress of an open job in percent."""
     if job.progress is None or job.state in END_STATES:
         return ""
     return f" {100 * job.progress['fraction']:.0f}%"
 
 
 def curves_table(found: JobCurves) -> Table:
-    """How each number went: where it began and is, and its ends."""
+    """Return a table of metric curves: first, lowest, highest and last value of each."""
     table = Table("run", "", "from", "to", "first", "lowest", "highest", "last", box=None, pad_edge=False)
     for column in table.columns[2:]:
         column.justify = "right"
@@ -255,7 +255,7 @@ def _curves(run: RunCurves) -> Iterator[tuple[str, str, Curve]]:
 
 
 def workers_table(workers: tuple[Worker, ...]) -> Table:
-    """Workers, one line each, and below each its GPUs."""
+    """Return a table of workers, one line each, with their GPUs below."""
     table = _compact("worker", "state", "runs", "listens to", "seen")
     for worker in workers:
         state = Text(worker.state, style="red" if worker.state is WorkerState.LOST else "")
@@ -281,7 +281,7 @@ def _state(job: Job) -> Text:
 
 
 def job_card(job: Job, artifacts: tuple[Artifact, ...] = ()) -> RenderableType:
-    """One job with all that is known about it."""
+    """Return everything known about one job."""
     card = Table.grid(padding=(0, 2))
     for name, value in _facts(job).items():
         if value:
@@ -293,7 +293,7 @@ def job_card(job: Job, artifacts: tuple[Artifact, ...] = ()) -> RenderableType:
 
 
 def _facts(job: Job) -> dict[str, Any]:
-    """What there is to say of a job, by name; what is empty is not said."""
+    """Return the facts about a job by name; empty ones are not shown."""
     return {
         "job": job.id,
         "name": job.name,
@@ -314,7 +314,7 @@ def _facts(job: Job) -> dict[str, Any]:
 
 
 def _measured(job: Job) -> dict[str, Any]:
-    """How far a job is, when it will be done, and how good its model was last."""
+    """Return a job's progress, estimated end, and latest evaluation."""
     return {
         "progress": _progress(Progress.model_validate(job.progress)) if job.progress else None,
         "done about": f"{job.estimated_end.astimezone():%Y-%m-%d %H:%M}" if job.estimated_end else None,
@@ -323,7 +323,7 @@ def _measured(job: Job) -> dict[str, Any]:
 
 
 def artifacts_table(artifacts: tuple[Artifact, ...]) -> Table:
-    """Published files; `gkd download` tells the whole SHA-256."""
+    """Return a table of published files; `gkd download` prints the whole SHA-256."""
     table = _compact("artifact", "size", "AP", "SHA-256")
     for artifact in artifacts:
         ap = number(artifact.metrics.get("AP"))
@@ -332,7 +332,7 @@ def artifacts_table(artifacts: tuple[Artifact, ...]) -> Table:
 
 
 def data_set(found: DataReport) -> RenderableType:
-    """What is in a data set, and what to know about it."""
+    """Return what is in a data set, with warnings."""
     return Group(
         _title(found),
         _read_from(found),
@@ -346,7 +346,7 @@ def _title(found: DataReport) -> str:
 
 
 def _read_from(found: DataReport) -> RenderableType:
-    """Return which annotations go with which pictures, relative to the folder that holds all of them."""
+    """Return which annotations belong to which pictures, relative to their common folder."""
     splits = found.resolved.splits
     paths = [path for split in splits.values() for path in (split.images, split.annotations)]
     folder = os.path.commonpath(paths)
@@ -386,7 +386,7 @@ def _warning(message: str, hint: str) -> Text:
 
 
 def usable(resolved: Mapping[str, Any]) -> Text:
-    """What a checked spec comes to: warnings, and in the last line that it can run, on what and where.
+    """Return the result of checking a spec: warnings, and in the last line that it can run, on what and where.
 
     Args:
         resolved: The answer of `POST /jobs/validate`.
@@ -405,7 +405,7 @@ def _counted(count: int, what: str, plural: str = "s") -> str:
 
 
 def examination(found: Examination) -> RenderableType:
-    """Everything about a data set: counts, sizes, oddities, and what both splits share."""
+    """Return everything about a data set: counts, sizes, oddities, and pictures shared by splits."""
     parts: list[RenderableType] = [
         _title(found),
         _read_from(found),
@@ -432,22 +432,25 @@ def _copies(found: Examination) -> Iterator[Text]:
 
 
 def _shared(found: Examination) -> Iterator[Text]:
-    """Pictures that are in another split under another name; those of one name are among the warnings."""
+    """Yield warnings of pictures that are in another split under another name.
+
+    Those of equal name are in the warnings.
+    """
     both = [(pair.how, pair.train, pair.val) for pair in found.shared]
-    yield from _told("val", "train", both, found.shared_count, found)
+    yield from _shared_pictures("val", "train", both, found.shared_count, found)
     for split, count in found.test_shared_count.items():
         both = [(pair.how, pair.other, pair.test) for pair in found.test_shared if pair.split == split]
-        yield from _told("test", split, both, count, found)
+        yield from _shared_pictures("test", split, both, count, found)
 
 
-def _told(
+def _shared_pictures(
     name: SplitName,
     other: SplitName,
     both: Sequence[tuple[How, str, str]],
     count: Mapping[How, int],
     found: Examination,
 ) -> Iterator[Text]:
-    """Which pictures of a split are in another one, each with its likest there."""
+    """Yield warnings of pictures of one split that are in another one, each with its most similar picture there."""
     for how, told in TOLD.items():
         pairs = [f"{_file(first)} and {_file(second)}" for as_, first, second in both if as_ == how]
         if pairs:
@@ -459,9 +462,9 @@ TOLD: dict[Literal["same bytes", "looks the same"], str] = {
     "same bytes": "are in {}, too, byte for byte",
     "looks the same": "look the same as one of {}",
 }
-"""What is said of pictures of a split and another one."""
+"""Phrases for pictures of one split that are in another one."""
 SHOWN = 5
-"""Pictures, or groups of them, that are named; --json names more."""
+"""Maximum number of pictures, or groups of them, that are named; --json names more."""
 
 
 def _few(items: Sequence[str]) -> str:
@@ -483,7 +486,7 @@ def _picture_sizes(found: Examination) -> Table:
 
 
 def _box_sides(found: Examination) -> Table:
-    """A histogram: how many boxes have which side, in pixels of the file and, if asked for, resized."""
+    """Return a histogram of box sides, in pixels of the file and, if asked for, of resized pictures."""
     lows = next(iter(found.splits.values())).sides.from_pixels
     ends = [f"{low}-{high}" for low, high in pairwise(lows)] + [f"{lows[-1]}+"]
     table = Table("boxes by side", *ends, box=None, pad_edge=False)
@@ -497,7 +500,7 @@ def _box_sides(found: Examination) -> Table:
 
 
 def _under_a_cell(name: str, split: SplitExamination) -> Text:
-    assert split.resized is not None  # the caller looked
+    assert split.resized is not None  # checked by the caller
     count = split.resized.under_8
     told = (
         f"{count} of {split.boxes} boxes of {name} have a side under 8 pixels at {split.resized.image_size}"
@@ -506,7 +509,7 @@ def _under_a_cell(name: str, split: SplitExamination) -> Text:
 
 
 def report(report: Report) -> RenderableType:
-    """The models side by side, if any, what distillation gained, and what to know about the figures."""
+    """Return the models side by side, if any, the gain of distillation, and notes on the figures."""
     lines = [Text(f"note: {note}", style="dim") for note in report.notes]
     if report.gain_on_test:
         lines = [*_gain(report.gain_on_test, " on test"), *lines]
@@ -528,7 +531,7 @@ def _models(report: Report) -> Table:
     table = Table("", "detector", *report.headline, *measured, box=None, pad_edge=False)
     for column in table.columns[2:]:
         column.justify = "right"
-    for column in table.columns[2:-1]:  # where a terminal is narrow, words are broken and numbers are not
+    for column in table.columns[2:-1]:  # if the terminal is narrow, words are broken and numbers are not
         column.no_wrap = True
         column.min_width = len(str(column.header))
     for role in _roles(report):
@@ -541,7 +544,7 @@ def _roles(report: Report) -> list[str]:
 
 
 def _on_test(report: Report) -> Iterator[Table]:
-    """What the same models reach on the test split, where there is one."""
+    """Yield a table of the models' metrics on the test split, if there is one."""
     found = {role: model.test for role in _roles(report) if (model := report.models[role]).test}
     if not found:
         return
@@ -564,11 +567,11 @@ def _model_cells(model: ModelReport, metrics: tuple[str, ...]) -> tuple[str, ...
     )
 
 
-# ---- data sets and models that have an id ------------------------------------------------------------------
+# ---- registered data sets and models -----------------------------------------------------------------------
 
 
 def resources_table(found: Sequence[Resource]) -> Table:
-    """Data sets or models, one line each."""
+    """Return a table of data sets or models, one line each."""
     table = _compact("id", "name", "state", "size", "made", "where")
     for each in found:
         where = "uploaded" if each.uploaded else each.path or "splits spelt out"
@@ -581,7 +584,7 @@ def resources_table(found: Sequence[Resource]) -> Table:
 
 
 def resource_card(found: CheckedResource) -> RenderableType:
-    """One data set or model, with what was found in it."""
+    """Return one data set or model, with its report."""
     head = Text.assemble(f"{found.kind}:{found.id}  ", (found.name, "bold"), "  ", _checked(found))
     lines: list[RenderableType] = [head, Text(found.reason)]
     if found.path:

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM, answered otherwise for a while."""
+"""Temporary handlers of SIGINT and SIGTERM."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def answered_by(answer: Callable[[], None]) -> Iterator[None]:
-    """Call `answer` for each signal that asks this process to end; what was done before is done again afterwards.
+    """Call `answer` for each SIGINT and SIGTERM; restore the previous handlers at the end.
 
     Needs the main thread.
     """

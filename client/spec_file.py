@@ -1,4 +1,4 @@
-"""Reading a spec from a file: JSON as the service understands it, with errors that name the file."""
+"""Parsing of spec files: JSON as the service understands it, with errors that name the file."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from gkd_core.errors import Problem, SpecError
 
 
 def read(path: Path) -> Any:
-    """The JSON value in a spec file, or on the standard input when the path is `-`.
+    """Return the JSON value in a spec file, or from stdin if the path is `-`.
 
     Raises:
-        SpecError: the file is not there, or holds no JSON.
+        SpecError: the file does not exist, or is not JSON.
     """
     try:
         text = sys.stdin.buffer.read() if path == Path("-") else path.read_bytes()
         value = json.loads(text, parse_constant=_refuse)
-        json.dumps(value, ensure_ascii=False).encode()  # halves of characters can be spelt, and not be sent
+        json.dumps(value, ensure_ascii=False).encode()  # lone surrogates can be parsed, but not be sent
         return value
     except FileNotFoundError:
         problem = Problem(loc=(str(path),), message="there is no such file")
@@ -34,7 +34,9 @@ def _refuse(constant: str) -> NoReturn:
 
 
 def changed(settings: Iterable[str]) -> dict[str, Any]:
-    """A merge patch out of `train.epochs=24`: values are JSON, or else text; null takes a field away.
+    """Return a JSON merge patch from settings such as `train.epochs=24`: values are JSON, or text.
+
+    Null removes a field.
 
     Raises:
         SpecError: one of them is no FIELD=VALUE.
