@@ -141,12 +141,12 @@ def maybe_crop(picture: Picture, chance: float, least: float, rng: np.random.Gen
     """
     if not chance or rng.random() >= chance:
         return picture
-    left, top, right, bottom = _part(picture, least, rng)
+    left, top, right, bottom = _crop_corners(picture, least, rng)
     shown = picture.image.crop((left, top, right, bottom))
     return replace(picture, image=shown, boxes=picture.boxes - np.array([left, top] * 2, dtype=np.float32))
 
 
-def _part(picture: Picture, least: float, rng: np.random.Generator) -> list[int]:
+def _crop_corners(picture: Picture, least: float, rng: np.random.Generator) -> list[int]:
     """Return left, top, right and bottom of the part that `maybe_crop` keeps."""
     size = np.array(picture.image.size)
     sides = size * rng.uniform(least, 1, 2)

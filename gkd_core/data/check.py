@@ -92,8 +92,8 @@ def check(
     Args:
         config: the data set; its paths are absolute or relative to the working directory.
         needs: the splits that must be there and usable, as in `load`.
-        headers: look into at most so many pictures of a split; None: into all. All must exist in any case.
-        decode: also decode those pictures, which finds files that are cut short.
+        headers: read the headers of at most so many pictures of a split; None: of all. All must exist in any case.
+        decode: also decode those pictures, which finds truncated files.
         recipe: of the training, if any: objects that are too small at its image size are reported.
 
     Raises:

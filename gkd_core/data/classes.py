@@ -112,7 +112,7 @@ def agree(
         problems.append(_other_classes(known, wanted))
     if problems:
         raise DataError(problems)
-    remarks = [remark for name, names in others for remark in _lacking(name, names, known)]
+    remarks = [remark for name, names in others for remark in _unknown_names(name, names, known)]
     return wanted or known, [*remarks, *_alike(first, known)]
 
 
@@ -165,7 +165,7 @@ def _with_guess(name: str, folded: Mapping[str, str]) -> str:
     return f"{name!r} (did you mean {folded[close[0]]!r}?)" if close else repr(name)
 
 
-def _lacking(name: SplitName, names: Iterable[str], known: Sequence[str]) -> list[Problem]:
+def _unknown_names(name: SplitName, names: Iterable[str], known: Sequence[str]) -> list[Problem]:
     there = set(names)
     lacking = [each for each in known if each not in there]
     message = f"{name} has no such class: {few(lacking)}; their AP cannot be told"

@@ -43,10 +43,10 @@ def read_coco(split: Split, findings: Findings) -> WrittenSplit:
         DataError: the file is no COCO data set, or ambiguous.
     """
     root = _read_json(Path(split.annotations), findings)
-    categories = _list(root, "categories", findings)
+    categories = _objects_under(root, "categories", findings)
     label_of, classes = _labels(categories, findings)
-    images = _images(_list(root, "images", findings), findings)
-    objects = _objects(_list(root, "annotations", findings), images, label_of, findings)
+    images = _images(_objects_under(root, "images", findings), findings)
+    objects = _objects(_objects_under(root, "annotations", findings), images, label_of, findings)
     folder = Path(os.path.normpath(split.images))
     written = []
     for key, image in images.items():
@@ -93,7 +93,7 @@ def _read_json(path: Path, findings: Findings) -> _Json:
     return root
 
 
-def _list(root: _Json, key: str, findings: Findings) -> list[_Json]:
+def _objects_under(root: _Json, key: str, findings: Findings) -> list[_Json]:
     """Return the objects under a key of the root."""
     value = root.get(key)
     if not isinstance(value, list):
@@ -105,7 +105,7 @@ def _list(root: _Json, key: str, findings: Findings) -> list[_Json]:
     return value
 
 
-def _whole(value: object) -> int | None:
+def _whole_number(value: object) -> int | None:
     """Return a whole number of 64 bits, also where it is written as a float such as 3.0, as pandas does; else None."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
@@ -114,8 +114,8 @@ def _whole(value: object) -> int | None:
     return int(value) if abs(value) <= MAX_ID else None
 
 
-def _seen(field: str, value: object) -> str:
-    """Return the value of a field where something else is expected."""
+def _value_text(field: str, value: object) -> str:
+    """Return the name of a field and its unexpected value, for messages."""
     return f"{field} is {'the text ' if isinstance(value, str) else ''}{value!r:.80}"
 
 
@@ -123,9 +123,9 @@ def _labels(categories: list[_Json], findings: Findings) -> tuple[dict[int, int]
     """Return the label of each category id, and the class names in label order."""
     names: dict[int, str] = {}
     for position, category in enumerate(categories):
-        key, name = _whole(category.get("id")), category.get("name")
+        key, name = _whole_number(category.get("id")), category.get("name")
         if key is None:
-            seen = _seen("id", category.get("id"))
+            seen = _value_text("id", category.get("id"))
             raise findings.error(f"categories[{position}]: {seen}; needed: a whole number: {category!r:.80}")
         if not is_name(name):
             raise findings.error(
@@ -145,9 +145,9 @@ def _labels(categories: list[_Json], findings: Findings) -> tuple[dict[int, int]
     return {key: position_of[name] for key, name in names.items()}, classes
 
 
-def _key(value: object) -> _Key | None:
+def _image_id(value: object) -> _Key | None:
     """Return an image id; None where it is neither a whole number nor text."""
-    return value if is_name(value) else _whole(value)
+    return value if is_name(value) else _whole_number(value)
 
 
 def _images(images: list[_Json], findings: Findings) -> dict[_Key, _Json]:
@@ -155,7 +155,7 @@ def _images(images: list[_Json], findings: Findings) -> dict[_Key, _Json]:
     entries: dict[_Key, _Json] = {}
     files: dict[str, _Key] = {}
     for position, image in enumerate(images):
-        key, name = _key(image.get("id")), image.get("file_name")
+        key, name = _image_id(image.get("id")), image.get("file_name")
         if key is None:
             seen = repr(image.get("id"))
             raise findings.error(f"images[{position}] has id {seen:.80}; needed: a whole number of 64 bits")
@@ -187,7 +187,7 @@ def _same_image(key: _Key, first: _Json, second: _Json, findings: Findings) -> N
 def _size(image: _Json, findings: Findings) -> tuple[int, int] | None:
     if "width" not in image and "height" not in image:
         return None
-    width, height = _whole(image.get("width")), _whole(image.get("height"))
+    width, height = _whole_number(image.get("width")), _whole_number(image.get("height"))
     if width and height and width > 0 and height > 0:
         return width, height
     what = "text" if isinstance(image.get("width"), str) else "no whole number above 0"
@@ -202,7 +202,7 @@ def _objects(
     objects: dict[_Key, list[WrittenObject]] = {key: [] for key in images}
     seen: set[object] = set()
     for position, annotation in enumerate(annotations):
-        key = _whole(annotation.get("id"))
+        key = _whole_number(annotation.get("id"))
         name = f"annotations[{position}]" if key is None else f"annotation {key}"
         if key is None:
             findings.add(name, "annotation without a whole number as `id`; used all the same")
@@ -222,7 +222,7 @@ class _LeftOut(Exception):
 
 
 def _image_of(annotation: _Json, images: Mapping[_Key, _Json]) -> _Key:
-    key = _key(annotation.get("image_id"))
+    key = _image_id(annotation.get("image_id"))
     if key is not None and key in images:
         return key
     if isinstance(key, str) and key.strip().isdecimal() and int(key) in images:
@@ -246,14 +246,13 @@ def _object(name: str, annotation: _Json, label_of: dict[int, int], findings: Fi
 
 
 def _label(name: str, category: object, label_of: dict[int, int], findings: Findings) -> int:
-    key = _whole(category)
+    key = _whole_number(category)
     if key is not None and key in label_of:
         return label_of[key]
     known = few([str(each) for each in sorted(label_of)])
     if isinstance(category, str):
-        message = (
-            f"{name}: {_seen('category_id', category)}; needed: a number listed under `categories` ({known})"
-        )
+        seen = _value_text("category_id", category)
+        message = f"{name}: {seen}; needed: a number listed under `categories` ({known})"
         raise findings.error(message, "Write ids as numbers, without quotes.")
     message = f"{name} has category_id {category!r:.80}, which is not listed under `categories` ({known})"
     raise findings.error(message, "List the category, or leave the annotation out.")

@@ -63,7 +63,7 @@ def ids_in(place: Path) -> CocoIds:
     """
     try:
         found = [(place, None)] if place.is_file() else list(_files_in(place))
-        return _read(found)
+        return _read_ids(found)
     except (DataError, OSError, ValueError) as error:
         why = error.message if isinstance(error, DataError) else error
         hint = "Name the folder of a COCO data set, or one of its JSON files."
@@ -76,7 +76,7 @@ def ids_beside(pictures: Iterable[Path]) -> CocoIds | None:
     folders = dict.fromkeys(picture.resolve().parent for picture in pictures)
     for place in dict.fromkeys(above for folder in folders for above in (folder, *folder.parents[:ABOVE])):
         try:
-            ids = _read(list(_files_in(place)))
+            ids = _read_ids(list(_files_in(place)))
         except (DataError, OSError, ValueError):
             continue
         if any(path.parent in folders for path in ids.by_path):
@@ -91,7 +91,7 @@ def _files_in(folder: Path) -> Iterator[tuple[Path, Path]]:
         yield Path(split.annotations), Path(split.images)
 
 
-def _read(files: Sequence[tuple[Path, Path | None]]) -> CocoIds:
+def _read_ids(files: Sequence[tuple[Path, Path | None]]) -> CocoIds:
     by_path: dict[Path, Listed] = {}
     by_name: dict[str, list[Listed]] = defaultdict(list)
     categories: dict[str, int] = {}

@@ -75,13 +75,13 @@ def recognise(
         raise layout_error(f"no such folder: {place}", hint)
     known = {"yolo": find_yolo} if is_yaml else FORMATS
     wanted = {name: find for name, find in known.items() if config.format in ("auto", name)}
-    name, found = _best(wanted, place, config, needs)
+    name, found = _best_format(wanted, place, config, needs)
     splits = _divided(found, config, place) if config.val_share is not None else found.splits
     resolved = config.model_copy(update={"format": name, "path": None} | dict(splits))
     return Layout(resolved, tuple(_remarks(found, splits, place)))
 
 
-def _best(
+def _best_format(
     wanted: Mapping[str, _Find], place: Path, config: DataConfig, needs: Collection[SplitName]
 ) -> tuple[str, Found]:
     """Return the first format that has all the splits that are needed, preferring one with a training split.
@@ -144,7 +144,7 @@ def _spelt_out(config: DataConfig, base: Path, needs: Collection[SplitName]) -> 
         ):  # of a registered data set, for which a spec gave the share
             raise _has_val("this one")
         given["val"] = config.train
-    if missing := [_missing(name) for name in SPLITS if name in needs and name not in given]:
+    if missing := [_missing_split(name) for name in SPLITS if name in needs and name not in given]:
         raise DataError(missing)
     splits = {
         name: Split(
@@ -155,18 +155,18 @@ def _spelt_out(config: DataConfig, base: Path, needs: Collection[SplitName]) -> 
         for name, split in given.items()
     }
     first = next(iter(splits.values()))
-    format = _format(first) if config.format == "auto" else config.format
+    format = _format_of(first) if config.format == "auto" else config.format
     return config.model_copy(update={"format": format} | splits)
 
 
-def _missing(name: SplitName) -> Problem:
+def _missing_split(name: SplitName) -> Problem:
     hint = f"Spell it out: data.{name}. A single split is enough for a job of kind `evaluate`."
     if name == "val":
         hint += " Or set a share of the training pictures aside: data.val_share, such as 0.2."
     return Problem(loc=("data", name), message=f"there is no `{name}` split", hint=hint)
 
 
-def _format(split: Split) -> str:
+def _format_of(split: Split) -> str:
     if not Path(split.annotations).is_dir():
         return "coco"
     named_as_yolo = split.names is not None and Path(split.names).suffix.lower() in YAML
@@ -184,7 +184,7 @@ LAYOUTS = {
 
 def _incomplete(folder: Path, parts: Sequence[Found], needs: Collection[SplitName]) -> DataError:
     """Return what a folder looks like, and what is missing."""
-    told = "; ".join(f"{folder} looks like {part.name}: {_lacking(part, needs)}" for part in parts)
+    told = "; ".join(f"{folder} looks like {part.name}: {_missing_text(part, needs)}" for part in parts)
     hint = "Add what is missing, or spell out data.train and data.val."
     if any(part.to_divide for part in parts):
         hint += (
@@ -194,7 +194,7 @@ def _incomplete(folder: Path, parts: Sequence[Found], needs: Collection[SplitNam
     return layout_error(told, hint)
 
 
-def _lacking(part: Found, needs: Collection[SplitName]) -> str:
+def _missing_text(part: Found, needs: Collection[SplitName]) -> str:
     """Return what is missing, in words; only `evaluate` asks for a test split, a training does not."""
     if "test" not in needs or "test" in part.splits or not part.splits:
         return part.missing

@@ -113,11 +113,11 @@ def _in_split_folders(folder: Path) -> _BySplit:
             inside = [place, subfolder(place, "annotations")]
             files = [file for each in inside if each for file in _looks_like_coco(each)]
             if files and split not in candidates:
-                candidates[split] = [_Candidate(file, _rest(file)) for file in files]
+                candidates[split] = [_Candidate(file, _name_without_split(file)) for file in files]
     return candidates
 
 
-def _rest(file: Path) -> str:
+def _name_without_split(file: Path) -> str:
     each = named(file.stem)
     return each.rest if each else file.stem.casefold()
 
@@ -144,15 +144,15 @@ def _is_coco(file: Path) -> bool:
 
 
 def _found(folder: Path, candidates: _BySplit) -> Found:
-    chosen = _chosen(folder, candidates)
+    chosen = _chosen_files(folder, candidates)
     splits = {split: _with_pictures(folder, each.file, split) for split, each in chosen.items()}
     others = [each for split in chosen for each in candidates[split] if each != chosen[split]]
     not_read = tuple(shown(each.file, folder) for each in others if each.rest != IMAGE_INFO)
     roboflow = any(each.rest == ROBOFLOW for each in chosen.values())
-    return Found("COCO" + " (Roboflow)" * roboflow, splits, _missing(folder, chosen), not_read=not_read)
+    return Found("COCO" + " (Roboflow)" * roboflow, splits, _missing_files(folder, chosen), not_read=not_read)
 
 
-def _chosen(folder: Path, candidates: _BySplit) -> dict[SplitName, _Candidate]:
+def _chosen_files(folder: Path, candidates: _BySplit) -> dict[SplitName, _Candidate]:
     """Return one file for each split, whose names match each other if any do.
 
     Raises:
@@ -167,19 +167,19 @@ def _chosen(folder: Path, candidates: _BySplit) -> dict[SplitName, _Candidate]:
             continue
         best = min(pool, key=lambda each: each.rank)
         if len(pool) > 1 and not best.is_standard and split != "test":
-            raise _several(folder, [each.file for each in pool], f"of the {split} split ")
+            raise _ambiguous_files(folder, [each.file for each in pool], f"of the {split} split ")
         chosen[split] = best
     return chosen
 
 
-def _several(folder: Path, files: Sequence[Path], of: str = "") -> Exception:
+def _ambiguous_files(folder: Path, files: Sequence[Path], of: str = "") -> Exception:
     listed = ", ".join(shown(file, folder) for file in files[:5]) + " and more" * (len(files) > 5)
     message = f"{folder} has several files that may be the annotations {of}(COCO): {listed}"
     hint = "Spell out data.train and data.val with the right ones, or move the others elsewhere."
     return layout_error(message, hint)
 
 
-def _missing(folder: Path, chosen: dict[SplitName, _Candidate]) -> str:
+def _missing_files(folder: Path, chosen: dict[SplitName, _Candidate]) -> str:
     """Return the names of the files that are missing beside those that exist."""
     lacking = [split for split in TO_TRAIN if split not in chosen]
     if not lacking:
@@ -205,7 +205,7 @@ def _undivided(folder: Path) -> Found | None:
         files = [file for file in _looks_like_coco(place) if split_of(file.stem) is None]
         exact = [file for file in files if file.stem.casefold() in UNDIVIDED]
         if len(files) > 1 and len(exact) != 1:
-            raise _several(folder, files)
+            raise _ambiguous_files(folder, files)
         if files:
             file = (exact or files)[0]
             missing = (
@@ -225,7 +225,7 @@ def _with_pictures(folder: Path, annotations: Path, split: SplitName | None) -> 
     Folders beside the annotations come first; of the other places, the one that holds most is taken.
 
     Raises:
-        DataError: not one of them is anywhere. Whether a test split can be used is left to who reads it.
+        DataError: no place holds any of them. A test split raises none: its reader decides whether it can be used.
     """
     names = list(islice(_file_names(annotations), PROBED))
     beside = [place for place in _beside(annotations) if place.is_dir()]

@@ -56,10 +56,10 @@ def _lists(folder: Path) -> tuple[dict[SplitName, Path], Path | None]:
         if (each := named(file.stem)) and each.rest == "{}":
             found.setdefault(each.split, file)
     default = [file for file in files if file.name.lower() == "default.txt"]  # CVAT's
-    return found, _only(default or files) if not found else None
+    return found, _only_file(default or files) if not found else None
 
 
-def _only(files: list[Path]) -> Path | None:
+def _only_file(files: list[Path]) -> Path | None:
     return files[0] if len(files) == 1 else None
 
 

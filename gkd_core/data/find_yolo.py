@@ -47,7 +47,7 @@ def find_yolo(place: Path) -> Found | None:
     if not splits and whole and not names.splits.get("train"):
         missing = "all pictures are in images/, and the validation split is missing"
         return Found(NAME, {"train": whole}, missing)
-    missing = "; ".join(_lacks(split, names, folder) for split in TO_TRAIN if split not in splits)
+    missing = "; ".join(_missing_text(split, names, folder) for split in TO_TRAIN if split not in splits)
     return Found(NAME, splits, missing)
 
 
@@ -60,7 +60,9 @@ def _names_file(folder: Path) -> Path | None:
     if len(others) == 1:
         return others[0]
     lists = [path for path in (folder / CLASSES, folder / "labels" / CLASSES) if path.is_file()]
-    laid_out = any(next(_usual(folder, split), None) for split in SPLITS) or subfolder(folder, "images")
+    laid_out = any(next(_usual_folders(folder, split), None) for split in SPLITS) or subfolder(
+        folder, "images"
+    )
     return lists[0] if lists and laid_out else None
 
 
@@ -107,14 +109,14 @@ def _split(split: SplitName, names: DataYaml, folder: Path) -> Split | None:
             hint = with_slashes([missing])
             raise layout_error(f"{names.file} names {missing!r} for {split}, which is not in {folder}", hint)
         return Split(images=str(names.file), annotations=str(folder), names=str(names.file))
-    place = there[0] if there else next(_usual(folder, split), None)
+    place = there[0] if there else next(_usual_folders(folder, split), None)
     if place is None:
         return None
     annotations = _labels_of(place) if place.is_dir() else folder
     return Split(images=str(place), annotations=str(annotations), names=str(names.file))
 
 
-def _usual(folder: Path, split: SplitName) -> Iterator[Path]:
+def _usual_folders(folder: Path, split: SplitName) -> Iterator[Path]:
     """Yield the existing folders where the pictures of a split usually lie."""
     if images := subfolder(folder, "images"):
         yield from split_folders(images, split)
@@ -131,7 +133,7 @@ def _labels_of(images: Path) -> Path:
     return images if beside else labels
 
 
-def _lacks(split: SplitName, names: DataYaml, folder: Path) -> str:
+def _missing_text(split: SplitName, names: DataYaml, folder: Path) -> str:
     """Return the message for a split whose pictures are not found."""
     said = names.splits.get(split, ())
     word = f"'{said[0]}'" if said else "nothing"

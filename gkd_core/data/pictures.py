@@ -149,7 +149,7 @@ def look_into(path: Path, white: int | None = None) -> Look:
             remarks.append("has several frames, of which only the first is used")
         own = None
         if depth.is_deep(image):
-            values = depth.values_of(image, lambda: _again(path))
+            values = depth.values_of(image, lambda: _reopened(path))
             own = depth.declared_white(image) or depth.white_for([depth.brightest(values)])
             rgb = depth.to_eight_bits(values, white or own).convert("RGB")
         else:
@@ -166,7 +166,7 @@ def brightest_of(path: Path) -> int:
         PictureError: as `read_picture`.
     """
     with _opened(path) as image:
-        return depth.brightest(depth.values_of(image, lambda: _again(path)))
+        return depth.brightest(depth.values_of(image, lambda: _reopened(path)))
 
 
 def _is_flat(rgb: Image.Image) -> bool:
@@ -232,7 +232,7 @@ def _opened(path: Path) -> Iterator[Image.Image]:
 
 
 @contextmanager
-def _again(path: Path) -> Iterator[Image.Image]:
+def _reopened(path: Path) -> Iterator[Image.Image]:
     """Open a file again that was found sound before."""
     with open_named(path) as file, Image.open(file, formats=FORMATS) as image:
         yield image
@@ -252,6 +252,6 @@ def _to_rgb(path: Path, image: Image.Image, white: int | None) -> Image.Image:
     """Return an opened image as RGB. Pillow's own conversion of more than 8 bits would leave a white picture."""
     if not depth.is_deep(image):
         return image.convert("RGB")
-    values = depth.values_of(image, lambda: _again(path))
+    values = depth.values_of(image, lambda: _reopened(path))
     white = depth.declared_white(image) or white or depth.white_for([depth.brightest(values)])
     return depth.to_eight_bits(values, white).convert("RGB")

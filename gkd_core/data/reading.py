@@ -56,7 +56,7 @@ def load(
         white: the white value of pictures of 16 or 32 bits; None: estimated from the first split, for all.
 
     Raises:
-        DataError: with everything that is wrong in the needed splits, as far as it can be known.
+        DataError: with all errors of the needed splits, as far as they can be found.
     """
     needs = needed(config) if needs is None else needs
     config = find_layout(config, needs=needs)
@@ -115,7 +115,7 @@ def _unless_needed(name: SplitName, needs: Collection[SplitName], left_out: list
     """Leave a split out with a remark when the block cannot read it, unless it is needed.
 
     Raises:
-        DataError: the block's, of a split that is needed.
+        DataError: the block cannot read a split that is needed.
     """
     try:
         yield

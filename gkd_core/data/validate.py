@@ -45,8 +45,8 @@ _FEW = 16
 """Number of pictures below which starting threads takes longer than reading them one after the other."""
 
 
-class _Look(NamedTuple):
-    """The result of reading a picture's file."""
+class _PictureFile(NamedTuple):
+    """A picture's file, as far as it was read."""
 
     size: tuple[int, int] | None
     """True width and height; None when the header was not read and none is declared."""
@@ -82,32 +82,31 @@ def settle(
     """
     _refuse_missing(written, findings)
     paths = [image.path for image in written.images]
-    looks = _look_at(written.images, headers)
-    _refuse_unreadable([look.unreadable for look in looks if look.unreadable], findings)
-    sample = _deep_sample(looks)
+    files = _inspect_headers(written.images, headers)
+    _refuse_unreadable([file.unreadable for file in files if file.unreadable], findings)
+    sample = _deep_sample(files)
     told = _brightest(paths, sample)
     white = white or (white_for(told) if told else None)
-    looks = _with_decoded(
-        paths, looks, [at for at, look in enumerate(looks) if look.seen] if decode else sample, white
-    )
-    looks = [
-        look._replace(broken=path.name) if path in broken else look if decode else look._replace(broken="")
-        for path, look in zip(paths, looks, strict=True)
+    wanted = [at for at, file in enumerate(files) if file.seen] if decode else sample
+    files = _with_decoded(paths, files, wanted, white)
+    files = [
+        file._replace(broken=path.name) if path in broken else file if decode else file._replace(broken="")
+        for path, file in zip(paths, files, strict=True)
     ]
-    _remark_on_depth(paths, looks, white, findings)
+    _remark_on_depth(paths, files, white, findings)
     position = {name: label for label, name in enumerate(classes, start=1)}
     label_of = np.array([0, *(position[name] for name in written.classes)], dtype=np.int64)
     records = []
-    for number, (image, look) in enumerate(zip(written.images, looks, strict=True), start=1):
-        for remark in look.remarks:
+    for number, (image, file) in enumerate(zip(written.images, files, strict=True), start=1):
+        for remark in file.remarks:
             findings.add(image.path.name, f"picture {remark}")
-        if look.broken:
-            findings.add(look.broken, "picture left out: it cannot be decoded", "Copy or download it again.")
+        if file.broken:
+            findings.add(file.broken, "picture left out: it cannot be decoded", "Copy or download it again.")
         else:
-            records.append(replace(_record(number, image, look, label_of, findings), white=white))
+            records.append(replace(_record(number, image, file, label_of, findings), white=white))
     _refuse_empty(records, findings)
     _remark_on_classes(records, classes, findings)
-    left_out = [image.path for image, look in zip(written.images, looks, strict=True) if look.broken]
+    left_out = [image.path for image, file in zip(written.images, files, strict=True) if file.broken]
     return Split(classes, tuple(records), tuple(left_out))
 
 
@@ -145,55 +144,55 @@ def _folded(name: str) -> str:
     return unicodedata.normalize("NFC", name).casefold()
 
 
-def _look_at(images: Sequence[WrittenImage], headers: int | None) -> list[_Look]:
+def _inspect_headers(images: Sequence[WrittenImage], headers: int | None) -> list[_PictureFile]:
     count = len(images) if headers is None else min(headers, len(images))
     chosen = set(np.linspace(0, len(images) - 1, count).astype(int).tolist())
-    looks = [_Look(image.size) for image in images]
+    files = [_PictureFile(image.size) for image in images]
     wanted = [number for number, image in enumerate(images) if number in chosen or image.size is None]
-    found = _for_each(_look, [images[number].path for number in wanted])
-    for number, look in zip(wanted, found, strict=True):
-        looks[number] = look
-    return looks
+    found = _for_each(_inspect_header, [images[number].path for number in wanted])
+    for number, file in zip(wanted, found, strict=True):
+        files[number] = file
+    return files
 
 
 def _with_decoded(
-    paths: Sequence[Path], looks: Sequence[_Look], wanted: Sequence[int], white: int | None
-) -> list[_Look]:
+    paths: Sequence[Path], files: Sequence[_PictureFile], wanted: Sequence[int], white: int | None
+) -> list[_PictureFile]:
     """Return the headers, with the results of decoding the wanted pictures added."""
-    looks = list(looks)
-    for at, look in zip(
-        wanted, _for_each(lambda at: _decoded(paths[at], looks[at], white), wanted), strict=True
+    files = list(files)
+    for at, file in zip(
+        wanted, _for_each(lambda at: _decoded(paths[at], files[at], white), wanted), strict=True
     ):
-        looks[at] = look
-    return looks
+        files[at] = file
+    return files
 
 
-def _for_each(look: Callable[[_T], _Found], paths: Sequence[_T]) -> list[_Found]:
+def _for_each(call: Callable[[_T], _Found], paths: Sequence[_T]) -> list[_Found]:
     if len(paths) <= _FEW:
-        return list(map(look, paths))
+        return list(map(call, paths))
     with ThreadPoolExecutor(THREADS, initializer=allow_here, initargs=(allowed_roots(),)) as pool:
-        return list(pool.map(look, paths))
+        return list(pool.map(call, paths))
 
 
-def _look(path: Path) -> _Look:
+def _inspect_header(path: Path) -> _PictureFile:
     try:
-        return _Look(*open_header(path), seen=True)
+        return _PictureFile(*open_header(path), seen=True)
     except PictureError as error:
-        return _Look(None, unreadable=error.message)
+        return _PictureFile(None, unreadable=error.message)
 
 
-def _decoded(path: Path, look: _Look, white: int | None) -> _Look:
+def _decoded(path: Path, file: _PictureFile, white: int | None) -> _PictureFile:
     """Return a header with the results of decoding the picture added to it."""
     try:
         found = look_into(path, white)
     except PictureError as error:
-        return look._replace(broken=error.message)
-    return look._replace(remarks=found.remarks, flat=found.flat)
+        return file._replace(broken=error.message)
+    return file._replace(remarks=found.remarks, flat=found.flat)
 
 
-def _deep_sample(looks: Sequence[_Look]) -> list[int]:
+def _deep_sample(files: Sequence[_PictureFile]) -> list[int]:
     """Return some pictures that do not declare their white value, evenly spread: the same in every reading."""
-    deep = [at for at, look in enumerate(looks) if look.undeclared]
+    deep = [at for at, file in enumerate(files) if file.undeclared]
     return [deep[at] for at in np.linspace(0, len(deep) - 1, min(SAMPLED, len(deep))).astype(int)]
 
 
@@ -210,13 +209,13 @@ def _brightest(paths: Sequence[Path], sample: Sequence[int]) -> list[int]:
 
 
 def _remark_on_depth(
-    paths: Sequence[Path], looks: Sequence[_Look], white: int | None, findings: Findings
+    paths: Sequence[Path], files: Sequence[_PictureFile], white: int | None, findings: Findings
 ) -> None:
-    for path, look in zip(paths, looks, strict=True):
-        if look.undeclared and white not in (None, FULL):
+    for path, file in zip(paths, files, strict=True):
+        if file.undeclared and white not in (None, FULL):
             message = f"pictures of more than 8 bits do not use all of them; {white} is taken as white in all"
             findings.add(path.name, message)
-        if look.flat:
+        if file.flat:
             hint = "Is it the right file? What uses a small part of 16 or 32 bits needs its contrast stretched first."
             findings.add(path.name, "picture shows nothing: it is nearly constant, of one colour", hint)
 
@@ -235,17 +234,17 @@ def _refuse_unreadable(messages: Sequence[str], findings: Findings) -> None:
 def _record(
     number: int,
     image: WrittenImage,
-    look: _Look,
+    file: _PictureFile,
     label_of: NDArray[np.int64],
     findings: Findings,
 ) -> ImageRecord:
-    size = look.size
+    size = file.size
     assert size is not None  # the header of a picture without a declared size is always read
     boxes = np.array([item.box for item in image.objects], dtype=np.float64).reshape(-1, 4)
     area = np.array([item.area for item in image.objects], dtype=np.float32)
     if image.fractions:
         boxes, area = boxes * [*size, *size], area * np.float32(size[0] * size[1])
-    boxes = _in_frame(boxes, image, size, look.orientation, findings)
+    boxes = _in_frame(boxes, image, size, file.orientation, findings)
     clipped = np.clip(boxes, 0, np.array([*size, *size], dtype=np.float64)).astype(np.float32)
     labels = label_of[[item.label for item in image.objects]] if image.objects else label_of[:0]
     if image.fractions:  # what was clipped away has no area left

@@ -119,7 +119,7 @@ def read_voc(split: Split, findings: Findings) -> WrittenSplit:
     label_of = {name: label for label, name in enumerate(classes, start=1)}
     paths = [path or images / _missing_name(xml) for xml, path in _with_pictures(read, pictures, findings)]
     written = [
-        _written(number, path, annotation, label_of)
+        _written_image(number, path, annotation, label_of)
         for number, (path, annotation) in enumerate(zip(paths, read, strict=True), start=1)
     ]
     return WrittenSplit(classes, images, written)
@@ -242,7 +242,7 @@ def _missing_name(annotation: _Annotation) -> str:
 
 def _annotation(stem: str, files: _Files, findings: Findings) -> _Annotation | None:
     try:
-        root = _root(stem, files)
+        root = _xml_root(stem, files)
     except _Unusable as flaw:
         findings.add(f"{stem}.xml", f"picture left out: {flaw}")
         return None
@@ -257,7 +257,7 @@ def _annotation(stem: str, files: _Files, findings: Findings) -> _Annotation | N
     return _Annotation(stem, filename, _size(root, stem, findings), objects)
 
 
-def _root(stem: str, files: _Files) -> Element:
+def _xml_root(stem: str, files: _Files) -> Element:
     if "/" in stem or "\\" in stem or "\0" in stem:
         raise _Unusable("its name is no plain file name")
     found = files.with_stem(stem)
@@ -317,7 +317,9 @@ def _size(root: Element, stem: str, findings: Findings) -> tuple[int, int] | Non
     return None
 
 
-def _written(number: int, path: Path, annotation: _Annotation, label_of: Mapping[str, int]) -> WrittenImage:
+def _written_image(
+    number: int, path: Path, annotation: _Annotation, label_of: Mapping[str, int]
+) -> WrittenImage:
     objects = [
         WrittenObject(
             item.name,

@@ -129,17 +129,17 @@ def _pictures(split: Split, names: DataYaml, findings: Findings) -> tuple[Path, 
     """Return the folder that all pictures lie in, and the pictures, each once."""
     images, root = Path(os.path.normpath(split.images)), Path(os.path.normpath(split.annotations))
     if images.is_dir():
-        return images, list(walk(images, findings)) or _none(images, findings)
+        return images, list(walk(images, findings)) or _raise_no_pictures(images, findings)
     if images.suffix.lower() in YAML:
-        named = list(_several(root, names.splits.get(findings.split, ()), findings))
+        named = list(_pictures_of_entries(root, names.splits.get(findings.split, ()), findings))
     else:
-        named = list(_listed(images, root, findings))
+        named = list(_listed_pictures(images, root, findings))
     once = Counter(named)
     _refuse_absent(list(once), images, root, findings)
     for picture, times in once.items() if len(once) < len(named) else ():
         if times > 1:
             findings.add(picture.name, "picture listed twice; used once")
-    return root, list(once) or _none(images, findings)
+    return root, list(once) or _raise_no_pictures(images, findings)
 
 
 def _refuse_absent(pictures: Sequence[Path], file: Path, root: Path, findings: Findings) -> None:
@@ -169,7 +169,7 @@ def _absent_hint(name: str, root: Path, file: Path) -> str:
     return f"Paths in {file.name} are relative to its folder, or to that of the data set."
 
 
-def _none(images: Path, findings: Findings) -> NoReturn:
+def _raise_no_pictures(images: Path, findings: Findings) -> NoReturn:
     raise findings.error(f"no pictures: {images} has none", field="images")
 
 
@@ -198,22 +198,22 @@ def with_slashes(entries: Sequence[str]) -> str:
     return f"Paths with backslashes work on Windows only: write {right}, relative to the data set."
 
 
-def _several(root: Path, entries: Sequence[str], findings: Findings) -> Iterator[Path]:
+def _pictures_of_entries(root: Path, entries: Sequence[str], findings: Findings) -> Iterator[Path]:
     """Return the pictures of all entries that data.yaml gives for a split."""
     for entry in entries:
         there = next((place for place in possible_places(root, entry) if os.path.exists(place)), None)
         if there is None:
             raise findings.error(f"there is no {entry!r} in {root}, which data.yaml names", field="images")
-        place = _inside(there, root)
+        place = _path_below(there, root)
         if place is None:
             raise _leads_out(f"data.yaml names {entry!r}", root, findings)
         if place.is_dir():
             yield from walk(place, findings)
         else:
-            yield from _listed(place, root, findings)
+            yield from _listed_pictures(place, root, findings)
 
 
-def _listed(file: Path, root: Path, findings: Findings) -> Iterator[Path]:
+def _listed_pictures(file: Path, root: Path, findings: Findings) -> Iterator[Path]:
     """Return the pictures that a text file lists, relative to its folder or to that of the data set."""
     try:
         if file.stat().st_size > MAX_BYTES:
@@ -226,13 +226,13 @@ def _listed(file: Path, root: Path, findings: Findings) -> Iterator[Path]:
         raise findings.error(f"{file} is not UTF-8 at byte {error.start}", hint, field="images") from error
     for line in filter(None, map(str.strip, lines)):
         places = [Path(os.path.normpath(folder / line)) for folder in (file.parent, root)]
-        inside = [place for place in (_inside(place, root) for place in places) if place]
+        inside = [place for place in (_path_below(place, root) for place in places) if place]
         if not inside:
             raise _leads_out(f"{file} names {line!r:.200}", root, findings)
         yield next((place for place in inside if os.path.exists(place)), inside[0])
 
 
-def _inside(place: Path, root: Path) -> Path | None:
+def _path_below(place: Path, root: Path) -> Path | None:
     """Return the path below `root`, also where it is written with an alias of that folder; None outside of it."""
     if "\0" in str(place):
         return None
@@ -336,7 +336,7 @@ def _object(name: str, line: str, labels: _Labels) -> WrittenObject:
         raise _Unusable("its numbers are no fractions of the picture (0 to 1)")
     if len(numbers) > 4:
         labels.findings.add(name, "polygon; its bounding box was taken")
-        return WrittenObject(name, _bounds(numbers), label, False, _enclosed(numbers))
+        return WrittenObject(name, _bounds(numbers), label, False, _polygon_area(numbers))
     return WrittenObject(name, _corners(*numbers), label, False, numbers[2] * numbers[3])
 
 
@@ -379,7 +379,7 @@ def _bounds(points: Sequence[float]) -> tuple[float, float, float, float]:
     return min(points[::2]), min(points[1::2]), max(points[::2]), max(points[1::2])
 
 
-def _enclosed(points: Sequence[float]) -> float:
+def _polygon_area(points: Sequence[float]) -> float:
     """Return the area of a polygon (shoelace formula); that of its bounding box where it is folded to nothing."""
     xs, ys = points[::2], points[1::2]
     doubled = sum(xs[i - 1] * ys[i] - xs[i] * ys[i - 1] for i in range(len(xs)))
