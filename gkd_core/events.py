@@ -163,7 +163,7 @@ class Gain(BaseModel):
     """One sentence that says whether the gain is significant."""
 
     def __str__(self) -> str:
-        """The difference in AP with its interval, for people."""
+        """Return the difference in AP with its interval, for people."""
         return f"{self.ap:+.3f} AP (95 % interval {self.ap_low:+.3f} to {self.ap_high:+.3f})"
 
 

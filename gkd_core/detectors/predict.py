@@ -1,4 +1,4 @@
-"""What a detector finds on a picture, and what it has to know about itself for that: classes and picture size."""
+"""Prediction on single images, and the metadata that it needs: classes and image size."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from gkd_core.detectors.model_card import ModelCard
 from gkd_core.errors import Problem, SpecError
 
 SCORE = 0.3
-"""Detections below are left out if nobody says otherwise, as in `gkd predict`."""
+"""Default score threshold, as in `gkd predict`."""
 
 Shown = str | Path | NDArray[np.uint8] | Image.Image
-"""A picture: its file, (H, W, 3) RGB of 8 bits, or one of Pillow's."""
+"""An image: its file, (H, W, 3) RGB of 8 bits, or a Pillow image."""
 
 
 @dataclass(frozen=True, eq=False)
 class Detections:
-    """What was found on a picture, best first; N boxes."""
+    """The N detections on an image, highest score first."""
 
     boxes: NDArray[np.float32]
     """(N, 4) x1, y1, x2, y2 in pixels of the picture."""
@@ -45,18 +45,18 @@ class Detections:
 
 
 class Predicts:
-    """A detector that knows its classes, and so can be asked what is on a picture."""
+    """A detector that knows its classes, and so can predict on images."""
 
     architecture: Architecture
-    """Its family."""
+    """Its architecture."""
     classes: tuple[str, ...] = ()
     """Label 1 is the first."""
     image_size: int = 0
-    """Longer side of the pictures that it wants, in pixels."""
+    """Longer side of its input images, in pixels."""
     white: int | None = None
-    """Which value means white in pictures of 16 or 32 bits; None: each picture tells."""
+    """Value of white in images of 16 or 32 bits; None: derived from each image."""
     backbone_name: str = ""
-    """For reports."""
+    """Name of the backbone, for reports."""
     source: str | None = None
     """The file that it was loaded from."""
 
@@ -69,15 +69,15 @@ class Predicts:
     ) -> list[Detections]: ...
 
     def predict(self: Any, pictures: Any, *, score: float = SCORE) -> Detections | list[Detections]:
-        """Detect on a picture, or on each of a list; afterwards the detector is in the mode that it was in.
+        """Detect on an image, or on each of a list; the mode of the detector is restored afterwards.
 
         Args:
             pictures: a file, an array (H, W, 3) of 8 bits in RGB, a Pillow image, or a list of such.
-            score: what a detection must reach.
+            score: lowest score of a detection.
 
         Raises:
             PictureError: a file cannot be decoded.
-            SpecError: what was given is no picture, or the detector does not know its classes.
+            SpecError: an argument is no image, or the classes of the detector are unknown.
         """
         if not self.classes:
             message = f"this {type(self).__name__} does not know its classes and picture size"
@@ -98,17 +98,17 @@ def describe(
     backbone: str = "",
     source: str | None = None,
 ) -> Any:
-    """Tell a detector what it is for; see `Predicts`. None of it is part of its state."""
+    """Attach the metadata of `Predicts` to a detector and return it. None of it is part of its state dict."""
     detector.classes, detector.image_size, detector.white = tuple(classes), image_size, white
     detector.backbone_name, detector.source = backbone, source
     return detector
 
 
 def card_of(detector: Any) -> ModelCard:
-    """Return what a report says of a detector in memory.
+    """Return a model card of a detector in memory, for a report.
 
-    Widths and heads are left at their defaults, and the backbone may be one that no config knows, so it is not checked:
-    nothing is rebuilt from this card, and it is written to no file.
+    Widths and heads are left at their defaults, and the backbone may be one that no config knows, so it is not
+    checked: nothing is rebuilt from this card, and it is written to no file.
     """
     return ModelCard.model_construct(
         architecture=detector.architecture,
@@ -135,7 +135,7 @@ def _evaluating(module: nn.Module) -> Iterator[None]:
 
 
 def _look_at(detector: Any, shown: Shown, score: float) -> Detections:
-    """Detect on one picture, resized as in evaluation."""
+    """Detect on one image, resized as in evaluation."""
     image, (true_width, true_height) = _opened(shown, 2 * detector.image_size, detector.white)
     none = np.zeros(0, np.int64)
     pixels = resize(Picture(image, np.zeros((0, 4), np.float32), none, none), detector.image_size).pixels
@@ -156,7 +156,7 @@ def _array(values: Tensor) -> NDArray[Any]:
 
 
 def _opened(shown: Shown, at_least: int, white: int | None) -> tuple[Image.Image, tuple[int, int]]:
-    """Return a picture in RGB, perhaps reduced, and its true width and height."""
+    """Return an image in RGB, perhaps reduced, and its true width and height."""
     match shown:
         case str() | Path():
             return read_image(Path(shown), at_least, white), read_header(Path(shown))

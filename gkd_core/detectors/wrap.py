@@ -1,7 +1,7 @@
-"""Wrap: a plain RetinaNet, Faster R-CNN or FCOS of torchvision, whatever its backbone, becomes a detector like ours.
+"""`wrap`: use a plain RetinaNet, Faster R-CNN or FCOS of torchvision, with any backbone, as a detector of GKD.
 
-The weights stay shared with what was given; what is put around them is its own: the wrapped one takes pictures that are
-resized already, and remembers which places learnt which object.
+The weights are shared with the given detector; what is put around them belongs to the wrapped one alone: it takes
+images that are already resized, and stores which locations were assigned which object.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ FAMILIES: dict[type[nn.Module], Architecture] = {
     detection.FCOS: "fcos",
 }
 LOOKED_AT = 512
-"""Side in pixels of the empty picture from whose maps strides are told: four cells at stride 128."""
+"""Side in pixels of the empty image from whose feature maps strides are measured: four cells at stride 128."""
 
 
 def wrap(
@@ -38,13 +38,13 @@ def wrap(
 
     Args:
         detector: a `RetinaNet`, `FasterRCNN` or `FCOS` with any backbone.
-        classes: the names in label order, without background; None: what its attribute `classes` says, or COCO's where
-            it has torchvision's 91 scores.
+        classes: the names in label order, without background; None: what its attribute `classes` says, or COCO's
+            where it has torchvision's 91 scores.
         image_size: longer side of the pictures in pixels, for `predict`; None: the longest that its own transform
             makes.
 
     Raises:
-        SpecError: it is no such detector, or nobody says what its classes are.
+        SpecError: it is no such detector, or its classes are unknown.
     """
     if isinstance(detector, Predicts):
         return describe(detector, classes or detector.classes, image_size or detector.image_size)
@@ -64,14 +64,14 @@ def wrap(
 
 
 def _shell_of(detector: nn.Module) -> Any:
-    """Return a module of its own with the same children, so that an exchanged transform is the shell's alone."""
+    """Return a shallow copy with the same children, so that the given detector keeps its own transform."""
     shell = copy.copy(detector)
     shell._modules = dict(detector._modules)
     return shell
 
 
 def _number_levels(detector: Any) -> tuple[int, ...]:
-    """Let the backbone call its maps 0, 1, 2 and so on, as all else here expects; return the stride of each."""
+    """Make the backbone name its feature maps 0, 1, 2, ..., as all other code expects; return their strides."""
     names = list(_maps(detector))
     pool = getattr(getattr(detector, "roi_heads", None), "box_roi_pool", None)
     if isinstance(pool, MultiScaleRoIAlign):
@@ -83,7 +83,7 @@ def _number_levels(detector: Any) -> tuple[int, ...]:
 
 @torch.no_grad()
 def _maps(detector: Any) -> dict[str, Tensor]:
-    """Return the maps of an empty picture, by name."""
+    """Return the feature maps of an empty image, by name."""
     backbone, was = detector.backbone, detector.backbone.training
     weight = next(detector.parameters())
     maps = backbone.eval()(torch.zeros(1, 3, LOOKED_AT, LOOKED_AT, device=weight.device, dtype=weight.dtype))
@@ -92,12 +92,12 @@ def _maps(detector: Any) -> dict[str, Tensor]:
 
 
 def _numbered(_module: nn.Module, _inputs: Any, maps: Any) -> OrderedDict[str, Tensor]:
-    """A forward hook: maps by number, also of a backbone that has a single one."""
+    """Return feature maps by number, in a forward hook of the backbone; also of one with a single map."""
     levels = [maps] if isinstance(maps, Tensor) else maps.values()
     return OrderedDict((str(number), level) for number, level in enumerate(levels))
 
 
-# ---- what it says of itself ------------------------------------------------------------------------------
+# ---- metadata of the given detector ----------------------------------------------------------------------
 
 
 def _class_names(detector: Any, given: Sequence[str] | None) -> tuple[str, ...]:
@@ -119,7 +119,7 @@ def _class_names(detector: Any, given: Sequence[str] | None) -> tuple[str, ...]:
 
 
 def _scores(detector: Any) -> int:
-    """How many scores it gives a box, background among them."""
+    """Return the number of scores of a box, background included."""
     if hasattr(detector, "roi_heads"):
         predictor = detector.roi_heads.box_predictor
         return int(getattr(predictor, "cls_score", predictor).out_features)

@@ -1,5 +1,5 @@
-"""The front door: what `import gkd_core as gkd` offers to a program of one's own.
+"""The public library: what `import gkd_core as gkd` offers to other programs.
 
-Thin: values with names that a person would guess, put together from the rooms below. Mistakes are told as the service
-tells them, as `errors.SpecError` and `errors.DataError` with the field and what was probably meant.
+A thin layer over the other packages. Errors are those of the service, `errors.SpecError` and `errors.DataError`, with
+the field and a suggestion for misspelt names.
 """

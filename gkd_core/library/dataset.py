@@ -1,4 +1,4 @@
-"""Data sets: COCO, VOC or YOLO, found by layout, as splits that give batches."""
+"""Data sets: COCO, VOC or YOLO, recognised by layout, as splits that yield batches."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ AS_THEY_ARE = AugmentConfig(flip=0, mosaic=0, scale=(1, 1))
 
 @dataclass(frozen=True)
 class Pictures:
-    """One split."""
+    """One split of a data set."""
 
     split: Split
 
     @property
     def images(self) -> tuple[ImageRecord, ...]:
-        """The pictures with their boxes."""
+        """Return the images with their boxes."""
         return self.split.images
 
     def __len__(self) -> int:
@@ -51,13 +51,13 @@ class Pictures:
         """Yield the batches of one epoch, shuffled; the same arguments give the same batches.
 
         Args:
-            batch_size: pictures at a time, B.
+            batch_size: B, images of a batch.
             image_size: longer side in pixels.
             epoch: from 0; decides order and augmentation, so give it in a loop over epochs.
             seed: decides the same.
-            augment: vary the pictures as `config.AugmentConfig` does by default.
+            augment: augment the images with the defaults of `config.AugmentConfig`.
             device: where tensors go.
-            workers: threads that load.
+            workers: threads that load images.
 
         Yields:
             B pictures (3, H, W) in 0..1, and B dicts with boxes (n, 4) in pixels and labels (n,) from 1.
@@ -87,32 +87,32 @@ class Dataset:
     """A data set whose annotations were read."""
 
     config: DataConfig
-    """How it is read again, with absolute paths."""
+    """The config that reads it again, with absolute paths."""
     content: DataSet
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The names in label order; label 1 is the first."""
+        """Return the names in label order; label 1 is the first."""
         return self.content.classes
 
     @property
     def splits(self) -> dict[SplitName, Pictures]:
-        """Those that are there."""
+        """Return the splits that exist."""
         return {name: Pictures(split) for name, split in self.content.splits.items()}
 
     @property
     def train(self) -> Pictures:
-        """The split that is learnt from."""
+        """Return the split to train on."""
         return self.splits["train"]
 
     @property
     def val(self) -> Pictures:
-        """The split that models are judged on."""
+        """Return the split that models are evaluated on."""
         return self.splits["val"]
 
     @property
     def warnings(self) -> tuple[Problem, ...]:
-        """What a person should know about it."""
+        """Return the warnings about the data."""
         return self.content.warnings
 
 

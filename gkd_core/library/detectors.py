@@ -38,10 +38,10 @@ def build_detector(
     image_size: int = 640,
     **options: Any,
 ) -> Detector:
-    """Return a freshly initialised detector, in training mode, to be trained in a loop of one's own.
+    """Return a freshly initialised detector, in training mode, for a training loop of your own.
 
-    It is one of torchvision's: `detector(images, targets)` gives named losses; labels count from 1. Initial weights are
-    drawn from torch's global generator.
+    It is one of torchvision's: `detector(images, targets)` gives named losses; labels count from 1. Initial weights
+    are drawn from torch's global generator.
 
     Args:
         architecture: `retinanet`, `faster_rcnn` or `fcos`.
@@ -68,7 +68,7 @@ def load_detector(weights: str | Path, *, device: str = "auto", **declared: Any)
         weights: a `.safetensors` file of GKD, a plain state dict of a torchvision detector, or torchvision's name of
             published weights.
         device: `auto`, `cpu` or `cuda`.
-        declared: what a plain state dict does not say: `architecture`, `backbone`, `layout` and `classes`.
+        declared: what a plain state dict does not record: `architecture`, `backbone`, `layout` and `classes`.
 
     Raises:
         SpecError: there is no such file, or it holds no detector that fits.

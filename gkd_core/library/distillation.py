@@ -1,7 +1,7 @@
-"""`distill`: a teacher and a config become a student, its control, and a report, in this process.
+"""`distill`: train a student of a teacher, its control, and write a report, in this process.
 
-What the service does in a process of its own: the same flow (`train.py`), the same files in the same folder. Read
-`distill` from top to bottom.
+The service does the same in a process of its own: the same flow (`train.py`), the same files in the run directory.
+Read `distill` from top to bottom.
 """
 
 from __future__ import annotations
@@ -33,25 +33,25 @@ from gkd_core.runs.session import find_device
 from gkd_core.train import train
 
 LOCK_SECONDS = 5.0
-"""How long to wait for another process that works in the same folder."""
+"""How long to wait for another process that holds the same folder."""
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a distillation came to."""
+    """The result of a distillation."""
 
     folder: Path
     report: Report
-    """The models side by side, as `report.json` has it."""
+    """The models side by side, as in `report.json`."""
 
     @property
     def student(self) -> Path:
-        """The distilled student at its best epoch, a file that rebuilds the detector alone."""
+        """Return the file of the distilled student at its best epoch, which is enough to rebuild the detector."""
         return self.folder / "student.safetensors"
 
     @property
     def gain(self) -> Gain | None:
-        """AP of the student over its control, with a 95 % interval over the validation pictures; None without one."""
+        """Return the AP gain over the control with its 95 % interval over the validation images; None without one."""
         return self.report.gain
 
 
@@ -69,8 +69,8 @@ def distill(
 ) -> Result:
     """Distil a teacher into a student, beside a control, and compare the two.
 
-    Ctrl-C saves and raises `KeyboardInterrupt`; the same call goes on from there. A call whose run is complete returns
-    its result at once.
+    Ctrl-C saves a checkpoint and raises `KeyboardInterrupt`; the same call resumes from it. A call whose run is
+    complete returns its result at once.
 
     Args:
         teacher: what `load_detector` or `wrap` returned, or the file of one.
@@ -87,7 +87,7 @@ def distill(
         SpecError: a field is wrong, teacher and data do not fit, or `out` holds another run.
         DataError: pictures or annotations are unusable.
         DivergedError: a loss became NaN or infinite.
-        KeyboardInterrupt: somebody pressed Ctrl-C; a checkpoint is written.
+        KeyboardInterrupt: Ctrl-C was pressed; a checkpoint is written.
     """
     dataset = data if isinstance(data, Dataset) else load_dataset(data)
     opened = _opened(teacher, device)
@@ -108,7 +108,7 @@ def distill(
     return Result(run_dir.path, Report.model_validate(done))
 
 
-# ---- what was given --------------------------------------------------------------------------------------
+# ---- arguments -------------------------------------------------------------------------------------------
 
 
 def _opened(teacher: Detector | str | Path, device: str) -> OpenedModel | None:
@@ -123,7 +123,7 @@ def _opened(teacher: Detector | str | Path, device: str) -> OpenedModel | None:
 
 
 def _called(teacher: Detector | str | Path) -> str:
-    """What the run's config calls the teacher: its file, or for one without a name what its weights are."""
+    """Return the teacher's name in the run's config: its file or, without one, a hash of its weights."""
     if isinstance(teacher, str | Path):
         return str(teacher)
     if teacher.source:
@@ -188,9 +188,9 @@ def _carry_out(
 
 @contextmanager
 def _ctrl_c() -> Iterator[Callable[[], bool]]:
-    """Turn the first Ctrl-C into a question that answers yes; a second one interrupts as usual.
+    """Turn the first Ctrl-C into a stop request; a second one interrupts as usual.
 
-    In other threads than the main one signals cannot be caught, and Ctrl-C is not theirs.
+    Only the main thread can catch signals; in other threads Ctrl-C has no effect here.
     """
     asked = threading.Event()
     if threading.current_thread() is not threading.main_thread():

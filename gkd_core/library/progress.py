@@ -1,4 +1,4 @@
-"""One line on stderr that says where a run stands."""
+"""A progress line on stderr."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import TextIO
 from gkd_core.events import Evaluation, Event, Progress, Warning
 
 EVERY_SECONDS = 10.0
-"""Between two lines where stderr is a file; a terminal rewrites the one that it has."""
+"""Between two lines if stderr is a file; on a terminal the line is rewritten."""
 
 
 class ProgressLine:
-    """Shows events of a run to somebody who waits for it."""
+    """Shows the events of a run on a stream."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stderr
@@ -22,7 +22,7 @@ class ProgressLine:
         self._last = -EVERY_SECONDS
 
     def show(self, event: Event) -> None:
-        """Show an event: progress on the line that is there, what stays on a line of its own."""
+        """Show an event: progress on the current line, other events on lines of their own."""
         match event:
             case Progress():
                 self._progress(event)
@@ -32,7 +32,7 @@ class ProgressLine:
                 self._line(f"warning: {event.message}")
 
     def end(self) -> None:
-        """Leave the line."""
+        """End the current line."""
         if self._width:
             print(file=self._stream, flush=True)
         self._width = 0
@@ -57,7 +57,7 @@ class ProgressLine:
 
 
 def worded(event: Progress) -> str:
-    """Return where a run stands, in words."""
+    """Return the progress of a run as text."""
     doing = "" if event.activity == "train" else f", {event.activity}"
     epoch = f", epoch {min(event.epoch + 1, event.epochs)} of {event.epochs}" if event.epochs else ""
     loss = f", loss {sum(event.losses.values()):.3f}" if event.losses else ""
