@@ -45,7 +45,7 @@ DISK_AND_NETWORK = frozenset(
 
 
 class Failure(BaseModel):
-    """A failure as it is stored and shown: `message` says what was seen, `hint` what to do."""
+    """A failure as it is stored and shown: `message` describes what was found, `hint` what to do."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -121,19 +121,19 @@ class StoppedError(GkdError):
     failure_class = FailureClass.INFRASTRUCTURE
 
 
-# ---- values that somebody gave ---------------------------------------------------------------------------
+# ---- validating arguments --------------------------------------------------------------------------------
 
 
 def checked(model: type[_Model], *at: str, **values: object) -> _Model:
     """Return the validated value.
 
     Args:
-        model: what it should be.
-        at: where it stands in a spec; problems name their fields under it.
+        model: class of the value.
+        at: its path in a spec, which prefixes the fields of problems.
         values: its fields.
 
     Raises:
-        SpecError: fields are wrong; each is named, with what was probably meant.
+        SpecError: fields are wrong; each is named, with a suggestion for a misspelt name.
     """
     try:
         return model.model_validate(values)
@@ -142,7 +142,7 @@ def checked(model: type[_Model], *at: str, **values: object) -> _Model:
 
 
 def _problem(error: Mapping[str, Any], model: type[BaseModel], at: tuple[str, ...]) -> Problem:
-    """Word one of pydantic's errors."""
+    """Convert one of pydantic's errors to a problem."""
     loc, known = (*at, *error["loc"]), _fields_at(model, error["loc"][:-1])
     if error["type"] == "extra_forbidden":
         place = ".".join(map(str, loc[:-1])) or model.__name__

@@ -8,12 +8,12 @@
     failure.json   out   why the run failed, a `Failure`; absent otherwise
     fetched/       in    files of other jobs that the config names, if they are not on this machine
     checkpoints/   own   what resuming needs; for the engine alone
-    decoded.json   own   that the pictures were decoded once, and which of them are broken
+    decoded.json   own   records that the pictures were decoded once, and which of them are broken
     *.safetensors  out   published models
     report.json    out   the report
-    *.png          out   what people look at: curves, galleries, pictures with boxes
+    *.png          out   figures: curves, galleries, pictures with boxes
     model.onnx     out   an exported network
-    *-prototypes.json  out   the prototypes in use, by level, and what is seen least alike: class, picture and box
+    *-prototypes.json  out   the prototypes in use, by level, and the outliers: class, picture and box
 
 Exit codes of the engine process: 0 the run is complete, 1 it failed (`failure.json`), 75 it was asked to
 stop and did, after a checkpoint where there was something to save.

@@ -86,7 +86,7 @@ def compile_backbone(backbone: nn.Module, order: torch.memory_format, backend: s
         backend: of `torch.compile`, by torch's name.
 
     Raises:
-        SpecError: no C++ compiler is there, which `inductor` needs.
+        SpecError: `inductor` needs a C++ compiler and there is none.
     """
     if backend == "inductor" and not _has_compiler():
         message = f"compiling needs a C++ compiler; none of {', '.join(_COMPILERS)} is on the PATH"

@@ -154,7 +154,7 @@ class World:
         """Return the maximum of each value over all processes."""
         if self.size == 1:
             return values
-        found = torch.tensor(values)  # on the CPU: nobody waits for a GPU
+        found = torch.tensor(values)  # on the CPU: no synchronisation with a GPU
         dist.all_reduce(found, dist.ReduceOp.MAX)
         return tuple(found.tolist())
 

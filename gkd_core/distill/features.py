@@ -157,8 +157,6 @@ def _weighted_means(
 
     Many boxes are computed in chunks, whose weights are recomputed for the gradient: kept, they would fill the
     memory.
-
-    Of many boxes some at a time, whose weights are computed anew for the gradient: kept, they would fill the memory.
     """
     parts = slots.padded(shares).split(
         max(1, min(slots.places, slots.at_once(WEIGHTS_AT_ONCE, grids))), dim=1

@@ -1,4 +1,6 @@
-"""The objects that teacher and student see least alike: those whose robustness is lowest (RDM of the paper).
+"""Outliers: the objects with the lowest robustness (RDM of the paper).
+
+Teacher and student differ most in their features.
 
 Robustness is the weight of their losses, so these are the objects with the least weight in distillation. People look
 at them to find wrong boxes, blurred and hidden objects.

@@ -27,7 +27,7 @@ class OpenedModel(NamedTuple):
 
     detector: Detector
     card: ModelCard
-    """Its classes, and what a report says of it."""
+    """Its model card: classes, and metadata for reports."""
 
 
 class Teacher(NamedTuple):

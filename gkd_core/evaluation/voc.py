@@ -145,8 +145,6 @@ def best_threshold(matches: Matches) -> float:
     """Return the score at which F1 over all classes is highest; 0 without a hit.
 
     Scores of detectors are not comparable, so one threshold for all would favour one of them.
-
-    Detectors do not mean the same by a score, so one threshold for all would flatter one of them.
     """
     counted = ~matches.ignored
     hits = matches.hit[counted].cumsum()

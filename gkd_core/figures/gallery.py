@@ -68,7 +68,7 @@ def draw_prototypes(
     """Draw the prototypes of every class and level, cropped from their images, with their explained shares.
 
     Args:
-        told: what `{run}-prototypes.json` says.
+        told: content of `{run}-prototypes.json`.
         classes: in label order.
         cuttings: of the training split.
     """
@@ -151,7 +151,7 @@ def draw_outliers(told: Mapping[str, Any], classes: Sequence[str], cuttings: Cut
     """Draw the objects whose robustness is lowest, lowest first, with some of their surroundings.
 
     Args:
-        told: what `{run}-prototypes.json` says.
+        told: content of `{run}-prototypes.json`.
         classes: in label order.
         cuttings: of the training split.
     """

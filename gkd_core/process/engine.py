@@ -5,8 +5,8 @@
 as one line, checks for stop requests, and reports by failure.json and its exit code how the run ended. The other side
 of the interface is `worker/engine.py`.
 
-A process that was started with `GKD_PARENT` in its environment dies with that parent. Alone in a terminal it
-does not, and Ctrl-C means: stop after a checkpoint; a second one ends it at once.
+A process that was started with `GKD_PARENT` in its environment is killed when that parent ends. Without it, as in a
+terminal, the first Ctrl-C asks it to stop after a checkpoint; a second one ends it at once.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def follow_run(run_dir: RunDir, run: Run) -> int:
     It holds no lock, writes no events, and stops when the first process says so.
 
     Returns:
-        The exit code; `COMPLETE` also when it stopped: that is for the first process to say.
+        The exit code; `COMPLETE` also when it stopped: the first process reports that.
     """
     die_with_parent()
     try:
