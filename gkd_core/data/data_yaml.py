@@ -98,7 +98,7 @@ def _text(file: Path) -> str:
 # ---- YAML as text, lists and mappings --------------------------------------------------------------------------
 
 
-@lru_cache(maxsize=4)  # finding a data set and reading its splits ask thrice, and a large file takes seconds
+@lru_cache(maxsize=4)  # called three times for one data set, and a large file takes seconds
 def parse(text: str) -> _Tree:
     """Return the first document, every scalar as it is written; an empty document is "".
 

@@ -32,7 +32,7 @@ STANDARD = "instances_{}"
 UNDIVIDED = ("instances_default", "result")
 """Name of the file of all pictures in exports of CVAT and Label Studio."""
 IMAGE_INFO = "image_info_{}"
-"""COCO's own lists of the pictures of its test splits, which have no boxes: the reader says so."""
+"""COCO's own lists of the pictures of its test splits, which have no boxes; the reader reports that."""
 ROBOFLOW = "_annotations.coco"
 BESIDE = re.compile(r"captions_|person_keypoints_|stuff_|panoptic_")
 """Other files in COCO's folder of annotations: no candidates where a file with a standard name exists."""

@@ -184,11 +184,11 @@ def orientation(image: Image.Image) -> int:
     """
     if image.format == "TIFF":  # Pillow turns these itself
         return 1
-    if image.format == "PNG" and "exif" not in image.info:  # to look for a late one Pillow decodes everything
+    if image.format == "PNG" and "exif" not in image.info:  # a late one needs decoding
         return 1
     try:
         value = image.getexif().get(ORIENTATION_TAG, 1)
-    except Exception:  # broken EXIF fails in a dozen ways inside Pillow, and none matters
+    except Exception:  # broken EXIF raises a dozen kinds of errors in Pillow; all mean that there is none
         return 1
     return value if value in TURNS else 1
 
@@ -204,7 +204,7 @@ def _silence_pillow() -> None:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
-    """Open an image and check its header; any error inside becomes a PictureError with the file's name.
+    """Yield an opened image with a sound header; errors in the block become PictureErrors that name the file.
 
     Errors of the disk or the network pass through: they are not the picture's, and may be gone the next time.
     """
