@@ -1,3 +1,5 @@
+"""The worker's side of an engine process: reading its events, stopping it, and ending what it leaves behind."""
+
 import json
 import os
 import signal

@@ -1,3 +1,5 @@
+"""How an engine ended: its failure, or the next attempt with a smaller micro-batch."""
+
 from datetime import UTC, datetime
 
 import pytest

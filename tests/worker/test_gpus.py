@@ -1,3 +1,5 @@
+"""The GPUs that a worker has, and what the driver shows of them."""
+
 import subprocess
 from pathlib import Path
 from types import SimpleNamespace

@@ -1,3 +1,5 @@
+"""A home folder belongs to one process at a time."""
+
 import os
 import subprocess
 import sys

@@ -1,3 +1,5 @@
+"""Tasks that a worker repeats, and how workers take turns at sweeps."""
+
 import threading
 import time
 from itertools import pairwise

@@ -1,3 +1,5 @@
+"""`job:<id>` in weights becomes the file of the model that the job published."""
+
 from pathlib import Path
 
 import pytest

@@ -1,4 +1,4 @@
-"""Half precision and autocast never change the computations of the losses."""
+"""The mathematics of the losses stays in full precision under autocast and with half-precision inputs."""
 
 import torch
 from hypothesis import given

@@ -1,3 +1,5 @@
+"""Weights in files of any origin: what they fill, what they must fit, and why one is refused."""
+
 from __future__ import annotations
 
 import os

@@ -1,3 +1,5 @@
+"""A run in the engine process: its events, its failure file and its exit code."""
+
 import errno
 import json
 import os

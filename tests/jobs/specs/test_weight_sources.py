@@ -1,3 +1,5 @@
+"""Weights named in a spec: what is known of them before the job runs, and why some are refused."""
+
 from __future__ import annotations
 
 from pathlib import Path
