@@ -1,7 +1,7 @@
-"""Following jobs: one look at the database serves all who follow, however many they are.
+"""Feeds of job events: one periodic query of the database serves all followers, however many they are.
 
-A `Feed` holds a job's newest events while somebody follows it. Whoever is behind it reads pages of the database until
-he has caught up, so a slow reader costs no memory and holds up nobody.
+A `Feed` holds a job's newest events while it has followers. A follower that is behind reads pages of the
+database until it has caught up, so a slow one costs no memory and delays nobody.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ from jobs.store.store import Head, Store
 log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 0.25
-"""Between two looks at all jobs that are followed."""
+"""Polling interval of the query for all followed jobs."""
 MEMORY = 1000
-"""Events of a job that are kept in memory; also how many are read at once."""
+"""Number of a job's events that are kept in memory; also how many are read at once."""
 
 
 class SseEvent(NamedTuple):
-    """An event as it goes over the wire; made once for all who follow."""
+    """An event as it is sent; formatted once for all followers."""
 
     number: int
     block: bytes
 
 
 def format_sse(event: StoredEvent) -> SseEvent:
-    """Return an event as Server-Sent Events write it, in ASCII: to many a reader U+2028 ends a line, too."""
+    """Return an event as a server-sent event, in ASCII: many clients take U+2028 for the end of a line, too."""
     data = json.dumps(event.model_dump(mode="json"))
     return SseEvent(event.number, format_sse_event(id=str(event.number), event=event.kind, data_str=data))
 
@@ -49,15 +49,15 @@ class Feed:
     def __init__(self) -> None:
         self.followers = 0
         self.last: int | None = None
-        """Number of the newest event that is known; None before the first look."""
+        """Number of the newest known event; None before the first query."""
         self.ended = False
-        """No event comes after `last`: the job is in an end state, or there is no such job any more."""
+        """No event comes after `last`: the job is in an end state, or was deleted."""
         self.news = asyncio.Event()
-        """Set once something has changed, and replaced by a new one: take it before looking, then wait for it."""
+        """Set when something changes, and replaced by a new one: take it before reading, then wait for it."""
         self._recent: deque[SseEvent] = deque(maxlen=MEMORY)
 
     def since(self, after: int) -> list[SseEvent] | None:
-        """Events with numbers above `after`; None where memory does not reach back so far."""
+        """Return the events with numbers above `after`; None if they are no longer all in memory."""
         if self.last is None or after >= self.last:
             return []
         behind = self.last - after
@@ -66,13 +66,13 @@ class Feed:
         return list(islice(self._recent, len(self._recent) - behind, None))
 
     def begin(self, head: Head) -> None:
-        """The first look: what came before is in the database."""
+        """Start the feed with the first query's result: earlier events are in the database."""
         self.last = head.last
         self.ended = head.state in END_STATES
         self.announce()
 
     def add(self, events: tuple[StoredEvent, ...], head: Head) -> None:
-        """Another look."""
+        """Add the result of another query."""
         self._recent.extend(map(format_sse, events))
         if events:
             self.last = events[-1].number
@@ -81,43 +81,43 @@ class Feed:
             self.announce()
 
     def end(self) -> None:
-        """The job is gone."""
+        """End the feed: the job was deleted."""
         self.last = self.last or 0
         self.ended = True
         self.announce()
 
     def announce(self) -> None:
-        """Wake all who wait."""
+        """Wake all followers."""
         self.news.set()
         self.news = asyncio.Event()
 
 
 class Feeds:
-    """The feeds of all jobs that somebody follows now. For one event loop; `close` is the end of every stream.
+    """The feeds of all followed jobs. For one event loop; `close` ends every stream.
 
     Args:
-        store: Where events are.
+        store: The job store.
     """
 
     def __init__(self, store: Store) -> None:
         self.closed = False
         self._store = store
         self._feeds: dict[str, Feed] = {}
-        self._looking: asyncio.Task[None] | None = None
+        self._polling: asyncio.Task[None] | None = None
         self._joined = asyncio.Event()
 
     def followers(self) -> int:
-        """How many follow jobs now."""
+        """Return the number of followers."""
         return sum(feed.followers for feed in tuple(self._feeds.values()))
 
     @contextmanager
     def follow(self, job_id: str) -> Iterator[Feed]:
-        """The feed of a job, kept as long as anybody is in such a `with` block."""
+        """Follow a job: yield its feed, which exists as long as it has followers."""
         feed = self._feeds.setdefault(job_id, Feed())
         feed.followers += 1
         self._joined.set()
-        if self._looking is None:
-            self._looking = asyncio.create_task(self._keep_looking())
+        if self._polling is None:
+            self._polling = asyncio.create_task(self._keep_polling())
         try:
             yield feed
         finally:
@@ -126,7 +126,7 @@ class Feeds:
                 del self._feeds[job_id]
 
     async def since(self, job_id: str, feed: Feed, after: int) -> list[SseEvent]:
-        """The next events of a job, out of memory or the database; none when there is nothing new.
+        """Return the next events of a job, from memory or the database; empty if there is nothing new.
 
         Raises:
             UnknownJob: it was deleted.
@@ -138,27 +138,27 @@ class Feeds:
         return told
 
     def close(self) -> None:
-        """End every stream: the server is shutting down. Call it in the event loop."""
+        """End every stream, for a shutdown. Call it in the event loop."""
         self.closed = True
         for feed in self._feeds.values():
             feed.announce()
 
-    async def _keep_looking(self) -> None:
-        """Look for news until nobody follows any more."""
+    async def _keep_polling(self) -> None:
+        """Poll for new events until there are no followers any more."""
         while self._feeds:
             self._joined.clear()
             try:
-                await self._look()
-            except Exception as error:  # the database may be away; followers get heartbeats meanwhile
+                await self._poll()
+            except Exception as error:  # the database may be unavailable; followers get heartbeats meanwhile
                 log.warning("cannot look for events: %s", error)
             await wait_for(self._joined, LOOK_SECONDS)
-        self._looking = None
+        self._polling = None
 
-    async def _look(self) -> None:
+    async def _poll(self) -> None:
         followed = dict(self._feeds)
         heads = await run_in_threadpool(self._store.following.heads, tuple(followed))
         for job_id, feed in followed.items():
-            with suppress(UnknownJob):  # deleted a moment ago: the next look finds no head
+            with suppress(UnknownJob):  # deleted a moment ago: the next query finds no head
                 await self._renew(job_id, feed, heads.get(job_id))
 
     async def _renew(self, job_id: str, feed: Feed, head: Head | None) -> None:
@@ -177,7 +177,7 @@ class Feeds:
 
 
 async def wait_for(event: asyncio.Event, seconds: float) -> bool:
-    """Whether an event was set within so many seconds."""
+    """Wait at most `seconds` for an event. Return whether it was set."""
     with suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             await event.wait()

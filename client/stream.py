@@ -1,4 +1,4 @@
-"""Events as Server-Sent Events: one connection, and how to tell that something in between swallows streams."""
+"""A client of server-sent events: one connection, with detection of proxies that buffer streams."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from httpx_sse import EventSource
 from jobs.job import StoredEvent
 
 SILENCE_SECONDS = 60.0
-"""After which a stream is given up: the service breaks its silence every 15 s."""
+"""Silence after which a stream is given up: the service sends a heartbeat every 15 s."""
 
 
 class NoStream(Exception):
-    """What answers does not stream: an older service, or a proxy that holds answers back until they are whole."""
+    """The server does not stream: an older service, or a proxy that buffers answers."""
 
 
 class NothingMore(Exception):
@@ -22,11 +22,11 @@ class NothingMore(Exception):
 
 
 def listen(http: httpx.Client, path: str, after: int) -> Iterator[StoredEvent | None]:
-    """Yield the events of a job after number `after`, for as long as the connection holds; None is a mere sign of life.
+    """Yield the events of a job after number `after`, until the connection ends; None is a heartbeat.
 
     Raises:
-        NoStream: ask for pages of events instead.
-        NothingMore: do not come back.
+        NoStream: poll for pages of events instead.
+        NothingMore: do not reconnect.
         httpx.HTTPError: there is no connection (any more), or the service refused.
     """
     timeout = httpx.Timeout(SILENCE_SECONDS)

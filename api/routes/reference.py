@@ -1,6 +1,7 @@
-"""The description of the API as a page: FastAPI's own at /docs, whose script and style come from here.
+"""The interactive page of the API at /docs: FastAPI's own, with script and style served from here.
 
-Nothing is fetched from another machine, so the page works without a network. `fastapi-swagger` brings the files.
+Nothing is fetched from another machine, so the page works without a network. The files come from
+`fastapi-swagger`.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ _SETTINGS = {
     "docExpansion": "list",
     "filter": True,  # by tag
     "displayRequestDuration": True,
-    "validatorUrl": None,  # else a picture is asked for at another machine
+    "validatorUrl": None,  # otherwise the page requests a badge from another machine
 }
 
 
@@ -42,7 +43,7 @@ class _Asset(NamedTuple):
 
 
 def _page() -> str:
-    """Return the page; its addresses are relative, so that it also works behind a proxy that adds a prefix."""
+    """Return the page; its URLs are relative, so that it also works behind a proxy that adds a prefix."""
     answer = get_swagger_ui_html(
         openapi_url="openapi.json",
         title="GKD: HTTP",
@@ -55,7 +56,10 @@ def _page() -> str:
 
 
 def _policy(page: str) -> str:
-    """Return the Content-Security-Policy under which a page may run our files and its own script, and ask us alone."""
+    """Return the Content-Security-Policy of a page.
+
+    It allows these files, the inline script, and requests to this service only.
+    """
     [script] = re.findall(r"<script>(.*?)</script>", page, re.DOTALL)
     sha256 = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return (
@@ -77,17 +81,17 @@ _STYLE = _asset("swagger-ui.css", "text/css")
 
 @router.get("/docs")
 async def docs() -> HTMLResponse:
-    """Every route, what it takes and what it answers, for people, who can try it."""
+    """Return the interactive page of all routes."""
     return HTMLResponse(PAGE, headers={"Content-Security-Policy": POLICY})
 
 
 @router.get("/docs/swagger-ui-bundle.js")
 async def docs_script(known: KnownTagsDep) -> Response:
-    """The script of the page."""
+    """Return the script of the page."""
     return _SCRIPT.answer(known)
 
 
 @router.get("/docs/swagger-ui.css")
 async def docs_style(known: KnownTagsDep) -> Response:
-    """The style of the page."""
+    """Return the style of the page."""
     return _STYLE.answer(known)

@@ -1,4 +1,4 @@
-"""Events as they happen: Server-Sent Events, for browsers, `gkd watch` and everything that reads lines."""
+"""Streams of job events as server-sent events, for browsers, `gkd watch` and any other client."""
 
 from __future__ import annotations
 
@@ -31,26 +31,26 @@ from jobs.job import END_STATES
 router = APIRouter(prefix="/jobs/{job_id}", tags=["following"])
 
 HEARTBEAT_SECONDS = 15.0
-"""Of silence, after which a comment says that the stream is alive; proxies cut what is silent for a minute."""
+"""Silence after which a comment is sent as a heartbeat; proxies close a stream that is silent for a minute."""
 LONGEST_SECONDS = 3600
-"""Of one stream. Who reads on comes back, and shows his key anew."""
+"""Maximum duration of a stream. A client that reads on reconnects, and is authenticated again."""
 RETRY_MILLISECONDS = 1000
-"""After which a browser comes back."""
+"""Time after which a browser reconnects."""
 PATIENCE_SECONDS = 1.0
-"""Before the database is asked again after it did not answer."""
+"""Time before the database is queried again after it did not answer."""
 
 
 class EventStream(EventSourceResponse):
-    """A stream whose generator is closed as soon as its reader has gone, wherever it was.
+    """A stream whose generator is closed as soon as the client disconnects, wherever it was.
 
-    A route that is a generator itself would cost the framework two tasks and two queues for each reader;
-    docs/decisions/0063 says what it measured.
+    A route that is a generator itself would cost the framework two tasks and two queues for each client;
+    docs/decisions/0063 has the measurements.
     """
 
     body_iterator: AsyncGenerator[bytes, None]
 
     def __init__(self, blocks: AsyncGenerator[bytes, None]) -> None:
-        # The second asks nginx not to hold lines back.
+        # The second header disables buffering in nginx.
         super().__init__(blocks, headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
 
     async def stream_response(self, send: Send) -> None:
@@ -95,7 +95,10 @@ async def stream(
     last_event_id: LastEventId = None,
     wait: Seconds = LONGEST_SECONDS,
 ) -> Response:
-    """The events of a job as they happen, to the one that ends it. Come back with Last-Event-ID to miss nothing."""
+    """Stream the events of a job as they happen, up to its last one.
+
+    Reconnect with Last-Event-ID to miss nothing.
+    """
     job = await run_in_threadpool(services.store.reading.get, job_id, tenant=tenant)
     seen = after if last_event_id is None else last_event_id
     if job.state in END_STATES and not await run_in_threadpool(
@@ -109,7 +112,7 @@ async def stream(
 async def _while_admitted(
     blocks: AsyncGenerator[bytes, None], still_admitted: StillAdmitted
 ) -> AsyncGenerator[bytes, None]:
-    """Pass on what is told as long as the key is good; b"" stands for a chance to look, and is not sent."""
+    """Pass blocks on as long as the key is valid; b"" is an occasion to check the key, and is not sent."""
     async with aclosing(blocks):
         async for block in blocks:
             try:
@@ -122,14 +125,14 @@ async def _while_admitted(
 
 
 async def _blocks(feeds: Feeds, job_id: str, after: int, deadline: float) -> AsyncGenerator[bytes, None]:
-    """Tell all that happens; b"" every `ADMITTED_SECONDS` in which nothing does."""
+    """Yield a block for each event and heartbeat; b"" every `ADMITTED_SECONDS` without one."""
     yield format_sse_event(retry=RETRY_MILLISECONDS)
     with feeds.follow(job_id) as feed:
         if feed.last is None:
-            await wait_for(feed.news, HEARTBEAT_SECONDS)  # the first look
+            await wait_for(feed.news, HEARTBEAT_SECONDS)  # the first query
         said = time.monotonic()
         while True:
-            news = feed.news  # taken first: what changes while we look is not slept through
+            news = feed.news  # taken first: a change during the read is not missed
             try:
                 told = await feeds.since(job_id, feed, after)
             except UnknownJob:

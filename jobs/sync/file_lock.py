@@ -1,7 +1,7 @@
-"""A lock that is a file: it ends with the process that holds it, however that ends.
+"""File locks between processes, which end with the process that holds them, whatever ends it.
 
-`filelock` takes the lock. What is added here: waiting that can be given up, going on without a lock where the disk
-knows none, and asking whether a lock is held without making its file.
+`filelock` takes the lock. Added here: waiting that can be cancelled, continuing without a lock if the disk has
+none, and a check whether a lock is held that does not create its file.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ log = logging.getLogger(__name__)
 
 _LOOK_SECONDS = 0.1
 _LOOKED_AT_SECONDS = 10.0
-"""Patience of who locks a file of his own: whoever looks whether it is held has its lock for a moment."""
+"""Timeout for locking a file of one's own: `is_held` takes the lock for a moment."""
 
 
 @contextmanager
 def alone(path: Path, patience: float | None = None, cancelled: threading.Event = NEVER) -> Iterator[None]:
-    """Be the only thread and process that does this, of all that see the same disk.
+    """Hold an exclusive lock among all threads and processes that see the same disk.
 
-    Where the disk knows no locks, or the file may not be written, nobody is kept out: callers must stay right then,
-    and only do things twice.
+    If the disk has no locks, or the file is not writable, nobody is locked out: callers must stay correct then,
+    and only do work twice.
 
     Args:
-        path: The file of the lock; it is made, and stays.
+        path: The lock file; it is created, and stays.
         patience: Seconds to wait for others; None: as long as it takes.
-        cancelled: Set to wait no longer.
+        cancelled: Set to stop waiting.
 
     Raises:
-        TimeoutError: Others took longer.
-        OperationCancelled: Who waited gave up.
+        TimeoutError: Others held it for longer.
+        OperationCancelled: The wait was cancelled.
     """
     lock = _lock_of(path)
     _acquire(lock, patience, cancelled)
@@ -50,10 +50,10 @@ def alone(path: Path, patience: float | None = None, cancelled: threading.Event 
 
 
 def held(path: Path) -> BaseFileLock:
-    """Lock a file until what is returned is released, in whichever thread; not locked if the disk knows no locks.
+    """Lock a file until the returned lock is released, in whichever thread; not locked if the disk has no locks.
 
     Raises:
-        TimeoutError: Somebody else holds it.
+        TimeoutError: Another process holds the lock.
     """
     lock = _lock_of(path)
     _acquire(lock, _LOOKED_AT_SECONDS)
@@ -61,12 +61,14 @@ def held(path: Path) -> BaseFileLock:
 
 
 def is_held(path: Path) -> bool:
-    """Return whether somebody who is alive holds the lock of a file.
+    """Return whether a live process holds the lock of a file.
 
     Raises:
-        OSError: The disk knows no locks, or there is no such file.
+        OSError: The disk has no locks, or there is no such file.
     """
-    file = os.open(path, os.O_RDWR)  # a `FileLock` would make the file anew that its owner has just removed
+    file = os.open(
+        path, os.O_RDWR
+    )  # a `FileLock` would create the file again that its owner has just removed
     try:
         return not lock_descriptor(file, blocking=False)
     finally:
@@ -74,17 +76,17 @@ def is_held(path: Path) -> bool:
 
 
 def _lock_of(path: Path) -> BaseFileLock:
-    """Return the lock of a file: real or none, since a marker file would outlive a killed process."""
+    """Return the lock of a file: a real lock or none, since a marker file would outlive a killed process."""
     return FileLock(path, poll_interval=_LOOK_SECONDS, thread_local=False, fallback_to_soft=False)
 
 
 def _acquire(lock: BaseFileLock, patience: float | None, cancelled: threading.Event = NEVER) -> None:
-    """Lock, or go on without a lock where none can be had."""
+    """Acquire the lock, or continue without one if that is not possible."""
     try:
         lock.acquire(-1 if patience is None else patience, cancel_check=cancelled.is_set)
     except Timeout:
         if cancelled.is_set():
             raise OperationCancelled from None
         raise
-    except OSError as error:  # a disk that is full, read-only or knows no locks, or another user's file
+    except OSError as error:  # the disk is full, read-only or has no locks, or the file is another user's
         log.debug("no lock at %s: %s", lock.lock_file, error)

@@ -214,7 +214,7 @@ def test_a_listener_that_goes_away_leaves_nothing_behind(service, server):
             said = blocks(answer)  # kept: it hangs up when it is thrown away
             assert next(said) == {"retry": "1000"}
             assert wait_until(lambda: feeds._feeds)
-    assert wait_until(lambda: not feeds._feeds and feeds._looking is None)
+    assert wait_until(lambda: not feeds._feeds and feeds._polling is None)
     gc.collect()  # a generator that was left open would complain here
     assert service.http.get(f"/jobs/{job_id}/stream", params={"wait": 0}).status_code == 200
 
