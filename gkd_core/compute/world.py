@@ -262,7 +262,7 @@ def _require_gpus(processes: int) -> None:
 def _init_process_group(rank: int, size: int, device: torch.device) -> None:
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     file = os.environ.get(RENDEZVOUS)
-    where = f"file://{file}" if file else "env://"  # a file has no port that others could talk to
+    where = f"file://{file}" if file else "env://"  # a file, because a TCP port would be open to others
     dist.init_process_group(backend, where, rank=rank, world_size=size, timeout=PATIENCE)
 
 
@@ -276,7 +276,7 @@ def _gradient(parameter: nn.Parameter) -> Tensor:
 def _write_gradients(trained: Sequence[nn.Parameter], gradients: Sequence[Tensor], present: Tensor) -> None:
     """Write averaged gradients where any process has one."""
     somewhere = [True] * len(trained)
-    if any(parameter.grad is None for parameter in trained):  # asked first: reading `present` waits for a GPU
+    if any(parameter.grad is None for parameter in trained):  # reading `present` synchronises with a GPU
         somewhere = present.bool().tolist()
     for parameter, gradient, wanted in zip(trained, gradients, somewhere, strict=True):
         if parameter.grad is not None:

@@ -49,7 +49,7 @@ class OnnxDetector:
             self.classes: tuple[str, ...] = tuple(json.loads(metadata["classes"]))
             self.image_size = int(metadata["image_size"])
             self.white: int | None = json.loads(metadata.get("gkd", "{}")).get("white")
-        except Exception as error:  # onnxruntime's errors have no public root
+        except Exception as error:  # onnxruntime's errors have no public base class
             raise _no_detector(model, error) from None
 
     def __call__(self, picture: NDArray[np.float32]) -> Found:

@@ -247,7 +247,7 @@ def _ends_inside_a_line(path: Path) -> bool:
 
 OUT_OF_MEMORY_WORDS = (
     *("out of memory", "can't allocate memory", "ALLOC_FAILED"),
-    "unable to find an engine",  # cuDNN tried every one, and none found room for what it needs to work in
+    "unable to find an engine",  # cuDNN: no engine found enough memory for its workspace
 )
 UNSUPPORTED_WORDS = ("no kernel image", "kernel image is invalid")
 """Messages of a torch without kernels for this GPU, which a retry does not change."""
