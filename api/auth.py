@@ -150,8 +150,8 @@ class _Authenticator:
         if len(sent) > 1:  # a proxy may have checked the other one
             raise _unknown(f"send one Authorization header, not {len(sent)}")
         if sent:
-            return await self._holder(sent[0])
-        anybody = await self._once("", self._anybody)
+            return await self._key_holder(sent[0])
+        anybody = await self._cached("", self._without_key)
         if anybody is None or not self._loopback or not _arrived_here(server):
             raise _unknown("send an API key: Authorization: Bearer gkd_...")
         _must_be_this_machine(headers.get("host", ""))
@@ -171,29 +171,29 @@ class _Authenticator:
         except StoreUnavailable as error:
             log.debug("cannot look whether a key is still good: %s", error)
 
-    async def _holder(self, sent: str) -> Admitted:
+    async def _key_holder(self, sent: str) -> Admitted:
         scheme, _, text = sent.partition(" ")
         if scheme.lower() != "bearer":
             raise _unknown("send the API key as Authorization: Bearer gkd_...")
         sha256 = keys.digest(text.strip())
-        admitted = await self._once(sha256, lambda: self._holds(text.strip(), sha256))
+        admitted = await self._cached(sha256, lambda: self._check_key(text.strip(), sha256))
         if admitted is None:
             raise _unknown("this API key is unknown, expired or revoked")
         return admitted
 
-    def _holds(self, text: str, sha256: str) -> Admitted | None:
+    def _check_key(self, text: str, sha256: str) -> Admitted | None:
         if self._admin is not None and hmac.compare_digest(self._admin, sha256):
             principal = Principal(DEFAULT_TENANT, ADMIN_KEY_ID, ANYBODY.scopes)
             return Admitted(principal, self._store.keys.limits(DEFAULT_TENANT))
         key_id = keys.id_in(text)
         return None if key_id is None else self._store.keys.admit(key_id, sha256)
 
-    def _anybody(self) -> Admitted | None:
+    def _without_key(self) -> Admitted | None:
         if self._admin is not None or self._store.keys.has_keys():
             return None
         return Admitted(ANYBODY, self._store.keys.limits(DEFAULT_TENANT))
 
-    async def _once(self, name: str, find: Callable[[], Admitted | None]) -> Admitted | None:
+    async def _cached(self, name: str, find: Callable[[], Admitted | None]) -> Admitted | None:
         """Return a cached result of `find`, or call it now."""
         known = self._remembered.get(name)
         if known is None or known.until < time.monotonic():

@@ -77,7 +77,7 @@ class Described(FastAPI):
             description["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
             for path, operations in description["paths"].items():
                 for method, operation in operations.items():
-                    _complete(path, method, operation, description["components"]["schemas"])
+                    _complete_operation(path, method, operation, description["components"]["schemas"])
             for name in _FRAMEWORKS_OWN:
                 description["components"]["schemas"].pop(name, None)
         return super().openapi()
@@ -119,22 +119,22 @@ def _name(route: APIRoute) -> str:
     return route.name
 
 
-def _complete(path: str, method: str, operation: dict[str, Any], schemas: dict[str, Any]) -> None:
+def _complete_operation(path: str, method: str, operation: dict[str, Any], schemas: dict[str, Any]) -> None:
     operation["summary"] = _first_sentence(operation["description"])
     operation["security"] = [] if path in OPEN else [{"key": []}]
     for parameter in operation.get("parameters", ()):
-        _explain(parameter)
+        _describe_parameter(parameter)
     if body := operation.get("requestBody"):
         for content in body["content"].values():
             content["examples"] = _examples(content["schema"], schemas)
-    _refuse(path, method, operation)
+    _add_error_responses(path, method, operation)
 
 
 def _first_sentence(text: str) -> str:
     return re.split(r"[.:;](?:\s|$)", " ".join(text.split()), maxsplit=1)[0]
 
 
-def _explain(parameter: dict[str, Any]) -> None:
+def _describe_parameter(parameter: dict[str, Any]) -> None:
     """Describe an id in a path, once for all routes, and remove null from optional parameters, which cannot be sent."""
     schema = parameter["schema"]
     branches = [branch for branch in schema.pop("anyOf", ()) if branch != {"type": "null"}]
@@ -158,10 +158,10 @@ def _examples(schema: dict[str, Any], schemas: dict[str, Any]) -> dict[str, Any]
     return found
 
 
-def _refuse(path: str, method: str, operation: dict[str, Any]) -> None:
+def _add_error_responses(path: str, method: str, operation: dict[str, Any]) -> None:
     """List the errors that the route may answer, each as problem details."""
     responses = operation["responses"]
-    possible = _possible(path, operation)
+    possible = _possible_statuses(path, operation)
     if 422 not in possible:
         del responses["422"]
     for status in possible:
@@ -175,7 +175,7 @@ def _refuse(path: str, method: str, operation: dict[str, Any]) -> None:
     operation["responses"] = dict(sorted(responses.items()))
 
 
-def _possible(path: str, operation: dict[str, Any]) -> set[int]:
+def _possible_statuses(path: str, operation: dict[str, Any]) -> set[int]:
     possible = {500}
     if path not in OPEN:
         possible |= {401, 403, 429, 503}

@@ -61,7 +61,7 @@ def health_of_worker() -> None:
     """Exit with 0 if each `gkd worker` of this machine (on this GKD_HOME) sends heartbeats, with 1 otherwise."""
     from client.health import trouble_with_worker
 
-    _end_if(trouble_with_worker(_settings(None, None)))
+    _exit_if(trouble_with_worker(_settings(None, None)))
 
 
 @health.command(name="api")
@@ -69,10 +69,10 @@ def health_of_api(port: Port = None) -> None:
     """Exit with 0 if this machine's API can accept jobs, with 1 otherwise."""
     from client.health import trouble_with_api
 
-    _end_if(trouble_with_api(_settings(None, port)))
+    _exit_if(trouble_with_api(_settings(None, port)))
 
 
-def _end_if(trouble: str | None) -> None:
+def _exit_if(trouble: str | None) -> None:
     if trouble:
         err.print(Text(trouble), soft_wrap=True)
         raise typer.Exit(1)

@@ -160,7 +160,7 @@ def measure(folder: str, recipe: str, console: Console) -> Pace:
         text=True,
     )
     if done.returncode:
-        raise DemoFailed(f"no step could be taken: {_end(done.stderr)}")
+        raise DemoFailed(f"no step could be taken: {_last_lines(done.stderr)}")
     return Pace.of(json.loads(done.stdout.splitlines()[-1]))
 
 
@@ -214,7 +214,7 @@ def _draw(folder: Path, console: Console) -> Path:
         python("-c", code, str(folder)), env=on_safe_path(os.environ), capture_output=True, text=True
     )
     if done.returncode:
-        raise DemoFailed(f"the pictures could not be drawn: {_end(done.stderr)}")
+        raise DemoFailed(f"the pictures could not be drawn: {_last_lines(done.stderr)}")
     return folder
 
 
@@ -260,7 +260,9 @@ def _await_ready(client: Client, server: subprocess.Popen[bytes], log: Path) -> 
     deadline = time.monotonic() + START_SECONDS
     while not client.ready():
         if server.poll() is not None or time.monotonic() > deadline:
-            raise DemoFailed(f"`gkd serve` did not start; its log {log} ends with:\n{_end(log.read_text())}")
+            raise DemoFailed(
+                f"`gkd serve` did not start; its log {log} ends with:\n{_last_lines(log.read_text())}"
+            )
         time.sleep(0.2)
 
 
@@ -283,7 +285,7 @@ def _follow_to_success(client: Client, job: Job, console: Console) -> None:
     log, _ = client.log(job.id, offset=-8_192)
     why = ended.failure.message if ended.failure else ended.reason
     hint = ended.failure.hint if ended.failure else ""
-    raise DemoFailed(f"{job.name} is {ended.state}: {why}\nits log ends with:\n{_end(log)}", hint)
+    raise DemoFailed(f"{job.name} is {ended.state}: {why}\nits log ends with:\n{_last_lines(log)}", hint)
 
 
 def _conclude(client: Client, student: Job, home: Path, console: Console) -> None:
@@ -298,7 +300,7 @@ def _conclude(client: Client, student: Job, home: Path, console: Console) -> Non
     console.print(Text(f"the student: {target}\nSHA-256:     {digest}"), soft_wrap=True)
 
 
-def _end(text: str) -> str:
+def _last_lines(text: str) -> str:
     return "\n".join(text.splitlines()[-LOG_LINES:])
 
 

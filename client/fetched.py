@@ -37,8 +37,8 @@ def fetch_model(client: Client, written: str, folder: Path | None = None) -> Pat
     """
     folder = folder or cache()
     if written.startswith("job:"):
-        return _of_job(client, find_job(client, written), folder)
-    return _of_model(client, find_resource(client, ResourceKind.MODEL, written), folder)
+        return _fetch_job_model(client, find_job(client, written), folder)
+    return _fetch_registered_model(client, find_resource(client, ResourceKind.MODEL, written), folder)
 
 
 def cache() -> Path:
@@ -47,7 +47,7 @@ def cache() -> Path:
     return Path(home) / "gkd" / "models"
 
 
-def _of_job(client: Client, job_id: str, folder: Path) -> Path:
+def _fetch_job_model(client: Client, job_id: str, folder: Path) -> Path:
     """Return the student of a distill job, the model of a train job, the network of an export job.
 
     The best so far.
@@ -60,30 +60,30 @@ def _of_job(client: Client, job_id: str, folder: Path) -> Path:
         message = f"job {job_id} has published no model: it is of kind {job.kind}, {job.state}"
         raise ClientError(message, f"See its files with gkd show {job_id}.")
     kept = folder / f"{files[name]}{Path(name).suffix}"
-    if not _holds(kept, files[name]):
+    if not _has_hash(kept, files[name]):
         kept.parent.mkdir(parents=True, exist_ok=True)
         client.download(job_id, name, kept)
     return kept
 
 
-def _of_model(client: Client, model_id: str, folder: Path) -> Path:
+def _fetch_registered_model(client: Client, model_id: str, folder: Path) -> Path:
     """Return an uploaded model; of one under a data root, the file itself if this machine has it."""
     found = client.resource(ResourceKind.MODEL, model_id)
     if not found.sha256:
         raise ClientError(f"model {model_id} is {found.state}: {found.reason}")
     if found.path:
-        if _holds(Path(found.path), found.sha256):
+        if _has_hash(Path(found.path), found.sha256):
             return Path(found.path)
         hint = "Name a file of this machine, or upload the model: gkd models add FILE --upload."
         raise ClientError(f"model {model_id} lies at {found.path} where the service runs, not here", hint)
     kept = folder / f"{found.sha256}.safetensors"
-    if not _holds(kept, found.sha256):
+    if not _has_hash(kept, found.sha256):
         kept.parent.mkdir(parents=True, exist_ok=True)
         client.download_model(model_id, kept)
     return kept
 
 
-def _holds(file: Path, sha256: str) -> bool:
+def _has_hash(file: Path, sha256: str) -> bool:
     """Return whether a file exists and has this hash."""
     try:
         with file.open("rb") as content:

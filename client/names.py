@@ -88,7 +88,7 @@ def _find(
         if len(matching) == 1:
             return matching[0].id
         raise (
-            _several(written, matching, told) if matching else _none(refusal, written, everything)
+            _several_matches(written, matching, told) if matching else _no_match(refusal, written, everything)
         ) from None
 
 
@@ -97,14 +97,14 @@ def fitting(written: str, things: Sequence[N]) -> list[N]:
     return [thing for thing in things if thing.name == written or thing.id.startswith(written)]
 
 
-def _several(written: str, matching: Sequence[N], told: Callable[[N], str]) -> NotOne:
+def _several_matches(written: str, matching: Sequence[N], told: Callable[[N], str]) -> NotOne:
     lines = [f"  {told(thing)}" for thing in matching[:SHOWN]]
     lines += [f"  and {len(matching) - SHOWN} more"] if len(matching) > SHOWN else []
     message = "\n".join([f"{written!r} fits {len(matching)}:", *lines])
     return NotOne(message, "Write the id, or as much of it as only one has.")
 
 
-def _none(refusal: ApiError, written: str, everything: Sequence[N]) -> NotOne:
+def _no_match(refusal: ApiError, written: str, everything: Sequence[N]) -> NotOne:
     close = likely(written, everything)
     return NotOne(refusal.message, f"Did you mean {' or '.join(close)}?" if close else refusal.hint)
 

@@ -47,7 +47,7 @@ def serve(settings: Settings, console: Console) -> None:
             hint,
         )
     logs.configure(settings, queue=logging.ERROR)  # they warn that memory:// has no host and no prefetch
-    _remark_on_roots(settings)
+    _warn_of_missing_roots(settings)
     with _listening(settings) as listener, closing(Store.of(settings)) as store:
         job_queue = JobQueue(make_app(settings.broker_url))
         http = create_app(store, open_artifacts(settings.artifacts_url), job_queue, settings)
@@ -66,7 +66,7 @@ def api(settings: Settings, console: Console) -> None:
     """
     _need_broker(settings, "api")
     logs.configure(settings)
-    _remark_on_roots(settings)
+    _warn_of_missing_roots(settings)
     with _listening(settings) as listener, closing(Store.of(settings)) as store, _ended_by_signals():
         job_queue = JobQueue(make_app(settings.broker_url))
         _announce(listener, settings, console)
@@ -83,7 +83,7 @@ def worker(settings: Settings) -> None:
     """
     _need_broker(settings, "worker")
     logs.configure(settings)
-    _remark_on_roots(settings)
+    _warn_of_missing_roots(settings)
     work(settings)
 
 
@@ -173,7 +173,7 @@ def _run(
     _Server(http, config, while_).run(sockets=[listener])
 
 
-def _remark_on_roots(settings: Settings) -> None:
+def _warn_of_missing_roots(settings: Settings) -> None:
     """Warn of missing data roots. They may appear later (a disk that is not mounted yet), so the service starts."""
     missing = [root for root in settings.data_roots if not root.is_dir()]
     for root in missing:

@@ -117,26 +117,35 @@ def _format_run(event: Evaluation | PrototypesSelected) -> str:
 def _progress(event: Progress) -> str:
     """Return everything known about a job's progress."""
     activity = (
-        (f"step {event.step}/{event.steps}", _losses(event.losses)) if _trains(event) else (_doing(event),)
+        (f"step {event.step}/{event.steps}", _losses(event.losses)) if _trains(event) else (_activity(event),)
     )
-    return ", ".join(filter(None, (_run(event), *activity, time_left(event))))
+    return ", ".join(filter(None, (_run_and_epoch(event), *activity, time_left(event))))
 
 
 def standing(event: Progress, width: int) -> str:
     """Return a job's progress in at most `width` columns: losses are shortened first, then steps go, then the epoch."""
-    return next((told for told in _standings(event) if len(told) <= width), "")
+    return next((told for told in _progress_forms(event) if len(told) <= width), "")
 
 
-def _standings(event: Progress) -> Iterator[str]:
+def _progress_forms(event: Progress) -> Iterator[str]:
     """Yield the progress in ever shorter forms."""
     if not _trains(event):
-        yield from (f"{_run(event)}, {_doing(event)}", f"{event.run}, {_doing(event)}", _doing(event))
+        yield from (
+            f"{_run_and_epoch(event)}, {_activity(event)}",
+            f"{event.run}, {_activity(event)}",
+            _activity(event),
+        )
     else:
-        step = f"{_run(event)}, step {event.step}/{event.steps}"
+        step = f"{_run_and_epoch(event)}, step {event.step}/{event.steps}"
         losses = [_losses(event.losses, shown) for shown in range(len(event.losses), -1, -1)]
         yield from (f"{step}, {told}" for told in losses if told)
         yield step
-    yield from (_run(event), f"{event.run} {_epoch(event)}".rstrip(), event.run, f"{event.run[:7]}…")
+    yield from (
+        _run_and_epoch(event),
+        f"{event.run} {_epoch(event)}".rstrip(),
+        event.run,
+        f"{event.run[:7]}…",
+    )
 
 
 def time_left(event: Progress) -> str:
@@ -148,11 +157,11 @@ def _trains(event: Progress) -> bool:
     return event.activity == "train"
 
 
-def _doing(event: Progress) -> str:
+def _activity(event: Progress) -> str:
     return ACTIVITIES[event.activity]
 
 
-def _run(event: Progress) -> str:
+def _run_and_epoch(event: Progress) -> str:
     return f"{event.run}, epoch {_epoch(event)}" if event.epochs else event.run
 
 
@@ -201,7 +210,7 @@ def jobs_table(jobs: tuple[Job, ...]) -> Table:
     """Return a table of jobs, a line or two each; `gkd show` has the whole reason."""
     table = _compact("id", "name", "kind", "state", "why", "created")
     for job in jobs:
-        state = Text.assemble(_state(job), _done(job))
+        state = Text.assemble(_state(job), _percent_done(job))
         why = job.reason.removeprefix(f"{job.state}: ")
         created = age(job.created_at).removesuffix(" ago")
         table.add_row(job.id, Cropped(job.name), job.kind, state, Cropped(why, lines=2), created)
@@ -220,7 +229,7 @@ def _compact(*names: str) -> Table:
     return table
 
 
-def _done(job: Job) -> str:
+def _percent_done(job: Job) -> str:
     """Return the progress of an open job in percent."""
     if job.progress is None or job.state in END_STATES:
         return ""
@@ -416,7 +425,7 @@ def examination(found: Examination) -> RenderableType:
         "",
         _box_sides(found),
     ]
-    parts += [_under_a_cell(name, split) for name, split in found.splits.items() if split.resized]
+    parts += [_too_small_boxes(name, split) for name, split in found.splits.items() if split.resized]
     parts += [_warning(warning.message, warning.hint) for warning in found.warnings]
     parts += [*_copies(found), *_shared(found)]
     if not found.decoded:
@@ -428,7 +437,7 @@ def _copies(found: Examination) -> Iterator[Text]:
     for name, split in found.splits.items():
         if split.copies:
             groups = [f"{_file(first)} ({len(rest) + 1} times)" for first, *rest in split.copies]
-            yield _warning(f"{name} has pictures more than once, byte for byte: {_few(groups)}", "")
+            yield _warning(f"{name} has pictures more than once, byte for byte: {_join_first(groups)}", "")
 
 
 def _shared(found: Examination) -> Iterator[Text]:
@@ -455,7 +464,7 @@ def _shared_pictures(
         pairs = [f"{_file(first)} and {_file(second)}" for as_, first, second in both if as_ == how]
         if pairs:
             share = f"{count.get(how, 0)} of {found.splits[name].images}"
-            yield _warning(f"{share} pictures of {name} {told.format(other)}: {_few(pairs)}", "")
+            yield _warning(f"{share} pictures of {name} {told.format(other)}: {_join_first(pairs)}", "")
 
 
 TOLD: dict[Literal["same bytes", "looks the same"], str] = {
@@ -467,7 +476,7 @@ SHOWN = 5
 """Maximum number of pictures, or groups of them, that are named; --json names more."""
 
 
-def _few(items: Sequence[str]) -> str:
+def _join_first(items: Sequence[str]) -> str:
     return "; ".join(items[:SHOWN]) + ("; and more, see --json" if len(items) > SHOWN else "")
 
 
@@ -499,7 +508,7 @@ def _box_sides(found: Examination) -> Table:
     return table
 
 
-def _under_a_cell(name: str, split: SplitExamination) -> Text:
+def _too_small_boxes(name: str, split: SplitExamination) -> Text:
     assert split.resized is not None  # checked by the caller
     count = split.resized.under_8
     told = (

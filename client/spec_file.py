@@ -19,7 +19,7 @@ def read(path: Path) -> Any:
     """
     try:
         text = sys.stdin.buffer.read() if path == Path("-") else path.read_bytes()
-        value = json.loads(text, parse_constant=_refuse)
+        value = json.loads(text, parse_constant=_raise_not_json)
         json.dumps(value, ensure_ascii=False).encode()  # lone surrogates can be parsed, but not be sent
         return value
     except FileNotFoundError:
@@ -29,7 +29,7 @@ def read(path: Path) -> Any:
     raise SpecError([problem])
 
 
-def _refuse(constant: str) -> NoReturn:
+def _raise_not_json(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is no JSON; write a number or leave the field out")
 
 
@@ -60,6 +60,6 @@ def changed(settings: Iterable[str]) -> dict[str, Any]:
 
 def _value(text: str) -> Any:
     try:
-        return json.loads(text, parse_constant=_refuse)
+        return json.loads(text, parse_constant=_raise_not_json)
     except ValueError:
         return text

@@ -160,7 +160,7 @@ class JobRun:
             self._store.commands.renew
         )  # a last check: the directory may belong to another attempt by now
         now = self._unless_stopped(lambda _: fingerprint_now(config))
-        self._go_on_from_before(now)
+        self._resume_retried_job(now)
         config, warning = compare(config, now, self._dir)
         self._dir.prepare(config, self._ticket.attempt)
         if warning:
@@ -221,7 +221,7 @@ class JobRun:
                 raise OperationCancelled
         return future.result()
 
-    def _go_on_from_before(self, annotations: str | None) -> None:
+    def _resume_retried_job(self, annotations: str | None) -> None:
         """Take over the checkpoints of the retried job, if its config and annotations are the same."""
         if self._job.retry_of is None or self._offset:
             return

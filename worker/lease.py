@@ -48,7 +48,8 @@ class Lease:
         self._stale = False
         self._left = threading.Event()
         self._threads = [
-            threading.Thread(target=carried(each), daemon=True) for each in (self._keep, self._watch)
+            threading.Thread(target=carried(each), daemon=True)
+            for each in (self._keep_renewed, self._watch_expiry)
         ]
 
     def __enter__(self) -> Lease:
@@ -83,7 +84,7 @@ class Lease:
                 log.warning("job %s: %s; trying again", self.ticket.job_id, error)
             time.sleep(self._retry_seconds)
 
-    def _keep(self) -> None:
+    def _keep_renewed(self) -> None:
         pause = self._renew_seconds
         while not self._left.wait(pause):
             try:
@@ -104,7 +105,7 @@ class Lease:
         if self._engine is not None:
             self._engine.kill()
 
-    def _watch(self) -> None:
+    def _watch_expiry(self) -> None:
         while not self._left.wait(self._retry_seconds):
             if time.monotonic() > self._renewed_at + self._lease_seconds:
                 log.warning("job %s: lease lost, stopping its engine", self.ticket.job_id)

@@ -35,7 +35,7 @@ class PeriodicTask:
         self._left = threading.Event()
         self._woken = threading.Event()
         self._name = getattr(act, "__name__", "repeated")
-        self._thread = threading.Thread(target=carried(self._keep), daemon=True, name=self._name)
+        self._thread = threading.Thread(target=carried(self._call_repeatedly), daemon=True, name=self._name)
 
     def __enter__(self) -> PeriodicTask:
         self._thread.start()
@@ -52,7 +52,7 @@ class PeriodicTask:
         """Call the function now instead of later."""
         self._woken.set()
 
-    def _keep(self) -> None:
+    def _call_repeatedly(self) -> None:
         while not self._left.is_set():
             try:
                 self._act()

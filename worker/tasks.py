@@ -227,12 +227,12 @@ class _PatientConsumer(Consumer):  # type: ignore[misc]
         if not isinstance(exc, self.channel_errors):
             return  # it is unavailable: Celery waits by itself
         log.error("the broker refuses to work, so no job is taken until it is well again: %s", exc)
-        while not _works(JobQueue(self.app)) and state.should_stop is None:
+        while not _broker_answers(JobQueue(self.app)) and state.should_stop is None:
             time.sleep(_REFUSED_SECONDS)
         log.info("the broker works again")
 
 
-def _works(job_queue: JobQueue) -> bool:
+def _broker_answers(job_queue: JobQueue) -> bool:
     try:
         job_queue.ping()
     except ConnectionError as error:

@@ -80,11 +80,11 @@ def _read(path: Path, offset: int, limit: int) -> tuple[str, int]:
             data = file.read(limit)
     except FileNotFoundError:
         return "", 0
-    cut = _torn(data)
+    cut = _count_incomplete(data)
     return data[: len(data) - cut].decode(errors="replace"), start + len(data) - cut
 
 
-def _torn(data: bytes) -> int:
+def _count_incomplete(data: bytes) -> int:
     """Return the number of bytes at the end that begin a UTF-8 character without completing it."""
     for back in range(1, min(3, len(data)) + 1):
         byte = data[-back]

@@ -102,9 +102,13 @@ class ReadinessProbe:
     def _check_all(self) -> dict[str, str]:
         for name, check in self._checks.items():
             if name not in self._running or self._running[name].done():
-                self._running[name] = run_in_background(partial(_state, name, check), name=f"look at {name}")
+                self._running[name] = run_in_background(
+                    partial(_check_part, name, check), name=f"look at {name}"
+                )
         wait(self._running.values(), LOOK_SECONDS)
-        return {name: look.result() if look.done() else _silent(name) for name, look in self._running.items()}
+        return {
+            name: look.result() if look.done() else _log_timeout(name) for name, look in self._running.items()
+        }
 
 
 class _Database:
@@ -129,12 +133,12 @@ class _Database:
         return time.monotonic() - self._written_at >= WRITE_SECONDS
 
 
-def _silent(name: str) -> str:
+def _log_timeout(name: str) -> str:
     log.warning("%s is not ready: no answer within %g s", name, LOOK_SECONDS)
     return f"not ready: no answer within {LOOK_SECONDS:g} s"
 
 
-def _state(name: str, check: Callable[[], None]) -> str:
+def _check_part(name: str, check: Callable[[], None]) -> str:
     try:
         check()
     except (ArtifactsRefused, BrokerRefuses, StoreRefuses, WrongRevision) as error:

@@ -45,7 +45,7 @@ class FolderArtifacts(Artifacts):
                 with os.fdopen(descriptor, "wb") as target:
                     blob = _copy(source, target)
                 check(path.name, expected_sha256, blob)
-                self._keep(temporary, blob)
+                self._store(temporary, blob)
             finally:
                 temporary.unlink(missing_ok=True)
         return blob
@@ -65,7 +65,7 @@ class FolderArtifacts(Artifacts):
             return self.put(path, blob.sha256)
         try:
             os.utime(temporary)  # measuring it may have taken long
-            self._keep(temporary, blob)
+            self._store(temporary, blob)
         finally:
             temporary.unlink(missing_ok=True)
         return blob
@@ -164,7 +164,7 @@ class FolderArtifacts(Artifacts):
             check(PUBLISHED, sha256, measure(blocks(source)))
             self._found_whole[sha256] = seen
 
-    def _keep(self, temporary: Path, blob: Blob) -> None:
+    def _store(self, temporary: Path, blob: Blob) -> None:
         final = self.path(blob.sha256)
         try:
             with final.open("rb") as there:

@@ -116,7 +116,7 @@ class S3Artifacts(Artifacts):
     def fetch(self, sha256: str, folder: Path, cancelled: threading.Event = NEVER) -> Path:
         """Implement `Artifacts.fetch`."""
         final = folder / sha256
-        if _holds(final, sha256, cancelled):
+        if _has_hash(final, sha256, cancelled):
             return final
         folder.mkdir(parents=True, exist_ok=True)
         partial = folder / f".{sha256}.{uuid.uuid4().hex}.part"
@@ -304,7 +304,7 @@ _CREDENTIALS = (
 )
 
 
-def _holds(copy: Path, sha256: str, cancelled: threading.Event) -> bool:
+def _has_hash(copy: Path, sha256: str, cancelled: threading.Event) -> bool:
     """Return whether there is a copy with the right hash; a damaged one will be replaced."""
     try:
         with copy.open("rb") as source:

@@ -64,9 +64,11 @@ class DataRoots:
             return found
         if candidates and reachable == candidates:
             raise DataRootError(
-                f"there is no {text!r} {self._under()}", self._suggest(candidates) + self._hint()
+                f"there is no {text!r} {self._format_roots()}", self._suggest(candidates) + self._hint()
             )
-        raise DataRootError(f"{text!r} leaves the data roots; a job reads {self._under()} only", self._hint())
+        raise DataRootError(
+            f"{text!r} leaves the data roots; a job reads {self._format_roots()} only", self._hint()
+        )
 
     def reading(self) -> AbstractContextManager[None]:
         """Return a context in which this thread can open files under the roots only.
@@ -125,7 +127,7 @@ class DataRoots:
                 seen.add(here)
                 ahead += self._folders_in(here, left)
         if left:
-            raise self._left(left)
+            raise self._links_error(left)
 
     def _folders_in(self, folder: Path, left: list[Path]) -> Iterator[Path]:
         """Yield the subfolders, also behind links; links out of the roots are added to `left`.
@@ -142,7 +144,7 @@ class DataRoots:
                 elif path.is_dir():
                     yield path.resolve()
 
-    def _left(self, links: Sequence[Path]) -> DataRootError:
+    def _links_error(self, links: Sequence[Path]) -> DataRootError:
         first, *others = sorted(map(str, links))
         if not others:
             return DataRootError(f"{first!r} leads out of the data roots by a link", self._hint())
@@ -172,7 +174,7 @@ class DataRoots:
                 return f"Did you mean {close[0]!r}? "
         return ""
 
-    def _under(self) -> str:
+    def _format_roots(self) -> str:
         return "under " + " or ".join(map(str, self.roots))
 
     def _hint(self) -> str:

@@ -102,8 +102,8 @@ class Checks:
         check = self._store.resources.next_check()
         if check is None:
             return False
-        with self._kept(check):
-            verdict = self._look_into(check)
+        with self._renewing_lease(check):
+            verdict = self._check_resource(check)
             if verdict is not None:
                 self._conclude(check, verdict)
         if verdict is None:  # this process is about to end; another one does it
@@ -120,7 +120,7 @@ class Checks:
             try:
                 while not self._left.is_set() and self.check_next():
                     pass
-                self._tidy_now_and_then()
+                self._tidy_if_due()
             except (
                 JobsError,
                 OSError,
@@ -130,7 +130,7 @@ class Checks:
                 log.exception("cannot check what was registered")
             self._due.acquire(timeout=LOOK_SECONDS)
 
-    def _tidy_now_and_then(self) -> None:
+    def _tidy_if_due(self) -> None:
         if time.monotonic() > self._tidied_at + TIDY_SECONDS:
             self._tidied_at = time.monotonic()
             self.tidy()
@@ -138,7 +138,7 @@ class Checks:
     # ---- one check -----------------------------------------------------------------------------------------
 
     @contextmanager
-    def _kept(self, check: Check) -> Iterator[None]:
+    def _renewing_lease(self, check: Check) -> Iterator[None]:
         """Renew the check's lease meanwhile.
 
         Fetching a large file, and removing what was unpacked, can take longer than a lease.
@@ -172,7 +172,7 @@ class Checks:
                     raise
                 log.warning("cannot say what a check found: %s; trying again", error)
 
-    def _look_into(self, check: Check) -> Verdict | None:
+    def _check_resource(self, check: Check) -> Verdict | None:
         """Return the verdict on a resource; None if the process is about to end."""
         resource = check.resource
         try:
@@ -181,8 +181,8 @@ class Checks:
                 if resource.uploaded:
                     file = needed.enter_context(self.dataset_cache.fetched(str(resource.sha256), self._left))
                     if resource.kind is ResourceKind.DATASET:
-                        return self._of_archive(check, file)
-                return self._judged(check, self._request(resource, file))
+                        return self._check_archive(check, file)
+                return self._run_process(check, self._request(resource, file))
         except OperationCancelled:
             return None
         except (ContentGone, WrongContent) as error:
@@ -192,12 +192,12 @@ class Checks:
             ArtifactsUnavailable,
             ArtifactsRefused,
         ) as error:  # later, or another worker, may succeed
-            return _later(f"it cannot be checked now: {error}")
+            return _retry_later(f"it cannot be checked now: {error}")
 
-    def _of_archive(self, check: Check, archive: Path) -> Verdict | None:
+    def _check_archive(self, check: Check, archive: Path) -> Verdict | None:
         """Return the verdict on an archive; if it is good, the data set stays unpacked."""
         with self.dataset_cache.staging() as staging:
-            verdict = self._judged(check, self._request(check.resource, archive, staging))
+            verdict = self._run_process(check, self._request(check.resource, archive, staging))
             if verdict and verdict.state is ResourceState.READY:
                 self.dataset_cache.keep(staging, str(check.resource.sha256))
         return verdict
@@ -216,7 +216,7 @@ class Checks:
             free_bytes=self._settings.free_bytes,
         )
 
-    def _judged(self, check: Check, request: Request) -> Verdict | None:
+    def _run_process(self, check: Check, request: Request) -> Verdict | None:
         """Return the verdict of the process; None if this process is about to end."""
         with (
             tempfile.TemporaryFile() as output,
@@ -264,5 +264,5 @@ def _refused(reason: str) -> Verdict:
     return Verdict(state=ResourceState.REFUSED, reason=reason)
 
 
-def _later(reason: str) -> Verdict:
+def _retry_later(reason: str) -> Verdict:
     return Verdict(state=ResourceState.CHECKING, reason=reason)

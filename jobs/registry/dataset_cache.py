@@ -67,7 +67,7 @@ class DatasetCache:
         """
         place = self.root / sha256
         if not place.is_dir():
-            with self._alone_with(sha256, patience, cancelled):
+            with self._locked(sha256, patience, cancelled):
                 self._unpack_if_missing(sha256, cancelled)
         return top(place)
 
@@ -127,7 +127,7 @@ class DatasetCache:
                 self._remove_unless_named(path, store)
 
     @contextmanager
-    def _alone_with(
+    def _locked(
         self, sha256: str, patience: float | None = None, cancelled: threading.Event = NEVER
     ) -> Iterator[None]:
         """Lock a data set against concurrent unpacking and removal.
@@ -165,7 +165,7 @@ class DatasetCache:
         with (
             suppress(OSError, StillUnpacking),
             self.staging() as aside,
-            self._alone_with(path.name, 0.0),
+            self._locked(path.name, 0.0),
         ):
             if path.name in store.resources.uploads():
                 return

@@ -128,10 +128,10 @@ def give_back(connection: Connection, row: Row[Any], attempt: BrokenOff, max_att
         connection: In a transaction that writes.
         row: The job's row, locked.
         attempt: How the attempt ended.
-        max_attempts: Attempts in a row that may break off and save nothing.
+        max_attempts: Attempts in a row that may end early without saving a checkpoint.
 
     Returns:
-        Cancelled or paused where that was asked for, failed after too many attempts, otherwise queued.
+        Cancelled or paused if that was requested, failed after too many attempts, otherwise queued.
     """
     ticket = Ticket(row.id, row.attempt)
     lost = LOST if attempt.outcome == LOST else ""

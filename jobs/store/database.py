@@ -68,7 +68,9 @@ class Database:
         is_sqlite = url.startswith("sqlite")
         self.engine = _connect_sqlite(url) if is_sqlite else _connect_postgresql(url, idle_connections)
         self._writer = self.engine.execution_options(gkd_write=True)
-        self._turn: AbstractContextManager[object] = _turn_at(url) if is_sqlite else nullcontext()
+        self._writer_lock: AbstractContextManager[object] = (
+            _writer_lock_of(url) if is_sqlite else nullcontext()
+        )
         self._refused_at = -math.inf
         self._refusal: StoreRefuses | None = None
         # In PostgreSQL each statement sees what is committed when it begins, in a transaction or not.
@@ -84,7 +86,7 @@ class Database:
         Raises:
             StoreUnavailable: the database does not answer.
         """
-        with _translated(), self._reader.begin() as connection:
+        with _translating_errors(), self._reader.begin() as connection:
             yield connection
 
     @contextmanager
@@ -94,7 +96,7 @@ class Database:
         Raises:
             StoreUnavailable: the database does not answer.
         """
-        with _translated(), self.engine.begin() as connection:
+        with _translating_errors(), self.engine.begin() as connection:
             yield connection
 
     @contextmanager
@@ -106,7 +108,7 @@ class Database:
             StoreUnavailable: the database does not answer; it is unknown whether the transaction was committed.
         """
         try:
-            with _translated(), self._turn, self._writer.begin() as connection:
+            with _translating_errors(), self._writer_lock, self._writer.begin() as connection:
                 yield connection
         except StoreRefuses as error:
             self._refused_at, self._refusal = time.monotonic(), error
@@ -150,7 +152,7 @@ class Database:
         self.engine.dispose()
 
 
-class _Turn:
+class _WriterLock:
     """A lock that admits one writer at a time among the threads of one process, per database URL.
 
     SQLite lets a writer that finds the database locked sleep for up to a tenth of a second before it retries,
@@ -170,8 +172,8 @@ class _Turn:
 
 
 @cache
-def _turn_at(url: str) -> _Turn:
-    return _Turn()
+def _writer_lock_of(url: str) -> _WriterLock:
+    return _WriterLock()
 
 
 def _alembic() -> Config:
@@ -226,7 +228,7 @@ def storable(text: str) -> str:
 
 
 @contextmanager
-def _translated() -> Iterator[None]:
+def _translating_errors() -> Iterator[None]:
     """Translate SQLAlchemy's errors to `StoreUnavailable`, so that callers can retry without knowing SQLAlchemy."""
     try:
         yield
@@ -248,11 +250,11 @@ def _connect_postgresql(url: str, idle_connections: int) -> Engine:
         pool_pre_ping=True,
         pool_size=idle_connections,
         max_overflow=_MOST_CONNECTIONS - idle_connections,
-        connect_args={"connect_timeout": 5, "options": options} | _lively_tcp(),
+        connect_args={"connect_timeout": 5, "options": options} | _tcp_keepalive(),
     )
 
 
-def _lively_tcp() -> dict[str, int]:
+def _tcp_keepalive() -> dict[str, int]:
     """Return TCP options that detect a vanished server.
 
     A server that vanished (power, network, failover) sends nothing; without these options TCP waits for it for

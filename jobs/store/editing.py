@@ -37,7 +37,7 @@ class Editing:
         with self.database.write() as connection:
             job = ask(connection, job_id, None, tenant)
             spec = merged(job.spec, patch)
-            values = _columns(job, spec)
+            values = _changed_columns(job, spec)
             if "priority" in values and job.state is not State.QUEUED:
                 raise NotAllowed(job_id, "change the priority of", job.state.value, job.actions)
             if values:
@@ -77,7 +77,7 @@ class Editing:
             connection.execute(delete(jobs).where(is_job(job.id)))
 
 
-def _columns(job: Job, spec: dict[str, Any]) -> dict[str, Any]:
+def _changed_columns(job: Job, spec: dict[str, Any]) -> dict[str, Any]:
     """Return the columns whose values differ from the spec's.
 
     Raises:

@@ -129,7 +129,7 @@ class Keys:
             The principal and its limits; None if the key is not valid.
         """
         good = and_(keys.c.revoked_at.is_(None), or_(keys.c.expires_at.is_(None), keys.c.expires_at > now()))
-        query = select(keys, tenants.c.limits, good.label("good"), _unnoted().label("unnoted"))
+        query = select(keys, tenants.c.limits, good.label("good"), _use_is_due().label("unnoted"))
         query = query.join(tenants, tenants.c.name == keys.c.tenant).where(keys.c.id == key_id)
         with self.database.read() as connection:
             row = connection.execute(query).one_or_none()
@@ -143,7 +143,7 @@ class Keys:
 
     def _note_use(self, key_id: str) -> None:
         with self.database.write() as connection:
-            connection.execute(update(keys).where(keys.c.id == key_id, _unnoted()).values(used_at=now()))
+            connection.execute(update(keys).where(keys.c.id == key_id, _use_is_due()).values(used_at=now()))
 
     # ---- tenants ----
 
@@ -213,7 +213,7 @@ def _must_exist(connection: Connection, tenant: str) -> None:
     connection.execute(new.on_conflict_do_nothing())
 
 
-def _unnoted() -> ColumnElement[bool]:
+def _use_is_due() -> ColumnElement[bool]:
     """Return the condition that a key's `used_at` is old enough to be updated."""
     return or_(keys.c.used_at.is_(None), keys.c.used_at < now() - _USED_EVERY_SECONDS)
 

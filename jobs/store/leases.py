@@ -1,4 +1,4 @@
-"""How long a claim lasts, and how often a job may break off."""
+"""Lease duration and maximum number of attempts."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 @dataclass
 class LeasePolicy:
-    """The rules of claims that all parts of a store share."""
+    """Rules of claims that all parts of a store share."""
 
     lease_seconds: float
-    """How long a claim outlives the last sign of life of its worker."""
+    """Time after the last heartbeat of its worker for which a claim stays valid."""
     max_attempts: int
-    """Attempts in a row that may break off without having saved anything."""
+    """Attempts in a row that may end early without saving a checkpoint."""

@@ -158,14 +158,14 @@ def read_job(connection: Connection, job_id: str, tenant: str | None = None) -> 
         UnknownJob: no job has this id.
     """
     known = {"id": storable(job_id), "tenant": tenant}
-    row = connection.execute(_one(of_tenant=tenant is not None), known).one_or_none()
+    row = connection.execute(_job_query(of_tenant=tenant is not None), known).one_or_none()
     if row is None:
         raise UnknownJob(job_id)
     return _jobs(connection, [row])[0]
 
 
 @cache  # building the query takes a third of the time of the read
-def _one(*, of_tenant: bool) -> Select[Any]:
+def _job_query(*, of_tenant: bool) -> Select[Any]:
     query = with_place().where(jobs.c.id == bindparam("id"))
     return query.where(jobs.c.tenant == bindparam("tenant")) if of_tenant else query
 

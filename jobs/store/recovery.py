@@ -63,7 +63,7 @@ class Recovery:
         """
         self._shorten_leases()
         expired = jobs.c.lease_until < now()
-        for ticket in self._held(expired):
+        for ticket in self._running_tickets(expired):
             self._take_back(
                 ticket, expired, "expired", f"no sign of life for {self.policy.lease_seconds:g} s"
             )
@@ -77,7 +77,7 @@ class Recovery:
         sweep.
         """
         held = jobs.c.worker == worker
-        for ticket in self._held(held):
+        for ticket in self._running_tickets(held):
             self._take_back(ticket, held, "killed", "it was started again")
         with self.database.write() as connection:
             connection.execute(
@@ -129,9 +129,9 @@ class Recovery:
         held = select(jobs.c.id, jobs.c.state).where(enough).order_by(jobs.c.number)
         with self.database.read() as connection:
             waiting = connection.execute(held).all()
-        return tuple(row.id for row in waiting if self._let_go_on(row.id, State(row.state), enough))
+        return tuple(row.id for row in waiting if self._continue_job(row.id, State(row.state), enough))
 
-    def _let_go_on(self, job_id: str, state: State, enough: Condition) -> bool:
+    def _continue_job(self, job_id: str, state: State, enough: Condition) -> bool:
         where = (is_job(job_id), is_in(state), enough)
         with self.database.write() as connection:
             if state is State.PAUSED:
@@ -167,7 +167,7 @@ class Recovery:
         with self.database.read() as connection:
             return frozenset(connection.scalars(query))
 
-    def _held(self, condition: Condition) -> list[Ticket]:
+    def _running_tickets(self, condition: Condition) -> list[Ticket]:
         with self.database.read() as connection:
             query = select(jobs.c.id, jobs.c.attempt).where(is_in(State.RUNNING), condition)
             return [Ticket(row.id, row.attempt) for row in connection.execute(query)]
@@ -179,7 +179,7 @@ class Recovery:
         """
         full = now() + self.policy.lease_seconds
         too_long = jobs.c.lease_until > full + _SET_BACK_SECONDS
-        for ticket in self._held(too_long):
+        for ticket in self._running_tickets(too_long):
             with self.database.write() as connection:
                 connection.execute(update(jobs).where(*holds(ticket), too_long).values(lease_until=full))
 
@@ -219,7 +219,7 @@ class Recovery:
             else_=age,
         )
         with self.database.read() as connection:
-            front = _front(connection)
+            front = _jobs_in_front(connection)
         # A pause longer than the second condition allows dates from before the database's clock was set back.
         is_due = or_(
             jobs.c.ring_at <= now(),
@@ -241,7 +241,7 @@ class Recovery:
         )
 
 
-def _front(connection: Connection) -> list[str]:
+def _jobs_in_front(connection: Connection) -> list[str]:
     """Return ids of the jobs that could run, the first ones of each queue.
 
     A job whose tenant has reached its limit of running jobs is left out: it keeps its old `ring_at`, so that

@@ -184,14 +184,16 @@ class Resources:
         """Renew the lease of a check."""
         with self.database.write() as connection:
             connection.execute(
-                update(resources).where(*_holds(check)).values(lease_until=now() + self.policy.lease_seconds)
+                update(resources)
+                .where(*_is_held(check))
+                .values(lease_until=now() + self.policy.lease_seconds)
             )
 
     def release_check(self, check: Check) -> None:
         """Release a check, as if it had not been started, so that another process can claim it."""
         with self.database.write() as connection:
             values = {"lease_until": None, "checks": resources.c.checks - 1}
-            connection.execute(update(resources).where(*_holds(check)).values(values))
+            connection.execute(update(resources).where(*_is_held(check)).values(values))
 
     def conclude_check(self, check: Check, verdict: Verdict) -> None:
         """Write the result of a check.
@@ -209,7 +211,7 @@ class Resources:
             values |= {"checked_at": now(), "lease_until": None, "report": verdict.report}
         values |= {"state": verdict.state.value, "reason": storable(verdict.reason)}
         with self.database.write() as connection:
-            written = connection.execute(update(resources).where(*_holds(check)).values(values))
+            written = connection.execute(update(resources).where(*_is_held(check)).values(values))
             if written.rowcount and verdict.state is ResourceState.REFUSED:
                 keep_leaving(connection, check.resource.id)
 
@@ -277,7 +279,7 @@ def _is_kept() -> Condition:
     return resources.c.state != ResourceState.REFUSED.value
 
 
-def _holds(check: Check) -> tuple[Condition, ...]:
+def _is_held(check: Check) -> tuple[Condition, ...]:
     return resources.c.id == check.resource.id, resources.c.checks == check.number, _is_checking()
 
 

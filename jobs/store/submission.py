@@ -69,7 +69,7 @@ class Submission:
         Raises:
             IdempotencyConflict: the key was sent with another spec.
         """
-        return self._earlier(idempotency_key, _digest(spec), tenant)
+        return self._find_earlier(idempotency_key, _digest(spec), tenant)
 
     def clone(
         self,
@@ -111,7 +111,7 @@ class Submission:
         Raises:
             IdempotencyConflict: the key was sent with another request.
         """
-        return self._earlier(idempotency_key, _digest_of_clone(job_id, changes), tenant)
+        return self._find_earlier(idempotency_key, _digest_of_clone(job_id, changes), tenant)
 
     def find_retry_by_idempotency_key(
         self, job_id: str, idempotency_key: str | None, *, tenant: str = DEFAULT_TENANT
@@ -121,7 +121,7 @@ class Submission:
         Raises:
             IdempotencyConflict: the key was sent with another request.
         """
-        return self._earlier(idempotency_key, _digest_of_retry(job_id), tenant)
+        return self._find_earlier(idempotency_key, _digest_of_retry(job_id), tenant)
 
     def retry(
         self,
@@ -160,7 +160,7 @@ class Submission:
         retry_of: str | None = None,
     ) -> tuple[Job, bool]:
         """Queue a job unless this key has queued it before; `digest` is of the whole request."""
-        if earlier := self._earlier(key, digest, tenant):
+        if earlier := self._find_earlier(key, digest, tenant):
             return earlier, False
         sent = {"tenant": tenant, "idempotency_key": _stored_key(key, tenant), "spec_digest": digest}
         try:
@@ -170,12 +170,12 @@ class Submission:
                 job_id = _insert(connection, spec, resolved, sent | {"retry_of": retry_of})
                 return read_job(connection, job_id), True
         except IntegrityError:  # the same key came twice at the same moment, and the other request was first
-            if earlier := self._earlier(key, digest, tenant):
+            if earlier := self._find_earlier(key, digest, tenant):
                 return earlier, False
             self._must_know(resolved)
             raise
 
-    def _earlier(self, key: str | None, digest: str, tenant: str) -> Job | None:
+    def _find_earlier(self, key: str | None, digest: str, tenant: str) -> Job | None:
         """Return the job that this key created earlier; None if there is none.
 
         Raises:
@@ -216,7 +216,7 @@ class Submission:
         with self.database.write() as connection:
             job = ask(connection, job_id, "cancel", tenant)
             if job.state is State.RUNNING:
-                _want(connection, job, Desired.CANCEL)
+                _request(connection, job, Desired.CANCEL)
             else:
                 move(connection, State.CANCELLED, is_job(job_id), reason="cancelled on request")
                 fail_waiting(connection, job_id, State.CANCELLED)
@@ -231,7 +231,7 @@ class Submission:
         """
         with self.database.write() as connection:
             job = ask(connection, job_id, "pause", tenant, unless=Desired.PAUSE)
-            _want(connection, job, Desired.PAUSE)
+            _request(connection, job, Desired.PAUSE)
             return read_job(connection, job_id)
 
     def resume(self, job_id: str, *, tenant: str | None = None) -> Job:
@@ -246,7 +246,7 @@ class Submission:
         with self.database.write() as connection:
             job = ask(connection, job_id, "resume", tenant)
             if job.state is State.RUNNING:
-                _want(connection, job, Desired.RUN)
+                _request(connection, job, Desired.RUN)
             else:
                 move(connection, State.QUEUED, is_job(job_id), reason="resumed")
             return read_job(connection, job_id)
@@ -276,7 +276,7 @@ def ask(
     return job
 
 
-def _want(connection: Connection, job: Job, desired: Desired) -> None:
+def _request(connection: Connection, job: Job, desired: Desired) -> None:
     """Set the state that is wanted of a running job, for its worker to read. Idempotent."""
     if job.desired is desired:
         return
@@ -305,7 +305,7 @@ def _insert(connection: Connection, spec: AnySpec, resolved: Resolved, sent: dic
     """Insert a new job and return its id; `sent` has the columns that say who asked for it, and how."""
     must_queue(connection, sent["tenant"], spec.resources.gpus)
     job_id = secrets.token_hex(6)
-    row = connection.execute(_queuing(), _wanted(job_id, spec, resolved) | sent).one()
+    row = connection.execute(_insert_statement(), _requested_columns(job_id, spec, resolved) | sent).one()
     submitted = {"state": State.QUEUED.value, "reason": "submitted"}
     told = {"warnings": resolved.warnings} if resolved.warnings else {}
     write_event(connection, row, "state", submitted | told)
@@ -320,7 +320,7 @@ def _insert(connection: Connection, spec: AnySpec, resolved: Resolved, sent: dic
     return job_id
 
 
-def _wanted(job_id: str, spec: AnySpec, resolved: Resolved) -> dict[str, Any]:
+def _requested_columns(job_id: str, spec: AnySpec, resolved: Resolved) -> dict[str, Any]:
     """Return the columns that describe what was asked for."""
     return {
         "id": job_id,
@@ -336,7 +336,7 @@ def _wanted(job_id: str, spec: AnySpec, resolved: Resolved) -> dict[str, Any]:
 
 
 @cache  # as in `reading`
-def _queuing() -> ReturningInsert[Any]:
+def _insert_statement() -> ReturningInsert[Any]:
     """Return the INSERT of a new job, with the columns of its state; what was asked for is passed as parameters."""
     here = {
         "state": State.QUEUED.value,

@@ -59,7 +59,9 @@ def move(connection: Connection, to: State, *where: Condition, reason: str, **va
     """
     sources = [state.value for state, targets in MOVES.items() if to in targets]
     changes = {"state": to.value, "reason": reason, "event_count": jobs.c.event_count + 1}
-    statement = update(jobs).where(jobs.c.state.in_(sources), *where).values(changes | _arrival(to) | values)
+    statement = (
+        update(jobs).where(jobs.c.state.in_(sources), *where).values(changes | _entry_columns(to) | values)
+    )
     row = connection.execute(statement.returning(jobs)).one_or_none()
     if row is not None:
         write_event(connection, row, "state", {"state": to.value, "reason": reason})
@@ -69,7 +71,7 @@ def move(connection: Connection, to: State, *where: Condition, reason: str, **va
     return row
 
 
-def _arrival(to: State) -> dict[str, Any]:
+def _entry_columns(to: State) -> dict[str, Any]:
     """Return the columns to set for every job that enters a state, whatever its previous state."""
     if to is State.RUNNING:
         return {"needs_free": None}

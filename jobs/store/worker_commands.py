@@ -154,7 +154,7 @@ class WorkerCommands:
             if row.event_offset == offset:
                 return Desired(row.desired)
             counted = {"event_count": jobs.c.event_count + 1, "event_offset": offset}
-            row = write(connection, ticket, counted | _learnt(event, body))
+            row = write(connection, ticket, counted | _changed_columns(event, body))
             write_event(connection, row, event.kind, body)
             if artifact is not None:
                 _publish(connection, ticket.job_id, artifact)
@@ -278,7 +278,7 @@ class WorkerCommands:
             return give_back(connection, row, attempt, self.policy.max_attempts)
 
 
-def _learnt(event: Event, body: dict[str, Any]) -> dict[str, Any]:
+def _changed_columns(event: Event, body: dict[str, Any]) -> dict[str, Any]:
     """Return the columns of the job that an event changes."""
     if isinstance(event, Progress):
         return {"progress": body} | ({"saved": True, "fruitless": 0} if event.saved else {})

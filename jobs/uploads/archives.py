@@ -88,7 +88,7 @@ def unpack(archive: Path, folder: Path, limits: Limits, cancelled: threading.Eve
         OSError: the disk is full or failing, whatever the archive.
     """
     target = _Target(folder, limits, archive.stat().st_size, cancelled)
-    with archive.open("rb") as file, _worded(target):
+    with archive.open("rb") as file, _translating_errors(target):
         for member in cancellable(cancelled, _members(file, limits)):
             target.take(member)
         target.must_hold_something()
@@ -101,7 +101,7 @@ def top(folder: Path) -> Path:
 
 
 @contextmanager
-def _worded(target: _Target) -> Iterator[None]:
+def _translating_errors(target: _Target) -> Iterator[None]:
     """Translate the libraries' exceptions to `BadArchive` with the member's name."""
     try:
         yield

@@ -273,7 +273,7 @@ def _rebuilt(storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> _Ten
     return _Tensor(storage.dtype, shape)
 
 
-def _same(value: Any, *_: Any) -> Any:
+def _unwrapped(value: Any, *_: Any) -> Any:
     """Replace functions that wrap a tensor: return the tensor."""
     return value
 
@@ -301,8 +301,8 @@ _STAND_INS: Mapping[tuple[str, str], Any] = {
     ("collections", "Counter"): _nothing,
     ("torch._utils", "_rebuild_tensor"): _rebuilt,
     ("torch._utils", "_rebuild_tensor_v2"): _rebuilt,
-    ("torch._utils", "_rebuild_parameter"): _same,
-    ("torch.nn.parameter", "Parameter"): _same,
+    ("torch._utils", "_rebuild_parameter"): _unwrapped,
+    ("torch.nn.parameter", "Parameter"): _unwrapped,
     ("torch", "Size"): tuple,
     ("torch", "device"): _nothing,
     ("_codecs", "encode"): _nothing,

@@ -36,7 +36,7 @@ def test_data_roots_that_are_not_there_are_said(
 ) -> None:
     (tmp_path / "there").mkdir()
     settings = Settings(home=tmp_path / "home", data_roots=tuple(tmp_path / root for root in roots))
-    services._remark_on_roots(settings)
+    services._warn_of_missing_roots(settings)
     told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
     assert [text for text in told if str(tmp_path / "gone") in text] == told[: "gone" in roots]
     assert ("there is no data root" in " ".join(told)) is (roots == ("gone",))

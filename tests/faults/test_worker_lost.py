@@ -17,7 +17,7 @@ from worker.tidying import remove_unnamed
 
 from .conftest import RUN_ONE, wait_until
 
-HALF_A_COPY = "jobs.artifacts.folder.FolderArtifacts._keep"
+HALF_A_COPY = "jobs.artifacts.folder.FolderArtifacts._store"
 FILE_WITHOUT_ROW = "jobs.store.commands.WorkerCommands.record"
 
 

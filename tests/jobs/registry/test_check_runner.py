@@ -292,7 +292,7 @@ def test_a_data_set_that_was_tidied_away_is_unpacked_again_and_once(
 def test_who_cannot_wait_for_another_one_to_unpack_is_told(service: Service, archive: Path) -> None:
     sha256 = service.artifacts.put(archive).sha256
     with (
-        service.dataset_cache._alone_with(sha256),
+        service.dataset_cache._locked(sha256),
         pytest.raises(StillUnpacking, match="send the same again"),
     ):
         service.dataset_cache.folder(sha256, patience=0.2)
@@ -304,7 +304,7 @@ def test_what_is_unpacked_is_there_while_another_one_is_being_unpacked(
 ) -> None:
     sha256 = service.artifacts.put(archive).sha256
     folder = service.dataset_cache.folder(sha256)
-    with service.dataset_cache._alone_with(sha256):  # as for any whose name begins like this one
+    with service.dataset_cache._locked(sha256):  # as for any whose name begins like this one
         assert service.dataset_cache.folder(sha256, patience=0.0) == folder
 
 
@@ -330,7 +330,7 @@ def test_who_waits_for_another_one_to_unpack_can_give_up(service: Service, archi
     sha256 = service.artifacts.put(archive).sha256
     cancelled = threading.Event()
     threading.Timer(0.2, cancelled.set).start()
-    with service.dataset_cache._alone_with(sha256), pytest.raises(OperationCancelled):
+    with service.dataset_cache._locked(sha256), pytest.raises(OperationCancelled):
         service.dataset_cache.folder(sha256, patience=60.0, cancelled=cancelled)
 
 
