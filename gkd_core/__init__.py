@@ -65,13 +65,15 @@ _MODULES = {
     "load_detector": "library.detectors",
     "wrap": "detectors.wrap",
 }
-"""Where each name is defined. `distill` is missing: it is the package of that name, which can be called."""
+"""Where each name is defined."""
+_PACKAGES = ("config", "distill", "errors", "events")
+"""Modules that are there without an import of their own; the package `distill` can be called, and is that function."""
 
 
 def __getattr__(name: str) -> Any:
     """Load a public name when it is first used (PEP 562)."""
-    if name == "distill":
-        return import_module("gkd_core.distill")
+    if name in _PACKAGES:
+        return import_module(f"{__name__}.{name}")
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -22,6 +22,10 @@ def test_the_border_loads_no_torch(module: str) -> None:
     assert in_a_new_process(code) == "False"
 
 
+def test_errors_can_be_caught_without_an_import_of_their_own() -> None:
+    assert in_a_new_process("import gkd_core; print(gkd_core.errors.SpecError.__name__)") == "SpecError"
+
+
 def test_every_public_name_is_found() -> None:
     assert set(gkd.__all__) <= set(dir(gkd))
     assert all(getattr(gkd, name) is not None for name in gkd.__all__)
