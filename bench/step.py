@@ -24,7 +24,8 @@ from torch import Tensor
 from gkd_core.compute.amp import autocast
 from gkd_core.config import DetectorConfig, DistillConfig, TrainConfig
 from gkd_core.data.loading import Sample
-from gkd_core.detectors.build import Detector, build_detector, pyramid
+from gkd_core.detectors.build import build_detector, pyramid
+from gkd_core.detectors.detector import Detector
 from gkd_core.distill.distiller import Distiller
 from gkd_core.distill.losses import ResponseLoss
 from gkd_core.distill.prototypes import Prototypes

@@ -23,7 +23,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gkd_core.detectors.predict import Detections
+    from gkd_core.detectors.detector import Detections, Detector
     from gkd_core.detectors.wrap import wrap
     from gkd_core.distill.distiller import Distiller
     from gkd_core.distill.losses import GlobalLoss, LocalLoss, Loss, LossContext, ResponseLoss
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Dataset",
     "Detections",
+    "Detector",
     "Distiller",
     "GlobalLoss",
     "LocalLoss",
@@ -51,7 +52,8 @@ __all__ = [
 
 _MODULES = {
     "Dataset": "library.dataset",
-    "Detections": "detectors.predict",
+    "Detections": "detectors.detector",
+    "Detector": "detectors.detector",
     "Distiller": "distill.distiller",
     "GlobalLoss": "distill.losses",
     "LocalLoss": "distill.losses",

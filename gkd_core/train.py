@@ -23,8 +23,8 @@ from gkd_core.config import (
 )
 from gkd_core.data.loading import TrainLoader, steps_per_epoch
 from gkd_core.data.vanishing import vanishing
-from gkd_core.detectors.build import Detector
 from gkd_core.detectors.checkpoint import publish_model, sha256_of
+from gkd_core.detectors.detector import Detector
 from gkd_core.detectors.model_card import ModelCard
 from gkd_core.distill.distiller import Distiller
 from gkd_core.distill.freshness import first_interval

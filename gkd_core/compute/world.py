@@ -228,7 +228,7 @@ def synchronise_norms(network: Any, world: World) -> Any:
     return nn.SyncBatchNorm.convert_sync_batchnorm(network)
 
 
-def keep_norms_apart(network: nn.Module, world: World) -> nn.Module:
+def keep_norms_apart(network: Any, world: World) -> Any:
     """Make the batch norms of a copy local to this process, for passes in which processes do not run in step."""
     synchronised = [module for module in network.modules() if isinstance(module, nn.SyncBatchNorm)]
     if world.size > 1 and synchronised:

@@ -31,13 +31,12 @@ from torchvision.ops import MultiScaleRoIAlign
 from torchvision.ops.poolers import initLevelMapper
 
 from gkd_core.config import Architecture, DetectorConfig
+from gkd_core.detectors.detector import Detector, Targets
 from gkd_core.detectors.fcos import FCOS, AlignedHead
 from gkd_core.detectors.fpn import Backbone, build_backbone, separable
 from gkd_core.detectors.norms import group_norm
 from gkd_core.detectors.torchvision_layout import build_as_torchvision
 from gkd_core.detectors.training_forward import train_without_waiting
-
-Targets = list[dict[str, Tensor]]
 
 STRIDES = {
     "retinanet": (8, 16, 32, 64, 128),
@@ -49,11 +48,6 @@ STRIDES = {
 CELLS_PER_BOX = {"retinanet": 4.0, "fcos": 4.0, "faster_rcnn": 14.0}
 """A box belongs to the level on which it is at least this many cells wide: four strides is RetinaNet's anchor and
 the published FCOS's lower bound, 14 follows from FPN's canonical 224 pixels on stride 16 (Lin et al. 2017, eq. 1)."""
-
-
-Detector = Any
-"""A `RetinaNet`, `FCOS` or `FasterRCNN` of torchvision with two attributes more: `strides`, those of its pyramid,
-and `cells_per_box`. `Any`, because torch types every attribute of a module as "tensor or module"."""
 
 
 def build_detector(config: DetectorConfig, num_classes: int, image_size: int) -> Detector:

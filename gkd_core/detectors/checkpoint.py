@@ -21,7 +21,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from gkd_core.detectors.build import Detector, build_detector
+from gkd_core.detectors.build import build_detector
+from gkd_core.detectors.detector import Detector
 from gkd_core.detectors.model_card import ModelCard, read_card
 from gkd_core.detectors.weights import load_weights
 from gkd_core.errors import FailureClass, InfrastructureError

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, overload
 
@@ -17,31 +16,12 @@ from torch import Tensor, nn
 from gkd_core.config import Architecture, FpnConfig, HeadConfig
 from gkd_core.data.augment import Picture, resize
 from gkd_core.data.pictures import read_header, read_image
+from gkd_core.detectors.detector import Detections, Detector, Shown
 from gkd_core.detectors.model_card import ModelCard
 from gkd_core.errors import Problem, SpecError
 
 SCORE = 0.3
 """Default score threshold, as in `gkd predict`."""
-
-Shown = str | Path | NDArray[np.uint8] | Image.Image
-"""An image: its file, (H, W, 3) RGB of 8 bits, or a Pillow image."""
-
-
-@dataclass(frozen=True, eq=False)
-class Detections:
-    """The N detections on an image, highest score first."""
-
-    boxes: NDArray[np.float32]
-    """(N, 4) x1, y1, x2, y2 in pixels of the picture."""
-    labels: NDArray[np.int64]
-    """(N,) from 1."""
-    scores: NDArray[np.float32]
-    """(N,) in 0..1."""
-    names: tuple[str, ...]
-    """(N,) the class of each."""
-
-    def __len__(self) -> int:
-        return len(self.boxes)
 
 
 class Predicts:
@@ -90,21 +70,21 @@ class Predicts:
 
 
 def describe(
-    detector: Any,
+    detector: Detector,
     classes: Sequence[str],
     image_size: int,
     white: int | None = None,
     *,
     backbone: str = "",
     source: str | None = None,
-) -> Any:
+) -> Detector:
     """Attach the metadata of `Predicts` to a detector and return it. None of it is part of its state dict."""
     detector.classes, detector.image_size, detector.white = tuple(classes), image_size, white
     detector.backbone_name, detector.source = backbone, source
     return detector
 
 
-def card_of(detector: Any) -> ModelCard:
+def card_of(detector: Detector) -> ModelCard:
     """Return a model card of a detector in memory, for a report.
 
     Widths and heads are left at their defaults, and the backbone may be one that no config knows, so it is not
@@ -134,7 +114,7 @@ def _evaluating(module: nn.Module) -> Iterator[None]:
         module.train(was)
 
 
-def _look_at(detector: Any, shown: Shown, score: float) -> Detections:
+def _look_at(detector: Detector, shown: Shown, score: float) -> Detections:
     """Detect on one image, resized as in evaluation."""
     image, (true_width, true_height) = _opened(shown, 2 * detector.image_size, detector.white)
     none = np.zeros(0, np.int64)

@@ -23,7 +23,7 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from gkd_core.detectors import published
 from gkd_core.detectors.backbones import published_name
-from gkd_core.detectors.build import Detector
+from gkd_core.detectors.detector import Detector, as_module
 from gkd_core.detectors.model_card import carries_card, is_safetensors, read_card
 from gkd_core.detectors.published import WITHOUT_EPSILON
 from gkd_core.errors import Problem, SpecError
@@ -58,7 +58,7 @@ def load_weights(detector: Detector, weights: str, classes: tuple[str, ...] | No
     if not any(name.startswith("backbone.") for name in state):
         return _load_backbone(detector, state, weights)
     renewed = _class_tensors(detector, state, known) if classes not in (None, known) else []
-    _load_state(detector, state, weights, renewed)
+    _load_state(as_module(detector), state, weights, renewed)
     if weights in WITHOUT_EPSILON or Path(weights).name in WITHOUT_EPSILON.values():
         _subtract_epsilon(detector)
     if not renewed:

@@ -17,7 +17,8 @@ from torchvision.models import detection
 from torchvision.ops import MultiScaleRoIAlign
 
 from gkd_core.config import Architecture
-from gkd_core.detectors.build import Detector, finish
+from gkd_core.detectors.build import finish
+from gkd_core.detectors.detector import Detector, as_detector
 from gkd_core.detectors.predict import Predicts, describe
 from gkd_core.detectors.published import COCO_CLASSES
 from gkd_core.errors import Problem, SpecError
@@ -47,7 +48,8 @@ def wrap(
         SpecError: it is no such detector, or its classes are unknown.
     """
     if isinstance(detector, Predicts):
-        return describe(detector, classes or detector.classes, image_size or detector.image_size)
+        ours = as_detector(detector)
+        return describe(ours, classes or ours.classes, image_size or ours.image_size)
     family = FAMILIES.get(type(detector))
     if family is None:
         known = ", ".join(each.__name__ for each in FAMILIES)

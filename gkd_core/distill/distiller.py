@@ -24,7 +24,8 @@ from gkd_core.compute.world import World, keep_norms_apart
 from gkd_core.config import DistillConfig, Workers, incomparable_scores, response_weight
 from gkd_core.data.loading import eval_batches
 from gkd_core.data.records import ImageRecord
-from gkd_core.detectors.build import Detector, Targets, pyramid
+from gkd_core.detectors.build import pyramid
+from gkd_core.detectors.detector import Detector, Targets, as_module
 from gkd_core.distill import features
 from gkd_core.distill.bank import Bank, PooledPair, of_all_processes
 from gkd_core.distill.instances import InstancePool, Pooled, Pooling, choose_instances, pairs
@@ -89,7 +90,7 @@ class Distiller(nn.Module):
             SpecError: no common stride, or a response loss asked for between heads that cannot be compared.
         """
         super().__init__()
-        self.student = student
+        self.student: Detector = student
         self._teacher = (teacher.eval().requires_grad_(False),)  # in a tuple: no part of the module's state
         self.config = config or DistillConfig()
         # once each: torchvision's MobileNet has two maps of stride 32, and levels are named by their strides
@@ -131,7 +132,7 @@ class Distiller(nn.Module):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Distiller:
         """Move or convert, as `to` and its like ask for, also what is no part of the state: teacher and prototypes."""
         super()._apply(fn, recurse)
-        self.teacher._apply(fn, recurse)
+        as_module(self.teacher)._apply(fn, recurse)
         self.prototypes = [Prototypes(*map(fn, level)) for level in self.prototypes]
         return self
 
@@ -234,6 +235,7 @@ class Distiller(nn.Module):
                 the features of a training step, which prototypes are compared with, have them. `running`: the student
                 itself in evaluation mode, for one that does not train.
         """
+        student: Detector
         if statistics == "batch":
             student = keep_norms_apart(_with_batch_statistics(self.student), self.world)
         else:

@@ -21,7 +21,8 @@ from gkd_core.compute.world import World
 from gkd_core.config import PrototypeChoice
 from gkd_core.data.loading import EvalSample
 from gkd_core.data.records import ImageRecord
-from gkd_core.detectors.build import Detector, pyramid
+from gkd_core.detectors.build import pyramid
+from gkd_core.detectors.detector import Detector
 
 Pooling = Callable[[Tensor, Tensor, Tensor, float, int], Tensor]
 """(map (B, C, H, W), boxes (M, 4) in pixels, image_index (M,), stride, most boxes of an image) -> (M, C)."""

@@ -22,7 +22,7 @@ from torchvision.models.detection.fcos import FCOSHead
 
 from gkd_core.compute.transfers import to_device, to_host
 from gkd_core.config import Architecture
-from gkd_core.detectors.build import Detector, Targets
+from gkd_core.detectors.detector import Detector, Targets
 
 ARCHITECTURES: dict[str, Architecture] = {
     "RetinaNet": "retinanet",

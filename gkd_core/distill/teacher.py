@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from gkd_core.config import DetectorConfig, TeacherConfig
-from gkd_core.detectors.build import Detector, build_detector
+from gkd_core.detectors.build import build_detector
 from gkd_core.detectors.checkpoint import load_model
+from gkd_core.detectors.detector import Detector
 from gkd_core.detectors.model_card import ModelCard, carries_card
 from gkd_core.detectors.published import COCO_CLASSES, DETECTORS, IMAGE_SIZE, image_size, is_name
 from gkd_core.detectors.weights import load_weights

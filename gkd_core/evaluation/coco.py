@@ -17,7 +17,8 @@ from torch import Tensor
 from gkd_core.compute.transfers import pictures_on
 from gkd_core.data.loading import EvalSample
 from gkd_core.data.records import ImageRecord
-from gkd_core.detectors.build import Detector, detect
+from gkd_core.detectors.build import detect
+from gkd_core.detectors.detector import Detector
 from gkd_core.evaluation.voc import Detections, Matches, match, voc_ap
 
 COCO_METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")

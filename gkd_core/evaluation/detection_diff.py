@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torchvision.ops import box_iou
 
-from gkd_core.detectors.build import Detector
+from gkd_core.detectors.detector import Detector
 
 Found = dict[str, Tensor]
 """boxes (N, 4) in pixels, labels (N,) from 1, scores (N,)."""

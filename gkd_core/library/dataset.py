@@ -16,7 +16,7 @@ from gkd_core.data.find import find_layout
 from gkd_core.data.loading import TrainLoader
 from gkd_core.data.reading import load
 from gkd_core.data.records import DataSet, ImageRecord, Split
-from gkd_core.detectors.build import Targets
+from gkd_core.detectors.detector import Targets
 from gkd_core.errors import Problem, checked
 
 AS_THEY_ARE = AugmentConfig(flip=0, mosaic=0, scale=(1, 1))

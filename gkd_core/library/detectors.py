@@ -8,7 +8,7 @@ from typing import Any
 
 from gkd_core.config import DetectorConfig, TeacherConfig
 from gkd_core.detectors import build
-from gkd_core.detectors.build import Detector
+from gkd_core.detectors.detector import Detector
 from gkd_core.detectors.predict import describe
 from gkd_core.detectors.weights import load_weights
 from gkd_core.distill.teacher import open_model

@@ -20,7 +20,7 @@ from typing import Any
 from torch import nn
 
 from gkd_core.config import DetectorConfig, DistillRun
-from gkd_core.detectors.build import Detector
+from gkd_core.detectors.detector import Detector
 from gkd_core.detectors.predict import card_of
 from gkd_core.distill.teacher import OpenedModel
 from gkd_core.errors import Problem, SpecError, StoppedError, checked

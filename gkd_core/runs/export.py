@@ -22,8 +22,9 @@ from torch import Tensor, nn
 from gkd_core.config import ExportConfig, ExportRun
 from gkd_core.data.loading import eval_batches
 from gkd_core.data.records import ImageRecord
-from gkd_core.detectors.build import Detector, count_parameters, detect
+from gkd_core.detectors.build import count_parameters, detect
 from gkd_core.detectors.checkpoint import sha256_of
+from gkd_core.detectors.detector import Detector
 from gkd_core.detectors.model_card import ModelCard
 from gkd_core.detectors.onnx import INPUT, OUTPUTS, OnnxDetector, missing_extra
 from gkd_core.errors import Problem, SpecError

@@ -18,8 +18,9 @@ from gkd_core.config import TO_TRAIN, DataConfig, DistillRun, Metric, SplitName,
 from gkd_core.data.find import find_layout
 from gkd_core.data.loading import eval_batches
 from gkd_core.data.records import DataSet, ImageRecord
-from gkd_core.detectors.build import Detector, count_parameters, detect
+from gkd_core.detectors.build import count_parameters, detect
 from gkd_core.detectors.checkpoint import sha256_of
+from gkd_core.detectors.detector import Detector
 from gkd_core.detectors.model_card import ModelCard
 from gkd_core.evaluation.bootstrap import DRAWS, bootstrap_gain, draws_for
 from gkd_core.evaluation.coco import Score

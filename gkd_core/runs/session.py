@@ -20,7 +20,7 @@ from gkd_core.config import SPLITS, AnyRun, SplitName, TeacherConfig, Workers
 from gkd_core.data.loading import CACHE_MB, PictureCache, eval_batches
 from gkd_core.data.reading import load, needed
 from gkd_core.data.records import DataSet
-from gkd_core.detectors.build import Detector
+from gkd_core.detectors.detector import Detector
 from gkd_core.detectors.model_card import ModelCard
 from gkd_core.distill.teacher import open_model
 from gkd_core.errors import DataError, Problem, SpecError, StoppedError

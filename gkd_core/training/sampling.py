@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torchvision.models.detection._utils import BalancedPositiveNegativeSampler
 
-from gkd_core.detectors.build import Detector
+from gkd_core.detectors.detector import Detector
 
 _PROPOSALS, _REGIONS = 0, 1
 """What is sampled: the last number of the key."""

@@ -20,8 +20,9 @@ from gkd_core.compute.transfers import pictures_on, to_device
 from gkd_core.compute.world import World, synchronise_norms
 from gkd_core.config import DetectorConfig, TrainConfig
 from gkd_core.data.loading import Sample
-from gkd_core.detectors.build import Detector, Targets, build_detector
+from gkd_core.detectors.build import build_detector
 from gkd_core.detectors.checkpoint import load_state, save_state
+from gkd_core.detectors.detector import Detector, Targets, as_detector, as_module
 from gkd_core.detectors.weights import load_weights
 from gkd_core.distill.bank import Bank
 from gkd_core.distill.distiller import Distiller
@@ -97,7 +98,7 @@ class Training:
             self.detector = synchronise_norms(self.detector, self.world)
             self.distiller = self._make_distiller(make_distiller) if make_distiller else None
         self._share_batches()
-        self.average = averaged(self.detector, config.ema) if config.ema is not None else None
+        self.average = averaged(as_module(self.detector), config.ema) if config.ema is not None else None
         self.optimizer = build_optimizer(self._trained.parameters(), config.optimizer)
         self.scaler = gradient_scaler(device, config.precision)
         if config.compile:
@@ -185,7 +186,7 @@ class Training:
     @property
     def evaluated(self) -> Detector:
         """Return the detector to evaluate and publish: the averaged one if there is one."""
-        return self.average.module if self.average is not None else self.detector
+        return as_detector(self.average.module) if self.average is not None else self.detector
 
     # ---- steps -------------------------------------------------------------------------------------------
 
@@ -271,7 +272,7 @@ class Training:
         if torch.isfinite(norm):
             self.optimizer.step()
             if self.average is not None:
-                self.average.update_parameters(self.detector)
+                self.average.update_parameters(as_module(self.detector))
         elif self.scaler.get_scale() <= 1:  # without float16 it is 1
             raise self._diverged({"gradient": norm, **losses})
         self.scaler.update()
@@ -299,7 +300,7 @@ class Training:
 
     @property
     def _trained(self) -> nn.Module:
-        return self.distiller or self.detector
+        return self.distiller or as_module(self.detector)
 
     def end_epoch(self) -> None:
         """Go on to the next epoch."""

@@ -17,8 +17,9 @@ from gkd_core.config import DistillRun, TrainRun
 from gkd_core.data.find import find_layout
 from gkd_core.data.reading import load
 from gkd_core.data.records import DataSet
-from gkd_core.detectors.build import Detector, pyramid
+from gkd_core.detectors.build import pyramid
 from gkd_core.detectors.checkpoint import load_model, sha256_of
+from gkd_core.detectors.detector import Detector
 from gkd_core.detectors.model_card import read_card
 from gkd_core.errors import DataError, DivergedError, FailureClass, SpecError, StoppedError
 from gkd_core.evaluation.coco import detect_batches

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 
 from gkd_core.compute.world import World
-from gkd_core.detectors.build import Detector, Targets
+from gkd_core.detectors.detector import Detector, Targets
 from gkd_core.distill import features
 from gkd_core.distill.bank import PooledPair
 from gkd_core.distill.grids import Grids, Slots

@@ -17,8 +17,9 @@ from torchvision.models import get_model, get_weight
 from gkd_core.config import DetectorConfig, TeacherConfig, run_config
 from gkd_core.data.shapes import CLASSES as CLASSES_DRAWN
 from gkd_core.detectors import published
-from gkd_core.detectors.build import Detector, build_detector, detect
+from gkd_core.detectors.build import build_detector, detect
 from gkd_core.detectors.checkpoint import publish_model
+from gkd_core.detectors.detector import Detector
 from gkd_core.detectors.model_card import ModelCard
 from gkd_core.detectors.weights import load_weights
 from gkd_core.distill.teacher import open_model

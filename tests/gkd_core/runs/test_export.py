@@ -16,8 +16,9 @@ import torch
 from pydantic import ValidationError
 
 from gkd_core.config import DetectorConfig, ExportConfig, run_config
-from gkd_core.detectors.build import Detector, build_detector, detect
+from gkd_core.detectors.build import build_detector, detect
 from gkd_core.detectors.checkpoint import publish_model, sha256_of
+from gkd_core.detectors.detector import Detector
 from gkd_core.detectors.model_card import ModelCard
 from gkd_core.detectors.onnx import OnnxDetector
 from gkd_core.errors import SpecError, StoppedError

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from gkd_core.config import DataConfig, DetectorConfig
-from gkd_core.detectors.build import Detector, build_detector
+from gkd_core.detectors.build import build_detector
+from gkd_core.detectors.detector import Detector
 from gkd_core.runs.report import count_gflops, headline, verdict
 
 TINY = {"backbone_width": 0.125, "fpn": {"channels": 16}, "head": {"depth": 1}}

@@ -14,8 +14,9 @@ from gkd_core.compute.amp import compile_backbone, gpu_arithmetic
 from gkd_core.compute.transfers import to_device
 from gkd_core.config import DetectorConfig, DistillConfig, TrainConfig
 from gkd_core.data.loading import Sample
-from gkd_core.detectors.build import Detector, build_detector
+from gkd_core.detectors.build import build_detector
 from gkd_core.detectors.checkpoint import load_state
+from gkd_core.detectors.detector import Detector
 from gkd_core.distill.distiller import Distiller
 from gkd_core.distill.prototypes import Prototypes
 from gkd_core.errors import DivergedError, SpecError
