@@ -224,7 +224,7 @@ def synchronise_norms(network: Any, world: World) -> Any:
             convert_sync_batchnorm,  # torch's conversion would lose the activations that timm's norms carry
         )
 
-        return convert_sync_batchnorm(network)
+        return convert_sync_batchnorm(network)  # type: ignore[no-untyped-call]
     return nn.SyncBatchNorm.convert_sync_batchnorm(network)
 
 

@@ -158,13 +158,16 @@ def _trunk(classifier: Any) -> nn.Sequential:
 
 def build_classifier(name: str, width: float = 1.0) -> nn.Module:
     """Build a torchvision classifier whose every layer has `width` times the usual channels, in multiples of 8."""
+    network: nn.Module
     if width == 1:
-        return torchvision.models.get_model(name, weights=None)
-    if name.startswith("mobilenet"):
-        return torchvision.models.get_model(name, weights=None, width_mult=width)
-    if name.startswith("efficientnet"):
-        return _scaled_efficientnet(name, width)
-    return _scaled_resnet(name, width)
+        network = torchvision.models.get_model(name, weights=None)
+    elif name.startswith("mobilenet"):
+        network = torchvision.models.get_model(name, weights=None, width_mult=width)
+    elif name.startswith("efficientnet"):
+        network = _scaled_efficientnet(name, width)
+    else:
+        network = _scaled_resnet(name, width)
+    return network
 
 
 def _scaled_resnet(name: str, width: float) -> resnet.ResNet:

@@ -206,4 +206,5 @@ def distribution_focal_loss(sides: Tensor, wanted: Tensor) -> Tensor:
     share = wanted - lower
     log = sides.unflatten(-1, (4, BINS)).log_softmax(-1)
     at_lower, at_upper = (log.gather(-1, index.unsqueeze(-1)).squeeze(-1) for index in (lower, lower + 1))
-    return -((1 - share) * at_lower + share * at_upper).mean(-1)
+    loss: Tensor = -((1 - share) * at_lower + share * at_upper).mean(-1)
+    return loss

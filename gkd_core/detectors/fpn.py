@@ -128,7 +128,10 @@ class CoarsestLevel(LastLevelMaxPool):
         self, pyramid: list[Tensor], backbone: list[Tensor], names: list[str]
     ) -> tuple[list[Tensor], list[str]]:
         """Return the pyramid in float32 with one more level."""
-        return super().forward([level.float() for level in pyramid], backbone, names)
+        levels: tuple[list[Tensor], list[str]] = super().forward(
+            [level.float() for level in pyramid], backbone, names
+        )
+        return levels
 
 
 class CoarseLevels(LastLevelP6P7):
@@ -144,4 +147,5 @@ class CoarseLevels(LastLevelP6P7):
         """Return the pyramid in float32 with two more levels."""
         with torch.autocast(pyramid[0].device.type, enabled=False):
             wide = [[level.float() for level in maps] for maps in (pyramid, backbone[-1:])]
-            return super().forward(*wide, names)
+            levels: tuple[list[Tensor], list[str]] = super().forward(*wide, names)
+        return levels

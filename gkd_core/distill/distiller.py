@@ -131,7 +131,7 @@ class Distiller(nn.Module):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Distiller:
         """Move or convert, as `to` and its like ask for, also what is no part of the state: teacher and prototypes."""
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         as_module(self.teacher)._apply(fn, recurse)
         self.prototypes = [Prototypes(*map(fn, level)) for level in self.prototypes]
         return self

@@ -81,7 +81,8 @@ def _flatten(
 
 def _shorter_side(image: ImageRecord, image_size: int) -> np.ndarray:
     scale = image_size / max(image.width, image.height)
-    return (image.boxes[:, 2:] - image.boxes[:, :2]).min(axis=1, initial=np.inf) * scale
+    shortest: np.ndarray = (image.boxes[:, 2:] - image.boxes[:, :2]).min(axis=1, initial=np.inf) * scale
+    return shortest
 
 
 @dataclass

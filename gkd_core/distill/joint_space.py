@@ -158,7 +158,8 @@ def _inverse(normal: Tensor) -> Tensor:
     On a CPU solving runs each small matrix on all threads; on a GPU the Cholesky inverse is sequential over matrices.
     """
     if normal.is_cuda:
-        return torch.linalg.inv_ex(normal).inverse
+        inverse: Tensor = torch.linalg.inv_ex(normal).inverse
+        return inverse
     return torch.cholesky_inverse(torch.linalg.cholesky_ex(normal).L)
 
 
@@ -166,7 +167,8 @@ def _blocks_times_columns(matrix: Tensor, columns: Tensor) -> Tensor:
     """Return (G, 2, 2, m, N), blocks (2m, m) of a (G, 2m, 2m) matrix times the columns of their space."""
     m = columns.shape[2]
     blocks = matrix.unflatten(2, (2, m)).transpose(1, 2)  # (G, 2, 2m, m)
-    return (blocks @ columns).unflatten(2, (2, m))
+    products: Tensor = (blocks @ columns).unflatten(2, (2, m))
+    return products
 
 
 def _tie_matrix(alpha: float) -> Tensor:

@@ -153,7 +153,8 @@ def has_centre_ness(detector: Detector) -> bool:
 
 def scoring_head(detector: Detector) -> nn.Module:
     """The module whose output holds the class scores."""
-    return detector.roi_heads.box_predictor if is_two_stage(detector) else detector.head
+    head: nn.Module = detector.roi_heads.box_predictor if is_two_stage(detector) else detector.head
+    return head
 
 
 @contextmanager

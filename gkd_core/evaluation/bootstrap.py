@@ -164,7 +164,8 @@ class Resampled(NamedTuple):
         counted -= ignored[self.ignored_before] - ignored[self.ignored_start[self.group]]
         precision = hits / np.maximum(counted, 1)
         apart = 2.0 * (len(self.class_of) - self.group)  # offsets: no later group exceeds an earlier one
-        return np.maximum.accumulate((precision + apart)[::-1])[::-1] - apart
+        envelope: NDArray[np.float64] = np.maximum.accumulate((precision + apart)[::-1])[::-1] - apart
+        return envelope
 
 
 class _Class(NamedTuple):

@@ -134,7 +134,8 @@ def _similarity(first: Found, second: Found, tolerance: Tolerance) -> Tensor:
 def _overlaps(first: Found, second: Found) -> Tensor:
     """Return (N, M) intersection over union, 0 for empty boxes; -1 between classes."""
     same = first["labels"][:, None] == second["labels"][None]
-    return box_iou(first["boxes"], second["boxes"]).nan_to_num(0.0).where(same, -1.0)
+    overlaps: Tensor = box_iou(first["boxes"], second["boxes"]).nan_to_num(0.0).where(same, -1.0)
+    return overlaps
 
 
 def _rivals(own: Found, index: int, other: Found, limits: Limits, tolerance: Tolerance) -> Tensor:

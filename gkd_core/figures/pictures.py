@@ -119,7 +119,10 @@ def _f1(model: Found, images: Sequence[ImageRecord]) -> np.ndarray:
     found = np.bincount(matches.picture[counted], minlength=len(images))
     hits = np.bincount(matches.picture[counted & matches.hit], minlength=len(images))
     objects = np.array([(~image.crowd).sum() for image in images])
-    return np.divide(2 * hits, found + objects, out=np.full(len(images), np.nan), where=found + objects > 0)
+    scores: np.ndarray = np.divide(
+        2 * hits, found + objects, out=np.full(len(images), np.nan), where=found + objects > 0
+    )
+    return scores
 
 
 def _rounded(value: float) -> str:

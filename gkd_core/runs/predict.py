@@ -153,7 +153,8 @@ def overlaps(box: NDArray[Any], others: NDArray[Any]) -> NDArray[np.float64]:
     corner = np.minimum(box[2:], others[:, 2:]) - np.maximum(box[:2], others[:, :2])
     both = corner.clip(min=0).prod(axis=1, dtype=np.float64)
     areas = (others[:, 2:] - others[:, :2]).prod(axis=1) + (box[2:] - box[:2]).prod()
-    return both / np.maximum(areas - both, 1e-12)
+    overlaps: NDArray[np.float64] = both / np.maximum(areas - both, 1e-12)
+    return overlaps
 
 
 # ---- the model -------------------------------------------------------------------------------------------

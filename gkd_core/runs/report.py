@@ -172,7 +172,8 @@ def count_gflops(detector: Detector, image_size: int, device: torch.device) -> f
     """
     with _every_proposal(detector), FlopCounterMode(display=False) as counter:
         detect(detector, [torch.zeros(3, image_size, image_size, device=device)])
-    return counter.get_total_flops() / 1e9
+    gflops: float = counter.get_total_flops() / 1e9
+    return gflops
 
 
 @contextmanager

@@ -24,7 +24,8 @@ from gkd_core.detectors.detector import Detector
 from gkd_core.detectors.model_card import ModelCard
 from gkd_core.distill.teacher import open_model
 from gkd_core.errors import DataError, Problem, SpecError, StoppedError
-from gkd_core.evaluation.coco import Detections, Score, detect_batches, score
+from gkd_core.evaluation.coco import Score, detect_batches, score
+from gkd_core.evaluation.voc import Detections
 from gkd_core.events import Evaluation, Event, Progress, Warning
 from gkd_core.run_dir import write_atomically
 from gkd_core.training.progress_meter import ProgressMeter
@@ -71,7 +72,7 @@ class Session:
         """
         self.folder = folder
         self.world = World.join(getattr(config, "processes", 1), find_device(config.device))
-        self.should_stop = lambda: self.world.from_first(should_stop)
+        self.should_stop: Callable[[], bool] = lambda: self.world.from_first(should_stop)
         self.image_size = image_size
         self.batch_size = batch_size
         self.workers: Workers = workers

@@ -40,7 +40,8 @@ class KeyedSampler(BalancedPositiveNegativeSampler):
     def __call__(self, matched_idxs: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """Sample as torchvision's sampler does; without keys from the global generator."""
         if self.keys is None:
-            return super().__call__(matched_idxs)
+            usual: tuple[list[Tensor], list[Tensor]] = super().__call__(matched_idxs)
+            return usual
         drawn = [self._draw(key, labels) for key, labels in zip(self.keys, matched_idxs, strict=True)]
         positives, negatives = [positive for positive, _ in drawn], [negative for _, negative in drawn]
         self.rows = torch.stack([mask.sum() for mask in (*positives, *negatives)]).sum()

@@ -252,8 +252,10 @@ class Training:
         self.detector.train()
         try:
             if self.distiller is not None and self.distiller.is_on(self.epoch):
-                return self.distiller(pictures, targets, self.attenuation)
-            return self.detector(pictures, targets)
+                distilled: dict[str, Tensor] = self.distiller(pictures, targets, self.attenuation)
+                return distilled
+            losses: dict[str, Tensor] = self.detector(pictures, targets)
+            return losses
         except ValueError as error:
             if "more than 1 value per channel" not in str(error):  # torch's message
                 raise

@@ -114,7 +114,8 @@ def _teacher_scores_of_proposals(context: LossContext) -> Tensor:
     heads = context.teacher.roi_heads
     named = OrderedDict((str(level), feature) for level, feature in enumerate(context.teacher_pyramid))
     scores, _ = heads.box_predictor(heads.box_head(heads.box_roi_pool(named, chosen, context.sizes)))
-    return scores[:, context.teacher_columns]
+    columns: Tensor = scores[:, context.teacher_columns]
+    return columns
 
 
 # ---- formulas --------------------------------------------------------------------------------------------
