@@ -23,38 +23,38 @@ _PROBLEM = {"$ref": "#/components/schemas/ProblemDetails"}
 _FRAMEWORKS_OWN = ("HTTPValidationError", "ValidationError")
 """Schemas of errors that FastAPI would send; ours differ."""
 
-ABOUT = """Distils object detectors, and proves what that gained against a control.
+ABOUT = """Distils object detectors, and measures the gain against a control.
 
-- **Keys** go along as `Authorization: Bearer gkd_...`. Without any key in the database this machine alone may ask.
+- **Keys** are sent as `Authorization: Bearer gkd_...`. While there are no keys, only the local machine has access.
 - **Errors** are `application/problem+json` (RFC 9457): `code` is for programs, `detail` for people, and `request_id`
   is found in the header `X-Request-ID` and in the server's log.
-- **Sending again** is safe: a `POST` that makes something takes an `Idempotency-Key`.
+- **Retries** are safe: a `POST` that creates a job accepts an `Idempotency-Key`.
 """
 
 TAGS = {
-    "jobs": "Asking for jobs, and for what becomes of them.",
-    "following": "What a job tells while it runs.",
+    "jobs": "Submitting and managing jobs.",
+    "following": "Events, log and metrics of a job while it runs.",
     "artifacts": "The files that a job publishes.",
-    "datasets": "Data sets that specs name as `dataset:<id>`: registered where they lie, or uploaded.",
-    "models": "Models that specs name as `model:<id>`: registered where they lie, or uploaded.",
-    "keys": "Who may ask for what.",
-    "workers": "What works for the service.",
-    "health": "Is it alive, is it ready, how does it do?",
+    "datasets": "Data sets that specs name as `dataset:<id>`: registered under a data root, or uploaded.",
+    "models": "Models that specs name as `model:<id>`: registered under a data root, or uploaded.",
+    "keys": "API keys, tenants and limits.",
+    "workers": "The workers of the service.",
+    "health": "Liveness, readiness and metrics.",
 }
 
 _MEANS = {
     400: "the body is not JSON (`invalid_json`)",
-    401: "no API key, or none that is good (`unauthorized`)",
-    403: "the key lacks a scope (`missing_scope`), the tenant has all that it may (`quota_exceeded`), or the request "
-    "comes from where it may not (`forbidden`)",
-    404: "there is no such thing, or it is another tenant's (`unknown_...`)",
-    408: "the body does not come (`too_slow`)",
+    401: "no valid API key (`unauthorized`)",
+    403: "the key lacks a scope (`missing_scope`), the tenant has reached a limit (`quota_exceeded`), or the "
+    "request comes from a forbidden site or host (`forbidden`)",
+    404: "it does not exist, or belongs to another tenant (`unknown_...`)",
+    408: "the body arrives too slowly (`too_slow`)",
     413: "the body is too large (`too_large`)",
-    422: "something in the request cannot be right; `errors` names each field (`invalid_request`, `invalid_spec`)",
-    429: "this key asks too often; `Retry-After` says when to come back (`too_many_requests`)",
-    500: "a defect of GKD; its log has the details under the request id (`internal_error`)",
-    503: "the database does not answer (`database_away`) or takes no writes (`database_refuses`), or a data set is "
-    "being unpacked (`still_unpacking`); come back after `Retry-After` seconds",
+    422: "the request has invalid values; `errors` names each field (`invalid_request`, `invalid_spec`)",
+    429: "this key sends too many requests; retry after `Retry-After` seconds (`too_many_requests`)",
+    500: "an internal error of GKD; its log has the details under the request id (`internal_error`)",
+    503: "the database does not answer (`database_away`) or accepts no writes (`database_refuses`), or a data set is "
+    "being unpacked (`still_unpacking`); retry after `Retry-After` seconds",
 }
 """Description of a status unless the route gives a more precise one."""
 

@@ -64,7 +64,7 @@ async def _known(
     request: Request,
     if_none_match: Annotated[
         str | None,
-        Header(description="`ETag` of an answer before; several in a list, or `*`", examples=['W/"0"']),
+        Header(description="`ETag` of an earlier answer; several in a list, or `*`", examples=['W/"0"']),
     ] = None,
 ) -> KnownTags:
     return read_tags(request.headers.getlist("if-none-match"))

@@ -25,7 +25,7 @@ def asked_part(headers: Mapping[str, str], size: int, etag: str) -> tuple[int, i
         is faster.
 
     Raises:
-        ApiError: 400, it is no range of bytes; 416, it lies beyond the end.
+        ApiError: 400, it is not a range of bytes; 416, it is beyond the end.
     """
     wanted = headers.get("range")
     if wanted is None or headers.get("if-range", etag) != etag:

@@ -16,19 +16,22 @@ from jobs.paths.data_roots import DataRootError, DataRoots
 from jobs.resources import Resource, ResourceKind, ResourceName, ResourceState
 
 OnlyState = Annotated[ResourceState | None, Query(description="only those in this state", examples=["ready"])]
-Limit = Annotated[int, Query(ge=1, le=500, description="of them in one answer", examples=[20])]
+Limit = Annotated[int, Query(ge=1, le=500, description="maximum number in one answer", examples=[20])]
 NameOfUpload = Annotated[
     ResourceName | None,
-    Query(description="of an upload: what people call it; it must be given", examples=["blood cells"]),
+    Query(description="of an upload: its name, which is required", examples=["blood cells"]),
 ]
 
 ADDED: dict[int | str, dict[str, Any]] = {
-    200: {"model": Resource, "description": "the same file was uploaded under this name before; this is it"},
+    200: {
+        "model": Resource,
+        "description": "the same file was uploaded under this name before, as the resource returned",
+    },
     415: {"description": "the body is of another type (`unsupported_media_type`)"},
     507: {"description": "the disk of the service is nearly full (`no_room`)"},
 }
 """Possible answers to an upload or registration."""
-SEEN: dict[int | str, dict[str, Any]] = {304: {"description": "still as If-None-Match says"}}
+SEEN: dict[int | str, dict[str, Any]] = {304: {"description": "not modified since the If-None-Match tag"}}
 IN_USE: dict[int | str, dict[str, Any]] = {
     409: {"description": "jobs that have not ended need it (`in_use`)"}
 }

@@ -77,8 +77,8 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
-    help="Distils object detectors, and proves what that gained against a control.",
-    epilog="Exit codes: 0 done, 1 it went wrong, 2 wrong command line, 75 `gkd run` was stopped and can go on.",
+    help="Distils object detectors, and measures the gain against a control.",
+    epilog="Exit codes: 0 done, 1 error, 2 wrong command line, 75 `gkd run` was stopped and can be resumed.",
 )
 for commands in (cli_service.commands, cli_jobs.commands, cli_engine.commands):
     app.add_typer(commands)

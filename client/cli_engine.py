@@ -21,7 +21,7 @@ data = typer.Typer(no_args_is_help=True, help="Data sets.")
 def run(
     spec: SpecFile,
     target: Annotated[
-        Path | None, typer.Option("--out", help="Folder of the run; kept to go on from.")
+        Path | None, typer.Option("--out", help="Folder of the run; kept for resuming.")
     ] = None,
     check: Annotated[bool, typer.Option("--check", help="Only say whether it could run.")] = False,
     as_json: Annotated[
@@ -71,16 +71,14 @@ def predict(
     ] = "json",
     data: Annotated[
         Path | None,
-        typer.Option(
-            help="COCO file or folder whose ids the results carry; else the one that pictures lie in."
-        ),
+        typer.Option(help="COCO file or folder with the ids for the results; default: the pictures' own."),
     ] = None,
     recursive: Annotated[bool, typer.Option("--recursive", help="Also pictures of subfolders.")] = False,
     agnostic: Annotated[
         bool,
         typer.Option("--agnostic", help="One box an object: of those that overlap, the best of any class."),
     ] = False,
-    every: Annotated[int, typer.Option(min=1, help="Of a video, one frame of so many.")] = 1,
+    every: Annotated[int, typer.Option(min=1, help="Of a video, take every n-th frame.")] = 1,
     url: Url = HERE,
     as_json: AsJson = False,
 ) -> None:

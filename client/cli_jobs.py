@@ -55,7 +55,7 @@ def jobs(
     tag: Annotated[
         list[str] | None, typer.Option(help="Only those with this tag: key, or key:value. May be repeated.")
     ] = None,
-    limit: Annotated[int, typer.Option(min=1, help="At most so many, the newest.")] = 20,
+    limit: Annotated[int, typer.Option(min=1, help="Maximum number; the newest are listed.")] = 20,
     url: Url = HERE,
     as_json: AsJson = False,
 ) -> None:
@@ -153,7 +153,7 @@ def edit(
     name: Annotated[str | None, typer.Option(help="Its name from now on.")] = None,
     tag: Annotated[
         list[str] | None,
-        typer.Option(metavar="KEY=VALUE", help="A tag; KEY= takes it away. May be repeated."),
+        typer.Option(metavar="KEY=VALUE", help="A tag; KEY= removes it. May be repeated."),
     ] = None,
     priority: Annotated[
         int | None, typer.Option(min=0, max=9, help="9 goes first; while it is queued.")
@@ -229,7 +229,7 @@ def log(
     job_id: JobId,
     offset: Annotated[int, typer.Option(help="Byte to start from; negative counts from the end.")] = -16_384,
     limit: Annotated[
-        int | None, typer.Option(min=4, help="At most so many bytes; otherwise 256 KiB.")
+        int | None, typer.Option(min=4, help="Maximum number of bytes; default 256 KiB.")
     ] = None,
     url: Url = HERE,
 ) -> None:
@@ -257,7 +257,7 @@ def report(job_id: JobId, url: Url = HERE, as_json: AsJson = False) -> None:
 @commands.command()
 def download(
     job_id: JobId,
-    name: Annotated[str | None, typer.Argument(help="The artifact; otherwise all of them.")] = None,
+    name: Annotated[str | None, typer.Argument(help="The artifact; default: all of them.")] = None,
     target: Annotated[Path, typer.Option("--out", "-o", help="Folder to write to.")] = Path(),
     url: Url = HERE,
     as_json: AsJson = False,

@@ -26,7 +26,9 @@ keys = typer.Typer(
 out = console()
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
-TenantOption = Annotated[str, typer.Option("--tenant", help="Whose things the key opens; made if it is new.")]
+TenantOption = Annotated[
+    str, typer.Option("--tenant", help="Tenant that the key gives access to; created if it is new.")
+]
 LIFTED = "none"
 Limit = typer.Option(help=f"A number, or {LIFTED} for no limit.")
 
@@ -35,7 +37,7 @@ _SECONDS = {"m": 60.0, "h": 3600.0, "d": 86400.0}
 
 @keys.command()
 def create(
-    name: Annotated[str, typer.Option(help="What you call the key.")],
+    name: Annotated[str, typer.Option(help="Name of the key.")],
     tenant: TenantOption = "default",
     scopes: Annotated[str, typer.Option(help="read, write, metrics, admin; with commas.")] = "read,write",
     expires: Annotated[str, typer.Option(help="Such as 12h or 90d, or never.")] = "90d",
@@ -87,7 +89,7 @@ def revoke(
 
 @keys.command()
 def limits(
-    tenant: Annotated[str | None, typer.Argument(help="The tenant; otherwise all of them.")] = None,
+    tenant: Annotated[str | None, typer.Argument(help="The tenant; default: all of them.")] = None,
     requests_per_minute: Annotated[str | None, Limit] = None,
     running_jobs: Annotated[str | None, Limit] = None,
     queued_jobs: Annotated[str | None, Limit] = None,

@@ -22,15 +22,13 @@ if TYPE_CHECKING:
 
 Kind = Literal["dataset", "model"]
 Id = Annotated[str, typer.Argument(metavar="ID", help="Its id, the beginning of it, or its name.")]
-Name = Annotated[
-    str | None, typer.Option(help="What you call it; otherwise as the file or folder is called.")
-]
+Name = Annotated[str | None, typer.Option(help="Its name; default: the name of the file or folder.")]
 Send = Annotated[
     bool, typer.Option("--upload", help="PATH is a file of this machine, which is sent to the service.")
 ]
 NoWait = Annotated[bool, typer.Option("--no-wait", help="Do not wait for the check.")]
 OnlyState = Annotated[str | None, typer.Option(help="Only those in this state: checking, ready, refused.")]
-AtMost = Annotated[int, typer.Option(min=1, help="At most so many, the newest.")]
+AtMost = Annotated[int, typer.Option(min=1, help="Maximum number; the newest are listed.")]
 
 datasets = typer.Typer(no_args_is_help=True, help="Data sets that specs name as dataset:<id>.")
 models = typer.Typer(no_args_is_help=True, help="Models that specs name as model:<id>.")
@@ -47,7 +45,7 @@ def add_dataset(
     ],
     name: Name = None,
     upload: Send = False,
-    layout: Annotated[str, typer.Option("--format", help="coco, voc or yolo; auto recognises it.")] = "auto",
+    layout: Annotated[str, typer.Option("--format", help="coco, voc or yolo; auto detects it.")] = "auto",
     no_wait: NoWait = False,
     url: Url = HERE,
     as_json: AsJson = False,

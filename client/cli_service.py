@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from jobs.settings import Settings
 
 commands = typer.Typer()
-health = typer.Typer(no_args_is_help=True, help="Whether it is alive; for those who watch over containers.")
+health = typer.Typer(no_args_is_help=True, help="Liveness, for container health checks.")
 
-Host = Annotated[str | None, typer.Option(help="Address to listen on; GKD_HOST, otherwise 127.0.0.1.")]
-Port = Annotated[int | None, typer.Option(help="Port; GKD_PORT, otherwise 8000; 0 takes a free one.")]
+Host = Annotated[str | None, typer.Option(help="Address to listen on; default: GKD_HOST, or 127.0.0.1.")]
+Port = Annotated[int | None, typer.Option(help="Port; default: GKD_PORT, or 8000; 0 takes a free one.")]
 
 
 @commands.command()

@@ -49,7 +49,7 @@ LOG_LINES = 20
 
 
 class DemoFailed(GkdError):
-    """The demo cannot go on."""
+    """The demo has failed."""
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -220,7 +220,7 @@ class ArtifactsUnavailable(JobsError):
     """The storage of the artifacts does not answer; the call may be retried later."""
 
     def __init__(self, place: str, cause: Exception) -> None:
-        # What follows the ? of a URL in the message is of no use to anybody.
+        # The query of a URL in the message is of no use.
         words = str(cause).partition("?")[0] or type(cause).__name__
         super().__init__(f"{place} does not answer: {words.splitlines()[0]}")
 

@@ -23,15 +23,17 @@ _FILE = {
 }  # the media type depends on the name
 DOWNLOADS: dict[int | str, dict[str, Any]] = {
     200: {**_FILE, "description": "the file"},
-    206: {**_FILE, "description": "the part of it that Range asks for"},
-    304: {"description": "still as If-None-Match says"},
-    400: {"description": "Range is none of bytes (`invalid_range`)"},
+    206: {**_FILE, "description": "the part of the file that Range asks for"},
+    304: {"description": "not modified since the If-None-Match tag"},
+    400: {"description": "Range is not a range of bytes (`invalid_range`)"},
     410: {
-        "description": "the file was published and is not there any more (`artifact_gone`), or holds something else "
+        "description": "the file was published and is missing (`artifact_gone`), or its content has changed "
         "(`artifact_damaged`)"
     },
     416: {"description": "Range lies beyond the end of the file (`range_not_satisfiable`)"},
-    503: {"description": "the database, or the place of published files, does not answer (`artifacts_away`)"},
+    503: {
+        "description": "the database, or the storage of published files, does not answer (`artifacts_away`)"
+    },
 }
 PARTS: dict[str, Any] = {  # parsed from the request by `asked_part`
     "parameters": [
@@ -44,7 +46,7 @@ PARTS: dict[str, Any] = {  # parsed from the request by `asked_part`
         {
             "name": "If-Range",
             "in": "header",
-            "description": "`ETag` of the file of which a part is wanted; of another one the whole is sent",
+            "description": "`ETag` of the file of which a part is wanted; if it has changed, the whole file is sent",
             "schema": {"type": "string", "examples": ['"0"']},
         },
     ]
@@ -61,7 +63,9 @@ def artifacts(job_id: str, services: ServicesDep, tenant: TenantDep) -> tuple[Ar
 @router.get("/{name}", response_class=StreamingResponse, responses=DOWNLOADS, openapi_extra=PARTS)
 def download(
     job_id: str,
-    name: Annotated[str, Path(description="As `artifacts` lists it.", examples=["student.safetensors"])],
+    name: Annotated[
+        str, Path(description="Name of the file, as listed by `artifacts`.", examples=["student.safetensors"])
+    ],
     request: Request,
     services: ServicesDep,
     tenant: TenantDep,

@@ -44,7 +44,7 @@ ARCHIVES = (
 """Accepted content types of an archive; its format is detected by its bytes."""
 
 FormatOfUpload = Annotated[
-    Format, Query(description="of an upload: its layout; `auto` recognises it", examples=["coco"])
+    Format, Query(description="of an upload: its layout; `auto` detects it", examples=["coco"])
 ]
 
 
@@ -78,7 +78,7 @@ def list_datasets(
     tenant: TenantDep,
     state: OnlyState = None,
     after: Annotated[
-        str | None, Query(description="`next` of the page before", examples=["Jq0c7xSg2nP4mTzVbD8w1A"])
+        str | None, Query(description="`next` of the previous page", examples=["Jq0c7xSg2nP4mTzVbD8w1A"])
     ] = None,
     limit: Limit = 50,
 ) -> ResourcePage:

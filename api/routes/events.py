@@ -42,9 +42,11 @@ def events(
     services: ServicesDep,
     tenant: TenantDep,
     after: Annotated[
-        int, Query(ge=0, le=MOST_EVENTS, description="number of the last event that is known", examples=[1])
+        int, Query(ge=0, le=MOST_EVENTS, description="number of the last known event", examples=[1])
     ] = 0,
-    limit: Annotated[int, Query(ge=1, le=10_000, description="events in one answer", examples=[100])] = 1000,
+    limit: Annotated[
+        int, Query(ge=1, le=10_000, description="maximum number of events in one answer", examples=[100])
+    ] = 1000,
 ) -> EventPage:
     """Return the events of a job with numbers above `after`."""
     items = services.store.reading.events(job_id, after=after, limit=limit, tenant=tenant)
@@ -57,10 +59,16 @@ def log(
     services: ServicesDep,
     tenant: TenantDep,
     offset: Annotated[
-        int, Query(description="bytes from the start; negative: from the end", examples=[-4096])
+        int, Query(description="offset in bytes from the start; negative: from the end", examples=[-4096])
     ] = 0,
     limit: Annotated[
-        int, Query(ge=LONGEST_CHARACTER, le=LOG_BYTES, description="bytes in one answer", examples=[4096])
+        int,
+        Query(
+            ge=LONGEST_CHARACTER,
+            le=LOG_BYTES,
+            description="maximum number of bytes in one answer",
+            examples=[4096],
+        ),
     ] = LOG_BYTES,
 ) -> PlainTextResponse:
     """Return the engine's log from `offset` on; the header X-Next-Offset is the offset of the next part."""

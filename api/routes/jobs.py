@@ -30,13 +30,15 @@ IdempotencyKey = Annotated[
     Header(
         min_length=1,
         max_length=200,
-        description="Any text that is new for each job: sent again, with the same body, it gives the same job again.",
+        description="Any text that is unique for each job: the same key and body return the same job again.",
         examples=["3f6c2a9e-cells-r18"],
     ),
 ]
 
 _NOT_NOW: dict[int | str, dict[str, Any]] = {
-    409: {"description": "the job's state does not allow that; `actions` are what it allows (`not_allowed`)"}
+    409: {
+        "description": "the job's state does not allow that; `actions` are the allowed ones (`not_allowed`)"
+    }
 }
 _NOT_JSON: dict[int | str, dict[str, Any]] = {
     415: {"description": "the body is not sent as JSON (`unsupported_media_type`)"}
@@ -97,14 +99,16 @@ def list_jobs(
         list[str] | None,
         Query(
             max_length=32,
-            description="key, or key:value; of several each must be there",
+            description="key, or key:value; jobs must have all of several tags",
             examples=[["team:lab"]],
         ),
     ] = None,
     after: Annotated[
-        str | None, Query(description="`next` of the page before", examples=["e4hnK1JkY9w8pWzr2mVbXQ"])
+        str | None, Query(description="`next` of the previous page", examples=["e4hnK1JkY9w8pWzr2mVbXQ"])
     ] = None,
-    limit: Annotated[int, Query(ge=1, le=500, description="jobs in one answer", examples=[20])] = 50,
+    limit: Annotated[
+        int, Query(ge=1, le=500, description="maximum number of jobs in one answer", examples=[20])
+    ] = 50,
 ) -> JobPage:
     """List jobs, newest first."""
     try:
@@ -117,7 +121,9 @@ def list_jobs(
 
 
 @router.get(
-    "/jobs/{job_id}", response_model=Job, responses={304: {"description": "still as If-None-Match says"}}
+    "/jobs/{job_id}",
+    response_model=Job,
+    responses={304: {"description": "not modified since the If-None-Match tag"}},
 )
 async def get_job(
     job_id: str,
@@ -127,7 +133,9 @@ async def get_job(
     tenant: TenantDep,
     known: KnownTagsDep,
     still_admitted: StillAdmittedDep,
-    wait: Annotated[float, Query(ge=0, le=60, description="seconds", examples=[0.5])] = 0,
+    wait: Annotated[
+        float, Query(ge=0, le=60, description="maximum seconds to wait for a change", examples=[0.5])
+    ] = 0,
 ) -> Response:
     """Return one job.
 
@@ -260,7 +268,7 @@ async def change(job_id: str, wanted: JobChange, services: ServicesDep, tenant: 
     "/jobs/{job_id}",
     status_code=204,
     responses={
-        409: {"description": "it has not ended (`not_allowed`), or other jobs want its model (`in_use`)"}
+        409: {"description": "it has not ended (`not_allowed`), or other jobs need its model (`in_use`)"}
     },
 )
 def delete(job_id: str, services: ServicesDep, tenant: TenantDep) -> None:

@@ -13,7 +13,7 @@ from jobs.keys import DEFAULT_TENANT, TENANT, Asker, Key, KeyName, Limits, Scope
 
 router = APIRouter(tags=["keys"])
 
-TenantName = Annotated[str, Path(pattern=f"^{TENANT}$", description="Of a tenant.", examples=["lab"])]
+TenantName = Annotated[str, Path(pattern=f"^{TENANT}$", description="Name of a tenant.", examples=["lab"])]
 
 _DAY = 86400.0
 

@@ -12,7 +12,10 @@ from jobs.curves import LEAST_POINTS, MOST_POINTS, JobCurves
 router = APIRouter(prefix="/jobs/{job_id}", tags=["following"])
 
 Points = Annotated[
-    int, Query(ge=LEAST_POINTS, le=MOST_POINTS, description="of each curve, at most", examples=[200])
+    int,
+    Query(
+        ge=LEAST_POINTS, le=MOST_POINTS, description="maximum number of points of each curve", examples=[200]
+    ),
 ]
 
 

@@ -65,7 +65,7 @@ def list_models(
     tenant: TenantDep,
     state: OnlyState = None,
     after: Annotated[
-        str | None, Query(description="`next` of the page before", examples=["yL5uR3kXh9aWf6oQeC2d7g"])
+        str | None, Query(description="`next` of the previous page", examples=["yL5uR3kXh9aWf6oQeC2d7g"])
     ] = None,
     limit: Limit = 50,
 ) -> ResourcePage:

@@ -69,18 +69,18 @@ _ANSWERS: dict[int | str, dict[str, Any]] = {
         "description": "events, each with `id` (its number), `event` (its kind) and `data` (as in /events)",
         "content": {"text/event-stream": {"itemSchema": _EVENT}},
     },
-    204: {"description": "the job has ended and all its events are known: do not come back"},
+    204: {"description": "the job has ended and all its events are known: do not reconnect"},
 }
 
 Number = Annotated[
-    int, Query(ge=0, le=MOST_EVENTS, description="number of the last event that is known", examples=[0])
+    int, Query(ge=0, le=MOST_EVENTS, description="number of the last known event", examples=[0])
 ]
 LastEventId = Annotated[
     int | None,
-    Header(ge=0, le=MOST_EVENTS, description="the same, as browsers send it; it wins", examples=[0]),
+    Header(ge=0, le=MOST_EVENTS, description="the same, as browsers send it; takes precedence", examples=[0]),
 ]
 Seconds = Annotated[
-    int, Query(ge=0, le=LONGEST_SECONDS, description="seconds until the stream ends anyhow", examples=[1])
+    int, Query(ge=0, le=LONGEST_SECONDS, description="maximum seconds until the stream ends", examples=[1])
 ]
 
 

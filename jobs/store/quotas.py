@@ -148,7 +148,7 @@ def _stored_bytes(connection: Connection, tenant: str) -> int:
 def keep_leaving(connection: Connection, resource_id: str) -> None:
     """Record that an upload is about to be deleted, or was refused.
 
-    Its bytes stay on disk for a while, and a tenant that uploads and deletes again and again must not fill the
+    Its bytes stay on disk for a while, and a tenant that uploads and deletes repeatedly must not fill the
     disk.
     """
     upload = select(resources.c.tenant, resources.c.size, now() + LEAVING_SECONDS)

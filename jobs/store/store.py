@@ -1,6 +1,6 @@
 """The job store: every operation of the state machine, each a transaction that also writes its event.
 
-`Store` is composed of ten parts by who asks, each in the module of its name: `reading` (all), `following` (clients that
+`Store` is composed of ten parts by caller, each in the module of its name: `reading` (all), `following` (clients that
 watch jobs), `submission`, `editing` and `resources` (users), `keys` (administrators and authentication), `commands`
 (workers; `worker_commands.py`), `workers` (heartbeats), `metrics` (monitoring) and `recovery` (the sweeper).
 
