@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from gkd_core.compute.world import World, keep_norms_apart
-from gkd_core.config import DistillConfig, Workers, incomparable_scores, response_weight
+from gkd_core.config import DistillConfig, Workers
 from gkd_core.data.loading import eval_batches
 from gkd_core.data.records import ImageRecord
 from gkd_core.detectors.build import pyramid
@@ -29,8 +29,9 @@ from gkd_core.detectors.detector import Detector, Targets, as_module
 from gkd_core.distill import features
 from gkd_core.distill.bank import Bank, PooledPair, of_all_processes
 from gkd_core.distill.instances import InstancePool, Pooled, Pooling, choose_instances, pairs
-from gkd_core.distill.losses import Loss, LossContext, ResponseLoss, of_config
-from gkd_core.distill.positives import architecture_of, is_two_stage, outputs_of, scoring_head
+from gkd_core.distill.losses import Loss, LossContext, of_config
+from gkd_core.distill.pairing import classes_of, remarks_on, why_incomparable, with_settled_weight
+from gkd_core.distill.positives import outputs_of, scoring_head
 from gkd_core.distill.prototypes import (
     Chosen,
     Prototypes,
@@ -100,13 +101,13 @@ class Distiller(nn.Module):
             raise SpecError([Problem(loc=("student", "architecture"), message=message)])
         self.student_levels = [student.strides.index(stride) for stride in self.strides]
         self.teacher_levels = [teacher.strides.index(stride) for stride in self.strides]
-        incomparable = _incomparable(student, teacher)
+        incomparable = why_incomparable(student, teacher)
         wanted = of_config(self.config) if losses is None else losses
-        settled = [_settled(loss, self.config, incomparable) for loss in wanted]
+        settled = [with_settled_weight(loss, self.config, incomparable) for loss in wanted]
         self.losses = tuple(loss for loss in settled if getattr(loss, "active", True))
-        self.remarks = _remarks(wanted, incomparable) + ([] if self.has_losses else [NOTHING_TAUGHT])
+        self.remarks = remarks_on(wanted, incomparable) + ([] if self.has_losses else [NOTHING_TAUGHT])
         if teacher_columns is None:
-            teacher_columns = match_classes(_classes_of(teacher), _classes_of(student))
+            teacher_columns = match_classes(classes_of(teacher), classes_of(student))
         columns = torch.cat([torch.zeros(1, dtype=torch.int64), teacher_columns])  # background stays first
         self.register_buffer("teacher_columns", columns, persistent=False)
         self.register_buffer(
@@ -396,66 +397,3 @@ def _selection(name: str, generator: torch.Generator) -> Selection | None:
     if name in ("kmeans", "random"):
         return partial(select_kmeans if name == "kmeans" else select_random, generator=generator)
     return select_reference if name == "reference" else None
-
-
-def _incomparable(student: Detector, teacher: Detector) -> Problem | None:
-    """Why the scores of the two heads cannot be compared place by place."""
-    mine, theirs = architecture_of(student), architecture_of(teacher)
-    anchors = None
-    if mine == theirs and not is_two_stage(student) and (other := _other_places(student, teacher)):
-        return other
-    if mine == theirs == "retinanet":
-        anchors = _finest_anchor(student), _finest_anchor(teacher)
-    return incomparable_scores(mine, theirs, anchors)
-
-
-def _other_places(student: Detector, teacher: Detector) -> Problem | None:
-    """Why two one-stage detectors of a family do not score the same places: other levels, or other anchors."""
-    places = [
-        f"{each.anchor_generator.num_anchors_per_location()} anchors on strides {tuple(each.strides)}"
-        for each in (student, teacher)
-    ]
-    if places[0] == places[1]:
-        return None
-    message = f"the student scores {places[0]}, the teacher {places[1]}"
-    return Problem(
-        loc=("distill", "response", "weight"), message=message, hint="Leave the response loss out."
-    )
-
-
-def _finest_anchor(retinanet: Detector) -> float:
-    """Pixels; the other levels follow by powers of two."""
-    return float(retinanet.anchor_generator.sizes[0][0])
-
-
-def _settled(loss: Loss, config: DistillConfig, incomparable: Problem | None) -> Loss:
-    """Return the loss with the weight that fits this pair.
-
-    Raises:
-        SpecError: a response loss was asked for between heads that cannot be compared.
-    """
-    if not isinstance(loss, ResponseLoss):
-        return loss
-    response = config.response.model_copy(update={"weight": loss.weight})
-    weight = response_weight(config.model_copy(update={"response": response}), incomparable)
-    return replace(loss, weight=weight)
-
-
-def _remarks(losses: Sequence[Loss], incomparable: Problem | None) -> list[str]:
-    """That `auto` left the response loss out, and why."""
-    auto = any(isinstance(loss, ResponseLoss) and loss.weight == "auto" for loss in losses)
-    return [f"the response loss is left out: {incomparable.message}"] if auto and incomparable else []
-
-
-def _classes_of(detector: Detector) -> tuple[str, ...]:
-    """Return the class names that a detector carries.
-
-    Raises:
-        SpecError: it carries none.
-    """
-    classes: tuple[str, ...] = getattr(detector, "classes", ())
-    if not classes:
-        message = f"this {type(detector).__name__} does not know the names of its classes"
-        hint = "Build, load or wrap it with `gkd`, or give `teacher_columns`."
-        raise SpecError([Problem(loc=("classes",), message=message, hint=hint)])
-    return classes

@@ -1,0 +1,78 @@
+"""What fits between a student and a teacher: whether their scores can be compared, and by which class names.
+
+Asked once, when a distiller is built; its losses and its remarks follow from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from gkd_core.config import DistillConfig, incomparable_scores, response_weight
+from gkd_core.detectors.detector import Detector
+from gkd_core.distill.losses import Loss, ResponseLoss
+from gkd_core.distill.positives import architecture_of, is_two_stage
+from gkd_core.errors import Problem, SpecError
+
+
+def why_incomparable(student: Detector, teacher: Detector) -> Problem | None:
+    """Return why the scores of the two heads cannot be compared place by place."""
+    mine, theirs = architecture_of(student), architecture_of(teacher)
+    anchors = None
+    if mine == theirs and not is_two_stage(student) and (other := _other_places(student, teacher)):
+        return other
+    if mine == theirs == "retinanet":
+        anchors = _finest_anchor(student), _finest_anchor(teacher)
+    return incomparable_scores(mine, theirs, anchors)
+
+
+def _other_places(student: Detector, teacher: Detector) -> Problem | None:
+    """Why two one-stage detectors of a family do not score the same places: other levels, or other anchors."""
+    places = [
+        f"{each.anchor_generator.num_anchors_per_location()} anchors on strides {tuple(each.strides)}"
+        for each in (student, teacher)
+    ]
+    if places[0] == places[1]:
+        return None
+    message = f"the student scores {places[0]}, the teacher {places[1]}"
+    return Problem(
+        loc=("distill", "response", "weight"), message=message, hint="Leave the response loss out."
+    )
+
+
+def _finest_anchor(retinanet: Detector) -> float:
+    """Pixels; the other levels follow by powers of two."""
+    return float(retinanet.anchor_generator.sizes[0][0])
+
+
+def with_settled_weight(loss: Loss, config: DistillConfig, incomparable: Problem | None) -> Loss:
+    """Return the loss with the weight that fits this pair.
+
+    Raises:
+        SpecError: a response loss was asked for between heads that cannot be compared.
+    """
+    if not isinstance(loss, ResponseLoss):
+        return loss
+    response = config.response.model_copy(update={"weight": loss.weight})
+    weight = response_weight(config.model_copy(update={"response": response}), incomparable)
+    return replace(loss, weight=weight)
+
+
+def remarks_on(losses: Sequence[Loss], incomparable: Problem | None) -> list[str]:
+    """That `auto` left the response loss out, and why."""
+    auto = any(isinstance(loss, ResponseLoss) and loss.weight == "auto" for loss in losses)
+    return [f"the response loss is left out: {incomparable.message}"] if auto and incomparable else []
+
+
+def classes_of(detector: Detector) -> tuple[str, ...]:
+    """Return the class names that a detector carries.
+
+    Raises:
+        SpecError: it carries none.
+    """
+    classes: tuple[str, ...] = getattr(detector, "classes", ())
+    if not classes:
+        message = f"this {type(detector).__name__} does not know the names of its classes"
+        hint = "Build, load or wrap it with `gkd`, or give `teacher_columns`."
+        raise SpecError([Problem(loc=("classes",), message=message, hint=hint)])
+    return classes
