@@ -18,7 +18,7 @@ from worker.tidying import remove_unnamed
 from .conftest import RUN_ONE, wait_until
 
 HALF_A_COPY = "jobs.artifacts.folder.FolderArtifacts._store"
-FILE_WITHOUT_ROW = "jobs.store.commands.WorkerCommands.record"
+FILE_WITHOUT_ROW = "jobs.store.worker_commands.WorkerCommands.record"
 
 
 def engines(process) -> list[psutil.Process]:
