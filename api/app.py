@@ -16,7 +16,6 @@ from api.auth import AuthMiddleware
 from api.deps import Services
 from api.description import described
 from api.feeds import Feeds
-from api.line import Line
 from api.metrics import ServiceMetrics
 from api.request_guard import RequestGuard
 from api.request_log import RequestLog
@@ -34,6 +33,7 @@ from api.routes import (
     stream,
     workers,
 )
+from api.submission_limit import Line
 from jobs.artifacts import open_artifacts
 from jobs.artifacts.base import Artifacts
 from jobs.queue import JobQueue, make_app

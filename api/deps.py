@@ -13,7 +13,7 @@ from fastapi import Depends, Request
 
 from api.errors import lacks
 from api.feeds import Feeds
-from api.line import Line, begin_to_write
+from api.submission_limit import Line, begin_to_write
 from jobs.artifacts.base import Artifacts
 from jobs.errors import UnknownJob, UnknownResource
 from jobs.job import Job

@@ -18,7 +18,7 @@ import torch
 from figures import RUNS, Figure, device, in_turn, peak_bytes, ratio, report, timed
 from torch import Tensor
 
-from gkd_core.compute.precision import unit
+from gkd_core.compute.full_precision import unit
 from gkd_core.distill.prototypes import Survey, generate, select_orthogonal, select_reference
 
 INSTANCES, CHANNELS, PER_CLASS, ALPHA = 800, 256, 10, 10.0

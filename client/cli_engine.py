@@ -94,7 +94,7 @@ def predict(
 
 def _file_of(model: str, url: str) -> str:
     """Return the file of a model, which may have to be fetched from the service."""
-    from client.fetched import fetch_model, is_fetched
+    from client.model_cache import fetch_model, is_fetched
 
     if not is_fetched(model):
         return model

@@ -13,7 +13,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from client.cropped import Cropped
+from client.table_cells import Cropped
 from gkd_core.events import (
     Checkpoint,
     Evaluation,

@@ -22,7 +22,7 @@ from gkd_core.config import (
     TrainRun,
 )
 from gkd_core.data.loading import TrainLoader, steps_per_epoch
-from gkd_core.data.vanishing import vanishing
+from gkd_core.data.tiny_objects import vanishing
 from gkd_core.detectors.checkpoint import publish_model, sha256_of
 from gkd_core.detectors.detector import Detector
 from gkd_core.detectors.model_card import ModelCard

@@ -1,6 +1,6 @@
 """Mixed precision, memory format, and compiled backbones: they make training faster, its meaning stays the same.
 
-Independent of losses and data. Code that must stay in float32 ensures that itself (`gkd_core.compute.precision`).
+Independent of losses and data. Code that must stay in float32 ensures that itself (`gkd_core.compute.full_precision`).
 """
 
 from __future__ import annotations

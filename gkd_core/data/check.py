@@ -20,7 +20,7 @@ from gkd_core.data.find import recognise as recognise
 from gkd_core.data.reading import load
 from gkd_core.data.reading import needed as needed
 from gkd_core.data.records import DataSet, ImageRecord, Split
-from gkd_core.data.vanishing import vanishing
+from gkd_core.data.tiny_objects import vanishing
 from gkd_core.errors import Problem
 
 SMALL, LARGE = 32**2, 96**2

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from gkd_core.config import Split
+from gkd_core.data.annotation_flags import read_flag
 from gkd_core.data.classes import is_name
 from gkd_core.data.findings import Findings, few
-from gkd_core.data.flags import read_flag
 from gkd_core.data.records import WrittenImage, WrittenObject, WrittenSplit
 from gkd_core.process.named_files import read_named
 

@@ -21,7 +21,7 @@ from gkd_core.data.data_yaml import YAML
 from gkd_core.data.find_coco import find_coco
 from gkd_core.data.find_voc import find_voc
 from gkd_core.data.find_yolo import find_yolo
-from gkd_core.data.found import Found, layout_error, shown
+from gkd_core.data.layout import Found, layout_error, shown
 from gkd_core.data.split_names import subfolders
 from gkd_core.errors import DataError, Problem
 

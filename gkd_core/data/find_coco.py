@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from gkd_core.config import SPLITS, TO_TRAIN, Split, SplitName
-from gkd_core.data.found import Found, layout_error, shown
+from gkd_core.data.layout import Found, layout_error, shown
 from gkd_core.data.split_names import files_with_suffix, named, split_folders, split_of, subfolder, subfolders
 from gkd_core.process.named_files import NotToBeRead, open_named
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from gkd_core.config import SPLITS, TO_TRAIN, Split, SplitName
-from gkd_core.data.found import Found, shown
+from gkd_core.data.layout import Found, shown
 from gkd_core.data.split_names import files_with_suffix, named, split_folders, subfolder
 
 NAME = "Pascal VOC"

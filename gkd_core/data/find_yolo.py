@@ -17,7 +17,7 @@ from pathlib import Path
 
 from gkd_core.config import SPLITS, TO_TRAIN, Split, SplitName
 from gkd_core.data.data_yaml import YAML, DataYaml, NamesError, read_names
-from gkd_core.data.found import Found, layout_error
+from gkd_core.data.layout import Found, layout_error
 from gkd_core.data.split_names import files_with_suffix, split_folders, subfolder
 from gkd_core.data.yolo import CLASSES, label_file, possible_places, with_slashes
 

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from gkd_core.data import depth
+from gkd_core.data import bit_depth
 from gkd_core.errors import DISK_AND_NETWORK, FailureClass, GkdError
 from gkd_core.process.named_files import open_named
 
@@ -86,7 +86,7 @@ def open_header(path: Path) -> Header:
     with _opened(path) as image:
         turn = orientation(image)
         width, height = image.size
-        undeclared = depth.is_deep(image) and depth.declared_white(image) is None
+        undeclared = bit_depth.is_deep(image) and bit_depth.declared_white(image) is None
         return Header((height, width) if turn >= 5 else (width, height), turn, undeclared)
 
 
@@ -94,7 +94,7 @@ def read_picture(path: Path) -> NDArray[np.uint8]:
     """Return the picture as displayed: (H, W, 3), RGB.
 
     Grey is repeated over the channels and alpha dropped. With 16 and 32 bits, the white value is estimated from this
-    picture; in a data set, from all pictures together (`depth.py`).
+    picture; in a data set, from all pictures together (`bit_depth.py`).
 
     Raises:
         PictureError: no such file, no picture, cut short, too large, or of 32-bit floating point numbers.
@@ -148,13 +148,13 @@ def look_into(path: Path, white: int | None = None) -> Look:
         if getattr(image, "n_frames", 1) > 1:
             remarks.append("has several frames, of which only the first is used")
         own = None
-        if depth.is_deep(image):
-            values = depth.values_of(image, lambda: _reopened(path))
-            own = depth.declared_white(image) or depth.white_for([depth.brightest(values)])
-            rgb = depth.to_eight_bits(values, white or own).convert("RGB")
+        if bit_depth.is_deep(image):
+            values = bit_depth.values_of(image, lambda: _reopened(path))
+            own = bit_depth.declared_white(image) or bit_depth.white_for([bit_depth.brightest(values)])
+            rgb = bit_depth.to_eight_bits(values, white or own).convert("RGB")
         else:
             rgb = image.convert("RGB")
-        if white is None and own not in (None, depth.FULL):
+        if white is None and own not in (None, bit_depth.FULL):
             remarks.append(f"uses {own.bit_length()} of its bits: {own} is taken as white")
         return Look(tuple(remarks), _is_flat(rgb))
 
@@ -166,14 +166,14 @@ def brightest_of(path: Path) -> int:
         PictureError: as `read_picture`.
     """
     with _opened(path) as image:
-        return depth.brightest(depth.values_of(image, lambda: _reopened(path)))
+        return bit_depth.brightest(bit_depth.values_of(image, lambda: _reopened(path)))
 
 
 def _is_flat(rgb: Image.Image) -> bool:
     counts = np.array(rgb.histogram()).reshape(3, 256).cumsum(axis=1)
     share = counts / counts[:, -1:]
-    low = (share > depth.HOT).argmax(axis=1)
-    high = (share >= 1 - depth.HOT).argmax(axis=1)
+    low = (share > bit_depth.HOT).argmax(axis=1)
+    high = (share >= 1 - bit_depth.HOT).argmax(axis=1)
     return bool((high - low < FLAT).all())
 
 
@@ -250,8 +250,8 @@ def _refuse_by_header(path: Path, image: Image.Image) -> None:
 
 def _to_rgb(path: Path, image: Image.Image, white: int | None) -> Image.Image:
     """Return an opened image as RGB. Pillow's own conversion of more than 8 bits would leave a white picture."""
-    if not depth.is_deep(image):
+    if not bit_depth.is_deep(image):
         return image.convert("RGB")
-    values = depth.values_of(image, lambda: _reopened(path))
-    white = depth.declared_white(image) or white or depth.white_for([depth.brightest(values)])
-    return depth.to_eight_bits(values, white).convert("RGB")
+    values = bit_depth.values_of(image, lambda: _reopened(path))
+    white = bit_depth.declared_white(image) or white or bit_depth.white_for([bit_depth.brightest(values)])
+    return bit_depth.to_eight_bits(values, white).convert("RGB")

@@ -14,13 +14,13 @@ from pathlib import Path
 
 from gkd_core import config as spec
 from gkd_core.config import SPLITS, TO_TRAIN, DataConfig, SplitName
+from gkd_core.data.class_typos import remark_on_misspelt
 from gkd_core.data.classes import agree, chosen, refuse_unknown_names, unknown_classes
 from gkd_core.data.coco import read_coco
-from gkd_core.data.divide import divide
 from gkd_core.data.find import find_layout
 from gkd_core.data.findings import Findings, Gathered, few
-from gkd_core.data.misspelt import remark_on_misspelt
 from gkd_core.data.records import DataSet, Split, WrittenSplit
+from gkd_core.data.val_share import divide
 from gkd_core.data.validate import settle
 from gkd_core.data.voc import read_voc
 from gkd_core.data.yolo import read_yolo

@@ -18,7 +18,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from gkd_core.data.depth import FULL, white_for
+from gkd_core.data.bit_depth import FULL, white_for
 from gkd_core.data.findings import Findings, few
 from gkd_core.data.folders import dead_link_above
 from gkd_core.data.pictures import PictureError, brightest_of, look_into, open_header

@@ -22,8 +22,8 @@ from xml.etree.ElementTree import Element, TreeBuilder
 from xml.parsers import expat
 
 from gkd_core.config import Split
+from gkd_core.data.annotation_flags import read_flag
 from gkd_core.data.findings import Findings
-from gkd_core.data.flags import read_flag
 from gkd_core.data.folders import is_picture_name
 from gkd_core.data.records import WrittenImage, WrittenObject, WrittenSplit
 from gkd_core.process.named_files import read_named

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.ops import FrozenBatchNorm2d
 
-from gkd_core.compute.precision import HALF
+from gkd_core.compute.full_precision import HALF
 
 Norm = Literal["batch", "group", "frozen"]
 

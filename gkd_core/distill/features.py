@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from gkd_core.compute.precision import full_precision, widened
+from gkd_core.compute.full_precision import full_precision, widened
 from gkd_core.distill.grids import Grids, Slots
 
 REFERENCE_FINEST = 56.0

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from gkd_core.compute.precision import unit
+from gkd_core.compute.full_precision import unit
 from gkd_core.config import STRONGEST_TIE
 from gkd_core.distill.joint_space import Atoms, JointSpace, Worth, worth
 from gkd_core.errors import DivergedError

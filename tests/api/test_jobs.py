@@ -14,8 +14,8 @@ import pytest
 from fastapi.concurrency import run_in_threadpool
 
 from api import feeds
-from api.line import AT_ONCE
 from api.routes import jobs as jobs_routes
+from api.submission_limit import AT_ONCE
 from gkd_core.errors import Failure, FailureClass
 from gkd_core.events import Report
 from jobs.specs.resolve import resolve

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from api.line import AT_ONCE
+from api.submission_limit import AT_ONCE
 from gkd_core.process.named_files import NotToBeRead, open_named, reading_only
 from jobs.settings import Settings
 from jobs.specs.resolve import resolve
@@ -251,7 +251,7 @@ def test_too_many_hanging_submissions_are_refused_at_once(
     service, send, train_spec, monkeypatch: pytest.MonkeyPatch
 ):
     answers = threading.Event()
-    monkeypatch.setattr("api.line.MOST_LEFT_BEHIND", 1)
+    monkeypatch.setattr("api.submission_limit.MOST_LEFT_BEHIND", 1)
     monkeypatch.setattr("api.deps.resolve", lambda *_, **__: answers.wait(100))
     assert send("/jobs", train_spec).json()["code"] == "look_timed_out"
     assert "others" in send("/jobs", train_spec).json()["detail"]

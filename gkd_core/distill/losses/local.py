@@ -16,7 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from gkd_core.compute.precision import full_precision, widened
+from gkd_core.compute.full_precision import full_precision, widened
 from gkd_core.compute.world import World
 from gkd_core.config import LocalConfig
 from gkd_core.distill.grids import Grids, Slots

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from gkd_core.compute.precision import full_precision, unit
+from gkd_core.compute.full_precision import full_precision, unit
 from gkd_core.distill.prototypes import Prototypes
 
 

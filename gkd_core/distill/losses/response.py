@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from gkd_core.compute.precision import full_precision
+from gkd_core.compute.full_precision import full_precision
 from gkd_core.config import ResponseConfig
 from gkd_core.distill.losses.context import LossContext
 from gkd_core.distill.positives import has_centre_ness, is_two_stage, level_of_places, scores_of_places

@@ -11,7 +11,7 @@ from gkd_core.config import AugmentConfig, TrainConfig
 from gkd_core.data.augment import Picture, jitter, maybe_crop
 from gkd_core.data.check import check
 from gkd_core.data.records import ImageRecord, Split
-from gkd_core.data.vanishing import most_enlarged, vanishing
+from gkd_core.data.tiny_objects import most_enlarged, vanishing
 from gkd_core.errors import DataError
 
 PLAIN = {"scale": (1.0, 1.0), "mosaic": 0.0}

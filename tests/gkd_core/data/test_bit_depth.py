@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from gkd_core.config import DetectorConfig
-from gkd_core.data.depth import WHITES, white_for
+from gkd_core.data.bit_depth import WHITES, white_for
 from gkd_core.data.loading import eval_batches
 from gkd_core.data.pictures import look_into, read_picture
 from gkd_core.data.reading import load

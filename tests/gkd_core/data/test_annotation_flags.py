@@ -4,8 +4,8 @@ import math
 
 import pytest
 
+from gkd_core.data.annotation_flags import flag_of, read_flag
 from gkd_core.data.findings import Findings
-from gkd_core.data.flags import flag_of, read_flag
 
 
 @pytest.mark.parametrize("value", [1, 1.0, True, "1", "1.0", "true", "True", "TRUE", " 1 ", "true\n"])

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gkd_core.compute.precision import full_precision, unit
+from gkd_core.compute.full_precision import full_precision, unit
 
 
 @full_precision

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from client.cli import app
 from client.client import Client, ClientError, DamagedDownload
-from client.fetched import fetch_model
+from client.model_cache import fetch_model
 from jobs.resources import ResourceKind
 
 CLASSES = ("disc", "ring")
