@@ -122,7 +122,7 @@ def _categories(root: Any) -> Iterator[tuple[str, int]]:
 
 
 def _entries(root: Any, key: str) -> Iterator[dict[str, Any]]:
-    """Yield the objects of a list of the root.
+    """Return the objects of a list of the root.
 
     Raises:
         ValueError: there is no such list.

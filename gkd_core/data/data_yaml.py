@@ -144,7 +144,7 @@ def _tree(event: yaml.NodeEvent, events: Iterator[yaml.Event], depth: int) -> _T
 
 
 def _children(events: Iterator[yaml.Event], depth: int) -> Iterator[_Tree]:
-    """Return the nodes up to the end of the list or mapping that `events` is in."""
+    """Yield the nodes up to the end of the list or mapping that `events` is in."""
     for event in events:
         if not isinstance(event, yaml.NodeEvent):
             return

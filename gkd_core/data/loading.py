@@ -156,7 +156,7 @@ class TrainLoader:
         self._workers = worker_count(config.workers)
 
     def epoch(self, epoch: int, *, first_step: int = 0, mosaic: bool = True) -> Iterator[list[Sample]]:
-        """Yield the batches of an epoch (from 0), beginning with `first_step`.
+        """Return the batches of an epoch (from 0), beginning with `first_step`.
 
         `mosaic=False` switches it off; otherwise the recipe decides by the epoch.
 

@@ -59,7 +59,7 @@ def split_of(name: str) -> SplitName | None:
 
 
 def split_folders(folder: Path, split: SplitName) -> Iterator[Path]:
-    """Yield the folders inside that stand for a split, plain names first, then those of later years."""
+    """Return the folders inside that stand for a split, plain names first, then those of later years."""
     found = [(each, path) for path in subfolders(folder) if (each := named(path.name))]
     found.sort(key=lambda each: each[1].name, reverse=True)
     found.sort(key=lambda each: each[0].rest != "{}")

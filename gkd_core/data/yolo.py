@@ -183,7 +183,7 @@ def walk(folder: Path, findings: Findings) -> Iterator[Path]:
 
 
 def possible_places(root: Path, entry: str) -> Iterator[Path]:
-    """Return the folders that an entry of data.yaml may mean. Roboflow writes `../train/images` for `train/images`."""
+    """Yield the folders that an entry of data.yaml may mean. Roboflow writes `../train/images` for `train/images`."""
     yield Path(os.path.normpath(root / entry))
     if entry.startswith("../"):
         yield Path(os.path.normpath(root / entry.lstrip("./")))
@@ -199,7 +199,7 @@ def with_slashes(entries: Sequence[str]) -> str:
 
 
 def _pictures_of_entries(root: Path, entries: Sequence[str], findings: Findings) -> Iterator[Path]:
-    """Return the pictures of all entries that data.yaml gives for a split."""
+    """Yield the pictures of all entries that data.yaml gives for a split."""
     for entry in entries:
         there = next((place for place in possible_places(root, entry) if os.path.exists(place)), None)
         if there is None:
@@ -214,7 +214,7 @@ def _pictures_of_entries(root: Path, entries: Sequence[str], findings: Findings)
 
 
 def _listed_pictures(file: Path, root: Path, findings: Findings) -> Iterator[Path]:
-    """Return the pictures that a text file lists, relative to its folder or to that of the data set."""
+    """Yield the pictures that a text file lists, relative to its folder or to that of the data set."""
     try:
         if file.stat().st_size > MAX_BYTES:
             raise findings.error(f"{file} is larger than {MAX_BYTES} bytes", field="images")

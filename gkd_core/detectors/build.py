@@ -51,7 +51,7 @@ the published FCOS's lower bound, 14 follows from FPN's canonical 224 pixels on 
 
 
 def build_detector(config: DetectorConfig, num_classes: int, image_size: int) -> Detector:
-    """A freshly initialised detector.
+    """Return a freshly initialised detector.
 
     Args:
         config: layout, architecture, backbone, widths and norms; `weights` is not read here.
@@ -152,9 +152,9 @@ def padded_to(height: int, width: int, *detectors: Detector) -> Iterator[None]:
 
 
 def _fix_scales(pool: MultiScaleRoIAlign, strides: Sequence[int]) -> None:
-    """Say on which strides boxes are pooled: those of the levels that the pool names by their numbers.
+    """Set the strides on which boxes are pooled: those of the levels that the pool names by their numbers.
 
-    Left alone the pool guesses them from the first batch, padded or not, and keeps the guess for good.
+    Otherwise the pool infers them from the first batch, padded or not, and keeps them.
     """
     used = [strides[int(name)] for name in pool.featmap_names]
     pool.scales = [1 / stride for stride in used]
@@ -163,14 +163,17 @@ def _fix_scales(pool: MultiScaleRoIAlign, strides: Sequence[int]) -> None:
 
 
 def _predictors(detector: Detector) -> list[nn.Module]:
-    """The modules whose outputs become scores and boxes."""
+    """Return the modules whose outputs become scores and boxes."""
     if hasattr(detector, "roi_heads"):
         return [detector.rpn.head, detector.roi_heads.box_predictor]
     return [detector.head]
 
 
 def _in_float32(_module: nn.Module, _inputs: Any, output: Any) -> Any:
-    """A forward hook: what a head says is float32, also under autocast, or boxes would be rounded to whole pixels."""
+    """Convert a head's outputs to float32 (a forward hook).
+
+    Under autocast, boxes would else be rounded to whole pixels.
+    """
     if isinstance(output, Tensor):
         return output.float()
     if isinstance(output, dict):
@@ -182,8 +185,10 @@ def _in_float32(_module: nn.Module, _inputs: Any, output: Any) -> Any:
 
 
 class _RemembersMatches:
-    """Keeps the last assignment: B tensors (A,), index of the matched target, below 0 for none; and the B x (A, 4)
-    anchors that it is about."""
+    """Keeps the last assignment of targets.
+
+    It is B tensors (A,), index of the matched target, below 0 for none; and the B x (A, 4) anchors that it is about.
+    """
 
     matched: list[Tensor]
     anchors: list[Tensor]
@@ -325,6 +330,7 @@ def pyramid(detector: Detector, pictures: list[Tensor]) -> tuple[list[Tensor], l
     """Normalise, pad and run the backbone with its FPN.
 
     Args:
+        detector: whose transform and backbone run.
         pictures: B float tensors (3, H, W) in 0..1, resized.
 
     Returns:
@@ -335,12 +341,12 @@ def pyramid(detector: Detector, pictures: list[Tensor]) -> tuple[list[Tensor], l
 
 
 def count_parameters(detector: Detector) -> int:
-    """Number of parameters, buffers not counted."""
+    """Return the number of parameters, buffers not counted."""
     return sum(parameter.numel() for parameter in detector.parameters())
 
 
 @torch.no_grad()
 def detect(detector: Detector, pictures: list[Tensor]) -> list[dict[str, Tensor]]:
-    """Boxes (N, 4) in pixels of the given pictures, labels (N,) from 1 and scores (N,), one dict a picture."""
+    """Return boxes (N, 4) in pixels of the given pictures, labels (N,) from 1 and scores (N,), one dict a picture."""
     detections: list[dict[str, Tensor]] = detector.eval()(pictures)
     return detections

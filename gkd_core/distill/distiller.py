@@ -50,7 +50,7 @@ NOTHING_TAUGHT = (
 
 
 class Distiller(nn.Module):
-    """Student, adapters, and a teacher that is only looked at."""
+    """Student, adapters, and a teacher that is not trained."""
 
     teacher_columns: Tensor
     pixels_per_cell: Tensor
@@ -127,7 +127,7 @@ class Distiller(nn.Module):
 
     @property
     def teacher(self) -> Detector:
-        """The frozen teacher."""
+        """Return the frozen teacher."""
         return self._teacher[0]
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Distiller:
@@ -139,24 +139,30 @@ class Distiller(nn.Module):
 
     @property
     def has_losses(self) -> bool:
-        """Whether any loss of distillation has a weight; without one a student trains exactly as in kind `train`."""
+        """Return whether any loss of distillation has a weight.
+
+        Without one a student trains exactly as in kind `train`.
+        """
         return bool(self.losses)
 
     @property
     def pooling(self) -> Pooling:
-        """How box features are pooled under the chosen conventions."""
+        """Return how box features are pooled under the chosen conventions."""
         reference = self.config.conventions == "reference"
         return features.pool_reference if reference else features.pool_boxes
 
     def is_on(self, epoch: int) -> bool:
-        """Whether an epoch (from 0) distils; in others the student trains as its control does, without the teacher."""
+        """Return whether an epoch (from 0) distils.
+
+        In others the student trains as its control does, without the teacher.
+        """
         stop = self.config.stop_epoch
         return self.config.start_epoch <= epoch and (stop is None or epoch < stop)
 
     def forward(
         self, pictures: list[Tensor], targets: Targets, attenuation: float = 1.0
     ) -> dict[str, Tensor]:
-        """The losses of one step.
+        """Return the losses of one step.
 
         Args:
             pictures: B float tensors (3, H, W) in 0..1.
@@ -211,7 +217,7 @@ class Distiller(nn.Module):
         return context, losses
 
     def _pooled_by(self, context: LossContext) -> PooledPair | None:
-        """What a step pooled; without a bank, which wants it in any case, only where a loss asked for it."""
+        """Return what a step pooled, for the bank if there is one, else where a loss asked for it."""
         if self.bank is None and "pooled" not in vars(context):
             return None
         student, teacher = context.pooled
@@ -254,7 +260,7 @@ class Distiller(nn.Module):
         )
 
     def cache_teacher_features(self, pooled: Pooled) -> None:
-        """What a pass found: the next one over the same boxes need not run the teacher. Kept in main memory."""
+        """Keep what a pass pooled in main memory: the next one over the same boxes need not run the teacher."""
         self.cached = replace(pooled, student=[]).to(torch.device("cpu"))
 
     @torch.no_grad()
@@ -280,7 +286,7 @@ class Distiller(nn.Module):
         return float(torch.cat(cosines).mean()) if sum(map(len, cosines)) else 1.0
 
     def update_bank(self, targets: Sequence[dict[str, Tensor]], epoch: int) -> None:
-        """Give the bank, if there is one, what the last forward pooled; afterwards it is forgotten.
+        """Pass what the last forward pooled to the bank, if there is one, and forget it.
 
         Args:
             targets: of each picture boxes and origins, on the CPU.
@@ -357,7 +363,7 @@ class Split(Protocol):
 
     @property
     def images(self) -> Sequence[ImageRecord]:
-        """With their boxes."""
+        """Return the pictures with their boxes."""
         ...
 
 
@@ -392,8 +398,10 @@ def _with_batch_statistics(detector: Detector) -> Detector:
 
 
 def _selection(name: str, generator: torch.Generator) -> Selection | None:
-    """The function that chooses, by its name in the config; None for `generate`'s own, which takes many classes at
-    once."""
+    """Return the function that selects, by its name in the config.
+
+    None for `generate`'s own, which takes many classes at once.
+    """
     if name in ("kmeans", "random"):
         return partial(select_kmeans if name == "kmeans" else select_random, generator=generator)
     return select_reference if name == "reference" else None

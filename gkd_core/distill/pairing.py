@@ -27,7 +27,7 @@ def why_incomparable(student: Detector, teacher: Detector) -> Problem | None:
 
 
 def _other_places(student: Detector, teacher: Detector) -> Problem | None:
-    """Why two one-stage detectors of a family do not score the same places: other levels, or other anchors."""
+    """Return why two one-stage detectors of a family do not score the same places: other levels, or other anchors."""
     places = [
         f"{each.anchor_generator.num_anchors_per_location()} anchors on strides {tuple(each.strides)}"
         for each in (student, teacher)
@@ -41,7 +41,7 @@ def _other_places(student: Detector, teacher: Detector) -> Problem | None:
 
 
 def _finest_anchor(retinanet: Detector) -> float:
-    """Pixels; the other levels follow by powers of two."""
+    """Return the finest anchor's side in pixels; the other levels follow by powers of two."""
     return float(retinanet.anchor_generator.sizes[0][0])
 
 
@@ -59,7 +59,7 @@ def with_settled_weight(loss: Loss, config: DistillConfig, incomparable: Problem
 
 
 def remarks_on(losses: Sequence[Loss], incomparable: Problem | None) -> list[str]:
-    """That `auto` left the response loss out, and why."""
+    """Return a remark that `auto` left the response loss out, and why."""
     auto = any(isinstance(loss, ResponseLoss) and loss.weight == "auto" for loss in losses)
     return [f"the response loss is left out: {incomparable.message}"] if auto and incomparable else []
 

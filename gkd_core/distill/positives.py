@@ -48,7 +48,7 @@ class Instances(NamedTuple):
 
     @classmethod
     def of(cls, targets: Targets) -> Instances:
-        """The ground truth of a batch, flattened."""
+        """Return the ground truth of a batch, flattened."""
         numbers = [len(target["labels"]) for target in targets]
         owners = torch.from_numpy(np.repeat(np.arange(len(targets)), numbers))
         starts = torch.tensor([0, *accumulate(numbers)])
@@ -78,7 +78,7 @@ class Positives(NamedTuple):
 
 
 def positives_of(student: Detector, instances: Instances) -> Positives:
-    """The positive proposals (Faster R-CNN) or the matched anchors or locations (RetinaNet, FCOS) of the last step.
+    """Return the positive proposals (Faster R-CNN) or matched anchors or locations (RetinaNet, FCOS) of the last step.
 
     FCOS's locations have no boxes: an object comes once for each location that is matched with it, so that it counts
     as much here as in FCOS's own losses.
@@ -111,7 +111,7 @@ def _of_places(student: Detector, instances: Instances) -> Positives:
 
 
 def level_of_places(maps: Sequence[Tensor], places: int) -> Tensor:
-    """(A,) which level each anchor or location of a picture lies on; maps are (B, C, H, W)."""
+    """Return (A,) the level of each anchor or location of a picture; maps are (B, C, H, W)."""
     cells = [level.shape[-2] * level.shape[-1] for level in maps]
     per_cell = places // sum(cells)
     levels = torch.from_numpy(np.repeat(np.arange(len(cells)), np.multiply(cells, per_cell)))
@@ -119,12 +119,12 @@ def level_of_places(maps: Sequence[Tensor], places: int) -> Tensor:
 
 
 def scores_of_places(outputs: dict[str, Tensor], ranked: bool) -> Tensor:
-    """(B, A, C) logits of what a one-stage head says of each class.
+    """Return (B, A, C) logits of each class from a one-stage head.
 
     Args:
         outputs: of the head.
-        ranked: by what boxes are ranked. torchvision's FCOS ranks by sqrt(class score x centre-ness), and its class
-            score alone says nothing of the box; in the other heads it is the class score.
+        ranked: return the score that boxes are ranked by. torchvision's FCOS ranks by sqrt(class score x
+            centre-ness), since its class score does not judge the box; in the other heads it is the class score.
     """
     logits = outputs["cls_logits"]
     if not ranked or "bbox_ctrness" not in outputs:
@@ -137,22 +137,22 @@ def scores_of_places(outputs: dict[str, Tensor], ranked: bool) -> Tensor:
 
 
 def architecture_of(detector: Detector) -> Architecture:
-    """Its family, by the name that configs use."""
+    """Return the family, by the name that configs use."""
     return ARCHITECTURES[type(detector).__name__]
 
 
 def is_two_stage(detector: Detector) -> bool:
-    """Whether a detector scores proposals (Faster R-CNN) or every place (RetinaNet, FCOS)."""
+    """Return whether a detector scores proposals (Faster R-CNN) or every place (RetinaNet, FCOS)."""
     return hasattr(detector, "roi_heads")
 
 
 def has_centre_ness(detector: Detector) -> bool:
-    """Whether it is torchvision's FCOS, which says apart from the class how good a box is; ours says both."""
+    """Return whether it is torchvision's FCOS, which scores box quality apart from the class; ours scores both."""
     return not is_two_stage(detector) and isinstance(detector.head, FCOSHead)
 
 
 def scoring_head(detector: Detector) -> nn.Module:
-    """The module whose output holds the class scores."""
+    """Return the module whose output holds the class scores."""
     head: nn.Module = detector.roi_heads.box_predictor if is_two_stage(detector) else detector.head
     return head
 

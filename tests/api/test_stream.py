@@ -1,4 +1,4 @@
-"""Server-Sent Events: what a listener hears, and what listeners cost."""
+"""Server-Sent Events: what a client receives, and what clients cost."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ def progress(step: int) -> Progress:
 
 
 def queued(service) -> str:
-    """A job with one event, whose data nobody looked at."""
+    """Return a job with one event, whose data nobody checked."""
     spec = job_spec.validate_python({"kind": "train", "data": "/data"})
     resolved = Resolved(config=TrainRun(data=DataConfig(path="/data")))
     return service.store.submission.submit(spec, resolved)[0].id
 
 
 def blocks(answer: httpx.Response) -> Iterator[dict[str, str]]:
-    """What a stream says, block by block; comments under the name ""."""
+    """Yield the blocks of a stream; comments under the name ""."""
     block: dict[str, str] = {}
     for line in answer.iter_lines():
         if not line:
@@ -43,7 +43,7 @@ def blocks(answer: httpx.Response) -> Iterator[dict[str, str]]:
 
 
 def told(service, job_id: str, *, params=None, headers=None) -> list[dict[str, str]]:
-    """Every event of a stream, up to its end."""
+    """Return every event of a stream, up to its end."""
     with service.http.stream("GET", f"/jobs/{job_id}/stream", params=params, headers=headers) as answer:
         assert answer.status_code == 200
         return [block for block in blocks(answer) if "id" in block]
@@ -51,7 +51,7 @@ def told(service, job_id: str, *, params=None, headers=None) -> list[dict[str, s
 
 @pytest.fixture
 def ended(service) -> str:
-    """A job with five events, the last of which ended it."""
+    """Return a job with five events, the last of which ended it."""
     job_id = queued(service)
     ticket = service.claim(job_id)
     for step in (1, 2):

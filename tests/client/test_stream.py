@@ -50,7 +50,7 @@ Answer = httpx.Response | Exception
 
 @pytest.fixture
 def following(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[list[int], list[str]]]:
-    """What a client hears and asks for, when its streams are answered so, one after the other."""
+    """Return what a client yields and requests, when its streams are answered so, one after the other."""
 
     def hear(*answers: Answer, after: int = 0) -> tuple[list[int], list[str]]:
         left, asked = list(answers), []
@@ -92,7 +92,7 @@ def test_one_stream_is_enough_where_it_holds(following):
 
 
 def test_whatever_the_standard_allows_is_understood(following):
-    """Comments, ends of lines of another system, and data on several lines."""
+    """Send comments, line ends of another system, and data on several lines."""
     first, *rest = EVENTS
     data = "\r\n".join(f"data: {line}" for line in json.dumps(first, indent=1).splitlines())
     text = f": hello\r\n\r\nid: 1\r\n{data}\r\n\r\n: still there\r\n\r\n"

@@ -50,7 +50,7 @@ class ResponseLoss:
 
     @property
     def active(self) -> bool:
-        """Whether it adds anything."""
+        """Return whether it adds anything."""
         return bool(self.weight)
 
     def __call__(self, context: LossContext) -> dict[str, Tensor]:
@@ -70,7 +70,7 @@ class ResponseLoss:
 
 
 def _divergence(context: LossContext) -> Divergence:
-    """The formula that fits what the student's scores mean."""
+    """Return the formula that fits the meaning of the student's scores."""
     if is_two_stage(context.student):
         return response_softmax_reference if context.reference else response_softmax
     return response_sigmoid_reference if context.reference else response_sigmoid
@@ -92,7 +92,7 @@ def _place_scores(context: LossContext) -> Compared:
 
 
 def teacher_scores_of_places(context: LossContext, ranked: bool) -> Tensor:
-    """Teacher scores (B, A, C + 1); boxes are only predicted where the scores need them."""
+    """Return teacher scores (B, A, C + 1); boxes are only predicted where the scores need them."""
     head, maps = context.teacher.head, context.teacher_pyramid
     outputs = head(maps) if ranked else {"cls_logits": head.classification_head(maps)}
     return scores_of_places(outputs, ranked)
@@ -108,7 +108,7 @@ def _proposal_scores(context: LossContext) -> Compared:
 
 
 def _teacher_scores_of_proposals(context: LossContext) -> Tensor:
-    """Teacher scores (M, C + 1) of the student's positive proposals."""
+    """Return teacher scores (M, C + 1) of the student's positive proposals."""
     proposals, _, labels = context.student.roi_heads.sampled
     chosen = [boxes[found > 0] for boxes, found in zip(proposals, labels, strict=True)]
     heads = context.teacher.roi_heads

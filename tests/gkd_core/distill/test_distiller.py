@@ -1,4 +1,4 @@
-"""The Distiller: what its losses look at, and nothing where there is nothing to learn. Pairs: `test_pairs.py`."""
+"""The Distiller: the inputs of its losses, and zero where there is nothing to learn. Pairs: `test_pairs.py`."""
 
 import copy
 from collections.abc import Callable
@@ -225,7 +225,7 @@ def test_a_response_row_weighs_what_its_own_instance_does(
 
 
 def expected_rows(student: Any) -> list[float]:
-    """By a plain loop: for each row of the scores that is compared, its instance plus ten times its level."""
+    """Return by a plain loop, for each row of the compared scores, its instance plus ten times its level."""
     found = []
     if hasattr(student, "roi_heads"):
         _, matched, labels = student.roi_heads.sampled
@@ -364,7 +364,7 @@ def test_scores_near_one_stay_finite() -> None:
 
 
 def compared_globally(architecture: str, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> dict[str, Any]:
-    """What the global loss got on the finest level when positives are its instances, and the distiller."""
+    """Return the inputs of the global loss on the finest level when positives are its instances, and the distiller."""
     config = DistillConfig.model_validate({"instances": "positives", **changes})
     distiller = with_random_prototypes(
         Distiller(detector(architecture, 16, 0), detector(architecture, 16, 1), config, IN_ORDER)
@@ -425,7 +425,7 @@ def test_pictures_without_objects_have_no_positives_either(architecture: str) ->
 
 @pytest.mark.parametrize("part", ["global", "local", "response"])
 def test_each_loss_can_weigh_all_instances_alike(part: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Everybody disagrees about everything here: only what does not ask for robustness is left."""
+    """Make all instances disagree: only losses that ignore robustness are left."""
     monkeypatch.setattr(
         "gkd_core.distill.losses.context.robustness",
         lambda places, labels, p: torch.zeros_like(places.student[..., 0]),
@@ -448,7 +448,7 @@ def test_each_loss_can_weigh_all_instances_alike(part: str, monkeypatch: pytest.
 
 @pytest.fixture
 def speaking(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[list[float]]]:
-    """The weights that the global loss gives each object, level by level."""
+    """Return the weights that the global loss gives each object, level by level."""
 
     def weights(**config: Any) -> list[list[float]]:
         got: list[list[float]] = []
@@ -513,7 +513,7 @@ def test_levels_without_objects_add_nothing_to_the_global_loss() -> None:
 
 
 def pooled_objects(distiller: Distiller, seed: int) -> Pooled:
-    """Features of three objects, as a pass would find them."""
+    """Return features of three objects, as a pass pools them."""
     draw = torch.Generator().manual_seed(seed)
     levels = range(len(distiller.strides))
     return Pooled(

@@ -1,4 +1,4 @@
-"""What README and the notebook show is run as it stands, on drawn pictures."""
+"""The code in README and the notebook runs as it stands, on drawn pictures."""
 
 import json
 import re
@@ -35,7 +35,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def little_training(monkeypatch: pytest.MonkeyPatch) -> list[DistillRun]:
-    """A run trains one epoch of small pictures, whatever was asked for; what was asked for is noted."""
+    """Train one epoch of small pictures whatever is asked for, and record what was asked for."""
     asked: list[DistillRun] = []
     train: Callable[..., Iterator[Any]] = distillation.train
 
