@@ -19,7 +19,9 @@ from figures import RUNS, Figure, device, in_turn, peak_bytes, ratio, report, ti
 from torch import Tensor
 
 from gkd_core.compute.full_precision import unit
-from gkd_core.distill.prototypes import Survey, generate, select_orthogonal, select_reference
+from gkd_core.distill.prototypes import generate
+from gkd_core.distill.selection.orthogonal import select_orthogonal
+from gkd_core.distill.selection.reference import Survey, select_reference
 
 INSTANCES, CHANNELS, PER_CLASS, ALPHA = 800, 256, 10, 10.0
 CLASSES, LEVELS = 80, 5

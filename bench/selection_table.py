@@ -23,13 +23,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gkd_core.distill.prototypes import (
-    joint_reconstruction_error,
-    select_kmeans,
-    select_orthogonal,
-    select_random,
-    select_reference,
-)
+from gkd_core.distill.reconstruction import joint_reconstruction_error
+from gkd_core.distill.selection.baselines import select_kmeans, select_random
+from gkd_core.distill.selection.orthogonal import select_orthogonal
+from gkd_core.distill.selection.reference import select_reference
 
 DRAWS = 20
 """Tries of `random`."""

@@ -32,15 +32,9 @@ from gkd_core.distill.instances import InstancePool, Pooled, Pooling, choose_ins
 from gkd_core.distill.losses import Loss, LossContext, of_config
 from gkd_core.distill.pairing import classes_of, remarks_on, why_incomparable, with_settled_weight
 from gkd_core.distill.positives import outputs_of, scoring_head
-from gkd_core.distill.prototypes import (
-    Chosen,
-    Prototypes,
-    Selection,
-    generate,
-    select_kmeans,
-    select_random,
-    select_reference,
-)
+from gkd_core.distill.prototypes import Chosen, Prototypes, Selection, generate
+from gkd_core.distill.selection.baselines import select_kmeans, select_random
+from gkd_core.distill.selection.reference import select_reference
 from gkd_core.distill.teacher import match_classes
 from gkd_core.errors import Problem, SpecError
 

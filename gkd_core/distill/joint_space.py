@@ -17,8 +17,32 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from gkd_core.compute.full_precision import unit
+from gkd_core.config import STRONGEST_TIE
+
 RIDGE = 1e-7
 """Added to the diagonal of normal matrices: with alpha 0, or atoms alike, they may be singular."""
+
+
+def unit_features(teacher: Tensor, student: Tensor) -> tuple[Tensor, Tensor]:
+    """Return features of length 1 in both spaces, in float64: near ties must be decided alike on every device."""
+    return unit(teacher.detach().double()), unit(student.detach().double())
+
+
+def require_possible(teacher: Tensor, student: Tensor, k: int, alpha: float) -> None:
+    """Check the arguments of a selection.
+
+    Raises:
+        ValueError: there are no instances, not as many in both spaces, or K or alpha is out of range.
+    """
+    if len(teacher) != len(student) or len(teacher) == 0:
+        raise ValueError(
+            f"{len(teacher)} teacher and {len(student)} student features: need the same number, >= 1"
+        )
+    if k < 1 or not 0 <= alpha <= STRONGEST_TIE:
+        raise ValueError(
+            f"num_prototypes {k} and alpha {alpha}: need at least 1 and at least 0, at most {STRONGEST_TIE:g}"
+        )
 
 
 class Atoms(NamedTuple):

@@ -27,7 +27,8 @@ from gkd_core.distill.losses import (
     response_softmax_reference,
     robustness,
 )
-from gkd_core.distill.prototypes import Prototypes, select_reference
+from gkd_core.distill.prototypes import Prototypes
+from gkd_core.distill.selection.reference import select_reference
 from gkd_core.errors import DataError, Problem
 
 TOLERANCE = 1e-5

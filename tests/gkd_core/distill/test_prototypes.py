@@ -14,20 +14,11 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from gkd_core.config import STRONGEST_TIE
 from gkd_core.distill.joint_space import JointSpace, worth
-from gkd_core.distill.prototypes import (
-    ROWS_AT_ONCE,
-    Prototypes,
-    Survey,
-    _best_addition,
-    _Pursuit,
-    explained_shares,
-    generate,
-    joint_reconstruction_error,
-    select_kmeans,
-    select_orthogonal,
-    select_random,
-    select_reference,
-)
+from gkd_core.distill.prototypes import ROWS_AT_ONCE, Prototypes, generate
+from gkd_core.distill.reconstruction import explained_shares, joint_reconstruction_error
+from gkd_core.distill.selection.baselines import select_kmeans, select_random
+from gkd_core.distill.selection.orthogonal import _best_addition, select_orthogonal
+from gkd_core.distill.selection.reference import Survey, _Pursuit, select_reference
 from gkd_core.errors import DivergedError, StoppedError
 
 GOLDEN_FILES = [f"pgm_{number:02}" for number in range(7)]
@@ -275,7 +266,7 @@ def greedy_by_definition(teacher, student, k, alpha):
 
 @pytest.mark.parametrize("alpha", [0.0, 1.0, 10.0])
 def test_each_step_takes_the_instance_that_lowers_the_error_most(alpha, monkeypatch):
-    monkeypatch.setattr("gkd_core.distill.prototypes.EXCHANGE_ROUNDS", 0)
+    monkeypatch.setattr("gkd_core.distill.selection.orthogonal.EXCHANGE_ROUNDS", 0)
     teacher, student = clustered(seed=4, instances=20)
 
     assert select_orthogonal(teacher, student, 5, alpha).tolist() == greedy_by_definition(
