@@ -433,7 +433,7 @@ def _suffixes(folder: Path, scratch: Path) -> Iterator[tuple[str, bool]]:
     done = data_check(folder)
     yield from _accepted(done, 6, 2, 12, 4)
     yield "no label is without a picture", not _warns(done, "without a picture")[1]
-    code = "import sys, json, pathlib; from gkd_core.runs.predict import find_pictures as find; "
+    code = "import sys, json, pathlib; from gkd_core.runs.prediction_images import find_pictures as find; "
     code += "files, wrong = find([pathlib.Path(sys.argv[1])], pathlib.Path('/nowhere')); "
     code += "print(json.dumps({'files': len(files)}))"
     found = _python(code, folder / "images" / "train", where=folder).report

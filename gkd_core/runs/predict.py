@@ -1,8 +1,8 @@
 """`gkd predict`: runs a model on images, draws the detections and writes them to files.
 
 `python -m gkd_core.runs.predict MODEL IMAGES... --out DIR`. MODEL is a .safetensors file of GKD or a .onnx file that
-an export job wrote; the second needs no torch. Read `predict` from top to bottom; `data/coco_ids` gives images and
-classes their ids, `prediction_files` writes the results beside the images, and `video` reads frames of videos.
+an export job wrote; the second needs no torch. Read `predict` from top to bottom; `prediction_model` opens the model,
+`prediction_images` finds the images and frames of videos, and `prediction_files` writes the results beside them.
 """
 
 from __future__ import annotations
@@ -12,8 +12,7 @@ import io
 import json
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import count
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,52 +20,22 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from gkd_core.config import TeacherConfig
 from gkd_core.data.augment import Picture, resize
-from gkd_core.data.coco_ids import CocoIds, ImageId, ids_beside, ids_in
-from gkd_core.data.folders import files_below, is_picture_name
+from gkd_core.data.coco_ids import CocoIds, ids_beside, ids_in
 from gkd_core.data.pictures import read_image
-from gkd_core.detectors.onnx import OnnxDetector
-from gkd_core.errors import GkdError, Problem, SpecError
+from gkd_core.errors import GkdError
 from gkd_core.figures.drawing import draw_boxes, lettering
 from gkd_core.run_dir import write_atomically
 from gkd_core.runs.prediction_files import FORMS, RESULTS, Prediction, PredictionFiles, unique
-from gkd_core.runs.video import frames, is_video, require_av
+from gkd_core.runs.prediction_images import Source, find_pictures, sources_of
+from gkd_core.runs.prediction_model import Model, open_model
+from gkd_core.runs.video import is_video, require_av
 
 SCORE = 0.3
 """Default score threshold: small detectors that were trained briefly have low scores."""
 JPEG = frozenset((".jpg", ".jpeg"))
 OVERLAP = 0.5
 """Intersection over union from which two boxes are treated as one object, whatever their classes."""
-
-Detect = Callable[[NDArray[np.float32]], dict[str, NDArray[Any]]]
-"""(3, H, W) in 0..1 -> boxes (N, 4) in its pixels, labels (N,) from 1, scores (N,)."""
-
-
-class Model(NamedTuple):
-    """A detector that is ready to run."""
-
-    detect: Detect
-    classes: tuple[str, ...]
-    """Label 1 is the first."""
-    image_size: int
-    """Longer side of its input images, in pixels."""
-    white: int | None = None
-    """Value of white in images of 16 or 32 bits, as in its training; None: derived from each image."""
-
-
-class Source(NamedTuple):
-    """An image to run the model on."""
-
-    file: Path
-    """The file of the image; a frame of a video is named after the video."""
-    image_id: ImageId
-    file_name: str = ""
-    """Name in its data set; empty: the file's own name."""
-    frame: Image.Image | None = None
-    """The pixels, if they are not those of the file."""
-    flaw: GkdError | None = None
-    """Why no more frames of a video can be read."""
 
 
 class Choice(NamedTuple):
@@ -157,123 +126,7 @@ def overlaps(box: NDArray[Any], others: NDArray[Any]) -> NDArray[np.float64]:
     return overlaps
 
 
-# ---- the model -------------------------------------------------------------------------------------------
-
-
-def open_model(path: str) -> Model:
-    """Load a detector from its file.
-
-    Raises:
-        SpecError: there is no such file, it holds no detector, or the package that runs it is not installed.
-    """
-    if Path(path).suffix.lower() != ".onnx":
-        return _open_in_torch(path)
-    if not Path(path).is_file():
-        raise SpecError([Problem(loc=("model",), message=f"there is no file {path}")])
-    detector = OnnxDetector(Path(path))
-    return Model(detector, detector.classes, detector.image_size, detector.white)
-
-
-def _open_in_torch(path: str) -> Model:
-    try:
-        import torch
-
-        from gkd_core.detectors.build import detect
-        from gkd_core.distill.teacher import open_model
-    except ImportError as error:
-        hint = "Install it, pip install 'gkd[engine]', or name a .onnx file, which needs onnxruntime only."
-        message = f"running {path} needs {error.name}, which is not installed"
-        raise SpecError([Problem(loc=("model",), message=message, hint=hint)]) from None
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    detector, card = open_model(TeacherConfig(weights=path), device)
-
-    def run(picture: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
-        found = detect(detector, [torch.from_numpy(picture).to(device)])[0]
-        return {name: values.cpu().numpy() for name, values in found.items()}
-
-    return Model(run, card.classes, card.image_size, card.white)
-
-
-# ---- the images ------------------------------------------------------------------------------------------
-
-
-def find_pictures(
-    given: Sequence[Path], out: Path, *, recursive: bool = False
-) -> tuple[list[Path], list[str]]:
-    """Return the images and videos that were named, each once, and problems with the names.
-
-    Args:
-        given: files, and folders whose images are taken.
-        out: folder for the drawn images.
-        recursive: take those of subfolders, too.
-
-    Raises:
-        SpecError: `out` is the folder of the images: drawn ones would replace them.
-    """
-    files, wrong = [], []
-    for path in given:
-        found = _in_folder(path, recursive, out) if path.is_dir() else [path]
-        files += found
-        if not found:
-            wrong.append(f"{path}: a folder without pictures{_subfolder_hint(path, recursive, out)}")
-    files = list(dict.fromkeys(files))
-    if any(file.parent.resolve() == out.resolve() for file in files):
-        hint = "Name another folder with --out."
-        message = f"{out} is where pictures lie that would be replaced by drawn ones"
-        raise SpecError([Problem(loc=("--out",), message=message, hint=hint)])
-    return files, wrong
-
-
-def _in_folder(folder: Path, recursive: bool, out: Path) -> list[Path]:
-    """Return the images of a folder, without those that an earlier call drew into a subfolder."""
-    paths = files_below(folder) if recursive else folder.iterdir()
-    found = (path for path in paths if is_picture_name(path.name))
-    drawn = out.resolve()
-    return sorted(path for path in found if path.parent == folder or drawn not in path.resolve().parents)
-
-
-def _subfolder_hint(folder: Path, recursive: bool, out: Path) -> str:
-    """Return a hint if only subfolders have images."""
-    has_some = not recursive and _in_folder(folder, True, out)
-    return "; its subfolders have some, see --recursive" if has_some else ""
-
-
-def sources_of(files: Sequence[Path], ids: CocoIds | None, every: int = 1) -> Iterator[Source]:
-    """Yield the images, and the frames of the videos, with ids.
-
-    Args:
-        files: pictures and videos.
-        ids: those of a data set; pictures that it does not list get numbers above its own.
-        every: take every n-th frame of a video.
-    """
-    pictures = [file for file in files if not is_video(file)]
-    numbered = dict(zip(pictures, ids_for(pictures), strict=True))
-    listed = {file: ids.of(file) for file in pictures} if ids else {}
-    known = [each.image_id for each in listed.values() if each]
-    above = max((number for number in known if isinstance(number, int)), default=0) if known else 0
-    later = count(above + max(numbered.values(), default=0) + 1)
-    for file in files:
-        if is_video(file):
-            yield from (source._replace(image_id=next(later)) for source in _frames(file, every))
-        elif entry := listed.get(file):
-            yield Source(file, entry.image_id, entry.file_name)
-        else:
-            yield Source(file, above + numbered[file])
-
-
-def _frames(video: Path, every: int) -> Iterator[Source]:
-    try:
-        for number, image in frames(video, every):
-            yield Source(video.with_name(f"{video.stem}-{number:06}.jpg"), 0, frame=image)
-    except GkdError as error:
-        yield Source(video, 0, flaw=error)
-
-
-def ids_for(files: Sequence[Path]) -> list[int]:
-    """Return image ids: the file names where all are numbers, as in COCO, else 1, 2, 3, ..."""
-    stems = [file.stem for file in files]
-    numbers = [int(stem) for stem in stems if stem.isascii() and stem.isdecimal()]
-    return numbers if len(set(numbers)) == len(files) else list(range(1, len(files) + 1))
+# ---- the drawn images ------------------------------------------------------------------------------------
 
 
 def name_for(file: Path, taken: set[str]) -> str:

@@ -25,18 +25,9 @@ from gkd_core.detectors.model_card import ModelCard
 from gkd_core.errors import SpecError
 from gkd_core.evaluation.coco import detect_batches
 from gkd_core.runs.export import to_onnx
-from gkd_core.runs.predict import (
-    Choice,
-    Model,
-    Source,
-    find_pictures,
-    ids_for,
-    look_at,
-    main,
-    name_for,
-    open_model,
-    overlaps,
-)
+from gkd_core.runs.predict import Choice, look_at, main, name_for, overlaps
+from gkd_core.runs.prediction_images import Source, find_pictures, ids_for
+from gkd_core.runs.prediction_model import Model, open_model
 from gkd_core.runs.video import frames
 
 CLASSES = ("círculo", "square", "triangle", "cross")
