@@ -19,7 +19,8 @@ from gkd_core.config import SPLITS, TO_TRAIN, Split, SplitName
 from gkd_core.data.data_yaml import YAML, DataYaml, NamesError, read_names
 from gkd_core.data.layout import Found, layout_error
 from gkd_core.data.split_names import files_with_suffix, split_folders, subfolder
-from gkd_core.data.yolo import CLASSES, label_file, possible_places, with_slashes
+from gkd_core.data.yolo import CLASSES, label_file
+from gkd_core.data.yolo_pictures import possible_places, with_slashes
 
 NAME = "YOLO"
 USUAL = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")

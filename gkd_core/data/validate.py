@@ -1,4 +1,4 @@
-"""Compares the annotations with the pictures: reads headers, clips boxes, reports flaws.
+"""Compares the annotations with the pictures, clips boxes, reports flaws; `picture_inspection` reads the pictures.
 
 The picture's header takes precedence. Where EXIF rotates a picture by 90 degrees and the declared size is that of the
 stored pixels, its annotations are rotated too; another declared size only causes a remark, and its boxes are taken to
@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import os
 import unicodedata
-from collections.abc import Callable, Collection, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,48 +19,25 @@ from numpy.typing import NDArray
 from gkd_core.data.bit_depth import FULL, white_for
 from gkd_core.data.findings import Findings, few
 from gkd_core.data.folders import dead_link_above
-from gkd_core.data.pictures import PictureError, brightest_of, look_into, open_header
+from gkd_core.data.picture_inspection import (
+    PictureFile,
+    brightest,
+    deep_sample,
+    inspect_headers,
+    with_decoded,
+)
 from gkd_core.data.records import ImageRecord, Split, WrittenImage, WrittenSplit
 from gkd_core.errors import DataError, Problem
-from gkd_core.process.named_files import allow_here, allowed_roots
 
-SAMPLED = 64
-"""Size of the sample of pictures of 16 or 32 bits from which the white value of all is estimated."""
 DETECTIONS = 100
 """Detections of a picture that COCO's AP counts."""
-THREADS = min(8, os.cpu_count() or 1)
 
 Boxes = NDArray[np.float64]
-_T = TypeVar("_T")
-_Found = TypeVar("_Found")
 
 _LOOK_AT_BOXES = (
     "Look at some of them with their boxes. If the boxes do not fit, save the pictures turned and without the EXIF "
     "tag, or draw the boxes again."
 )
-
-_FEW = 16
-"""Number of pictures below which starting threads takes longer than reading them one after the other."""
-
-
-class _PictureFile(NamedTuple):
-    """A picture's file, as far as it was read."""
-
-    size: tuple[int, int] | None
-    """True width and height; None when the header was not read and none is declared."""
-    orientation: int = 1
-    """EXIF's; 1 when the header was not read."""
-    undeclared: bool = False
-    """Whether it has 16 or 32 bits and does not declare its white value."""
-    remarks: tuple[str, ...] = ()
-    unreadable: str = ""
-    """The error in the header, if any."""
-    broken: str = ""
-    """The error behind a sound header, if any."""
-    seen: bool = False
-    """Whether the header was read."""
-    flat: bool = False
-    """Whether it was decoded and is of nearly one colour."""
 
 
 def settle(
@@ -82,13 +57,13 @@ def settle(
     """
     _refuse_missing(written, findings)
     paths = [image.path for image in written.images]
-    files = _inspect_headers(written.images, headers)
+    files = inspect_headers(written.images, headers)
     _refuse_unreadable([file.unreadable for file in files if file.unreadable], findings)
-    sample = _deep_sample(files)
-    told = _brightest(paths, sample)
+    sample = deep_sample(files)
+    told = brightest(paths, sample)
     white = white or (white_for(told) if told else None)
     wanted = [at for at, file in enumerate(files) if file.seen] if decode else sample
-    files = _with_decoded(paths, files, wanted, white)
+    files = with_decoded(paths, files, wanted, white)
     files = [
         file._replace(broken=path.name) if path in broken else file if decode else file._replace(broken="")
         for path, file in zip(paths, files, strict=True)
@@ -144,72 +119,8 @@ def _folded(name: str) -> str:
     return unicodedata.normalize("NFC", name).casefold()
 
 
-def _inspect_headers(images: Sequence[WrittenImage], headers: int | None) -> list[_PictureFile]:
-    count = len(images) if headers is None else min(headers, len(images))
-    chosen = set(np.linspace(0, len(images) - 1, count).astype(int).tolist())
-    files = [_PictureFile(image.size) for image in images]
-    wanted = [number for number, image in enumerate(images) if number in chosen or image.size is None]
-    found = _for_each(_inspect_header, [images[number].path for number in wanted])
-    for number, file in zip(wanted, found, strict=True):
-        files[number] = file
-    return files
-
-
-def _with_decoded(
-    paths: Sequence[Path], files: Sequence[_PictureFile], wanted: Sequence[int], white: int | None
-) -> list[_PictureFile]:
-    """Return the headers, with the results of decoding the wanted pictures added."""
-    files = list(files)
-    for at, file in zip(
-        wanted, _for_each(lambda at: _decoded(paths[at], files[at], white), wanted), strict=True
-    ):
-        files[at] = file
-    return files
-
-
-def _for_each(call: Callable[[_T], _Found], paths: Sequence[_T]) -> list[_Found]:
-    if len(paths) <= _FEW:
-        return list(map(call, paths))
-    with ThreadPoolExecutor(THREADS, initializer=allow_here, initargs=(allowed_roots(),)) as pool:
-        return list(pool.map(call, paths))
-
-
-def _inspect_header(path: Path) -> _PictureFile:
-    try:
-        return _PictureFile(*open_header(path), seen=True)
-    except PictureError as error:
-        return _PictureFile(None, unreadable=error.message)
-
-
-def _decoded(path: Path, file: _PictureFile, white: int | None) -> _PictureFile:
-    """Return a header with the results of decoding the picture added to it."""
-    try:
-        found = look_into(path, white)
-    except PictureError as error:
-        return file._replace(broken=error.message)
-    return file._replace(remarks=found.remarks, flat=found.flat)
-
-
-def _deep_sample(files: Sequence[_PictureFile]) -> list[int]:
-    """Return some pictures that do not declare their white value, evenly spread: the same in every reading."""
-    deep = [at for at, file in enumerate(files) if file.undeclared]
-    return [deep[at] for at in np.linspace(0, len(deep) - 1, min(SAMPLED, len(deep))).astype(int)]
-
-
-def _brightest(paths: Sequence[Path], sample: Sequence[int]) -> list[int]:
-    """Return the brightest values of those pictures of a sample that can be decoded."""
-
-    def of(at: int) -> int | None:
-        try:
-            return brightest_of(paths[at])
-        except PictureError:  # reported where every picture is decoded
-            return None
-
-    return [value for value in _for_each(of, sample) if value is not None]
-
-
 def _remark_on_depth(
-    paths: Sequence[Path], files: Sequence[_PictureFile], white: int | None, findings: Findings
+    paths: Sequence[Path], files: Sequence[PictureFile], white: int | None, findings: Findings
 ) -> None:
     for path, file in zip(paths, files, strict=True):
         if file.undeclared and white not in (None, FULL):
@@ -234,7 +145,7 @@ def _refuse_unreadable(messages: Sequence[str], findings: Findings) -> None:
 def _record(
     number: int,
     image: WrittenImage,
-    file: _PictureFile,
+    file: PictureFile,
     label_of: NDArray[np.int64],
     findings: Findings,
 ) -> ImageRecord:

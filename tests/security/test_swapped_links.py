@@ -137,7 +137,7 @@ def test_no_data_yaml_is_read_that_leads_out(
 def test_threads_that_look_at_pictures_are_limited_too(
     service, send, train_spec, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("gkd_core.data.validate._FEW", 0)
+    monkeypatch.setattr("gkd_core.data.picture_inspection._FEW", 0)
     picture = root / "discs/images/train1.png"
     checked = DataRoots.left_by
 

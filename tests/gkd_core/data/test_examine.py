@@ -71,7 +71,7 @@ def test_copies_within_a_split_are_found(coco: Any) -> None:
 
 def test_quick_decodes_and_compares_nothing(coco: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gkd_core.data.near_duplicates.read_image", lambda *_, **__: pytest.fail("decoded"))
-    monkeypatch.setattr("gkd_core.data.validate.look_into", lambda *_: pytest.fail("decoded"))
+    monkeypatch.setattr("gkd_core.data.picture_inspection.look_into", lambda *_: pytest.fail("decoded"))
     found = examine(coco.config(), quick=True)
     assert not found.decoded
     assert (found.shared, found.train.copies) == ((), ())

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from gkd_core.config import DataConfig, EvaluateRun, TeacherConfig
-from gkd_core.data import validate
+from gkd_core.data import picture_inspection
 from gkd_core.data.pictures import Look
 from gkd_core.events import Event
 from gkd_core.runs.evaluate import _Evaluation
@@ -23,13 +23,13 @@ Decoded = list[Path]
 def decoded(monkeypatch: pytest.MonkeyPatch) -> Decoded:
     """Return the list of pictures that are decoded from now on."""
     seen: Decoded = []
-    look_into = validate.look_into
+    look_into = picture_inspection.look_into
 
     def look_and_tell(path: Path, white: int | None) -> Look:
         seen.append(path)
         return look_into(path, white)
 
-    monkeypatch.setattr(validate, "look_into", look_and_tell)
+    monkeypatch.setattr(picture_inspection, "look_into", look_and_tell)
     return seen
 
 
