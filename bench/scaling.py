@@ -125,6 +125,7 @@ def _run(
     names = [f"worker-{number:03}" for number in range(options.workers)]
     home = tempfile.mkdtemp(prefix="gkd-", dir=home_in_memory())
     settings = {**SETTINGS, "database_url": url, "broker_url": broker_url, "home": home, "free_bytes": 0}
+    settings["data_roots"] = "/data"  # where the jobs of rows.py claim to have pictures, which nobody reads
     processes = [
         context.Process(
             target=work,
