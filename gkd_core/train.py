@@ -18,13 +18,11 @@ from gkd_core.config import (
     EvaluateRun,
     ExportRun,
     PrototypesRun,
-    TeacherConfig,
     TrainRun,
 )
 from gkd_core.data.loading import TrainLoader, steps_per_epoch
 from gkd_core.data.tiny_objects import vanishing
-from gkd_core.detectors.checkpoint import publish_model, sha256_of
-from gkd_core.detectors.detector import Detector
+from gkd_core.detectors.checkpoint import publish_model
 from gkd_core.detectors.model_card import ModelCard
 from gkd_core.distill.distiller import Distiller
 from gkd_core.distill.freshness import first_interval
@@ -41,11 +39,11 @@ from gkd_core.runs.figures import draw_training
 from gkd_core.runs.prototype_renewal import refresh_prototypes, renew_prototypes
 from gkd_core.runs.prototypes import select_prototypes
 from gkd_core.runs.report import Entry, early_stop, make_report, training_notes
-from gkd_core.runs.session import Session, fields_under, find_device
+from gkd_core.runs.session import fields_under, find_device
+from gkd_core.runs.train_session import Run, TrainSession
 from gkd_core.training.batch_share import require_equal_shares
-from gkd_core.training.trainer import Account, Scored, Training
-
-Run = TrainRun | DistillRun
+from gkd_core.training.position import Scored
+from gkd_core.training.trainer import Training
 
 WEAK_TEACHER = 0.05
 """Teachers with an AP below this get a warning: they are hardly worth imitating."""
@@ -121,34 +119,8 @@ def train(
             raise
 
 
-class _Job(Session):
-    """A run that trains: student and control one after the other, or one model."""
-
-    def __init__(
-        self,
-        config: Run,
-        run_dir: Path,
-        should_stop: Callable[[], bool],
-        given_teacher: OpenedModel | None = None,
-    ) -> None:
-        recipe = config.train
-        super().__init__(
-            config,
-            run_dir,
-            should_stop,
-            image_size=recipe.image_size,
-            batch_size=recipe.batch_size,
-            workers=recipe.workers,
-            cache_mb=recipe.cache_mb,
-        )
-        self.config = config
-        self.states = run_dir / "checkpoints"
-        self.states.mkdir(parents=True, exist_ok=True)
-        self.given_teacher = given_teacher
-        self.teacher: Teacher | None = None
-        self.accounts: dict[str, Account] = {}
-        self.later = 0.0
-        """Estimated cost of the trainings after the current one, relative to the whole of the current one."""
+class _Job(TrainSession):
+    """The steps of a run that trains, in the order in which `train` takes them."""
 
     # ---- before training ---------------------------------------------------------------------------------
 
@@ -183,19 +155,6 @@ class _Job(Session):
                 message=f"the teacher reaches AP {found.metrics['AP']:.3f} on the validation split",
                 hint="A student hardly learns from a teacher that does not know the data; train it first.",
             )
-
-    def joined_with_teacher(self, student: Detector) -> Distiller:
-        """Build the distiller of a student and this run's teacher."""
-        assert isinstance(self.config, DistillRun)
-        assert self.teacher is not None
-        return Distiller(student, self.teacher.detector, self.config.distill, self.teacher.columns)
-
-    def trainings(self) -> list[tuple[str, DetectorConfig]]:
-        """Return the trainings of this run, in order: the product first, then its control."""
-        if isinstance(self.config, TrainRun):
-            return [("model", self.config.model)]
-        names = ["student", "control"] if self.config.distill.control else ["student"]
-        return [(name, self.config.student) for name in names]
 
     # ---- one training ------------------------------------------------------------------------------------
 
@@ -274,21 +233,6 @@ class _Job(Session):
         training.published[file] = Scored(training.epoch, metrics)
         return self.checkpoint_event(training, file)
 
-    def checkpoint_event(self, training: Training, file: str) -> Checkpoint:
-        """Return the event of a published file as it is."""
-        path, scored = self.folder / file, training.published[file]
-        size, sha256 = self.world.from_first(lambda: (path.stat().st_size, sha256_of(path)))
-        return Checkpoint(
-            run=training.name,
-            epoch=scored.epoch,
-            step=scored.epoch * training.steps_per_epoch,
-            file=file,
-            size=size,
-            sha256=sha256,
-            metrics=scored.metrics,
-            best=file == training.files[0],
-        )
-
     # ---- prototypes --------------------------------------------------------------------------------------
 
     def renewal_due(self, training: Training, distiller: Distiller) -> bool:
@@ -341,48 +285,6 @@ class _Job(Session):
 
     # ---- reporting ---------------------------------------------------------------------------------------
 
-    def fraction(self, training: Training) -> float:
-        """Return the share of the whole job that is done."""
-        names = [name for name, _ in self.trainings()]
-        return (names.index(training.name) + self.own_share(training)) / len(names)
-
-    @staticmethod
-    def own_share(training: Training) -> float:
-        """Return the share of a training that is done."""
-        return 1.0 if training.done else training.step / training.steps
-
-    def cost_of_the_rest(self, training: Training) -> float:
-        """Estimate the cost of the trainings after this one, relative to the whole of this one.
-
-        The control takes the student's steps without the teacher. Until its own speed is measured, the cost of a
-        forward pass is taken as the number of weights; a backward pass costs twice that.
-        """
-        last = training.name == self.trainings()[-1][0]
-        if last or training.distiller is None or self.teacher is None:
-            return 0.0
-        epochs = range(self.config.train.epochs)
-        taught = sum(map(training.distiller.is_on, epochs)) / len(epochs)
-        student, teacher = map(_weights, (training.detector, self.teacher.detector))
-        return 3 * student / (3 * student + taught * teacher)
-
-    def progress(self, training: Training, *, saved: bool = False) -> Progress:
-        """Return the progress event of a training at its current step."""
-        fraction = self.fraction(training)
-        losses, speed, left = self.progress_meter.snapshot(self.own_share(training), self.later)
-        return Progress(
-            run=training.name,
-            epoch=training.epoch,
-            epochs=self.config.train.epochs,
-            step=training.step,
-            steps=training.steps,
-            fraction=fraction,
-            losses=losses,
-            lr=training.optimizer.param_groups[0]["lr"],
-            images_per_second=speed,
-            seconds_left=left,
-            saved=saved,
-        )
-
     def report(self) -> Iterator[Event]:
         """Evaluate the published files side by side and write the report."""
         entries = {}
@@ -406,18 +308,6 @@ class _Job(Session):
         yield make_report(
             self.config, entries, self.data, self.folder, self.device, notes, drawn, self.stop_if_asked
         )
-
-    def published(self) -> list[tuple[str, TeacherConfig]]:
-        """Return role and file of each model that the report compares."""
-        names = [name for name, _ in self.trainings()]
-        models = [(name, TeacherConfig(weights=str(self.folder / f"{name}.safetensors"))) for name in names]
-        if isinstance(self.config, DistillRun):
-            models.insert(0, ("teacher", self.config.teacher))
-        return models
-
-
-def _weights(detector: Detector) -> int:
-    return sum(weight.numel() for weight in detector.parameters())
 
 
 def main(arguments: list[str] | None = None) -> int:

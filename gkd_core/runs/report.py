@@ -26,7 +26,7 @@ from gkd_core.evaluation.bootstrap import DRAWS, bootstrap_gain, draws_for
 from gkd_core.evaluation.coco import Score
 from gkd_core.events import Gain, Latency, ModelReport, Report, Scores
 from gkd_core.run_dir import write_atomically
-from gkd_core.training.trainer import Account
+from gkd_core.training.position import Account
 
 NAMES: dict[SplitName, str] = {
     "train": "the training split",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -32,30 +32,12 @@ from gkd_core.distill.prototypes import Prototypes
 from gkd_core.errors import DivergedError, Problem, SpecError
 from gkd_core.training.batch_share import BatchShare
 from gkd_core.training.optimize import averaged, build_optimizer, learning_rate, set_learning_rate
+from gkd_core.training.position import Position, Scored
 
 MakeDistiller = Callable[[Detector], Distiller]
 
 
-class Scored(NamedTuple):
-    """The scores of published weights."""
-
-    epoch: int
-    metrics: dict[str, float]
-
-
-class Account(NamedTuple):
-    """Summary of a training, for the notes of the report."""
-
-    epochs: int
-    """Epochs done."""
-    best_epoch: int
-    """Epoch whose weights are published as the best."""
-    accumulated: list[int]
-    """Micro-batches per step; more than one number if training was resumed with smaller ones after running out of
-    memory."""
-
-
-class Training:
+class Training(Position):
     """A detector in training, with its optimiser, distiller and position in the data.
 
     Two trainings with the same config start from the same bits and get the same images in the same order, with or
@@ -85,11 +67,9 @@ class Training:
             make_distiller: builds a distiller for the detector; None, or one without a loss: plain training.
             world: the processes that train it together; None: this one alone.
         """
+        super().__init__(name, config, steps_per_epoch)
         self.world = world or World(device)
-        self.name = name
-        self.config = config
         self.device = device
-        self.steps_per_epoch = steps_per_epoch
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             self.seed()
             self.detector = build_detector(detector, len(classes), config.image_size)
@@ -103,13 +83,8 @@ class Training:
         self.scaler = gradient_scaler(device, config.precision)
         if config.compile:
             self._compile()
-        self.accumulated = [config.accumulate]
-        self.epoch = 0
-        self.step_in_epoch = 0
         self.prototypes_epoch = -1
         self.refresh: RefreshInterval | None = None
-        self.published: dict[str, Scored] = {}
-        self.done = False
 
     def seed(self) -> None:
         """Seed the global random generator, which dropout and stochastic depth use, from the recipe.
@@ -138,50 +113,13 @@ class Training:
         if self.distiller is not None:  # a teacher is loaded in this memory format, whatever the recipe
             compile_backbone(self.distiller.teacher.backbone, torch.channels_last)
 
-    # ---- position ----------------------------------------------------------------------------------------
-
-    @property
-    def steps(self) -> int:
-        """Return the optimiser steps of the whole run."""
-        return self.steps_per_epoch * self.config.epochs
-
-    @property
-    def step(self) -> int:
-        """Return the optimiser steps done."""
-        return self.epoch * self.steps_per_epoch + self.step_in_epoch
+    # ---- what depends on the position ----------------------------------------------------------------------
 
     @property
     def attenuation(self) -> float:
         """Return the factor of global and local losses in this epoch."""
         form = self.distiller.config.attenuation if self.distiller is not None else "constant"
         return attenuation(form, self.epoch, self.config.epochs)
-
-    @property
-    def finished(self) -> bool:
-        """Return whether all epochs are done, or `patience` evaluations in a row brought no improvement."""
-        patience = self.config.patience
-        impatient = patience is not None and self._evaluations_without_gain >= patience
-        return impatient or self.epoch == self.config.epochs
-
-    @property
-    def _evaluations_without_gain(self) -> int:
-        every, best = self.config.evaluate_every, self.published.get(self.files[0])
-        return self.epoch // every - best.epoch // every if best is not None else 0
-
-    def is_best(self, metrics: dict[str, float]) -> bool:
-        """Return whether an evaluation beats all before it, or is the first. -1 (unknown) beats nothing."""
-        best = self.published.get(self.files[0])
-        return best is None or metrics[self.config.best_by] > best.metrics[self.config.best_by]
-
-    @property
-    def account(self) -> Account:
-        """Return a summary of the training so far; needs at least one evaluation."""
-        return Account(self.epoch, self.published[self.files[0]].epoch, self.accumulated)
-
-    @property
-    def files(self) -> tuple[str, str]:
-        """Return the names of the best and of the last model."""
-        return f"{self.name}.safetensors", f"{self.name}-last.safetensors"
 
     @property
     def evaluated(self) -> Detector:
@@ -303,11 +241,6 @@ class Training:
     @property
     def _trained(self) -> nn.Module:
         return self.distiller or as_module(self.detector)
-
-    def end_epoch(self) -> None:
-        """Go on to the next epoch."""
-        self.epoch += 1
-        self.step_in_epoch = 0
 
     # ---- saving and restoring ----------------------------------------------------------------------------
 

@@ -20,7 +20,8 @@ from gkd_core.detectors.detector import Detector
 from gkd_core.distill.distiller import Distiller
 from gkd_core.distill.prototypes import Prototypes
 from gkd_core.errors import DivergedError, SpecError
-from gkd_core.training.trainer import Scored, Training
+from gkd_core.training.position import Scored
+from gkd_core.training.trainer import Training
 
 TINY = DetectorConfig.model_validate({"backbone_width": 0.125, "fpn": {"channels": 16}, "head": {"depth": 1}})
 GROUP = TINY.model_copy(update={"norm": "group"})
