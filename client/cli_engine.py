@@ -29,14 +29,14 @@ def run(
     ] = False,
 ) -> None:
     """Run a spec here, without the service. Ctrl-C stops after a checkpoint; the same command resumes."""
-    from client import show
+    from client import show_data
     from client.run import resolve_here, run
     from client.spec_file import read
     from jobs.specs.spec_errors import read_spec
 
     if check:
         resolved = resolve_here(read_spec(read(spec))).model_dump(mode="json", by_alias=True)
-        print_json(resolved) if as_json else out.print(show.usable(resolved), soft_wrap=True)
+        print_json(resolved) if as_json else out.print(show_data.usable(resolved), soft_wrap=True)
         return
     if target is None:
         raise typer.BadParameter("name the folder of the run", param_hint="--out")
@@ -127,7 +127,7 @@ def check(
     as_json: AsJson = False,
 ) -> None:
     """Report what a data set contains, and what is odd or wrong with it. Exits with 1 if it cannot be used."""
-    from client import show
+    from client import show_data
     from gkd_core.config import DataConfig
     from gkd_core.data.examine import examine
     from gkd_core.errors import DataError
@@ -146,4 +146,4 @@ def check(
     if as_json:
         print_json(found)
     else:
-        out.print(show.examination(found))
+        out.print(show_data.examination(found))

@@ -60,14 +60,14 @@ def jobs(
     as_json: AsJson = False,
 ) -> None:
     """List jobs, newest first."""
-    from client import show
+    from client import show_jobs
 
     with connected(url) as client:
         found = client.jobs(state=state, kind=kind, tag=tag, limit=limit)
     if as_json:
         print_json([job.model_dump(mode="json") for job in found])
     else:
-        out.print(show.jobs_table(found) if found else "no jobs")
+        out.print(show_jobs.jobs_table(found) if found else "no jobs")
 
 
 @commands.command()
@@ -80,7 +80,7 @@ def schema(url: Url = HERE) -> None:
 @commands.command(name="show")
 def show_job(job_id: JobId, url: Url = HERE, as_json: AsJson = False) -> None:
     """Show one job: state, reason, progress, failure, files."""
-    from client import show
+    from client import show_jobs
 
     with asked_about(url, job_id) as (client, job_id):
         job, files = client.job(job_id), client.artifacts(job_id)
@@ -89,7 +89,7 @@ def show_job(job_id: JobId, url: Url = HERE, as_json: AsJson = False) -> None:
             {**job.model_dump(mode="json"), "artifacts": [file.model_dump(mode="json") for file in files]}
         )
     else:
-        out.print(show.job_card(job, files))
+        out.print(show_jobs.job_card(job, files))
 
 
 @commands.command()
@@ -199,7 +199,7 @@ def metrics(
     as_json: AsJson = False,
 ) -> None:
     """Summarise losses and scores of a job (with --json the curves), or, without a job, print the service's metrics."""
-    from client import show
+    from client import show_jobs
     from client.names import find_job
 
     with connected(url) as client:
@@ -210,7 +210,7 @@ def metrics(
     if as_json:
         print_json(found)
     else:
-        out.print(show.curves_table(found) if found.runs else "nothing has been measured yet")
+        out.print(show_jobs.curves_table(found) if found.runs else "nothing has been measured yet")
 
 
 def _print_service_metrics(text: str, as_json: bool) -> None:
@@ -244,14 +244,14 @@ def log(
 @commands.command()
 def report(job_id: JobId, url: Url = HERE, as_json: AsJson = False) -> None:
     """Print a job's report: teacher, control and student side by side."""
-    from client import show
+    from client import show_report
 
     with asked_about(url, job_id) as (client, job_id):
         found = client.report(job_id)
     if as_json:
         print_json(found)
     else:
-        out.print(show.report(found))
+        out.print(show_report.report(found))
 
 
 @commands.command()
@@ -287,12 +287,12 @@ def _spec(path: Path) -> Any:
 
 
 def _print_check(found: dict[str, Any], as_json: bool) -> None:
-    from client import show
+    from client import show_data
 
     if as_json:
         print_json(found)
     else:
-        out.print(show.usable(found), soft_wrap=True)
+        out.print(show_data.usable(found), soft_wrap=True)
 
 
 def _ask(verb: str, job_id: str, url: str, as_json: bool) -> None:
@@ -313,12 +313,12 @@ def _print_new(client: Client, job: Job, follow: bool, as_json: bool) -> None:
 
 
 def _print_job(job: Job, as_json: bool) -> None:
-    from client import show
+    from client import show_events
 
     if as_json:
         print_json(job)
     else:
-        out.print(Text(f"{job.id}  {show.told(job.state, job.reason)}"), soft_wrap=True)
+        out.print(Text(f"{job.id}  {show_events.told(job.state, job.reason)}"), soft_wrap=True)
 
 
 def _watch(client: Client, job_id: str, as_json: bool) -> None:

@@ -151,14 +151,14 @@ def _wait_for_check(client: Client, made: CheckedResource) -> CheckedResource:
 
 
 def _list(kind: Kind, state: str | None, limit: int, url: str, as_json: bool) -> None:
-    from client import show
+    from client import show_resources
 
     with connected(url) as client:
         found = client.resources(_kind(kind), state=state, limit=limit)
     if as_json:
         print_json([each.model_dump(mode="json") for each in found])
     else:
-        out.print(show.resources_table(found) if found else f"no {kind}s")
+        out.print(show_resources.resources_table(found) if found else f"no {kind}s")
 
 
 def _show(kind: Kind, resource_id: str, url: str, as_json: bool) -> None:
@@ -193,12 +193,12 @@ def _progress(file: Path) -> Iterator[Callable[[int], None]]:
 
 
 def _print(found: CheckedResource, as_json: bool) -> None:
-    from client import show
+    from client import show_resources
 
     if as_json:
         print_json(found)
     else:
-        out.print(show.resource_card(found))
+        out.print(show_resources.resource_card(found))
 
 
 def _kind(kind: Kind) -> ResourceKind:

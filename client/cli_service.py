@@ -81,14 +81,14 @@ def _exit_if(trouble: str | None) -> None:
 @commands.command()
 def workers(url: Url = HERE, as_json: AsJson = False) -> None:
     """List workers: their queues, their state, their GPUs."""
-    from client import show
+    from client import show_jobs
 
     with connected(url) as client:
         found = client.workers()
     if as_json:
         print_json([worker.model_dump(mode="json") for worker in found])
     else:
-        out.print(show.workers_table(found) if found else "no workers: start one with `gkd worker`")
+        out.print(show_jobs.workers_table(found) if found else "no workers: start one with `gkd worker`")
 
 
 @commands.command()

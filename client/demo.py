@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from rich.text import Text
 
-from client import demo_specs, show, terminal
+from client import demo_specs, show_report, show_text, terminal
 from client.client import Client, ClientError
 from client.demo_budget import Pace, Plan, fit, fit_student, seconds, teacher_seconds
 from client.follow import follow
@@ -138,7 +138,7 @@ def demo(wanted: Wanted, console: Console) -> None:
         student = client.submit(demo_specs.distillation(folder, wanted.recipe, teacher.id, plan.student))
         _follow_to_success(client, student, console)
         _conclude(client, student, home, console)
-    console.print(f"all of it took {show.duration(time.monotonic() - began)}")
+    console.print(f"all of it took {show_text.duration(time.monotonic() - began)}")
 
 
 # ---- time budget ---------------------------------------------------------------------------------------------
@@ -185,7 +185,7 @@ def _print_plan(plan: Plan, whole: Plan, pace: Pace, console: Console) -> None:
     fitted = f", of {whole.teacher} and {whole.student}, to be done in time" if plan != whole else ""
     epochs = f"{plan.teacher} epochs of the teacher, {plan.student} of student and control{fitted}"
     console.print(
-        f"{speed} and {pace.student_step:.2f} s (student): {epochs}; about {show.duration(seconds(pace, plan))}. "
+        f"{speed} and {pace.student_step:.2f} s (student): {epochs}; about {show_text.duration(seconds(pace, plan))}. "
         "EPOCHS=10 or MINUTES=10 after `make demo` chooses otherwise.",
         soft_wrap=True,
     )
@@ -291,7 +291,7 @@ def _follow_to_success(client: Client, job: Job, console: Console) -> None:
 def _conclude(client: Client, student: Job, home: Path, console: Console) -> None:
     report = client.report(student.id)
     console.print()
-    console.print(show.report(report))
+    console.print(show_report.report(report))
     name = report.models["student"].file if "student" in report.models else None
     if name is None:
         raise DemoFailed("the report names no file of the student")

@@ -13,7 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from client import show
+from client import show_events
 from gkd_core.events import Event, Progress
 from jobs.job import StoredEvent
 
@@ -47,9 +47,9 @@ class ProgressLine:
             total=1.0, completed=event.fraction if event else 0.0, width=min(24, max(8, width // 6))
         )
         percent = f"{100 * event.fraction:3.0f}%" if event else ""
-        left = show.time_left(event) if event else "waiting"
+        left = show_events.time_left(event) if event else "waiting"
         used = int(bar.width or 0) + sum(1 + len(cell) for cell in (percent, left) if cell)
-        rest = show.standing(event, width - used - 1) if event else ""
+        rest = show_events.standing(event, width - used - 1) if event else ""
         cells = [cell for cell in (percent, left, rest) if cell]
         line = Table.grid(*([""] * (1 + len(cells))), padding=(0, 1, 0, 0), pad_edge=False)
         for column in line.columns:
@@ -83,7 +83,7 @@ class Lines:
     def progress(self, event: Progress) -> None:
         """Print the progress, if it is due."""
         if time.monotonic() - self._spoke >= LINE_SECONDS:
-            self.say(f"{100 * event.fraction:3.0f} %  {show.line(event)}")
+            self.say(f"{100 * event.fraction:3.0f} %  {show_events.line(event)}")
             self._spoke = time.monotonic()
 
     def say(self, line: str) -> None:
@@ -105,10 +105,10 @@ def follow(stream: Iterable[StoredEvent | Event], console: Console) -> None:
     """Show events as they arrive, until the stream ends."""
     with board(console) as shown:
         for item in stream:
-            event = show.event_of(item) if isinstance(item, StoredEvent) else item
+            event = show_events.event_of(item) if isinstance(item, StoredEvent) else item
             if isinstance(event, Progress):
                 shown.progress(event)
             elif event is not None:
-                shown.say(show.line(event))
+                shown.say(show_events.line(event))
             elif isinstance(item, StoredEvent):
-                shown.say(show.stored_line(item))
+                shown.say(show_events.stored_line(item))

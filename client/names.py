@@ -11,7 +11,7 @@ from difflib import get_close_matches
 from typing import Protocol, TypeVar
 
 from client.client import ApiError, Client, ClientError
-from client.show import age
+from client.show_text import age
 from jobs.job import Job
 from jobs.resources import Resource, ResourceKind
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from client import show
+from client import show_report
 from client.follow import follow
 from client.signals import answered_by
 from client.spec_file import read
@@ -146,7 +146,7 @@ def _interruptible(engine: Engine, console: Console) -> Iterator[None]:
 
 def _conclude(run_dir: RunDir, code: int | None, command: str, console: Console) -> int:
     if code == COMPLETE:
-        console.print(show.report(Report.model_validate(run_dir.read_report())))
+        console.print(show_report.report(Report.model_validate(run_dir.read_report())))
         console.print(Text(f"everything lies in {run_dir.path}"), soft_wrap=True)
         return COMPLETE
     if code == STOPPED:

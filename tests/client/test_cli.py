@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import pytest
 from typer.testing import CliRunner, Result
 
-from client import show
+from client import show_data
 from client.cli import app
 from client.names import fitting, likely
 
@@ -128,7 +128,7 @@ def test_a_check_tells_warnings_before_its_last_line():
         "report": report,
         "warnings": ["odd boxes", "slow"],
     }
-    assert show.usable(found).plain.splitlines() == [
+    assert show_data.usable(found).plain.splitlines() == [
         "warning: odd boxes Look at them.",
         "warning: slow",
         "OK: 1 + 1 pictures, 1 class, 2 GPUs",

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from client import demo, demo_specs, show
+from client import demo, demo_specs, show_text
 from client.demo_budget import Pace, Plan, seconds
 from jobs.specs.spec import job_spec
 
@@ -98,7 +98,7 @@ def test_own_pictures_keep_their_epochs_unless_minutes_are_given(
     monkeypatch.setattr(demo, "measure", lambda *_: slow)
     assert demo.main(["--data", str(data / "shapes")]) == 0
     assert epochs_of(small) == [24, 30]
-    assert f"about {show.duration(seconds(slow, Plan(24, 30)))}" in capsys.readouterr().out, (
+    assert f"about {show_text.duration(seconds(slow, Plan(24, 30)))}" in capsys.readouterr().out, (
         "it says how long"
     )
     assert demo.main(["--data", str(data / "shapes"), "--minutes", "5"]) == 0

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from client import show
+from client import show_data, show_events, show_jobs, show_report, show_resources, show_text
 from client.cli_keys import key_table
 from client.follow import ProgressLine, follow
 from gkd_core.config import DataConfig
@@ -47,7 +47,7 @@ def model(ap: float) -> ModelReport:
 def test_a_report_has_its_models_in_order_and_the_gain_with_its_interval():
     gain = Gain(ap=0.05, ap50=0.07, ap_low=0.01, ap_high=0.09, verdict="It helped.")
     models = {"student": model(0.35), "teacher": model(0.4), "control": model(0.3)}
-    text = shown(show.report(Report(models=models, gain=gain, notes=("one seed",))))
+    text = shown(show_report.report(Report(models=models, gain=gain, notes=("one seed",))))
     rows = [line.split()[0] for line in text.splitlines()[1:4]]
     assert rows == ["teacher", "control", "student"]
     assert "0.350" in text
@@ -63,7 +63,7 @@ def test_a_report_has_both_splits_where_there_is_a_test_split():
     gain = Gain(ap=0.05, ap50=0.07, ap_low=0.01, ap_high=0.09, verdict="It helped.")
     on_test = gain.model_copy(update={"ap": 0.1, "verdict": "It helped there, too."})
     models = dict(zip(("student", "control"), both, strict=True))
-    text = shown(show.report(Report(models=models, gain=gain, gain_on_test=on_test)))
+    text = shown(show_report.report(Report(models=models, gain=gain, gain_on_test=on_test)))
     assert "student minus control on val: +0.050 AP" in text
     assert "student minus control on test: +0.100 AP" in text
     assert "It helped there, too." in text
@@ -76,14 +76,14 @@ def test_a_report_shows_size_spread_and_the_numbers_that_the_format_has():
     measured = model(0.4).model_copy(update={"size": 12_700_000, "metrics": {"AP": 0.4, "VOC07": 0.61}})
     figures = ("losses.png", "pictures.png")
     told = Report(models={"model": measured}, headline=("AP", "VOC07"), figures=figures)
-    text = shown(show.report(told))
+    text = shown(show_report.report(told))
     assert "VOC07" in text.splitlines()[0]
     assert all(part in text for part in ("0.610", "12.7 MB", "12.5 (12.0 to 13.0)"))
     assert "to look at: losses.png, pictures.png" in text
 
 
 def test_a_number_that_coco_does_not_have_is_a_dash():
-    assert show.number(-1.0) == show.number(None) == "-"
+    assert show_text.number(-1.0) == show_text.number(None) == "-"
 
 
 def test_progress_tells_run_epoch_losses_and_the_time_left():
@@ -97,12 +97,15 @@ def test_progress_tells_run_epoch_losses_and_the_time_left():
         losses={"loss_box": 1.0, "loss_global": 0.5},
         seconds_left=600,
     )
-    assert show.line(event) == "student, epoch 3/12, step 40/240, loss 1.5 (box 1 global 0.5), 10 min left"
+    assert (
+        show_events.line(event)
+        == "student, epoch 3/12, step 40/240, loss 1.5 (box 1 global 0.5), 10 min left"
+    )
 
 
 def test_durations_and_sizes_are_readable():
-    assert [show.duration(s) for s in (3, 89, 100, 7200)] == ["3 s", "89 s", "2 min", "2.0 h"]
-    assert [show.size(count) for count in (400, 2_500_000)] == ["0.4 kB", "2.5 MB"]
+    assert [show_text.duration(s) for s in (3, 89, 100, 7200)] == ["3 s", "89 s", "2 min", "2.0 h"]
+    assert [show_text.size(count) for count in (400, 2_500_000)] == ["0.4 kB", "2.5 MB"]
 
 
 def test_a_log_file_gets_one_line_of_progress_in_five_seconds():
@@ -174,12 +177,14 @@ def test_bar_percent_and_time_left_are_the_last_to_give_way(event: Progress, wid
     console.print(ProgressLine(event))
     (line,) = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
     assert len(line.rstrip()) <= width
-    bar, percent, left = line.split()[0], "45%", show.time_left(event)
+    bar, percent, left = line.split()[0], "45%", show_events.time_left(event)
     assert set(bar) <= set("━╸╺ ")
     assert len(bar) >= 3
     assert percent in line
     assert left in line
-    assert event.run[:7] in line or show.ACTIVITIES.get(event.activity, "") in line, "it says what it does"
+    assert event.run[:7] in line or show_events.ACTIVITIES.get(event.activity, "") in line, (
+        "it says what it does"
+    )
 
 
 @pytest.mark.parametrize("width", [40, 60, 80])
@@ -189,26 +194,29 @@ def test_a_narrow_terminal_shows_percent_and_time_left_of_every_kind_of_job(even
     follow([event], console)
     text = console.file.getvalue()  # type: ignore[attr-defined]
     assert "45%" in text
-    assert show.duration(event.seconds_left) + " left" in text
+    assert show_text.duration(event.seconds_left) + " left" in text
 
 
 def test_losses_are_shortened_before_steps_and_epochs():
     event = STANDINGS["distill"]
-    whole = show.standing(event, 500)
+    whole = show_events.standing(event, 500)
     assert whole.endswith("loss 7.4 (" + " ".join(f"{n[5:]} 1.23" for n in LOSSES) + ")")
-    assert show.standing(event, len(whole) - 1).endswith("local 1.23 …)")
+    assert show_events.standing(event, len(whole) - 1).endswith("local 1.23 …)")
     head = "control, epoch 3/12, step 40/240"
-    assert show.standing(event, len(head) + len(", loss 7.4")) == f"{head}, loss 7.4"
-    assert show.standing(event, len(head)) == head
-    assert show.standing(event, len(head) - 1) == "control, epoch 3/12"
-    assert show.standing(event, 12) == "control 3/12"
-    assert show.standing(event, 3) == ""
+    assert show_events.standing(event, len(head) + len(", loss 7.4")) == f"{head}, loss 7.4"
+    assert show_events.standing(event, len(head)) == head
+    assert show_events.standing(event, len(head) - 1) == "control, epoch 3/12"
+    assert show_events.standing(event, 12) == "control 3/12"
+    assert show_events.standing(event, 3) == ""
 
 
 def test_a_state_is_not_said_twice():
-    assert show.told("queued", "queued: next, waiting for a worker") == "queued: next, waiting for a worker"
-    assert show.told("running", "running on ada") == "running on ada"
-    assert show.told("queued", "worker ada was lost") == "queued: worker ada was lost"
+    assert (
+        show_events.told("queued", "queued: next, waiting for a worker")
+        == "queued: next, waiting for a worker"
+    )
+    assert show_events.told("running", "running on ada") == "running on ada"
+    assert show_events.told("queued", "worker ada was lost") == "queued: worker ada was lost"
 
 
 def test_a_data_set_shows_its_oddities_and_what_its_splits_share(tmp_path: Path):
@@ -220,7 +228,7 @@ def test_a_data_set_shows_its_oddities_and_what_its_splits_share(tmp_path: Path)
     for number in range(1, 8):
         name = f"{number:05}.jpg"
         shutil.copy(tmp_path / "images" / "train" / name, tmp_path / "images" / "val" / name)
-    text = shown(show.examination(examine(DataConfig(path=str(tmp_path)), image_size=64)))
+    text = shown(show_data.examination(examine(DataConfig(path=str(tmp_path)), image_size=64)))
     rows = [line.split() for line in text.splitlines()]
     assert ["pictures", "12", "12"] in rows
     assert ["train", "64", "x", "64", "64", "x", "64", "64", "x", "64", "64", "x", "64", "(12)"] in rows
@@ -246,7 +254,7 @@ def test_workers_are_shown_with_their_gpus():
         started_at=now,
         seen_at=now,
     )
-    text = shown(show.workers_table((worker,)))
+    text = shown(show_jobs.workers_table((worker,)))
     assert "node-0" in text
     assert "busy" in text
     assert "cafe" in text
@@ -260,7 +268,9 @@ def test_curves_are_told_by_where_they_began_and_are_and_their_ends():
         evaluation={"AP": Curve(x=(1, 2), y=(0.25, 0.5))},
         per_class={"cat": Curve(x=(1,), y=(0.125,))},
     )
-    rows = [line.split() for line in shown(show.curves_table(JobCurves(runs={"student": run}))).splitlines()]
+    rows = [
+        line.split() for line in shown(show_jobs.curves_table(JobCurves(runs={"student": run}))).splitlines()
+    ]
     assert rows[1:] == [
         ["student", "loss_cls", "step", "10", "step", "30", "2", "0.5", "2", "1"],
         ["student", "AP", "epoch", "1", "epoch", "2", "0.25", "0.25", "0.5", "0.5"],
@@ -269,9 +279,9 @@ def test_curves_are_told_by_where_they_began_and_are_and_their_ends():
 
 
 def test_a_job_shows_what_its_check_found():
-    assert "warnings" not in shown(show.job_card(job()))
+    assert "warnings" not in shown(show_jobs.job_card(job()))
     warned = job(warnings=("3 boxes have no area", "val.json is old"))
-    lines = shown(show.job_card(warned)).splitlines()
+    lines = shown(show_jobs.job_card(warned)).splitlines()
     (first,) = [line for line in lines if "warnings" in line]
     assert "3 boxes have no area" in first
     assert "val.json is old" in lines[lines.index(first) + 1]
@@ -280,7 +290,7 @@ def test_a_job_shows_what_its_check_found():
 def test_what_people_changed_of_a_job_is_part_of_its_story():
     def line(kind: str, **body: object) -> str:
         time = datetime(2026, 1, 1, tzinfo=UTC)
-        return show.stored_line(StoredEvent(number=1, attempt=1, time=time, kind=kind, body=body))
+        return show_events.stored_line(StoredEvent(number=1, attempt=1, time=time, kind=kind, body=body))
 
     assert line("change", name="cells", priority=9, tags={"team": "lab"}) == (
         "changed: name cells, priority 9, tags team:lab"
@@ -316,7 +326,7 @@ def job(**known: Any) -> Job:
 
 def test_a_long_reason_takes_two_lines_of_the_list_and_all_it_needs_of_the_job():
     running = job(state="running", reason="running on " + "n" * 90, progress={"fraction": 0.456})
-    lines = shown(show.jobs_table((job(), running, job(reason="queued: next"))), 80).splitlines()
+    lines = shown(show_jobs.jobs_table((job(), running, job(reason="queued: next"))), 80).splitlines()
     assert len(lines) <= 1 + 2 + 2 + 1
     assert all(len(line) <= 80 for line in lines)
     rows = [line for line in lines if line.startswith("4f1c0a9be27d ")]
@@ -324,7 +334,9 @@ def test_a_long_reason_takes_two_lines_of_the_list_and_all_it_needs_of_the_job()
     assert "running 46%" in rows[1]
     assert rows[2].split("queued")[1].split()[0] == "next", "the state is not said twice"
     assert sum(line.rstrip().endswith("…") for line in lines) == 2, "what was left out is marked"
-    assert " ".join(WHY.split()) in " ".join(shown(show.job_card(job()), 80).split()), "here all of it stands"
+    assert " ".join(WHY.split()) in " ".join(shown(show_jobs.job_card(job()), 80).split()), (
+        "here all of it stands"
+    )
 
 
 def test_tables_of_workers_data_sets_and_files_keep_what_is_copied_whole_in_80_columns():
@@ -355,9 +367,9 @@ def test_tables_of_workers_data_sets_and_files_keep_what_is_copied_whole_in_80_c
     )
     file = Artifact(name="student-last.safetensors", size=12_345_678, sha256="ab" * 32, created_at=NOW)
     for table, whole, most in (
-        (show.workers_table((worker,)), "4f1c0a9be27d", 4),
-        (show.resources_table((data_set,)), f"dataset:{'a' * 12}", 3),
-        (show.artifacts_table((file,)), "student-last.safetensors", 2),
+        (show_jobs.workers_table((worker,)), "4f1c0a9be27d", 4),
+        (show_resources.resources_table((data_set,)), f"dataset:{'a' * 12}", 3),
+        (show_jobs.artifacts_table((file,)), "student-last.safetensors", 2),
     ):
         text = shown(table, 80)
         assert whole in text

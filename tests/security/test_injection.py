@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from client import show, terminal
+from client import show_jobs, terminal
 from client.follow import follow
 from gkd_core.events import Progress, Warning
 from jobs import logs
@@ -200,8 +200,8 @@ def test_no_table_of_ours_obeys_what_others_wrote(
     file = Artifact(name=ATTACK, size=1, sha256=ATTACK, created_at=datetime.now(UTC))
     out = terminal.console()
     assert out.is_terminal
-    out.print(show.jobs_table((seen,)))
-    out.print(show.job_card(seen, (file,)))
+    out.print(show_jobs.jobs_table((seen,)))
+    out.print(show_jobs.job_card(seen, (file,)))
     out.print(f"error: {ATTACK}")
     assert obeyed(told()) == ""
     assert "\\u001b" in told()
