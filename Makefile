@@ -8,6 +8,8 @@ INSTALLED := $(VENV)/.installed
 
 # What the user's shell happens to have must not shadow what .venv has.
 unexport PYTHONPATH PYTHONHOME
+# Without it every process that starts would compile GKD's own modules again.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo check test faults bench up

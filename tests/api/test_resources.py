@@ -407,7 +407,7 @@ def test_who_asks_while_a_data_set_is_being_unpacked_comes_back(service, archive
     monkeypatch.setattr(deps, "_PATIENCE_SECONDS", 0.1)
     spec = train_spec | {"data": f"dataset:{ready_dataset(service, archive)}"}
     dataset_cache = service.app.state.services.dataset_cache
-    with dataset_cache._alone_with(hashlib.sha256(archive).hexdigest()):
+    with dataset_cache._locked(hashlib.sha256(archive).hexdigest()):
         answer = service.http.post("/jobs", json=spec)
     assert (answer.status_code, answer.json()["code"]) == (503, "still_unpacking")
     assert int(answer.headers["Retry-After"]) > 0

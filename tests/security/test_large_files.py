@@ -94,8 +94,8 @@ def test_an_honest_large_file_silences_nobody(service, send, train_spec, root: P
 
 
 def test_more_memory_than_allowed_is_a_refusal(service, send, train_spec, large: Path, monkeypatch):
-    greedy = "import jobs.uploads.check_process as own; own.Here.data = lambda *_: bytearray(8 * 2**30); own._look()"
-    monkeypatch.setattr(submission_check, "COMMAND", ("-c", greedy))
+    greedy = "import jobs.uploads.check_process as own; own.Here.data = lambda *_: bytearray(8 * 2**30); own.main()"
+    monkeypatch.setattr(submission_check, "COMMAND", ("-c", greedy, "submission"))
     answer = send("/jobs", train_spec)
     assert answer.status_code == 422
     assert "memory" in answer.json()["detail"]
