@@ -164,7 +164,8 @@ class StopRequest:
         now = time.monotonic()
         if not self._asked and now >= self._look_again_at:
             self._look_again_at = now + CONTROL_SECONDS
-            self._asked = not self._run_dir.wanted(self._attempt)
+            if not self._run_dir.wanted(self._attempt):  # a signal may come meanwhile: never set to False
+                self._asked = True
         return self._asked
 
     def listen_to_ctrl_c(self) -> None:

@@ -349,6 +349,21 @@ def test_ctrl_c_stops_a_run_after_a_checkpoint(run_dir):
         assert b"Ctrl-C again ends at once" in process.stderr.read()
 
 
+def test_a_ctrl_c_that_comes_while_the_run_directory_is_read_is_heard(run_dir, monkeypatch):
+    request = StopRequest(run_dir, 1)
+
+    def interrupted(attempt: int) -> bool:
+        request._on_ctrl_c(signal.SIGINT, None)
+        return True
+
+    before = signal.getsignal(signal.SIGINT)
+    monkeypatch.setattr(RunDir, "wanted", lambda self, attempt: interrupted(attempt))
+    try:
+        assert request()
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def test_a_second_ctrl_c_ends_it_at_once(run_dir):
     with start_alone(run_dir, "deaf") as process:
         process.send_signal(signal.SIGINT)
