@@ -35,7 +35,7 @@ from jobs.store.store import Store
 SEED = 20_261_120
 LEAST_CASES = {"sqlite": 2000, "postgresql": 400}
 """Least cases. All edge cases, which are the most, are tried on SQLite; random cases and sequences on both."""
-EXAMPLES = 16
+EXAMPLES = 8
 """Random cases of each route."""
 
 NOT_BY_SCHEMA = (

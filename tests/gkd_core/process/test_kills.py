@@ -19,7 +19,7 @@ from gkd_core.config import DistillRun, TrainRun
 from gkd_core.detectors.checkpoint import sha256_of
 from gkd_core.run_dir import RunDir
 
-KILLS = int(os.environ.get("GKD_KILLS", "12"))
+KILLS = int(os.environ.get("GKD_KILLS", "8"))
 ENGINE = Path(__file__).with_name("forked_engine.py")
 FEW = 4
 """Kills in the case with other state: one at each moment."""
