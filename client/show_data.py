@@ -20,16 +20,6 @@ if TYPE_CHECKING:  # the check needs numpy, the other commands do not
     from gkd_core.data.examine import Examination, How, SplitExamination
 
 
-def data_set(found: DataReport) -> RenderableType:
-    """Return what is in a data set, with warnings."""
-    return Group(
-        _title(found),
-        _read_from(found),
-        _counts(found),
-        *(warning_text(w.message, w.hint) for w in found.warnings),
-    )
-
-
 def _title(found: DataReport) -> str:
     return f"a data set in {found.format.upper()} format, {len(found.classes)} classes"
 

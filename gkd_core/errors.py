@@ -157,11 +157,17 @@ def _problem(error: Mapping[str, Any], model: type[BaseModel], at: tuple[str, ..
     return Problem(loc=loc, message=f"{message}, got {error['input']!r:.80}", hint=hint)
 
 
-def did_you_mean(name: str, known: Sequence[str]) -> str:
-    """Return a hint: the known name that is nearest, and all of them; empty where nothing is known."""
-    close = difflib.get_close_matches(name, known, n=1)
-    meant = f"Did you mean `{close[0]}`? " if close else ""
-    return f"{meant}Known here: {', '.join(known)}." if known else ""
+def did_you_mean(name: str, known: Sequence[str], otherwise: Sequence[str] = ()) -> str:
+    """Return a hint: the known name that is nearest, and all known ones; empty where there is nothing to say.
+
+    Args:
+        name: what was written.
+        known: what could stand there.
+        otherwise: suggested where no known name is near.
+    """
+    close = difflib.get_close_matches(name, known, n=1) or otherwise
+    meant = f"Did you mean {' or '.join(f'`{each}`' for each in close)}? " if close else ""
+    return f"{meant}Known here: {', '.join(known)}." if known else meant.strip()
 
 
 def _fields_at(model: type[BaseModel], loc: Sequence[str | int]) -> list[str]:

@@ -21,7 +21,7 @@ from gkd_core.data.find import find_layout
 from gkd_core.data.findings import Findings, Gathered, few
 from gkd_core.data.records import DataSet, Split, WrittenSplit
 from gkd_core.data.val_share import divide
-from gkd_core.data.validate import settle
+from gkd_core.data.validate import validate_split
 from gkd_core.data.voc import read_voc
 from gkd_core.data.yolo import read_yolo
 from gkd_core.errors import DataError, Problem
@@ -88,7 +88,7 @@ def load(
     classes, remarks = agree({name: split.classes for name, split in written.items()}, config.classes)
     for name, each in written.items():
         with errors.step(), _unless_needed(name, needs, left_out):
-            settled[name] = settle(
+            settled[name] = validate_split(
                 each,
                 classes,
                 findings[name],

@@ -40,7 +40,7 @@ _LOOK_AT_BOXES = (
 )
 
 
-def settle(
+def validate_split(
     written: WrittenSplit,
     classes: tuple[str, ...],
     findings: Findings,

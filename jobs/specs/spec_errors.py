@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from gkd_core.errors import Problem, SpecError
+from gkd_core.errors import Problem, SpecError, did_you_mean
 from jobs.specs.spec import JobSpec, job_spec
 
 MOST = 100
@@ -119,13 +119,9 @@ def _format_location(loc: Loc) -> str:
 def _suggest(name: str, known: tuple[str, ...], elsewhere: Iterable[Loc] = ()) -> str:
     """Return the suggestion "Did you mean ...": a name known here, or else every path that ends with such a name."""
     name = name[:_LONGEST]
-    close = difflib.get_close_matches(name, known, n=1)
-    if not close:
-        paths = [tuple(map(str, path)) for path in elsewhere]
-        found = difflib.get_close_matches(name, {path[-1] for path in paths}, n=1, cutoff=0.8)
-        close = [".".join(path) for path in paths if path[-1] in found]
-    meant = f"Did you mean {' or '.join(f'`{each}`' for each in close)}? " if close else ""
-    return f"{meant}Known here: {', '.join(known)}." if known else meant.strip()
+    paths = [tuple(map(str, path)) for path in elsewhere]
+    found = difflib.get_close_matches(name, {path[-1] for path in paths}, n=1, cutoff=0.8)
+    return did_you_mean(name, known, [".".join(path) for path in paths if path[-1] in found])
 
 
 def _walk(loc: Loc, error_type: str) -> tuple[Loc, tuple[str, ...]]:
