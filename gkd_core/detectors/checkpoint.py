@@ -24,6 +24,7 @@ from safetensors.torch import save_file
 from gkd_core.detectors.build import build_detector
 from gkd_core.detectors.detector import Detector
 from gkd_core.detectors.model_card import ModelCard, read_card
+from gkd_core.detectors.skip_init import SkipInit
 from gkd_core.detectors.weights import load_weights
 from gkd_core.errors import FailureClass, InfrastructureError
 from gkd_core.process.engine import failure_of
@@ -59,7 +60,8 @@ def load_model(path: Path | str, device: torch.device | str = "cpu") -> tuple[De
         SpecError: not a model of GKD, or its tensors do not fit its card (the keys that differ are named).
     """
     card = read_card(path)
-    detector = build_detector(card.detector(), len(card.classes), card.image_size)
+    with SkipInit():
+        detector = build_detector(card.detector(), len(card.classes), card.image_size)
     load_weights(detector, str(path))
     return detector.to(device, memory_format=torch.channels_last).eval(), card
 
