@@ -32,7 +32,9 @@ from gkd_core.config.distill import (
     incomparable_scores,
     require_beginning,
     response_weight,
+    settled_losses,
 )
+from gkd_core.config.losses import AnyLoss
 from gkd_core.config.runs import (
     AnyRun,
     Device,
@@ -68,6 +70,7 @@ __all__ = [
     "TORCHVISION_BACKBONES",
     "TORCHVISION_LAYOUTS",
     "TO_TRAIN",
+    "AnyLoss",
     "AnyRun",
     "Architecture",
     "AugmentConfig",
@@ -109,4 +112,5 @@ __all__ = [
     "require_beginning",
     "response_weight",
     "run_config",
+    "settled_losses",
 ]

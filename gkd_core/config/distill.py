@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import ConfigDict, Field, model_validator
 
 from gkd_core.config.detector import Architecture
+from gkd_core.config.losses import AnyLoss, settled
 from gkd_core.config.strict import Strict, wrong_at
 from gkd_core.config.train import TrainConfig
 from gkd_core.errors import Problem, SpecError
@@ -107,6 +108,8 @@ class DistillConfig(Strict):
     """Local loss: the features themselves."""
     response: ResponseConfig = ResponseConfig()
     """Response loss: the class scores."""
+    losses: tuple[AnyLoss, ...] = ()
+    """Losses of other methods, each by its name and with its settings, beside the three above (docs/losses.md)."""
     instances: Literal["truth", "positives"] = "truth"
     """What is pooled in the global loss: the ground-truth boxes, or the boxes of the student's positive proposals or
     matched anchors (published setting), which are many times more and overlap."""
@@ -130,12 +133,20 @@ class DistillConfig(Strict):
             )
         return self
 
+    @model_validator(mode="after")
+    def _each_loss_once(self) -> DistillConfig:
+        names = [loss.name for loss in self.losses]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise wrong_at(losses=f"{twice} is listed twice: list it once, with the sum of the weights")
+        return self
+
 
 RESPONSE_WEIGHT = 10 / 3
 """The value of `response.weight` "auto" where the two heads can be compared: 10 for the mean over three classes, for
 which it was tuned, and so 10 / 3 for the sum over any number."""
 RESPONSE_WEIGHT_OF_MEAN = 10.0
 """The same for the mean over classes, which `conventions` "reference" takes."""
+LEAVE_OUT = "Leave it out, or use one family for both; losses that compare features alone fit any pair."
 ANCHOR_TOLERANCE = 0.05
 """Relative difference of sides up to which anchors count as equal: torchvision rounds its own to whole pixels."""
 
@@ -178,6 +189,24 @@ def response_weight(distill: DistillConfig, problem: Problem | None) -> float:
     if wanted and problem:
         raise SpecError([problem])
     return wanted
+
+
+def settled_losses(
+    distill: DistillConfig, student: Architecture, problem: Problem | None
+) -> tuple[AnyLoss, ...]:
+    """Return the listed losses with a number for every weight; `problem` says why the heads cannot be compared.
+
+    Raises:
+        SpecError: a loss compares the heads, and they cannot be compared.
+    """
+    wrong = [
+        Problem(loc=("distill", "losses", index), message=f"{loss.name}: {problem.message}", hint=LEAVE_OUT)
+        for index, loss in enumerate(distill.losses)
+        if problem and loss.compares_heads and loss.weight
+    ]
+    if wrong:
+        raise SpecError(wrong)
+    return tuple(settled(loss, student) for loss in distill.losses)
 
 
 def finest_anchor(layout: str, image_size: int) -> float:

@@ -10,10 +10,10 @@ stride), P prototypes, C classes.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from typing import Literal, Protocol
 
 import torch
@@ -29,7 +29,8 @@ from gkd_core.detectors.detector import Detector, Targets, as_module
 from gkd_core.distill import features
 from gkd_core.distill.bank import Bank, PooledPair, of_all_processes
 from gkd_core.distill.instances import InstancePool, Pooled, Pooling, choose_instances, pairs
-from gkd_core.distill.losses import Loss, LossContext, of_config
+from gkd_core.distill.losses import Loss, LossContext, MethodLoss, of_config
+from gkd_core.distill.losses.method import Pair
 from gkd_core.distill.pairing import classes_of, remarks_on, why_incomparable, with_settled_weight
 from gkd_core.distill.positives import outputs_of, scoring_head
 from gkd_core.distill.prototypes import Chosen, Prototypes, Selection, generate
@@ -97,7 +98,7 @@ class Distiller(nn.Module):
         self.teacher_levels = [teacher.strides.index(stride) for stride in self.strides]
         incomparable = why_incomparable(student, teacher)
         wanted = of_config(self.config) if losses is None else losses
-        settled = [with_settled_weight(loss, self.config, incomparable) for loss in wanted]
+        settled = [with_settled_weight(loss, student, self.config, incomparable) for loss in wanted]
         self.losses = tuple(loss for loss in settled if getattr(loss, "active", True))
         self.remarks = remarks_on(wanted, incomparable) + ([] if self.has_losses else [NOTHING_TAUGHT])
         if teacher_columns is None:
@@ -111,6 +112,7 @@ class Distiller(nn.Module):
             nn.Conv2d(student.backbone.out_channels, teacher.backbone.out_channels, 3, padding=1)
             for _ in self.strides
         )
+        self.loss_modules = self._build_modules()
         self.prototypes = []
         self.chosen = []
         self.world = World(columns.device)
@@ -118,6 +120,18 @@ class Distiller(nn.Module):
         self.cached = None
         self._seen_in: tuple[Sequence[ImageRecord], int, int] | None = None
         self._latest: PooledPair | None = None
+
+    def _build_modules(self) -> nn.ModuleDict:
+        """Return the trainable parts of the losses that have any, by the loss's name."""
+        pair = Pair(
+            student_channels=self.student.backbone.out_channels,
+            teacher_channels=self.teacher.backbone.out_channels,
+            levels=len(self.strides),
+            classes=len(self.teacher_columns) - 1,
+        )
+        methods = [loss for loss in self.losses if isinstance(loss, MethodLoss)]
+        built = {loss.name: part for loss in methods if (part := loss.modules(pair)) is not None}
+        return nn.ModuleDict(built)
 
     @property
     def teacher(self) -> Detector:
@@ -130,6 +144,10 @@ class Distiller(nn.Module):
         as_module(self.teacher)._apply(fn, recurse)
         self.prototypes = [Prototypes(*map(fn, level)) for level in self.prototypes]
         return self
+
+    def auxiliary_parameters(self) -> Iterator[nn.Parameter]:
+        """Return what trains with the student and is thrown away afterwards."""
+        return chain(self.adapters.parameters(), self.loss_modules.parameters())
 
     @property
     def has_losses(self) -> bool:
@@ -202,6 +220,7 @@ class Distiller(nn.Module):
             sizes=sizes,
             student_scores=scores[0],
             teacher_columns=self.teacher_columns,
+            modules=dict(self.loss_modules.items()),
             adapters=self.adapters,
             pixels_per_cell=self.pixels_per_cell,
             prototypes=self.prototypes,

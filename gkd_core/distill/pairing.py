@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from gkd_core.config import DistillConfig, incomparable_scores, response_weight
+from gkd_core.config import DistillConfig, incomparable_scores, response_weight, settled_losses
 from gkd_core.detectors.detector import Detector
-from gkd_core.distill.losses import Loss, ResponseLoss
+from gkd_core.distill.losses import Loss, MethodLoss, ResponseLoss
 from gkd_core.distill.positives import architecture_of, is_two_stage
 from gkd_core.errors import Problem, SpecError
 
@@ -45,12 +45,18 @@ def _finest_anchor(retinanet: Detector) -> float:
     return float(retinanet.anchor_generator.sizes[0][0])
 
 
-def with_settled_weight(loss: Loss, config: DistillConfig, incomparable: Problem | None) -> Loss:
+def with_settled_weight(
+    loss: Loss, student: Detector, config: DistillConfig, incomparable: Problem | None
+) -> Loss:
     """Return the loss with the weight that fits this pair.
 
     Raises:
-        SpecError: a response loss was asked for between heads that cannot be compared.
+        SpecError: a loss compares the heads, and they cannot be compared.
     """
+    if isinstance(loss, MethodLoss):
+        listed = config.model_copy(update={"losses": (loss.config,)})
+        (settled,) = settled_losses(listed, architecture_of(student), incomparable)
+        return type(loss)(**settled.model_dump())
     if not isinstance(loss, ResponseLoss):
         return loss
     response = config.response.model_copy(update={"weight": loss.weight})

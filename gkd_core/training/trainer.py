@@ -220,13 +220,14 @@ class Training(Position):
     def _clip_gradients(self) -> Tensor:
         """Scale gradients down to `clip_norm`; return their norm before.
 
-        Those of adapters are clipped separately: their large gradients would scale down the student's.
+        Those of adapters and of other trainable parts of losses are clipped separately: their large gradients would
+        scale down the student's.
         """
         clip = self.config.optimizer.clip_norm or math.inf
         norm = nn.utils.clip_grad_norm_(self.detector.parameters(), clip)
         if self.distiller is None:
             return norm
-        return norm + nn.utils.clip_grad_norm_(self.distiller.adapters.parameters(), clip)
+        return norm + nn.utils.clip_grad_norm_(self.distiller.auxiliary_parameters(), clip)
 
     def _diverged(self, losses: dict[str, Tensor]) -> DivergedError:
         values = ", ".join(

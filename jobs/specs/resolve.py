@@ -24,6 +24,7 @@ from gkd_core.config import (
     incomparable_scores,
     response_weight,
     run_config,
+    settled_losses,
 )
 from gkd_core.data.check import DataReport
 from gkd_core.errors import Problem, SpecError
@@ -334,9 +335,9 @@ class _Resolving:
         return {"teacher": teacher, "student": student, "distill": distill}
 
     def _settled(self, spec: DistillSpec, teacher: Origin | None) -> DistillConfig:
-        """Return the distillation config with the weight of the response loss set.
+        """Return the distillation config with the weights set that were left to us.
 
-        It is 0 if the scores of the two heads are not comparable.
+        That of the response loss is 0 if the scores of the two heads are not comparable.
 
         The engine would find that out too, but only once the teacher exists.
         """
@@ -344,13 +345,14 @@ class _Resolving:
         problem = _incomparable(spec, teacher)
         try:
             weight = response_weight(spec.distill, problem)
+            losses = settled_losses(spec.distill, spec.student.architecture, problem)
         except SpecError as error:
             self.problems += error.problems
             return spec.distill
         if problem and response.weight == "auto":
             self.remarks.append(f"distill.response.weight is 0: {problem.message}")
         settled = response.model_copy(update={"weight": weight})
-        return spec.distill.model_copy(update={"response": settled})
+        return spec.distill.model_copy(update={"response": settled, "losses": losses})
 
     def _origin(self, text: str, role: str, wanted: dict[str, object], classes: Classes) -> Origin | None:
         """Return the origin of weights, as the engine (for `job:<id>`: the worker) will look them up.

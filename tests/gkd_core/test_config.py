@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from gkd_core.config import DetectorConfig, run_config
+from gkd_core.config import DetectorConfig, DistillConfig, run_config, settled_losses
 
 DISTIL = {"kind": "distill", "data": "cells", "teacher": {"weights": "t"}, "train": {"epochs": 3}}
 TRAIN = {"kind": "train", "data": "cells"}
@@ -59,3 +59,28 @@ def test_a_detector_that_is_only_described_may_be_frozen_without_weights() -> No
 
 def test_distilling_the_last_epoch_alone_is_fine() -> None:
     assert run_config.validate_python({**DISTIL, "distill": {"start_epoch": 2}}).distill.start_epoch == 2
+
+
+class TestListedLosses:
+    def test_each_is_read_by_its_name(self) -> None:
+        plan = DistillConfig.model_validate({"losses": [{"name": "pkd", "weight": 3}, {"name": "mse"}]})
+        assert [(loss.name, loss.weight) for loss in plan.losses] == [("pkd", 3), ("mse", "auto")]
+
+    def test_auto_is_what_was_published_for_the_family(self) -> None:
+        plan = DistillConfig.model_validate({"losses": [{"name": "pkd"}]})
+        for family, weight in (("retinanet", 10), ("faster_rcnn", 6)):
+            assert [loss.weight for loss in settled_losses(plan, family, None)] == [weight]  # type: ignore[arg-type]
+
+    @pytest.mark.parametrize(
+        ("losses", "said"),
+        [
+            ([{"name": "pkd"}, {"name": "pkd"}], "pkd is listed twice"),
+            ([{"name": "pdk"}], "'pkd'"),
+            ([{"name": "pkd", "levls": 2}], "levls"),
+            ([{"name": "pkd", "weight": -1}], "greater than or equal to 0"),
+        ],
+    )
+    def test_a_mistake_says_where(self, losses: list[dict[str, object]], said: str) -> None:
+        with pytest.raises(ValidationError, match=said) as caught:
+            DistillConfig.model_validate({"losses": losses})
+        assert caught.value.errors()[0]["loc"][0] == "losses"

@@ -8,6 +8,8 @@ Read first: `context.py`, which says what a loss may look at; then `robustness.p
 the models disagree.
 """
 
+from typing import Any
+
 from gkd_core.config import DistillConfig
 from gkd_core.distill.losses.attenuation import attenuation
 from gkd_core.distill.losses.context import Loss, LossContext
@@ -20,6 +22,9 @@ from gkd_core.distill.losses.local import (
     local_losses,
     local_losses_reference,
 )
+from gkd_core.distill.losses.method import MethodLoss
+from gkd_core.distill.losses.mse import MseLoss
+from gkd_core.distill.losses.pkd import PkdLoss
 from gkd_core.distill.losses.positions import Positions, positions
 from gkd_core.distill.losses.response import (
     ResponseLoss,
@@ -31,11 +36,15 @@ from gkd_core.distill.losses.response import (
 from gkd_core.distill.losses.robustness import robustness
 
 __all__ = [
+    "METHODS",
     "GlobalLoss",
     "LocalLoss",
     "LocalLosses",
     "Loss",
     "LossContext",
+    "MethodLoss",
+    "MseLoss",
+    "PkdLoss",
     "Positions",
     "ResponseLoss",
     "attenuation",
@@ -55,10 +64,18 @@ __all__ = [
 ]
 
 
+METHODS: dict[str, type[MethodLoss[Any]]] = {
+    "mse": MseLoss,
+    "pkd": PkdLoss,
+}
+"""Losses of other methods, by the names by which specs list them."""
+
+
 def of_config(config: DistillConfig) -> tuple[Loss, ...]:
     """Return the losses that a spec asks for, in the order in which a step computes them."""
     return (
         GlobalLoss(**config.global_.model_dump(), instances=config.instances),
         LocalLoss(**config.local.model_dump()),
         ResponseLoss(**config.response.model_dump()),
+        *(METHODS[loss.name](**loss.model_dump()) for loss in config.losses),
     )

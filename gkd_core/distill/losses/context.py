@@ -9,13 +9,15 @@ prototypes, C_s and C_t channels.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor, nn
 
+from gkd_core.compute.transfers import to_device
 from gkd_core.compute.world import World
 from gkd_core.detectors.detector import Detector, Targets
 from gkd_core.distill import features
@@ -58,6 +60,8 @@ class LossContext:
     """What the student's scoring head returned."""
     teacher_columns: Tensor
     """(C + 1,) for background and each class of the data, its column in the teacher's scores."""
+    modules: Mapping[str, Any]
+    """The trainable parts of losses that have any, by the loss's name: what its `modules` returned."""
     adapters: nn.ModuleList
     """L convolutions from C_s to C_t channels; they train with the student."""
     pixels_per_cell: Tensor
@@ -101,6 +105,12 @@ class LossContext:
     def adapted(self) -> list[Tensor]:
         """L of (B, C_t, H, W): the student's maps with the teacher's channels."""
         return [adapter(one) for adapter, one in zip(self.adapters, self.student_maps, strict=True)]
+
+    @cached_property
+    def visible(self) -> list[Tensor]:
+        """L of (B, 1, H, W): 1.0 in cells of a picture, 0.0 in those that lie in its padding alone."""
+        masks = [_visible(self.sizes, *each) for each in zip(self.strides, self.grids.shapes, strict=True)]
+        return to_device(masks, self.student_maps[0].device)
 
     @cached_property
     def pooled(self) -> PooledPair:
@@ -158,6 +168,13 @@ class LossContext:
     def of_the_whole(self, mean: Tensor, rows: Tensor) -> Tensor:
         """Turn a mean over this process's rows into its part of the mean over those of all processes."""
         return mean * self.world.share(mean.new_full((), len(rows)))
+
+
+def _visible(sizes: Sequence[tuple[int, int]], stride: int, shape: tuple[int, int]) -> Tensor:
+    """Return (B, 1, H, W), 1.0 where a cell's upper left corner lies in its picture, for sizes (height, width)."""
+    height, width = (torch.tensor(side).view(-1, 1, 1, 1) for side in zip(*sizes, strict=True))
+    rows, columns = torch.arange(shape[0]) * stride, torch.arange(shape[1]) * stride
+    return ((rows[:, None] < height) & (columns < width)).float()
 
 
 class Loss(Protocol):

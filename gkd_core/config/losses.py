@@ -1,0 +1,72 @@
+"""Losses of other methods that a spec can list under `distill.losses`: their names, weights and settings.
+
+One class a method; the formula of each is a file of the same name in `gkd_core/distill/losses/`, whose docstring names
+the source. `weight: "auto"` is the published one for the student's family.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal, TypeVar
+
+from pydantic import Field
+
+from gkd_core.config.detector import Architecture
+from gkd_core.config.strict import Strict
+
+Weight = Annotated[float, Field(ge=0)] | Literal["auto"]
+
+
+class LossConfig(Strict):
+    """What the losses of all methods have in common."""
+
+    one_stage: ClassVar[float]
+    """What `auto` stands for with a RetinaNet or FCOS student."""
+    two_stage: ClassVar[float]
+    """The same with a Faster R-CNN student."""
+    compares_heads: ClassVar[bool] = False
+    """Whether scores or boxes of the two heads are compared place by place, so that both must be of one family."""
+
+    name: str
+    weight: Weight = "auto"
+    """Multiplies the loss. `auto`: as published for the student's family."""
+    attenuated: bool = False
+    """Multiply by `distill.attenuation` too, which turns the global and the local loss down towards the end."""
+
+
+class FeatureLossConfig(LossConfig):
+    """Losses that compare the feature maps of the pyramids level by level."""
+
+    levels: int = Field(default=5, ge=1, le=5)
+    """How many of the common levels are compared, from the finest on."""
+
+
+class MseConfig(FeatureLossConfig):
+    """Plain feature imitation, the baseline of every table: mean squared difference after a 1x1 convolution."""
+
+    one_stage: ClassVar[float] = 1.0
+    two_stage: ClassVar[float] = 1.0
+    name: Literal["mse"] = "mse"
+
+
+class PkdConfig(FeatureLossConfig):
+    """PKD (Cao et al. 2022): one minus the Pearson correlation of each channel, blind to scale and offset."""
+
+    one_stage: ClassVar[float] = 10.0
+    two_stage: ClassVar[float] = 6.0
+    name: Literal["pkd"] = "pkd"
+    levels: int = Field(default=4, ge=1, le=5)
+    """How many of the common levels are compared, from the finest on; 4 as published."""
+
+
+AnyLoss = Annotated[MseConfig | PkdConfig, Field(discriminator="name")]
+"""Every method; the classes with the formulas are listed in `gkd_core.distill.losses.METHODS`."""
+
+L = TypeVar("L", bound=LossConfig)
+
+
+def settled(loss: L, student: Architecture) -> L:
+    """Return the config with a number in place of the weight `auto`."""
+    if loss.weight != "auto":
+        return loss
+    weight = loss.two_stage if student == "faster_rcnn" else loss.one_stage
+    return loss.model_copy(update={"weight": weight})
