@@ -40,6 +40,16 @@ class FeatureLossConfig(LossConfig):
     """How many of the common levels are compared, from the finest on."""
 
 
+class CwdConfig(FeatureLossConfig):
+    """CWD (Shu et al. 2021): each channel is a distribution over the cells of its picture, compared by KL."""
+
+    one_stage: ClassVar[float] = 10.0
+    two_stage: ClassVar[float] = 10.0
+    name: Literal["cwd"] = "cwd"
+    temperature: float = Field(default=1.0, gt=0)
+    """Divides the maps before the softmax; 1 as published for detectors."""
+
+
 class MseConfig(FeatureLossConfig):
     """Plain feature imitation, the baseline of every table: mean squared difference after a 1x1 convolution."""
 
@@ -58,7 +68,7 @@ class PkdConfig(FeatureLossConfig):
     """How many of the common levels are compared, from the finest on; 4 as published."""
 
 
-AnyLoss = Annotated[MseConfig | PkdConfig, Field(discriminator="name")]
+AnyLoss = Annotated[CwdConfig | MseConfig | PkdConfig, Field(discriminator="name")]
 """Every method; the classes with the formulas are listed in `gkd_core.distill.losses.METHODS`."""
 
 L = TypeVar("L", bound=LossConfig)

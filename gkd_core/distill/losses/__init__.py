@@ -13,6 +13,7 @@ from typing import Any
 from gkd_core.config import DistillConfig
 from gkd_core.distill.losses.attenuation import attenuation
 from gkd_core.distill.losses.context import Loss, LossContext
+from gkd_core.distill.losses.cwd import CwdLoss
 from gkd_core.distill.losses.global_knowledge import GlobalLoss, global_loss, global_projection_loss
 from gkd_core.distill.losses.local import (
     LocalLoss,
@@ -37,6 +38,7 @@ from gkd_core.distill.losses.robustness import robustness
 
 __all__ = [
     "METHODS",
+    "CwdLoss",
     "GlobalLoss",
     "LocalLoss",
     "LocalLosses",
@@ -65,6 +67,7 @@ __all__ = [
 
 
 METHODS: dict[str, type[MethodLoss[Any]]] = {
+    "cwd": CwdLoss,
     "mse": MseLoss,
     "pkd": PkdLoss,
 }
