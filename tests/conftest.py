@@ -11,6 +11,7 @@ import gc
 import json
 import os
 import shutil
+import signal
 import socket
 import sqlite3
 import subprocess
@@ -37,6 +38,10 @@ from jobs.store.store import Store
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 """Before anything loads torch, here and in engines that tests start: on detectors this small, threads that wait for
 each other take twice the time of one."""
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # a shell that starts the tests in the background passes it on to every process that they start
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 gc.disable()
 """Until all tests are collected: a million objects that all stay would be gone through again and again."""
