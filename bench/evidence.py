@@ -6,7 +6,8 @@
 Every cell of the matrix (pair, method, seed) is a job of its own; the control of a pair and seed is the same student
 trained plainly, once for all methods. Each lane is a `gkd serve` with one thread; a cell that has ended is a file in
 WORK/cells, named by the hash of what was asked for, so that a run that was killed goes on where it was: ended cells are
-read, the others go on from their checkpoints. After `--minutes` the services are stopped, which saves their jobs.
+read, the others go on from their checkpoints. After `--minutes`, or when it is asked to end, the services are stopped,
+which saves their jobs.
 
 The table takes the final epoch, not the best. `--write` replaces what stands between the markers of the matrix.
 """
@@ -17,6 +18,7 @@ import argparse
 import hashlib
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -110,6 +112,25 @@ def _distillation(
     }
 
 
+class Deadline:
+    """When to stop: after some minutes, or at once when the process is asked to end."""
+
+    def __init__(self, minutes: float) -> None:
+        """Begin to count."""
+        self._end = time.monotonic() + minutes * 60
+        signal.signal(signal.SIGTERM, lambda *_: self.come())
+        signal.signal(signal.SIGINT, lambda *_: self.come())
+
+    def come(self) -> None:
+        """Let it be over."""
+        self._end = 0.0
+
+    @property
+    def over(self) -> bool:
+        """Return whether no more time is left."""
+        return time.monotonic() > self._end
+
+
 # ---- running ---------------------------------------------------------------------------------------------
 
 
@@ -148,7 +169,7 @@ def _wait_until_ready(client: Client) -> None:
     raise RuntimeError("the service does not get ready; service.log says why")
 
 
-def carry_out(cell: Cell, client: Client, work: Path, until: float) -> dict[str, Any] | None:
+def carry_out(cell: Cell, client: Client, work: Path, deadline: Deadline) -> dict[str, Any] | None:
     """Run one cell to its end and keep what it found; None if the time was over before.
 
     Raises:
@@ -159,7 +180,7 @@ def carry_out(cell: Cell, client: Client, work: Path, until: float) -> dict[str,
         return dict(json.loads(path.read_bytes()))
     job = client.submit(_with_paths(cell.spec, work), idempotency_key=f"evidence-{cell.key}")
     while (job := client.job(job.id)).finished_at is None:
-        if time.monotonic() > until:
+        if deadline.over:
             return None
         time.sleep(LOOK_SECONDS)
     if job.state != "succeeded":
@@ -207,22 +228,24 @@ def _found(cell: Cell, client: Client, job_id: str) -> dict[str, Any]:
 
 def run(matrix: Mapping[str, Any], data: Path, work: Path, lanes: int, minutes: float) -> bool:
     """Run what is missing of a matrix; return whether all of it has ended."""
-    until = time.monotonic() + minutes * 60
+    deadline = Deadline(minutes)
     for name in ("cells", "models"):
         (work / name).mkdir(parents=True, exist_ok=True)
     teachers = teachers_of(matrix)
     stages: list[Sequence[Cell]] = [list(teachers.values()), cells_of(matrix, teachers)]
-    return all(_stage(stage, data, work, lanes, until) for stage in stages)
+    return all(_stage(stage, data, work, lanes, deadline) for stage in stages)
 
 
-def _stage(cells: Sequence[Cell], data: Path, work: Path, lanes: int, until: float) -> bool:
+def _stage(cells: Sequence[Cell], data: Path, work: Path, lanes: int, deadline: Deadline) -> bool:
     """Run cells in several lanes; return whether all have ended. A cell always returns to the lane that began it."""
     missing = [cell for cell in cells if not (work / "cells" / f"{cell.key}.json").exists()]
     queues: list[Queue[Cell]] = [Queue() for _ in range(lanes)]
     for number, cell in enumerate(missing):
         queues[_lane_of(cell, number, work, lanes)].put(cell)
     with ThreadPoolExecutor(lanes) as pool:
-        jobs = [pool.submit(_drain, queue, number, data, work, until) for number, queue in enumerate(queues)]
+        jobs = [
+            pool.submit(_drain, queue, number, data, work, deadline) for number, queue in enumerate(queues)
+        ]
         return all(job.result() for job in jobs)
 
 
@@ -234,16 +257,16 @@ def _lane_of(cell: Cell, number: int, work: Path, lanes: int) -> int:
     return int(path.read_text()) % lanes
 
 
-def _drain(queue: Queue[Cell], number: int, data: Path, work: Path, until: float) -> bool:
+def _drain(queue: Queue[Cell], number: int, data: Path, work: Path, deadline: Deadline) -> bool:
     if queue.empty():
         return True
     with lane(work / f"lane-{number}", [data, work / "models"]) as client:
-        while time.monotonic() < until:
+        while not deadline.over:
             try:
                 cell = queue.get_nowait()
             except Empty:
                 return True
-            found = carry_out(cell, client, work, until)
+            found = carry_out(cell, client, work, deadline)
             print(_line(cell, found), file=sys.stderr, flush=True)
             if found is None:
                 return False
