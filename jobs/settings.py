@@ -17,6 +17,9 @@ from jobs.job import QUEUES
 _GPU = re.compile(r"\d+|(GPU|MIG)-[\w/-]+")
 """A GPU, or a part of one, as in `CUDA_VISIBLE_DEVICES`."""
 
+_HOST = re.compile(r"[a-z0-9_.-]+|\[[0-9a-f:]+\]", re.ASCII)
+"""A name or address as in a `Host` header, without the port."""
+
 _BUCKET = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[\w-][\w.-]*)*/?", re.ASCII)
 """A bucket name that S3 allows, and a prefix that needs no quoting anywhere."""
 
@@ -108,6 +111,10 @@ class Settings(BaseSettings):
     """Address to listen on."""
     port: int = Field(default=8000, ge=0, le=65535)
     """Port to listen on; 0 takes a free one."""
+    allowed_hosts: Annotated[tuple[str, ...] | None, NoDecode] = None
+    """Names by which the service may be called (`Host`), with commas between, without port; those of the loopback
+    may always. None: any once there are keys, since without one nobody gets anything; those of the loopback while
+    there are none."""
     connections: int = Field(default=1000, ge=1)
     """Maximum connections of one API process; each stream and each long poll is one. Beyond it the
     connection that has been idle longest is closed; if all are active, the new one gets 503. Less if the
@@ -216,6 +223,20 @@ class Settings(BaseSettings):
         if queues is not None and (not queues or not set(queues) <= set(QUEUES)):
             raise ValueError(f"needs one or more of {', '.join(QUEUES)}, got {','.join(queues)!r}")
         return queues
+
+    @field_validator("allowed_hosts", mode="before")
+    @classmethod
+    def _split_hosts(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        return tuple(name.strip().lower() for name in value.split(",") if name.strip())
+
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _plain_hosts(cls, hosts: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if wrong := [host for host in hosts or () if not _HOST.fullmatch(host)]:
+            raise ValueError(f"needs host names without port, with commas between, got {wrong[0]!r}")
+        return hosts
 
     @field_validator("keep_states")
     @classmethod

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
 from functools import cache, cached_property
 from typing import Any, NamedTuple
 
-from sqlalchemy import Column, Connection, Row, Select, bindparam, select
+from sqlalchemy import Column, ColumnElement, Connection, Row, Select, bindparam, select
 
 from jobs.errors import UnknownArtifact, UnknownJob
 from jobs.job import Artifact, Attempt, Job, StoredEvent
@@ -52,8 +52,10 @@ class Reading:
         self,
         *,
         state: str | None = None,
+        states: Collection[str] = (),
         kind: str | None = None,
         tags: Sequence[str] = (),
+        search: str | None = None,
         after: str | None = None,
         limit: int = 50,
         tenant: str | None = None,
@@ -62,8 +64,10 @@ class Reading:
 
         Args:
             state: Only jobs in this state.
+            states: Only jobs in one of these states; empty: in any.
             kind: Only jobs of this kind.
             tags: Only jobs with all of these tags, each `key` or `key:value`.
+            search: Only jobs whose name holds this text, in any case, or whose id begins with it.
             after: The `next` of the previous page.
             limit: Maximum number of jobs in a page.
             tenant: Only jobs of this tenant.
@@ -77,14 +81,18 @@ class Reading:
             query = query.where(jobs.c.tenant == tenant)
         if state is not None:
             query = query.where(jobs.c.state == storable(state))
+        if states:
+            query = query.where(jobs.c.state.in_([storable(each) for each in states]))
         if kind is not None:
             query = query.where(jobs.c.kind == storable(kind))
+        if search is not None:
+            query = query.where(is_named(search))
         if after is not None:
             query = query.where(jobs.c.number < cursors.number(after))
         with self.database.read() as connection:
             rows = connection.execute(query).all()
             following = cursors.after(rows[limit - 1].number) if len(rows) > limit else None
-            return Page(_jobs(connection, rows[:limit]), following)
+            return Page(to_jobs(connection, rows[:limit]), following)
 
     def origin(self) -> str:
         """Return the unique id of this database, for folders that several databases might use."""
@@ -112,7 +120,7 @@ class Reading:
         with self.database.read() as connection:
             must_know(connection, job_id, tenant)
             rows = connection.execute(query.order_by(events.c.number).limit(limit)).all()
-        return tuple(_event(row) for row in rows)
+        return tuple(to_event(row) for row in rows)
 
     def artifacts(self, job_id: str, *, tenant: str | None = None) -> tuple[Artifact, ...]:
         """Return the files that a job has published, by name.
@@ -161,13 +169,19 @@ def read_job(connection: Connection, job_id: str, tenant: str | None = None) -> 
     row = connection.execute(_job_query(of_tenant=tenant is not None), known).one_or_none()
     if row is None:
         raise UnknownJob(job_id)
-    return _jobs(connection, [row])[0]
+    return to_jobs(connection, [row])[0]
 
 
 @cache  # building the query takes a third of the time of the read
 def _job_query(*, of_tenant: bool) -> Select[Any]:
     query = with_place().where(jobs.c.id == bindparam("id"))
     return query.where(jobs.c.tenant == bindparam("tenant")) if of_tenant else query
+
+
+def is_named(text: str) -> ColumnElement[bool]:
+    """Return the condition that a job's name holds a text, in any case, or that its id begins with it."""
+    text = storable(text)
+    return jobs.c.name.icontains(text, autoescape=True) | jobs.c.id.istartswith(text, autoescape=True)
 
 
 # ---- rows to values --------------------------------------------------------------------------------------
@@ -202,7 +216,8 @@ _WAITS = (
 )
 
 
-def _jobs(connection: Connection, rows: Sequence[Row[Any]]) -> tuple[Job, ...]:
+def to_jobs(connection: Connection, rows: Sequence[Row[Any]]) -> tuple[Job, ...]:
+    """Return the jobs of rows of `with_place`, in their order."""
     tried: dict[str, list[Attempt]] = defaultdict(list)
     if claimed := [row.id for row in rows if row.attempt]:
         for row in connection.execute(_ATTEMPTS, {"ids": claimed}):
@@ -251,7 +266,8 @@ def _attempt(row: Row[Any]) -> Attempt:
     return Attempt(started_at=moment(row.started_at), ended_at=moment(row.ended_at), **fields)
 
 
-def _event(row: Row[Any]) -> StoredEvent:
+def to_event(row: Row[Any]) -> StoredEvent:
+    """Return the event of a row."""
     fields = {name: getattr(row, name) for name in ("number", "attempt", "kind", "body")}
     return StoredEvent(time=moment(row.time), **fields)
 

@@ -1,8 +1,9 @@
 """The job store: every operation of the state machine, each a transaction that also writes its event.
 
-`Store` is composed of ten parts by caller, each in the module of its name: `reading` (all), `following` (clients that
-watch jobs), `submission`, `editing` and `resources` (users), `keys` (administrators and authentication), `commands`
-(workers; `worker_commands.py`), `workers` (heartbeats), `metrics` (monitoring) and `recovery` (the sweeper).
+`Store` is composed of eleven parts by caller, each in the module of its name: `reading` (all), `following` (clients
+that watch jobs), `overview` (pages that show many jobs), `submission`, `editing` and `resources` (users), `keys`
+(administrators and authentication), `commands` (workers; `worker_commands.py`), `workers` (heartbeats), `metrics`
+(monitoring) and `recovery` (the sweeper).
 
 Their transactions are made of functions in five more modules: `transitions` (writes the state), `attempts`
 (operations of a ticket's holder), `quotas` (limits of tenants), `queue_reasons` (why a job is in its state) and
@@ -28,6 +29,7 @@ from jobs.store.following import Following, Head
 from jobs.store.keys import Admitted, Keys
 from jobs.store.leases import LeasePolicy
 from jobs.store.metrics import Metrics
+from jobs.store.overview import Overview
 from jobs.store.reading import Page, Reading
 from jobs.store.recovery import Recovery
 from jobs.store.resources import Check, ResourcePage, Resources
@@ -78,6 +80,7 @@ class Store:
         self.policy = LeasePolicy(lease_seconds, max_attempts)
         self.reading = Reading(self.database)
         self.following = Following(self.database)
+        self.overview = Overview(self.database)
         self.submission = Submission(self.database)
         self.editing = Editing(self.database)
         self.commands = WorkerCommands(self.database, self.policy)

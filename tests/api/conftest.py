@@ -123,3 +123,9 @@ def service_without_broker(server: Server, settings: Settings) -> Iterator[Servi
 @pytest.fixture
 def train_spec() -> dict[str, Any]:
     return {"kind": "train", "data": "discs", "train": {"epochs": 2, "image_size": 64, "batch_size": 2}}
+
+
+@pytest.fixture
+def service_with_names(server: Server, settings: Settings) -> Iterator[Service]:
+    """Yield a service that answers to the names of a list only."""
+    yield from running(server, settings.model_copy(update={"allowed_hosts": ("gkd.example.org",)}))

@@ -121,6 +121,16 @@ def test_a_worker_may_be_told_its_queues(monkeypatch: pytest.MonkeyPatch) -> Non
         Settings()
 
 
+def test_the_service_may_be_told_its_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert Settings().allowed_hosts is None
+    monkeypatch.setenv("GKD_ALLOWED_HOSTS", "GKD.example.org, 10.0.0.7")
+    assert Settings().allowed_hosts == ("gkd.example.org", "10.0.0.7")
+    for wrong in ("https://gkd.example.org", "gkd.example.org:8000", "*"):
+        monkeypatch.setenv("GKD_ALLOWED_HOSTS", wrong)
+        with pytest.raises(ValidationError, match="host names without port"):
+            Settings()
+
+
 def test_sizes_and_policies_are_read_as_people_write_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GKD_FREE_BYTES", "5GiB")
     assert (Settings().free_bytes, Settings().keep_states) == (5 * 1024**3, "ended")
