@@ -12,7 +12,7 @@ from importlib.metadata import version
 from fastapi import FastAPI
 
 from api import errors
-from api.auth import AuthMiddleware
+from api.auth import Authenticator, AuthMiddleware
 from api.deps import Services
 from api.description import described
 from api.feeds import Feeds
@@ -34,6 +34,8 @@ from api.routes import (
     workers,
 )
 from api.submission_limit import Line
+from api.ui import job_actions, job_list, job_page, login, static_files
+from api.ui.error_pages import ErrorPages
 from jobs.artifacts import open_artifacts
 from jobs.artifacts.base import Artifacts
 from jobs.queue import JobQueue, make_app
@@ -43,6 +45,7 @@ from jobs.settings import Settings
 from jobs.store.store import Store
 
 _OF_JOBS = (jobs, events, stream, metrics, artifact_routes)
+_PAGES = (login, job_list, job_page, job_actions, static_files)
 
 
 def create_app(store: Store, artifacts: Artifacts, job_queue: JobQueue, settings: Settings) -> FastAPI:
@@ -54,13 +57,16 @@ def create_app(store: Store, artifacts: Artifacts, job_queue: JobQueue, settings
         store, artifacts, job_queue, settings, dataset_cache, checks, Line(settings.look_seconds)
     )
     app.state.readiness = health.ReadinessProbe(services)
+    app.state.curve_cache = job_page.CurveCache()
     app.state.feeds = feeds = Feeds(store)
     app.state.metrics = metrics = ServiceMetrics(store, feeds)
-    app.add_middleware(AuthMiddleware, store=store, settings=settings)
-    app.add_middleware(RequestGuard, upload_bytes=settings.upload_bytes)
-    app.add_middleware(RequestLog, metrics=metrics)  # added last, passed first
+    app.state.authenticator = authenticator = Authenticator(store, settings)
+    app.add_middleware(AuthMiddleware, authenticator=authenticator)
+    app.add_middleware(RequestGuard, upload_bytes=settings.upload_bytes, allowed_hosts=settings.allowed_hosts)
+    app.add_middleware(RequestLog, metrics=metrics)
+    app.add_middleware(ErrorPages)  # added last, passed first
     errors.install(app)
-    for routes in (*_OF_JOBS, datasets, models, keys, workers, health, service_metrics, reference):
+    for routes in (*_OF_JOBS, datasets, models, keys, workers, health, service_metrics, reference, *_PAGES):
         app.include_router(routes.router)
     return app
 

@@ -3,7 +3,10 @@
 Every path except health and the description of the API needs a key, once there is one. While there is none and
 the service listens on the loopback, everybody on this machine may do everything. Any page open in a browser on
 it could then talk to the service, so the `Host` header must name this machine; with keys any name will do,
-since no page of another site knows a key.
+since no page of another site knows a key (`GKD_ALLOWED_HOSTS` restricts it, in `request_guard.py`).
+
+Browsers cannot send a key with a link, so the pages below `/ui` also take it from a cookie (`ui/session.py`),
+which is checked on each request as the header is. No other path looks at the cookie.
 
 Keys are cached for `REMEMBERED_SECONDS`, so that a request costs no query; a revoked key works for that long,
 too, and so does access without a key after the first key was created. Streams, long polls and uploads check
@@ -14,11 +17,11 @@ from __future__ import annotations
 
 import hmac
 import logging
-import re
 import time
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
+from urllib.parse import unquote
 
 from fastapi import Request
 from fastapi.concurrency import run_in_threadpool
@@ -26,6 +29,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.errors import ApiError, away, lacks, problem
+from api.request_guard import LOOPBACK, host_name
 from jobs import keys
 from jobs.errors import StoreUnavailable
 from jobs.keys import ADMIN_KEY_ID, ANYBODY, DEFAULT_TENANT, Principal
@@ -43,10 +47,17 @@ OPEN = frozenset(
 )
 """Paths without authentication. Every other path needs a key: a new route cannot be forgotten."""
 
+OPEN_PAGES = frozenset({"/", "/ui/login", "/ui/logout", "/ui/theme"})
+"""Pages without authentication, and the two forms that change nothing but cookies."""
+
+STATIC = "/ui/static/"
+"""Prefix of style and script of the pages, which are open, too."""
+
+SESSION_COOKIE = "gkd_session"
+"""Cookie that holds the key of a browser's session, quoted as in URLs."""
+
 FIGURES = "/metrics"
 """Metrics about all tenants' jobs. Their collector needs no other access."""
-
-LOOPBACK = frozenset({"127.0.0.1", "localhost", "[::1]"})
 
 REMEMBERED_SECONDS = 3.0
 
@@ -64,22 +75,21 @@ class AuthMiddleware:
 
     Args:
         app: The next ASGI app.
-        store: Where the keys are.
-        settings: The address listened on, and the key of the environment.
+        authenticator: Checks keys.
     """
 
-    def __init__(self, app: ASGIApp, store: Store, settings: Settings) -> None:
+    def __init__(self, app: ASGIApp, authenticator: Authenticator) -> None:
         self.app = app
-        self._authenticator = _Authenticator(store, settings)
+        self._authenticator = authenticator
         self._rates: dict[str, _Rate] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or answer with the reason why not."""
-        if scope["type"] != "http" or scope["path"] in OPEN:
+        if scope["type"] != "http" or _is_open(scope["path"]):
             await self.app(scope, receive, send)
             return
         request = Request(scope)
-        asking = (Headers(scope=scope), scope.get("server"))
+        asking = (with_session(request), scope.get("server"))
         try:
             admitted = await self._authenticator.admit(*asking)
             _must_allow(admitted.principal, scope["method"], scope["path"])
@@ -125,8 +135,13 @@ class _Remembered(NamedTuple):
     admitted: Admitted | None
 
 
-class _Authenticator:
-    """Authenticates requests, with a short cache."""
+class Authenticator:
+    """Authenticates requests, with a short cache.
+
+    Args:
+        store: Where the keys are.
+        settings: The address listened on, and the key of the environment.
+    """
 
     def __init__(self, store: Store, settings: Settings) -> None:
         self._store = store
@@ -241,6 +256,23 @@ class _Rate:
         return {"RateLimit-Policy": f'"minute";q={self.limit};w=60', "RateLimit": left}
 
 
+def _is_open(path: str) -> bool:
+    return path in OPEN or path in OPEN_PAGES or path.startswith(STATIC)
+
+
+def is_page(path: str) -> bool:
+    """Return whether a path is one of the pages for people."""
+    return path == "/ui" or path.startswith("/ui/")
+
+
+def with_session(request: Request) -> Headers:
+    """Return the headers of a request; of a page's without a key, with the one of the browser's session."""
+    session = request.cookies.get(SESSION_COOKIE)
+    if session is None or not is_page(request.scope["path"]) or "authorization" in request.headers:
+        return request.headers
+    return Headers(raw=[*request.headers.raw, (b"authorization", b"Bearer " + unquote(session).encode())])
+
+
 def _must_allow(principal: Principal, method: str, path: str) -> None:
     needed = keys.Scope.READ if method in _READS else keys.Scope.WRITE
     if path == FIGURES:
@@ -254,7 +286,7 @@ def _unknown(detail: str) -> ApiError:
 
 
 def _must_be_this_machine(host: str) -> None:
-    if re.sub(r":\d+$", "", host).lower() not in LOOPBACK:
+    if host_name(host) not in LOOPBACK:
         detail = f"this service answers to {', '.join(sorted(LOOPBACK))} only, not to {host[:80]!r}"
         raise ApiError(403, "forbidden", detail)
 
