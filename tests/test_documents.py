@@ -13,7 +13,7 @@ import pytest
 from jobs.specs.spec import job_spec
 
 ROOT = Path(__file__).parent.parent
-DOCUMENTS = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]
+DOCUMENTS = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), ROOT / "recipes" / "README.md"]
 PACKAGES = ("api", "jobs", "worker", "client", "gkd_core")
 VOCABULARY = "0001-name-rooms-and-symbols-by-the-fields-terms.md"
 """The one page, beside the changelog, that names modules as they were called before."""
