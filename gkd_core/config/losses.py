@@ -50,6 +50,31 @@ class CwdConfig(FeatureLossConfig):
     """Divides the maps before the softmax; 1 as published for detectors."""
 
 
+class FgdConfig(FeatureLossConfig):
+    """FGD (Yang et al. 2022): objects and background apart, weighted by the teacher's attention, and their context.
+
+    The published weights are for sums over 256 channels, and ours for means over any number, so `weight` is the
+    published weight of the foreground times 256; the others are relative to it.
+    """
+
+    one_stage: ClassVar[float] = 0.256
+    two_stage: ClassVar[float] = 0.0128
+    name: Literal["fgd"] = "fgd"
+    foreground: float = Field(default=1.0, ge=0)
+    """Weight of the cells of objects."""
+    background: float = Field(default=0.5, ge=0)
+    """Weight of the other cells, as published."""
+    attention: float = Field(default=1 / 512, ge=0)
+    """Weight of the distance of the attentions, as published for one-stage detectors, which is no mean over channels;
+    for Faster R-CNN twice as much was published."""
+    relation: float = Field(default=0.005, ge=0)
+    """Weight of the context, as published for one-stage detectors; for Faster R-CNN twice as much."""
+    temperature: float = Field(default=0.5, gt=0)
+    """Of both attentions; 0.8 was published for FCOS."""
+    robust: bool = False
+    """Multiply the foreground of each object by its robustness."""
+
+
 class MseConfig(FeatureLossConfig):
     """Plain feature imitation, the baseline of every table: mean squared difference after a 1x1 convolution."""
 
@@ -68,7 +93,7 @@ class PkdConfig(FeatureLossConfig):
     """How many of the common levels are compared, from the finest on; 4 as published."""
 
 
-AnyLoss = Annotated[CwdConfig | MseConfig | PkdConfig, Field(discriminator="name")]
+AnyLoss = Annotated[CwdConfig | FgdConfig | MseConfig | PkdConfig, Field(discriminator="name")]
 """Every method; the classes with the formulas are listed in `gkd_core.distill.losses.METHODS`."""
 
 L = TypeVar("L", bound=LossConfig)

@@ -14,6 +14,7 @@ from gkd_core.config import DistillConfig
 from gkd_core.distill.losses.attenuation import attenuation
 from gkd_core.distill.losses.context import Loss, LossContext
 from gkd_core.distill.losses.cwd import CwdLoss
+from gkd_core.distill.losses.fgd import FgdLoss
 from gkd_core.distill.losses.global_knowledge import GlobalLoss, global_loss, global_projection_loss
 from gkd_core.distill.losses.local import (
     LocalLoss,
@@ -39,6 +40,7 @@ from gkd_core.distill.losses.robustness import robustness
 __all__ = [
     "METHODS",
     "CwdLoss",
+    "FgdLoss",
     "GlobalLoss",
     "LocalLoss",
     "LocalLosses",
@@ -68,6 +70,7 @@ __all__ = [
 
 METHODS: dict[str, type[MethodLoss[Any]]] = {
     "cwd": CwdLoss,
+    "fgd": FgdLoss,
     "mse": MseLoss,
     "pkd": PkdLoss,
 }

@@ -173,7 +173,7 @@ def foreground_masks(boxes: Tensor, weights: Tensor, level: Tensor, grids: Grids
         (B, S) in [0, 1], the cells of all levels behind each other, without gradient.
     """
     value = weights.detach().clamp_min(FAINTEST) * _own_level(level, len(weights))
-    return _largest(_centres_inside(boxes, grids), value, grids, slots)
+    return paint_boxes(cells_inside(boxes, grids), value, grids, slots)
 
 
 @full_precision
@@ -183,7 +183,7 @@ def foreground_masks_reference(
     """Paint the masks of all levels as the published code does; arguments as `foreground_masks`."""
     turn = torch.arange(1, len(boxes) + 1, device=boxes.device, dtype=boxes.dtype)
     inside = _half_open(boxes, grids)
-    latest = _largest(inside, turn * _own_level(level, len(weights)), grids, slots).long()
+    latest = paint_boxes(inside, turn * _own_level(level, len(weights)), grids, slots).long()
     known = torch.cat([weights.new_zeros(len(weights), 1), weights.detach()], dim=1)  # (L, M + 1)
     of_cell = torch.div(grids.rows, len(grids.steps), rounding_mode="floor")
     return known[of_cell, latest]
@@ -194,7 +194,7 @@ def _own_level(level: Tensor, levels: int) -> Tensor:
     return level == torch.arange(levels, device=level.device)[:, None]
 
 
-def _centres_inside(boxes: Tensor, grids: Grids) -> Tensor:
+def cells_inside(boxes: Tensor, grids: Grids) -> Tensor:
     """(L, M, 2, P) bool: cells whose centre lies in the box along each axis, or the nearest cell."""
     low, high = grids.spans(boxes)
     centre = grids.steps + 0.5
@@ -211,7 +211,7 @@ def _half_open(boxes: Tensor, grids: Grids) -> Tensor:
     return (grids.steps >= first[..., None]) & (grids.steps < end[..., None])
 
 
-def _largest(inside: Tensor, value: Tensor, grids: Grids, slots: Slots) -> Tensor:
+def paint_boxes(inside: Tensor, value: Tensor, grids: Grids, slots: Slots) -> Tensor:
     """(B, S): at each cell the largest value of the image's boxes that hold it, 0 without boxes.
 
     Of many boxes some at a time: all at every cell would fill the memory.
