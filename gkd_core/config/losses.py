@@ -40,6 +40,18 @@ class FeatureLossConfig(LossConfig):
     """How many of the common levels are compared, from the finest on."""
 
 
+class AttnFdConfig(FeatureLossConfig):
+    """AttnFD (Mansourian et al. 2024): maps, attended by gates without parameters, agree in direction.
+
+    Published weight 2, a norm over the whole batch and a division by its 6 pictures: 2 / 6 here, where each picture is
+    normalised by itself.
+    """
+
+    one_stage: ClassVar[float] = 1 / 3
+    two_stage: ClassVar[float] = 1 / 3
+    name: Literal["attnfd"] = "attnfd"
+
+
 class CwdConfig(FeatureLossConfig):
     """CWD (Shu et al. 2021): each channel is a distribution over the cells of its picture, compared by KL."""
 
@@ -93,7 +105,10 @@ class PkdConfig(FeatureLossConfig):
     """How many of the common levels are compared, from the finest on; 4 as published."""
 
 
-AnyLoss = Annotated[CwdConfig | FgdConfig | MseConfig | PkdConfig, Field(discriminator="name")]
+AnyLoss = Annotated[
+    AttnFdConfig | CwdConfig | FgdConfig | MseConfig | PkdConfig,
+    Field(discriminator="name"),
+]
 """Every method; the classes with the formulas are listed in `gkd_core.distill.losses.METHODS`."""
 
 L = TypeVar("L", bound=LossConfig)

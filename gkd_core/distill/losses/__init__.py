@@ -12,6 +12,7 @@ from typing import Any
 
 from gkd_core.config import DistillConfig
 from gkd_core.distill.losses.attenuation import attenuation
+from gkd_core.distill.losses.attnfd import AttnFdLoss
 from gkd_core.distill.losses.context import Loss, LossContext
 from gkd_core.distill.losses.cwd import CwdLoss
 from gkd_core.distill.losses.fgd import FgdLoss
@@ -39,6 +40,7 @@ from gkd_core.distill.losses.robustness import robustness
 
 __all__ = [
     "METHODS",
+    "AttnFdLoss",
     "CwdLoss",
     "FgdLoss",
     "GlobalLoss",
@@ -69,6 +71,7 @@ __all__ = [
 
 
 METHODS: dict[str, type[MethodLoss[Any]]] = {
+    "attnfd": AttnFdLoss,
     "cwd": CwdLoss,
     "fgd": FgdLoss,
     "mse": MseLoss,

@@ -26,6 +26,7 @@ from gkd_core.distill.losses.context import LossContext
 from gkd_core.errors import checked
 
 C = TypeVar("C", bound=LossConfig)
+M = TypeVar("M", bound=nn.Module)
 F = TypeVar("F", bound=FeatureLossConfig)
 
 
@@ -131,6 +132,18 @@ def one_by_one(pair: Pair) -> nn.ModuleList:
     )
 
 
+def zeroed(layer: M) -> M:
+    """Return a layer with parameters of 0: what it adds starts as nothing."""
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
+    return layer
+
+
 def masked_mean(values: Tensor, visible: Tensor) -> Tensor:
     """Return (B,) the mean of values (B, C, H, W) over channels and visible cells (B, 1, H, W)."""
     return (values * visible).sum((1, 2, 3)) / (visible.sum((1, 2, 3)).clamp_min(1) * values.shape[1])
+
+
+def cell_mean(maps: Tensor, visible: Tensor) -> Tensor:
+    """Return (B, C) the mean of maps (B, C, H, W) over the visible cells (B, 1, H, W)."""
+    return (maps * visible).sum((2, 3)) / visible.sum((2, 3)).clamp_min(1)
