@@ -114,6 +114,70 @@ class Latency(BaseModel):
     device: str
 
 
+class OperatingPoint(BaseModel):
+    """The score threshold at which a class has its highest F1, at an overlap (IoU) of 0.5."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    threshold: float
+    """Detections of this score or more are kept."""
+    precision: float
+    recall: float
+    f1: float
+
+
+class Confusion(BaseModel):
+    """How many objects of a class were detected as which, at an overlap (IoU) of 0.5; see `evaluation/confusion.py`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    threshold: float
+    """Detections of this score or more are counted: F1 over all classes is highest there."""
+    detected: dict[str, dict[str, int]]
+    """By annotated class: objects by the class that they were detected as, without zeros."""
+    missed: dict[str, int]
+    """By annotated class: objects detected as background."""
+    false_alarms: dict[str, int]
+    """By detected class: detections of background, or of an object that was detected already."""
+
+
+class CalibrationBin(BaseModel):
+    """The detections whose score lies in one of the bins of equal width between 0 and 1."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    count: int
+    score: float
+    """Mean score; 0 in an empty bin."""
+    precision: float
+    """Share of them that are hits at an overlap (IoU) of 0.5; 0 in an empty bin."""
+
+
+class Calibration(BaseModel):
+    """How far scores are from the precision of the detections that have them, over all classes."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    error: float
+    """Expected calibration error (ECE): mean of |precision - score| over the bins, weighted by `count`; 0 is best."""
+    bins: tuple[CalibrationBin, ...]
+    """Lowest scores first."""
+
+
+class Assessed(BaseModel):
+    """What decides whether a detector can be shipped, beyond its metrics; on one split."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    operating_points: dict[str, OperatingPoint | None]
+    """By name of a class that the split has objects of; None where the detector found none of them."""
+    precision_recall: dict[str, tuple[float, ...]]
+    """Precision at the recalls 0, 0.01 .. 1, mean over the classes, by the metric that is its mean: at the overlaps of
+    `AP50` and `AP75`, and over those of `AP`."""
+    confusion: Confusion
+    calibration: Calibration
+
+
 class Scores(BaseModel):
     """The scores of one detector on a split; as in `ModelReport`."""
 
@@ -122,6 +186,7 @@ class Scores(BaseModel):
     metrics: dict[str, float]
     per_class: dict[str, float]
     per_class_voc: dict[str, dict[str, float]] = {}
+    assessment: Assessed | None = None
 
 
 class ModelReport(BaseModel):
@@ -141,8 +206,10 @@ class ModelReport(BaseModel):
     """AP by class name; -1 where the split has no such object."""
     per_class_voc: dict[str, dict[str, float]] = {}
     """AP50 by class name for `VOC07` and `VOC12`, likewise."""
+    assessment: Assessed | None = None
+    """Thresholds, curves, confusions and calibration; None in an export job and in reports of older versions."""
     test: Scores | None = None
-    """The same three on the test split, of a job that trains and whose data have one."""
+    """The same on the test split, of a job that trains and whose data have one."""
     file: str | None = None
     sha256: str | None = None
     size: int | None = None

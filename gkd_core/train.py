@@ -302,6 +302,7 @@ class _Job(TrainSession):
         first, self.world = self.world.first, self.world.leave()
         if not first:
             return
+        entries = {role: entry.assessed(self.classes) for role, entry in entries.items()}
         scores = {role: entry.score for role, entry in entries.items()}
         drawn = yield from draw_training(self, scores, self.config.train.best_by, end)
         notes = training_notes(self.accounts, self.config.train)

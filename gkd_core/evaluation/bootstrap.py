@@ -11,20 +11,19 @@ Shapes: P images, D detections, H hits, G = classes times 10 thresholds groups, 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from faster_coco_eval import COCOeval_faster
 from numpy.typing import NDArray
 
+from gkd_core.evaluation.class_matches import Ints, matches_by_class
 from gkd_core.evaluation.coco import Score
 
 DRAWS, FEWEST_DRAWS = 400, 100
 _WORK = 200_000_000
 """Limit of detections times resamples, about half a minute; the 500 000 of COCO's validation split get 400
 resamples."""
-
-Ints = NDArray[np.int64]
 
 
 def draws_for(student: Score, control: Score) -> int:
@@ -101,7 +100,7 @@ class Resampled(NamedTuple):
         """Take the matching, for all areas, from an evaluation."""
         params = evaluation.params
         classes, thresholds, pictures = len(params.catIds), len(params.iouThrs), len(params.imgIds)
-        per_class = [_class_of(evaluation, number, pictures, thresholds) for number in range(classes)]
+        per_class = matches_by_class(evaluation)
         class_start = np.cumsum([0, *(len(one.picture) for one in per_class)])
         hit, group = _flat([one.hit for one in per_class], class_start)
         ignored, ignored_group = _flat([one.ignored for one in per_class], class_start)
@@ -168,40 +167,6 @@ class Resampled(NamedTuple):
         return envelope
 
 
-class _Class(NamedTuple):
-    """The matching of one class."""
-
-    objects: Ints
-    """(objects,) the image of each that counts."""
-    picture: Ints
-    """(D_c,) image of each detection, highest score first."""
-    hit: NDArray[np.bool_]
-    """(10, D_c)."""
-    ignored: NDArray[np.bool_]
-    """(10, D_c)."""
-
-
-def _class_of(evaluation: COCOeval_faster, number: int, pictures: int, thresholds: int) -> _Class:
-    # class by area by image; all areas are the first
-    first = number * len(evaluation.params.areaRng) * pictures
-    kept = [found.__getstate__() for found in evaluation._evalImgs_cpp[first : first + pictures]]
-    matched, _, scores, crowd, ignored, *_ = ([state[part] for state in kept] for part in range(6))
-    order = np.argsort(-_concatenate(scores, np.float64), kind="stable")
-    neither = _by_threshold(ignored, thresholds)[:, order].astype(np.bool_)
-    return _Class(
-        objects=np.repeat(np.arange(pictures), [len(flags) - sum(flags) for flags in crowd]),
-        picture=np.repeat(np.arange(pictures), [len(values) for values in scores])[order],
-        hit=(_by_threshold(matched, thresholds)[:, order] > 0) & ~neither,
-        ignored=neither,
-    )
-
-
-def _by_threshold(flat: list[list[int]], thresholds: int) -> Ints:
-    """Return (10, D_c) from what the library stores flat for each image."""
-    parts = [np.asarray(values, dtype=np.int64).reshape(thresholds, -1) for values in flat]
-    return np.concatenate(parts, axis=1)
-
-
 def _flat(per_class: list[NDArray[np.bool_]], class_start: Ints) -> tuple[Ints, Ints]:
     """Return position and group of the marked detections, group by group."""
     positions, groups, before = [], [], 0
@@ -223,7 +188,3 @@ def _objects_for(recalls: NDArray[np.float64], total: Ints) -> Ints:
 def _sums(values: Ints) -> Ints:
     """Return (N + 1,) the sums of the first 0 to N values."""
     return np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(values)])
-
-
-def _concatenate(parts: list[Any], kind: type) -> np.ndarray:
-    return np.concatenate([np.asarray(part, dtype=kind) for part in parts])

@@ -75,7 +75,7 @@ class _Evaluation(Session):
     def report(self, found: Score) -> Report:
         """Write the report: the one model, and notes about its scores."""
         images = self.data.splits[self.split].images
-        entries = {RUN: Entry(self.detector, self.card, found, None)}
+        entries = {RUN: Entry(self.detector, self.card, found, None).assessed(self.classes)}
         models = report_models(entries, images, self.image_size, self.device)
         shown = headline(self.config.data, needs=(self.split,))
         report = Report(

@@ -22,9 +22,21 @@ from gkd_core.detectors.build import count_parameters, detect
 from gkd_core.detectors.checkpoint import sha256_of
 from gkd_core.detectors.detector import Detector
 from gkd_core.detectors.model_card import ModelCard
+from gkd_core.evaluation.assessment import Assessment, assess
 from gkd_core.evaluation.bootstrap import DRAWS, bootstrap_gain, draws_for
 from gkd_core.evaluation.coco import Score
-from gkd_core.events import Gain, Latency, ModelReport, Report, Scores
+from gkd_core.events import (
+    Assessed,
+    Calibration,
+    CalibrationBin,
+    Confusion,
+    Gain,
+    Latency,
+    ModelReport,
+    OperatingPoint,
+    Report,
+    Scores,
+)
 from gkd_core.run_dir import write_atomically
 from gkd_core.training.position import Account
 
@@ -51,6 +63,15 @@ class Entry(NamedTuple):
     """Its published file, if this run wrote it."""
     test: Score | None = None
     """Score on the test split, if there is one."""
+    assessment: Assessment | None = None
+    """On the split of `score`, if it was assessed."""
+    test_assessment: Assessment | None = None
+    """On the test split, if there is one."""
+
+    def assessed(self, classes: Sequence[str]) -> Entry:
+        """Assess the detections on both splits; `classes` in label order."""
+        test = assess(self.test, classes) if self.test else None
+        return self._replace(assessment=assess(self.score, classes), test_assessment=test)
 
 
 def make_report(
@@ -145,18 +166,55 @@ def _model(entry: Entry, latency: Latency, image_size: int, device: torch.device
         parameters=count_parameters(entry.detector),
         gflops=count_gflops(entry.detector, image_size, device),
         latency_ms=latency,
-        metrics=entry.score.metrics,
-        per_class=entry.score.per_class,
-        per_class_voc=entry.score.per_class_voc,
-        test=_scores(entry.test) if entry.test else None,
+        test=_scores(entry.test, entry.test_assessment) if entry.test else None,
+        **dict(_scores(entry.score, entry.assessment)),
         file=written.name if written else None,
         sha256=sha256_of(written) if written else None,
         size=written.stat().st_size if written else _bytes(entry.detector),
     )
 
 
-def _scores(score: Score) -> Scores:
-    return Scores(metrics=score.metrics, per_class=score.per_class, per_class_voc=score.per_class_voc)
+def _scores(score: Score, assessment: Assessment | None) -> Scores:
+    return Scores(
+        metrics=score.metrics,
+        per_class=score.per_class,
+        per_class_voc=score.per_class_voc,
+        assessment=_assessed(assessment) if assessment else None,
+    )
+
+
+def _assessed(assessment: Assessment) -> Assessed:
+    """Return an assessment as it is reported."""
+    points, means = assessment.points.items(), assessment.mean_precision.items()
+    return Assessed(
+        operating_points={
+            name: OperatingPoint(**point._asdict()) if point else None for name, point in points
+        },
+        precision_recall={name: tuple(mean.round(4).tolist()) for name, mean in means},
+        confusion=_confusion(assessment),
+        calibration=_calibration(assessment),
+    )
+
+
+def _confusion(assessment: Assessment) -> Confusion:
+    """Name the labels of a confusion matrix."""
+    names, counts = assessment.classes, assessment.confusion.tolist()
+    return Confusion(
+        threshold=assessment.threshold,
+        detected={
+            name: {other: count for other, count in zip(names, counts[label][1:], strict=True) if count}
+            for label, name in enumerate(names, start=1)
+        },
+        missed={name: counts[label][0] for label, name in enumerate(names, start=1)},
+        false_alarms=dict(zip(names, counts[0][1:], strict=True)),
+    )
+
+
+def _calibration(assessment: Assessment) -> Calibration:
+    found = assessment.calibration
+    rows = zip(found.counts.tolist(), found.scores.tolist(), found.precision.tolist(), strict=True)
+    bins = [CalibrationBin(count=count, score=score, precision=share) for count, score, share in rows]
+    return Calibration(error=found.error, bins=tuple(bins))
 
 
 def _bytes(detector: Detector) -> int:

@@ -27,25 +27,9 @@ from gkd_core.evaluation import bootstrap
 from gkd_core.evaluation.bootstrap import Resampled, bootstrap_gain, draws_for
 from gkd_core.evaluation.coco import COCO_METRICS, METRICS, Score, _truth, detect_batches, score
 from gkd_core.evaluation.voc import Detections, best_threshold, match
+from tests.gkd_core.evaluation.drawn_detections import THREE, boxes_in, drawn, perturbed, record
 
 CLASSES = ("cat", "dog")
-
-
-def record(
-    image_id: int, boxes: list[list[float]], labels: list[int], crowd: list[bool] | None = None
-) -> ImageRecord:
-    array = np.array(boxes, dtype=np.float32).reshape(-1, 4)
-    sides = array[:, 2:] - array[:, :2]
-    return ImageRecord(
-        image_id=image_id,
-        path=Path(f"{image_id}.jpg"),
-        width=200,
-        height=100,
-        boxes=array,
-        labels=np.array(labels, dtype=np.int64),
-        crowd=np.array(crowd or [False] * len(labels), dtype=np.bool_),
-        area=sides.prod(axis=1),
-    )
 
 
 def found(boxes: list[list[float]], labels: list[int], scores: list[float]) -> dict[str, np.ndarray]:
@@ -200,38 +184,6 @@ def test_detections_lie_in_the_original_and_bear_the_labels_of_the_data() -> Non
 # ---- equal to published implementations ------------------------------------------------------------------
 
 
-def drawn(seed: int, *, crowds: float = 0.0) -> tuple[list[ImageRecord], Detections]:
-    """Return random pictures of three classes, and detections: exact, moved, doubled, mislabelled, of nothing."""
-    random = np.random.default_rng(seed)
-    images = [drawn_record(number, random, crowds) for number in range(60)]
-    return images, {image.image_id: perturbed(image, random, 3) for image in images if random.random() < 0.95}
-
-
-def drawn_record(number: int, random: np.random.Generator, crowds: float) -> ImageRecord:
-    count = int(random.integers(0, 9))
-    boxes = boxes_in(200, 100, count, random)
-    labels = random.choice([1, 1, 1, 2], count)  # class 3 has no objects
-    return record(number * 7 + 3, boxes.tolist(), labels.tolist(), (random.random(count) < crowds).tolist())
-
-
-def boxes_in(width: int, height: int, count: int, random: np.random.Generator) -> np.ndarray:
-    corners = random.uniform(0, (0.7 * width, 0.7 * height), (count, 2))
-    sides = random.uniform(2, (0.3 * width, 0.3 * height), (count, 2))
-    return np.concatenate([corners, corners + sides], axis=1).astype(np.float32)
-
-
-def perturbed(image: ImageRecord, random: np.random.Generator, classes: int) -> dict[str, np.ndarray]:
-    twice = np.concatenate([image.boxes, image.boxes])
-    sides = twice[:, 2:] - twice[:, :2]
-    moved = twice + random.normal(0, 0.12, twice.shape) * np.tile(sides, 2)
-    moved[:, 2:] = np.maximum(moved[:, 2:], moved[:, :2] + 1)
-    boxes = np.concatenate([moved, boxes_in(image.width, image.height, 5, random)])
-    labels = np.concatenate([image.labels, image.labels, random.integers(1, classes + 1, 5)])
-    labels = np.where(random.random(len(labels)) < 0.1, random.integers(1, classes + 1, len(labels)), labels)
-    kept = random.random(len(labels)) < 0.8
-    return {"boxes": boxes[kept], "labels": labels[kept], "scores": random.random(int(kept.sum()))}
-
-
 def by_pycocotools(
     images: Sequence[ImageRecord], classes: Sequence[str], detections: Detections
 ) -> tuple[dict[str, float], dict[str, float]]:
@@ -261,9 +213,6 @@ def by_pycocotools(
         known = precision[:, :, index][precision[:, :, index] > -1]
         per_class[name] = known.mean() if known.size else -1.0
     return dict(zip(COCO_METRICS, evaluation.stats, strict=True)), per_class
-
-
-THREE = ("cat", "dog", "emu")
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -79,9 +79,16 @@ def test_a_model_has_the_numbers_that_its_detections_deserve(
     assert report.models["model"].metrics == wanted.metrics
     assert report.models["model"].per_class == wanted.per_class
     assert report.models["model"].file is None
+    assessment = report.models["model"].assessment
+    assert assessment is not None
+    mean = sum(assessment.precision_recall["AP"]) / 101
+    assert mean == pytest.approx(wanted.metrics["AP"], abs=1e-4)
+    told = assessment.confusion
+    detected = {name: sum(told.detected[name].values()) + told.missed[name] for name in data.classes}
+    assert list(detected.values()) == wanted.matches.objects.tolist()
     assert Report.model_validate(RunDir(tmp_path).read_report()) == report
-    (told,) = [event for event in events if event.kind == "evaluation"]
-    assert (told.run, told.metrics) == ("model", wanted.metrics)
+    (evaluation,) = [event for event in events if event.kind == "evaluation"]
+    assert (evaluation.run, evaluation.metrics) == ("model", wanted.metrics)
 
 
 def test_classes_are_matched_by_name_and_not_by_number(outspoken: Path, shapes: Path, tmp_path: Path) -> None:
