@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
 from gkd_core.config.detector import Architecture
-from gkd_core.config.losses import AnyLoss, settled
+from gkd_core.config.losses import AnyLoss, LossConfig, settled
 from gkd_core.config.strict import Strict, wrong_at
 from gkd_core.config.train import TrainConfig
 from gkd_core.errors import Problem, SpecError
@@ -197,16 +198,27 @@ def settled_losses(
     """Return the listed losses with a number for every weight; `problem` says why the heads cannot be compared.
 
     Raises:
-        SpecError: a loss compares the heads, and they cannot be compared.
+        SpecError: a loss compares the heads, and they cannot be compared; or it does not fit the student.
     """
+    asked = [(index, loss) for index, loss in enumerate(distill.losses) if loss.weight]
     wrong = [
-        Problem(loc=("distill", "losses", index), message=f"{loss.name}: {problem.message}", hint=LEAVE_OUT)
-        for index, loss in enumerate(distill.losses)
-        if problem and loss.compares_heads and loss.weight
+        Problem(loc=("distill", "losses", index), message=f"{loss.name}: {reason}", hint=hint)
+        for index, loss in asked
+        for reason, hint in _reasons_against(loss, student, problem)
     ]
     if wrong:
         raise SpecError(wrong)
     return tuple(settled(loss, student) for loss in distill.losses)
+
+
+def _reasons_against(
+    loss: LossConfig, student: Architecture, problem: Problem | None
+) -> Iterator[tuple[str, str]]:
+    """Yield why a pair cannot have a loss, each with a hint."""
+    if reason := loss.misfit(student):
+        yield reason, "Leave it out, or change what it compares."
+    elif problem and loss.needs_equal_heads():
+        yield problem.message, LEAVE_OUT
 
 
 def finest_anchor(layout: str, image_size: int) -> float:

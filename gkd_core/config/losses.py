@@ -32,12 +32,44 @@ class LossConfig(Strict):
     attenuated: bool = False
     """Multiply by `distill.attenuation` too, which turns the global and the local loss down towards the end."""
 
+    def needs_equal_heads(self) -> bool:
+        """Return whether both models must be of one family with these settings."""
+        return self.compares_heads
+
+    def misfit(self, student: Architecture) -> str | None:
+        """Return why students of a family cannot have this loss with these settings; None if they can."""
+        return None
+
 
 class FeatureLossConfig(LossConfig):
     """Losses that compare the feature maps of the pyramids level by level."""
 
     levels: int = Field(default=5, ge=1, le=5)
     """How many of the common levels are compared, from the finest on."""
+
+
+class AicsdConfig(FeatureLossConfig):
+    """AICSD (Mansourian et al. 2023): the divergences between the maps of classes are the teacher's.
+
+    Published for segmentation; the weight is ours.
+    """
+
+    one_stage: ClassVar[float] = 1.0
+    two_stage: ClassVar[float] = 1.0
+    name: Literal["aicsd"] = "aicsd"
+    maps: Literal["scores", "prototypes"] = "scores"
+    """What shows where a class is. `scores`: of RetinaNet's or FCOS's head, so both models must be of one family.
+    `prototypes`: cosines with the mean prototype of each class, for any pair; our own."""
+
+    def needs_equal_heads(self) -> bool:
+        """Return whether the maps come from the heads."""
+        return self.maps == "scores"
+
+    def misfit(self, student: Architecture) -> str | None:
+        """Return that Faster R-CNN scores no cells."""
+        if self.maps == "prototypes" or student != "faster_rcnn":
+            return None
+        return "a faster_rcnn student scores proposals and not cells: set maps to prototypes"
 
 
 class AttnFdConfig(FeatureLossConfig):
@@ -106,7 +138,7 @@ class PkdConfig(FeatureLossConfig):
 
 
 AnyLoss = Annotated[
-    AttnFdConfig | CwdConfig | FgdConfig | MseConfig | PkdConfig,
+    AicsdConfig | AttnFdConfig | CwdConfig | FgdConfig | MseConfig | PkdConfig,
     Field(discriminator="name"),
 ]
 """Every method; the classes with the formulas are listed in `gkd_core.distill.losses.METHODS`."""

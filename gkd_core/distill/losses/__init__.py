@@ -11,6 +11,7 @@ the models disagree.
 from typing import Any
 
 from gkd_core.config import DistillConfig
+from gkd_core.distill.losses.aicsd import AicsdLoss
 from gkd_core.distill.losses.attenuation import attenuation
 from gkd_core.distill.losses.attnfd import AttnFdLoss
 from gkd_core.distill.losses.context import Loss, LossContext
@@ -40,6 +41,7 @@ from gkd_core.distill.losses.robustness import robustness
 
 __all__ = [
     "METHODS",
+    "AicsdLoss",
     "AttnFdLoss",
     "CwdLoss",
     "FgdLoss",
@@ -71,6 +73,7 @@ __all__ = [
 
 
 METHODS: dict[str, type[MethodLoss[Any]]] = {
+    "aicsd": AicsdLoss,
     "attnfd": AttnFdLoss,
     "cwd": CwdLoss,
     "fgd": FgdLoss,

@@ -31,7 +31,9 @@ TEACHER_IS_STUDENT: dict[str, str] = {
     "mse": "its adapter is drawn at random",
 }
 """Losses that are not 0 between a detector and its copy, and why."""
-FAMILIES: dict[str, tuple[str, ...]] = {}
+FAMILIES: dict[str, tuple[str, ...]] = {
+    "aicsd": ("retinanet", "fcos"),
+}
 """The students of losses that do not fit all families."""
 MIXES_PICTURES: dict[str, str] = {}
 """Losses of a batch that are not the mean of those of its pictures, and why."""
