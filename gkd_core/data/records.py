@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,6 +66,15 @@ class Split:
     images: tuple[ImageRecord, ...]
     left_out: tuple[Path, ...] = ()
     """Pictures that cannot be decoded, as far as they were tried."""
+
+
+class HasImages(Protocol):
+    """The pictures of a split, however they are held."""
+
+    @property
+    def images(self) -> Sequence[ImageRecord]:
+        """Return the pictures with their boxes."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable
 from typing import Any, Literal
@@ -12,6 +13,7 @@ from torch.nn import functional
 from torchvision.ops import FrozenBatchNorm2d
 
 from gkd_core.compute.full_precision import HALF
+from gkd_core.detectors.detector import Detector
 
 Norm = Literal["batch", "group", "frozen"]
 
@@ -52,6 +54,17 @@ def _to_group_norm(norm: nn.BatchNorm2d) -> nn.Module:
 def _to_frozen_norm(norm: nn.BatchNorm2d) -> nn.Module:
     make = _ActivatedFrozenBatchNorm if hasattr(norm, "act") else FrozenNorm
     return _copy_state(make(norm.num_features, eps=norm.eps), norm)
+
+
+def with_batch_statistics(detector: Detector) -> Detector:
+    """Return a copy whose batch norms alone are in training.
+
+    Stochastic depth and dropout would draw random numbers, which the control does not, and blur the features.
+    """
+    twin = copy.deepcopy(detector).train()  # frozen stages know that they stay as they are
+    for module in twin.modules():
+        module.training &= isinstance(module, nn.modules.batchnorm._BatchNorm)
+    return twin
 
 
 class FrozenNorm(FrozenBatchNorm2d):

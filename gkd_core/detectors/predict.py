@@ -84,6 +84,19 @@ def describe(
     return detector
 
 
+def image_size_of(detector: Detector) -> int:
+    """Return the longer side of the pictures, in pixels, that a detector carries.
+
+    Raises:
+        SpecError: it carries none.
+    """
+    size: int = getattr(detector, "image_size", 0)
+    if not size:
+        message = f"this {type(detector).__name__} does not say how large its pictures are"
+        raise SpecError([Problem(loc=("image_size",), message=message, hint="Give image_size=.")])
+    return size
+
+
 def card_of(detector: Detector) -> ModelCard:
     """Return a model card of a detector in memory, for a report.
 

@@ -9,33 +9,30 @@ stride), P prototypes, C classes.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from functools import partial
-from itertools import chain, islice
-from typing import Literal, Protocol
+from itertools import chain
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from gkd_core.compute.world import World, keep_norms_apart
 from gkd_core.config import DistillConfig, Workers
-from gkd_core.data.loading import eval_batches
-from gkd_core.data.records import ImageRecord
+from gkd_core.data.records import HasImages, ImageRecord
 from gkd_core.detectors.build import pyramid
 from gkd_core.detectors.detector import Detector, Targets, as_module
+from gkd_core.detectors.norms import with_batch_statistics
+from gkd_core.detectors.predict import image_size_of
 from gkd_core.distill import features
 from gkd_core.distill.bank import Bank, PooledPair, of_all_processes
-from gkd_core.distill.instances import InstancePool, Pooled, Pooling, choose_instances, pairs
+from gkd_core.distill.freshness import with_newer_features
+from gkd_core.distill.instances import InstancePool, Pooled, choose_instances, pool_instances
 from gkd_core.distill.losses import Loss, LossContext, MethodLoss, of_config
 from gkd_core.distill.losses.method import Pair
 from gkd_core.distill.pairing import classes_of, remarks_on, why_incomparable, with_settled_weight
 from gkd_core.distill.positives import outputs_of, scoring_head
-from gkd_core.distill.prototypes import Chosen, Prototypes, Selection, generate
-from gkd_core.distill.selection.baselines import select_kmeans, select_random
-from gkd_core.distill.selection.reference import select_reference
+from gkd_core.distill.prototypes import Chosen, Prototypes, generate, selection_called
 from gkd_core.distill.teacher import match_classes
 from gkd_core.errors import Problem, SpecError
 
@@ -157,12 +154,6 @@ class Distiller(nn.Module):
         """
         return bool(self.losses)
 
-    @property
-    def pooling(self) -> Pooling:
-        """Return how box features are pooled under the chosen conventions."""
-        reference = self.config.conventions == "reference"
-        return features.pool_reference if reference else features.pool_boxes
-
     def is_on(self, epoch: int) -> bool:
         """Return whether an epoch (from 0) distils.
 
@@ -255,9 +246,10 @@ class Distiller(nn.Module):
                 the features of a training step, which prototypes are compared with, have them. `running`: the student
                 itself in evaluation mode, for one that does not train.
         """
+        pooling = features.pool_reference if self.config.conventions == "reference" else features.pool_boxes
         student: Detector
         if statistics == "batch":
-            student = keep_norms_apart(_with_batch_statistics(self.student), self.world)
+            student = keep_norms_apart(with_batch_statistics(self.student), self.world)
         else:
             student = self.student.eval()
         return InstancePool(
@@ -266,7 +258,7 @@ class Distiller(nn.Module):
             teacher_levels=self.teacher_levels,
             student_levels=self.student_levels,
             strides=self.strides,
-            pooling=self.pooling,
+            pooling=pooling,
             device=self.teacher_columns.device,
             precision=precision,
             known=None if again else self.cached,
@@ -276,7 +268,6 @@ class Distiller(nn.Module):
         """Keep what a pass pooled in main memory: the next one over the same boxes need not run the teacher."""
         self.cached = replace(pooled, student=[]).to(torch.device("cpu"))
 
-    @torch.no_grad()
     def refresh(self, pooled: Pooled, *, both: bool = False) -> float:
         """Put newer features of the chosen objects in the place of those that the prototypes hold.
 
@@ -287,16 +278,8 @@ class Distiller(nn.Module):
         Returns:
             The mean cosine of the student's features before and now, in [-1, 1]; 1 without prototypes.
         """
-        slots = {origin: slot for slot, origin in enumerate(pairs(pooled.image_ids, pooled.rows))}
-        cosines = []
-        for level, (old, chosen) in enumerate(zip(self.prototypes, self.chosen, strict=True)):
-            where = torch.tensor([slots[origin] for origin in pairs(*chosen.T)], dtype=torch.int64)
-            where = where.to(old.student.device)
-            student = pooled.student[level][where].float()
-            teacher = pooled.teacher[level][where].float() if both else old.teacher
-            self.prototypes[level] = old._replace(student=student, teacher=teacher)
-            cosines.append(functional.cosine_similarity(old.student, student))
-        return float(torch.cat(cosines).mean()) if sum(map(len, cosines)) else 1.0
+        self.prototypes, cosine = with_newer_features(self.prototypes, self.chosen, pooled, both=both)
+        return cosine
 
     def update_bank(self, targets: Sequence[dict[str, Tensor]], epoch: int) -> None:
         """Pass what the last forward pooled to the bank, if there is one, and forget it.
@@ -312,7 +295,7 @@ class Distiller(nn.Module):
 
     def update_prototypes(
         self,
-        split: Split,
+        split: HasImages,
         *,
         image_size: int | None = None,
         batch_size: int = 8,
@@ -331,19 +314,17 @@ class Distiller(nn.Module):
         Raises:
             SpecError: nobody says how large pictures are.
         """
-        size = image_size or getattr(self.student, "image_size", 0)
-        if not size:
-            message = "the student does not say how large its pictures are"
-            raise SpecError([Problem(loc=("image_size",), message=message, hint="Give image_size=.")])
+        size = image_size or image_size_of(self.student)
         if self._seen_in is None or self._seen_in[0] is not split.images or self._seen_in[1:] != (size, seed):
             self.cached = None  # the teacher found it in other boxes
-        pooled = pool_split(self, split.images, size, batch_size, workers, seed)
+        classes = len(self.teacher_columns) - 1
+        choice = choose_instances(split.images, classes, size, self.config.prototypes, seed)
+        pooled = pool_instances(self.instance_pool(), split.images, choice, size, batch_size, workers)
         self.cache_teacher_features(pooled)
         self._seen_in = split.images, size, seed
         levels = self.choose_prototypes(pooled, torch.Generator().manual_seed(seed))
         self.prototypes = [chosen.prototypes for chosen in levels]
-        origins = torch.stack([pooled.image_ids, pooled.rows], 1)
-        self.chosen = [origins[chosen.indices.cpu()] for chosen in levels]
+        self.chosen = [pooled.origins(chosen.indices) for chosen in levels]
 
     def choose_prototypes(
         self,
@@ -358,63 +339,7 @@ class Distiller(nn.Module):
             generator: for selections that draw, on the CPU; None: one that always starts alike.
             between: is called now and then; what it raises ends the work.
         """
-        wanted = self.config.prototypes
-        return generate(
-            torch.stack(pooled.teacher),
-            torch.stack(pooled.student),
-            pooled.labels,
-            len(self.teacher_columns) - 1,
-            wanted.per_class,
-            wanted.alpha,
-            _selection(wanted.selection, generator or torch.Generator()),
-            between,
-        )
-
-
-class Split(Protocol):
-    """The pictures of a split."""
-
-    @property
-    def images(self) -> Sequence[ImageRecord]:
-        """Return the pictures with their boxes."""
-        ...
-
-
-def pool_split(
-    distiller: Distiller,
-    images: Sequence[ImageRecord],
-    image_size: int,
-    batch_size: int,
-    workers: Workers,
-    seed: int,
-) -> Pooled:
-    """Return the features of the objects of a split from which prototypes are chosen; see `update_prototypes`."""
-    classes = len(distiller.teacher_columns) - 1
-    choice = choose_instances(images, classes, image_size, distiller.config.prototypes, seed)
-    pool = distiller.instance_pool()
-    chosen = [(images[position], rows) for position, rows in choice.items()]
-    parts = iter(chosen)
-    for batch in eval_batches([image for image, _ in chosen], image_size, batch_size, workers):
-        pool.add(batch, list(islice(parts, len(batch))))
-    return pool.finish()
-
-
-def _with_batch_statistics(detector: Detector) -> Detector:
-    """Return a copy whose batch norms alone are in training.
-
-    Stochastic depth and dropout would draw random numbers, which the control does not, and blur the features.
-    """
-    twin = copy.deepcopy(detector).train()  # frozen stages know that they stay as they are
-    for module in twin.modules():
-        module.training &= isinstance(module, nn.modules.batchnorm._BatchNorm)
-    return twin
-
-
-def _selection(name: str, generator: torch.Generator) -> Selection | None:
-    """Return the function that selects, by its name in the config.
-
-    None for `generate`'s own, which takes many classes at once.
-    """
-    if name in ("kmeans", "random"):
-        return partial(select_kmeans if name == "kmeans" else select_random, generator=generator)
-    return select_reference if name == "reference" else None
+        wanted, classes = self.config.prototypes, len(self.teacher_columns) - 1
+        selection = selection_called(wanted.selection, generator or torch.Generator())
+        both = torch.stack(pooled.teacher), torch.stack(pooled.student)
+        return generate(*both, pooled.labels, classes, wanted.per_class, wanted.alpha, selection, between)

@@ -1,13 +1,20 @@
-"""When the student's features of the prototypes are refreshed: as often as they change direction, at a limited cost.
+"""When and how the features of the prototypes are refreshed: as often as they change direction, at a limited cost.
 
-Pure arithmetic; `train.py` asks, `prototype_renewal.refresh_prototypes` refreshes.
+Pure arithmetic; `train.py` asks whether it is time, `prototype_renewal.refresh_prototypes` computes newer features.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
+import torch
+from torch import Tensor
+from torch.nn import functional
+
 from gkd_core.config import PrototypesConfig
+from gkd_core.distill.instances import Pooled, pairs
+from gkd_core.distill.prototypes import Prototypes
 
 TURNED = 0.1
 """1 - cosine by which features may change between two refreshes: 26 degrees."""
@@ -57,3 +64,30 @@ def first_interval(step: int, pictures: int, batch_size: int, wanted: Prototypes
     if wanted.refresh != "auto":
         return RefreshInterval(step, wanted.refresh, least)
     return RefreshInterval(step, least, least)
+
+
+@torch.no_grad()
+def with_newer_features(
+    prototypes: Sequence[Prototypes], chosen: Sequence[Tensor], pooled: Pooled, *, both: bool = False
+) -> tuple[list[Prototypes], float]:
+    """Return prototypes with newer features of the same objects, and how much the student's have changed.
+
+    Args:
+        prototypes: L levels, P prototypes each.
+        chosen: of each level (P, 2) int64, image id and row of the objects that the prototypes are, on the CPU.
+        pooled: features of objects, those of the prototypes among them.
+        both: take the teacher's features too, not only the student's.
+
+    Returns:
+        The prototypes, and the mean cosine of the student's features before and now, in [-1, 1]; 1 without prototypes.
+    """
+    slots = {origin: slot for slot, origin in enumerate(pairs(pooled.image_ids, pooled.rows))}
+    newer, cosines = [], []
+    for level, (old, origins) in enumerate(zip(prototypes, chosen, strict=True)):
+        where = torch.tensor([slots[origin] for origin in pairs(*origins.T)], dtype=torch.int64)
+        where = where.to(old.student.device)
+        student = pooled.student[level][where].float()
+        teacher = pooled.teacher[level][where].float() if both else old.teacher
+        newer.append(old._replace(student=student, teacher=teacher))
+        cosines.append(functional.cosine_similarity(old.student, student))
+    return newer, float(torch.cat(cosines).mean()) if sum(map(len, cosines)) else 1.0

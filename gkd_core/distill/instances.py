@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 
 import numpy as np
 import torch
@@ -18,8 +19,8 @@ from torch import Tensor
 from gkd_core.compute.amp import autocast
 from gkd_core.compute.transfers import pictures_on, to_device
 from gkd_core.compute.world import World
-from gkd_core.config import PrototypeChoice
-from gkd_core.data.loading import EvalSample
+from gkd_core.config import PrototypeChoice, Workers
+from gkd_core.data.loading import EvalSample, eval_batches
 from gkd_core.data.records import ImageRecord
 from gkd_core.detectors.build import pyramid
 from gkd_core.detectors.detector import Detector
@@ -103,6 +104,11 @@ class Pooled:
     """(N,) int64, row of each box in its image's record."""
     sides: Tensor
     """(N,) shorter side of each box in pixels of the resized image."""
+
+    def origins(self, chosen: Tensor) -> Tensor:
+        """Return (P, 2) int64 image id and row of some of the instances, by index (P,)."""
+        here = chosen.cpu()
+        return torch.stack([self.image_ids[here], self.rows[here]], 1)
 
     def take(self, chosen: Tensor) -> Pooled:
         """Return some of the instances, by index (M,) on the CPU."""
@@ -223,6 +229,31 @@ def _with_teacher_of(earlier: Pooled, pooled: Pooled) -> Pooled:
     if not (torch.equal(earlier.image_ids, pooled.image_ids) and torch.equal(earlier.rows, pooled.rows)):
         raise ValueError("the earlier pass pooled other boxes")
     return replace(pooled, teacher=[level.to(pooled.labels.device) for level in earlier.teacher])
+
+
+def pool_instances(
+    pool: InstancePool,
+    images: Sequence[ImageRecord],
+    choice: Choice,
+    image_size: int,
+    batch_size: int,
+    workers: Workers,
+) -> Pooled:
+    """Return the features of the chosen boxes of a split, by one pass over the images that have any.
+
+    Args:
+        pool: an empty one; its detectors run.
+        images: the split.
+        choice: which boxes are pooled.
+        image_size: longer side in pixels.
+        batch_size: images at a time.
+        workers: threads that load images.
+    """
+    chosen = [(images[position], rows) for position, rows in choice.items()]
+    parts = iter(chosen)
+    for batch in eval_batches([image for image, _ in chosen], image_size, batch_size, workers):
+        pool.add(batch, list(islice(parts, len(batch))))
+    return pool.finish()
 
 
 def pairs(image_ids: Tensor, rows: Tensor) -> list[tuple[int, int]]:

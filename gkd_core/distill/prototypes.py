@@ -11,6 +11,7 @@ Shapes: N instances, C_t and C_s channels of teacher and student, K prototypes o
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -19,7 +20,9 @@ from torch.nn.utils.rnn import pad_sequence
 
 from gkd_core.compute.full_precision import unit
 from gkd_core.distill.joint_space import JointSpace, require_possible, worth
+from gkd_core.distill.selection.baselines import select_kmeans, select_random
 from gkd_core.distill.selection.orthogonal import pursue
+from gkd_core.distill.selection.reference import select_reference
 from gkd_core.errors import DivergedError
 
 ROWS_AT_ONCE = {"cpu": 2**12, "cuda": 2**18}
@@ -68,6 +71,16 @@ class Chosen(NamedTuple):
 
 Selection = Callable[[Tensor, Tensor, int, float], Tensor]
 """(teacher (N, C_t), student (N, C_s), K, alpha) -> indices."""
+
+
+def selection_called(name: str, generator: torch.Generator) -> Selection | None:
+    """Return the function that selects, by its name in the config.
+
+    None for `generate`'s own, which takes many classes at once.
+    """
+    if name in ("kmeans", "random"):
+        return partial(select_kmeans if name == "kmeans" else select_random, generator=generator)
+    return select_reference if name == "reference" else None
 
 
 def generate(

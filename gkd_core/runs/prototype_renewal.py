@@ -63,7 +63,7 @@ def renew_prototypes(
     session.stop_if_asked()
     levels = _choose(session, distiller, pooled, generator)
     distiller.prototypes = [chosen.prototypes for chosen in levels.values()]
-    distiller.chosen = [_object_keys(pooled, chosen) for chosen in levels.values()]
+    distiller.chosen = [pooled.origins(chosen.indices) for chosen in levels.values()]
     if session.world.first:
         told = {
             "epoch": base.epoch,
@@ -105,12 +105,6 @@ def refresh_prototypes(
     choice = instances_again(session.data.train.images, distiller.chosen)
     yield from _run_over_images(session, pool, choice, base)
     return distiller.refresh(pool.finish(session.world))
-
-
-def _object_keys(pooled: Pooled, chosen: Chosen) -> torch.Tensor:
-    """Return (P, 2) image id and row of the objects that are the prototypes of a level."""
-    at = chosen.indices.cpu()
-    return torch.stack([pooled.image_ids[at], pooled.rows[at]], 1)
 
 
 def _pool_in_pass(

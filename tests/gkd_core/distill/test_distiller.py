@@ -512,37 +512,22 @@ def test_levels_without_objects_add_nothing_to_the_global_loss() -> None:
 # ---- fresh features ------------------------------------------------------------------------------------------
 
 
-def pooled_objects(distiller: Distiller, seed: int) -> Pooled:
-    """Return features of three objects, as a pass pools them."""
-    draw = torch.Generator().manual_seed(seed)
-    levels = range(len(distiller.strides))
-    return Pooled(
-        teacher=[torch.randn(3, 16, generator=draw) for _ in levels],
-        student=[torch.randn(3, 16, generator=draw) for _ in levels],
-        labels=torch.tensor([0, 0, 1]),
-        image_ids=torch.tensor([7, 7, 9]),
-        boxes=torch.zeros(3, 4),
-        rows=torch.tensor([0, 1, 0]),
-        sides=torch.full((3,), 50.0),
-    )
-
-
-@pytest.mark.parametrize("both", [False, True])
-def test_a_refresh_takes_the_features_of_the_same_objects(both: bool) -> None:
+def test_a_refresh_replaces_the_features_of_the_prototypes() -> None:
     distiller = with_random_prototypes(
         Distiller(detector("fcos", 16, 0), detector("fcos", 16, 1), DistillConfig(), IN_ORDER)
     )
-    old, new = pooled_objects(distiller, 0), pooled_objects(distiller, 1)
-    order = torch.tensor([2, 0])
-    distiller.chosen = [torch.tensor([[9, 0], [7, 0]]) for _ in distiller.strides]
-    distiller.prototypes = [
-        Prototypes(t[order], s[order], torch.tensor([0, 1, 2]))
-        for t, s in zip(old.teacher, old.student, strict=True)
-    ]
-    cosine = distiller.refresh(new, both=both)
-    for level, prototypes in enumerate(distiller.prototypes):
-        assert torch.equal(prototypes.student, new.student[level][order])
-        assert torch.equal(prototypes.teacher, (new if both else old).teacher[level][order])
-    before, now = torch.cat([s[order] for s in old.student]), torch.cat([s[order] for s in new.student])
-    assert cosine == pytest.approx(float(nn.functional.cosine_similarity(before, now).mean()), abs=1e-6)
-    assert distiller.refresh(new, both=both) == pytest.approx(1)
+    before = distiller.prototypes
+    distiller.chosen = [torch.tensor([[7, row] for row in range(5)]) for _ in distiller.strides]
+    pooled = Pooled(
+        teacher=[torch.zeros(5, 16) for _ in distiller.strides],
+        student=[-level.student for level in before],
+        labels=torch.zeros(5, dtype=torch.int64),
+        image_ids=torch.full((5,), 7),
+        boxes=torch.zeros(5, 4),
+        rows=torch.arange(5),
+        sides=torch.full((5,), 50.0),
+    )
+    assert distiller.refresh(pooled) == pytest.approx(-1)
+    for old, new in zip(before, distiller.prototypes, strict=True):
+        assert torch.equal(new.student, -old.student)
+        assert torch.equal(new.teacher, old.teacher)
