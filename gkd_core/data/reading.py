@@ -65,27 +65,14 @@ def load(
     if isinstance(decode, bool):
         decode = SPLITS if decode else ()
     findings = {name: Findings(name, split.annotations) for name, split in config.splits.items()}
-    written: dict[SplitName, WrittenSplit] = {}
-    settled: dict[SplitName, Split] = {}
-    errors = Gathered()
-    told: list[Problem] = []
     left_out: list[Problem] = []
-    for name, split in config.splits.items():
-        if name == "val" and config.val_share is not None:
-            continue  # it is a share of what train reads
-        with errors.step(), _unless_needed(name, needs, left_out):
-            written[name] = READERS[config.format](split, findings[name])
-    errors.stop()
-    if config.val_share is not None and "train" in written:
-        written["train"], written["val"], remark = divide(
-            written["train"], config.val_share, config.val_seed, findings["train"]
-        )
-        written = {name: written[name] for name in SPLITS if name in written}
-        told.append(remark)
+    written, told = _read_annotations(config, findings, needs, left_out)
     refuse_unknown_names((each for split in written.values() for each in split.classes), config)
     written = {name: chosen(split, config, findings[name]) for name, split in written.items()}
     written = _of_known_classes(written, needs, left_out)
     classes, remarks = agree({name: split.classes for name, split in written.items()}, config.classes)
+    settled: dict[SplitName, Split] = {}
+    errors = Gathered()
     for name, each in written.items():
         with errors.step(), _unless_needed(name, needs, left_out):
             settled[name] = validate_split(
@@ -103,6 +90,33 @@ def load(
     noted = tuple(each for name in settled for each in findings[name].noted())
     asked = remark_on_misspelt(settled["train"]) if "train" in settled else []
     return DataSet(classes, settled, (*told, *remarks, *asked, *left_out, *_shared(settled)), noted, white)
+
+
+def _read_annotations(
+    config: DataConfig,
+    findings: Mapping[SplitName, Findings],
+    needs: Collection[SplitName],
+    left_out: list[Problem],
+) -> tuple[dict[SplitName, WrittenSplit], list[Problem]]:
+    """Return the splits as their annotations describe them, and a remark if val is a share of train.
+
+    Raises:
+        DataError: with the errors of all needed splits.
+    """
+    written: dict[SplitName, WrittenSplit] = {}
+    errors = Gathered()
+    for name, split in config.splits.items():
+        if name == "val" and config.val_share is not None:
+            continue  # it is a share of what train reads
+        with errors.step(), _unless_needed(name, needs, left_out):
+            written[name] = READERS[config.format](split, findings[name])
+    errors.stop()
+    if config.val_share is None or "train" not in written:
+        return written, []
+    written["train"], written["val"], remark = divide(
+        written["train"], config.val_share, config.val_seed, findings["train"]
+    )
+    return {name: written[name] for name in SPLITS if name in written}, [remark]
 
 
 def needed(config: DataConfig) -> tuple[SplitName, ...]:
