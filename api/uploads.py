@@ -89,7 +89,7 @@ async def received(request: Request, services: Services, tenant: str) -> AsyncIt
         raise ApiError(413, "too_large", f"an upload has at most {services.settings.upload_bytes} bytes")
     must_fit = partial(services.store.keys.must_store, tenant)
     with _reporting_full_disk():
-        arriving = await run_in_threadpool(Incoming(services.settings.incoming).begin, tenant)
+        arriving = await run_in_threadpool(Incoming(services.settings.incoming).create, tenant)
         try:
             await run_in_threadpool(arriving.reserve, max(1, announced), must_fit)
             await _fill(arriving, request, services.settings.free_bytes, must_fit)

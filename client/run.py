@@ -62,7 +62,7 @@ def run(spec: Path, out: Path, console: Console, *, as_json: bool = False) -> in
     run_dir.prepare(config, ATTEMPT)
     seen = run_dir.size_of_events()
     if edited:  # in this very second
-        run_dir.tell(edited)
+        run_dir.append_event(edited)
     with (
         Engine.start(run_dir, ATTEMPT, device=resolved.config.device) as engine,
         _interruptible(engine, console),

@@ -139,7 +139,7 @@ class RunDir:
                 _link(state, self.checkpoints / state.name)
         return len(told) if states and self.whole_events().startswith(told) else 0
 
-    def tell(self, event: Event) -> None:
+    def append_event(self, event: Event) -> None:
         """Append an event before the engine does, on a line of its own."""
         torn = self.size_of_events() > len(self.whole_events())
         stamped = event.model_copy(update={"time": time.time()})

@@ -164,7 +164,7 @@ class JobRun:
         config, warning = compare(config, now, self._dir)
         self._dir.prepare(config, self._ticket.attempt)
         if warning:
-            self._dir.tell(warning)
+            self._dir.append_event(warning)
         # Fewer bytes than were recorded: this is another disk, or one that lost its last writes.
         self._offset = min(self._offset, self._dir.size_of_events())
         engine = Engine.start(

@@ -44,7 +44,7 @@ class Incoming:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def begin(self, tenant: str) -> Arriving:
+    def create(self, tenant: str) -> Arriving:
         """Create a new, empty file of a tenant; call its `end` in any case."""
         self.folder.mkdir(parents=True, exist_ok=True)
         descriptor, name = tempfile.mkstemp(prefix=f"{tenant}.{_machine()}.", dir=self.folder)

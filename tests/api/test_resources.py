@@ -217,7 +217,7 @@ def pieces(content: bytes) -> Iterator[bytes]:
 @pytest.mark.parametrize("sent_as", [bytes, pieces])
 def test_what_is_on_its_way_counts(service, archive, sent_as):
     service.store.keys.set_limits("default", {"stored_bytes": 2 * len(archive)})
-    other = Incoming(service.settings.incoming).begin("default")  # as of another process of the API
+    other = Incoming(service.settings.incoming).create("default")  # as of another process of the API
     other.cut(len(archive) + 1)
     refused = upload(service, sent_as(archive))
     assert (refused.status_code, refused.json()["code"]) == (403, "quota_exceeded")

@@ -141,7 +141,7 @@ def test_of_yolo_labels_names_and_pictures_count(tmp_path: Path, what: str):
 def test_an_event_of_ours_is_a_line_of_its_own(tmp_path: Path):
     run_dir = RunDir(tmp_path)
     run_dir.events.write_bytes(b'{"kind":"warning"}\n{"kind":"war')
-    run_dir.tell(Warning(message="edited"))
+    run_dir.append_event(Warning(message="edited"))
     lines = run_dir.events.read_bytes().splitlines()
     assert (lines[:2], json.loads(lines[2])["message"]) == (
         [b'{"kind":"warning"}', b'{"kind":"war'],

@@ -17,7 +17,7 @@ from jobs.uploads.incoming import Incoming
 BEGIN = """
 import pathlib, sys, time
 from jobs.uploads.incoming import Incoming
-arriving = Incoming(pathlib.Path(sys.argv[1])).begin("lab")
+arriving = Incoming(pathlib.Path(sys.argv[1])).create("lab")
 arriving.cut(1000)
 print(arriving.path, flush=True)
 time.sleep(600)
@@ -39,7 +39,7 @@ def make_old(path: Path, seconds: float) -> None:
 
 
 def test_each_sees_what_the_others_of_its_tenant_have_reserved(uploads: Incoming) -> None:
-    first, second, other = uploads.begin("lab"), uploads.begin("lab"), uploads.begin("lab-2")
+    first, second, other = uploads.create("lab"), uploads.create("lab"), uploads.create("lab-2")
     asked: list[int] = []
     other.reserve(1000, asked.append)
     first.reserve(100, asked.append)
@@ -54,7 +54,7 @@ def test_who_finds_no_room_has_reserved_nothing(uploads: Incoming) -> None:
     def full(size: int) -> None:
         raise MemoryError
 
-    arriving = uploads.begin("lab")
+    arriving = uploads.create("lab")
     with pytest.raises(MemoryError):
         arriving.reserve(100, full)
     assert (arriving.size, uploads.bytes_of("lab")) == (0, 0)
@@ -64,7 +64,7 @@ def test_a_process_that_is_frozen_while_it_reserves_holds_nobody_up(
     uploads: Incoming, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(incoming, "_PATIENCE_SECONDS", 0.2)
-    first, second = uploads.begin("lab"), uploads.begin("lab")
+    first, second = uploads.create("lab"), uploads.create("lab")
     frozen, thawed = threading.Event(), threading.Event()
 
     def freeze(size: int) -> None:
@@ -86,13 +86,13 @@ def test_a_process_that_is_frozen_while_it_reserves_holds_nobody_up(
 
 
 def test_what_is_reserved_takes_no_room(uploads: Incoming) -> None:
-    arriving = uploads.begin("lab")
+    arriving = uploads.create("lab")
     arriving.reserve(10 * 2**30, fits)
     assert arriving.path.stat().st_blocks == 0
 
 
 def test_what_is_being_sent_stays_however_slowly_it_comes(uploads: Incoming) -> None:
-    arriving = uploads.begin("lab")
+    arriving = uploads.create("lab")
     make_old(arriving.path, 100_000)
     uploads.tidy()
     assert arriving.path.exists()
@@ -118,7 +118,7 @@ def test_what_a_killed_process_left_is_removed(uploads: Incoming) -> None:
 
 
 def test_what_a_killed_process_was_receiving_counts_no_more(uploads: Incoming) -> None:
-    other, asked = uploads.begin("lab"), list[int]()
+    other, asked = uploads.create("lab"), list[int]()
     command = [sys.executable, "-c", BEGIN, str(uploads.folder)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -136,7 +136,7 @@ def test_what_a_killed_process_was_receiving_counts_no_more(uploads: Incoming) -
 def test_what_another_machine_receives_counts_though_its_lock_is_not_seen(
     uploads: Incoming, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    arriving = uploads.begin("lab")
+    arriving = uploads.create("lab")
     arriving.reserve(100, fits)
     monkeypatch.setattr(incoming, "is_held", lambda path: False)
     monkeypatch.setattr(incoming, "_machine", lambda: "another")
@@ -151,7 +151,7 @@ def test_what_another_machine_receives_counts_though_its_lock_is_not_seen(
 
 
 def test_what_was_just_made_is_not_removed_before_it_is_held(uploads: Incoming, monkeypatch) -> None:
-    arriving = uploads.begin("lab")
+    arriving = uploads.create("lab")
     monkeypatch.setattr(incoming, "is_held", lambda path: False)
     uploads.tidy()
     assert arriving.path.exists()
@@ -169,7 +169,7 @@ def test_who_begins_while_others_look_is_not_disturbed(uploads: Incoming) -> Non
         thread.start()
     try:
         for _ in range(100):
-            uploads.begin("lab").end()
+            uploads.create("lab").end()
     finally:
         stop.set()
         for thread in threads:
@@ -183,7 +183,7 @@ def test_where_the_disk_knows_no_locks_only_age_tells(
         raise OSError("no locks here")
 
     monkeypatch.setattr(incoming, "is_held", no_locks)
-    young, old = uploads.begin("lab"), uploads.begin("lab")
+    young, old = uploads.create("lab"), uploads.create("lab")
     make_old(young.path, 4000)
     make_old(old.path, 90_000)
     uploads.tidy()
