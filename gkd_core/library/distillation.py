@@ -74,7 +74,7 @@ def distill(
 
     Args:
         teacher: what `load_detector` or `wrap` returned, or the file of one.
-        student: what `detector` returned.
+        student: what `detector` returned; a module, wrapped or not, is trained by `Distiller` in a loop of your own.
         data: what `load_dataset` returned, or the folder of one.
         out: folder of the run; made if it is not there.
         epochs: passes over the training split.
@@ -136,12 +136,18 @@ def _called(teacher: Detector | str | Path) -> str:
 
 
 def _config_of(student: object) -> DetectorConfig:
+    """Return the config from which student and control are built.
+
+    Raises:
+        SpecError: it is something else, such as a module, which cannot be built twice, nor again from its file.
+    """
     if isinstance(student, DetectorConfig):
         return student
     message = f"a student is a config, got {type(student).__name__}: two of it are built, one for the control"
-    hint = (
-        'Give gkd.detector("fcos", "resnet18"); to train a module of your own, use gkd.Distiller in a loop.'
-    )
+    hint = 'Give gkd.detector("fcos", "resnet18").'
+    if isinstance(student, nn.Module):
+        wrapped = "student" if hasattr(student, "strides") else "gkd.wrap(student, data.classes)"
+        hint = f"{hint} To train this module itself: gkd.Distiller({wrapped}, teacher) in a loop of your own."
     raise SpecError([Problem(loc=("student",), message=message, hint=hint)])
 
 

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 import torch
+from torchvision.models.detection import FCOS
+from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 
 import gkd_core as gkd
 from gkd_core.detectors.checkpoint import sha256_of
@@ -124,6 +126,21 @@ def test_mistakes_are_told_before_anything_is_written(
     with pytest.raises(error) as caught:
         gkd.distill(**given, out=tmp_path / "run")
     assert told in f"{caught.value.message} {caught.value.hint}"
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_module_as_student_is_refused_with_the_way_that_takes_it(
+    teacher: Path, shapes: Path, tmp_path: Path
+) -> None:
+    plain = FCOS(resnet_fpn_backbone(backbone_name="resnet18", weights=None), num_classes=5)
+    ways = {
+        "gkd.Distiller(gkd.wrap(student, data.classes), teacher)": plain,
+        "gkd.Distiller(student, teacher)": gkd.wrap(plain, gkd.load_dataset(shapes).classes),
+    }
+    for way, module in ways.items():
+        with pytest.raises(SpecError, match=r"student: a student is a config, got FCOS") as caught:
+            gkd.distill(teacher, module, shapes, out=tmp_path / "run", **RECIPE)  # type: ignore[arg-type]
+        assert way in str(caught.value.hint)
     assert not (tmp_path / "run").exists()
 
 
