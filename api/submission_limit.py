@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextvars import ContextVar
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from anyio import CapacityLimiter
 
@@ -39,7 +39,7 @@ class Line:
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
         self._places = CapacityLimiter(AT_ONCE)
-        self._hanging: set[_Turn[object]] = set()
+        self._hanging: set[_Turn[Any]] = set()
 
     async def take(self, verb: Callable[[], T]) -> T:
         """Run a function that inspects a submission and then writes, in a thread, once it is its turn.
@@ -59,7 +59,7 @@ class Line:
             done, _ = await asyncio.wait([outcome], timeout=self._seconds)
             if not done and turn.give_up():
                 outcome.add_done_callback(_forget)
-                self._hanging.add(turn)  # type: ignore[arg-type]  # whatever it returns
+                self._hanging.add(turn)
                 raise _too_slow(f"it took longer than {self._seconds:g} s")
             return await outcome
 
@@ -103,11 +103,11 @@ class _Turn(Generic[T]):
             self._writes = True
 
     def _run(self) -> T:
-        _turn.set(self)  # type: ignore[arg-type]  # whatever it returns
+        _turn.set(self)
         return self._verb()
 
 
-_turn: ContextVar[_Turn[object] | None] = ContextVar("turn", default=None)
+_turn: ContextVar[_Turn[Any] | None] = ContextVar("turn", default=None)
 
 
 def _too_slow(why: str) -> ApiError:
