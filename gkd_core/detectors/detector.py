@@ -42,7 +42,7 @@ class Detections:
 
 
 class Detector(Protocol):
-    """A detector of torchvision with what this engine adds (`build.finish`)."""
+    """A detector of torchvision with what this engine adds (`adapt.adapt`)."""
 
     # ---- added here --------------------------------------------------------------------------------------
 

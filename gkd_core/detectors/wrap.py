@@ -17,7 +17,7 @@ from torchvision.models import detection
 from torchvision.ops import MultiScaleRoIAlign
 
 from gkd_core.config import Architecture
-from gkd_core.detectors.build import finish
+from gkd_core.detectors.adapt import adapt
 from gkd_core.detectors.detector import Detector, as_detector
 from gkd_core.detectors.predict import Predicts, describe
 from gkd_core.detectors.published import COCO_CLASSES
@@ -59,7 +59,7 @@ def wrap(
     shell = _shell_of(detector)
     given: Any = shell.transform
     strides = _number_levels(shell)
-    finish(shell, family, _three(given.image_mean, "mean"), _three(given.image_std, "std"), strides)
+    adapt(shell, family, _three(given.image_mean, "mean"), _three(given.image_std, "std"), strides)
     shell.transform.size_divisible = given.size_divisible
     backbone = type(getattr(shell.backbone, "body", shell.backbone)).__name__
     return describe(shell, names, image_size or int(given.max_size), backbone=backbone)

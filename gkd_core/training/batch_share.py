@@ -15,7 +15,7 @@ from torch import Tensor
 
 from gkd_core.compute.world import World
 from gkd_core.config import TrainConfig
-from gkd_core.detectors.build import padded_to
+from gkd_core.detectors.adapt import padded_to
 from gkd_core.detectors.detector import Detector
 from gkd_core.detectors.fcos import AlignedHead
 from gkd_core.distill.positives import architecture_of
