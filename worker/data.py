@@ -14,7 +14,7 @@ from jobs.registry.dataset_cache import DatasetCache
 from jobs.resources import DATASET, ResourceKind
 from jobs.store.store import Store
 from jobs.sync.cancellation import NEVER
-from jobs.uploads.archives import BadArchive
+from jobs.uploads.archive_members import BadArchive
 from worker.weights import SECTIONS
 
 

@@ -42,7 +42,7 @@ from jobs.specs.spec import (
     TrainSpec,
 )
 from jobs.specs.weight_sources import FindJob, FindResource, Origin, changed_since, find_origin, ready
-from jobs.uploads.archives import BadArchive
+from jobs.uploads.archive_members import BadArchive
 from jobs.uploads.submission_check import HERE, Here, Wanted
 
 

@@ -12,21 +12,21 @@ from __future__ import annotations
 import errno
 import gzip
 import shutil
-import stat
 import struct
 import tarfile
 import threading
 import unicodedata
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import IO, NamedTuple, Self
+from typing import IO
 
 from jobs.sync.cancellation import NEVER, cancellable
+from jobs.uploads.archive_members import CHUNK_BYTES, BadArchive, Member, members, quoted, too_many
 
 DEEPEST = 32
 """Maximum depth of nested folders."""
@@ -34,10 +34,7 @@ LONGEST_PART = 255
 """Maximum length of a file name in bytes: the limit of file systems."""
 FREE_OF_RATIO = 100 * 1024**2
 """Bytes that any archive may unpack to, whatever its compression ratio: a blank bitmap compresses 1000:1."""
-_CHUNK_BYTES = 1 << 20
 _CHECK_SPACE_EVERY_BYTES = 64 << 20
-_ENCRYPTED = 0x1
-_UTF8 = 0x800
 _JUNK_FOLDER, _JUNK_FILE = "__MACOSX", ".DS_Store"
 """Files that macOS adds to every zip; the pictures among them are none."""
 _DAMAGE = (
@@ -45,10 +42,6 @@ _DAMAGE = (
     *(struct.error, ValueError, OverflowError, NotImplementedError, RuntimeError),
 )
 """Exceptions that the libraries raise about a damaged archive."""
-
-
-class BadArchive(Exception):
-    """Why an archive is refused; the message names the member if there is one."""
 
 
 @dataclass(frozen=True)
@@ -62,15 +55,6 @@ class Limits:
     """Maximum ratio of unpacked to packed size. Pictures hardly compress, annotations 10:1 to 50:1."""
     free_bytes: int = 0
     """Bytes on the disk that must stay free."""
-
-
-class _Member(NamedTuple):
-    """One member of an archive."""
-
-    name: str
-    kind: str
-    """`file`, `folder`, or a description of what is not allowed."""
-    open: Callable[[], IO[bytes]]
 
 
 def unpack(archive: Path, folder: Path, limits: Limits, cancelled: threading.Event = NEVER) -> None:
@@ -89,7 +73,7 @@ def unpack(archive: Path, folder: Path, limits: Limits, cancelled: threading.Eve
     """
     target = _Target(folder, limits, archive.stat().st_size, cancelled)
     with archive.open("rb") as file, _translating_errors(target):
-        for member in cancellable(cancelled, _members(file, limits)):
+        for member in cancellable(cancelled, members(file, limits.files)):
             target.take(member)
         target.must_hold_something()
 
@@ -108,128 +92,9 @@ def _translating_errors(target: _Target) -> Iterator[None]:
     except _DAMAGE as error:
         if isinstance(error, OSError) and not isinstance(error, gzip.BadGzipFile):
             raise
-        where = f" at or after {_quoted(target.current)}" if target.current else ""
+        where = f" at or after {quoted(target.current)}" if target.current else ""
         why = " ".join(str(error).split()) or type(error).__name__
         raise BadArchive(f"the archive is cut short or damaged{where}: {why[:200]}") from None
-
-
-def _members(file: IO[bytes], limits: Limits) -> Iterator[_Member]:
-    start = file.read(512)
-    file.seek(0)
-    if start[:4] in (b"PK\x03\x04", b"PK\x05\x06"):
-        return _zipped(file, limits)
-    if start[:2] == b"\x1f\x8b":
-        return _gzipped(file)
-    if start[257:262] == b"ustar":
-        return _tarred(file)
-    raise BadArchive("this is no zip, tar or tar.gz archive")
-
-
-# ---- zip -------------------------------------------------------------------------------------------------
-
-
-def _zipped(file: IO[bytes], limits: Limits) -> Iterator[_Member]:
-    with zipfile.ZipFile(file) as archive:
-        members = archive.infolist()
-        if len(members) > limits.files:  # known before anything is written
-            raise _too_many(limits)
-        must_not_overlap(archive)
-        for info in members:
-            yield _Member(_name_in_zip(info), _kind_in_zip(info), partial(archive.open, info))
-
-
-def must_not_overlap(archive: zipfile.ZipFile) -> None:
-    """Check that no members of a zip share bytes: a zip bomb holds the same large file a thousand times.
-
-    Raises:
-        BadArchive: some do.
-    """
-    end = archive.start_dir
-    for info in sorted(archive.infolist(), key=lambda info: info.header_offset, reverse=True):
-        if info.header_offset + 30 + len(info.orig_filename) + info.compress_size > end:
-            raise BadArchive(f"{_quoted(info.orig_filename)} shares its bytes with another member")
-        end = info.header_offset
-
-
-def _name_in_zip(info: zipfile.ZipInfo) -> str:
-    """Return the name decoded as UTF-8, which tools usually mean even if they do not set the flag."""
-    name = info.orig_filename  # `filename` is cut off at a NUL
-    if info.flag_bits & _UTF8 or name.isascii():
-        return name
-    try:
-        return name.encode("cp437").decode("utf-8")
-    except UnicodeError:
-        raise BadArchive(f"the name of {_quoted(name)} is not UTF-8") from None
-
-
-def _kind_in_zip(info: zipfile.ZipInfo) -> str:
-    kind = stat.S_IFMT(info.external_attr >> 16)
-    if info.flag_bits & _ENCRYPTED:
-        return "encrypted"
-    if kind == stat.S_IFLNK:
-        return "a symbolic link"
-    if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
-        return "a device or another special file"
-    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        return "packed in another way than deflate"
-    return "folder" if info.is_dir() else "file"
-
-
-# ---- tar -------------------------------------------------------------------------------------------------
-
-
-class _Header(tarfile.TarInfo):
-    """A tar header; a damaged one is an error, where the library takes it for the end of the archive."""
-
-    @classmethod
-    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
-        """Parse a header."""
-        try:
-            return super().frombuf(buf, encoding, errors)
-        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]
-            raise
-        except tarfile.HeaderError as error:
-            raise BadArchive(f"the archive is cut short or damaged: {error}") from None
-
-
-_ODD_TYPES = {
-    tarfile.SYMTYPE: "a symbolic link",
-    tarfile.LNKTYPE: "a hard link",
-    tarfile.CHRTYPE: "a device",
-    tarfile.BLKTYPE: "a device",
-    tarfile.FIFOTYPE: "a pipe",
-}
-
-
-def _gzipped(file: IO[bytes]) -> Iterator[_Member]:
-    with gzip.GzipFile(fileobj=file, mode="rb") as stream:
-        yield from _tarred(stream)
-        left = 0
-        while chunk := stream.read(_CHUNK_BYTES):  # to its end, where the checksum is
-            left += len(chunk)
-            if left > 2 * _CHUNK_BYTES:
-                raise BadArchive("more follows after the archive's end")
-
-
-def _tarred(stream: IO[bytes] | gzip.GzipFile) -> Iterator[_Member]:
-    with tarfile.open(fileobj=stream, mode="r|", tarinfo=_Header) as archive:
-        for info in archive:
-            yield _Member(info.name, _kind_in_tar(info), partial(_opened, archive, info))
-            archive.members = []  # type: ignore[attr-defined]  # it would keep them all in memory
-
-
-def _opened(archive: tarfile.TarFile, info: tarfile.TarInfo) -> IO[bytes]:
-    file = archive.extractfile(info)
-    assert file is not None  # it is a plain file
-    return file
-
-
-def _kind_in_tar(info: tarfile.TarInfo) -> str:
-    if info.isdir():
-        return "folder"
-    if info.type in (tarfile.REGTYPE, tarfile.AREGTYPE) and not info.issparse():
-        return "file"
-    return _ODD_TYPES.get(info.type, "a special file")
 
 
 # ---- writing ---------------------------------------------------------------------------------------------
@@ -249,7 +114,7 @@ class _Target:
         # By case-folded name: the name as written, and whether it is a file.
         self._there: dict[str, tuple[str, bool]] = {}
 
-    def take(self, member: _Member) -> None:
+    def take(self, member: Member) -> None:
         """Write one member.
 
         Raises:
@@ -257,7 +122,7 @@ class _Target:
         """
         self.current = member.name
         if member.kind not in ("file", "folder"):
-            raise BadArchive(f"{_quoted(member.name)} is {member.kind}, which is not allowed")
+            raise BadArchive(f"{quoted(member.name)} is {member.kind}, which is not allowed")
         parts = _parts(member.name)
         if not parts or parts[0] == _JUNK_FOLDER or parts[-1] == _JUNK_FILE:
             return
@@ -293,15 +158,15 @@ class _Target:
         if earlier is None:
             self._there[key] = name, is_file
             if len(self._there) > self._limits.files:
-                raise _too_many(self._limits)
+                raise too_many(self._limits.files)
         elif earlier != (name, is_file) or is_file:
-            raise BadArchive(f"{_quoted(name)} and {_quoted(earlier[0])} would be one and the same")
+            raise BadArchive(f"{quoted(name)} and {quoted(earlier[0])} would be one and the same")
 
     def _copy(self, source: IO[bytes], file: IO[bytes], name: str) -> None:
-        for chunk in cancellable(self._cancelled, iter(partial(source.read, _CHUNK_BYTES), b"")):
+        for chunk in cancellable(self._cancelled, iter(partial(source.read, CHUNK_BYTES), b"")):
             self._bytes += len(chunk)
             if self._bytes > self._most_bytes:
-                raise BadArchive(f"with {_quoted(name)} it becomes larger than {self._largest()}")
+                raise BadArchive(f"with {quoted(name)} it becomes larger than {self._largest()}")
             self._check_free_space()
             file.write(chunk)
 
@@ -323,7 +188,7 @@ def _parts(name: str) -> list[str]:
     Raises:
         BadArchive: it points outside the folder, or is not a valid name on every file system.
     """
-    shown = _quoted(name)
+    shown = quoted(name)
     if any(unicodedata.category(letter) == "Cs" for letter in name):
         raise BadArchive(f"the name of {shown} is not UTF-8")
     if any(unicodedata.category(letter) == "Cc" for letter in name):
@@ -340,13 +205,3 @@ def _parts(name: str) -> list[str]:
     if any(len(part.encode()) > LONGEST_PART for part in parts):
         raise BadArchive(f"{shown} has a name of more than {LONGEST_PART} bytes")
     return parts
-
-
-def _too_many(limits: Limits) -> BadArchive:
-    return BadArchive(f"it holds more than {limits.files} files and folders")
-
-
-def _quoted(name: str) -> str:
-    """Return a name for messages: quoted, escaped for terminals, shortened."""
-    text = ascii(name)
-    return text if len(text) <= 120 else text[:80] + "..." + text[-30:]

@@ -25,7 +25,8 @@ from gkd_core.process.named_files import environment_of, open_named
 from jobs.paths.data_roots import DataRootError, DataRoots, renamed
 from jobs.paths.fingerprint import of_data_set, of_file, size_of
 from jobs.resources import ResourceKind, ResourceState, Verdict
-from jobs.uploads.archives import BadArchive, Limits, top, unpack
+from jobs.uploads.archive_members import BadArchive
+from jobs.uploads.archives import Limits, top, unpack
 from jobs.uploads.limited_process import LONGEST_ANSWER
 from jobs.uploads.model_files import BadModel, inspect
 from jobs.uploads.submission_check import Here, Looked, Submission

@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict
 from gkd_core.detectors.model_card import LONGEST_HEADER, ModelCard, carries_card, read_card
 from gkd_core.errors import SpecError
 from gkd_core.process.named_files import open_named
-from jobs.uploads.archives import BadArchive, must_not_overlap
+from jobs.uploads.archive_members import BadArchive, must_not_overlap
 
 LARGEST_PICKLE = 64 * 1024**2
 """Maximum bytes of the pickle in a `.pth`; the tensors are separate. A thousand tensors take a tenth of a

@@ -19,7 +19,8 @@ import pytest
 
 from jobs.errors import OperationCancelled
 from jobs.uploads import archives
-from jobs.uploads.archives import BadArchive, Limits, top, unpack
+from jobs.uploads.archive_members import BadArchive
+from jobs.uploads.archives import Limits, top, unpack
 
 LIMITS = Limits(total_bytes=10_000_000, files=1000)
 Pack = Callable[[Path, dict[str, bytes]], Path]
