@@ -4,27 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-import secrets
-from functools import cache
 from typing import Any
 
-from sqlalchemy import Connection, Row, insert, select, update
+from sqlalchemy import Connection, select, update
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.sql.dml import ReturningInsert
 
 from jobs.errors import IdempotencyConflict, NotAllowed
-from jobs.job import Desired, Job, State, queue_for
+from jobs.job import Desired, Job, State
 from jobs.keys import DEFAULT_TENANT
-from jobs.metrics import SUBMITTED
 from jobs.specs.spec import AnySpec, Resolved
-from jobs.store.counters import tally
-from jobs.store.database import Database, now
-from jobs.store.quotas import must_queue
+from jobs.store.database import Database
+from jobs.store.new_job import as_sent, insert_job
 from jobs.store.reading import read_job
 from jobs.store.resources import must_know
-from jobs.store.tables import jobs, uses, waits
-from jobs.store.tags import write_tags
-from jobs.store.transitions import NOTIFY_AGAIN_SECONDS, fail_waiting, is_job, move, write_event
+from jobs.store.tables import jobs
+from jobs.store.transitions import fail_waiting, is_job, move, write_event
 
 
 class Submission:
@@ -167,7 +161,7 @@ class Submission:
             with self.database.write() as connection:
                 if retry_of is not None:
                     ask(connection, retry_of, "retry", tenant)
-                job_id = _insert(connection, spec, resolved, sent | {"retry_of": retry_of})
+                job_id = insert_job(connection, spec, resolved, sent | {"retry_of": retry_of})
                 return read_job(connection, job_id), True
         except IntegrityError:  # the same key came twice at the same moment, and the other request was first
             if earlier := self._find_earlier(key, digest, tenant):
@@ -290,7 +284,7 @@ def _request(connection: Connection, job: Job, desired: Desired) -> None:
     write_event(connection, row, "request", {"desired": desired.value})
 
 
-# ---- submit ----------------------------------------------------------------------------------------------
+# ---- idempotency keys ------------------------------------------------------------------------------------
 
 
 def _stored_key(key: str | None, tenant: str) -> str | None:
@@ -301,72 +295,8 @@ def _stored_key(key: str | None, tenant: str) -> str | None:
     return None if key is None else f"{tenant}:{key}"
 
 
-def _insert(connection: Connection, spec: AnySpec, resolved: Resolved, sent: dict[str, Any]) -> str:
-    """Insert a new job and return its id; `sent` has the columns that say who asked for it, and how."""
-    must_queue(connection, sent["tenant"], spec.resources.gpus)
-    job_id = secrets.token_hex(6)
-    row = connection.execute(_insert_statement(), _requested_columns(job_id, spec, resolved) | sent).one()
-    submitted = {"state": State.QUEUED.value, "reason": "submitted"}
-    told = {"warnings": resolved.warnings} if resolved.warnings else {}
-    write_event(connection, row, "state", submitted | told)
-    if row.tags:
-        write_tags(connection, row)
-    tally(connection, SUBMITTED, spec.kind)
-    _warn(connection, job_id, resolved.warnings)
-    for resource_id in resolved.uses:
-        connection.execute(insert(uses).values(job_id=job_id, resource_id=resource_id))
-    for waits_for in resolved.waits_for:
-        connection.execute(insert(waits).values(job_id=job_id, waits_for=waits_for))
-    return job_id
-
-
-def _requested_columns(job_id: str, spec: AnySpec, resolved: Resolved) -> dict[str, Any]:
-    """Return the columns that describe what was asked for."""
-    return {
-        "id": job_id,
-        "name": spec.name or f"{spec.kind}-{job_id}",
-        "kind": spec.kind,
-        "priority": spec.priority,
-        "tags": spec.tags,
-        "queue": queue_for(spec.resources.gpus),
-        "gpus": spec.resources.gpus,
-        "spec": _as_sent(spec),
-        "resolved": resolved.config.model_dump(mode="json", by_alias=True),
-    }
-
-
-@cache  # as in `reading`
-def _insert_statement() -> ReturningInsert[Any]:
-    """Return the INSERT of a new job, with the columns of its state; what was asked for is passed as parameters."""
-    here = {
-        "state": State.QUEUED.value,
-        "desired": Desired.RUN.value,
-        "reason": "",
-        "created_at": now(),
-        "queued_at": now(),
-        "ring_at": now() + NOTIFY_AGAIN_SECONDS,
-        "event_count": 1,
-    }
-    told = (jobs.c[name] for name in ("id", "number", "tenant", "tags", "attempt", "event_count"))
-    return insert(jobs).values(here).returning(*told)
-
-
-def _warn(connection: Connection, job_id: str, warnings: tuple[str, ...]) -> None:
-    """Write the warnings of the data check as events of the job."""
-    for message in warnings:
-        counted: Row[Any] = connection.execute(
-            update(jobs).where(is_job(job_id)).values(event_count=jobs.c.event_count + 1).returning(jobs)
-        ).one()
-        write_event(connection, counted, "warning", {"kind": "warning", "message": message, "hint": ""})
-
-
-def _as_sent(spec: AnySpec) -> dict[str, Any]:
-    sent: dict[str, Any] = spec.model_dump(mode="json", by_alias=True, exclude_unset=True)
-    return sent
-
-
 def _digest(spec: AnySpec) -> str:
-    return hashlib.sha256(json.dumps(_as_sent(spec), sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(as_sent(spec), sort_keys=True).encode()).hexdigest()
 
 
 def _digest_of_retry(job_id: str) -> str:

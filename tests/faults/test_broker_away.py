@@ -114,7 +114,7 @@ def patient(service: Service) -> Settings:
 def test_jobs_run_on_while_the_broker_hangs_and_lost_notifications_are_made_good(
     service, plan, broker, monkeypatch
 ):
-    monkeypatch.setattr("jobs.store.submission.NOTIFY_AGAIN_SECONDS", 0.5)
+    monkeypatch.setattr("jobs.store.new_job.NOTIFY_AGAIN_SECONDS", 0.5)
     plan(epochs=24, seconds=0.3)
     with closing(make_app(broker.url)) as app, WorkerThread(patient(service), app) as worker:
         running = service.submit()
@@ -188,7 +188,7 @@ def trouble(request: pytest.FixtureRequest) -> Any:
 class TestABrokerThatAnswersWithErrors:
     def test_a_worker_waits_says_so_and_goes_on(self, service, plan, broker, trouble, caplog, monkeypatch):
         begin, end, _ = trouble
-        monkeypatch.setattr("jobs.store.submission.NOTIFY_AGAIN_SECONDS", 0.5)
+        monkeypatch.setattr("jobs.store.new_job.NOTIFY_AGAIN_SECONDS", 0.5)
         plan(epochs=8, seconds=0.2)
         with closing(make_app(broker.url)) as app, WorkerThread(patient(service), app) as worker:
             running = service.submit()

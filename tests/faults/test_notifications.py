@@ -221,7 +221,7 @@ def test_a_redis_that_goes_and_comes_back_ends_no_job_and_is_listened_to_again(s
 
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
 def test_a_notification_that_redis_lost_costs_a_delay(service, plan, app, redis_url, monkeypatch):
-    monkeypatch.setattr("jobs.store.submission.NOTIFY_AGAIN_SECONDS", 0.5)
+    monkeypatch.setattr("jobs.store.new_job.NOTIFY_AGAIN_SECONDS", 0.5)
     plan(epochs=1)
     with closing(redis.Redis.from_url(redis_url)) as client, WorkerThread(service.settings, app):
         job_id = service.submit()  # its notification is lost, too
