@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from rich.text import Text
@@ -21,11 +21,8 @@ from client.cli_options import (
     err,
     out,
 )
-from client.terminal import print_json, print_line, print_text
-
-if TYPE_CHECKING:
-    from client.client import Client
-    from jobs.job import Job
+from client.job_output import print_check, print_job, print_new, watch_to_its_end
+from client.terminal import print_json, print_text
 
 commands = typer.Typer()
 
@@ -43,9 +40,9 @@ def submit(
     with connected(url) as client:
         value = _spec(spec)
         if check:
-            _print_check(client.validate(value), as_json)
+            print_check(client.validate(value), as_json)
             return
-        _print_new(client, client.submit(value, idempotency_key=key), follow, as_json)
+        print_new(client, client.submit(value, idempotency_key=key), follow, as_json)
 
 
 @commands.command()
@@ -96,7 +93,7 @@ def show_job(job_id: JobId, url: Url = HERE, as_json: AsJson = False) -> None:
 def watch(job_id: JobId, url: Url = HERE, as_json: AsJson = False) -> None:
     """Follow a job to its end. Ctrl-C stops watching, not the job. Exits with 1 if the job does not succeed."""
     with asked_about(url, job_id) as (client, job_id):
-        _watch(client, job_id, as_json)
+        watch_to_its_end(client, job_id, as_json)
 
 
 @commands.command()
@@ -123,7 +120,7 @@ def retry(
 ) -> None:
     """Retry a failed or cancelled job, from its last checkpoint if one is left. It gets a new id."""
     with asked_about(url, job_id) as (client, job_id):
-        _print_new(client, client.retry(job_id, idempotency_key=key), follow, as_json)
+        print_new(client, client.retry(job_id, idempotency_key=key), follow, as_json)
 
 
 @commands.command()
@@ -144,7 +141,7 @@ def clone(
     from client.spec_file import changed
 
     with asked_about(url, job_id) as (client, job_id):
-        _print_new(client, client.clone(job_id, changed(changes or []), idempotency_key=key), follow, as_json)
+        print_new(client, client.clone(job_id, changed(changes or []), idempotency_key=key), follow, as_json)
 
 
 @commands.command()
@@ -165,7 +162,7 @@ def edit(
     given = {"name": name, "tags": _tags(tag or []) or None, "priority": priority}
     with asked_about(url, job_id) as (client, job_id):
         job = client.change(job_id, **{field: value for field, value in given.items() if value is not None})
-    _print_job(job, as_json)
+    print_job(job, as_json)
 
 
 def _tags(written: list[str]) -> dict[str, str | None]:
@@ -286,66 +283,7 @@ def _spec(path: Path) -> Any:
     return read(path)
 
 
-def _print_check(found: dict[str, Any], as_json: bool) -> None:
-    from client import show_data
-
-    if as_json:
-        print_json(found)
-    else:
-        out.print(show_data.usable(found), soft_wrap=True)
-
-
 def _ask(verb: str, job_id: str, url: str, as_json: bool) -> None:
     with asked_about(url, job_id) as (client, job_id):
         job = getattr(client, verb)(job_id)
-    _print_job(job, as_json)
-
-
-def _print_new(client: Client, job: Job, follow: bool, as_json: bool) -> None:
-    if as_json:
-        print_json(job)
-    else:
-        out.print(Text(f"{job.id}  {job.name}: {job.reason}"), soft_wrap=True)
-        for warning in job.warnings:
-            out.print(Text(f"warning: {warning}", style="yellow"), soft_wrap=True)
-    if follow:
-        _watch(client, job.id, as_json)
-
-
-def _print_job(job: Job, as_json: bool) -> None:
-    from client import show_events
-
-    if as_json:
-        print_json(job)
-    else:
-        out.print(Text(f"{job.id}  {show_events.told(job.state, job.reason)}"), soft_wrap=True)
-
-
-def _watch(client: Client, job_id: str, as_json: bool) -> None:
-    from jobs.job import State
-
-    try:
-        _follow(client, job_id, as_json)
-    except KeyboardInterrupt:
-        message = (
-            f"no longer watching; job {job_id} goes on. "
-            f"`gkd watch {job_id}` watches again, `gkd cancel {job_id}` ends it."
-        )
-        err.print(Text(message), soft_wrap=True)
-        raise
-    job = client.job(job_id)
-    if job.failure:
-        hint = f"\nhint: {job.failure.hint}" if job.failure.hint else ""
-        err.print(Text(f"{job.failure.failure_class}: {job.failure.message}{hint}"), soft_wrap=True)
-    if job.state is not State.SUCCEEDED:
-        raise typer.Exit(1)
-
-
-def _follow(client: Client, job_id: str, as_json: bool) -> None:
-    from client.follow import follow
-
-    events = client.events(job_id)
-    if not as_json:
-        follow(events, out)
-    for event in events:
-        print_line(event)
+    print_job(job, as_json)
