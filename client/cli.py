@@ -46,7 +46,7 @@ def _explained(error: Exception) -> str | None:
     """Return an error's message for users; None for errors that the command line library reports itself."""
     from pydantic import ValidationError
 
-    from client.client import ClientError
+    from client.errors import ClientError
     from gkd_core.errors import GkdError
     from jobs.errors import JobsError
 

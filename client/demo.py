@@ -27,8 +27,9 @@ from rich.console import Console
 from rich.text import Text
 
 from client import demo_specs, show_report, show_text, terminal
-from client.client import Client, ClientError
+from client.client import Client
 from client.demo_budget import Pace, Plan, fit, fit_student, seconds, teacher_seconds
+from client.errors import ClientError
 from client.follow import follow
 from client.run import resolve_here
 from gkd_core.errors import GkdError

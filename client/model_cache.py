@@ -10,7 +10,8 @@ import hashlib
 import os
 from pathlib import Path
 
-from client.client import Client, ClientError
+from client.client import Client
+from client.errors import ClientError
 from client.names import find_job, find_resource
 from jobs.resources import ResourceKind
 

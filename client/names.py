@@ -10,7 +10,8 @@ from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from typing import Protocol, TypeVar
 
-from client.client import ApiError, Client, ClientError
+from client.client import Client
+from client.errors import ApiError, ClientError
 from client.show_text import age
 from jobs.job import Job
 from jobs.resources import Resource, ResourceKind

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import httpx
 
+from client.connection import Connection, route
 from jobs.resources import CheckedResource, Resource, ResourceKind, ResourceState
 
 _BLOCK_BYTES = 1 << 20
@@ -18,16 +18,10 @@ _KEEPING_SECONDS = 3600.0
 _LOOK_SECONDS = 0.5
 
 
-class Resources(ABC):
+class Resources:
     """Methods of `Client` about data sets and models; `kind` selects which."""
 
-    @abstractmethod
-    def _ask(self, method: str, path: str, **how: Any) -> httpx.Response:
-        """Send a request; raise an error if the answer is one."""
-
-    @abstractmethod
-    def _route(self, *parts: str) -> str:
-        """Return a path whose parts may be user input."""
+    _http: Connection
 
     def register(self, kind: ResourceKind, name: str, path: str | None = None, **layout: Any) -> Resource:
         """Register a data set or model under a data root of the service.
@@ -40,7 +34,7 @@ class Resources(ABC):
         """
         body = {"name": name, "path": path, **layout}
         sent = {field: value for field, value in body.items() if value is not None}
-        return Resource.model_validate_json(self._ask("POST", f"/{kind}s", json=sent).content)
+        return Resource.model_validate_json(self._http.ask("POST", f"/{kind}s", json=sent).content)
 
     def upload(
         self,
@@ -61,7 +55,7 @@ class Resources(ABC):
             told: Called with the number of bytes sent so far.
         """
         headers = {"Content-Type": "application/octet-stream", "Content-Length": str(file.stat().st_size)}
-        answer = self._ask(
+        answer = self._http.ask(
             "POST",
             f"/{kind}s",
             params={"name": name or file.name, **(layout or {})},
@@ -79,7 +73,7 @@ class Resources(ABC):
         found: list[Resource] = []
         while len(found) < limit:
             params["limit"] = min(limit - len(found), 500)
-            page = self._ask("GET", f"/{kind}s", params=params).json()
+            page = self._http.ask("GET", f"/{kind}s", params=params).json()
             found += map(Resource.model_validate, page["items"])
             if page["next"] is None:
                 break
@@ -88,7 +82,7 @@ class Resources(ABC):
 
     def resource(self, kind: ResourceKind, resource_id: str) -> CheckedResource:
         """Return a data set or model as it is now, with its report."""
-        answer = self._ask("GET", self._route(f"{kind}s", resource_id))
+        answer = self._http.ask("GET", route(f"{kind}s", resource_id))
         return CheckedResource.model_validate_json(answer.content)
 
     def wait_for_check(
@@ -104,7 +98,7 @@ class Resources(ABC):
 
     def delete_resource(self, kind: ResourceKind, resource_id: str) -> None:
         """Delete a data set or model; files under a data root of the service stay there."""
-        self._ask("DELETE", self._route(f"{kind}s", resource_id))
+        self._http.ask("DELETE", route(f"{kind}s", resource_id))
 
 
 def _blocks(file: Path, told: Callable[[int], None]) -> Iterator[bytes]:

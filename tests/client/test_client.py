@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from client.client import ApiError, Client, DamagedDownload, Unreachable
+from client.client import ApiError, Client, Unreachable
 from jobs.job import State
 from jobs.keys import Limits
 
@@ -66,13 +66,13 @@ def test_the_same_key_gives_the_same_job(client: Client, spec):
 
 def test_more_jobs_than_fit_on_a_page_are_listed(client: Client, spec, monkeypatch: pytest.MonkeyPatch):
     made = [client.submit({**spec, "tags": {"test": "pages"}}).id for _ in range(3)]
-    ask = client._json
+    ask = client._http.json
 
     def small_pages(method: str, path: str, **how):
         how["params"]["limit"] = 1
         return ask(method, path, **how)
 
-    monkeypatch.setattr(client, "_json", small_pages)
+    monkeypatch.setattr(client._http, "json", small_pages)
     assert [job.id for job in client.jobs(tag="test:pages")] == made[::-1]
     assert [job.id for job in client.jobs(tag="test:pages", limit=2)] == made[:0:-1]
 
@@ -104,19 +104,6 @@ def test_a_damaged_download_is_not_kept(client: Client, spec, home: Path, tmp_pa
     finally:
         kept.write_bytes(content)
     assert (caught.value.status, caught.value.code) == (410, "artifact_damaged")
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_what_arrives_otherwise_than_announced_is_not_kept(
-    client: Client, spec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    def damaged_on_the_way(_path: str, target: Path) -> tuple[str, str]:
-        target.write_bytes(b"torn")
-        return "announced", "seen"
-
-    monkeypatch.setattr(client, "_stream", damaged_on_the_way)
-    with pytest.raises(DamagedDownload, match="seen"):
-        client.download(client.submit(spec).id, "report.json", tmp_path / "report.json")
     assert list(tmp_path.iterdir()) == []
 
 

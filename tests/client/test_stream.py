@@ -70,8 +70,8 @@ def following(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[list[int],
 
         with Client("http://service") as client:
             monkeypatch.setattr(
-                client,
-                "_http",
+                client._http,
+                "client",
                 httpx.Client(transport=httpx.MockTransport(answer), base_url="http://service"),
             )
             return [event.number for event in client.events("j", after=after, every=0.01)], asked
