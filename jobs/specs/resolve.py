@@ -8,17 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
-
-from pydantic import BaseModel
+from typing import Any
 
 from gkd_core.config import (
     Architecture,
-    DataConfig,
     DetectorConfig,
     DistillConfig,
     EvaluateConfig,
-    Split,
     TeacherConfig,
     finest_anchor,
     incomparable_scores,
@@ -28,10 +24,9 @@ from gkd_core.config import (
 )
 from gkd_core.data.check import DataReport
 from gkd_core.errors import Problem, SpecError
-from jobs.errors import ContentGone, WrongContent
-from jobs.paths.data_roots import DataRootError, DataRoots, renamed
-from jobs.paths.fingerprint import of_annotations, of_data_set
-from jobs.resources import DATASET, CheckedResource, Layout, ResourceKind
+from jobs.paths.data_roots import DataRootError, DataRoots
+from jobs.resources import CheckedResource, ResourceKind
+from jobs.specs.resolve_data import DataResolution, Findings
 from jobs.specs.spec import (
     AnySpec,
     DistillSpec,
@@ -41,8 +36,7 @@ from jobs.specs.spec import (
     Resolved,
     TrainSpec,
 )
-from jobs.specs.weight_sources import FindJob, FindResource, Origin, changed_since, find_origin, ready
-from jobs.uploads.archive_members import BadArchive
+from jobs.specs.weight_sources import FindJob, FindResource, Origin, find_origin
 from jobs.uploads.submission_check import HERE, Here, Wanted
 
 
@@ -92,8 +86,6 @@ MOST_GPUS = {"train": 8, "distill": 8, "evaluate": 1, "prototypes": 1, "export":
 DECLARED = ("architecture", "backbone", "layout", "classes")
 """Fields of a trained model that a spec may declare."""
 
-Loc = tuple[str | int, ...]
-T = TypeVar("T", bound=BaseModel)
 Classes = Iterable[str] | None
 
 
@@ -111,28 +103,18 @@ class _Resolving:
         self.places = places
         self.find_job = find_job
         self.find_resource = find_resource
-        self.unpacked = unpacked
-        self.problems: list[Problem] = []
-        self.waits_for: list[str] = []
-        self.uses: list[str] = []
-        self.remarks: list[str] = []
         self.look = look
-        self.wanted = Wanted()
+        self.found = Findings()
+        self.data = DataResolution(places, find_resource, unpacked, look, self.found)
 
     def resolve(self, spec: AnySpec) -> Resolved:
         self._check_gpus(spec)
-        if isinstance(spec, TrainSpec | DistillSpec):
-            self.wanted = Wanted(recipe=spec.train)
-        if isinstance(spec, EvaluateSpec):
-            self.wanted = Wanted(
-                scored=spec.evaluate.split, certain="split" in spec.evaluate.model_fields_set
-            )
-        report = self._data(spec.data)
+        report = self.data.check(spec.data, _wanted(spec))
         fields = self._fields(spec, report)
-        if self.problems or report is None:
-            raise SpecError(self.problems)
+        if self.found.problems or report is None:
+            raise SpecError(self.found.problems)
         self._compare_batch(spec, report)
-        fingerprint = self._fingerprint(report.resolved)
+        fingerprint = self.data.fingerprint(report.resolved)
         device = "cuda" if spec.resources.gpus else "cpu"
         config = run_config.validate_python(
             {
@@ -145,23 +127,11 @@ class _Resolving:
         )
         return Resolved(
             config=config,
-            waits_for=tuple(dict.fromkeys(self.waits_for)),
-            uses=tuple(dict.fromkeys(self.uses)),
-            warnings=(*(warning.message for warning in report.warnings), *self.remarks),
+            waits_for=tuple(dict.fromkeys(self.found.waits_for)),
+            uses=tuple(dict.fromkeys(self.found.uses)),
+            warnings=(*(warning.message for warning in report.warnings), *self.found.remarks),
             report=report,
         )
-
-    def _fingerprint(self, data: DataConfig) -> str | None:
-        """Return the fingerprint of the annotations; None for an upload, which never changes."""
-        if any(split.annotations.startswith(DATASET) for split in data.splits.values()):
-            return None
-        try:
-            with self.places.reading():
-                return of_annotations(data)
-        except OSError as away:  # they were readable a moment ago
-            hint = "Look at that disk or network, then send the same again."
-            self._add_problem(("data",), f"cannot be read now: {away}", hint)
-            raise SpecError(self.problems) from None
 
     def _fields(self, spec: AnySpec, report: DataReport | None) -> dict[str, Any]:
         """Return the fields of this kind's config besides data and device."""
@@ -188,7 +158,9 @@ class _Resolving:
         gpus, most = spec.resources.gpus, MOST_GPUS[spec.kind]
         if gpus > most:
             where = "on the CPU only" if most == 0 else "with one GPU at most"
-            self._add_problem(("resources", "gpus"), f"`{spec.kind}` works {where}", f"Set it to {most}.")
+            self.found.add_problem(
+                ("resources", "gpus"), f"`{spec.kind}` works {where}", f"Set it to {most}."
+            )
         elif isinstance(spec, TrainSpec | DistillSpec) and gpus > 1:
             self._check_shares(spec, gpus)
 
@@ -198,99 +170,17 @@ class _Resolving:
         if pictures % gpus:
             message = f"{pictures} pictures at a time cannot be shared out evenly to {gpus} GPUs"
             hint = f"Take a multiple of {gpus * spec.train.accumulate}, or another number of GPUs."
-            self._add_problem(("train", "batch_size"), message, hint)
+            self.found.add_problem(("train", "batch_size"), message, hint)
 
     def _compare_batch(self, spec: AnySpec, report: DataReport) -> None:
         """Warn if a batch is larger than the training split."""
         pictures = report.train.images if report.train else 0
         if not isinstance(spec, TrainSpec | DistillSpec) or spec.train.batch_size <= pictures:
             return
-        self.remarks.append(
+        self.found.remarks.append(
             f"train.batch_size is {spec.train.batch_size}, and there are only {pictures} pictures to learn from: each "
             f"epoch is one step over all {pictures}; with a smaller batch_size it has more steps"
         )
-
-    # ---- data ----
-
-    def _data(self, data: DataConfig) -> DataReport | None:
-        if data.path is not None and data.path.startswith(DATASET):
-            return self._known_data(data, data.path.removeprefix(DATASET))
-        before = len(self.problems)
-        placed = data.model_copy(
-            update={
-                "path": self._find_path(data.path, ("data", "path")),
-                "train": self._split(data.train, ("data", "train")),
-                "val": self._split(data.val, ("data", "val")),
-                "test": self._split(data.test, ("data", "test")),
-            }
-        )
-        return self._checked(placed, self.places) if len(self.problems) == before else None
-
-    def _checked(self, placed: DataConfig, places: DataRoots) -> DataReport | None:
-        """Return the report on a data set whose paths are absolute, and which must stay within these data roots."""
-        looked = self.look.data(placed, places, self.wanted)
-        self.problems += looked.problems
-        return looked.report
-
-    def _known_data(self, data: DataConfig, dataset_id: str) -> DataReport | None:
-        """Return the report on a data set named by id.
-
-        The spec decides about classes, the data set about everything else.
-        """
-        kind = ResourceKind.DATASET
-        try:
-            dataset = ready(self.find_resource(kind, dataset_id), kind, dataset_id)
-        except DataRootError as error:
-            self._add_error(("data", "path"), error)
-            return None
-        self.uses.append(dataset_id)
-        return self._uploaded(data, dataset) if dataset.uploaded else self._registered(data, dataset)
-
-    def _registered(self, data: DataConfig, dataset: CheckedResource) -> DataReport | None:
-        """Return the report on a registered data set under a data root."""
-        report = self._data(_as_known(data, dataset.data))
-        remark = report and changed_since(dataset, lambda: of_data_set(_as_checked(report.resolved, dataset)))
-        if remark:
-            self.remarks.append(remark)
-        return report
-
-    def _uploaded(self, data: DataConfig, dataset: CheckedResource) -> DataReport | None:
-        """Return the report on an upload.
-
-        Its files are named relative to its id, since every machine has its own folder of them.
-        """
-        try:
-            folder = self.unpacked(dataset)
-        except (OSError, ContentGone, WrongContent, BadArchive) as error:
-            self._add_problem(("data", "path"), f"its files are not at hand: {error}", "Upload it again.")
-            return None
-        before = len(self.problems)
-        layout = dataset.layout or Layout()
-        report = self._checked(
-            _as_known(data, DataConfig(path=str(folder), format=layout.format)), DataRoots([folder])
-        )
-        name = f"{DATASET}{dataset.id}"
-        self.problems[before:] = [_renamed(problem, folder, name) for problem in self.problems[before:]]
-        return _renamed(report, folder, name) if report else None
-
-    def _split(self, split: Split | None, loc: Loc) -> Split | None:
-        if split is None:
-            return None
-        return split.model_copy(
-            update={
-                field: self._find_path(getattr(split, field), (*loc, field))
-                for field in ("images", "annotations", "names")
-            }
-        )
-
-    def _find_path(self, text: str | None, loc: Loc) -> str | None:
-        if text is None:
-            return None
-        try:
-            return str(self.places.find(text))
-        except DataRootError as error:
-            self._add_error(loc, error)
-            return None
 
     # ---- models ----
 
@@ -302,7 +192,7 @@ class _Resolving:
         wanted = {field: getattr(model, field) for field in sorted(fields)}
         origin = self._origin(model.weights, role, wanted, None)
         if origin and classes and (remark := origin.other_classes(classes)):
-            self.remarks.append(remark)
+            self.found.remarks.append(remark)
         return model.model_copy(update={"weights": origin.weights}) if origin else model
 
     def _trained(
@@ -323,9 +213,9 @@ class _Resolving:
         if len(missing) == len(wanted):
             message = f"the model knows none of the classes {', '.join(wanted)}; it knows {', '.join(known)}"
             hint = "Classes are matched by name; data.rename gives them other names."
-            self._add_problem(("model", "weights"), message, hint)
+            self.found.add_problem(("model", "weights"), message, hint)
         else:
-            self.remarks.append(f"the model does not know {', '.join(missing)}, whose AP counts as 0")
+            self.found.remarks.append(f"the model does not know {', '.join(missing)}, whose AP counts as 0")
         return placed
 
     def _distillation(self, spec: DistillSpec, classes: Classes) -> dict[str, Any]:
@@ -347,10 +237,10 @@ class _Resolving:
             weight = response_weight(spec.distill, problem)
             losses = settled_losses(spec.distill, spec.student.architecture, problem)
         except SpecError as error:
-            self.problems += error.problems
+            self.found.problems += error.problems
             return spec.distill
         if problem and response.weight == "auto":
-            self.remarks.append(f"distill.response.weight is 0: {problem.message}")
+            self.found.remarks.append(f"distill.response.weight is 0: {problem.message}")
         settled = response.model_copy(update={"weight": weight})
         return spec.distill.model_copy(update={"response": settled, "losses": losses})
 
@@ -363,22 +253,25 @@ class _Resolving:
             with self.places.reading():
                 origin = find_origin(text, self.places, self.find_job, self.find_resource, self.look.card)
         except DataRootError as error:
-            self._add_error((role, "weights"), error)
+            self.found.add_error((role, "weights"), error)
             return None
         if origin.job_id:
-            self.waits_for.append(origin.job_id)
+            self.found.waits_for.append(origin.job_id)
         if origin.resource_id:
-            self.uses.append(origin.resource_id)
+            self.found.uses.append(origin.resource_id)
         if origin.remark:
-            self.remarks.append(origin.remark)
-        self.problems += origin.differences(role, wanted, classes)
+            self.found.remarks.append(origin.remark)
+        self.found.problems += origin.differences(role, wanted, classes)
         return origin
 
-    def _add_error(self, loc: Loc, error: DataRootError) -> None:
-        self._add_problem(loc, error.message, error.hint)
 
-    def _add_problem(self, loc: Loc, message: str, hint: str) -> None:
-        self.problems.append(Problem(loc=loc, message=message, hint=hint))
+def _wanted(spec: AnySpec) -> Wanted:
+    """Return what is wanted of the data besides its annotations: a training, or the scores on a split."""
+    if isinstance(spec, TrainSpec | DistillSpec):
+        return Wanted(recipe=spec.train)
+    if isinstance(spec, EvaluateSpec):
+        return Wanted(scored=spec.evaluate.split, certain="split" in spec.evaluate.model_fields_set)
+    return Wanted()
 
 
 def _with_split(evaluate: EvaluateConfig, report: DataReport | None) -> EvaluateConfig:
@@ -386,22 +279,6 @@ def _with_split(evaluate: EvaluateConfig, report: DataReport | None) -> Evaluate
     if report is None or evaluate.split in report.splits:
         return evaluate
     return evaluate.model_copy(update={"split": next(iter(report.splits))})
-
-
-def _as_checked(resolved: DataConfig, dataset: CheckedResource) -> DataConfig:
-    """Return the data without its test split if an older release checked the data set, which ignored test splits."""
-    return resolved if "test" in (dataset.report or {}) else resolved.model_copy(update={"test": None})
-
-
-def _as_known(data: DataConfig, known: DataConfig) -> DataConfig:
-    """Return a spec's data with the paths of a registered data set."""
-    paths = {"path": known.path, "train": known.train, "val": known.val, "test": known.test}
-    return data.model_copy(update=paths | ({"format": known.format} if data.format == "auto" else {}))
-
-
-def _renamed(value: T, folder: Path, name: str) -> T:
-    """Return the value with another name for a folder."""
-    return type(value).model_validate(renamed(value.model_dump(), str(folder), name))
 
 
 def _training(spec: TrainSpec | DistillSpec) -> dict[str, Any]:
