@@ -10,19 +10,16 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import wait
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from gkd_core.config import AnyRun, run_config
 from gkd_core.errors import Failure, FailureClass, GkdError
-from gkd_core.events import Checkpoint, Event, FileWritten, Report
 from gkd_core.process.named_files import environment_of
 from gkd_core.run_dir import COMPLETE, STOPPED, RunDir
-from jobs.artifacts.base import Artifacts, Blob
+from jobs.artifacts.base import Artifacts
 from jobs.errors import (
     ArtifactsRefused,
     ArtifactsUnavailable,
@@ -31,17 +28,16 @@ from jobs.errors import (
     StaleTicket,
     StoreUnavailable,
     UnknownJob,
-    WrongContent,
 )
-from jobs.job import Artifact, Desired, State, Ticket
+from jobs.job import Desired, State, Ticket
 from jobs.paths.annotation_changes import began_with, compare, fingerprint_now
 from jobs.registry.dataset_cache import DatasetCache
 from jobs.settings import Settings
 from jobs.store.store import Claim, Store
-from jobs.sync.background import run_in_background
 from worker.data import find_data, must_lie_under, named_weights
-from worker.disk_space import DiskSpace, Shortage
-from worker.engine import Engine, UnreadableLines
+from worker.disk_space import DiskSpace
+from worker.engine import Engine
+from worker.event_recorder import AWAY_SECONDS, EventRecorder
 from worker.exit_codes import (
     failure_of_exit,
     halve_micro_batch,
@@ -51,15 +47,10 @@ from worker.exit_codes import (
 )
 from worker.gpus import ORDER, VISIBLE
 from worker.lease import Lease
+from worker.stop_request import POLL_SECONDS, StopRequest
 from worker.weights import find_weights
 
 log = logging.getLogger(__name__)
-
-POLL_SECONDS = 0.1
-"""Polling interval of the engine, short enough for a user not to notice."""
-
-AWAY_SECONDS = 1.0
-"""Time between two tries to reach published files."""
 
 T = TypeVar("T")
 Notified = tuple[str, ...]
@@ -100,20 +91,17 @@ class JobRun:
         self._settings = place.settings
         self._ticket = claim.ticket
         self._job = claim.job
-        self._offset = claim.offset
         self._dir = RunDir(self._settings.runs / claim.job.id)
-        self._unpublished: set[str] = set()
-        self._unreadable = False
-        self._shortage: Shortage | None = None
-        self._stopped_at: float | None = None
         self._disk_checked_at = time.monotonic()
-        self._publish_at = 0.0
-        self._refused: ArtifactsRefused | None = None
         self._lease = Lease(
             self._store,
             claim.ticket,
             renew_seconds=self._settings.renew_seconds,
             lease_seconds=self._settings.lease_seconds,
+        )
+        self._stop = StopRequest(self._lease, place.stopping, self._settings.stop_seconds)
+        self._recorder = EventRecorder(
+            place.store, place.artifacts, self._lease, self._stop, self._dir, claim.offset
         )
 
     def carry_out(self) -> Notified:
@@ -136,7 +124,7 @@ class JobRun:
             ArtifactsRefused,
             OperationCancelled,
         ) as error:  # before the engine was started
-            self._refused = error if isinstance(error, ArtifactsRefused) else None
+            self._stop.refused = error if isinstance(error, ArtifactsRefused) else None
             return self._conclude(STOPPED)
         except JobsError:
             raise
@@ -154,19 +142,19 @@ class JobRun:
 
     def _start(self) -> Engine:
         resolved = run_config.validate_python(self._job.resolved)
-        self._unless_stopped(lambda _: must_lie_under(self._settings.data_roots, resolved))
+        self._stop.unless_wanted(lambda _: must_lie_under(self._settings.data_roots, resolved))
         config = self._find_files(resolved)
         self._insist(
             self._store.commands.renew
         )  # a last check: the directory may belong to another attempt by now
-        now = self._unless_stopped(lambda _: fingerprint_now(config))
+        now = self._stop.unless_wanted(lambda _: fingerprint_now(config))
         self._resume_retried_job(now)
         config, warning = compare(config, now, self._dir)
         self._dir.prepare(config, self._ticket.attempt)
         if warning:
             self._dir.append_event(warning)
         # Fewer bytes than were recorded: this is another disk, or one that lost its last writes.
-        self._offset = min(self._offset, self._dir.size_of_events())
+        self._recorder.offset = min(self._recorder.offset, self._dir.size_of_events())
         engine = Engine.start(
             self._dir,
             self._ticket.attempt,
@@ -190,10 +178,10 @@ class JobRun:
         """
         while True:
             try:
-                return self._unless_stopped(partial(self._with_files, config))
+                return self._stop.unless_wanted(partial(self._with_files, config))
             except ArtifactsUnavailable as error:
                 log.warning("job %s: %s; trying again", self._job.id, error)
-                if self._wanted_to_stop():
+                if self._stop.is_wanted:
                     raise
             time.sleep(AWAY_SECONDS)
 
@@ -204,32 +192,15 @@ class JobRun:
         )
         return self._insist(lambda _: find_data(found, store, place.dataset_cache, cancelled))
 
-    def _unless_stopped(self, act: Callable[[threading.Event], T]) -> T:
-        """Run a function that may take hours, until it ends or the job is to stop.
-
-        Raises:
-            OperationCancelled: The job is to stop. A function that does not notice in time ends later and is
-                harmless: what it writes is removed, or is complete.
-        """
-        cancelled = threading.Event()
-        future = run_in_background(partial(act, cancelled))
-        while not wait([future], POLL_SECONDS).done:
-            if self._wanted_to_stop():
-                self._stopped_at = time.monotonic()  # it stays set, as in `_stop`
-                cancelled.set()
-                wait([future], self._settings.stop_seconds)
-                raise OperationCancelled
-        return future.result()
-
     def _resume_retried_job(self, annotations: str | None) -> None:
         """Take over the checkpoints of the retried job, if its config and annotations are the same."""
-        if self._job.retry_of is None or self._offset:
+        if self._job.retry_of is None or self._recorder.offset:
             return
         try:
             before = self._insist(lambda _: self._store.reading.get(str(self._job.retry_of)))
             theirs = RunDir(self._settings.runs / before.id)
             if before.resolved == self._job.resolved and began_with(theirs) in (None, annotations):
-                self._offset = self._dir.take_states(theirs)
+                self._recorder.offset = self._dir.take_states(theirs)
         except UnknownJob:
             log.info("job %s starts anew: job %s was deleted", self._job.id, self._job.retry_of)
         except FileNotFoundError as error:  # removed by tidying at this moment, or never on this disk
@@ -247,111 +218,27 @@ class JobRun:
         """Record events in the store until the engine has ended, and return its exit code."""
         while True:
             code = engine.poll()  # polled first: what was written before the end is read below
-            recorded = self._record_news(engine)
+            recorded = self._recorder.record_news(engine)
             if code is not None and recorded:
                 return code
             self._check_disk_space()
-            if self._wanted_to_stop():
+            if self._stop.is_wanted:
                 if code is not None:
                     return STOPPED  # whatever it was: the rest of its events is for another attempt
-                self._stop(engine)
+                self._stop.end(engine)
             time.sleep(POLL_SECONDS)
-
-    def _stop(self, engine: Engine) -> None:
-        if (
-            self._stopped_at is None
-        ):  # it stays set, even if the request is withdrawn before the engine has stopped
-            self._stopped_at = time.monotonic()
-        engine.stop()
-
-    def _stopped_for(self) -> float:
-        """Return the seconds since the attempt was asked to stop."""
-        return 0.0 if self._stopped_at is None else time.monotonic() - self._stopped_at
-
-    def _wanted_to_stop(self) -> bool:
-        asked = self._lease.desired is not Desired.RUN or self._place.stopping.is_set()
-        return asked or self._lease.lost or self._shortage is not None or self._refused is not None
 
     def _check_disk_space(self) -> None:
         """Check the free disk space at intervals, while there still is space for a last checkpoint.
 
         See `disk_space.py`.
         """
-        if self._shortage or time.monotonic() < self._disk_checked_at + self._settings.renew_seconds:
+        if self._stop.shortage or time.monotonic() < self._disk_checked_at + self._settings.renew_seconds:
             return
         self._disk_checked_at = time.monotonic()
-        self._shortage = self._place.disk_space.shortage(self._dir)
-        if self._shortage:
-            log.warning("job %s is being paused: %s", self._job.id, self._shortage)
-
-    def _record_news(self, engine: Engine) -> bool:
-        """Record what the engine has written since.
-
-        Return False while files cannot be published and the engine runs on.
-        """
-        if time.monotonic() < self._publish_at:
-            return False
-        try:
-            for event, offset in engine.events(self._offset):
-                if self._lease.lost:
-                    break  # the next attempt records the rest, from the recorded offset
-                self._record(engine, event, offset)
-        except (ArtifactsUnavailable, ArtifactsRefused, OperationCancelled) as error:
-            log.warning("job %s: %s; trying again", self._job.id, error)
-            self._refused = error if isinstance(error, ArtifactsRefused) else None
-            self._publish_at = time.monotonic() + AWAY_SECONDS
-            return False
-        self._refused = None
-        return True
-
-    def _record(self, engine: Engine, event: Event, offset: int) -> None:
-        self._unreadable |= isinstance(event, UnreadableLines)
-        artifact = (
-            self._publish(engine, event) if isinstance(event, Checkpoint | FileWritten | Report) else None
-        )
-        try:
-            answer = self._lease.insist(
-                lambda: self._store.commands.record(self._ticket, event, offset, artifact)
-            )
-        except StoreUnavailable as error:
-            log.error("job %s: %s; its engine is being stopped", self._ticket.job_id, error)
-        else:
-            self._lease.desired, self._offset = answer, offset
-
-    def _publish(self, engine: Engine, event: Checkpoint | FileWritten | Report) -> Artifact | None:
-        """Publish the file that an event names.
-
-        None if the engine has replaced it: a later event names it again.
-        """
-        expected = None if isinstance(event, Report) else event.sha256
-        metrics = event.metrics if isinstance(event, Checkpoint) else {}
-        try:
-            blob = self._put(engine, self._dir.path / event.file, expected)
-        except (WrongContent, FileNotFoundError) as error:
-            log.info("job %s: not published yet: %s", self._ticket.job_id, error)
-            self._unpublished.add(event.file)
-            return None
-        self._unpublished.discard(event.file)
-        now = datetime.now(UTC)
-        return Artifact(name=event.file, size=blob.size, sha256=blob.sha256, metrics=metrics, created_at=now)
-
-    def _put(self, engine: Engine, path: Path, expected_sha256: str | None) -> Blob:
-        """Store a file in the artifacts. A large one takes long.
-
-        A request to stop the engine does not wait for it.
-
-        Raises:
-            OperationCancelled: The engine has ended, and its job was to stop by now. The next attempt stores
-                the file.
-        """
-        kept = run_in_background(partial(self._place.artifacts.put, path, expected_sha256))
-        while not wait([kept], POLL_SECONDS).done:
-            has_ended = engine.poll() is not None
-            if self._wanted_to_stop():
-                self._stop(engine)
-                if has_ended and self._stopped_for() > self._settings.stop_seconds:
-                    raise OperationCancelled
-        return kept.result()
+        self._stop.shortage = self._place.disk_space.shortage(self._dir)
+        if self._stop.shortage:
+            log.warning("job %s is being paused: %s", self._job.id, self._stop.shortage)
 
     # ---- end ---------------------------------------------------------------------------------------------
 
@@ -386,7 +273,11 @@ class JobRun:
 
         A sweep lets it continue.
         """
-        shortage = self._shortage if looked else self._shortage or self._place.disk_space.shortage(self._dir)
+        shortage = (
+            self._stop.shortage
+            if looked
+            else self._stop.shortage or self._place.disk_space.shortage(self._dir)
+        )
         if shortage is None:
             return False
         self._insist(
@@ -395,17 +286,19 @@ class JobRun:
         return True
 
     def _failure(self, code: int) -> Failure | None:
-        if code == COMPLETE and self._unpublished:
-            return infrastructure(f"not the files that the engine announced: {', '.join(self._unpublished)}")
+        if code == COMPLETE and self._recorder.unpublished:
+            return infrastructure(
+                f"not the files that the engine announced: {', '.join(self._recorder.unpublished)}"
+            )
         if (
             code == COMPLETE
-            and self._unreadable
+            and self._recorder.met_unreadable
             and self._insist(lambda _: self._store.reading.report(self._job.id)) is None
         ):
             return infrastructure("the engine's report is in a line of its events that cannot be read")
-        if self._refused:
-            return infrastructure(self._refused.message, self._refused.hint)
-        asked_to_stop = self._stopped_at is not None or self._wanted_to_stop()
+        if self._stop.refused:
+            return infrastructure(self._stop.refused.message, self._stop.refused.hint)
+        asked_to_stop = self._stop.was_asked or self._stop.is_wanted
         return failure_of_exit(code, self._dir.read_failure(), asked_to_stop=asked_to_stop)
 
     def _with_smaller_batches(self, failure: Failure) -> Notified:

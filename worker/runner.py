@@ -28,7 +28,8 @@ from jobs.settings import Settings
 from jobs.store.store import Claim, Store
 from jobs.sync.background import run_in_background
 from worker.disk_space import DiskSpace
-from worker.job_run import POLL_SECONDS, JobRun, Workplace
+from worker.job_run import JobRun, Workplace
+from worker.stop_request import POLL_SECONDS
 from worker.tidying import TIDY_SECONDS, Keep, drop_states_if_possible, remove_unnamed, tidy_runs
 
 log = logging.getLogger(__name__)
