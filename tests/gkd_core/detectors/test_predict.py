@@ -11,6 +11,7 @@ from PIL import Image
 import gkd_core as gkd
 from gkd_core.data.pictures import PictureError
 from gkd_core.detectors.build import build_detector
+from gkd_core.detectors.predict import image_size_of
 from gkd_core.errors import SpecError
 
 TINY: dict[str, Any] = {"backbone_width": 0.125, "fpn": {"channels": 16}, "head": {"depth": 1}}
@@ -88,3 +89,10 @@ def test_a_detector_that_does_not_know_its_classes_says_so(picture: Path) -> Non
     nameless = build_detector(gkd.detector("fcos", "resnet18", **TINY), 2, 64)
     with pytest.raises(SpecError, match="does not know its classes"):
         nameless.predict(picture)
+
+
+def test_a_detector_gives_its_image_size_or_says_what_to_give(detector: Any) -> None:
+    assert image_size_of(detector) == 64
+    plain: Any = torch.nn.Linear(1, 1)
+    with pytest.raises(SpecError, match="this Linear does not say how large its pictures are"):
+        image_size_of(plain)
