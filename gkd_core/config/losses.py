@@ -127,6 +127,21 @@ class MseConfig(FeatureLossConfig):
     name: Literal["mse"] = "mse"
 
 
+class PatchPairsConfig(FeatureLossConfig):
+    """Patch pairs, a stand-in after Two Teachers (Eum 2024): all pairs of patches have the teacher's cosines.
+
+    The weight is ours.
+    """
+
+    one_stage: ClassVar[float] = 1.0
+    two_stage: ClassVar[float] = 1.0
+    name: Literal["patch_pairs"] = "patch_pairs"
+    levels: int = Field(default=3, ge=1, le=5)
+    """How many of the common levels are compared, from the finest on; coarse ones have fewer cells than patches."""
+    grid: int = Field(default=14, ge=2, le=32)
+    """Patches along each axis of a picture."""
+
+
 class PkdConfig(FeatureLossConfig):
     """PKD (Cao et al. 2022): one minus the Pearson correlation of each channel, blind to scale and offset."""
 
@@ -138,7 +153,7 @@ class PkdConfig(FeatureLossConfig):
 
 
 AnyLoss = Annotated[
-    AicsdConfig | AttnFdConfig | CwdConfig | FgdConfig | MseConfig | PkdConfig,
+    AicsdConfig | AttnFdConfig | CwdConfig | FgdConfig | MseConfig | PatchPairsConfig | PkdConfig,
     Field(discriminator="name"),
 ]
 """Every method; the classes with the formulas are listed in `gkd_core.distill.losses.METHODS`."""

@@ -28,6 +28,7 @@ from gkd_core.distill.losses.local import (
 )
 from gkd_core.distill.losses.method import MethodLoss
 from gkd_core.distill.losses.mse import MseLoss
+from gkd_core.distill.losses.patch_pairs import PatchPairsLoss
 from gkd_core.distill.losses.pkd import PkdLoss
 from gkd_core.distill.losses.positions import Positions, positions
 from gkd_core.distill.losses.response import (
@@ -52,6 +53,7 @@ __all__ = [
     "LossContext",
     "MethodLoss",
     "MseLoss",
+    "PatchPairsLoss",
     "PkdLoss",
     "Positions",
     "ResponseLoss",
@@ -78,6 +80,7 @@ METHODS: dict[str, type[MethodLoss[Any]]] = {
     "cwd": CwdLoss,
     "fgd": FgdLoss,
     "mse": MseLoss,
+    "patch_pairs": PatchPairsLoss,
     "pkd": PkdLoss,
 }
 """Losses of other methods, by the names by which specs list them."""
