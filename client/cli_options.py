@@ -23,7 +23,8 @@ JobId = Annotated[
     str, typer.Argument(metavar="ID", help="The job: its id, the beginning of it, or its name.")
 ]
 SpecFile = Annotated[
-    Path, typer.Argument(metavar="SPEC", help="A job spec in JSON; - reads it from the input.")
+    Path,
+    typer.Argument(metavar="SPEC", help="A job spec: .json, .yaml or .toml; - reads JSON from the input."),
 ]
 Key = Annotated[str | None, typer.Option(help="Idempotency key: sent twice, queued once.")]
 Follow = Annotated[bool, typer.Option("--watch", help="Then follow the job.")]

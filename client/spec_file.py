@@ -1,36 +1,31 @@
-"""Parsing of spec files: JSON as the service understands it, with errors that name the file."""
+"""Parsing of spec files: JSON, YAML or TOML by the suffix of the file, with errors that name file and line."""
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
+from client.spec_formats import format_of, only_json, parse_json
 from gkd_core.errors import Problem, SpecError
 
 
 def read(path: Path) -> Any:
-    """Return the JSON value in a spec file, or from stdin if the path is `-`.
+    """Return the value in a spec file, or in JSON from stdin if the path is `-`.
 
     Raises:
-        SpecError: the file does not exist, or is not JSON.
+        SpecError: the file does not exist, or is not of the format that its suffix names.
     """
+    form = format_of(path)
     try:
         text = sys.stdin.buffer.read() if path == Path("-") else path.read_bytes()
-        value = json.loads(text, parse_constant=_raise_not_json)
-        json.dumps(value, ensure_ascii=False).encode()  # lone surrogates can be parsed, but not be sent
-        return value
+        return only_json(form.parse(text))
     except FileNotFoundError:
         problem = Problem(loc=(str(path),), message="there is no such file")
     except (ValueError, RecursionError, OSError) as error:
-        problem = Problem(loc=(str(path),), message=f"cannot be read as JSON: {error}")
+        problem = Problem(loc=(str(path),), message=f"cannot be read as {form.name}: {error}")
     raise SpecError([problem])
-
-
-def _raise_not_json(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is no JSON; write a number or leave the field out")
 
 
 def changed(settings: Iterable[str]) -> dict[str, Any]:
@@ -60,6 +55,6 @@ def changed(settings: Iterable[str]) -> dict[str, Any]:
 
 def _value(text: str) -> Any:
     try:
-        return json.loads(text, parse_constant=_raise_not_json)
+        return parse_json(text)
     except ValueError:
         return text
