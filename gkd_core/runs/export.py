@@ -40,7 +40,8 @@ from gkd_core.events import (
     Warning,
 )
 from gkd_core.run_dir import write_atomically
-from gkd_core.runs.report import count_gflops, write_report
+from gkd_core.runs.model_cost import count_gflops
+from gkd_core.runs.report import write_report
 from gkd_core.runs.session import Session, open_part
 
 _T = TypeVar("_T")

@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import torch
-from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
-from gkd_core.compute.transfers import pictures_on
 from gkd_core.config import TO_TRAIN, DataConfig, DistillRun, Metric, SplitName, TrainConfig, TrainRun
 from gkd_core.data.find import find_layout
-from gkd_core.data.loading import eval_batches
 from gkd_core.data.records import DataSet, ImageRecord
-from gkd_core.detectors.build import count_parameters, detect
+from gkd_core.detectors.build import count_parameters
 from gkd_core.detectors.checkpoint import sha256_of
 from gkd_core.detectors.detector import Detector
 from gkd_core.detectors.model_card import ModelCard
@@ -38,6 +32,7 @@ from gkd_core.events import (
     Scores,
 )
 from gkd_core.run_dir import write_atomically
+from gkd_core.runs.model_cost import count_gflops, measure_latencies
 from gkd_core.training.position import Account
 
 NAMES: dict[SplitName, str] = {
@@ -49,8 +44,8 @@ SCORED: tuple[SplitName, ...] = ("val", "test")
 """The splits that the models of a training are scored on."""
 ENOUGH_PICTURES = 30
 """Fewest images for a bootstrap interval: with fewer it is far too narrow."""
-_TIMED, _WARM_UP = 20, 3
-"""Images timed per model, and warm-up images before that."""
+_TIMED = 20
+"""Images timed per model."""
 
 
 class Entry(NamedTuple):
@@ -220,67 +215,6 @@ def _calibration(assessment: Assessment) -> Calibration:
 def _bytes(detector: Detector) -> int:
     """Return the size of the weights, which is nearly that of the file: its header is small."""
     return sum(tensor.numel() * tensor.element_size() for tensor in detector.state_dict().values())
-
-
-def count_gflops(detector: Detector, image_size: int, device: torch.device) -> float:
-    """Return multiply-adds times two for one square image, in units of 1e9; convolutions and matrix products.
-
-    Faster R-CNN counts with as many proposals as it can have (1000 unless the picture is tiny): how many real ones
-    pass NMS depends on weights and image.
-    """
-    with _every_proposal(detector), FlopCounterMode(display=False) as counter:
-        detect(detector, [torch.zeros(3, image_size, image_size, device=device)])
-    gflops: float = counter.get_total_flops() / 1e9
-    return gflops
-
-
-@contextmanager
-def _every_proposal(detector: Detector) -> Iterator[None]:
-    """Keep Faster R-CNN from dropping proposals that overlap or are empty, while the block runs."""
-    network = getattr(detector, "rpn", None)
-    if network is None:
-        yield
-        return
-    before = network.nms_thresh, network.min_size
-    network.nms_thresh, network.min_size = 1.0, 0.0
-    try:
-        yield
-    finally:
-        network.nms_thresh, network.min_size = before
-
-
-def measure_latencies(
-    detectors: Sequence[Detector], images: Sequence[ImageRecord], image_size: int, device: torch.device
-) -> list[Latency]:
-    """Time each detector on single images, in turn image by image, so that drift affects all alike.
-
-    Decoding and resizing are not counted; normalisation, the network and NMS are.
-    """
-    pictures = pictures_on(device, [batch[0].image for batch in eval_batches(images, image_size, 1)])
-    for detector in detectors:
-        for picture in pictures[:_WARM_UP]:
-            _milliseconds(detector, picture)
-    times = np.array([[_milliseconds(detector, p) for detector in detectors] for p in pictures])
-    low, median, high = np.percentile(times, [10, 50, 90], axis=0)
-    name = (
-        torch.cuda.get_device_name(device)
-        if device.type == "cuda"
-        else f"CPU, {torch.get_num_threads()} threads"
-    )
-    return [
-        Latency(median=float(m), low=float(lo), high=float(hi), device=name)
-        for m, lo, hi in zip(median, low, high, strict=True)
-    ]
-
-
-def _milliseconds(detector: Detector, picture: Tensor) -> float:
-    if picture.is_cuda:
-        torch.cuda.synchronize()
-    began = time.perf_counter()
-    detect(detector, [picture])
-    if picture.is_cuda:
-        torch.cuda.synchronize()
-    return (time.perf_counter() - began) * 1000
 
 
 def _gain(
