@@ -119,6 +119,35 @@ class FgdConfig(FeatureLossConfig):
     """Multiply the foreground of each object by its robustness."""
 
 
+class FgfiConfig(LossConfig):
+    """FGFI (Wang et al. 2019): imitate where anchors lie near objects.
+
+    Published weight 0.01 of a sum over channels: times 256 for our mean.
+    """
+
+    one_stage: ClassVar[float] = 2.56
+    two_stage: ClassVar[float] = 2.56
+    name: Literal["fgfi"] = "fgfi"
+    overlap: float = Field(default=0.5, gt=0, lt=1)
+    """A cell is near an object if an anchor's IoU is more than this share of the largest, as published."""
+    robust: bool = False
+    """Multiply the cells of each object by its robustness."""
+
+
+class MgdConfig(FeatureLossConfig):
+    """MGD (Yang et al. 2022): the teacher's map is generated from the student's, of which random cells are left out.
+
+    The published weights are for sums, and ours for means: times 256 channels and the cells of all levels of a picture
+    of 800 x 1344 pixels.
+    """
+
+    one_stage: ClassVar[float] = 115.0
+    two_stage: ClassVar[float] = 11.5
+    name: Literal["mgd"] = "mgd"
+    masked: float = Field(default=0.65, ge=0, lt=1)
+    """Share of the cells that are left out; 0.65 as published for one-stage detectors, 0.45 for Faster R-CNN."""
+
+
 class MseConfig(FeatureLossConfig):
     """Plain feature imitation, the baseline of every table: mean squared difference after a 1x1 convolution."""
 
@@ -153,7 +182,15 @@ class PkdConfig(FeatureLossConfig):
 
 
 AnyLoss = Annotated[
-    AicsdConfig | AttnFdConfig | CwdConfig | FgdConfig | MseConfig | PatchPairsConfig | PkdConfig,
+    AicsdConfig
+    | AttnFdConfig
+    | CwdConfig
+    | FgdConfig
+    | FgfiConfig
+    | MgdConfig
+    | MseConfig
+    | PatchPairsConfig
+    | PkdConfig,
     Field(discriminator="name"),
 ]
 """Every method; the classes with the formulas are listed in `gkd_core.distill.losses.METHODS`."""

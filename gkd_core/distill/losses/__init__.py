@@ -17,6 +17,7 @@ from gkd_core.distill.losses.attnfd import AttnFdLoss
 from gkd_core.distill.losses.context import Loss, LossContext
 from gkd_core.distill.losses.cwd import CwdLoss
 from gkd_core.distill.losses.fgd import FgdLoss
+from gkd_core.distill.losses.fgfi import FgfiLoss
 from gkd_core.distill.losses.global_knowledge import GlobalLoss, global_loss, global_projection_loss
 from gkd_core.distill.losses.local import (
     LocalLoss,
@@ -27,6 +28,7 @@ from gkd_core.distill.losses.local import (
     local_losses_reference,
 )
 from gkd_core.distill.losses.method import MethodLoss
+from gkd_core.distill.losses.mgd import MgdLoss
 from gkd_core.distill.losses.mse import MseLoss
 from gkd_core.distill.losses.patch_pairs import PatchPairsLoss
 from gkd_core.distill.losses.pkd import PkdLoss
@@ -46,12 +48,14 @@ __all__ = [
     "AttnFdLoss",
     "CwdLoss",
     "FgdLoss",
+    "FgfiLoss",
     "GlobalLoss",
     "LocalLoss",
     "LocalLosses",
     "Loss",
     "LossContext",
     "MethodLoss",
+    "MgdLoss",
     "MseLoss",
     "PatchPairsLoss",
     "PkdLoss",
@@ -79,6 +83,8 @@ METHODS: dict[str, type[MethodLoss[Any]]] = {
     "attnfd": AttnFdLoss,
     "cwd": CwdLoss,
     "fgd": FgdLoss,
+    "fgfi": FgfiLoss,
+    "mgd": MgdLoss,
     "mse": MseLoss,
     "patch_pairs": PatchPairsLoss,
     "pkd": PkdLoss,

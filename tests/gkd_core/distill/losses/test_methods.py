@@ -28,6 +28,8 @@ TARGETS = [
 EMPTY = [{"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)}] * 2
 
 TEACHER_IS_STUDENT: dict[str, str] = {
+    "fgfi": "its adapter is drawn at random",
+    "mgd": "its convolutions are drawn at random",
     "mse": "its adapter is drawn at random",
 }
 """Losses that are not 0 between a detector and its copy, and why."""
@@ -35,7 +37,9 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     "aicsd": ("retinanet", "fcos"),
 }
 """The students of losses that do not fit all families."""
-MIXES_PICTURES: dict[str, str] = {}
+MIXES_PICTURES: dict[str, str] = {
+    "mgd": "the second picture of a batch draws another mask than the first",
+}
 """Losses of a batch that are not the mean of those of its pictures, and why."""
 
 
@@ -139,7 +143,11 @@ def test_a_batch_costs_the_mean_of_its_pictures(name: str) -> None:
 
 
 def found_in(distiller: Distiller, context: LossContext) -> Tensor:
-    return torch.stack(list(distiller.losses[0](context).values())).sum().detach()
+    """Return the loss, and leave its modules as they were: a loss that draws would draw anew the next time."""
+    state = copy.deepcopy(distiller.loss_modules.state_dict())
+    found = torch.stack(list(distiller.losses[0](context).values())).sum().detach()
+    distiller.loss_modules.load_state_dict(state)
+    return found
 
 
 @EVERY
@@ -161,7 +169,9 @@ def test_cells_of_padding_count_nowhere(name: str) -> None:
 @EVERY
 def test_half_precision_around_it_changes_little(name: str) -> None:
     distiller = a_distiller(detector(families(name)[0], 0), detector(families(name)[0], 1), name)
+    state = copy.deepcopy(distiller.loss_modules.state_dict())
     full = distilled(distiller)
+    distiller.loss_modules.load_state_dict(state)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         half = distilled(distiller)
     assert half.dtype == torch.float32
