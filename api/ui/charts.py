@@ -15,10 +15,12 @@ from markupsafe import Markup, escape
 Size = Literal["tall", "small"]
 _TICKS: dict[Size, tuple[int, int]] = {"tall": (6, 5), "small": (3, 3)}
 """Most ticks on the x axis and on the y axis."""
-_LABEL_GAP: dict[Size, float] = {"tall": 5.5, "small": 15.0}
+_LABEL_GAP: dict[Size, float] = {"tall": 6.5, "small": 15.0}
 """Least distance of two labels at the ends of lines, in per cent of the height."""
 _NEAR = 15.0
 """Labels whose ends are closer than this, in per cent of the width, must not overlap."""
+_LABEL_WIDTH = 30.0
+"""Least distance of labels side by side on a scale, in per cent of a narrow screen's width."""
 _FINE = 1000
 """Units of the stretched part."""
 
@@ -217,7 +219,7 @@ def _lifts(places: Sequence[float]) -> list[int]:
     """Return in which row above the scale each label stands, so that neighbours do not overlap."""
     rows: list[int] = []
     for number, place in enumerate(places):
-        taken = {row for other, row in zip(places, rows, strict=False) if place - other < 22}
+        taken = {row for other, row in zip(places, rows, strict=False) if place - other < _LABEL_WIDTH}
         rows.append(next(row for row in range(number + 1) if row not in taken))
     return rows
 

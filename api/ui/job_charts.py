@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from api.ui import charts, words
 from api.ui.charts import Series
-from api.ui.verdict import ap_curve
+from api.ui.verdict import ap_curve, last_common_epoch, value_at
 from jobs.curves import Curve, JobCurves
 from jobs.job import Job
 
@@ -81,12 +81,12 @@ class ClassRow:
 def class_rows(curves: JobCurves, report: Mapping[str, Any] | None) -> tuple[tuple[str, ...], list[ClassRow]]:
     """Return the roles, and the AP of each class: those with the largest gain first, without a control as named.
 
-    Of the report if there is one, otherwise of the latest evaluations.
+    Of the report if there is one, otherwise of the latest evaluations: of student and control at the same epoch.
     """
     models = (report or {}).get("models") or {}
     by_role: dict[str, Mapping[str, float]] = {
         role: models[role]["per_class"] for role in ROLES if role in models
-    } or {role: _latest(curves, role) for role in ROLES if role in curves.runs}
+    } or _latest(curves)
     by_role = {role: values for role, values in by_role.items() if values}
     names = dict.fromkeys(name for values in by_role.values() for name in values)
     rows = [_class_row(name, by_role) for name in names]
@@ -94,8 +94,23 @@ def class_rows(curves: JobCurves, report: Mapping[str, Any] | None) -> tuple[tup
     return tuple(by_role), rows
 
 
-def _latest(curves: JobCurves, role: str) -> dict[str, float]:
-    return {name: curve.y[-1] for name, curve in curves.runs[role].per_class.items() if curve.y}
+def _latest(curves: JobCurves) -> dict[str, Mapping[str, float]]:
+    compared = ("student", "control")
+    common = last_common_epoch(*(ap_curve(curves, role) for role in compared))
+    return {
+        role: _at_epoch(curves.runs[role].per_class, common if role in compared else None)
+        for role in ROLES
+        if role in curves.runs
+    }
+
+
+def _at_epoch(per_class: Mapping[str, Curve], epoch: int | None) -> dict[str, float]:
+    """Return the value of each class at an epoch, or its latest one."""
+    return {
+        name: value_at(curve, epoch) if epoch in curve.x else curve.y[-1]
+        for name, curve in per_class.items()
+        if curve.y
+    }
 
 
 def _class_row(name: str, by_role: Mapping[str, Mapping[str, float]]) -> ClassRow:
@@ -121,7 +136,11 @@ def loss_charts(curves: JobCurves) -> list[SmallChart]:
     found.append(("learning rate", "", {role: curves.runs[role].lr for role in trained}))
     found.append(("pictures per second", "", {role: curves.runs[role].images_per_second for role in trained}))
     return [
-        SmallChart(name, unit, _small(name, {role: c for role, c in lines.items() if c and c.x}))
+        SmallChart(
+            name.removeprefix("loss_").replace("_", " "),
+            unit,
+            _small(name, {role: c for role, c in lines.items() if c and c.x}),
+        )
         for name, unit, lines in found
         if any(curve and curve.x for curve in lines.values())
     ]

@@ -126,7 +126,7 @@ def _percent(job: Job) -> float | None:
 
 
 def _gain(gain: Mapping[str, Any]) -> str:
-    interval = f"95 %: {words.signed(gain['ap_low'])} to {words.signed(gain['ap_high'])}"
+    interval = f"95\N{NO-BREAK SPACE}%: {words.signed(gain['ap_low'])} to {words.signed(gain['ap_high'])}"
     if gain["ap_low"] <= 0 <= gain["ap_high"]:
         return f"{words.signed(gain['ap'])} AP over the control, no proof of a difference ({interval})."
     return f"{words.signed(gain['ap'])} AP over the control ({interval})."

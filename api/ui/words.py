@@ -32,6 +32,11 @@ def clock(moment: datetime) -> str:
     return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S}"
 
 
+def moment(time: datetime) -> str:
+    """Return day and time of a moment, in UTC, without the year."""
+    return f"{time.astimezone(UTC):%d %b %H:%M:%S}"
+
+
 def size(count: float) -> str:
     """Return a number of bytes as text."""
     for unit, bytes_ in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
@@ -67,6 +72,7 @@ FILTERS: dict[str, Callable[..., Any]] = {
     "duration": duration,
     "age": age,
     "clock": clock,
+    "moment": moment,
     "size": size,
     "points": points,
     "signed": signed,

@@ -77,7 +77,7 @@ def test_points_that_are_no_numbers_are_left_out():
     assert "nan" not in str(path)
 
 
-@pytest.mark.parametrize(("size", "gap"), [("tall", 5.5), ("small", 15.0)])
+@pytest.mark.parametrize(("size", "gap"), [("tall", 6.5), ("small", 15.0)])
 @pytest.mark.parametrize("ends", [(0.5, 0.5, 0.5, 0.5), (0.9, 0.899, 0.1, 0.101), (0, 0.3, 0.31, 1)])
 def test_labels_at_the_ends_of_four_lines_do_not_overlap(size: str, gap: float, ends: tuple[float, ...]):
     lines = [line([0.2, end], name) for name, end in zip(NAMES, ends, strict=True)]

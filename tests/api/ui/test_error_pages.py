@@ -10,7 +10,7 @@ from jobs.store.store import StoreUnavailable
 def test_an_error_says_what_is_wrong_and_carries_its_request_id(browser):
     answer = browser.get("/ui/jobs/nosuchjob")
     assert answer.status_code == 404
-    assert "there is no job &#39;nosuchjob&#39;" in answer.text
+    assert "There is no job &#39;nosuchjob&#39;" in answer.text
     assert answer.headers["X-Request-ID"] in answer.text
     assert 'href="/ui/jobs"' in answer.text
 
@@ -43,5 +43,5 @@ def test_a_page_whose_database_is_away_asks_again_by_itself(
 def test_a_defect_is_a_page_too(browser, service, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(service.store.overview, "counts", lambda **_: 1 / 0)
     answer = browser.get("/ui/jobs")
-    assert (answer.status_code, "a defect of GKD" in answer.text) == (500, True)
+    assert (answer.status_code, "A defect of GKD" in answer.text) == (500, True)
     assert answer.headers["X-Content-Type-Options"] == "nosniff"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 from typing import Any
 
@@ -88,7 +89,7 @@ def test_the_list_shows_what_came_of_it(browser, service, running):
     with service.store.database.write() as connection:
         connection.execute(update(jobs).where(jobs.c.id == running).values(state="succeeded"))
     text = browser.get("/ui/jobs").text
-    assert "+2.8 AP over the control (95 %: +1.7 to +4.2)." in text
+    assert "+2.8 AP over the control (95\N{NO-BREAK SPACE}%: +1.7 to +4.2)." in text
     assert '<td class="c-g num up" data-to="to control">+2.8</td>' in text
     assert '<td class="c-g num" data-to="to teacher">\N{MINUS SIGN}1.8</td>' in text
 
@@ -152,13 +153,27 @@ def test_a_warning_stands_among_the_events(browser, service, running):
 
 def test_another_tenants_job_is_unknown(browser, make_key, running):
     browser.log_in(make_key(tenant="ours"))
-    for part in ("", "/log", "/files/x", "/files/events.jsonl"):
+    for part in ("", "/log", "/stream", "/files/x", "/files/events.jsonl"):
         answer = browser.get(f"/ui/jobs/{running}{part}")
-        assert (answer.status_code, "there is no job" in answer.text) == (404, True), part
+        assert (answer.status_code, "There is no job" in answer.text) == (404, True), part
 
 
-def test_curves_are_computed_anew_after_each_event():
+def test_curves_are_computed_anew_after_an_event_but_not_all_the_time():
     cache, curves = CurveCache(), JobCurves(runs={})
-    cache.put("a", 3, curves)
-    assert cache.get("a", 3) is curves
-    assert cache.get("a", 4) is cache.get("b", 3) is None
+    cache.put("quick", 3, curves, seconds=0)
+    cache.put("slow", 3, curves, seconds=60)
+    assert cache.get("quick", 3) is cache.get("slow", 3) is cache.get("slow", 4) is curves
+    assert cache.get("quick", 4) is cache.get("other", 3) is None
+
+
+def test_an_open_job_can_be_followed_from_the_event_that_its_page_has(browser, service, running):
+    text = browser.get(f"/ui/jobs/{running}").text
+    found = re.search(r'data-stream="([^"]+)" data-after="(\d+)"', text)
+    assert found
+    last = service.store.reading.events(running)[-1].number
+    assert found.groups() == (f"/ui/jobs/{running}/stream", str(last))
+    service.store.submission.cancel_requested(running)
+    service.store.commands.cancel(service.store.reading.get(running).ticket)
+    events = browser.get(f"{found[1]}?after={last}").text
+    assert re.findall(r"event: (\w+)", events) == ["request", "state"]
+    assert "data-stream" not in browser.get(f"/ui/jobs/{running}").text, "it has ended"
