@@ -333,7 +333,7 @@ def test_a_disk_that_takes_no_new_file_says_so(service, archive, monkeypatch):
     def full(*_: object) -> None:
         raise OSError(errno.EDQUOT, "Disk quota exceeded")
 
-    monkeypatch.setattr(Incoming, "begin", full)
+    monkeypatch.setattr(Incoming, "create", full)
     answer = upload(service, archive)
     assert (answer.status_code, answer.json()["code"]) == (507, "no_room")
 
