@@ -165,7 +165,9 @@ class _Job(TrainSession):
         steps = steps_per_epoch(len(self.data.train.images), recipe)
         make = self.joined_with_teacher if name == "student" else None
         with fields_under("model" if name == "model" else "student"):
-            training = Training(name, recipe, detector, self.classes, steps, self.device, make, self.world)
+            training = Training(
+                name, recipe, detector, self.classes, steps, self.device, make, self.world, self.inherit
+            )
         torn: list[str] = []
         training.seed()
         resumed = training.restore(self.states, torn.append)

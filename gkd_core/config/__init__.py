@@ -15,6 +15,9 @@ from gkd_core.config.detector import (
     DetectorToTrain,
     FpnConfig,
     HeadConfig,
+    Part,
+    StudentConfig,
+    StudentToTrain,
     TeacherConfig,
 )
 from gkd_core.config.distill import (
@@ -34,6 +37,7 @@ from gkd_core.config.distill import (
     response_weight,
     settled_losses,
 )
+from gkd_core.config.inheritance import inheritance_problems
 from gkd_core.config.losses import AnyLoss
 from gkd_core.config.runs import (
     AnyRun,
@@ -92,6 +96,7 @@ __all__ = [
     "LocalConfig",
     "Metric",
     "OptimizerConfig",
+    "Part",
     "PrototypeChoice",
     "PrototypesConfig",
     "PrototypesRun",
@@ -103,12 +108,15 @@ __all__ = [
     "Split",
     "SplitName",
     "Strict",
+    "StudentConfig",
+    "StudentToTrain",
     "TeacherConfig",
     "TrainConfig",
     "TrainRun",
     "Workers",
     "finest_anchor",
     "incomparable_scores",
+    "inheritance_problems",
     "require_beginning",
     "response_weight",
     "run_config",

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import difflib
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, Field, PositiveFloat, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, PositiveFloat, model_validator
 
 from gkd_core.config.strict import Strict, wrong_at
 
@@ -143,7 +143,24 @@ class DetectorConfig(Strict):
         return self
 
 
-def _can_learn(detector: DetectorConfig) -> DetectorConfig:
+Part = Literal["fpn", "head"]
+"""Parts of a detector that can start from the teacher's: the feature pyramid, and the heads."""
+
+
+class StudentConfig(DetectorConfig):
+    """A detector that learns from a teacher, and may start from parts of it."""
+
+    inherit: tuple[Part, ...] = ()
+    """Parts that start from the teacher's weights where shapes agree, over those of `weights`: `fpn`, block by block
+    (same strides, same `fpn.channels`), and `head`, as a whole (same architecture and head, the rows of the data's
+    classes). The control starts from the same weights. The job says what was taken; a part of which nothing fits is
+    refused."""
+
+
+D = TypeVar("D", bound=DetectorConfig)
+
+
+def _can_learn(detector: D) -> D:
     if detector.weights is not None:
         return detector
     wrong = {}
@@ -164,6 +181,15 @@ def _can_learn(detector: DetectorConfig) -> DetectorConfig:
 
 DetectorToTrain = Annotated[DetectorConfig, AfterValidator(_can_learn)]
 """A detector that is about to be trained: its frozen parts have initial weights."""
+
+
+def _as_student(value: Any) -> Any:
+    """Return the fields of a config that says nothing of a teacher; everything else as it is."""
+    return value.model_dump() if type(value) is DetectorConfig else value
+
+
+StudentToTrain = Annotated[StudentConfig, BeforeValidator(_as_student), AfterValidator(_can_learn)]
+"""The same, with a teacher."""
 
 
 class TeacherConfig(Strict):

@@ -7,7 +7,13 @@ from typing import Annotated, Literal
 from pydantic import Field, TypeAdapter, model_validator
 
 from gkd_core.config.data import DataConfig, SplitName
-from gkd_core.config.detector import DetectorConfig, DetectorToTrain, TeacherConfig
+from gkd_core.config.detector import (
+    DetectorConfig,
+    DetectorToTrain,
+    StudentConfig,
+    StudentToTrain,
+    TeacherConfig,
+)
 from gkd_core.config.distill import DistillConfig, PrototypeChoice, require_beginning
 from gkd_core.config.strict import Strict
 from gkd_core.config.train import GpuArithmetic, TrainConfig, Workers
@@ -82,7 +88,7 @@ class DistillRun(_DataRun):
 
     kind: Literal["distill"] = "distill"
     teacher: TeacherConfig
-    student: DetectorToTrain = DetectorConfig()
+    student: StudentToTrain = StudentConfig()
     distill: DistillConfig = DistillConfig()
     train: TrainConfig = TrainConfig()
     device: Device = "auto"

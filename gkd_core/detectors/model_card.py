@@ -50,7 +50,7 @@ class ModelCard(Strict):
             classes=classes,
             image_size=image_size,
             white=white,
-            **config.model_dump(exclude={"weights", "frozen_stages"}),
+            **config.model_dump(include=DetectorConfig.model_fields.keys() - {"weights", "frozen_stages"}),
         )
 
     def written(self) -> str:

@@ -14,6 +14,7 @@ from gkd_core.config import (
 from gkd_core.detectors.checkpoint import sha256_of
 from gkd_core.detectors.detector import Detector
 from gkd_core.distill.distiller import Distiller
+from gkd_core.distill.inheritance import inherit
 from gkd_core.distill.teacher import OpenedModel, Teacher
 from gkd_core.events import Checkpoint, Progress
 from gkd_core.runs.session import Session
@@ -57,6 +58,14 @@ class TrainSession(Session):
         assert isinstance(self.config, DistillRun)
         assert self.teacher is not None
         return Distiller(student, self.teacher.detector, self.config.distill, self.teacher.columns)
+
+    def inherit(self, detector: Detector) -> list[str]:
+        """Fill what the student inherits from this run's teacher, in student and control alike; return remarks."""
+        if not isinstance(self.config, DistillRun) or not self.config.student.inherit:
+            return []
+        assert self.teacher is not None
+        parts = self.config.student.inherit
+        return inherit(detector, self.teacher.detector, parts, self.teacher.columns)
 
     def trainings(self) -> list[tuple[str, DetectorConfig]]:
         """Return the trainings of this run, in order: the product first, then its control."""

@@ -35,6 +35,8 @@ from gkd_core.training.optimize import averaged, build_optimizer, learning_rate,
 from gkd_core.training.position import Position, Scored
 
 MakeDistiller = Callable[[Detector], Distiller]
+Inherit = Callable[[Detector], list[str]]
+"""Fills parts of a fresh detector from its teacher; returns remarks."""
 
 
 class Training(Position):
@@ -54,6 +56,7 @@ class Training(Position):
         device: torch.device,
         make_distiller: MakeDistiller | None = None,
         world: World | None = None,
+        inherit: Inherit | None = None,
     ) -> None:
         """Build detector, optimiser and distiller in their initial state.
 
@@ -66,6 +69,7 @@ class Training(Position):
             device: where to train.
             make_distiller: builds a distiller for the detector; None, or one without a loss: plain training.
             world: the processes that train it together; None: this one alone.
+            inherit: fills parts of the detector from its teacher, after `weights`; None: there are none to fill.
         """
         super().__init__(name, config, steps_per_epoch)
         self.world = world or World(device)
@@ -75,6 +79,7 @@ class Training(Position):
             self.detector = build_detector(detector, len(classes), config.image_size)
             self.detector.to(device, memory_format=memory_format(config))
             self.remarks = load_weights(self.detector, detector.weights, classes) if detector.weights else []
+            self.remarks += inherit(self.detector) if inherit else []
             self.detector = synchronise_norms(self.detector, self.world)
             self.distiller = self._make_distiller(make_distiller) if make_distiller else None
         self._share_batches()

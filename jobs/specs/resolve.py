@@ -18,6 +18,7 @@ from gkd_core.config import (
     TeacherConfig,
     finest_anchor,
     incomparable_scores,
+    inheritance_problems,
     response_weight,
     run_config,
     settled_losses,
@@ -221,6 +222,8 @@ class _Resolving:
     def _distillation(self, spec: DistillSpec, classes: Classes) -> dict[str, Any]:
         teacher, origin = self._trained(spec.teacher, "teacher", classes)
         student = self._detector(spec.student, "student", classes)
+        if origin and origin.detector:
+            self.found.problems += inheritance_problems(spec.student, origin.detector)
         distill = self._settled(spec, origin)
         return {"teacher": teacher, "student": student, "distill": distill}
 

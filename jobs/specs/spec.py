@@ -20,6 +20,8 @@ from gkd_core.config import (
     ExportConfig,
     PrototypesRunConfig,
     Strict,
+    StudentConfig,
+    StudentToTrain,
     TeacherConfig,
     TrainConfig,
     require_beginning,
@@ -142,7 +144,7 @@ class DistillSpec(JobFields):
     """The training data: a folder, `dataset:<id>`, or its splits."""
     teacher: TeacherConfig
     """The teacher: weights are `job:<id>`, `model:<id>`, a path under a data root, or torchvision's name."""
-    student: DetectorToTrain = DetectorConfig()
+    student: StudentToTrain = StudentConfig()
     """The detector to train."""
     distill: DistillConfig = DistillConfig()
     """What is distilled, and with which weights."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from gkd_core.config import DetectorConfig
+from gkd_core.config import DetectorConfig, StudentConfig
 from gkd_core.detectors.model_card import ModelCard, carries_card, holds_tensors, read_card
 from gkd_core.detectors.published import COCO_CLASSES, DETECTORS, backbone_of, is_name
 from gkd_core.errors import Problem, SpecError
@@ -164,7 +164,7 @@ def _job(job_id: str, find_job: Callable[[str], Job | None]) -> Origin:
         raise DataRootError(
             f"job {job_id} is {job.state} and made no model", "Name one that succeeded or runs."
         )
-    detector = DetectorConfig.model_validate(job.resolved[_MODEL_FIELD[job.kind]])
+    detector = StudentConfig.model_validate(job.resolved[_MODEL_FIELD[job.kind]])
     classes = tuple(job.resolved["data"]["classes"])
     return Origin(f"{JOB}{job_id}", detector, classes, job_id, job.resolved["train"]["image_size"])
 

@@ -29,6 +29,7 @@ from gkd_core.run_dir import FAILED, RunDir
 from gkd_core.runs.session import Session
 from gkd_core.train import train
 from gkd_core.training.progress_meter import ProgressMeter
+from gkd_core.training.trainer import Training
 
 Make = Callable[..., TrainRun | DistillRun]
 
@@ -266,6 +267,28 @@ def test_distilling_changes_the_student_and_not_the_control(distilled: Whole, tr
     for which in ("", "-last"):
         assert made[f"student{which}.safetensors"] != made[f"control{which}.safetensors"]
         assert made[f"control{which}.safetensors"] == trained.hashes[f"model{which}.safetensors"]
+
+
+def test_what_the_student_inherits_the_control_inherits_too_and_both_are_told(
+    distill: Make, tmp_path: Path, teacher: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    restore, starts = Training.restore, {}
+
+    def remember(self: Training, folder: Path, warn: Callable[[str], None]) -> bool:
+        starts[self.name] = {name: value.clone() for name, value in self.detector.state_dict().items()}
+        return restore(self, folder, warn)
+
+    monkeypatch.setattr(Training, "restore", remember)
+    events = list(train(distill(epochs=1, student={**TINY, "inherit": ["fpn", "head"]}), tmp_path))
+    given = load_model(str(teacher))[0].state_dict()
+    own = [name for name in given if not name.startswith("backbone.body.") and "num_batches" not in name]
+    assert all(torch.equal(starts["student"][name], given[name]) for name in own)
+    assert all(torch.equal(value, starts["control"][name]) for name, value in starts["student"].items())
+    told = [event.message for event in of_kind(events, "warning") if "the whole" in event.message]
+    assert told == 2 * ["the whole fpn starts from the teacher's", "the whole head starts from the teacher's"]
+    ends = hashes(tmp_path)
+    assert ends["student.safetensors"] != ends["control.safetensors"]
+    assert read_card(tmp_path / "student.safetensors").fpn.channels == 16
 
 
 def test_until_distillation_starts_the_student_is_its_control_to_the_bit(

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import gkd_core as gkd
-from gkd_core.config import DetectorConfig
+from gkd_core.config import StudentConfig
 from gkd_core.errors import SpecError
 
 TINY: dict[str, Any] = {"backbone_width": 0.125, "fpn": {"channels": 16}, "head": {"depth": 1}}
@@ -19,7 +19,7 @@ def problem_of(error: SpecError) -> tuple[str, str, str]:
 
 
 def test_a_config_is_that_of_a_job() -> None:
-    assert gkd.detector("retinanet", "resnet34") == DetectorConfig(
+    assert gkd.detector("retinanet", "resnet34") == StudentConfig(
         architecture="retinanet", backbone="resnet34"
     )
 
@@ -70,3 +70,19 @@ def test_a_file_of_gkd_says_what_it_is(teacher: Path) -> None:
 def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match=r"nothing\.safetensors"):
         gkd.load_detector(tmp_path / "nothing.safetensors")
+
+
+def test_a_fresh_detector_may_start_from_parts_of_a_teacher() -> None:
+    teacher = gkd.build_detector(classes=["cat", "owl", "dog"], image_size=64, **TINY)
+    student = gkd.build_detector(
+        classes=["cat", "dog"], image_size=64, teacher=teacher, inherit=["fpn", "head"], **TINY
+    )
+    given, own = (each.head.classification_head.cls_logits.weight for each in (teacher, student))
+    assert torch.equal(own, given[[0, 1, 3]])
+    with pytest.raises(SpecError) as caught:
+        gkd.build_detector(classes=["cat"], inherit=["fpn"], **TINY)
+    assert problem_of(caught.value) == (
+        "student.inherit",
+        "`inherit` needs a teacher, and there is none",
+        "Give teacher=.",
+    )

@@ -18,6 +18,7 @@ from gkd_core.detectors.build import build_detector
 from gkd_core.detectors.checkpoint import load_state
 from gkd_core.detectors.detector import Detector
 from gkd_core.distill.distiller import Distiller
+from gkd_core.distill.inheritance import inherit
 from gkd_core.distill.prototypes import Prototypes
 from gkd_core.errors import DivergedError, SpecError
 from gkd_core.training.position import Scored
@@ -401,6 +402,28 @@ def test_frozen_stages_stay_as_they_are_through_decay_averaging_and_resuming(tmp
         assert not moving & unmoved
     training.train_step(batch())
     assert same(weights(training), weights(again))
+
+
+def test_what_was_inherited_is_the_start_and_resuming_does_not_return_to_it(tmp_path: Path) -> None:
+    teacher = build_detector(TINY, len(CLASSES), 64)
+    columns = torch.tensor([1, 2])
+
+    def started() -> Training:
+        config = TrainConfig.model_validate({"image_size": 64, "batch_size": 4, "epochs": 10})
+        parts = partial(inherit, teacher=teacher, parts=["fpn", "head"], columns=columns)
+        return Training("student", config, TINY, CLASSES, 5, CPU, distilled, inherit=parts)
+
+    training, again = started(), started()
+    given = {n: p for n, p in teacher.named_parameters() if not n.startswith("backbone.body.")}
+    assert same(given, weights(training))
+    assert same(given, dict(training.evaluated.named_parameters()))
+    training.train_step(batch())
+    training.save(tmp_path)
+    assert again.restore(tmp_path, pytest.fail)
+    for each in (training, again):
+        each.train_step(batch())
+    assert same(weights(training), weights(again))
+    assert not same(given, weights(again))
 
 
 def test_what_the_memory_allowed_is_remembered(tmp_path: Path) -> None:

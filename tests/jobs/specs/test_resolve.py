@@ -318,6 +318,25 @@ def test_retinanets_of_other_anchors_are_not_compared(root: Path) -> None:
     assert "the finest anchors of teacher and student differ: 16 and 25.6 pixels" in other.warnings[0]
 
 
+def test_what_a_student_cannot_inherit_is_refused_before_it_trains(root: Path) -> None:
+    fits = resolved(root, **distill("teacher.safetensors", student={"inherit": ["fpn", "head"]}))
+    assert fits.config.student.inherit == ("fpn", "head")
+    student = {"inherit": ["fpn", "head"], "architecture": "retinanet", "fpn": {"channels": 128}}
+    spec = job_spec.validate_python({"data": "cells", **distill("teacher.safetensors", student=student)})
+    with pytest.raises(SpecError) as refused:
+        resolve(spec, roots=[root], find_job=no_jobs)
+    assert [(problem.loc, problem.message) for problem in refused.value.problems] == [
+        (
+            ("student", "inherit"),
+            "nothing of the teacher's fpn fits the student: its fpn.channels is 128, the teacher's is 256",
+        ),
+        (
+            ("student", "inherit"),
+            "nothing of the teacher's head fits the student: its architecture is retinanet, the teacher's is fcos",
+        ),
+    ]
+
+
 def test_a_student_starts_only_from_weights_of_its_own_form(root: Path) -> None:
     model = {"weights": "teacher.safetensors", "backbone": "resnet18", "fpn": {"channels": 128}}
     found = problems(root, model=model)
