@@ -58,7 +58,8 @@ def render(request: Request, template: str, status: int = 200, **values: Any) ->
         principal=request.scope.get("state", {}).get("principal"),
         **values,
     )
-    answer = HTMLResponse(text, status, headers=HEADERS)
+    body = text.encode(errors="replace")  # a quotation may contain lone surrogates, which UTF-8 refuses
+    answer = HTMLResponse(body, status, headers=HEADERS)
     keep_form_secret(request, answer, secret)
     return answer
 

@@ -50,7 +50,7 @@ class Page(HTMLParser):
 def pages(running: str) -> list[str]:
     """Return the address of each page, with a job that runs."""
     job = f"/ui/jobs/{running}"
-    lists = ["/ui/jobs", "/ui/datasets", "/ui/models", "/ui/workers"]
+    lists = ["/ui/jobs", "/ui/new", f"{job}/clone", "/ui/datasets", "/ui/models", "/ui/workers"]
     return [*lists, job, f"{job}?metric=AP50", "/ui/jobs/none", "/ui/none", "/ui/models/none"]
 
 
@@ -82,7 +82,11 @@ def test_each_control_has_a_name_and_each_id_is_used_once(browser, pages):
         ids = [attrs["id"] for _, attrs in page.elements if "id" in attrs]
         assert len(ids) == len(set(ids)), path
         labelled = {attrs.get("for") for attrs in page.of("label")}
-        shown = [each for each in page.of("input") if each.get("type") != "hidden"] + page.of("select")
+        shown = (
+            [each for each in page.of("input") if each.get("type") != "hidden"]
+            + page.of("select")
+            + page.of("textarea")
+        )
         assert {each.get("id") for each in shown} <= labelled, path
         for picture in page.of("svg"):
             inside = not {"role", "aria-hidden"} & set(picture)
