@@ -37,8 +37,11 @@ def submit(
     as_json: AsJson = False,
 ) -> None:
     """Queue a job."""
+    from client.names import with_ids
+
+    value = _spec(spec)
     with connected(url) as client:
-        value = _spec(spec)
+        value = with_ids(client, value)
         if check:
             print_check(client.validate(value), as_json)
             return

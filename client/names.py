@@ -6,9 +6,10 @@ it is, without requesting a list.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from client.client import Client
 from client.errors import ApiError, ClientError
@@ -70,6 +71,42 @@ def find_resource(client: Client, kind: ResourceKind, written: str) -> str:
         listed=lambda: client.resources(kind, limit=NEWEST),
         told=lambda found: f"{found.id}  {found.name}  {found.state}, {age(found.created_at)}",
     )
+
+
+REFERENCES = {"data": ("dataset",), "path": ("dataset",), "weights": ("job", "model")}
+"""What a field of a spec may refer to."""
+_ID = re.compile(r"[0-9a-f]{12}(/|$)")
+
+
+def with_ids(client: Client, spec: Any) -> Any:
+    """Return a spec whose references, such as `job:<name>`, hold ids, which are all that the service knows.
+
+    Raises:
+        NotOne: a reference fits nothing, or several.
+        ClientError: the service does not answer, or refuses.
+    """
+    if isinstance(spec, list):
+        return [with_ids(client, each) for each in spec]
+    if not isinstance(spec, dict):
+        return spec
+    return {field: _field_with_ids(client, field, value) for field, value in spec.items()}
+
+
+def _field_with_ids(client: Client, field: str, value: Any) -> Any:
+    if field == "tags":  # free texts
+        return value
+    if field in REFERENCES and isinstance(value, str):
+        return _with_id(client, value, REFERENCES[field])
+    return with_ids(client, value)
+
+
+def _with_id(client: Client, text: str, kinds: Sequence[str]) -> str:
+    """Return a value of a field with an id for a name, if it refers to something; an id is not looked up."""
+    kind, colon, name = text.partition(":")
+    if not colon or kind not in kinds or _ID.match(name):
+        return text
+    found = find_job(client, name) if kind == "job" else find_resource(client, ResourceKind(kind), name)
+    return f"{kind}:{found}"
 
 
 def _find(

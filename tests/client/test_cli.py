@@ -377,3 +377,16 @@ def test_metrics_without_a_job_are_those_of_the_service(gkd):
     assert "# TYPE gkd_jobs gauge" in gkd("metrics").stdout
     numbers = json.loads(gkd("metrics", "--json").stdout)
     assert {"name": "gkd_workers", "labels": {"state": "lost"}, "value": 0.0} in numbers
+
+
+def test_the_specs_of_init_are_submitted_as_they_are(gkd, data: Path, tmp_path: Path):
+    written = gkd("init", str(data / "shapes"), "-o", str(tmp_path / "spec.yaml")).stdout.splitlines()
+    teacher, student = (json.loads(gkd(*line.split()[1:], "--json").stdout) for line in written[-2:])
+    assert student["waits_for"] == [teacher["id"]]
+    assert gkd("watch", student["id"]).stdout.splitlines()[-1].count("succeeded") == 1
+
+
+def test_a_reference_by_name_that_fits_nothing_is_told(gkd, spec: Spec, tmp_path: Path):
+    path = tmp_path / "spec.json"
+    path.write_text(json.dumps({**spec, "tags": {"data": "dataset:x"}, "model": {"weights": "job:nobody"}}))
+    assert "nobody" in gkd("submit", str(path), "--check", code=1).stderr
