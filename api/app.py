@@ -34,7 +34,7 @@ from api.routes import (
     workers,
 )
 from api.submission_limit import Line
-from api.ui import job_actions, job_list, job_page, login, new_job, resource_pages, static_files
+from api.ui import compare_page, job_actions, job_list, job_page, login, new_job, resource_pages, static_files
 from api.ui.error_pages import ErrorPages
 from jobs.artifacts import open_artifacts
 from jobs.artifacts.base import Artifacts
@@ -45,7 +45,7 @@ from jobs.settings import Settings
 from jobs.store.store import Store
 
 _OF_JOBS = (jobs, events, stream, metrics, artifact_routes)
-_PAGES = (login, new_job, job_list, job_page, job_actions, static_files, resource_pages)
+_PAGES = (login, compare_page, new_job, job_list, job_page, job_actions, static_files, resource_pages)
 
 
 def create_app(store: Store, artifacts: Artifacts, job_queue: JobQueue, settings: Settings) -> FastAPI:

@@ -103,6 +103,15 @@ def list_jobs(
             examples=[["team:lab"]],
         ),
     ] = None,
+    q: Annotated[
+        str | None,
+        Query(
+            min_length=1,
+            max_length=300,
+            description="a part of the name, in any case, or the beginning of the id",
+            examples=["cells"],
+        ),
+    ] = None,
     after: Annotated[
         str | None, Query(description="`next` of the previous page", examples=["e4hnK1JkY9w8pWzr2mVbXQ"])
     ] = None,
@@ -113,7 +122,7 @@ def list_jobs(
     """List jobs, newest first."""
     try:
         page = services.store.reading.list_jobs(
-            state=state, kind=kind, tags=tag or (), after=after, limit=limit, tenant=tenant
+            state=state, kind=kind, tags=tag or (), search=q, after=after, limit=limit, tenant=tenant
         )
     except UnknownCursor as error:
         raise no_cursor(error) from None

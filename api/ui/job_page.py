@@ -50,7 +50,7 @@ def job_page(
     reading = services.store.reading
     last = _last_event(services, job_id)  # read first: what happens meanwhile is sent by the stream
     job, report = reading.get(job_id, tenant=tenant), reading.report(job_id, tenant=tenant)
-    curves = _curves(request, services, job_id, last, tenant)
+    curves = curves_of(request, services, job_id, tenant)
     happened = services.store.overview.milestones(job_id, tenant=tenant)
     files = reading.artifacts(job_id, tenant=tenant)
     titles = {event.body["file"]: event.body["title"] for event in happened if event.kind == "file"}
@@ -143,8 +143,9 @@ def _last_event(services: Services, job_id: str) -> int:
     return head.last if head else 0
 
 
-def _curves(request: Request, services: Services, job_id: str, last: int, tenant: str) -> JobCurves:
+def curves_of(request: Request, services: Services, job_id: str, tenant: str) -> JobCurves:
     """Return the curves of a job of this tenant; the caller has read the job, so it exists and is the tenant's."""
+    last = _last_event(services, job_id)
     cache: CurveCache = request.app.state.curve_cache
     if (known := cache.get(job_id, last)) is not None:
         return known

@@ -118,7 +118,7 @@ def test_a_cursor_of_an_earlier_release_is_refused_with_what_to_do(service, trai
 
 def test_jobs_are_filtered_by_state_kind_and_tag(service, train_spec: Spec):
     tagged = service.submit({**train_spec, "tags": {"team": "lab"}})["id"]
-    plain = service.submit(train_spec)["id"]
+    plain = service.submit({**train_spec, "name": "100% plain"})["id"]
     service.http.post(f"/jobs/{plain}/cancel")
 
     def ids(**params: str) -> list[str]:
@@ -128,6 +128,8 @@ def test_jobs_are_filtered_by_state_kind_and_tag(service, train_spec: Spec):
     assert ids(tag="team:lab") == ids(tag="team") == [tagged]
     assert ids(tag="team:other") == []
     assert ids(kind="distill") == []
+    assert ids(q="PLAIN") == ids(q="%") == ids(q=plain[:8]) == [plain]
+    assert ids(q="plain", tag="team") == ids(q="_") == []
 
 
 def test_a_wrong_filter_is_named(service):

@@ -102,7 +102,7 @@ function swap(fresh) {
 function isBusy(part) {
   const chosen = getSelection();
   const selects = chosen && !chosen.isCollapsed && part.contains(chosen.anchorNode);
-  return selects || part.contains(document.activeElement) || $("details[open]", part) !== null;
+  return selects || part.contains(document.activeElement) || $("details[open], :checked:not(option)", part) !== null;
 }
 
 document.addEventListener("visibilitychange", () => {
