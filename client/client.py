@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -313,7 +314,7 @@ class Client(Resources):
         return Job.model_validate_json(self._http.ask("POST", _path(job_id, verb)).content)
 
     def _new(self, path: str, body: Mapping[str, Any] | None, idempotency_key: str | None) -> Job:
-        headers = {"Idempotency-Key": idempotency_key} if idempotency_key else {}
+        headers = {"Idempotency-Key": idempotency_key or secrets.token_hex(16)}  # so it may be repeated
         return Job.model_validate_json(self._http.ask("POST", path, json=body, headers=headers).content)
 
 

@@ -18,6 +18,7 @@ Answering = Callable[[httpx.Response], Connection]
 @pytest.fixture
 def answering(monkeypatch: pytest.MonkeyPatch) -> Answering:
     """Return a connection that always gets the same answer."""
+    monkeypatch.setattr("client.connection.RETRY_SECONDS", 0)
 
     def connection(answer: httpx.Response) -> Connection:
         made = Connection("http://service/", timeout=1, api_key=None)
