@@ -14,7 +14,7 @@ import typer
 from rich.text import Text
 from typer.core import TyperGroup
 
-from client import cli_engine, cli_init, cli_jobs, cli_service
+from client import cli_compare, cli_engine, cli_init, cli_jobs, cli_service
 from client.cli_keys import keys
 from client.cli_resources import datasets, models
 from client.terminal import console
@@ -80,7 +80,13 @@ app = typer.Typer(
     help="Distils object detectors, and measures the gain against a control.",
     epilog="Exit codes: 0 done, 1 error, 2 wrong command line, 75 `gkd run` was stopped and can be resumed.",
 )
-for commands in (cli_service.commands, cli_init.commands, cli_jobs.commands, cli_engine.commands):
+for commands in (
+    cli_service.commands,
+    cli_init.commands,
+    cli_jobs.commands,
+    cli_compare.commands,
+    cli_engine.commands,
+):
     app.add_typer(commands)
 app.add_typer(cli_service.health, name="health")
 app.add_typer(cli_engine.data, name="data")

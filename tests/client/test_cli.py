@@ -390,3 +390,13 @@ def test_a_reference_by_name_that_fits_nothing_is_told(gkd, spec: Spec, tmp_path
     path = tmp_path / "spec.json"
     path.write_text(json.dumps({**spec, "tags": {"data": "dataset:x"}, "model": {"weights": "job:nobody"}}))
     assert "nobody" in gkd("submit", str(path), "--check", code=1).stderr
+
+
+def test_two_jobs_are_compared(gkd, spec: Spec, tmp_path: Path):
+    path, ids = tmp_path / "spec.json", []
+    for epochs in (1, 2):
+        path.write_text(json.dumps({**spec, "train": {**spec["train"], "epochs": epochs}}))
+        ids.append(submit(gkd, str(path)))
+        gkd("watch", ids[-1])
+    assert "train.epochs" in gkd("compare", *ids).stdout
+    assert json.loads(gkd("compare", *ids, "--json").stdout)["differences"]["train.epochs"] == [1, 2]
