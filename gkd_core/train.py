@@ -149,7 +149,9 @@ class _Job(TrainSession):
         if any(self.states.iterdir()):
             return
         start = Progress(run="teacher", epoch=0, epochs=0, step=0, steps=0, fraction=0)
-        found = yield from self.evaluate(self.teacher.detector, start, self.teacher.labels)
+        found = yield from self.evaluate(
+            self.teacher.detector, start, self.teacher.labels, image_size=self.size_for("teacher")
+        )
         if found.metrics["AP"] < WEAK_TEACHER:
             yield Warning(
                 message=f"the teacher reaches AP {found.metrics['AP']:.3f} on the validation split",
@@ -192,7 +194,8 @@ class _Job(TrainSession):
     def train_epoch(self, training: Training) -> Iterator[Event]:
         """Train the rest of the current epoch."""
         share = {"rank": self.world.rank, "world": self.world.size}
-        loader = TrainLoader(self.data.train.images, self.config.train, cache=self.cache, **share)
+        zoom = training.zoom(training.epoch)
+        loader = TrainLoader(self.data.train.images, self.config.train, cache=self.cache, zoom=zoom, **share)
         batches = loader.epoch(training.epoch, first_step=training.step_in_epoch)
         for batch in batches:
             if training.distiller is not None and self.refresh_due(training, training.distiller):
@@ -296,11 +299,12 @@ class _Job(TrainSession):
             epochs = self.config.train.epochs
             end = Progress(run=role, epoch=epochs, epochs=epochs, step=0, steps=0, fraction=1)
             labels = self.teacher.labels if self.teacher and role == "teacher" else None
-            found = yield from self.measure(detector, end, labels)
+            size = self.size_for(role)
+            found = yield from self.measure(detector, end, labels, image_size=size)
             has_test = "test" in self.data.splits
-            test = (yield from self.measure(detector, end, labels, "test")) if has_test else None
+            test = (yield from self.measure(detector, end, labels, "test", size)) if has_test else None
             path = Path(model.weights) if role != "teacher" else None
-            entries[role] = Entry(detector, card, found, path, test)
+            entries[role] = Entry(detector, card, found, path, test, image_size=size)
         first, self.world = self.world.first, self.world.leave()
         if not first:
             return

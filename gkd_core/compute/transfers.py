@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -39,3 +40,27 @@ def to_host(tensor: Tensor) -> Tensor:
 def pictures_on(device: torch.device, images: Sequence[Tensor]) -> list[Tensor]:
     """Send images (3, H, W) of bytes to a device in one asynchronous transfer; return them as float32 in 0..1."""
     return [picture.float() / 255 for picture in to_device(images, device)]
+
+
+class Zoomed(Protocol):
+    """A sample that may carry its picture with more pixels."""
+
+    @property
+    def zoomed(self) -> Tensor | None:
+        """Return (3, H, W) uint8, if there is one."""
+        ...
+
+
+def zoomed_on(device: torch.device, samples: Sequence[Zoomed]) -> list[Tensor]:
+    """Send the zoomed pictures of samples to a device, as `pictures_on` does.
+
+    Raises:
+        ValueError: a sample has none.
+    """
+    zoomed = [sample.zoomed for sample in samples]
+    found = [picture for picture in zoomed if picture is not None]
+    if len(found) < len(zoomed):
+        raise ValueError(
+            "the teacher sees larger pictures, and samples carry none: load them with its `zoom`"
+        )
+    return pictures_on(device, found)

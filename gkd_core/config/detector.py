@@ -210,3 +210,20 @@ class TeacherConfig(Strict):
     """Optional check, as above."""
     classes: tuple[str, ...] | None = None
     """Optional check: class names in label order; label 1 is the first."""
+
+
+class SeeingTeacherConfig(TeacherConfig):
+    """A teacher that a student is distilled from."""
+
+    image_size: Annotated[int, Field(ge=64, le=16384, multiple_of=32)] | None = None
+    """Longer side of the pictures that the teacher sees, in pixels: 1, 2 or 4 times `train.image_size`, so that the
+    cells of both pyramids agree; None: the same. Best the size that it was trained at."""
+
+
+def _as_seeing(value: Any) -> Any:
+    """Return the fields of a config that says nothing of pictures; everything else as it is."""
+    return value.model_dump() if type(value) is TeacherConfig else value
+
+
+DistillingTeacher = Annotated[SeeingTeacherConfig, BeforeValidator(_as_seeing)]
+"""The teacher of a distillation."""

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
-from gkd_core.config.detector import Architecture
+from gkd_core.config.detector import Architecture, SeeingTeacherConfig
 from gkd_core.config.losses import AnyLoss, LossConfig, settled
 from gkd_core.config.strict import Strict, wrong_at
 from gkd_core.config.train import TrainConfig
@@ -230,6 +230,38 @@ def finest_anchor(layout: str, image_size: int) -> float:
     would leave gaps; torchvision's own detectors keep their 32.
     """
     return max(32 * image_size / 800, 16.0) if layout == "gkd" else 32.0
+
+
+ZOOMS = (1, 2, 4)
+"""How many times as large a teacher's pictures may be: each doubling shifts its pyramid by one level."""
+
+
+def zoom_of(teacher: SeeingTeacherConfig, train: TrainConfig) -> int:
+    """Return how many times as large the teacher's pictures are as the student's."""
+    return (teacher.image_size or train.image_size) // train.image_size
+
+
+def require_whole_zoom(teacher: SeeingTeacherConfig, train: TrainConfig) -> None:
+    """Raise in validators of runs and specs that distil if the cells of both pyramids would not agree.
+
+    Raises:
+        ValidationError: the teacher's pictures are not 1, 2 or 4 times as large.
+    """
+    sizes = [zoom * train.image_size for zoom in ZOOMS]
+    if teacher.image_size not in (None, *sizes):
+        raise wrong_at(
+            teacher__image_size=f"the teacher would see pictures of {teacher.image_size} pixels and the student of "
+            f"{train.image_size}, and no cell of one would be a cell of the other: take {sizes[1]} or {sizes[2]}"
+        )
+
+
+def zoomed_scores(zoom: int) -> Problem | None:
+    """Return why scores cannot be compared place by place if the teacher sees larger pictures; None if it does not."""
+    if zoom == 1:
+        return None
+    message = f"the teacher sees pictures {zoom} times as large, so that its heads score other places"
+    hint = "Set distill.response.weight to 0, or leave teacher.image_size out."
+    return Problem(loc=("distill", "response", "weight"), message=message, hint=hint)
 
 
 def require_beginning(distill: DistillConfig, train: TrainConfig) -> None:

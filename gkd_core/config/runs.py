@@ -10,11 +10,12 @@ from gkd_core.config.data import DataConfig, SplitName
 from gkd_core.config.detector import (
     DetectorConfig,
     DetectorToTrain,
+    DistillingTeacher,
     StudentConfig,
     StudentToTrain,
     TeacherConfig,
 )
-from gkd_core.config.distill import DistillConfig, PrototypeChoice, require_beginning
+from gkd_core.config.distill import DistillConfig, PrototypeChoice, require_beginning, require_whole_zoom
 from gkd_core.config.strict import Strict
 from gkd_core.config.train import GpuArithmetic, TrainConfig, Workers
 
@@ -87,7 +88,7 @@ class DistillRun(_DataRun):
     """Distil a teacher into a student, with a control."""
 
     kind: Literal["distill"] = "distill"
-    teacher: TeacherConfig
+    teacher: DistillingTeacher
     student: StudentToTrain = StudentConfig()
     distill: DistillConfig = DistillConfig()
     train: TrainConfig = TrainConfig()
@@ -98,6 +99,7 @@ class DistillRun(_DataRun):
     @model_validator(mode="after")
     def _distils_at_all(self) -> DistillRun:
         require_beginning(self.distill, self.train)
+        require_whole_zoom(self.teacher, self.train)
         return self
 
 

@@ -59,6 +59,9 @@ class Pixels:
     boxes: Boxes
     labels: Labels
     origins: Origins
+    zoomed: NDArray[np.uint8] | None = None
+    """(zoom x H, zoom x W, 3) the same part of the picture with more pixels, for a teacher that sees more; None: of no
+    use."""
 
 
 def resized_size(width: int, height: int, longer: float) -> tuple[int, int]:
@@ -67,16 +70,18 @@ def resized_size(width: int, height: int, longer: float) -> tuple[int, int]:
     return max(1, round(width * scale)), max(1, round(height * scale))
 
 
-def resize(picture: Picture, longer: float) -> Pixels:
+def resize(picture: Picture, longer: float, zoom: int = 1) -> Pixels:
     """Return the whole picture, its longer side resized to that many pixels."""
     width, height = resized_size(*picture.image.size, longer)
-    return _window(picture, (width, height), (0, 0, width, height))
+    return _window(picture, (width, height), (0, 0, width, height), zoom)
 
 
-def jitter(picture: Picture, size: int, scale: tuple[float, float], rng: np.random.Generator) -> Pixels:
+def jitter(
+    picture: Picture, size: int, scale: tuple[float, float], rng: np.random.Generator, zoom: int = 1
+) -> Pixels:
     """Resize the longer side to S x a random scale; cut what exceeds S, at a random place."""
     width, height = resized_size(*picture.image.size, size * rng.uniform(*scale))
-    return _window(picture, (width, height), _random_window((width, height), (size, size), rng))
+    return _window(picture, (width, height), _random_window((width, height), (size, size), rng), zoom)
 
 
 def mosaic(
@@ -85,6 +90,7 @@ def mosaic(
     scale: tuple[float, float],
     turn: Callable[[Pixels], Pixels],
     rng: np.random.Generator,
+    zoom: int = 1,
 ) -> Pixels:
     """Place four pictures around a random centre on a square of side S, each with its own scale, crop and flip.
 
@@ -94,21 +100,34 @@ def mosaic(
         scale: range of the scale jitter.
         turn: applied to each part before it is placed, e.g. flips. Must keep its size.
         rng: draws the centre, scales and crops.
+        zoom: how many times as large the zoomed picture is; 1: there is none.
     """
     centre_x, centre_y = (round(size * share) for share in rng.uniform(*MOSAIC_CENTRE, 2))
-    canvas = np.full((size, size, 3), GREY, dtype=np.uint8)
+    canvas, zoomed = _canvas(size), _canvas(size * zoom) if zoom > 1 else None
     parts = []
     for number, picture in enumerate(pictures):
         right, lower = number % 2 == 1, number >= 2
         room = (size - centre_x if right else centre_x, size - centre_y if lower else centre_y)
         scaled = resized_size(*picture.image.size, size * MOSAIC_SHRINK * rng.uniform(*scale))
-        part = turn(_window(picture, scaled, _random_window(scaled, room, rng)))
+        part = turn(_window(picture, scaled, _random_window(scaled, room, rng), zoom))
         height, width = part.pixels.shape[:2]
         left, top = centre_x if right else centre_x - width, centre_y if lower else centre_y - height
-        canvas[top : top + height, left : left + width] = part.pixels
+        _paste(canvas, part.pixels, left, top)
+        if zoomed is not None and part.zoomed is not None:
+            _paste(zoomed, part.zoomed, zoom * left, zoom * top)
         boxes = part.boxes + np.array([left, top, left, top], dtype=np.float32)
         parts.append((boxes, part.labels, part.origins))
-    return Pixels(canvas, *map(np.concatenate, zip(*parts, strict=True)))
+    boxes, labels, origins = map(np.concatenate, zip(*parts, strict=True))
+    return Pixels(canvas, boxes, labels, origins, zoomed)
+
+
+def _canvas(size: int) -> NDArray[np.uint8]:
+    return np.full((size, size, 3), GREY, dtype=np.uint8)
+
+
+def _paste(canvas: NDArray[np.uint8], part: NDArray[np.uint8], left: int, top: int) -> None:
+    height, width = part.shape[:2]
+    canvas[top : top + height, left : left + width] = part
 
 
 # ---- random steps ------------------------------------------------------------------------------------------
@@ -121,7 +140,7 @@ def maybe_flip(sample: Pixels, chance: float, rng: np.random.Generator) -> Pixel
         return sample
     boxes = sample.boxes.copy()
     boxes[:, [0, 2]] = sample.pixels.shape[1] - sample.boxes[:, [2, 0]]
-    return replace(sample, pixels=sample.pixels[:, ::-1], boxes=boxes)
+    return _redrawn(replace(sample, boxes=boxes), lambda pixels: pixels[:, ::-1])
 
 
 def maybe_flip_vertical(sample: Pixels, chance: float, rng: np.random.Generator) -> Pixels:
@@ -130,7 +149,7 @@ def maybe_flip_vertical(sample: Pixels, chance: float, rng: np.random.Generator)
         return sample
     boxes = sample.boxes.copy()
     boxes[:, [1, 3]] = sample.pixels.shape[0] - sample.boxes[:, [3, 1]]
-    return replace(sample, pixels=sample.pixels[::-1], boxes=boxes)
+    return _redrawn(replace(sample, boxes=boxes), lambda pixels: pixels[::-1])
 
 
 def maybe_crop(picture: Picture, chance: float, least: float, rng: np.random.Generator) -> Picture:
@@ -179,8 +198,14 @@ def maybe_recolour(sample: Pixels, strength: float, rng: np.random.Generator) ->
     colours = np.eye(4)
     for number in order:
         colours = _RECOLOURS[number](float(amounts[number]), grey) @ colours
-    image = Image.fromarray(sample.pixels).convert("RGB", tuple(colours[:3].ravel()))
-    return replace(sample, pixels=np.asarray(image))
+    matrix = tuple(colours[:3].ravel())
+    return _redrawn(sample, lambda pixels: np.asarray(Image.fromarray(pixels).convert("RGB", matrix)))
+
+
+def _redrawn(sample: Pixels, draw: Callable[[NDArray[np.uint8]], NDArray[np.uint8]]) -> Pixels:
+    """Return the sample with its picture drawn anew, and the zoomed one alike."""
+    zoomed = None if sample.zoomed is None else draw(sample.zoomed)
+    return replace(sample, pixels=draw(sample.pixels), zoomed=zoomed)
 
 
 # Changes of a colour (r, g, b, 1), as 4 x 4 matrices: the four are multiplied and applied at once, which
@@ -234,17 +259,31 @@ def _random_window(
     return left, top, left + width, top + height
 
 
-def _window(picture: Picture, scaled: tuple[int, int], window: tuple[int, int, int, int]) -> Pixels:
-    """Return a window of the picture scaled to `scaled`; only the pixels of the window are computed."""
+def _window(
+    picture: Picture, scaled: tuple[int, int], window: tuple[int, int, int, int], zoom: int
+) -> Pixels:
+    """Return a window of the picture scaled to `scaled`; only the pixels of the window are computed.
+
+    The zoomed window is resampled from the same part of the original, not from the window.
+    """
     width, height = picture.image.size
     scale_x, scale_y = scaled[0] / width, scaled[1] / height
     left, top, right, bottom = window
     source = (left / scale_x, top / scale_y, min(right / scale_x, width), min(bottom / scale_y, height))
-    shown = picture.image.resize((right - left, bottom - top), Image.Resampling.BILINEAR, source)
+    size = (right - left, bottom - top)
+    shown, zoomed = _resampled(picture, size, source), None
+    if zoom > 1:
+        zoomed = _resampled(picture, (zoom * size[0], zoom * size[1]), source)
     scales = np.array([scale_x, scale_y, scale_x, scale_y], dtype=np.float32)
     offset = np.array([left, top, left, top], dtype=np.float32)
     boxes, keep = clip_boxes(picture.boxes * scales - offset, right - left, bottom - top)
-    return Pixels(np.asarray(shown), boxes[keep], picture.labels[keep], picture.origins[keep])
+    return Pixels(shown, boxes[keep], picture.labels[keep], picture.origins[keep], zoomed)
+
+
+def _resampled(
+    picture: Picture, size: tuple[int, int], source: tuple[float, float, float, float]
+) -> NDArray[np.uint8]:
+    return np.asarray(picture.image.resize(size, Image.Resampling.BILINEAR, source))
 
 
 def clip_boxes(boxes: Boxes, width: int, height: int) -> tuple[Boxes, NDArray[np.bool_]]:

@@ -57,6 +57,8 @@ class Sample(NamedTuple):
     target: dict[str, Tensor]
     """boxes: (N, 4) float32, pixels of `image`; labels: (N,) int64, from 1; origins: (N, 2) int64, image id and row of
     each box in the record that it comes from; image_id: () int64, in a mosaic that of the first picture."""
+    zoomed: Tensor | None = None
+    """(3, zoom x H, zoom x W) uint8, the same part of the picture with more pixels; None: nobody asked for it."""
 
 
 class EvalSample(NamedTuple):
@@ -71,6 +73,8 @@ class EvalSample(NamedTuple):
     """(N, 4) float32, pixels of `image`, without crowd and without boxes under a pixel."""
     labels: Tensor
     """(N,) int64, from 1."""
+    zoomed: Tensor | None = None
+    """As in `Sample`."""
 
 
 class PictureCache:
@@ -137,6 +141,8 @@ class TrainLoader:
         rank: of this process among `world`; it gets every `world`-th picture of each batch.
         world: number of processes that train together.
         cache: of decoded pictures; may be shared with evaluation.
+        zoom: how many times as large the pictures of a teacher that sees more are; 1: there are none. The others stay
+            the same to the bit, as long as the cache keeps pictures for the same size.
     """
 
     def __init__(
@@ -147,12 +153,14 @@ class TrainLoader:
         rank: int = 0,
         world: int = 1,
         cache: PictureCache | None = None,
+        zoom: int = 1,
     ) -> None:
         self.images = images
         self.config = config
         self.steps = steps_per_epoch(len(images), config)
         self._rank, self._world = rank, world
-        self._cache = cache or PictureCache(config.image_size, config.cache_mb)
+        self._cache = cache or PictureCache(zoom * config.image_size, config.cache_mb)
+        self._zoom = zoom
         self._workers = worker_count(config.workers)
 
     def epoch(self, epoch: int, *, first_step: int = 0, mosaic: bool = True) -> Iterator[list[Sample]]:
@@ -191,9 +199,10 @@ class TrainLoader:
 
         if rng.random() < augment.mosaic:
             others = rng.integers(len(self.images), size=3)
-            pixels = mosaic([picture(number) for number in (index, *others)], size, augment.scale, turn, rng)
+            parts = [picture(number) for number in (index, *others)]
+            pixels = mosaic(parts, size, augment.scale, turn, rng, self._zoom)
         else:
-            pixels = turn(jitter(picture(index), size, augment.scale, rng))
+            pixels = turn(jitter(picture(index), size, augment.scale, rng, self._zoom))
         return _to_sample(maybe_recolour(pixels, augment.colour, rng), self.images[index].image_id)
 
     def _picture(self, index: int) -> Picture:
@@ -218,6 +227,7 @@ def eval_batches(
     batch_size: int,
     workers: int | Literal["auto"] = 0,
     cache: PictureCache | None = None,
+    zoom: int = 1,
 ) -> Iterator[list[EvalSample]]:
     """Return all pictures in order, resized so that the longer side is `image_size`; the last batch may be smaller.
 
@@ -226,18 +236,19 @@ def eval_batches(
     Raises:
         PictureError: a picture cannot be decoded.
     """
-    cache = cache or PictureCache(image_size, limit_mb=0)
+    cache = cache or PictureCache(zoom * image_size, limit_mb=0)
 
     def sample(index: int) -> EvalSample:
         record = images[index]
-        pixels = resize(open_picture(record, cache), image_size)
+        pixels = resize(open_picture(record, cache), image_size, zoom)
         height, width = pixels.pixels.shape[:2]
         return EvalSample(
-            image=_to_tensor(pixels),
+            image=_to_tensor(pixels.pixels),
             image_id=record.image_id,
             scale=(width / record.width, height / record.height),
             boxes=torch.from_numpy(pixels.boxes),
             labels=torch.from_numpy(pixels.labels),
+            zoomed=_zoomed(pixels),
         )
 
     starts = range(0, len(images), batch_size)
@@ -298,8 +309,12 @@ def _to_sample(pixels: Pixels, image_id: int) -> Sample:
         "origins": torch.from_numpy(pixels.origins),
         "image_id": torch.tensor(image_id),
     }
-    return Sample(_to_tensor(pixels), target)
+    return Sample(_to_tensor(pixels.pixels), target, _zoomed(pixels))
 
 
-def _to_tensor(pixels: Pixels) -> Tensor:
-    return torch.from_numpy(pixels.pixels.transpose(2, 0, 1).copy())  # (H, W, 3) -> (3, H, W)
+def _zoomed(pixels: Pixels) -> Tensor | None:
+    return None if pixels.zoomed is None else _to_tensor(pixels.zoomed)
+
+
+def _to_tensor(pixels: NDArray[np.uint8]) -> Tensor:
+    return torch.from_numpy(pixels.transpose(2, 0, 1).copy())  # (H, W, 3) -> (3, H, W)

@@ -110,6 +110,15 @@ def padded_to(height: int, width: int, *detectors: Detector) -> Iterator[None]:
             detector.transform.least = (0, 0)
 
 
+def padded_size(detector: Detector, pictures: Sequence[Tensor]) -> tuple[int, int]:
+    """Return height and width, in pixels, to which a detector pads a batch of pictures (3, H, W)."""
+    divisor = detector.transform.size_divisible
+    sides = zip(*(picture.shape[1:] for picture in pictures), strict=True)
+    largest = [max(*side, least) for side, least in zip(sides, detector.transform.least, strict=True)]
+    height, width = (divisor * -(-side // divisor) for side in largest)
+    return height, width
+
+
 def _fix_scales(pool: MultiScaleRoIAlign, strides: Sequence[int]) -> None:
     """Set the strides on which boxes are pooled: those of the levels that the pool names by their numbers.
 

@@ -1,7 +1,8 @@
 """The Distiller: one module whose forward gives every named loss of a step, the student's own and RDM's.
 
-The teacher is frozen, in evaluation mode, runs under `inference_mode` on the same pixels as the student, and is
-no part of the module's state. Adapters are: they train with the student and are thrown away afterwards.
+The teacher is frozen, in evaluation mode, runs under `inference_mode` on the same pixels as the student, or on the
+same part of the picture with 2 or 4 times as many on each side, and is no part of the module's state. Adapters are:
+they train with the student and are thrown away afterwards.
 
 Shapes: B pictures, N instances of the batch (ground truth), L levels that both pyramids have (matched by
 stride), P prototypes, C classes.
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from gkd_core.compute.world import World, keep_norms_apart
 from gkd_core.config import DistillConfig, Workers
 from gkd_core.data.records import HasImages, ImageRecord
+from gkd_core.detectors.adapt import padded_size, padded_to
 from gkd_core.detectors.build import pyramid
 from gkd_core.detectors.detector import Detector, Targets, as_module
 from gkd_core.detectors.norms import with_batch_statistics
@@ -68,8 +70,9 @@ class Distiller(nn.Module):
         teacher_columns: Tensor | None = None,
         *,
         losses: Sequence[Loss] | None = None,
+        zoom: int = 1,
     ) -> None:
-        """Match the two pyramids by stride, the first map of a stride with the first.
+        """Match the two pyramids by the size of their cells on the student's pictures, the first map with the first.
 
         Args:
             student: trains.
@@ -78,6 +81,8 @@ class Distiller(nn.Module):
             teacher_columns: (C,) for each class of the data, its label in the teacher's scores; None: both detectors
                 know their classes, which are matched by name.
             losses: what is distilled; None: what the config says. Of one without a weight nothing is computed.
+            zoom: 1, 2 or 4, how many times as large the teacher's pictures are. Its map of stride 16 then is on the
+                cells of the student's stride 8, and `strides`, boxes and grids are those of the student's pictures.
 
         Raises:
             SpecError: no common stride, or a response loss asked for between heads that cannot be compared.
@@ -87,13 +92,15 @@ class Distiller(nn.Module):
         self._teacher = (teacher.eval().requires_grad_(False),)  # in a tuple: no part of the module's state
         self.config = config or DistillConfig()
         # once each: torchvision's MobileNet has two maps of stride 32, and levels are named by their strides
-        self.strides = tuple(dict.fromkeys(s for s in student.strides if s in teacher.strides))
+        self.zoom = zoom
+        theirs = [stride / zoom for stride in teacher.strides]
+        self.strides = tuple(dict.fromkeys(s for s in student.strides if s in theirs))
         if not self.strides:
             message = f"pyramid strides {student.strides} and {teacher.strides} have none in common"
             raise SpecError([Problem(loc=("student", "architecture"), message=message)])
         self.student_levels = [student.strides.index(stride) for stride in self.strides]
-        self.teacher_levels = [teacher.strides.index(stride) for stride in self.strides]
-        incomparable = why_incomparable(student, teacher)
+        self.teacher_levels = [theirs.index(stride) for stride in self.strides]
+        incomparable = why_incomparable(student, teacher, zoom)
         wanted = of_config(self.config) if losses is None else losses
         settled = [with_settled_weight(loss, student, self.config, incomparable) for loss in wanted]
         self.losses = tuple(loss for loss in settled if getattr(loss, "active", True))
@@ -163,7 +170,11 @@ class Distiller(nn.Module):
         return self.config.start_epoch <= epoch and (stop is None or epoch < stop)
 
     def forward(
-        self, pictures: list[Tensor], targets: Targets, attenuation: float = 1.0
+        self,
+        pictures: list[Tensor],
+        targets: Targets,
+        attenuation: float = 1.0,
+        zoomed: list[Tensor] | None = None,
     ) -> dict[str, Tensor]:
         """Return the losses of one step.
 
@@ -171,15 +182,16 @@ class Distiller(nn.Module):
             pictures: B float tensors (3, H, W) in 0..1.
             targets: B dicts with boxes (n, 4) in pixels and labels (n,) from 1.
             attenuation: factor of the global and the local losses, in 0..1.
+            zoomed: B tensors (3, zoom x H, zoom x W), what the teacher sees; None where `zoom` is 1.
 
         Returns:
             Named scalars, weighted as they enter the sum: the student's own, and `distill_*`.
 
         Raises:
             RuntimeError: a loss asked for prototypes, and they were not chosen yet.
-            ValueError: two losses have one name.
+            ValueError: two losses have one name, or `zoomed` is missing or of another size.
         """
-        context, losses = self.look(pictures, targets, attenuation)
+        context, losses = self.look(pictures, targets, attenuation, zoomed)
         for loss in self.losses:
             found = loss(context)
             if twice := losses.keys() & found.keys():
@@ -189,11 +201,15 @@ class Distiller(nn.Module):
         return losses
 
     def look(
-        self, pictures: list[Tensor], targets: Targets, attenuation: float
+        self,
+        pictures: list[Tensor],
+        targets: Targets,
+        attenuation: float,
+        zoomed: list[Tensor] | None = None,
     ) -> tuple[LossContext, dict[str, Tensor]]:
         """Run both models on a batch; return what losses may look at, and the student's own losses."""
         with torch.inference_mode():  # first: what it needs is gone before the student's maps pile up
-            teacher_pyramid, sizes = pyramid(self.teacher, pictures)
+            teacher_pyramid = self._teacher_pyramid(pictures, zoomed)
         if not self.student.training:  # after it was asked what is on a picture
             self.student.train()
         with outputs_of(self.student.backbone) as maps, outputs_of(scoring_head(self.student)) as scores:
@@ -208,7 +224,7 @@ class Distiller(nn.Module):
             student_maps=[student_pyramid[level] for level in self.student_levels],
             teacher_maps=[teacher_pyramid[level] for level in self.teacher_levels],
             teacher_pyramid=teacher_pyramid,
-            sizes=sizes,
+            sizes=[(picture.shape[1], picture.shape[2]) for picture in pictures],
             student_scores=scores[0],
             teacher_columns=self.teacher_columns,
             modules=dict(self.loss_modules.items()),
@@ -219,6 +235,22 @@ class Distiller(nn.Module):
             reference=self.config.conventions == "reference",
         )
         return context, losses
+
+    def _teacher_pyramid(self, pictures: list[Tensor], zoomed: list[Tensor] | None) -> list[Tensor]:
+        """Return the teacher's maps, of pictures that are padded to `zoom` times the student's padded size.
+
+        Raises:
+            ValueError: `zoomed` is missing or of another size.
+        """
+        if self.zoom == 1:
+            return pyramid(self.teacher, pictures)[0]
+        height, width = padded_size(self.student, pictures)
+        wanted = [(self.zoom * picture.shape[1], self.zoom * picture.shape[2]) for picture in pictures]
+        if [(picture.shape[1], picture.shape[2]) for picture in zoomed or ()] != wanted:
+            raise ValueError(f"the teacher sees pictures {self.zoom} times as large: give them as `zoomed`")
+        assert zoomed is not None
+        with padded_to(self.zoom * height, self.zoom * width, self.teacher):
+            return pyramid(self.teacher, zoomed)[0]
 
     def _pooled_by(self, context: LossContext) -> PooledPair | None:
         """Return what a step pooled, for the bank if there is one, else where a loss asked for it."""
@@ -262,6 +294,7 @@ class Distiller(nn.Module):
             device=self.teacher_columns.device,
             precision=precision,
             known=None if again else self.cached,
+            zoom=self.zoom,
         )
 
     def cache_teacher_features(self, pooled: Pooled) -> None:

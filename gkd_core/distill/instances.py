@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from gkd_core.compute.amp import autocast
-from gkd_core.compute.transfers import pictures_on, to_device
+from gkd_core.compute.transfers import pictures_on, to_device, zoomed_on
 from gkd_core.compute.world import World
 from gkd_core.config import PrototypeChoice, Workers
 from gkd_core.data.loading import EvalSample, eval_batches
@@ -149,7 +149,14 @@ class InstancePool:
     """Precision in which both compute; features are float32 in any case."""
     known: Pooled | None = None
     """Result of an earlier pass over the same boxes, if there was one: the teacher's features are taken from it."""
+    zoom: int = 1
+    """How many times as large the teacher's pictures are; boxes and strides are in pixels of the student's."""
     _parts: list[Pooled] = field(default_factory=list)
+
+    @property
+    def zoom_of_pictures(self) -> int:
+        """Return the zoom that pictures must come with; 1 where the teacher does not run."""
+        return 1 if self.teacher is None or self.known is not None else self.zoom
 
     @torch.no_grad()
     def add(self, batch: list[EvalSample], chosen: Sequence[tuple[ImageRecord, np.ndarray]]) -> None:
@@ -169,15 +176,15 @@ class InstancePool:
         scales = [torch.tensor(sample.scale * 2) for sample in batch]
         resized = torch.cat([b * s for b, s in zip(boxes, scales, strict=True)])
         [on_device] = to_device([resized], self.device)
-        places = pictures, on_device, image_index, max(numbers)
+        places = on_device, image_index, max(numbers)
         teacher = (
             []
             if self.teacher is None or self.known is not None
-            else self._pool(self.teacher, self.teacher_levels, *places)
+            else self._pool(self.teacher, self.teacher_levels, self._of_teacher(batch, pictures), *places)
         )
         part = Pooled(
             teacher,
-            self._pool(self.student, self.student_levels, *places),
+            self._pool(self.student, self.student_levels, pictures, *places),
             torch.cat([torch.from_numpy(record.labels[rows]) for record, rows in chosen]) - 1,
             torch.tensor([sample.image_id for sample in batch])[owner],
             torch.cat(boxes),
@@ -185,6 +192,10 @@ class InstancePool:
             (resized[:, 2:] - resized[:, :2]).amin(1),
         )
         self._parts.append(part)
+
+    def _of_teacher(self, batch: list[EvalSample], pictures: list[Tensor]) -> list[Tensor]:
+        """Return the pictures as the teacher sees them."""
+        return pictures if self.zoom == 1 else zoomed_on(self.device, batch)
 
     def _pool(
         self,
@@ -251,7 +262,8 @@ def pool_instances(
     """
     chosen = [(images[position], rows) for position, rows in choice.items()]
     parts = iter(chosen)
-    for batch in eval_batches([image for image, _ in chosen], image_size, batch_size, workers):
+    records, zoom = [image for image, _ in chosen], pool.zoom_of_pictures
+    for batch in eval_batches(records, image_size, batch_size, workers, zoom=zoom):
         pool.add(batch, list(islice(parts, len(batch))))
     return pool.finish()
 

@@ -8,15 +8,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from gkd_core.config import DistillConfig, incomparable_scores, response_weight, settled_losses
+from gkd_core.config import (
+    DistillConfig,
+    incomparable_scores,
+    response_weight,
+    settled_losses,
+    zoomed_scores,
+)
 from gkd_core.detectors.detector import Detector
 from gkd_core.distill.losses import Loss, MethodLoss, ResponseLoss
 from gkd_core.distill.positives import architecture_of, is_two_stage
 from gkd_core.errors import Problem, SpecError
 
 
-def why_incomparable(student: Detector, teacher: Detector) -> Problem | None:
+def why_incomparable(student: Detector, teacher: Detector, zoom: int = 1) -> Problem | None:
     """Return why the scores of the two heads cannot be compared place by place."""
+    if zoomed := zoomed_scores(zoom):
+        return zoomed
     mine, theirs = architecture_of(student), architecture_of(teacher)
     anchors = None
     if mine == theirs and not is_two_stage(student) and (other := _other_places(student, teacher)):

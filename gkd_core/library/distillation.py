@@ -63,6 +63,7 @@ def distill(
     out: str | Path,
     epochs: int = 30,
     distill: Mapping[str, Any] | None = None,
+    teacher_image_size: int | None = None,
     device: str = "auto",
     progress: bool = True,
     **recipe: Any,
@@ -79,6 +80,7 @@ def distill(
         out: folder of the run; made if it is not there.
         epochs: passes over the training split.
         distill: fields of `config.DistillConfig`, such as `{"global": {"weight": 1}, "control": False}`.
+        teacher_image_size: longer side of the pictures that the teacher sees, in pixels: 1, 2 or 4 times `image_size`.
         device: `auto`, `cpu` or `cuda`.
         progress: show a line on stderr.
         recipe: other fields of `config.TrainConfig`, such as `image_size=320` or `batch_size=16`.
@@ -94,7 +96,7 @@ def distill(
     config = checked(
         DistillRun,
         data=dataset.config,
-        teacher={"weights": _called(teacher)},
+        teacher={"weights": _called(teacher), "image_size": teacher_image_size},
         student=_config_of(student),
         distill=dict(distill or {}),
         train={"epochs": epochs, **recipe},

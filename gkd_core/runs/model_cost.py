@@ -50,17 +50,27 @@ def _every_proposal(detector: Detector) -> Iterator[None]:
 
 
 def measure_latencies(
-    detectors: Sequence[Detector], images: Sequence[ImageRecord], image_size: int, device: torch.device
+    detectors: Sequence[tuple[Detector, int]], images: Sequence[ImageRecord], device: torch.device
 ) -> list[Latency]:
     """Time each detector on single images, in turn image by image, so that drift affects all alike.
 
     Decoding and resizing are not counted; normalisation, the network and NMS are.
+
+    Args:
+        detectors: each with the longer side of its pictures in pixels.
+        images: the pictures.
+        device: where all are.
     """
-    pictures = pictures_on(device, [batch[0].image for batch in eval_batches(images, image_size, 1)])
-    for detector in detectors:
-        for picture in pictures[:_WARM_UP]:
+    pictures = {
+        size: pictures_on(device, [batch[0].image for batch in eval_batches(images, size, 1)])
+        for size in {size for _, size in detectors}
+    }
+    for detector, size in detectors:
+        for picture in pictures[size][:_WARM_UP]:
             _milliseconds(detector, picture)
-    times = np.array([[_milliseconds(detector, p) for detector in detectors] for p in pictures])
+    times = np.array(
+        [[_milliseconds(one, pictures[size][n]) for one, size in detectors] for n in range(len(images))]
+    )
     low, median, high = np.percentile(times, [10, 50, 90], axis=0)
     name = (
         torch.cuda.get_device_name(device)

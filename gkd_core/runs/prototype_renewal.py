@@ -131,7 +131,8 @@ def _run_over_images(session: Session, pool: InstancePool, choice: Choice, base:
     mine = [positions[at] for at in share.positions]
     chosen = [(session.data.train.images[position], choice[position]) for position in mine]
     images, parts = [image for image, _ in chosen], iter(chosen)
-    batches = eval_batches(images, session.image_size, session.batch_size, session.workers, session.cache)
+    how = session.image_size, session.batch_size, session.workers, session.cache
+    batches = eval_batches(images, *how, zoom=pool.zoom_of_pictures)
     done = 0
     for batch in batches:
         pool.add(batch, list(islice(parts, len(batch))))

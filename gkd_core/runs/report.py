@@ -62,6 +62,8 @@ class Entry(NamedTuple):
     """On the split of `score`, if it was assessed."""
     test_assessment: Assessment | None = None
     """On the test split, if there is one."""
+    image_size: int | None = None
+    """Longer side of the pictures that it sees, in pixels; None: that of the run."""
 
     def assessed(self, classes: Sequence[str]) -> Entry:
         """Assess the detections on both splits; `classes` in label order."""
@@ -139,10 +141,10 @@ def report_models(
     entries: dict[str, Entry], images: Sequence[ImageRecord], image_size: int, device: torch.device
 ) -> dict[str, ModelReport]:
     """Return each model's report, its latency measured in turn with the others'; arguments as `make_report`."""
-    detectors = [entry.detector for entry in entries.values()]
-    latencies = measure_latencies(detectors, images[:_TIMED], image_size, device)
+    sized = [(entry.detector, entry.image_size or image_size) for entry in entries.values()]
+    latencies = measure_latencies(sized, images[:_TIMED], device)
     return {
-        role: _model(entry, latency, image_size, device)
+        role: _model(entry, latency, entry.image_size or image_size, device)
         for (role, entry), latency in zip(entries.items(), latencies, strict=True)
     }
 

@@ -57,6 +57,7 @@ class Session:
         workers: Workers,
         cache_mb: int = CACHE_MB,
         scores: SplitName | None = None,
+        largest: int | None = None,
     ) -> None:
         """Choose the device; nothing is read yet.
 
@@ -68,6 +69,7 @@ class Session:
             batch_size: images at a time, where no gradient is needed.
             workers: threads that load pictures.
             cache_mb: memory for decoded pictures, in MiB.
+            largest: the same for the model that sees the largest ones; None: all see the same.
             scores: the one split that the kind of run needs; None: those of a training.
         """
         self.folder = folder
@@ -78,7 +80,7 @@ class Session:
         self.workers: Workers = workers
         self.device = self.world.device
         self.progress_meter = ProgressMeter()
-        self.cache = PictureCache(image_size, cache_mb // self.world.size)
+        self.cache = PictureCache(largest or image_size, cache_mb // self.world.size)
         self._data = config.data
         self._needs: tuple[SplitName, ...] = (scores,) if scores else needed(config.data)
         self._decodes = (scores,) if scores else self.decodes
@@ -111,11 +113,16 @@ class Session:
         return data
 
     def evaluate(
-        self, detector: Detector, base: Progress, labels: np.ndarray | None = None, split: SplitName = "val"
+        self,
+        detector: Detector,
+        base: Progress,
+        labels: np.ndarray | None = None,
+        split: SplitName = "val",
+        image_size: int | None = None,
     ) -> Generator[Event, None, Score]:
         """Score a detector on a split and report it; `base` is the progress that is reported meanwhile."""
         began = time.monotonic()
-        result = yield from self.measure(detector, base, labels, split)
+        result = yield from self.measure(detector, base, labels, split, image_size)
         yield Evaluation(
             run=base.run,
             epoch=base.epoch,
@@ -126,21 +133,32 @@ class Session:
         return result
 
     def measure(
-        self, detector: Detector, base: Progress, labels: np.ndarray | None = None, split: SplitName = "val"
+        self,
+        detector: Detector,
+        base: Progress,
+        labels: np.ndarray | None = None,
+        split: SplitName = "val",
+        image_size: int | None = None,
     ) -> Generator[Event, None, Score]:
         """Score a detector on a split; `labels` as in `detect_batches`."""
-        detections = yield from self.detect(detector, base, labels, split)
+        detections = yield from self.detect(detector, base, labels, split, image_size)
         return score(self.data.splits[split].images, self.classes, detections)
 
     def detect(
-        self, detector: Detector, base: Progress, labels: np.ndarray | None = None, split: SplitName = "val"
+        self,
+        detector: Detector,
+        base: Progress,
+        labels: np.ndarray | None = None,
+        split: SplitName = "val",
+        image_size: int | None = None,
     ) -> Generator[Event, None, Detections]:
         """Run a detector over a split; several processes share the work."""
         detections: Detections = {}
         of_split = self.data.splits[split].images
         share = self.world.deal(len(of_split), self.batch_size)
         images = [of_split[position] for position in share.positions]
-        batches = eval_batches(images, self.image_size, self.batch_size, self.workers, self.cache)
+        size = image_size or self.image_size
+        batches = eval_batches(images, size, self.batch_size, self.workers, self.cache)
         for found in detect_batches(detector, batches, self.device, labels):
             detections.update(found)
             self.stop_if_asked()

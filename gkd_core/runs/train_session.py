@@ -10,6 +10,7 @@ from gkd_core.config import (
     DistillRun,
     TeacherConfig,
     TrainRun,
+    zoom_of,
 )
 from gkd_core.detectors.checkpoint import sha256_of
 from gkd_core.detectors.detector import Detector
@@ -35,6 +36,7 @@ class TrainSession(Session):
         given_teacher: OpenedModel | None = None,
     ) -> None:
         recipe = config.train
+        self.zoom = zoom_of(config.teacher, recipe) if isinstance(config, DistillRun) else 1
         super().__init__(
             config,
             run_dir,
@@ -43,6 +45,7 @@ class TrainSession(Session):
             batch_size=recipe.batch_size,
             workers=recipe.workers,
             cache_mb=recipe.cache_mb,
+            largest=self.zoom * recipe.image_size,
         )
         self.config = config
         self.states = run_dir / "checkpoints"
@@ -57,7 +60,12 @@ class TrainSession(Session):
         """Build the distiller of a student and this run's teacher."""
         assert isinstance(self.config, DistillRun)
         assert self.teacher is not None
-        return Distiller(student, self.teacher.detector, self.config.distill, self.teacher.columns)
+        teacher, zoom = self.teacher, self.zoom
+        return Distiller(student, teacher.detector, self.config.distill, teacher.columns, zoom=zoom)
+
+    def size_for(self, role: str) -> int:
+        """Return the longer side, in pixels, of the pictures that a model of this run is scored on."""
+        return self.image_size * (self.zoom if role == "teacher" else 1)
 
     def inherit(self, detector: Detector) -> list[str]:
         """Fill what the student inherits from this run's teacher, in student and control alike; return remarks."""

@@ -16,7 +16,7 @@ from gkd_core.compute.amp import (
     gradient_scaler,
     memory_format,
 )
-from gkd_core.compute.transfers import pictures_on, to_device
+from gkd_core.compute.transfers import pictures_on, to_device, zoomed_on
 from gkd_core.compute.world import World, synchronise_norms
 from gkd_core.config import DetectorConfig, TrainConfig
 from gkd_core.data.loading import Sample
@@ -168,7 +168,7 @@ class Training(Position):
             autocast(self.device, self.config.precision),
             self.batch_share.of_step(self.step, start, pictures),
         ):
-            losses = self.batch_share.scaled(self._losses(pictures, targets))
+            losses = self.batch_share.scaled(self._losses(pictures, targets, self._zoomed(part)))
         weighted = {name: loss * share for name, loss in losses.items()}
         total = torch.stack(list(weighted.values())).sum()
         if not torch.isfinite(total):
@@ -186,7 +186,18 @@ class Training(Position):
         targets = [{"boxes": b, "labels": n} for b, n in zip(boxes, labels, strict=True)]
         return pictures, targets
 
-    def _losses(self, pictures: list[Tensor], targets: Targets) -> dict[str, Tensor]:
+    def zoom(self, epoch: int) -> int:
+        """Return how many times as large pictures an epoch needs, for the teacher; 1 where it sees the student's."""
+        distils = self.distiller is not None and self.distiller.is_on(epoch)
+        return self.distiller.zoom if self.distiller is not None and distils else 1
+
+    def _zoomed(self, part: Sequence[Sample]) -> list[Tensor] | None:
+        """Return what the teacher sees of a micro-batch; None where that is what the student sees."""
+        return zoomed_on(self.device, part) if self.zoom(self.epoch) > 1 else None
+
+    def _losses(
+        self, pictures: list[Tensor], targets: Targets, zoomed: list[Tensor] | None
+    ) -> dict[str, Tensor]:
         """Compute the named losses of a micro-batch.
 
         Raises:
@@ -195,7 +206,7 @@ class Training(Position):
         self.detector.train()
         try:
             if self.distiller is not None and self.distiller.is_on(self.epoch):
-                distilled: dict[str, Tensor] = self.distiller(pictures, targets, self.attenuation)
+                distilled: dict[str, Tensor] = self.distiller(pictures, targets, self.attenuation, zoomed)
                 return distilled
             losses: dict[str, Tensor] = self.detector(pictures, targets)
             return losses

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from gkd_core.config import (
     Architecture,
@@ -22,6 +22,8 @@ from gkd_core.config import (
     response_weight,
     run_config,
     settled_losses,
+    zoom_of,
+    zoomed_scores,
 )
 from gkd_core.data.check import DataReport
 from gkd_core.errors import Problem, SpecError
@@ -87,6 +89,7 @@ MOST_GPUS = {"train": 8, "distill": 8, "evaluate": 1, "prototypes": 1, "export":
 DECLARED = ("architecture", "backbone", "layout", "classes")
 """Fields of a trained model that a spec may declare."""
 
+AnyTeacher = TypeVar("AnyTeacher", bound=TeacherConfig)
 Classes = Iterable[str] | None
 
 
@@ -196,9 +199,7 @@ class _Resolving:
             self.found.remarks.append(remark)
         return model.model_copy(update={"weights": origin.weights}) if origin else model
 
-    def _trained(
-        self, model: TeacherConfig, role: str, classes: Classes
-    ) -> tuple[TeacherConfig, Origin | None]:
+    def _trained(self, model: AnyTeacher, role: str, classes: Classes) -> tuple[AnyTeacher, Origin | None]:
         """Return a trained model and its origin; it must know `classes`."""
         wanted = {field: getattr(model, field) for field in DECLARED}
         origin = self._origin(model.weights, role, wanted, classes)
@@ -290,6 +291,8 @@ def _training(spec: TrainSpec | DistillSpec) -> dict[str, Any]:
 
 def _incomparable(spec: DistillSpec, teacher: Origin | None) -> Problem | None:
     """Return why the scores of student and teacher are not comparable, as far as is known before the teacher exists."""
+    if zoomed := zoomed_scores(zoom_of(spec.teacher, spec.train)):
+        return zoomed
     family: Architecture | None = spec.teacher.architecture
     anchors = None
     if teacher and teacher.detector:

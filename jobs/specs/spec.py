@@ -16,6 +16,7 @@ from gkd_core.config import (
     DetectorConfig,
     DetectorToTrain,
     DistillConfig,
+    DistillingTeacher,
     EvaluateConfig,
     ExportConfig,
     PrototypesRunConfig,
@@ -25,6 +26,7 @@ from gkd_core.config import (
     TeacherConfig,
     TrainConfig,
     require_beginning,
+    require_whole_zoom,
 )
 from gkd_core.data.check import DataReport
 from jobs.names import VISIBLE, Name, not_blank, printable
@@ -142,7 +144,7 @@ class DistillSpec(JobFields):
     """The kind of the job."""
     data: DataConfig
     """The training data: a folder, `dataset:<id>`, or its splits."""
-    teacher: TeacherConfig
+    teacher: DistillingTeacher
     """The teacher: weights are `job:<id>`, `model:<id>`, a path under a data root, or torchvision's name."""
     student: StudentToTrain = StudentConfig()
     """The detector to train."""
@@ -154,6 +156,7 @@ class DistillSpec(JobFields):
     @model_validator(mode="after")
     def _distils_at_all(self) -> DistillSpec:
         require_beginning(self.distill, self.train)
+        require_whole_zoom(self.teacher, self.train)
         return self
 
 

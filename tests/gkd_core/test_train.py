@@ -15,6 +15,7 @@ from torch import Tensor
 
 from gkd_core.config import DistillRun, TrainRun
 from gkd_core.data.find import find_layout
+from gkd_core.data.loading import eval_batches
 from gkd_core.data.reading import load
 from gkd_core.data.records import DataSet
 from gkd_core.detectors.build import pyramid
@@ -289,6 +290,32 @@ def test_what_the_student_inherits_the_control_inherits_too_and_both_are_told(
     ends = hashes(tmp_path)
     assert ends["student.safetensors"] != ends["control.safetensors"]
     assert read_card(tmp_path / "student.safetensors").fpn.channels == 16
+
+
+def test_a_teacher_that_sees_larger_pictures_changes_the_student_alone_and_resumes_with_the_same_bits(
+    distill: Make, tmp_path: Path, trained: Whole, distilled: Whole, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+
+    def remember(images: Any, size: int, *how: Any) -> Any:
+        sizes.append(size)
+        return eval_batches(images, size, *how)
+
+    monkeypatch.setattr("gkd_core.runs.session.eval_batches", remember)
+    run = distill()
+    assert isinstance(run, DistillRun)
+    run = run.model_copy(update={"teacher": run.teacher.model_copy(update={"image_size": 128})})
+    whole = carried_out(run, tmp_path / "undisturbed")
+    assert sizes == [128, 64, 64, 64, 64, 128, 64, 64]  # the teacher, two epochs each, and the report
+    assert whole.hashes["control.safetensors"] == trained.hashes["model.safetensors"]
+    assert whole.hashes["student.safetensors"] != distilled.hashes["student.safetensors"]
+    go_on_until_done(run, tmp_path / "stopped", iter([9, 5, 10**6]))
+    assert hashes(tmp_path / "stopped") == whole.hashes
+    (report,) = of_kind(whole.events, "report")
+    (before,) = of_kind(distilled.events, "report")
+    assert report.models["teacher"].gflops == pytest.approx(4 * before.models["teacher"].gflops, rel=0.01)
+    assert report.models["student"].gflops == before.models["student"].gflops
+    assert report.models["teacher"].metrics == of_kind(whole.events, "evaluation")[0].metrics
 
 
 def test_until_distillation_starts_the_student_is_its_control_to_the_bit(

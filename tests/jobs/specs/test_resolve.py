@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from gkd_core.config import (
     RESPONSE_WEIGHT,
@@ -316,6 +316,20 @@ def test_retinanets_of_other_anchors_are_not_compared(root: Path) -> None:
     other = resolved(root, **distill("retina.safetensors", **student, train={"image_size": 640}))
     assert weight_of(other) == 0
     assert "the finest anchors of teacher and student differ: 16 and 25.6 pixels" in other.warnings[0]
+
+
+def test_a_teacher_may_see_pictures_of_two_or_four_times_the_size(root: Path) -> None:
+    teacher = {"weights": "teacher.safetensors"}
+    spec = {"kind": "distill", "train": {"image_size": 320, "batch_size": 2}}
+    larger = resolved(root, **spec, teacher={**teacher, "image_size": 640})
+    assert larger.config.teacher.image_size == 640
+    assert weight_of(larger) == 0
+    assert "the teacher sees pictures 2 times as large" in larger.warnings[0]
+    assert weight_of(resolved(root, **spec, teacher={**teacher, "image_size": 320})) == RESPONSE_WEIGHT
+    for size in (480, 160, 960):
+        with pytest.raises(ValidationError, match="take 640 or 1280") as refused:
+            resolved(root, **spec, teacher={**teacher, "image_size": size})
+        assert refused.value.errors()[0]["loc"][-2:] == ("teacher", "image_size")
 
 
 def test_what_a_student_cannot_inherit_is_refused_before_it_trains(root: Path) -> None:
