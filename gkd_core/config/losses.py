@@ -94,6 +94,22 @@ class CwdConfig(FeatureLossConfig):
     """Divides the maps before the softmax; 1 as published for detectors."""
 
 
+class DrkdConfig(LossConfig):
+    """DRKD (Ni et al. 2023), its instance relations: to which objects of its picture each object is akin.
+
+    The published weight is not known to us; with ours the gradient on the backbone is of the size of the detection
+    losses' (measured with small RetinaNets on drawn pictures).
+    """
+
+    one_stage: ClassVar[float] = 1.0
+    two_stage: ClassVar[float] = 1.0
+    name: Literal["drkd"] = "drkd"
+    temperature: float = Field(default=0.5, gt=0)
+    """Divides the cosines before the softmax; ours."""
+    robust: bool = False
+    """Multiply the relations of each object by its robustness."""
+
+
 class FgdConfig(FeatureLossConfig):
     """FGD (Yang et al. 2022): objects and background apart, weighted by the teacher's attention, and their context.
 
@@ -134,6 +150,26 @@ class FgfiConfig(LossConfig):
     """Multiply the cells of each object by its robustness."""
 
 
+class GidConfig(LossConfig):
+    """GID (Dai et al. 2021), its relation term: distances between the objects of a batch."""
+
+    one_stage: ClassVar[float] = 40.0
+    two_stage: ClassVar[float] = 40.0
+    name: Literal["gid"] = "gid"
+    robust: bool = False
+    """Multiply each pair by the robustness of both objects."""
+
+
+class MaskdConfig(FeatureLossConfig):
+    """MasKD (Huang et al. 2023): learnt tokens cut the map into regions, each of which counts alike."""
+
+    one_stage: ClassVar[float] = 7.0
+    two_stage: ClassVar[float] = 1.0
+    name: Literal["maskd"] = "maskd"
+    tokens: int = Field(default=6, ge=1, le=64)
+    """Regions of each level; 6 as published."""
+
+
 class MgdConfig(FeatureLossConfig):
     """MGD (Yang et al. 2022): the teacher's map is generated from the student's, of which random cells are left out.
 
@@ -171,6 +207,17 @@ class PatchPairsConfig(FeatureLossConfig):
     """Patches along each axis of a picture."""
 
 
+class PfiConfig(LossConfig):
+    """PFI (Li et al. 2022): maps compared where the predictions of both models differ, or where they agree."""
+
+    one_stage: ClassVar[float] = 1.5
+    two_stage: ClassVar[float] = 1.5
+    compares_heads: ClassVar[bool] = True
+    name: Literal["pfi"] = "pfi"
+    where: Literal["differ", "agree"] = "differ"
+    """`differ`: the more the logits of a cell differ, the more it counts, as published. `agree`: the less."""
+
+
 class PkdConfig(FeatureLossConfig):
     """PKD (Cao et al. 2022): one minus the Pearson correlation of each channel, blind to scale and offset."""
 
@@ -185,11 +232,15 @@ AnyLoss = Annotated[
     AicsdConfig
     | AttnFdConfig
     | CwdConfig
+    | DrkdConfig
     | FgdConfig
     | FgfiConfig
+    | GidConfig
+    | MaskdConfig
     | MgdConfig
     | MseConfig
     | PatchPairsConfig
+    | PfiConfig
     | PkdConfig,
     Field(discriminator="name"),
 ]

@@ -16,8 +16,10 @@ from gkd_core.distill.losses.attenuation import attenuation
 from gkd_core.distill.losses.attnfd import AttnFdLoss
 from gkd_core.distill.losses.context import Loss, LossContext
 from gkd_core.distill.losses.cwd import CwdLoss
+from gkd_core.distill.losses.drkd import DrkdLoss
 from gkd_core.distill.losses.fgd import FgdLoss
 from gkd_core.distill.losses.fgfi import FgfiLoss
+from gkd_core.distill.losses.gid import GidLoss
 from gkd_core.distill.losses.global_knowledge import GlobalLoss, global_loss, global_projection_loss
 from gkd_core.distill.losses.local import (
     LocalLoss,
@@ -27,10 +29,12 @@ from gkd_core.distill.losses.local import (
     local_losses,
     local_losses_reference,
 )
+from gkd_core.distill.losses.maskd import MaskdLoss
 from gkd_core.distill.losses.method import MethodLoss
 from gkd_core.distill.losses.mgd import MgdLoss
 from gkd_core.distill.losses.mse import MseLoss
 from gkd_core.distill.losses.patch_pairs import PatchPairsLoss
+from gkd_core.distill.losses.pfi import PfiLoss
 from gkd_core.distill.losses.pkd import PkdLoss
 from gkd_core.distill.losses.positions import Positions, positions
 from gkd_core.distill.losses.response import (
@@ -47,17 +51,21 @@ __all__ = [
     "AicsdLoss",
     "AttnFdLoss",
     "CwdLoss",
+    "DrkdLoss",
     "FgdLoss",
     "FgfiLoss",
+    "GidLoss",
     "GlobalLoss",
     "LocalLoss",
     "LocalLosses",
     "Loss",
     "LossContext",
+    "MaskdLoss",
     "MethodLoss",
     "MgdLoss",
     "MseLoss",
     "PatchPairsLoss",
+    "PfiLoss",
     "PkdLoss",
     "Positions",
     "ResponseLoss",
@@ -82,11 +90,15 @@ METHODS: dict[str, type[MethodLoss[Any]]] = {
     "aicsd": AicsdLoss,
     "attnfd": AttnFdLoss,
     "cwd": CwdLoss,
+    "drkd": DrkdLoss,
     "fgd": FgdLoss,
     "fgfi": FgfiLoss,
+    "gid": GidLoss,
+    "maskd": MaskdLoss,
     "mgd": MgdLoss,
     "mse": MseLoss,
     "patch_pairs": PatchPairsLoss,
+    "pfi": PfiLoss,
     "pkd": PkdLoss,
 }
 """Losses of other methods, by the names by which specs list them."""

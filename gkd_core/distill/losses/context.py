@@ -118,6 +118,12 @@ class LossContext:
         return self.pool(self.instances.boxes, self.slots)
 
     @cached_property
+    def pooled_on_own_level(self) -> PooledPair:
+        """Features of each object on the level that it belongs to, (N, C_s) and (N, C_t)."""
+        objects = torch.arange(len(self.level), device=self.level.device)
+        return self.pooled[0][self.level, objects], self.pooled[1][self.level, objects]
+
+    @cached_property
     def positions(self) -> Positions:
         """Where each object stands among the prototypes, (L, N, P) each.
 
@@ -136,6 +142,15 @@ class LossContext:
         """
         # every level has as many prototypes of each class
         return robustness(self.positions, self.instances.labels, self.prototypes[0])
+
+    @cached_property
+    def own_omega(self) -> Tensor:
+        """(N,) robustness of each object on the level that it belongs to.
+
+        Raises:
+            RuntimeError: prototypes were not chosen yet.
+        """
+        return self.omega[self.level, torch.arange(len(self.level), device=self.level.device)]
 
     # ---- what losses do ----------------------------------------------------------------------------------
 

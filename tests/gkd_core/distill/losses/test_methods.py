@@ -29,6 +29,7 @@ EMPTY = [{"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64
 
 TEACHER_IS_STUDENT: dict[str, str] = {
     "fgfi": "its adapter is drawn at random",
+    "maskd": "its adapter is drawn at random",
     "mgd": "its convolutions are drawn at random",
     "mse": "its adapter is drawn at random",
 }
@@ -38,6 +39,7 @@ FAMILIES: dict[str, tuple[str, ...]] = {
 }
 """The students of losses that do not fit all families."""
 MIXES_PICTURES: dict[str, str] = {
+    "gid": "distances are compared between all objects of a batch",
     "mgd": "the second picture of a batch draws another mask than the first",
 }
 """Losses of a batch that are not the mean of those of its pictures, and why."""
