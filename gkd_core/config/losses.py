@@ -160,6 +160,24 @@ class GidConfig(LossConfig):
     """Multiply each pair by the robustness of both objects."""
 
 
+class IbfiConfig(LossConfig):
+    """IBFI and GRI, a stand-in after Ju et al. (2024): imitation where the teacher's scores and boxes disagree.
+
+    The weights are ours.
+    """
+
+    one_stage: ClassVar[float] = 0.5
+    two_stage: ClassVar[float] = 0.5
+    compares_heads: ClassVar[bool] = True
+    name: Literal["ibfi"] = "ibfi"
+    foreground: float = Field(default=1.0, ge=0)
+    """Weight of the cells of objects."""
+    background: float = Field(default=0.3, ge=0)
+    """Weight of the others."""
+    relation: float = Field(default=1.0, ge=0)
+    """Weight of the relations between levels (GRI)."""
+
+
 class MaskdConfig(FeatureLossConfig):
     """MasKD (Huang et al. 2023): learnt tokens cut the map into regions, each of which counts alike."""
 
@@ -198,8 +216,8 @@ class PatchPairsConfig(FeatureLossConfig):
     The weight is ours.
     """
 
-    one_stage: ClassVar[float] = 1.0
-    two_stage: ClassVar[float] = 1.0
+    one_stage: ClassVar[float] = 2.0
+    two_stage: ClassVar[float] = 2.0
     name: Literal["patch_pairs"] = "patch_pairs"
     levels: int = Field(default=3, ge=1, le=5)
     """How many of the common levels are compared, from the finest on; coarse ones have fewer cells than patches."""
@@ -228,6 +246,31 @@ class PkdConfig(FeatureLossConfig):
     """How many of the common levels are compared, from the finest on; 4 as published."""
 
 
+class RelationConfig(LossConfig):
+    """Relation of class and box, a stand-in after Wang et al. (2024): score times overlap is the teacher's.
+
+    The weight is ours.
+    """
+
+    one_stage: ClassVar[float] = 1.0
+    two_stage: ClassVar[float] = 1.0
+    compares_heads: ClassVar[bool] = True
+    name: Literal["relation"] = "relation"
+
+
+class YoloAttentionConfig(FeatureLossConfig):
+    """Attention distillation of YOLOv5, a stand-in after Cheng (2024): attended maps, where the teacher responds.
+
+    The weights are ours.
+    """
+
+    one_stage: ClassVar[float] = 0.5
+    two_stage: ClassVar[float] = 0.5
+    name: Literal["yolo_attention"] = "yolo_attention"
+    background: float = Field(default=0.1, ge=0)
+    """Weight of the cells in which the teacher responds less than on average."""
+
+
 AnyLoss = Annotated[
     AicsdConfig
     | AttnFdConfig
@@ -236,12 +279,15 @@ AnyLoss = Annotated[
     | FgdConfig
     | FgfiConfig
     | GidConfig
+    | IbfiConfig
     | MaskdConfig
     | MgdConfig
     | MseConfig
     | PatchPairsConfig
     | PfiConfig
-    | PkdConfig,
+    | PkdConfig
+    | RelationConfig
+    | YoloAttentionConfig,
     Field(discriminator="name"),
 ]
 """Every method; the classes with the formulas are listed in `gkd_core.distill.losses.METHODS`."""

@@ -42,6 +42,8 @@ class AlignedHead(nn.Module):
 
     matched: list[Tensor]
     """B tensors (A,): which object of its image each location was assigned in the last step, -1 for none."""
+    anchors: list[Tensor]
+    """B tensors (A, 4): the squares, as wide as their strides, whose centres are the locations."""
     quality: Tensor
     """The summed quality of the last step, by which its losses are divided."""
 
@@ -88,7 +90,7 @@ class FCOS(detection.FCOS):
         boxes = decode(sides, points, strides)
         found = self._assign(logits.detach().sigmoid(), boxes.detach(), points, strides.min(), targets)
         quality = torch.stack([assignment.quality for assignment in found])  # (B, A)
-        self.head.matched = [assignment.matched for assignment in found]
+        self.head.matched, self.head.anchors = [assignment.matched for assignment in found], anchors
         self.head.quality = quality.sum()
         matched = torch.stack(self.head.matched)  # (B, A)
         picture, place = (matched >= 0).nonzero(as_tuple=True)  # the only synchronisation with the device

@@ -21,6 +21,7 @@ from gkd_core.distill.losses.fgd import FgdLoss
 from gkd_core.distill.losses.fgfi import FgfiLoss
 from gkd_core.distill.losses.gid import GidLoss
 from gkd_core.distill.losses.global_knowledge import GlobalLoss, global_loss, global_projection_loss
+from gkd_core.distill.losses.ibfi import IbfiLoss
 from gkd_core.distill.losses.local import (
     LocalLoss,
     LocalLosses,
@@ -37,6 +38,7 @@ from gkd_core.distill.losses.patch_pairs import PatchPairsLoss
 from gkd_core.distill.losses.pfi import PfiLoss
 from gkd_core.distill.losses.pkd import PkdLoss
 from gkd_core.distill.losses.positions import Positions, positions
+from gkd_core.distill.losses.relation import RelationLoss
 from gkd_core.distill.losses.response import (
     ResponseLoss,
     response_sigmoid,
@@ -45,6 +47,7 @@ from gkd_core.distill.losses.response import (
     response_softmax_reference,
 )
 from gkd_core.distill.losses.robustness import robustness
+from gkd_core.distill.losses.yolo_attention import YoloAttentionLoss
 
 __all__ = [
     "METHODS",
@@ -56,6 +59,7 @@ __all__ = [
     "FgfiLoss",
     "GidLoss",
     "GlobalLoss",
+    "IbfiLoss",
     "LocalLoss",
     "LocalLosses",
     "Loss",
@@ -68,7 +72,9 @@ __all__ = [
     "PfiLoss",
     "PkdLoss",
     "Positions",
+    "RelationLoss",
     "ResponseLoss",
+    "YoloAttentionLoss",
     "attenuation",
     "foreground_mask",
     "foreground_mask_reference",
@@ -94,12 +100,15 @@ METHODS: dict[str, type[MethodLoss[Any]]] = {
     "fgd": FgdLoss,
     "fgfi": FgfiLoss,
     "gid": GidLoss,
+    "ibfi": IbfiLoss,
     "maskd": MaskdLoss,
     "mgd": MgdLoss,
     "mse": MseLoss,
     "patch_pairs": PatchPairsLoss,
     "pfi": PfiLoss,
     "pkd": PkdLoss,
+    "relation": RelationLoss,
+    "yolo_attention": YoloAttentionLoss,
 }
 """Losses of other methods, by the names by which specs list them."""
 

@@ -147,3 +147,17 @@ def masked_mean(values: Tensor, visible: Tensor) -> Tensor:
 def cell_mean(maps: Tensor, visible: Tensor) -> Tensor:
     """Return (B, C) the mean of maps (B, C, H, W) over the visible cells (B, 1, H, W)."""
     return (maps * visible).sum((2, 3)) / visible.sum((2, 3)).clamp_min(1)
+
+
+def relative_squares(student: Tensor, teacher: Tensor, visible: Tensor) -> Tensor:
+    """Return (B, C, H, W) squared differences over the teacher's mean square in each picture: zeros give a mean of 1.
+
+    Relative to the teacher's power one weight fits all teachers and levels, whose maps differ by orders of magnitude.
+
+    Args:
+        student: (B, C, H, W).
+        teacher: (B, C, H, W), without gradient.
+        visible: (B, 1, H, W) 1.0 in cells of the picture, 0.0 in its padding.
+    """
+    power = masked_mean(teacher.square(), visible).clamp_min(1e-12)
+    return (student - teacher).square() / power[:, None, None, None]

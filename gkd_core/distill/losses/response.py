@@ -109,13 +109,18 @@ def _proposal_scores(context: LossContext) -> Compared:
 
 def _teacher_scores_of_proposals(context: LossContext) -> Tensor:
     """Return teacher scores (M, C + 1) of the student's positive proposals."""
+    columns: Tensor = teacher_outputs_of_proposals(context)[0][:, context.teacher_columns]
+    return columns
+
+
+def teacher_outputs_of_proposals(context: LossContext) -> tuple[Tensor, Tensor]:
+    """Return the teacher's scores and box codes of the student's M positive proposals, for all its classes."""
     proposals, _, labels = context.student.roi_heads.sampled
     chosen = [boxes[found > 0] for boxes, found in zip(proposals, labels, strict=True)]
     heads = context.teacher.roi_heads
     named = OrderedDict((str(level), feature) for level, feature in enumerate(context.teacher_pyramid))
-    scores, _ = heads.box_predictor(heads.box_head(heads.box_roi_pool(named, chosen, context.sizes)))
-    columns: Tensor = scores[:, context.teacher_columns]
-    return columns
+    scores, codes = heads.box_predictor(heads.box_head(heads.box_roi_pool(named, chosen, context.sizes)))
+    return scores, codes
 
 
 # ---- formulas --------------------------------------------------------------------------------------------

@@ -28,6 +28,8 @@ TARGETS = [
 EMPTY = [{"boxes": torch.zeros(0, 4), "labels": torch.zeros(0, dtype=torch.int64)}] * 2
 
 TEACHER_IS_STUDENT: dict[str, str] = {
+    "yolo_attention": "its adapter is drawn at random",
+    "ibfi": "its adapter is drawn at random",
     "fgfi": "its adapter is drawn at random",
     "maskd": "its adapter is drawn at random",
     "mgd": "its convolutions are drawn at random",
