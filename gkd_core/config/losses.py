@@ -25,6 +25,8 @@ class LossConfig(Strict):
     """The same with a Faster R-CNN student."""
     compares_heads: ClassVar[bool] = False
     """Whether scores or boxes of the two heads are compared place by place, so that both must be of one family."""
+    families: ClassVar[tuple[Architecture, ...]] = ("retinanet", "faster_rcnn", "fcos")
+    """The students that it fits."""
 
     name: str
     weight: Weight = "auto"
@@ -38,7 +40,9 @@ class LossConfig(Strict):
 
     def misfit(self, student: Architecture) -> str | None:
         """Return why students of a family cannot have this loss with these settings; None if they can."""
-        return None
+        if student in self.families:
+            return None
+        return f"it fits {' and '.join(self.families)} students, not {student}"
 
 
 class FeatureLossConfig(LossConfig):
@@ -84,6 +88,18 @@ class AttnFdConfig(FeatureLossConfig):
     name: Literal["attnfd"] = "attnfd"
 
 
+class BckdConfig(LossConfig):
+    """BCKD (Yang et al. 2023): a binary cross entropy for each class and GIoU for boxes, where the models differ."""
+
+    one_stage: ClassVar[float] = 1.0
+    two_stage: ClassVar[float] = 0.0
+    compares_heads: ClassVar[bool] = True
+    families: ClassVar[tuple[Architecture, ...]] = ("retinanet", "fcos")
+    name: Literal["bckd"] = "bckd"
+    boxes: float = Field(default=4.0, ge=0)
+    """Weight of the boxes beside the class scores, as published."""
+
+
 class CwdConfig(FeatureLossConfig):
     """CWD (Shu et al. 2021): each channel is a distribution over the cells of its picture, compared by KL."""
 
@@ -108,6 +124,35 @@ class DrkdConfig(LossConfig):
     """Divides the cosines before the softmax; ours."""
     robust: bool = False
     """Multiply the relations of each object by its robustness."""
+
+
+class DistConfig(LossConfig):
+    """DIST (Huang et al. 2022): the probabilities of the two heads correlate, over classes and over places."""
+
+    one_stage: ClassVar[float] = 1.0
+    two_stage: ClassVar[float] = 1.0
+    compares_heads: ClassVar[bool] = True
+    name: Literal["dist"] = "dist"
+    rows: float = Field(default=1.0, ge=0)
+    """Weight of the correlation over the classes of a place; beta of the paper, as published."""
+    columns: float = Field(default=1.0, ge=0)
+    """Weight of the correlation over the places of a class; gamma of the paper, as published."""
+
+
+class DkdConfig(LossConfig):
+    """DKD (Zhao et al. 2022): the target's score and the division among the others are compared apart."""
+
+    one_stage: ClassVar[float] = 0.0
+    two_stage: ClassVar[float] = 1.0
+    compares_heads: ClassVar[bool] = True
+    families: ClassVar[tuple[Architecture, ...]] = ("faster_rcnn",)
+    name: Literal["dkd"] = "dkd"
+    target: float = Field(default=1.0, ge=0)
+    """Weight of the target against all others together; alpha of the paper, as published."""
+    others: float = Field(default=0.25, ge=0)
+    """Weight of the division among the others; beta of the paper, as published for Faster R-CNN."""
+    temperature: float = Field(default=1.0, gt=0)
+    """Divides the scores; 1 as published."""
 
 
 class FgdConfig(FeatureLossConfig):
@@ -274,8 +319,11 @@ class YoloAttentionConfig(FeatureLossConfig):
 AnyLoss = Annotated[
     AicsdConfig
     | AttnFdConfig
+    | BckdConfig
     | CwdConfig
     | DrkdConfig
+    | DistConfig
+    | DkdConfig
     | FgdConfig
     | FgfiConfig
     | GidConfig

@@ -86,7 +86,7 @@ class FCOS(detection.FCOS):
     ) -> dict[str, Tensor]:
         """Assign objects to locations and compute the losses, all divided by the summed quality of the batch."""
         logits, sides = head_outputs["cls_logits"], head_outputs["bbox_regression"]
-        points, strides = _locations(anchors[0])
+        points, strides = locations(anchors[0])
         boxes = decode(sides, points, strides)
         found = self._assign(logits.detach().sigmoid(), boxes.detach(), points, strides.min(), targets)
         quality = torch.stack([assignment.quality for assignment in found])  # (B, A)
@@ -127,7 +127,7 @@ class FCOS(detection.FCOS):
     ) -> list[dict[str, Tensor]]:
         """Return the best candidates of all levels together after class-wise NMS."""
         scores = torch.cat(head_outputs["cls_logits"], dim=1).sigmoid()
-        boxes = decode(torch.cat(head_outputs["bbox_regression"], dim=1), *_locations(torch.cat(anchors[0])))
+        boxes = decode(torch.cat(head_outputs["bbox_regression"], dim=1), *locations(torch.cat(anchors[0])))
         return [self._detections(scores[i], boxes[i], shape) for i, shape in enumerate(image_shapes)]
 
     def _detections(self, scores: Tensor, boxes: Tensor, shape: tuple[int, int]) -> dict[str, Tensor]:
@@ -145,7 +145,7 @@ class FCOS(detection.FCOS):
 # ---- locations and sides ---------------------------------------------------------------------------------
 
 
-def _locations(anchors: Tensor) -> tuple[Tensor, Tensor]:
+def locations(anchors: Tensor) -> tuple[Tensor, Tensor]:
     """Return the centres (A, 2) and strides (A,) of FCOS's anchors (A, 4), squares as wide as their stride."""
     return (anchors[:, :2] + anchors[:, 2:]) / 2, anchors[:, 2] - anchors[:, 0]
 

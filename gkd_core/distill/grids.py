@@ -122,3 +122,10 @@ def _bound(place: Tensor) -> int:
     if place.device.type == "cpu" and len(place):
         return int(place.max()) + 1
     return len(place)
+
+
+def visible_cells(sizes: Sequence[tuple[int, int]], stride: int, shape: tuple[int, int]) -> Tensor:
+    """Return (B, 1, H, W), 1.0 where a cell's upper left corner lies in its picture, for sizes (height, width)."""
+    height, width = (torch.tensor(side).view(-1, 1, 1, 1) for side in zip(*sizes, strict=True))
+    rows, columns = torch.arange(shape[0]) * stride, torch.arange(shape[1]) * stride
+    return ((rows[:, None] < height) & (columns < width)).float()

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from gkd_core.config import DetectorConfig, DistillConfig, run_config, settled_losses
+from gkd_core.config import DetectorConfig, DistillConfig, incomparable_scores, run_config, settled_losses
+from gkd_core.errors import SpecError
 
 DISTIL = {"kind": "distill", "data": "cells", "teacher": {"weights": "t"}, "train": {"epochs": 3}}
 TRAIN = {"kind": "train", "data": "cells"}
@@ -84,3 +85,19 @@ class TestListedLosses:
         with pytest.raises(ValidationError, match=said) as caught:
             DistillConfig.model_validate({"losses": losses})
         assert caught.value.errors()[0]["loc"][0] == "losses"
+
+    def test_one_that_does_not_fit_the_student_is_refused_by_name(self) -> None:
+        plan = DistillConfig.model_validate({"losses": [{"name": "pkd"}, {"name": "bckd"}]})
+        with pytest.raises(
+            SpecError, match="bckd: it fits retinanet and fcos students, not faster_rcnn"
+        ) as caught:
+            settled_losses(plan, "faster_rcnn", None)
+        (problem,) = caught.value.problems
+        assert problem.loc == ("distill", "losses", 1)
+        silent = plan.model_copy(update={"losses": (plan.losses[1].model_copy(update={"weight": 0}),)})
+        assert settled_losses(silent, "faster_rcnn", None)[0].weight == 0
+
+    def test_one_that_compares_heads_needs_heads_that_can_be_compared(self) -> None:
+        plan = DistillConfig.model_validate({"losses": [{"name": "bckd"}]})
+        with pytest.raises(SpecError, match="bckd: the scores of a fcos student and a retinanet teacher"):
+            settled_losses(plan, "fcos", incomparable_scores("fcos", "retinanet"))

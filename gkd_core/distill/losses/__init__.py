@@ -14,8 +14,11 @@ from gkd_core.config import DistillConfig
 from gkd_core.distill.losses.aicsd import AicsdLoss
 from gkd_core.distill.losses.attenuation import attenuation
 from gkd_core.distill.losses.attnfd import AttnFdLoss
+from gkd_core.distill.losses.bckd import BckdLoss
 from gkd_core.distill.losses.context import Loss, LossContext
 from gkd_core.distill.losses.cwd import CwdLoss
+from gkd_core.distill.losses.dist import DistLoss
+from gkd_core.distill.losses.dkd import DkdLoss
 from gkd_core.distill.losses.drkd import DrkdLoss
 from gkd_core.distill.losses.fgd import FgdLoss
 from gkd_core.distill.losses.fgfi import FgfiLoss
@@ -53,7 +56,10 @@ __all__ = [
     "METHODS",
     "AicsdLoss",
     "AttnFdLoss",
+    "BckdLoss",
     "CwdLoss",
+    "DistLoss",
+    "DkdLoss",
     "DrkdLoss",
     "FgdLoss",
     "FgfiLoss",
@@ -95,8 +101,11 @@ __all__ = [
 METHODS: dict[str, type[MethodLoss[Any]]] = {
     "aicsd": AicsdLoss,
     "attnfd": AttnFdLoss,
+    "bckd": BckdLoss,
     "cwd": CwdLoss,
     "drkd": DrkdLoss,
+    "dist": DistLoss,
+    "dkd": DkdLoss,
     "fgd": FgdLoss,
     "fgfi": FgfiLoss,
     "gid": GidLoss,

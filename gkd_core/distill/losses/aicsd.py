@@ -20,8 +20,6 @@ from gkd_core.compute.full_precision import full_precision, unit
 from gkd_core.config.losses import AicsdConfig
 from gkd_core.distill.losses.context import LossContext
 from gkd_core.distill.losses.method import MethodLoss
-from gkd_core.distill.losses.response import teacher_scores_of_places
-from gkd_core.distill.positives import has_centre_ness, scores_of_places
 from gkd_core.distill.prototypes import Prototypes
 
 HIDDEN = -1e9
@@ -55,13 +53,11 @@ class AicsdLoss(MethodLoss[AicsdConfig]):
 
 def _score_maps(context: LossContext) -> Iterator[Maps]:
     """Yield of each level the best score of each cell's anchors, as logits."""
-    ranked = has_centre_ness(context.student) != has_centre_ness(context.teacher)
-    student = scores_of_places(context.student_scores, ranked)[..., 1:]
-    with torch.inference_mode():
-        teacher = teacher_scores_of_places(context, ranked)[..., context.teacher_columns][..., 1:]
+    heads = context.heads
+    scores = heads.student_scores, heads.teacher_scores
     cells = context.grids.cells
-    of_cells = (scores.unflatten(1, (sum(cells), -1)).amax(2).mT for scores in (student, teacher.clone()))
-    return zip(*(scores.split(cells, dim=2) for scores in of_cells), strict=True)
+    of_cells = (each.unflatten(1, (sum(cells), -1)).amax(2).mT for each in scores)
+    return zip(*(each.split(cells, dim=2) for each in of_cells), strict=True)
 
 
 def _prototype_maps(context: LossContext) -> Iterator[Maps]:

@@ -22,7 +22,8 @@ from gkd_core.compute.world import World
 from gkd_core.detectors.detector import Detector, Targets
 from gkd_core.distill import features
 from gkd_core.distill.bank import PooledPair
-from gkd_core.distill.grids import Grids, Slots
+from gkd_core.distill.grids import Grids, Slots, visible_cells
+from gkd_core.distill.heads import PlaceHeads, RoiHeads
 from gkd_core.distill.losses.positions import Positions, positions
 from gkd_core.distill.losses.robustness import robustness
 from gkd_core.distill.positives import Instances, Positives, is_two_stage, positives_of
@@ -109,8 +110,34 @@ class LossContext:
     @cached_property
     def visible(self) -> list[Tensor]:
         """L of (B, 1, H, W): 1.0 in cells of a picture, 0.0 in those that lie in its padding alone."""
-        masks = [_visible(self.sizes, *each) for each in zip(self.strides, self.grids.shapes, strict=True)]
+        masks = [
+            visible_cells(self.sizes, *each) for each in zip(self.strides, self.grids.shapes, strict=True)
+        ]
         return to_device(masks, self.student_maps[0].device)
+
+    @cached_property
+    def heads(self) -> PlaceHeads:
+        """What the heads of a one-stage pair of one family say at the same places."""
+        return PlaceHeads(
+            self.student,
+            self.teacher,
+            self.student_scores,
+            self.teacher_pyramid,
+            self.sizes,
+            self.teacher_columns,
+        )
+
+    @cached_property
+    def rois(self) -> RoiHeads:
+        """What the heads of a two-stage pair say of the student's sampled proposals."""
+        return RoiHeads(
+            self.student,
+            self.teacher,
+            self.student_scores[0],
+            self.teacher_pyramid,
+            self.sizes,
+            self.teacher_columns,
+        )
 
     @cached_property
     def pooled(self) -> PooledPair:
@@ -183,13 +210,6 @@ class LossContext:
     def of_the_whole(self, mean: Tensor, rows: Tensor) -> Tensor:
         """Turn a mean over this process's rows into its part of the mean over those of all processes."""
         return mean * self.world.share(mean.new_full((), len(rows)))
-
-
-def _visible(sizes: Sequence[tuple[int, int]], stride: int, shape: tuple[int, int]) -> Tensor:
-    """Return (B, 1, H, W), 1.0 where a cell's upper left corner lies in its picture, for sizes (height, width)."""
-    height, width = (torch.tensor(side).view(-1, 1, 1, 1) for side in zip(*sizes, strict=True))
-    rows, columns = torch.arange(shape[0]) * stride, torch.arange(shape[1]) * stride
-    return ((rows[:, None] < height) & (columns < width)).float()
 
 
 class Loss(Protocol):

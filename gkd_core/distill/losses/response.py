@@ -93,8 +93,8 @@ def _place_scores(context: LossContext) -> Compared:
 
 def teacher_scores_of_places(context: LossContext, ranked: bool) -> Tensor:
     """Return teacher scores (B, A, C + 1); boxes are only predicted where the scores need them."""
-    head, maps = context.teacher.head, context.teacher_pyramid
-    outputs = head(maps) if ranked else {"cls_logits": head.classification_head(maps)}
+    heads = context.heads
+    outputs = {"cls_logits": heads.teacher_logits} | (heads.teacher_regression if ranked else {})
     return scores_of_places(outputs, ranked)
 
 

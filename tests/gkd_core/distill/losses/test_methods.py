@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from gkd_core.config import AnyLoss, DetectorConfig, DistillConfig
+from gkd_core.config import AnyLoss, Architecture, DetectorConfig, DistillConfig
 from gkd_core.detectors.build import build_detector
 from gkd_core.detectors.detector import as_module
 from gkd_core.distill.distiller import Distiller
@@ -36,10 +36,6 @@ TEACHER_IS_STUDENT: dict[str, str] = {
     "mse": "its adapter is drawn at random",
 }
 """Losses that are not 0 between a detector and its copy, and why."""
-FAMILIES: dict[str, tuple[str, ...]] = {
-    "aicsd": ("retinanet", "fcos"),
-}
-"""The students of losses that do not fit all families."""
 MIXES_PICTURES: dict[str, str] = {
     "gid": "distances are compared between all objects of a batch",
     "mgd": "the second picture of a batch draws another mask than the first",
@@ -66,7 +62,8 @@ def a_distiller(student: Any, teacher: Any, name: str) -> Distiller:
 
 
 def families(name: str) -> tuple[str, ...]:
-    return FAMILIES.get(name, ("retinanet", "faster_rcnn", "fcos"))
+    known: tuple[Any, ...] = get_args(Architecture)
+    return tuple(family for family in known if METHODS[name]().config.misfit(family) is None)
 
 
 def distilled(distiller: Distiller, pictures: Any = PICTURES, targets: Any = TARGETS) -> Tensor:
@@ -165,9 +162,19 @@ def test_cells_of_padding_count_nowhere(name: str) -> None:
             other = torch.randn(maps[level].shape, generator=noise) * 100
             maps[level] = torch.where(visible > 0, maps[level], other)
     assert any((visible == 0).any() for visible in context.visible)
-    vars(context).pop("adapted", None)
-    vars(context).pop("pooled", None)
+    for cached in ("adapted", "pooled", "heads"):
+        vars(context).pop(cached, None)
+    if not hasattr(context.student, "roi_heads"):
+        shout_in_padding(context.heads, noise)
     assert torch.isclose(found_in(distiller, context), before, rtol=1e-4)
+
+
+def shout_in_padding(heads: Any, noise: torch.Generator) -> None:
+    """Replace what both heads say at places of padding, all of it computed before."""
+    for name in ("student_scores", "teacher_scores", "student_boxes", "teacher_boxes"):
+        values = getattr(heads, name)
+        other = torch.randn(values.shape, generator=noise) * 100
+        vars(heads)[name] = torch.where(heads.visible[..., None] > 0, values, other)
 
 
 @EVERY
@@ -203,12 +210,27 @@ def only(context: LossContext, picture: int) -> LossContext:
         values[name] = values[name][kept] if name in ("targets", "sizes") else [m[kept] for m in values[name]]
     if isinstance(context.student_scores, dict):
         values["student_scores"] = {key: value[kept] for key, value in context.student_scores.items()}
+        return remembered(LossContext(**values), context.student.head, ("matched", "anchors"), kept)
     alone = LossContext(**values)
-    if hasattr(context.student, "head"):
-        matched = context.student.head.matched
-        context.student.head.matched = matched[kept]
-        alone.positives  # noqa: B018  # looks at what the head remembers
-        context.student.head.matched = matched
+    scores = [context.rois.of_pictures(each)[picture] for each in context.student_scores]
+    alone.student_scores = tuple(scores)
+    vars(alone.rois)["sampled"] = (
+        context.rois.sampled[0][kept],
+        context.rois.of_pictures(context.rois.labels)[picture],
+    )
+    return alone
+
+
+def remembered(alone: LossContext, head: Any, names: tuple[str, ...], kept: slice) -> LossContext:
+    """Return the context after it has looked at what the head remembers of its picture."""
+    before = {name: getattr(head, name) for name in names}
+    for name in names:
+        setattr(head, name, before[name][kept])
+    for name in ("matched", "teacher_scores", "student_boxes", "teacher_boxes"):
+        getattr(alone.heads, name)
+    alone.positives  # noqa: B018
+    for name in names:
+        setattr(head, name, before[name])
     return alone
 
 
