@@ -13,6 +13,7 @@ from pydantic import Field
 from gkd_core.config.detector import Architecture
 from gkd_core.config.strict import Strict
 
+NAME = "The method."
 Weight = Annotated[float, Field(ge=0)] | Literal["auto"]
 
 
@@ -60,7 +61,7 @@ class AicsdConfig(FeatureLossConfig):
 
     one_stage: ClassVar[float] = 1.0
     two_stage: ClassVar[float] = 1.0
-    name: Literal["aicsd"] = "aicsd"
+    name: Literal["aicsd"] = Field(default="aicsd", description=NAME)
     maps: Literal["scores", "prototypes"] = "scores"
     """What shows where a class is. `scores`: of RetinaNet's or FCOS's head, so both models must be of one family.
     `prototypes`: cosines with the mean prototype of each class, for any pair; our own."""
@@ -85,7 +86,7 @@ class AttnFdConfig(FeatureLossConfig):
 
     one_stage: ClassVar[float] = 1 / 3
     two_stage: ClassVar[float] = 1 / 3
-    name: Literal["attnfd"] = "attnfd"
+    name: Literal["attnfd"] = Field(default="attnfd", description=NAME)
 
 
 class BckdConfig(LossConfig):
@@ -95,7 +96,7 @@ class BckdConfig(LossConfig):
     two_stage: ClassVar[float] = 0.0
     compares_heads: ClassVar[bool] = True
     families: ClassVar[tuple[Architecture, ...]] = ("retinanet", "fcos")
-    name: Literal["bckd"] = "bckd"
+    name: Literal["bckd"] = Field(default="bckd", description=NAME)
     boxes: float = Field(default=4.0, ge=0)
     """Weight of the boxes beside the class scores, as published."""
 
@@ -105,7 +106,7 @@ class CwdConfig(FeatureLossConfig):
 
     one_stage: ClassVar[float] = 10.0
     two_stage: ClassVar[float] = 10.0
-    name: Literal["cwd"] = "cwd"
+    name: Literal["cwd"] = Field(default="cwd", description=NAME)
     temperature: float = Field(default=1.0, gt=0)
     """Divides the maps before the softmax; 1 as published for detectors."""
 
@@ -119,7 +120,7 @@ class DrkdConfig(LossConfig):
 
     one_stage: ClassVar[float] = 1.0
     two_stage: ClassVar[float] = 1.0
-    name: Literal["drkd"] = "drkd"
+    name: Literal["drkd"] = Field(default="drkd", description=NAME)
     temperature: float = Field(default=0.5, gt=0)
     """Divides the cosines before the softmax; ours."""
     robust: bool = False
@@ -132,7 +133,7 @@ class DistConfig(LossConfig):
     one_stage: ClassVar[float] = 1.0
     two_stage: ClassVar[float] = 1.0
     compares_heads: ClassVar[bool] = True
-    name: Literal["dist"] = "dist"
+    name: Literal["dist"] = Field(default="dist", description=NAME)
     rows: float = Field(default=1.0, ge=0)
     """Weight of the correlation over the classes of a place; beta of the paper, as published."""
     columns: float = Field(default=1.0, ge=0)
@@ -146,7 +147,7 @@ class DkdConfig(LossConfig):
     two_stage: ClassVar[float] = 1.0
     compares_heads: ClassVar[bool] = True
     families: ClassVar[tuple[Architecture, ...]] = ("faster_rcnn",)
-    name: Literal["dkd"] = "dkd"
+    name: Literal["dkd"] = Field(default="dkd", description=NAME)
     target: float = Field(default=1.0, ge=0)
     """Weight of the target against all others together; alpha of the paper, as published."""
     others: float = Field(default=0.25, ge=0)
@@ -164,7 +165,7 @@ class FgdConfig(FeatureLossConfig):
 
     one_stage: ClassVar[float] = 0.256
     two_stage: ClassVar[float] = 0.0128
-    name: Literal["fgd"] = "fgd"
+    name: Literal["fgd"] = Field(default="fgd", description=NAME)
     foreground: float = Field(default=1.0, ge=0)
     """Weight of the cells of objects."""
     background: float = Field(default=0.5, ge=0)
@@ -188,7 +189,7 @@ class FgfiConfig(LossConfig):
 
     one_stage: ClassVar[float] = 2.56
     two_stage: ClassVar[float] = 2.56
-    name: Literal["fgfi"] = "fgfi"
+    name: Literal["fgfi"] = Field(default="fgfi", description=NAME)
     overlap: float = Field(default=0.5, gt=0, lt=1)
     """A cell is near an object if an anchor's IoU is more than this share of the largest, as published."""
     robust: bool = False
@@ -200,7 +201,7 @@ class GidConfig(LossConfig):
 
     one_stage: ClassVar[float] = 40.0
     two_stage: ClassVar[float] = 40.0
-    name: Literal["gid"] = "gid"
+    name: Literal["gid"] = Field(default="gid", description=NAME)
     robust: bool = False
     """Multiply each pair by the robustness of both objects."""
 
@@ -214,7 +215,7 @@ class IbfiConfig(LossConfig):
     one_stage: ClassVar[float] = 0.5
     two_stage: ClassVar[float] = 0.5
     compares_heads: ClassVar[bool] = True
-    name: Literal["ibfi"] = "ibfi"
+    name: Literal["ibfi"] = Field(default="ibfi", description=NAME)
     foreground: float = Field(default=1.0, ge=0)
     """Weight of the cells of objects."""
     background: float = Field(default=0.3, ge=0)
@@ -228,7 +229,7 @@ class MaskdConfig(FeatureLossConfig):
 
     one_stage: ClassVar[float] = 7.0
     two_stage: ClassVar[float] = 1.0
-    name: Literal["maskd"] = "maskd"
+    name: Literal["maskd"] = Field(default="maskd", description=NAME)
     tokens: int = Field(default=6, ge=1, le=64)
     """Regions of each level; 6 as published."""
 
@@ -242,7 +243,7 @@ class MgdConfig(FeatureLossConfig):
 
     one_stage: ClassVar[float] = 115.0
     two_stage: ClassVar[float] = 11.5
-    name: Literal["mgd"] = "mgd"
+    name: Literal["mgd"] = Field(default="mgd", description=NAME)
     masked: float = Field(default=0.65, ge=0, lt=1)
     """Share of the cells that are left out; 0.65 as published for one-stage detectors, 0.45 for Faster R-CNN."""
 
@@ -252,7 +253,7 @@ class MseConfig(FeatureLossConfig):
 
     one_stage: ClassVar[float] = 1.0
     two_stage: ClassVar[float] = 1.0
-    name: Literal["mse"] = "mse"
+    name: Literal["mse"] = Field(default="mse", description=NAME)
 
 
 class PatchPairsConfig(FeatureLossConfig):
@@ -263,7 +264,7 @@ class PatchPairsConfig(FeatureLossConfig):
 
     one_stage: ClassVar[float] = 2.0
     two_stage: ClassVar[float] = 2.0
-    name: Literal["patch_pairs"] = "patch_pairs"
+    name: Literal["patch_pairs"] = Field(default="patch_pairs", description=NAME)
     levels: int = Field(default=3, ge=1, le=5)
     """How many of the common levels are compared, from the finest on; coarse ones have fewer cells than patches."""
     grid: int = Field(default=14, ge=2, le=32)
@@ -276,7 +277,7 @@ class PfiConfig(LossConfig):
     one_stage: ClassVar[float] = 1.5
     two_stage: ClassVar[float] = 1.5
     compares_heads: ClassVar[bool] = True
-    name: Literal["pfi"] = "pfi"
+    name: Literal["pfi"] = Field(default="pfi", description=NAME)
     where: Literal["differ", "agree"] = "differ"
     """`differ`: the more the logits of a cell differ, the more it counts, as published. `agree`: the less."""
 
@@ -286,7 +287,7 @@ class PkdConfig(FeatureLossConfig):
 
     one_stage: ClassVar[float] = 10.0
     two_stage: ClassVar[float] = 6.0
-    name: Literal["pkd"] = "pkd"
+    name: Literal["pkd"] = Field(default="pkd", description=NAME)
     levels: int = Field(default=4, ge=1, le=5)
     """How many of the common levels are compared, from the finest on; 4 as published."""
 
@@ -300,7 +301,7 @@ class RelationConfig(LossConfig):
     one_stage: ClassVar[float] = 1.0
     two_stage: ClassVar[float] = 1.0
     compares_heads: ClassVar[bool] = True
-    name: Literal["relation"] = "relation"
+    name: Literal["relation"] = Field(default="relation", description=NAME)
 
 
 class YoloAttentionConfig(FeatureLossConfig):
@@ -311,7 +312,7 @@ class YoloAttentionConfig(FeatureLossConfig):
 
     one_stage: ClassVar[float] = 0.5
     two_stage: ClassVar[float] = 0.5
-    name: Literal["yolo_attention"] = "yolo_attention"
+    name: Literal["yolo_attention"] = Field(default="yolo_attention", description=NAME)
     background: float = Field(default=0.1, ge=0)
     """Weight of the cells in which the teacher responds less than on average."""
 

@@ -156,7 +156,8 @@ def configured(secret: str, *, edges: bool) -> SchemathesisConfig:
     # Invalid requests are tried in the edge cases; sequences get further with valid ones.
     random_cases = {"mode": "positive", "max-examples": EXAMPLES, "database": "none", "no-shrink": True}
     lenient = {"positive_data_acceptance": {"expected-statuses": refused}}
-    # The same file sent twice is one data set, which is gone for both once one of them deleted it.
+    # The same file sent twice is one data set, and a spec sent twice with one key is one job: gone for both once one
+    # of them deleted it.
     shared = {"ensure_resource_availability": {"enabled": False}}
     resources = [
         f"{verb} /{kind}/{{{kind[:-1]}_id}}" for verb in ("GET", "DELETE") for kind in ("datasets", "models")
@@ -175,6 +176,7 @@ def configured(secret: str, *, edges: bool) -> SchemathesisConfig:
             "operations": [
                 {"include-name": list(NOT_BY_SCHEMA), "checks": lenient},
                 {"include-name": resources, "checks": shared},
+                {"include-path-regex": r"^/jobs/\{job_id\}", "checks": shared},
             ],
         }
     )

@@ -69,9 +69,15 @@ def test_no_header_makes_a_stranger_of_this_machine_or_the_other_way(service, na
 )
 def test_nothing_is_redirected(service, path: str):
     """Request paths that might redirect: a redirect would repeat the Host header of the request."""
-    answer = service.http.get(path)
+    base = str(service.http.base_url).rstrip("/")  # so that two slashes begin a path and no host
+    answer = service.http.get(base + path)
     assert answer.status_code == 404
     assert "Location" not in answer.headers
+
+
+def test_the_one_redirect_names_no_host(service):
+    answer = service.http.get("/", follow_redirects=False)
+    assert (answer.status_code, answer.headers["Location"]) == (303, "/ui/jobs")
 
 
 def test_every_route_names_its_methods_when_asked_with_another(service):
