@@ -243,15 +243,15 @@ def log(
 
 @commands.command()
 def report(job_id: JobId, url: Url = HERE, as_json: AsJson = False) -> None:
-    """Print a job's report: teacher, control and student side by side."""
-    from client import show_report
+    """Print a job's report: teacher, control and student side by side, on the whole and by class."""
+    from client import show_assessment
 
     with asked_about(url, job_id) as (client, job_id):
         found = client.report(job_id)
     if as_json:
         print_json(found)
     else:
-        out.print(show_report.report(found))
+        out.print(show_assessment.complete(found))
 
 
 @commands.command()
