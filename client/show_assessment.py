@@ -37,7 +37,9 @@ def _split(found: SplitScores) -> Iterator[RenderableType]:
 
 def _table(*names: str | Text, left: int) -> Table:
     """Return a table of which the first `left` columns are words and the others numbers."""
-    table = Table(*names, box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False)
+    for name in names:
+        table.add_column(name)
     for column in table.columns[left:]:
         column.justify, column.no_wrap = "right", True
     return table

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from client.comparison import Comparison
-from client.show_report import ROLES
+from client.report_splits import ROLES
 from client.show_text import number, size, warning_text
 from gkd_core.events import ModelReport
 

@@ -8,7 +8,8 @@ from typing import Annotated, Literal
 from pydantic import ConfigDict, Field, model_validator
 
 from gkd_core.config.detector import Architecture, SeeingTeacherConfig
-from gkd_core.config.losses import AnyLoss, LossConfig, settled
+from gkd_core.config.loss_base import LossConfig
+from gkd_core.config.losses import AnyLoss, settled
 from gkd_core.config.strict import Strict, wrong_at
 from gkd_core.config.train import TrainConfig
 from gkd_core.errors import Problem, SpecError

@@ -21,8 +21,6 @@ from torch import Tensor, nn
 from gkd_core.compute.world import World, keep_norms_apart
 from gkd_core.config import DistillConfig, Workers
 from gkd_core.data.records import HasImages, ImageRecord
-from gkd_core.detectors.adapt import padded_size, padded_to
-from gkd_core.detectors.build import pyramid
 from gkd_core.detectors.detector import Detector, Targets, as_module
 from gkd_core.detectors.norms import with_batch_statistics
 from gkd_core.detectors.predict import image_size_of
@@ -30,13 +28,18 @@ from gkd_core.distill import features
 from gkd_core.distill.bank import Bank, PooledPair, of_all_processes
 from gkd_core.distill.freshness import with_newer_features
 from gkd_core.distill.instances import InstancePool, Pooled, choose_instances, pool_instances
-from gkd_core.distill.losses import Loss, LossContext, MethodLoss, of_config
-from gkd_core.distill.losses.method import Pair
-from gkd_core.distill.pairing import classes_of, remarks_on, why_incomparable, with_settled_weight
+from gkd_core.distill.losses import Loss, LossContext, of_config
+from gkd_core.distill.losses.method import Pair, modules_of
+from gkd_core.distill.pairing import (
+    classes_of,
+    common_levels,
+    remarks_on,
+    why_incomparable,
+    with_settled_weight,
+)
 from gkd_core.distill.positives import outputs_of, scoring_head
 from gkd_core.distill.prototypes import Chosen, Prototypes, generate, selection_called
-from gkd_core.distill.teacher import match_classes
-from gkd_core.errors import Problem, SpecError
+from gkd_core.distill.teacher import match_classes, pyramid_on_cells_of
 
 NOTHING_TAUGHT = (
     "nothing is distilled, every weight under distill is 0: the student trains as its control does"
@@ -91,15 +94,8 @@ class Distiller(nn.Module):
         self.student: Detector = student
         self._teacher = (teacher.eval().requires_grad_(False),)  # in a tuple: no part of the module's state
         self.config = config or DistillConfig()
-        # once each: torchvision's MobileNet has two maps of stride 32, and levels are named by their strides
         self.zoom = zoom
-        theirs = [stride / zoom for stride in teacher.strides]
-        self.strides = tuple(dict.fromkeys(s for s in student.strides if s in theirs))
-        if not self.strides:
-            message = f"pyramid strides {student.strides} and {teacher.strides} have none in common"
-            raise SpecError([Problem(loc=("student", "architecture"), message=message)])
-        self.student_levels = [student.strides.index(stride) for stride in self.strides]
-        self.teacher_levels = [theirs.index(stride) for stride in self.strides]
+        self.strides, self.student_levels, self.teacher_levels = common_levels(student, teacher, zoom)
         incomparable = why_incomparable(student, teacher, zoom)
         wanted = of_config(self.config) if losses is None else losses
         settled = [with_settled_weight(loss, student, self.config, incomparable) for loss in wanted]
@@ -116,7 +112,8 @@ class Distiller(nn.Module):
             nn.Conv2d(student.backbone.out_channels, teacher.backbone.out_channels, 3, padding=1)
             for _ in self.strides
         )
-        self.loss_modules = self._build_modules()
+        channels = student.backbone.out_channels, teacher.backbone.out_channels
+        self.loss_modules = modules_of(self.losses, Pair(*channels, len(self.strides), len(teacher_columns)))
         self.prototypes = []
         self.chosen = []
         self.world = World(columns.device)
@@ -124,18 +121,6 @@ class Distiller(nn.Module):
         self.cached = None
         self._seen_in: tuple[Sequence[ImageRecord], int, int] | None = None
         self._latest: PooledPair | None = None
-
-    def _build_modules(self) -> nn.ModuleDict:
-        """Return the trainable parts of the losses that have any, by the loss's name."""
-        pair = Pair(
-            student_channels=self.student.backbone.out_channels,
-            teacher_channels=self.teacher.backbone.out_channels,
-            levels=len(self.strides),
-            classes=len(self.teacher_columns) - 1,
-        )
-        methods = [loss for loss in self.losses if isinstance(loss, MethodLoss)]
-        built = {loss.name: part for loss in methods if (part := loss.modules(pair)) is not None}
-        return nn.ModuleDict(built)
 
     @property
     def teacher(self) -> Detector:
@@ -209,7 +194,7 @@ class Distiller(nn.Module):
     ) -> tuple[LossContext, dict[str, Tensor]]:
         """Run both models on a batch; return what losses may look at, and the student's own losses."""
         with torch.inference_mode():  # first: what it needs is gone before the student's maps pile up
-            teacher_pyramid = self._teacher_pyramid(pictures, zoomed)
+            teacher_pyramid = pyramid_on_cells_of(self.student, self.teacher, pictures, zoomed, self.zoom)
         if not self.student.training:  # after it was asked what is on a picture
             self.student.train()
         with outputs_of(self.student.backbone) as maps, outputs_of(scoring_head(self.student)) as scores:
@@ -235,22 +220,6 @@ class Distiller(nn.Module):
             reference=self.config.conventions == "reference",
         )
         return context, losses
-
-    def _teacher_pyramid(self, pictures: list[Tensor], zoomed: list[Tensor] | None) -> list[Tensor]:
-        """Return the teacher's maps, of pictures that are padded to `zoom` times the student's padded size.
-
-        Raises:
-            ValueError: `zoomed` is missing or of another size.
-        """
-        if self.zoom == 1:
-            return pyramid(self.teacher, pictures)[0]
-        height, width = padded_size(self.student, pictures)
-        wanted = [(self.zoom * picture.shape[1], self.zoom * picture.shape[2]) for picture in pictures]
-        if [(picture.shape[1], picture.shape[2]) for picture in zoomed or ()] != wanted:
-            raise ValueError(f"the teacher sees pictures {self.zoom} times as large: give them as `zoomed`")
-        assert zoomed is not None
-        with padded_to(self.zoom * height, self.zoom * width, self.teacher):
-            return pyramid(self.teacher, zoomed)[0]
 
     def _pooled_by(self, context: LossContext) -> PooledPair | None:
         """Return what a step pooled, for the bank if there is one, else where a loss asked for it."""

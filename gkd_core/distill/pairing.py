@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 from gkd_core.config import (
     DistillConfig,
@@ -19,6 +20,33 @@ from gkd_core.detectors.detector import Detector
 from gkd_core.distill.losses import Loss, MethodLoss, ResponseLoss
 from gkd_core.distill.positives import architecture_of, is_two_stage
 from gkd_core.errors import Problem, SpecError
+
+
+class CommonLevels(NamedTuple):
+    """The levels that both pyramids have, each once."""
+
+    strides: tuple[int, ...]
+    """L, pixels of the student's pictures per cell, finest first."""
+    student: list[int]
+    """Which of the student's maps each is."""
+    teacher: list[int]
+    """Which of the teacher's."""
+
+
+def common_levels(student: Detector, teacher: Detector, zoom: int = 1) -> CommonLevels:
+    """Match two pyramids by the size of their cells on the student's pictures, the first map with the first.
+
+    Raises:
+        SpecError: they have no level in common.
+    """
+    theirs = [stride / zoom for stride in teacher.strides]
+    # once each: torchvision's MobileNet has two maps of stride 32, and levels are named by their strides
+    strides = tuple(dict.fromkeys(stride for stride in student.strides if stride in theirs))
+    if not strides:
+        message = f"pyramid strides {student.strides} and {teacher.strides} have none in common"
+        raise SpecError([Problem(loc=("student", "architecture"), message=message)])
+    mine = [student.strides.index(stride) for stride in strides]
+    return CommonLevels(strides, mine, [theirs.index(stride) for stride in strides])
 
 
 def why_incomparable(student: Detector, teacher: Detector, zoom: int = 1) -> Problem | None:

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from gkd_core.config import DetectorConfig, TeacherConfig
-from gkd_core.detectors.build import build_detector
+from gkd_core.detectors.adapt import padded_size, padded_to
+from gkd_core.detectors.build import build_detector, pyramid
 from gkd_core.detectors.checkpoint import load_model
 from gkd_core.detectors.detector import Detector
 from gkd_core.detectors.model_card import ModelCard, carries_card
@@ -135,3 +136,28 @@ def _require_as_declared(config: TeacherConfig, card: ModelCard) -> None:
 
 def _quoted(value: object) -> str:
     return ", ".join(value) if isinstance(value, tuple) else str(value)
+
+
+def pyramid_on_cells_of(
+    student: Detector, teacher: Detector, pictures: list[Tensor], zoomed: list[Tensor] | None, zoom: int
+) -> list[Tensor]:
+    """Return the teacher's maps, of pictures that are padded to `zoom` times the student's padded size.
+
+    Args:
+        student: whose padding counts.
+        teacher: whose maps are wanted.
+        pictures: B tensors (3, H, W), what the student sees.
+        zoomed: B tensors (3, zoom x H, zoom x W), what the teacher sees; None where `zoom` is 1.
+        zoom: how many times as large they are.
+
+    Raises:
+        ValueError: `zoomed` is missing or of another size.
+    """
+    if zoom == 1:
+        return pyramid(teacher, pictures)[0]
+    height, width = padded_size(student, pictures)
+    wanted = [(zoom * picture.shape[1], zoom * picture.shape[2]) for picture in pictures]
+    if zoomed is None or [(picture.shape[1], picture.shape[2]) for picture in zoomed] != wanted:
+        raise ValueError(f"the teacher sees pictures {zoom} times as large: give them as `zoomed`")
+    with padded_to(zoom * height, zoom * width, teacher):
+        return pyramid(teacher, zoomed)[0]

@@ -16,13 +16,14 @@ Shapes: B pictures, C channels of the teacher's maps, H x W cells of a level, L 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
 from torch import Tensor, nn
 
 from gkd_core.compute.full_precision import full_precision
-from gkd_core.config.losses import FeatureLossConfig, LossConfig
-from gkd_core.distill.losses.context import LossContext
+from gkd_core.config.loss_base import FeatureLossConfig, LossConfig
+from gkd_core.distill.losses.context import Loss, LossContext
 from gkd_core.errors import checked
 
 C = TypeVar("C", bound=LossConfig)
@@ -91,6 +92,12 @@ class MethodLoss(ABC, Generic[C]):
         if self.config.weight == "auto":
             raise ValueError(f"the weight of {self.name} is `auto`, and no distiller has settled it")
         return self.config.weight * (context.attenuation if self.config.attenuated else 1.0)
+
+
+def modules_of(losses: Sequence[Loss], pair: Pair) -> nn.ModuleDict:
+    """Return the trainable parts of the losses that have any, by the loss's name."""
+    methods = [loss for loss in losses if isinstance(loss, MethodLoss)]
+    return nn.ModuleDict({loss.name: part for loss in methods if (part := loss.modules(pair)) is not None})
 
 
 class FeatureLoss(MethodLoss[F]):
