@@ -124,9 +124,16 @@ def test_models_are_scored_on_a_test_split_once_at_the_end(
     scored: list[tuple[str, str]] = []
     detect = Session.detect
 
-    def noted(session: Session, detector: Detector, base: Progress, labels: Any, split: str = "val") -> Any:
+    def noted(
+        session: Session,
+        detector: Detector,
+        base: Progress,
+        labels: Any,
+        split: str = "val",
+        *size: int | None,
+    ) -> Any:
         scored.append((base.run, split))
-        return detect(session, detector, base, labels, split)
+        return detect(session, detector, base, labels, split, *size)
 
     monkeypatch.setattr(Session, "detect", noted)
     run = distill(epochs=1)
@@ -491,8 +498,8 @@ def scores(monkeypatch: pytest.MonkeyPatch) -> dict[tuple[str, int], float]:
     planned: dict[tuple[str, int], float] = {}
     evaluate = Session.evaluate
 
-    def planned_score(self: Session, detector: object, base: Progress, *rest: Any) -> Generator:
-        found = yield from evaluate(self, detector, base, *rest)
+    def planned_score(self: Session, detector: object, base: Progress, *rest: Any, **named: Any) -> Generator:
+        found = yield from evaluate(self, detector, base, *rest, **named)
         ap = planned.get((base.run, base.epoch), found.metrics["AP"])
         return found._replace(metrics=found.metrics | {"AP": ap})
 
