@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from rich.console import Group, RenderableType
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -35,7 +36,7 @@ def _split(found: SplitScores) -> Iterator[RenderableType]:
         yield _confusion(role, scores.assessment.confusion, found.classes)
 
 
-def _table(*names: str | Text, left: int) -> Table:
+def _table(*names: str, left: int) -> Table:
     """Return a table of which the first `left` columns are words and the others numbers."""
     table = Table(box=None, pad_edge=False)
     for name in names:
@@ -80,7 +81,7 @@ def _confusion(role: str, confusion: Confusion, classes: tuple[str, ...]) -> Gro
     told = f"{role}, scores from {confusion.threshold:.3f}: annotated in rows, detected in columns"
     if len(classes) > MATRIX_UP_TO:
         return Group(*_largest(role, confusion))
-    table = _table("", *map(Text, classes), "background", left=1)
+    table = _table("", *map(escape, classes), "background", left=1)
     for name, counts in confusion_rows(confusion, classes):
         label = Text("background" if name is None else name)
         table.add_row(label, *(str(count) if count else "-" for count in counts))
