@@ -9,10 +9,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import nn
 from torch.overrides import TorchFunctionMode
 
-_DRAWING = {torch.Tensor.normal_, torch.Tensor.uniform_}
-"""What all initialisations of convolutions and linear layers draw with."""
+_DRAWING = {
+    *(torch.Tensor.normal_, torch.Tensor.uniform_),
+    *(nn.init.normal_, nn.init.uniform_, nn.init.kaiming_uniform_),
+}
+"""What all initialisations of convolutions and linear layers draw with; torch hands over these of `nn.init` whole."""
 
 
 class SkipInit(TorchFunctionMode):
@@ -30,6 +34,6 @@ class SkipInit(TorchFunctionMode):
     ) -> Any:
         """Return the tensor untouched where it was to be drawn; call everything else."""
         named = dict(kwargs or {})
-        if func in _DRAWING or getattr(func, "__module__", "") == torch.nn.init.__name__:
+        if func in _DRAWING:
             return args[0] if args else named["tensor"]
         return func(*args, **named)

@@ -25,6 +25,12 @@ def test_it_draws_nothing() -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
+def test_what_needs_no_random_numbers_is_computed() -> None:
+    with SkipInit():
+        assert torch.equal(nn.init.constant_(torch.empty(3), 2.0), torch.full((3,), 2.0))
+        assert torch.equal(nn.BatchNorm2d(3).weight, torch.ones(3))
+
+
 def test_outside_of_it_all_is_drawn_as_ever() -> None:
     with SkipInit():
         pass
