@@ -212,7 +212,7 @@ class TeacherConfig(Strict):
     """Optional check: class names in label order; label 1 is the first."""
 
 
-class SeeingTeacherConfig(TeacherConfig):
+class DistillTeacherConfig(TeacherConfig):
     """A teacher that a student is distilled from."""
 
     image_size: Annotated[int, Field(ge=64, le=16384, multiple_of=32)] | None = None
@@ -220,10 +220,10 @@ class SeeingTeacherConfig(TeacherConfig):
     cells of both pyramids agree; None: the same. Best the size that it was trained at."""
 
 
-def _as_seeing(value: Any) -> Any:
+def _as_distill_teacher(value: Any) -> Any:
     """Return the fields of a config that says nothing of pictures; everything else as it is."""
     return value.model_dump() if type(value) is TeacherConfig else value
 
 
-DistillingTeacher = Annotated[SeeingTeacherConfig, BeforeValidator(_as_seeing)]
+DistillTeacher = Annotated[DistillTeacherConfig, BeforeValidator(_as_distill_teacher)]
 """The teacher of a distillation."""

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
-from gkd_core.config.detector import Architecture, SeeingTeacherConfig
+from gkd_core.config.detector import Architecture, DistillTeacherConfig
 from gkd_core.config.loss_base import LossConfig
-from gkd_core.config.losses import AnyLoss, settled
+from gkd_core.config.losses import AnyLoss, L, settled
 from gkd_core.config.strict import Strict, wrong_at
 from gkd_core.config.train import TrainConfig
 from gkd_core.errors import Problem, SpecError
@@ -193,15 +193,13 @@ def response_weight(distill: DistillConfig, problem: Problem | None) -> float:
     return wanted
 
 
-def settled_losses(
-    distill: DistillConfig, student: Architecture, problem: Problem | None
-) -> tuple[AnyLoss, ...]:
-    """Return the listed losses with a number for every weight; `problem` says why the heads cannot be compared.
+def settled_losses(losses: Sequence[L], student: Architecture, problem: Problem | None) -> tuple[L, ...]:
+    """Return listed losses with a number for every weight; `problem` says why the heads cannot be compared.
 
     Raises:
         SpecError: a loss compares the heads, and they cannot be compared; or it does not fit the student.
     """
-    asked = [(index, loss) for index, loss in enumerate(distill.losses) if loss.weight]
+    asked = [(index, loss) for index, loss in enumerate(losses) if loss.weight]
     wrong = [
         Problem(loc=("distill", "losses", index), message=f"{loss.name}: {reason}", hint=hint)
         for index, loss in asked
@@ -209,7 +207,7 @@ def settled_losses(
     ]
     if wrong:
         raise SpecError(wrong)
-    return tuple(settled(loss, student) for loss in distill.losses)
+    return tuple(settled(loss, student) for loss in losses)
 
 
 def _reasons_against(
@@ -237,12 +235,12 @@ ZOOMS = (1, 2, 4)
 """How many times as large a teacher's pictures may be: each doubling shifts its pyramid by one level."""
 
 
-def zoom_of(teacher: SeeingTeacherConfig, train: TrainConfig) -> int:
+def zoom_of(teacher: DistillTeacherConfig, train: TrainConfig) -> int:
     """Return how many times as large the teacher's pictures are as the student's."""
     return (teacher.image_size or train.image_size) // train.image_size
 
 
-def require_whole_zoom(teacher: SeeingTeacherConfig, train: TrainConfig) -> None:
+def require_whole_zoom(teacher: DistillTeacherConfig, train: TrainConfig) -> None:
     """Raise in validators of runs and specs that distil if the cells of both pyramids would not agree.
 
     Raises:

@@ -10,7 +10,7 @@ from gkd_core.config.data import DataConfig, SplitName
 from gkd_core.config.detector import (
     DetectorConfig,
     DetectorToTrain,
-    DistillingTeacher,
+    DistillTeacher,
     StudentConfig,
     StudentToTrain,
     TeacherConfig,
@@ -88,7 +88,7 @@ class DistillRun(_DataRun):
     """Distil a teacher into a student, with a control."""
 
     kind: Literal["distill"] = "distill"
-    teacher: DistillingTeacher
+    teacher: DistillTeacher
     student: StudentToTrain = StudentConfig()
     distill: DistillConfig = DistillConfig()
     train: TrainConfig = TrainConfig()

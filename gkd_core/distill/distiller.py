@@ -35,7 +35,7 @@ from gkd_core.distill.pairing import (
     common_levels,
     remarks_on,
     why_incomparable,
-    with_settled_weight,
+    with_settled_weights,
 )
 from gkd_core.distill.positives import outputs_of, scoring_head
 from gkd_core.distill.prototypes import Chosen, Prototypes, generate, selection_called
@@ -98,7 +98,7 @@ class Distiller(nn.Module):
         self.strides, self.student_levels, self.teacher_levels = common_levels(student, teacher, zoom)
         incomparable = why_incomparable(student, teacher, zoom)
         wanted = of_config(self.config) if losses is None else losses
-        settled = [with_settled_weight(loss, student, self.config, incomparable) for loss in wanted]
+        settled = with_settled_weights(wanted, student, self.config, incomparable)
         self.losses = tuple(loss for loss in settled if getattr(loss, "active", True))
         self.remarks = remarks_on(wanted, incomparable) + ([] if self.has_losses else [NOTHING_TAUGHT])
         if teacher_columns is None:
@@ -113,7 +113,7 @@ class Distiller(nn.Module):
             for _ in self.strides
         )
         channels = student.backbone.out_channels, teacher.backbone.out_channels
-        self.loss_modules = modules_of(self.losses, Pair(*channels, len(self.strides), len(teacher_columns)))
+        self.loss_modules = modules_of(self.losses, Pair(*channels, len(self.strides)))
         self.prototypes = []
         self.chosen = []
         self.world = World(columns.device)

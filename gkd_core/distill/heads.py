@@ -13,15 +13,17 @@ from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from gkd_core.compute.full_precision import full_precision
 from gkd_core.compute.transfers import to_device
 from gkd_core.detectors import fcos
 from gkd_core.detectors.detector import Detector
 from gkd_core.distill.grids import visible_cells
-from gkd_core.distill.positives import architecture_of, has_centre_ness, scores_of_places
+from gkd_core.distill.positives import has_centre_ness, scores_of_places
 
 LEAST_POSITIVES = 10.0
 """A picture counts as having so many positives at least, about those of one object: else one without objects, whose
@@ -136,14 +138,18 @@ def boxes_of_places(detector: Detector, regression: Tensor, anchors: Tensor) -> 
         regression: (B, A, ...) float32, as the head gives it.
         anchors: (A, 4) pixels.
     """
-    if isinstance(detector, fcos.FCOS):
-        return fcos.decode(regression, *fcos.locations(anchors))
-    coder = getattr(detector, "box_coder")  # noqa: B009  # torchvision's, untyped
-    if architecture_of(detector) == "fcos":
-        boxes: Tensor = coder.decode(regression, anchors)
-        return boxes
-    boxes = coder.decode(regression.flatten(0, 1), [anchors] * len(regression))
+    boxes = decoded(detector, regression.flatten(0, 1), anchors.repeat(len(regression), 1))
     return boxes.view(*regression.shape[:2], 4)
+
+
+@full_precision
+def decoded(detector: Any, codes: Tensor, anchors: Tensor) -> Tensor:
+    """Return the boxes (M, 4), x1 y1 x2 y2 in pixels, that a one-stage head's codes (M, ...) mean at anchors (M, 4)."""
+    if isinstance(detector, fcos.FCOS):
+        return fcos.decode(codes, *fcos.locations(anchors))
+    coder = detector.box_coder  # torchvision's
+    boxes: Tensor = (coder.decode if has_centre_ness(detector) else coder.decode_single)(codes, anchors)
+    return boxes
 
 
 # ---- proposals -------------------------------------------------------------------------------------------
@@ -181,7 +187,7 @@ class RoiHeads:
         """(R, C + 1) logits of the same proposals."""
         boxes, _ = self.sampled  # outside of the block: labels made inside could not be used with gradients
         with torch.inference_mode():
-            scores = roi_scores(self.teacher, self.pyramid, self.sizes, boxes)
+            scores, _ = roi_outputs(self.teacher, self.pyramid, self.sizes, boxes)
         return scores.index_select(1, self.columns)
 
     def of_pictures(self, values: Tensor) -> list[Tensor]:
@@ -193,12 +199,11 @@ class RoiHeads:
         return torch.stack([part.sum() / max(1, len(part)) for part in self.of_pictures(values)])
 
 
-def roi_scores(
+def roi_outputs(
     detector: Detector, pyramid: Sequence[Tensor], sizes: Sequence[tuple[int, int]], boxes: list[Tensor]
-) -> Tensor:
-    """Return class scores (R, scores of the detector) of boxes, B tensors (n, 4) in pixels, in float32."""
+) -> tuple[Tensor, Tensor]:
+    """Return what a box head says of boxes, B tensors (n, 4) in pixels: scores (R, K) and box codes (R, 4 x K)."""
     heads = detector.roi_heads
     named = OrderedDict((str(level), feature) for level, feature in enumerate(pyramid))
-    scores, _ = heads.box_predictor(heads.box_head(heads.box_roi_pool(named, boxes, sizes)))
-    found: Tensor = scores
-    return found
+    scores, codes = heads.box_predictor(heads.box_head(heads.box_roi_pool(named, boxes, sizes)))
+    return scores, codes

@@ -81,18 +81,30 @@ def _finest_anchor(retinanet: Detector) -> float:
     return float(retinanet.anchor_generator.sizes[0][0])
 
 
-def with_settled_weight(
-    loss: Loss, student: Detector, config: DistillConfig, incomparable: Problem | None
-) -> Loss:
-    """Return the loss with the weight that fits this pair.
+def with_settled_weights(
+    losses: Sequence[Loss], student: Detector, config: DistillConfig, incomparable: Problem | None
+) -> list[Loss]:
+    """Return the losses with the weights that fit this pair.
 
     Raises:
-        SpecError: a loss compares the heads, and they cannot be compared.
+        SpecError: a loss compares the heads, and they cannot be compared; or it does not fit the student.
     """
-    if isinstance(loss, MethodLoss):
-        listed = config.model_copy(update={"losses": (loss.config,)})
-        (settled,) = settled_losses(listed, architecture_of(student), incomparable)
-        return type(loss)(**settled.model_dump())
+    listed = [loss.config for loss in losses if isinstance(loss, MethodLoss)]
+    settled = iter(settled_losses(listed, architecture_of(student), incomparable))
+    return [
+        type(loss)(**next(settled).model_dump())
+        if isinstance(loss, MethodLoss)
+        else _with_settled_weight(loss, config, incomparable)
+        for loss in losses
+    ]
+
+
+def _with_settled_weight(loss: Loss, config: DistillConfig, incomparable: Problem | None) -> Loss:
+    """Return a loss of ours with the weight that fits this pair.
+
+    Raises:
+        SpecError: a response loss was asked for between heads that cannot be compared.
+    """
     if not isinstance(loss, ResponseLoss):
         return loss
     response = config.response.model_copy(update={"weight": loss.weight})

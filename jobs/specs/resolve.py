@@ -239,7 +239,7 @@ class _Resolving:
         problem = _incomparable(spec, teacher)
         try:
             weight = response_weight(spec.distill, problem)
-            losses = settled_losses(spec.distill, spec.student.architecture, problem)
+            losses = settled_losses(spec.distill.losses, spec.student.architecture, problem)
         except SpecError as error:
             self.found.problems += error.problems
             return spec.distill

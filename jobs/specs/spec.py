@@ -16,7 +16,7 @@ from gkd_core.config import (
     DetectorConfig,
     DetectorToTrain,
     DistillConfig,
-    DistillingTeacher,
+    DistillTeacher,
     EvaluateConfig,
     ExportConfig,
     PrototypesRunConfig,
@@ -144,7 +144,7 @@ class DistillSpec(JobFields):
     """The kind of the job."""
     data: DataConfig
     """The training data: a folder, `dataset:<id>`, or its splits."""
-    teacher: DistillingTeacher
+    teacher: DistillTeacher
     """The teacher: weights are `job:<id>`, `model:<id>`, a path under a data root, or torchvision's name."""
     student: StudentToTrain = StudentConfig()
     """The detector to train."""

@@ -70,7 +70,7 @@ class TestListedLosses:
     def test_auto_is_what_was_published_for_the_family(self) -> None:
         plan = DistillConfig.model_validate({"losses": [{"name": "pkd"}]})
         for family, weight in (("retinanet", 10), ("faster_rcnn", 6)):
-            assert [loss.weight for loss in settled_losses(plan, family, None)] == [weight]  # type: ignore[arg-type]
+            assert [loss.weight for loss in settled_losses(plan.losses, family, None)] == [weight]  # type: ignore[arg-type]
 
     @pytest.mark.parametrize(
         ("losses", "said"),
@@ -91,13 +91,13 @@ class TestListedLosses:
         with pytest.raises(
             SpecError, match="bckd: it fits retinanet and fcos students, not faster_rcnn"
         ) as caught:
-            settled_losses(plan, "faster_rcnn", None)
+            settled_losses(plan.losses, "faster_rcnn", None)
         (problem,) = caught.value.problems
         assert problem.loc == ("distill", "losses", 1)
         silent = plan.model_copy(update={"losses": (plan.losses[1].model_copy(update={"weight": 0}),)})
-        assert settled_losses(silent, "faster_rcnn", None)[0].weight == 0
+        assert settled_losses(silent.losses, "faster_rcnn", None)[0].weight == 0
 
     def test_one_that_compares_heads_needs_heads_that_can_be_compared(self) -> None:
         plan = DistillConfig.model_validate({"losses": [{"name": "bckd"}]})
         with pytest.raises(SpecError, match="bckd: the scores of a fcos student and a retinanet teacher"):
-            settled_losses(plan, "fcos", incomparable_scores("fcos", "retinanet"))
+            settled_losses(plan.losses, "fcos", incomparable_scores("fcos", "retinanet"))

@@ -88,8 +88,8 @@ class ContextBlock(nn.Module):
     def forward(self, maps: Tensor, visible: Tensor) -> Tensor:
         """Return maps (B, C, H, W) with the context added; padding is not attended to."""
         attention = softmax_of_cells(self.attend(maps), visible)
-        added = self.transform((maps * attention).sum((2, 3)))
-        return maps + added[:, :, None, None]  # type: ignore[no-any-return]
+        added: Tensor = self.transform((maps * attention).sum((2, 3)))
+        return maps + added[:, :, None, None]
 
 
 # ---- formulas --------------------------------------------------------------------------------------------

@@ -17,10 +17,18 @@ from torch import Tensor, nn
 
 from gkd_core.compute.full_precision import full_precision, unit
 from gkd_core.config.losses import IbfiConfig
+from gkd_core.distill.losses.boxes import paired_iou
 from gkd_core.distill.losses.context import LossContext
 from gkd_core.distill.losses.local import foreground_masks
-from gkd_core.distill.losses.method import MethodLoss, Pair, cell_mean, one_by_one, relative_squares
-from gkd_core.distill.losses.predictions import Predictions, mean_by, of_teacher, paired_iou
+from gkd_core.distill.losses.method import (
+    MethodLoss,
+    Pair,
+    adapted,
+    cell_mean,
+    one_by_one,
+    relative_squares,
+)
+from gkd_core.distill.losses.predictions import Predictions, mean_by, of_teacher
 
 
 class IbfiLoss(MethodLoss[IbfiConfig]):
@@ -34,8 +42,7 @@ class IbfiLoss(MethodLoss[IbfiConfig]):
 
     def __call__(self, context: LossContext) -> dict[str, Tensor]:
         """Compare the maps, mean over levels, and add the relations."""
-        adapters = context.modules[self.name]
-        maps = [adapt(each) for adapt, each in zip(adapters, context.student_maps, strict=True)]
+        maps = adapted(self.name, context)
         each = [
             imitation(*level, self.config.foreground, self.config.background)
             for level in zip(maps, context.teacher_maps, self._masks(context), context.visible, strict=True)

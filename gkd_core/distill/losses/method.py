@@ -39,8 +39,6 @@ class Pair(NamedTuple):
     teacher_channels: int
     levels: int
     """L, common to both pyramids."""
-    classes: int
-    """Without background."""
 
 
 class MethodLoss(ABC, Generic[C]):
@@ -120,16 +118,16 @@ class FeatureLoss(MethodLoss[F]):
     def __call__(self, context: LossContext) -> dict[str, Tensor]:
         """Compare the finest levels."""
         compare = full_precision(self.compare)
-        maps = zip(self.adapted(context), context.teacher_maps, context.visible, strict=True)
+        maps = zip(adapted(self.name, context), context.teacher_maps, context.visible, strict=True)
         levels = [compare(*level) for level in list(maps)[: self.config.levels]]
         return self.weighted(context, sum(levels[1:], levels[0]))
 
-    def adapted(self, context: LossContext) -> list[Tensor]:
-        """Return the student's maps with the teacher's channels, L of (B, C, H, W)."""
-        if self.name not in context.modules:
-            return context.student_maps
-        adapters = context.modules[self.name]
-        return [adapt(level) for adapt, level in zip(adapters, context.student_maps, strict=True)]
+
+def adapted(name: str, context: LossContext) -> list[Tensor]:
+    """Return the student's maps with the teacher's channels, L of (B, C_t, H, W), if need be by a loss's adapters."""
+    if name not in context.modules:
+        return context.student_maps
+    return [adapt(level) for adapt, level in zip(context.modules[name], context.student_maps, strict=True)]
 
 
 def one_by_one(pair: Pair) -> nn.ModuleList:

@@ -19,9 +19,8 @@ from torch import Tensor
 from gkd_core.compute.full_precision import full_precision
 from gkd_core.config.losses import PfiConfig
 from gkd_core.distill.losses.context import LossContext
-from gkd_core.distill.losses.method import MethodLoss, Pair, masked_mean, one_by_one
-from gkd_core.distill.losses.response import teacher_scores_of_places
-from gkd_core.distill.positives import has_centre_ness, is_two_stage, scores_of_places
+from gkd_core.distill.losses.method import MethodLoss, Pair, adapted, masked_mean, one_by_one
+from gkd_core.distill.positives import is_two_stage
 
 
 class PfiLoss(MethodLoss[PfiConfig]):
@@ -35,10 +34,7 @@ class PfiLoss(MethodLoss[PfiConfig]):
 
     def __call__(self, context: LossContext) -> dict[str, Tensor]:
         """Compare all common levels, and take the mean over them."""
-        students = context.student_maps
-        if self.name in context.modules:
-            adapters = context.modules[self.name]
-            students = [adapt(level) for adapt, level in zip(adapters, students, strict=True)]
+        students = adapted(self.name, context)
         levels = zip(students, context.teacher_maps, disagreements(context), context.visible, strict=True)
         found = [imitation(*level, self.config.where) for level in levels]
         return self.weighted(context, torch.stack(found).mean(0))
@@ -52,10 +48,7 @@ def disagreements(context: LossContext) -> list[Tensor]:
 
 def _of_scores(context: LossContext) -> list[Tensor]:
     """Compare the class scores of every anchor or location, without background."""
-    ranked = has_centre_ness(context.student) != has_centre_ness(context.teacher)
-    student = scores_of_places(context.student_scores, ranked)
-    teacher = teacher_scores_of_places(context, ranked)[:, :, context.teacher_columns]
-    of_places = mean_square(student[:, :, 1:], teacher[:, :, 1:])  # (B, A)
+    of_places = mean_square(context.heads.student_scores, context.heads.teacher_scores)  # (B, A)
     cells = context.grids.cells
     of_cells = of_places.unflatten(1, (sum(cells), -1)).mean(2).split(cells, dim=1)
     return [level.view_as(seen) for level, seen in zip(of_cells, context.visible, strict=True)]

@@ -8,17 +8,16 @@ Shapes: M positives, C classes without background.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from gkd_core.compute.full_precision import full_precision
 from gkd_core.detectors.detector import Detector
-from gkd_core.detectors.fcos import decode
+from gkd_core.distill.heads import decoded
 from gkd_core.distill.losses.context import LossContext
 from gkd_core.distill.losses.response import teacher_outputs_of_proposals
-from gkd_core.distill.positives import architecture_of, has_centre_ness, is_two_stage, scores_of_places
+from gkd_core.distill.positives import is_two_stage, scores_of_places
 
 
 class Predictions(NamedTuple):
@@ -56,7 +55,9 @@ def _teacher_rows(context: LossContext) -> Predictions:
         outputs = teacher_outputs_of_proposals(context)
         return _of_proposals(context.teacher, *outputs, context.teacher_columns, context)
     at = positives.image_index, positives.place
-    rows = {name: each[at] for name, each in context.teacher.head(context.teacher_pyramid).items()}
+    heads = context.heads
+    rows = {name: each[at] for name, each in heads.teacher_regression.items()}
+    rows["cls_logits"] = heads.teacher_logits[at]
     return _of_places(context.teacher, rows, context.teacher_columns, context)
 
 
@@ -96,31 +97,10 @@ def _of_places(
     positives = context.positives
     scores = scores_of_places(rows, ranked=True).float().sigmoid()[:, columns[1:]]
     anchors = torch.stack(context.student.head.anchors)[positives.image_index, positives.place]
-    return Predictions(scores, _decoded(rows["bbox_regression"], anchors, detector))
-
-
-@full_precision
-def _decoded(codes: Tensor, anchors: Tensor, detector: Any) -> Tensor:
-    """Return the boxes (M, 4) that a detector's codes stand for at anchors (M, 4)."""
-    if architecture_of(detector) == "retinanet":
-        boxes: Tensor = detector.box_coder.decode_single(codes, anchors)
-    elif has_centre_ness(detector):  # torchvision's FCOS
-        boxes = detector.box_coder.decode(codes, anchors)
-    else:
-        boxes = decode(codes, (anchors[:, :2] + anchors[:, 2:]) / 2, anchors[:, 2] - anchors[:, 0])
-    return boxes
+    return Predictions(scores, decoded(detector, rows["bbox_regression"], anchors))
 
 
 # ---- what is asked of them -----------------------------------------------------------------------------------
-
-
-@full_precision
-def paired_iou(boxes: Tensor, others: Tensor) -> Tensor:
-    """Return (M,) the intersection over union of each box (M, 4) with the other in its row, in 0..1."""
-    low, high = torch.maximum(boxes[:, :2], others[:, :2]), torch.minimum(boxes[:, 2:], others[:, 2:])
-    common = (high - low).clamp_min(0).prod(1)
-    areas = [(each[:, 2:] - each[:, :2]).clamp_min(0).prod(1) for each in (boxes, others)]
-    return common / (areas[0] + areas[1] - common).clamp_min(1e-6)
 
 
 def mean_by(index: Tensor, values: Tensor, count: int) -> Tensor:

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from gkd_core.compute.full_precision import full_precision
 from gkd_core.config.losses import RelationConfig
+from gkd_core.distill.losses.boxes import paired_iou
 from gkd_core.distill.losses.context import LossContext
 from gkd_core.distill.losses.method import MethodLoss
 from gkd_core.distill.losses.predictions import (
@@ -22,7 +23,6 @@ from gkd_core.distill.losses.predictions import (
     mean_by,
     of_student,
     of_teacher,
-    paired_iou,
 )
 
 

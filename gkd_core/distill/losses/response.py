@@ -8,7 +8,6 @@ Shapes: N proposals, anchors or points.
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -19,6 +18,7 @@ from torch.nn import functional as F
 
 from gkd_core.compute.full_precision import full_precision
 from gkd_core.config import ResponseConfig
+from gkd_core.distill.heads import roi_outputs
 from gkd_core.distill.losses.context import LossContext
 from gkd_core.distill.positives import has_centre_ness, is_two_stage, level_of_places, scores_of_places
 from gkd_core.errors import checked
@@ -117,10 +117,7 @@ def teacher_outputs_of_proposals(context: LossContext) -> tuple[Tensor, Tensor]:
     """Return the teacher's scores and box codes of the student's M positive proposals, for all its classes."""
     proposals, _, labels = context.student.roi_heads.sampled
     chosen = [boxes[found > 0] for boxes, found in zip(proposals, labels, strict=True)]
-    heads = context.teacher.roi_heads
-    named = OrderedDict((str(level), feature) for level, feature in enumerate(context.teacher_pyramid))
-    scores, codes = heads.box_predictor(heads.box_head(heads.box_roi_pool(named, chosen, context.sizes)))
-    return scores, codes
+    return roi_outputs(context.teacher, context.teacher_pyramid, context.sizes, chosen)
 
 
 # ---- formulas --------------------------------------------------------------------------------------------

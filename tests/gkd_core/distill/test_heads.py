@@ -8,6 +8,7 @@ import torch
 from gkd_core.config import DetectorConfig, DistillConfig
 from gkd_core.detectors.build import build_detector
 from gkd_core.distill.distiller import Distiller
+from gkd_core.distill.heads import roi_outputs
 from gkd_core.distill.losses import METHODS, LossContext, ResponseLoss
 
 PICTURES = [torch.rand(3, 64, 64), torch.rand(3, 32, 64)]
@@ -80,3 +81,11 @@ def test_proposals_are_those_of_the_student_for_both() -> None:
     alone = rois.of_pictures(rois.labels)
     assert [len(each) for each in alone] == [len(boxes) for boxes in rois.sampled[0]]
     assert rois.mean_of_pictures(torch.ones(len(rois.labels))).tolist() == [1, 1]
+
+
+def test_scores_of_proposals_are_those_of_the_classes_of_the_data() -> None:
+    distiller, context = looked("faster_rcnn")
+    boxes, _ = context.rois.sampled
+    with torch.no_grad():
+        scores, _ = roi_outputs(distiller.teacher, context.teacher_pyramid, context.sizes, boxes)
+    assert torch.equal(context.rois.teacher_scores, scores[:, [0, 2, 1]])

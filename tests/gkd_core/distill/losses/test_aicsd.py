@@ -49,20 +49,18 @@ def test_prototypes_give_maps_without_a_head() -> None:
 
 def test_two_stage_students_are_told_to_use_prototypes() -> None:
     listed = DistillConfig.model_validate({"losses": [{"name": "aicsd"}]})
-
     with pytest.raises(SpecError, match="prototypes"):
-        settled_losses(listed, "faster_rcnn", None)
-    (fits,) = settled_losses(listed, "fcos", None)
+        settled_losses(listed.losses, "faster_rcnn", None)
+    (fits,) = settled_losses(listed.losses, "fcos", None)
     assert fits == settled(listed.losses[0], "fcos")
 
 
 def test_only_scores_ask_for_equal_heads() -> None:
-
     problem = Problem(loc=("distill",), message="other heads")
     listed = DistillConfig.model_validate({"losses": [{"name": "aicsd", "maps": "prototypes"}]})
-    assert settled_losses(listed, "faster_rcnn", problem)
+    assert settled_losses(listed.losses, "faster_rcnn", problem)
     with pytest.raises(SpecError, match="other heads"):
-        settled_losses(DistillConfig.model_validate({"losses": [{"name": "aicsd"}]}), "fcos", problem)
+        settled_losses(DistillConfig.model_validate({"losses": [{"name": "aicsd"}]}).losses, "fcos", problem)
 
 
 def test_it_trains_nothing_of_its_own() -> None:

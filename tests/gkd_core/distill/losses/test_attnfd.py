@@ -39,7 +39,7 @@ def test_a_map_of_zeros_has_a_finite_gradient() -> None:
 
 def test_the_students_gates_start_as_the_teachers_and_learn() -> None:
     torch.manual_seed(0)
-    gates = AttnFdLoss().modules(Pair(student_channels=64, teacher_channels=64, levels=1, classes=1))[0]
+    gates = AttnFdLoss().modules(Pair(student_channels=64, teacher_channels=64, levels=1))[0]
     maps = torch.randn(1, 64, 3, 3)
     visible = torch.ones(1, 1, 3, 3)
     assert torch.equal(gates(maps, visible), attended(maps, visible))

@@ -11,7 +11,16 @@ from gkd_core.config import DetectorConfig, DistillConfig
 from gkd_core.detectors.build import build_detector
 from gkd_core.distill import features
 from gkd_core.distill.distiller import Distiller
-from gkd_core.distill.losses import GlobalLoss, LocalLoss, Loss, LossContext, ResponseLoss, of_config
+from gkd_core.distill.losses import (
+    DkdLoss,
+    GlobalLoss,
+    LocalLoss,
+    Loss,
+    LossContext,
+    MseLoss,
+    ResponseLoss,
+    of_config,
+)
 from gkd_core.distill.prototypes import Prototypes
 from gkd_core.errors import SpecError
 
@@ -135,3 +144,10 @@ def test_one_stage_heads_of_other_levels_are_not_compared() -> None:
 def test_a_weight_of_zero_takes_no_part() -> None:
     distiller = a_distiller("fcos", [GlobalLoss(0), LocalLoss(foreground=0, background=0), ResponseLoss(0)])
     assert not distiller.has_losses
+
+
+def test_of_several_listed_losses_the_one_that_does_not_fit_is_named() -> None:
+    with pytest.raises(SpecError, match="dkd: it fits faster_rcnn students") as caught:
+        a_distiller("fcos", [GlobalLoss(0.5), MseLoss(), DkdLoss()])
+    (problem,) = caught.value.problems
+    assert problem.loc == ("distill", "losses", 1)  # of those that a spec lists

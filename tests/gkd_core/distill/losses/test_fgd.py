@@ -19,7 +19,7 @@ def test_numbers_worked_out_by_hand() -> None:
     second = torch.tensor([[[[0.0, 1.0]]]])
     inside, outside = focal_parts(STUDENT, TEACHER, second, ALL, 0.5)
     attention = attention_part(STUDENT, TEACHER, ALL, 0.5)
-    relation = FgdBlocks(Pair(1, 1, 1, 1)).relation(STUDENT, TEACHER, ALL)
+    relation = FgdBlocks(Pair(1, 1, 1)).relation(STUDENT, TEACHER, ALL)
     parts = torch.stack([inside, outside, attention, relation])[:, 0].detach()
     assert parts.tolist() == pytest.approx([0.452606, 0, 1.0, 0.301737], abs=1e-6)
     assert parts @ torch.tensor([1e-3, 5e-4, 5e-4, 5e-6]) == pytest.approx(0.000954115, abs=1e-9)

@@ -152,6 +152,16 @@ def found_in(distiller: Distiller, context: LossContext) -> Tensor:
 
 
 @EVERY
+def test_it_fades_with_the_training_only_if_asked_for(name: str) -> None:
+    architecture = families(name)[-1]
+    distiller = a_distiller(detector(architecture, 0), detector(architecture, 1), name)
+    context, _ = distiller.look(PICTURES, TARGETS, 0.25)
+    steady = found_in(distiller, context)
+    distiller.losses = (METHODS[name](weight=distiller.losses[0].config.weight, attenuated=True),)
+    assert torch.isclose(found_in(distiller, context), steady / 4)
+
+
+@EVERY
 def test_cells_of_padding_count_nowhere(name: str) -> None:
     distiller = a_distiller(detector(families(name)[-1], 0), detector(families(name)[-1], 1), name)
     context, _ = distiller.look(PICTURES, TARGETS, 1.0)

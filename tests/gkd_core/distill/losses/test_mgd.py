@@ -61,7 +61,7 @@ def test_no_two_processes_ever_draw_alike() -> None:
 
 
 def test_a_cell_that_is_left_out_is_generated_from_its_neighbours() -> None:
-    generation = Generation(Pair(1, 1, 1, 1))
+    generation = Generation(Pair(1, 1, 1))
     for convolution in (generation.first, generation.second):
         nn.init.ones_(convolution.weight)
         nn.init.zeros_(convolution.bias)  # type: ignore[arg-type]

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from gkd_core.distill.losses.predictions import mean_by, paired_iou
+from gkd_core.distill.losses.boxes import paired_iou
+from gkd_core.distill.losses.predictions import mean_by
 
 
 def test_each_box_is_compared_with_its_own() -> None:

@@ -31,7 +31,7 @@ def test_a_teacher_of_zeros_has_a_finite_gradient() -> None:
 
 def test_gates_start_open() -> None:
     torch.manual_seed(0)
-    pair = Pair(student_channels=2, teacher_channels=4, levels=1, classes=1)
+    pair = Pair(student_channels=2, teacher_channels=4, levels=1)
     attention = YoloAttentionLoss().modules(pair)[0]
     maps = torch.randn(1, 2, 1, 2)
     assert torch.allclose(attention(maps, ALL), attention.adapter(maps))
