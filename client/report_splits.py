@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
-from gkd_core.events import Confusion, Report, Scores
+from gkd_core.events import Confusion, Report, Scores, in_order
 
-ROLES = ("teacher", "control", "student", "model", "onnx")
-"""The order of a report's rows."""
 COCO_METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 METRICS = (*COCO_METRICS, "VOC07", "VOC12")
 
@@ -18,7 +16,7 @@ class SplitScores(NamedTuple):
 
     split: str
     models: dict[str, Scores]
-    """By role, in the order of `ROLES`; of models that have metrics."""
+    """By role, in the order of `gkd_core.events.ROLES`; of models that have metrics."""
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -33,7 +31,7 @@ class SplitScores(NamedTuple):
 
 def by_split(report: Report) -> Iterator[SplitScores]:
     """Yield the scores on each split on which some model was scored."""
-    models = {role: report.models[role] for role in roles(report)}
+    models = {role: report.models[role] for role in in_order(report.models)}
     first = {
         role: Scores(
             metrics=model.metrics,
@@ -48,11 +46,6 @@ def by_split(report: Report) -> Iterator[SplitScores]:
     for split, found in ((str(report.split), first), ("test", test)):
         if found:
             yield SplitScores(split, found)
-
-
-def roles(report: Report) -> list[str]:
-    """Return the roles of the models in the order in which they are shown."""
-    return sorted(report.models, key=lambda role: ROLES.index(role) if role in ROLES else len(ROLES))
 
 
 def confusion_rows(

@@ -10,9 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from client.comparison import Comparison
-from client.report_splits import ROLES
 from client.show_text import number, size, warning_text
-from gkd_core.events import ModelReport
+from gkd_core.events import ModelReport, in_order
 
 
 def comparison(found: Comparison) -> RenderableType:
@@ -36,7 +35,7 @@ def _models(found: Comparison) -> Table:
     for column in table.columns[3:]:
         column.justify, column.no_wrap = "right", True
     for label, report in zip(_labels(found), found.reports, strict=True):
-        for role in sorted(report.models, key=lambda role: (*ROLES, role).index(role)):
+        for role in in_order(report.models):
             table.add_row(Text(label), role, *_cells(report.models[role], metrics))
     return table
 

@@ -8,12 +8,12 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from client.report_splits import roles
 from client.show_text import number, size
 from gkd_core.events import (
     Gain,
     ModelReport,
     Report,
+    in_order,
 )
 
 
@@ -43,14 +43,14 @@ def _models(report: Report) -> Table:
     for column in table.columns[2:-1]:  # if the terminal is narrow, words are broken and numbers are not
         column.no_wrap = True
         column.min_width = len(str(column.header))
-    for role in roles(report):
+    for role in in_order(report.models):
         table.add_row(role, *_model_cells(report.models[role], report.headline))
     return table
 
 
 def _on_test(report: Report) -> Iterator[Table]:
     """Yield a table of the models' metrics on the test split, if there is one."""
-    found = {role: model.test for role in roles(report) if (model := report.models[role]).test}
+    found = {role: model.test for role in in_order(report.models) if (model := report.models[role]).test}
     if not found:
         return
     table = Table("on test", *report.headline, box=None)

@@ -7,6 +7,7 @@ them. `run` names the training that an event belongs to: "model" in a train, eva
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter
@@ -247,6 +248,15 @@ class ExportCheck(BaseModel):
     largest_score_difference: float
     decided_otherwise: int
     """Detections that rounding decides: at the score threshold, or between two boxes that tie. Not compared."""
+
+
+ROLES = ("teacher", "control", "student", "model", "onnx")
+"""The models of a report, in the order in which they are shown."""
+
+
+def in_order(roles: Iterable[str]) -> list[str]:
+    """Return the roles of models in the order in which they are shown; unknown ones are the last."""
+    return sorted(roles, key=lambda role: ROLES.index(role) if role in ROLES else len(ROLES))
 
 
 class Report(_Event):

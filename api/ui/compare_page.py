@@ -14,16 +14,17 @@ from api.deps import Services, ServicesDep, TenantDep
 from api.errors import ApiError
 from api.ui import charts, words
 from api.ui.charts import Series
+from api.ui.job_charts import METRICS
 from api.ui.job_page import curves_of
 from api.ui.pages import render
-from api.ui.summary import OF_STUDENT, Summary, data_of, summary_of
+from api.ui.summary import OF_STUDENT, Summary, summary_of
 from api.ui.verdict import ap_curve
+from jobs.comparison import differences, doubts
 from jobs.curves import Curve, JobCurves
 
 router = APIRouter(include_in_schema=False)
 
 FEWEST, MOST = 2, 4
-_METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "VOC07", "VOC12")
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,10 @@ class Compared:
     """What the job made, as its report has it; empty without a report."""
     gain: Mapping[str, float] | None
     curve: Curve | None
+    split: str
+    """What it was, or will be, scored on."""
+    pictures: int | None
+    """Of that split; None without a report."""
 
 
 @dataclass(frozen=True)
@@ -79,13 +84,16 @@ def compare_page(
 def _compared(request: Request, services: Services, letter: str, job_id: str, tenant: str) -> Compared:
     reading = services.store.reading
     job, report = reading.get(job_id, tenant=tenant), reading.report(job_id, tenant=tenant)
-    models = (report or {}).get("models") or {}
+    said = report or {}
+    models, split = said.get("models") or {}, said.get("split") or "val"
     return Compared(
         letter,
         summary_of(job, report),
         next((models[role] for role in OF_STUDENT if role in models), {}),
-        (report or {}).get("gain"),
+        said.get("gain"),
         _curve(curves_of(request, services, job_id, tenant)),
+        split,
+        (said.get("pictures") or {}).get(split),
     )
 
 
@@ -106,10 +114,10 @@ def _sentence(each: Compared) -> str:
 
 def _incomparable(compared: list[Compared]) -> str:
     """Return why AP of these jobs cannot be compared; empty if nothing speaks against it."""
-    data = {data_of(each.row.job) for each in compared}
-    sizes = {(each.row.job.resolved.get("train") or {}).get("image_size") for each in compared}
-    reasons = ["data"] * (len(data) > 1) + ["image sizes"] * (len(sizes) > 1)
-    return f"Their {' and '.join(reasons)} differ, so AP cannot be compared between them." if reasons else ""
+    splits = [each.split for each in compared]
+    found = doubts([each.row.job for each in compared], splits, [each.pictures for each in compared])
+    reasons = "; ".join(found)
+    return f"AP cannot be compared between them: {reasons}." if reasons else ""
 
 
 def _chart(compared: list[Compared]) -> Markup:
@@ -128,7 +136,7 @@ def _chart(compared: list[Compared]) -> Markup:
 
 
 def _numbers(compared: list[Compared]) -> list[NumberRow]:
-    rows = [_metric_row(name, compared) for name in _METRICS]
+    rows = [_metric_row(name, compared) for name in METRICS]
     rows.append(_row("AP to control", [each.row.to_control for each in compared], words.signed, best=True))
     rows.append(_row("AP to teacher", [each.row.to_teacher for each in compared], words.signed, best=True))
     rows.append(_model_row("Parameters, M", "parameters", compared, lambda value: f"{value / 1e6:.1f}"))
@@ -159,16 +167,6 @@ def _row(name: str, values: list[float | None], text: Any, *, best: bool = False
 
 def _differing(compared: list[Compared]) -> Iterator[tuple[str, list[str]]]:
     """Yield each field of the configs whose values differ, with the value of each job."""
-    flat = [dict(_flat(each.row.job.resolved)) for each in compared]
-    for name in dict.fromkeys(name for fields in flat for name in fields):
-        values = [fields.get(name, "") for fields in flat]
-        if len(set(values)) > 1:
-            yield name, values
-
-
-def _flat(value: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, str]]:
-    for key, part in value.items():
-        if isinstance(part, dict):
-            yield from _flat(part, f"{above}{key}.")
-        else:
-            yield f"{above}{key}", json.dumps(part, ensure_ascii=False)
+    found = differences([each.row.job.resolved for each in compared])
+    for name, values in found.items():
+        yield name, ["" if value is None else json.dumps(value, ensure_ascii=False) for value in values]

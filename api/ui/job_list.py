@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 from urllib.parse import urlencode
 
 from fastapi import APIRouter, Query, Request, Response
@@ -22,7 +22,7 @@ router = APIRouter(include_in_schema=False)
 
 A_PAGE = 50
 """Ended jobs on one page."""
-KINDS: tuple[Kind, ...] = ("train", "distill", "evaluate", "prototypes", "export")
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
 
 @dataclass(frozen=True)

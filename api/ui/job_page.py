@@ -21,6 +21,7 @@ from api.ui.event_text import event_text
 from api.ui.pages import render
 from api.ui.summary import summary_of
 from api.ui.verdict import verdict_of
+from gkd_core.events import in_order
 from jobs.curves import JobCurves
 from jobs.job import END_STATES
 from jobs.keys import Scope
@@ -155,12 +156,9 @@ def curves_of(request: Request, services: Services, job_id: str, tenant: str) ->
     return curves
 
 
-_ROLES = ("teacher", "control", "student", "model", "onnx")
-
-
 def _models(report: dict[str, Any] | None) -> list[tuple[str, dict[str, Any]]]:
     models = (report or {}).get("models") or {}
-    return sorted(models.items(), key=lambda item: _ROLES.index(item[0]) if item[0] in _ROLES else 9)
+    return [(role, models[role]) for role in in_order(models)]
 
 
 def _log_end(services: Services, job_id: str, tenant: str) -> str:

@@ -50,7 +50,7 @@ def summary_of(job: Job, report: Mapping[str, Any] | None) -> Summary:
     teacher = aps.get("teacher")
     return Summary(
         job=job,
-        data=data_of(job),
+        data=_data_of(job),
         detector=_detector(job, "model", "student"),
         teacher=_detector(job, "teacher"),
         where=_gain(gain) if gain else _where(job),
@@ -63,7 +63,7 @@ def summary_of(job: Job, report: Mapping[str, Any] | None) -> Summary:
     )
 
 
-def data_of(job: Job) -> str:
+def _data_of(job: Job) -> str:
     """Return the name of a job's data as its spec has it."""
     data = job.spec.get("data")
     if isinstance(data, str):

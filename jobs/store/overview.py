@@ -60,7 +60,8 @@ class Overview:
             rows = {
                 row.number: row for row in connection.execute(with_place().where(jobs.c.number.in_(numbers)))
             }
-            return to_jobs(connection, [rows[number] for number in numbers])
+            # those that are left: another process may have deleted one meanwhile
+            return to_jobs(connection, [rows[number] for number in numbers if number in rows])
 
     def counts(self, *, tenant: str) -> dict[State, int]:
         """Return the number of a tenant's jobs in each state, at most `COUNTED` of each."""

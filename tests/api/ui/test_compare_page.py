@@ -46,7 +46,7 @@ def test_jobs_are_compared_in_words_numbers_curves_and_fields(browser, pair):
 def test_different_image_sizes_are_said_first(browser, service, train_spec, pair):
     other = service.submit(train_spec | {"train": {"image_size": 96}})["id"]
     text = browser.get(f"/ui/compare?job={pair[0]}&job={other}").text
-    assert "Their image sizes differ, so AP cannot be compared between them." in text
+    assert "AP cannot be compared between them: their pictures had different sizes: 64, 96 pixels." in text
     assert "has no gain over a control to compare." in text
 
 
