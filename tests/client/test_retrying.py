@@ -91,6 +91,7 @@ class Server(ThreadingHTTPServer):
         self.seen: list[dict[str, str]] = []
         self.jobs: dict[str, Any] = {}
         self.etag = SHA256
+        self.content = CONTENT
 
 
 def well(handler: Handler, stop: int | None = None) -> None:
@@ -100,10 +101,10 @@ def well(handler: Handler, stop: int | None = None) -> None:
         handler.send(201, json.dumps(JOB).encode())
         return
     etag = f'"{handler.server.etag}"'
-    wanted = handler.headers.get("Range", "") if handler.headers.get("If-Range") == etag else ""
+    content = handler.server.content
+    wanted = handler.headers.get("Range", "") if handler.headers.get("If-Range", etag) == etag else ""
     start = int(wanted.removeprefix("bytes=").removesuffix("-") or 0)
-    left = len(CONTENT) - start
-    handler.send(206 if wanted else 200, CONTENT[start:stop], left, ETag=etag)
+    handler.send(206 if wanted else 200, content[start:stop], len(content) - start, ETag=etag)
 
 
 def drops(handler: Handler) -> None:
@@ -190,11 +191,11 @@ def test_a_download_goes_on_where_it_broke(server: Server, client: Client, tmp_p
 
 
 def test_a_file_that_changed_meanwhile_is_fetched_anew(server: Server, client: Client, tmp_path: Path):
-    server.etag = "0" * 64
+    server.etag, server.content = "0" * 64, bytes(len(CONTENT))
 
     def breaks_and_changes(handler: Handler) -> None:
         well(handler, 300_000)
-        handler.server.etag = SHA256
+        handler.server.etag, handler.server.content = SHA256, CONTENT
 
     server.faults = [breaks_and_changes]
     assert client.download("4f1c0a9be27d", "a.bin", tmp_path / "a.bin") == SHA256
